@@ -1,0 +1,46 @@
+# The two commands a new user needs are `make demo` and `make test`; `make help` lists the rest.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := producer/pyproject.toml worker/pyproject.toml constraints.txt tests/requirements.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
+
+install: $(VENV)/.tests ## make .venv (or VENV=elsewhere) with everything: both packages, Piper, test tools
+
+demo: $(VENV)/.demo ## speak a passage with Piper through a private Redis and worker; leaves demo.wav
+	@$(BIN)/voxspool demo -o demo.wav
+
+test: $(VENV)/.tests ## all tests: unit, and system on a real redis-server and real workers
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.tests ## lint, types, import contracts and unit tests, under a minute
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/producer tests/worker
+
+bench: $(VENV)/.tests ## measure, print a table, store build/bench.json
+	$(BIN)/python benchmarks/bench.py --out build/bench.json
+
+clean: ## remove what the other commands made
+	rm -rf $(VENV) build demo.wav .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python $(SOURCES)
+	@echo "installing what the demo needs into $(VENV)"
+	$(PIP) --editable producer --editable 'worker[demo]'
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.demo
+	@echo "installing what the tests need into $(VENV)"
+	$(PIP) --requirement tests/requirements.txt
+	@touch $@

@@ -1,0 +1,100 @@
+"""voxspool, a spooler for speech: enqueue text, read the audio from a Redis stream while it is being made.
+
+    from voxspool import Client
+
+    with Client() as client:
+        speech = client.enqueue("It was a bright cold day in April.")
+        for chunk in speech:          # while it is being spoken
+            consume(chunk.pcm)        # s16le, mono, chunk.sample_rate
+        speech.save("april.flac")     # or again, from the start, as a file
+
+This module is the public surface and nothing else. A name is loaded when it is first used: importing voxspool is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from voxspool.errors import (
+    DeadlineError,
+    InvalidJobError,
+    JobExistsError,
+    MissingExtraError,
+    OutputError,
+    ProtocolError,
+    RedisError,
+    RedisTooOldError,
+    RedisUnavailableError,
+    SettingsError,
+    SpeechCancelledError,
+    SpeechError,
+    SpeechFailedError,
+    StreamError,
+    StreamGapError,
+    UnknownEngineError,
+    UnknownJobError,
+    UnknownLanguageError,
+    UnknownVoiceError,
+    VoxspoolError,
+)
+
+if TYPE_CHECKING:
+    from voxspool.aio import AsyncClient, AsyncSpeech
+    from voxspool.client import Chunk, Client, Overview, Speech, WorkerCard
+    from voxspool.embedded import Embedded
+    from voxspool.reader import JobState
+    from voxspool.settings import Settings
+
+__all__ = [
+    "AsyncClient",
+    "AsyncSpeech",
+    "Chunk",
+    "Client",
+    "DeadlineError",
+    "Embedded",
+    "InvalidJobError",
+    "JobExistsError",
+    "JobState",
+    "MissingExtraError",
+    "OutputError",
+    "Overview",
+    "ProtocolError",
+    "RedisError",
+    "RedisTooOldError",
+    "RedisUnavailableError",
+    "Settings",
+    "SettingsError",
+    "Speech",
+    "SpeechCancelledError",
+    "SpeechError",
+    "SpeechFailedError",
+    "StreamError",
+    "StreamGapError",
+    "UnknownEngineError",
+    "UnknownJobError",
+    "UnknownLanguageError",
+    "UnknownVoiceError",
+    "VoxspoolError",
+    "WorkerCard",
+]
+
+_HOMES = {
+    "AsyncClient": "aio",
+    "AsyncSpeech": "aio",
+    "Chunk": "client",
+    "Client": "client",
+    "Embedded": "embedded",
+    "JobState": "reader",
+    "Overview": "client",
+    "Settings": "settings",
+    "Speech": "client",
+    "WorkerCard": "client",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,167 @@
+"""Client and Speech for asyncio: the same names, the same stream, the same rules (reader.Cursor and reader.judge).
+
+RQ is not asynchronous, so what touches its queues runs in a thread of the loop's pool; what follows a stream is native.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redis import asyncio as redis_asyncio
+
+from voxspool import connection
+from voxspool.client import Chunk, Client, unended
+from voxspool.protocol import keys
+from voxspool.protocol.stream import START, End, EntryId
+from voxspool.reader import (
+    BLOCK_MS,
+    COUNT,
+    Cursor,
+    Received,
+    ask,
+    ended_without_entry,
+    judge,
+    raise_for,
+    silent_too_long,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from typing_extensions import Self, Unpack
+
+    from voxspool.client import Overview, Speech, SpeechOptions, WorkerCard
+    from voxspool.reader import JobState
+    from voxspool.settings import Settings
+
+
+class AsyncClient:
+    """A producer's and consumer's side of one Redis, for asyncio."""
+
+    def __init__(self, redis_url: str | None = None, *, settings: Settings | None = None) -> None:
+        """Prepare; the first call connects. Without a URL, the environment names it."""
+        self._client = Client(redis_url, settings=settings)
+        self._redis = redis_asyncio.Redis.from_url(self._client.url, **connection.async_options())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+        await self._redis.aclose()
+
+    async def enqueue(self, text: str, **options: Unpack[SpeechOptions]) -> AsyncSpeech:
+        """Enqueue a speech; see Client.enqueue."""
+        return self._wrap(await asyncio.to_thread(self._client.enqueue, text, **options))
+
+    def speech(self, job_id: str) -> AsyncSpeech:
+        """Give the handle of a job by its id. Nothing is asked yet."""
+        return self._wrap(self._client.speech(job_id))
+
+    async def workers(self) -> list[WorkerCard]:
+        """Give the live workers' cards."""
+        return await asyncio.to_thread(self._client.workers)
+
+    async def voices(self) -> dict[str, list[WorkerCard]]:
+        """Give every voice that a live worker has, with those workers."""
+        return await asyncio.to_thread(self._client.voices)
+
+    async def overview(self) -> Overview:
+        """Give the queues, the live workers and the running jobs."""
+        return await asyncio.to_thread(self._client.overview)
+
+    def _wrap(self, speech: Speech) -> AsyncSpeech:
+        """Give a speech its asynchronous handle."""
+        return AsyncSpeech(self._redis, speech, self._client.url)
+
+
+class AsyncSpeech:
+    """One job, for asyncio. Holds an id and a connection, no data."""
+
+    def __init__(self, redis: redis_asyncio.Redis, speech: Speech, url: str) -> None:
+        self.id = speech.id
+        self._redis = redis
+        self._speech = speech
+        self._url = url
+
+    def __repr__(self) -> str:
+        return f"AsyncSpeech({self.id!r})"
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self.chunks()
+
+    async def entries(
+        self,
+        after: str = str(START),
+        *,
+        timeout_s: float | None = None,
+        on_wait: Callable[[JobState], None] | None = None,
+    ) -> AsyncIterator[Received]:
+        """Give the stream's entries as they come, to the terminal one. See Reader.read."""
+        cursor = Cursor(EntryId.parse(after))
+        heard = time.monotonic()
+        while not cursor.closed:
+            with connection.translated(self._url):
+                stream: Any = {keys.audio(self.id): str(cursor.after)}
+                received = cursor.take(await self._redis.xread(stream, count=COUNT, block=BLOCK_MS))
+            for one in received:
+                yield one
+            if received:
+                heard = time.monotonic()
+                continue
+            state = await self.status()
+            if state.over and not await self._more_after(cursor.after):
+                ended_without_entry(state, cursor)
+                return
+            silent_too_long(state, time.monotonic() - heard, timeout_s)
+            if on_wait:
+                on_wait(state)
+
+    async def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> AsyncIterator[Chunk]:
+        """Give the audio as it is made, each sample once; see Speech.chunks."""
+        listener = await asyncio.to_thread(self._speech.listener, after)
+        async for received in self.entries(after, timeout_s=timeout_s):
+            if chunk := listener.hear(received):
+                yield chunk
+
+    async def save(self, path: str | Path, *, timeout_s: float | None = None) -> End:
+        """Write the speech to a file as it is made; see Speech.save."""
+        from voxspool.audio import Recorder
+
+        with Recorder(Path(path)) as recorder:
+            async for received in self.entries(timeout_s=timeout_s):
+                raise_for(received.entry)
+                await asyncio.to_thread(recorder.add, received.entry)
+                if isinstance(received.entry, End):
+                    return received.entry
+        raise unended(self.id)
+
+    async def wait(self, *, timeout_s: float | None = None) -> End:
+        """Wait for the end, without keeping the audio; give the end entry."""
+        async for received in self.entries(timeout_s=timeout_s):
+            raise_for(received.entry)
+            if isinstance(received.entry, End):
+                return received.entry
+        raise unended(self.id)
+
+    async def status(self) -> JobState:
+        """Say where the job is. Raises UnknownJobError."""
+        with connection.translated(self._url):
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                ask(pipeline, self.id)
+                return judge(self.id, await pipeline.execute())
+
+    async def cancel(self, by: str = "client") -> str:
+        """Cancel the job; see Speech.cancel."""
+        return await asyncio.to_thread(self._speech.cancel, by)
+
+    async def _more_after(self, entry_id: EntryId) -> Any:  # noqa: ANN401 - truthy where there is an entry
+        """Whether the stream goes on."""
+        return await self._redis.xrange(keys.audio(self.id), f"({entry_id}", count=1)

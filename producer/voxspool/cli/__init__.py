@@ -1,0 +1,46 @@
+"""The command `voxspool`: one module a command group; each parses, calls, prints.
+
+An error of ours is one line on stderr and exit code 1; a usage error is click's, exit code 2. Progress goes to a
+terminal's stderr and nowhere else, so stdout can be piped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from voxspool.cli.demo import demo
+from voxspool.cli.follow import follow
+from voxspool.cli.jobs import cancel, enqueue, status, voices
+from voxspool.cli.speak import speak
+from voxspool.errors import VoxspoolError
+
+
+class Command(click.Group):
+    """A group that says our errors in one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        """Run a command; an error of ours is one line and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except VoxspoolError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="voxspool")
+def main() -> None:
+    """Enqueue speech, and read it from its Redis stream while it is being made.
+
+    \b
+    voxspool speak "Hello there." -o hello.wav      speak and write a file
+    cat page.txt | voxspool speak - -o page.opus    from a pipe
+    voxspool enqueue --file chapter.txt             leave it in the queue; prints the job's id
+    voxspool follow JOB -o chapter.flac             read it, now or later, as often as you like
+    voxspool status                                 queues, workers, running jobs
+    """
+
+
+for command in (speak, enqueue, follow, status, cancel, voices, demo):
+    main.add_command(command)

@@ -1,0 +1,112 @@
+"""`voxspool follow`: read a job's stream into a file, to stdout or to the loudspeaker, while it is made or later."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from voxspool.cli import options
+from voxspool.cli.progress import SpeechProgress, Unserved
+from voxspool.protocol.stream import START, EntryId
+from voxspool.reader import raise_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from voxspool.client import Speech
+    from voxspool.protocol.stream import Entry
+
+
+@click.command()
+@click.argument("job")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a file: .wav .flac .mp3 .ogg .opus.")
+@click.option("--raw", is_flag=True, help="Write raw samples (s16le, mono) to stdout as they come.")
+@click.option("--play", is_flag=True, help="Play it (needs `pip install 'voxspool[play]'`).")
+@click.option(
+    "--from", "after", metavar="ID", help="Go on after this entry (with --raw); the last id is said at the end."
+)
+@options.REDIS
+def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | None, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
+    """Follow JOB to its end. Interrupting it leaves the job alone.
+
+    \b
+    voxspool follow JOB -o chapter.flac
+    voxspool follow JOB --raw | aplay -r 22050 -f S16_LE
+    voxspool follow JOB --raw --from 1-37
+    """
+    if sum((output is not None, raw, play)) > 1:
+        raise click.UsageError("-o, --raw and --play exclude each other")
+    if after and not raw:
+        raise click.UsageError("--from goes with --raw: a file or a loudspeaker needs the speech from its start")
+    if output:
+        from voxspool.audio import check_output
+
+        check_output(output)
+    with options.open_client(options.settings(redis_url)) as client:
+        speech = client.speech(job)
+        speech.status()
+        spec = speech.spec()
+        unserved = Unserved(client)
+        if after:
+            last = raw_out(speech, after, unserved)
+            click.echo(f"voxspool: went on after {after} to {last}", err=True)
+            return
+        try:
+            with SpeechProgress(len(spec.text) if spec else 1, "following") as line:
+                record(speech, "-" if raw else str(output) if output else None, line, unserved, play=play)
+        except KeyboardInterrupt:
+            click.echo(f"voxspool: interrupted; the job goes on, come back with: voxspool follow {job}", err=True)
+            raise SystemExit(130) from None
+        click.echo(f"job {job}: {line.spoken_s:.1f} s of speech", err=True)
+
+
+def record(speech: Speech, target: str | None, line: SpeechProgress, unserved: Unserved, *, play: bool = False) -> None:
+    """Bring a speech to a file, to stdout (`-`), to the loudspeaker, or just to its end; `line` moves with it."""
+    entries = watched(speech, line, unserved)
+    if play:
+        from voxspool.audio import play as play_entries
+
+        play_entries(entries)
+    elif target == "-":
+        write_raw(entries)
+    elif target is None:
+        for _ in entries:
+            pass
+    else:
+        from voxspool.audio import Recorder
+
+        with Recorder(Path(target)) as recorder:
+            for entry in entries:
+                recorder.add(entry)
+
+
+def watched(speech: Speech, line: SpeechProgress, unserved: Unserved) -> Iterator[Entry]:
+    """Give the entries; the line moves, a missing worker is said, a bad end raises."""
+    for received in speech.entries(on_wait=unserved.on_wait):
+        raise_for(received.entry)
+        line.take(received.entry)
+        yield received.entry
+
+
+def write_raw(entries: Iterator[Entry]) -> None:
+    """Write samples to stdout, each once, as they come."""
+    from voxspool.audio import Playhead
+
+    playhead = Playhead()
+    for entry in entries:
+        sys.stdout.buffer.write(playhead.feed(entry))
+        sys.stdout.buffer.flush()
+
+
+def raw_out(speech: Speech, after: str, unserved: Unserved) -> EntryId:
+    """Write the samples after an entry to stdout; give the id of the last entry."""
+    listener, last = speech.listener(after), EntryId.parse(after)
+    for received in speech.entries(after, on_wait=unserved.on_wait):
+        if chunk := listener.hear(received):
+            sys.stdout.buffer.write(chunk.pcm)
+            sys.stdout.buffer.flush()
+        last = received.id
+    return last if last != START else EntryId.parse(after)

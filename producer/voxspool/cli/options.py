@@ -1,0 +1,82 @@
+"""The options that several commands share, and what they become: a text, a spec's options, a client."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from voxspool.errors import InvalidJobError
+from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, PRIORITIES
+from voxspool.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from voxspool.client import Client
+
+REDIS = click.option("--redis", "redis_url", metavar="URL", help="Where Redis is [VOXSPOOL_REDIS_URL, REDIS_URL].")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for scripts.")
+
+_TEXT = (
+    click.argument("text", required=False),
+    click.option("--file", "-f", "path", type=click.Path(path_type=Path), help="Read the text from a file (UTF-8)."),
+)
+_SPEECH = (
+    click.option("--voice", help="A name from `voxspool voices` [VOXSPOOL_VOICE, else the engine's own]."),
+    click.option("--language", help="Such as en or pt-br [the voice's own]."),
+    click.option("--engine", type=click.Choice((AUTO, *ENGINES)), help="What speaks [VOXSPOOL_ENGINE, else auto]."),
+    click.option("--speed", type=float, help=f"Rate of speech, {MIN_SPEED} to {MAX_SPEED} [1.0]."),
+    click.option("--seed", type=int, help="Another seed, another reading, where the engine has any chance in it [0]."),
+    click.option("--priority", type=click.Choice(PRIORITIES), help="Who goes first [interactive]."),
+    click.option("--job-id", "id", help="An id of your own: enqueued twice, it is one job."),
+)
+
+
+def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add TEXT, --file and everything that may be said of a speech."""
+    for option in reversed((*_TEXT, *_SPEECH, REDIS)):
+        command = option(command)
+    return command
+
+
+def read_text(text: str | None, path: Path | None) -> str:
+    """Give the text: the argument, a file, or stdin for `-`.
+
+    Raises click.UsageError for none or two of them, InvalidJobError for a file that cannot be read as UTF-8.
+    """
+    if (text is None) == (path is None):
+        raise click.UsageError("give the text, or - to read it from stdin, or --file FILE")
+    if path is None and text != "-":
+        return text or ""
+    source = str(path) if path else "stdin"
+    try:
+        data = path.read_bytes() if path else sys.stdin.buffer.read()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidJobError(f"{source} is not UTF-8 text (byte {error.start}); convert it first") from error
+    except OSError as error:
+        raise InvalidJobError(f"cannot read {source}: {error.strerror or error}") from error
+
+
+def settings(redis_url: str | None) -> Settings:
+    """Read the environment; --redis wins."""
+    found = Settings.from_env()
+    return replace(found, redis_url=redis_url, redis_named=True) if redis_url else found
+
+
+def open_client(chosen: Settings) -> Client:
+    """Give a client whose server was asked: it is there, it lets us in, it is new enough."""
+    from voxspool import connection
+    from voxspool.client import Client
+
+    connection.check(chosen.redis_url)
+    return Client(settings=chosen)
+
+
+def said(options: dict[str, Any]) -> dict[str, Any]:
+    """Keep the options that were given on the command line."""
+    return {name: value for name, value in options.items() if value is not None}

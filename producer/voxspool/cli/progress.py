@@ -1,0 +1,131 @@
+"""What a person sees while a speech is made: one live line on a terminal's stderr, nothing in a pipe.
+
+Also the notice, due within two seconds wherever stderr goes, that no live worker serves a job's queue.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from voxspool.protocol.jobs import AUTO
+from voxspool.protocol.stream import Audio, Begin, Mark
+from voxspool.reader import position_after
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from voxspool.client import Client
+    from voxspool.protocol.stream import Entry
+    from voxspool.reader import JobState
+
+    Began = float
+
+
+class SpeechProgress:
+    """A live line: how far, how much speech, how soon it began, how fast against real time."""
+
+    def __init__(self, characters: int, label: str) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[said]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(label, total=max(1, characters), said="waiting for a worker")
+        self._began = time.monotonic()
+        self._rate = 0
+        self.samples = 0
+        self.first_chunk_s: float | None = None
+        """From the start of this line to the first audio, in seconds."""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this line began."""
+        return time.monotonic() - self._began
+
+    @property
+    def spoken_s(self) -> float:
+        """Seconds of speech so far."""
+        return self.samples / self._rate if self._rate else 0.0
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of waiting a second of speech, from the first audio on; None before there is a second of it."""
+        if self.first_chunk_s is None or self.spoken_s < 1:
+            return None
+        return self.elapsed_s / self.spoken_s
+
+    def take(self, entry: Entry) -> None:
+        """Move with an entry."""
+        if isinstance(entry, Begin):
+            self._rate = entry.sample_rate
+        if isinstance(entry, Audio) and self.first_chunk_s is None:
+            self.first_chunk_s = self.elapsed_s
+        self.samples = position_after(entry)
+        self._progress.update(self._task, said=self._line())
+        if isinstance(entry, Mark):
+            self._progress.update(self._task, completed=entry.end)
+
+    def _line(self) -> str:
+        """Say it in numbers."""
+        first = "-" if self.first_chunk_s is None else f"{self.first_chunk_s:.2f} s"
+        factor = self.real_time_factor
+        pace = "" if factor is None else f"  {factor:.3f} of real time"
+        return f"{self.spoken_s:.1f} s of speech  first after {first}{pace}"
+
+
+class Unserved:
+    """Says once, on stderr, that no live worker takes jobs from a queue."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._told = False
+
+    def look(self, queue: str) -> None:
+        """Say so if it is so."""
+        if self._told or self._client.serving(queue):
+            return
+        self._told = True
+        engine = queue.split("-")[1]
+        option = "" if engine == AUTO else f" --engine {engine}"
+        click.echo(
+            f"voxspool: no live worker serves the queue {queue}; the job waits. "
+            f"Start one: voxspool-worker run{option} --redis {self._shown_url()}",
+            err=True,
+        )
+
+    def on_wait(self, state: JobState) -> None:
+        """Look, while a job is still queued."""
+        if state.state == "queued" and state.queue:
+            self.look(state.queue)
+
+    def _shown_url(self) -> str:
+        from voxspool.connection import shown
+
+        return shown(self._client.url)
+
+
+def interrupted() -> None:
+    """End a command as the shell expects after Ctrl-C."""
+    sys.exit(130)

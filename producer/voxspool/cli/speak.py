@@ -1,0 +1,99 @@
+"""`voxspool speak`: enqueue a text and follow it to a file; brings a Redis and a worker where there are none."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from voxspool.cli import options
+from voxspool.cli.follow import record
+from voxspool.cli.progress import SpeechProgress, Unserved
+from voxspool.protocol.jobs import AUTO, JobSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from voxspool.client import Client, Speech
+    from voxspool.settings import Settings
+
+
+@click.command()
+@options.text_options
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    required=True,
+    metavar="OUT",
+    help="A file (.wav .flac .mp3 .ogg .opus), or - for raw samples on stdout.",
+)
+def speak(text: str | None, path: Path | None, target: str, redis_url: str | None, **chosen: Any) -> None:  # noqa: ANN401 - the speech's options
+    """Speak TEXT (or - for stdin) into a file.
+
+    \b
+    voxspool speak "Hello there." -o hello.wav
+    voxspool speak --file page.txt -o page.opus --voice en_US-joe-medium
+    voxspool speak - -o - < page.txt | aplay -r 22050 -f S16_LE
+
+    Where no Redis is named and none is on the default port, it starts one of its own, and a worker. Ctrl-C cancels.
+    """
+    words = options.read_text(text, path)
+    settings = options.settings(redis_url)
+    spec_options = {"engine": settings.engine, "voice": settings.voice} | options.said(chosen)
+    JobSpec(words, **spec_options)  # refused before anything is started
+    check_target(target)
+    with client_or_embedded(settings, spec_options["engine"]) as client, SpeechProgress(len(words), "speaking") as line:
+        speech = client.enqueue(words, **spec_options)
+        unserved = Unserved(client)
+        unserved.look(JobSpec(words, **spec_options).queue)
+        with cancelled_by_interrupt(speech):
+            record(speech, target, line, unserved)
+    report(target, line)
+
+
+def check_target(target: str) -> None:
+    """Refuse a file that could not be written, before it is spoken. Raises OutputError."""
+    if target != "-":
+        from voxspool.audio import check_output
+
+        check_output(Path(target))
+
+
+@contextlib.contextmanager
+def client_or_embedded(settings: Settings, engine: str) -> Iterator[Client]:
+    """Give a client of the Redis that was named or answers on the default port; else of one of our own, and say so."""
+    from voxspool.client import Client
+    from voxspool.embedded import Embedded, redis_answers
+
+    if settings.redis_named or redis_answers(settings.redis_url):
+        with options.open_client(settings) as client:
+            yield client
+        return
+    speaker = "piper" if engine == AUTO else engine
+    click.echo(f"voxspool: no Redis on the default port; starting a private one, and a worker with {speaker}", err=True)
+    with Embedded(speaker) as own, Client(own.url, settings=settings) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def cancelled_by_interrupt(speech: Speech) -> Iterator[None]:
+    """Cancel a job that its only listener gives up with Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        said = speech.cancel("Ctrl-C")
+        click.echo(
+            f"voxspool: interrupted; job {speech.id} is {'being cancelled' if said == 'asked' else said}", err=True
+        )
+        raise SystemExit(130) from None
+
+
+def report(target: str, line: SpeechProgress) -> None:
+    """Say what came of it, on stderr."""
+    first = "" if line.first_chunk_s is None else f", first sound after {line.first_chunk_s:.2f} s"
+    factor = "" if line.real_time_factor is None else f", {line.real_time_factor:.3f} of real time"
+    where = "stdout" if target == "-" else target
+    click.echo(f"{where}: {line.spoken_s:.1f} s of speech in {line.elapsed_s:.1f} s{first}{factor}", err=True)

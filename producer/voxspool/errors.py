@@ -1,0 +1,152 @@
+"""Every error voxspool raises, in one tree.
+
+    VoxspoolError                   the root: the CLI catches it once, one line, exit 1
+    ├── SettingsError               an environment variable that cannot be used
+    ├── InvalidJobError             a job that cannot be taken: text, voice, speed, id …
+    │   ├── UnknownEngineError      no such engine, or not on this worker
+    │   ├── UnknownVoiceError       no such voice, with the near names
+    │   ├── UnknownLanguageError    the voice does not speak it
+    │   └── JobExistsError          the id is taken by another text
+    ├── RedisError                  Redis cannot be used
+    │   ├── RedisUnavailableError   nobody answers, or it does not let us in
+    │   └── RedisTooOldError        older than 6.2
+    ├── StreamError                 a stream that cannot be followed
+    │   ├── UnknownJobError         no such job, or it expired
+    │   ├── StreamGapError          entries are missing: a write was lost
+    │   └── ProtocolError           an entry that is not of this protocol
+    ├── SpeechError                 the job ended without speech
+    │   ├── SpeechFailedError       the worker says why: code, sentence, retryable
+    │   └── SpeechCancelledError    somebody cancelled it
+    ├── DeadlineError               nothing came within the caller's deadline
+    ├── OutputError                 a file or a loudspeaker that cannot be written to
+    └── MissingExtraError           an optional library is not installed
+
+A message says what was wrong, the value, and what to do. Across the wire travel a code and a sentence, never a
+traceback. This module imports nothing of voxspool.
+"""
+
+from __future__ import annotations
+
+
+class VoxspoolError(Exception):
+    """The root of the tree."""
+
+    code = "error"
+    """Short name of the kind of error, stable across versions: it is what a `failed` entry carries."""
+
+
+class SettingsError(VoxspoolError):
+    """An environment variable that cannot be used."""
+
+    code = "settings"
+
+
+class InvalidJobError(VoxspoolError):
+    """A job that cannot be taken as it stands."""
+
+    code = "invalid-job"
+
+
+class UnknownEngineError(InvalidJobError):
+    """An engine that does not exist, or that this worker does not have."""
+
+    code = "unknown-engine"
+
+
+class UnknownVoiceError(InvalidJobError):
+    """A voice that the engine does not have."""
+
+    code = "unknown-voice"
+
+
+class UnknownLanguageError(InvalidJobError):
+    """A language that the voice does not speak."""
+
+    code = "unknown-language"
+
+
+class JobExistsError(InvalidJobError):
+    """The job id is taken by a job that says something else."""
+
+    code = "job-exists"
+
+
+class RedisError(VoxspoolError):
+    """Redis cannot be used."""
+
+    code = "redis"
+
+
+class RedisUnavailableError(RedisError):
+    """Nobody answers at the URL, or it does not let us in."""
+
+    code = "redis-unavailable"
+
+
+class RedisTooOldError(RedisError):
+    """The server is older than voxspool serves."""
+
+    code = "redis-too-old"
+
+
+class StreamError(VoxspoolError):
+    """A stream that cannot be followed."""
+
+    code = "stream"
+
+
+class UnknownJobError(StreamError):
+    """No such job, or its stream has outlived its time."""
+
+    code = "unknown-job"
+
+
+class StreamGapError(StreamError):
+    """Entries are missing within an attempt: Redis lost a write."""
+
+    code = "stream-gap"
+
+
+class ProtocolError(StreamError):
+    """An entry that is not of this protocol, or of a version not known here."""
+
+    code = "protocol"
+
+
+class SpeechError(VoxspoolError):
+    """The job ended without its speech."""
+
+    code = "speech"
+
+
+class SpeechFailedError(SpeechError):
+    """The worker gave the job up. `code`, the sentence and `retryable` come from its `failed` entry."""
+
+    def __init__(self, sentence: str, *, code: str = "failed", retryable: bool = False) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.retryable = retryable
+
+
+class SpeechCancelledError(SpeechError):
+    """Somebody cancelled the job."""
+
+    code = "cancelled"
+
+
+class DeadlineError(VoxspoolError):
+    """Nothing came within the caller's own deadline; the job goes on."""
+
+    code = "deadline"
+
+
+class OutputError(VoxspoolError):
+    """A file or a loudspeaker that cannot be written to."""
+
+    code = "output"
+
+
+class MissingExtraError(VoxspoolError):
+    """An optional library is not installed; the message names its install command."""
+
+    code = "missing-extra"

@@ -1,0 +1,51 @@
+"""The environment variables of both sides, at a glance, and the check that a name was not mistyped.
+
+Each side's Settings reads its own; this table lets either notice a `VOXSPOOL_` variable that nobody reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from voxspool.errors import SettingsError
+from voxspool.protocol.near import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "VOXSPOOL_"
+
+REDIS_URL = "VOXSPOOL_REDIS_URL"
+ENGINE = "VOXSPOOL_ENGINE"
+VOICE = "VOXSPOOL_VOICE"
+WORKER_ENGINE = "VOXSPOOL_WORKER_ENGINE"
+WORKER_JOBS = "VOXSPOOL_WORKER_JOBS"
+PIPER_VOICES = "VOXSPOOL_PIPER_VOICES"
+
+VARIABLES: dict[str, str] = {
+    REDIS_URL: "where Redis is: redis://, rediss:// or unix://; then REDIS_URL, then redis://localhost:6379/0",
+    ENGINE: "the engine that a producer asks for when it names none: auto, piper or tone (default auto)",
+    VOICE: "the voice that a producer asks for when it names none (default: the engine's own)",
+    WORKER_ENGINE: "the engine that `voxspool-worker run` loads: piper or tone (default piper)",
+    WORKER_JOBS: "how many jobs one worker process speaks at once (default 8)",
+    PIPER_VOICES: "a folder of Piper voices: NAME.onnx beside NAME.onnx.json",
+}
+"""Every variable that voxspool reads, with what it means."""
+
+DEFAULT_REDIS_URL = "redis://localhost:6379/0"
+
+
+def redis_url(environ: Mapping[str, str]) -> str | None:
+    """Give the URL that the environment names, `VOXSPOOL_REDIS_URL` before `REDIS_URL`, or None."""
+    return environ.get(REDIS_URL) or environ.get("REDIS_URL") or None
+
+
+def check_names(environ: Mapping[str, str]) -> None:
+    """Refuse a `VOXSPOOL_` variable that nobody reads.
+
+    Raises SettingsError, with the near name.
+    """
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in VARIABLES:
+            hint = did_you_mean(name, VARIABLES)
+            raise SettingsError(f"unknown environment variable {name}{hint}; unset it or correct its name")

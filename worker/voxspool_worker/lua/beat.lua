@@ -1,0 +1,23 @@
+-- Renews the lease of one running job, by Redis's clock, so that workers' clocks do not matter.
+--
+-- KEYS  1 rq:wip:<queue>   2 rq:execution:<job>:<execution>   3 rq:executions:<job>   4 the control hash
+-- ARGV  1 <job>:<execution>   2 <execution>   3 lease in seconds
+-- gives "ok" | "lost" (somebody brought the job back) | "cancelled by <who>"
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  return 'lost'
+end
+local time = redis.call('TIME')
+local lease = tonumber(ARGV[3])
+redis.call('ZADD', KEYS[1], 'XX', time[1] + lease, ARGV[1])
+redis.call('HSET', KEYS[2], 'last_heartbeat', time[1])
+redis.call('EXPIRE', KEYS[2], lease + 60)
+redis.call('ZADD', KEYS[3], 'XX', time[1] + lease + 60, ARGV[2])
+redis.call('EXPIRE', KEYS[3], lease + 60)
+if redis.call('HGET', KEYS[4], 'holder') == ARGV[2] then
+  redis.call('HSET', KEYS[4], 'lease_until', (time[1] + lease) * 1000)
+  local cancel = redis.call('HGET', KEYS[4], 'cancel')
+  if cancel then
+    return 'cancelled by ' .. cancel
+  end
+end
+return 'ok'

@@ -1,0 +1,32 @@
+-- Claims a job's stream for one run and opens its next attempt, in one step. This claim is what makes a second
+-- delivery of the same job harmless.
+--
+-- KEYS  1 the audio stream   2 the control hash
+-- ARGV  1 the run's own name   2 lease in ms   3 data of the begin entry   4.. field, value: facts for the control hash
+-- gives {"closed", state} | {"held", holder} | {"begun", attempt, seq, pos, next segment}
+--
+-- A begin that is sent again by the same run (its reply was lost) finds its own attempt and changes nothing.
+local stream, control = KEYS[1], KEYS[2]
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local state, holder, lease_until, attempt, seq, marked_pos, marked_segments = unpack(
+  redis.call('HMGET', control, 'state', 'holder', 'lease_until', 'attempt', 'seq', 'marked_pos', 'marked_segments'))
+if state and state ~= 'running' then
+  return {'closed', state}
+end
+marked_pos, marked_segments = marked_pos or '0', marked_segments or '0'
+if holder == ARGV[1] then
+  return {'begun', tonumber(attempt), tonumber(seq), tonumber(marked_pos), tonumber(marked_segments)}
+end
+if holder and tonumber(lease_until) > now_ms then
+  return {'held', holder}
+end
+
+attempt = redis.call('HINCRBY', control, 'attempt', 1)
+redis.call('XADD', stream, attempt .. '-1', 'type', 'begin', 'pos', marked_pos, 'data', ARGV[3])
+redis.call('HSET', control, 'state', 'running', 'holder', ARGV[1], 'lease_until', now_ms + tonumber(ARGV[2]),
+  'seq', 1, 'pos', marked_pos, unpack(ARGV, 4))
+redis.call('PERSIST', stream)
+redis.call('PERSIST', control)
+return {'begun', attempt, 1, tonumber(marked_pos), tonumber(marked_segments)}

@@ -1,0 +1,26 @@
+-- Puts a started job back at the front of its queue, without a retry: a worker's own hand-back, or the rescue of a job
+-- whose worker died. Whoever removes the execution does it; everybody else finds it gone.
+--
+-- KEYS  1 rq:wip:<queue>   2 rq:queue:<queue>   3 rq:job:<job>   4 rq:execution:<job>:<execution>
+--       5 rq:executions:<job>   6 the control hash
+-- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 "1": only if its lease has run out
+-- gives "requeued" | "alive" | "gone" | "over" (its run had ended; only the execution was left)
+local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not score then
+  return 'gone'
+end
+if ARGV[4] == '1' and tonumber(score) > tonumber(redis.call('TIME')[1]) then
+  return 'alive'
+end
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('DEL', KEYS[4])
+redis.call('ZREM', KEYS[5], ARGV[3])
+if redis.call('HGET', KEYS[6], 'holder') == ARGV[3] then
+  redis.call('HDEL', KEYS[6], 'holder', 'lease_until')
+end
+if redis.call('HGET', KEYS[3], 'status') ~= 'started' then
+  return 'over'
+end
+redis.call('HSET', KEYS[3], 'status', 'queued', 'worker_name', '')
+redis.call('LPUSH', KEYS[2], ARGV[2])
+return 'requeued'

@@ -1,0 +1,235 @@
+"""Which segment gets the next free row: fairness between jobs, interactive before batch. And the loop that asks.
+
+Knows segments, rows and turns. It imports no tensors and no Redis, so fairness is tested in milliseconds.
+
+    job threads   submit, drop ─────────► Scheduler ─► engine thread: drop, admit, step
+                  Lane.get     ◄───────── chunks, errors
+
+Round-robin over jobs: the job with the fewest rows comes first, then the one that waited longest. Interactive jobs come
+before batch jobs, and some rows are kept free for them, so that a book never fills the engine. A job whose own thread
+does not keep up (a slow Redis) gets no further row until it does. Interactive work that never ends starves batch work:
+that is what the word means.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from voxspool_worker.engines.base import Chunk, SegmentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from voxspool.protocol.jobs import Priority
+    from voxspool_worker.engines.base import Engine, Segment
+
+log = logging.getLogger(__name__)
+
+BACKLOG_CHUNKS: Final = 64
+"""A job with more chunks than this that its thread has not taken gets no new row: 3 s of tone, a minute of Piper."""
+RESERVED_SHARE: Final = 4
+"""One row in four is kept for interactive work, where the engine has that many."""
+
+
+class EngineLostError(Exception):
+    """The engine failed as a whole; nothing more comes from this process."""
+
+
+Heard: TypeAlias = Chunk | Exception | None
+"""What a lane gives: a chunk; an error that ends the job; None where its token wants to be looked at."""
+
+
+class Lane:
+    """Where one job's thread waits for what the engine makes for it."""
+
+    def __init__(self) -> None:
+        self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+
+    def put(self, heard: Heard) -> None:
+        """Say something to the job. From any thread."""
+        self._heard.put(heard)
+
+    def wake(self) -> None:
+        """Let the job look at its token. From any thread."""
+        self._heard.put(None)
+
+    def get(self, timeout_s: float) -> Heard:
+        """Wait for what comes next; None when nothing came in time."""
+        try:
+            return self._heard.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    @property
+    def full(self) -> bool:
+        """Whether the job is behind."""
+        return self._heard.qsize() >= BACKLOG_CHUNKS
+
+
+@dataclass(slots=True)
+class _Job:
+    """A job as the scheduler sees it."""
+
+    id: str
+    batch: bool
+    waiting: deque[Segment]
+    lane: Lane
+    running: int = 0
+    served: int = 0
+    """The turn at which it last got a row."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it could use a row now."""
+        return bool(self.waiting) and not self.lane.full
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """Smaller comes first."""
+        return (self.batch, self.running, self.served)
+
+
+@dataclass(slots=True)
+class Turns:
+    """The policy alone: the jobs, and whose turn it is. Not thread-safe, no engine."""
+
+    rows: int
+    jobs: dict[str, _Job] = field(default_factory=dict)
+    _turn: int = 0
+
+    def add(self, job: str, priority: Priority, segments: Iterable[Segment], lane: Lane) -> None:
+        """Take a job in; it has waited as long as the one that waited least."""
+        self.jobs[job] = _Job(job, priority == "batch", deque(segments), lane, served=self._turn)
+
+    def take(self) -> Segment | None:
+        """Give the next segment to seat, or None where nobody may have a row."""
+        ready = [job for job in self.jobs.values() if job.ready and not (job.batch and self._batch_is_full())]
+        if not ready:
+            return None
+        job = min(ready, key=lambda job: job.rank)
+        self._turn += 1
+        job.served = self._turn
+        job.running += 1
+        return job.waiting.popleft()
+
+    def done(self, job: str) -> None:
+        """One of the job's rows is free again; forget the job with its last segment."""
+        state = self.jobs[job]
+        state.running -= 1
+        if not state.running and not state.waiting:
+            del self.jobs[job]
+
+    def _batch_is_full(self) -> bool:
+        """Whether batch work holds all the rows it may."""
+        held = sum(job.running for job in self.jobs.values() if job.batch)
+        return held >= self.rows - self.rows // RESERVED_SHARE
+
+
+class Scheduler:
+    """Feeds an engine from many jobs. `submit` and `drop` from any thread; `tick` and `run` in the engine's alone."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._turns = Turns(engine.rows)
+        self._dropped: list[str] = []
+        self._changed = threading.Condition()
+        self._stopped = False
+
+    @property
+    def rows_in_use(self) -> int:
+        """How many rows are taken now."""
+        return self._engine.rows - self._engine.free
+
+    def submit(self, job: str, priority: Priority, segments: Iterable[Segment]) -> Lane:
+        """Take a job's segments in; give the lane that its chunks will come by."""
+        lane = Lane()
+        with self._changed:
+            self._turns.add(job, priority, segments, lane)
+            self._changed.notify()
+        return lane
+
+    def drop(self, job: str) -> None:
+        """Forget a job: what waits is not spoken, its rows are freed before the next step."""
+        with self._changed:
+            if self._turns.jobs.pop(job, None):
+                self._dropped.append(job)
+                self._changed.notify()
+
+    def tick(self) -> bool:
+        """Seat what may be seated, move the engine once, hand out what came loose. False: nothing runs."""
+        self._free_dropped()
+        self._seat()
+        if self._engine.free == self._engine.rows:
+            return False
+        try:
+            chunks = self._engine.step()
+        except SegmentError as error:
+            self._fail(error.segment.job, error)
+            return True
+        for chunk in chunks:
+            self._hand_out(chunk)
+        return True
+
+    def run(self, on_lost: Callable[[], None]) -> None:
+        """Tick until stopped: the body of the engine thread. An engine that breaks ends every job with it."""
+        try:
+            while not self._stopped:
+                if not self.tick():
+                    self._wait()
+        except Exception as error:
+            log.exception("engine.lost engine=%s", self._engine.name)
+            with self._changed:
+                jobs = list(self._turns.jobs.values())
+            for job in jobs:
+                job.lane.put(EngineLostError(str(error)))
+            on_lost()
+
+    def stop(self) -> None:
+        """Let `run` return after the step it is in."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def _free_dropped(self) -> None:
+        """Free the rows of jobs that were dropped since the last step."""
+        with self._changed:
+            dropped, self._dropped = self._dropped, []
+        for job in dropped:
+            self._engine.drop(job)
+
+    def _seat(self) -> None:
+        """Fill the free rows."""
+        while self._engine.free:
+            with self._changed:
+                segment = self._turns.take()
+            if segment is None:
+                return
+            self._engine.admit(segment)
+
+    def _hand_out(self, chunk: Chunk) -> None:
+        """Give a chunk to its job, unless the job was dropped meanwhile."""
+        with self._changed:
+            job = self._turns.jobs.get(chunk.job)
+            if job and chunk.last:
+                self._turns.done(chunk.job)
+        if job:
+            job.lane.put(chunk)
+
+    def _fail(self, job: str, error: Exception) -> None:
+        """End one job with an error and free what it holds."""
+        with self._changed:
+            state = self._turns.jobs.get(job)
+        self.drop(job)
+        if state:
+            state.lane.put(error)
+
+    def _wait(self) -> None:
+        """Sleep until somebody submits, drops or stops; look again at lanes that were full."""
+        with self._changed:
+            if not (self._stopped or self._dropped or any(job.ready for job in self._turns.jobs.values())):
+                self._changed.wait(0.05 if self._turns.jobs else None)

@@ -1,0 +1,375 @@
+"""A text cut into pieces that an engine can speak one by one: sentences, where they are of a good length.
+
+Short sentences join a neighbour, long ones are cut where a reader would take breath. Nothing is lost: the pieces tile
+the text from its first character to its last. The way: paragraphs -> sentences -> parts that fit -> silent parts
+absorbed -> short parts joined. Sentences come from sentencex, whose quirks stay in this file. Time grows with the
+text's length alone, whatever is in it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import sentencex
+
+from voxspool_worker.text.normalise import JOINERS, MARKS_MAX, normalise, speakable, spoken_character
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# Silence after a piece, in seconds; by ear, on top of the little that engines leave at a sentence's end.
+PARAGRAPH_PAUSE_S = 0.6
+SENTENCE_PAUSE_S = 0.25
+CLAUSE_PAUSE_S = 0.0  # The comma is in the text: the engine makes the pause itself.
+
+CHARS_LEAST = 3
+"""The smallest limit that can be kept: NFC writes U+FB2C as three characters, and none as more."""
+
+WINDOW_CHARS = 2000
+"""Given to sentencex at a time: a paragraph of 100,000 characters takes it 3 s at once and 0.08 s so (1.0.32)."""
+
+CLAUSE_EARLIEST = 3
+"""A clause's end is used if it lies after the limit's first third; before, the piece would be a stub."""
+
+_CLUSTERS_REMEMBERED = 4096
+"""Of one text's syllables, nearly all; 0.5 MB at most."""
+
+_SPACES = re.compile(r"\s+")
+_LINE_END = re.compile(r"\r\n|[\n\r\x85\u2028]")
+_PARAGRAPH_SEPARATOR = "\u2029"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_TAG_SEPARATOR = re.compile("[-_]")
+
+# Written as escapes: many look like another character.
+_CLOSERS = r"[\"')\]\u2019\u201d\u00bb\u300d\u300f\uff09]*"
+_CJK_COMING = r"(?=[\u3040-\u9fff\uac00-\ud7af])"
+_CLAUSE_END = re.compile(
+    # , ; : Arabic comma, semicolon and question mark, danda, ellipsis, dashes, ! ?
+    rf"[,;:!?\u060c\u061b\u061f\u0964\u2026\u2013\u2014]{_CLOSERS}(?:\s+|{_CJK_COMING})"
+    # The full-width marks and the long dash need no space after them.
+    rf"|[\u3001\u3002\uff0c\uff1b\uff1a\uff01\uff1f\u2014]{_CLOSERS}\s*"
+    # sentencex keeps a quotation whole; a full stop in it is a good place, unless it may be an abbreviation's.
+    rf"|(?<=\w\w\w\w)\.{_CLOSERS}\s+",
+)
+_PLAIN_SENTENCE_END = re.compile(rf"[.!?\u2026]{_CLOSERS}\s+|[\u3002\uff01\uff1f]{_CLOSERS}\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of the text, to be spoken at once."""
+
+    start: int
+    end: int
+    """The span of the original text, in characters."""
+    text: str
+    """What is spoken: the span, normalised; never without a letter or digit.
+
+    Symbols at the span's edges (a row of asterisks between paragraphs, a thousand dots) are left unspoken if they stand
+    in a paragraph of their own or would break the limit.
+    """
+    pause_s: float
+    """Silence after it, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long pieces may be, in characters of spoken text."""
+
+    max_chars: int
+    """A piece is never longer than this."""
+    first_max_chars: int
+    """Nor the first piece than this, so that the first sound comes soon."""
+    min_chars: int = 20
+    """Shorter parts join a neighbour where the limit allows."""
+
+    def __post_init__(self) -> None:
+        if min(self.max_chars, self.first_max_chars) < CHARS_LEAST:
+            raise ValueError(f"no text can be split into pieces of fewer than {CHARS_LEAST} characters: {self}")
+
+    def room_chars(self, index: int) -> int:
+        """How long the piece of this index may be."""
+        return self.max_chars if index else min(self.first_max_chars, self.max_chars)
+
+
+def split(text: str, language: str, limits: Limits) -> list[Piece]:
+    """Cut a text into pieces, in order; none if it has no letter and no number.
+
+    The language is a tag such as "en", "pt_BR" or "zh-cn"; one that is not known is taken for English. Never raises.
+    """
+    parts = _fitted(text, _sentences(text, _base_language(language)), limits)
+    pieces = _joined(text, _absorbed(text, parts, limits), limits)
+    return [*pieces[:-1], replace(pieces[-1], pause_s=0.0)] if pieces else []
+
+
+# Paragraphs and sentences
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    start: int
+    end: int
+    pause_s: float
+
+
+def _base_language(tag: str) -> str:
+    base = _TAG_SEPARATOR.split(tag, maxsplit=1)[0].strip().lower()
+    return base if base.isascii() and base.isalpha() else "en"
+
+
+def _sentences(text: str, language: str) -> Iterator[_Sentence]:
+    """Sentences that tile the text; all but a paragraph's last have something to say."""
+    for start, end in _paragraphs(text):
+        paragraph = text[start:end]
+        begin = start
+        for stop in _spoken_ends(paragraph, _sentence_ends(paragraph, language)):
+            yield _Sentence(begin, start + stop, PARAGRAPH_PAUSE_S if start + stop == end else SENTENCE_PAUSE_S)
+            begin = start + stop
+
+
+def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
+    """Spans that tile the text, each with the blank lines after it."""
+    start = 0
+    for spaces in _SPACES.finditer(text):
+        if _PARAGRAPH_SEPARATOR in spaces[0] or len(_LINE_END.findall(spaces[0])) > 1:
+            yield start, spaces.end()
+            start = spaces.end()
+    if start < len(text):
+        yield start, len(text)
+
+
+def _spoken_ends(paragraph: str, ends: Iterable[int]) -> Iterator[int]:
+    """Only those ends with something to say since the last one, and the paragraph's own."""
+    begin = 0
+    heard = ended = False
+    for end in ends:
+        heard = heard or speakable(paragraph[begin:end])
+        begin = end
+        ended = heard
+        if heard:
+            yield end
+            heard = False
+    if not ended:
+        yield len(paragraph)
+
+
+def _sentence_ends(paragraph: str, language: str) -> Iterator[int]:
+    """Where sentences end, the last at the paragraph's end."""
+    # Every space becomes a plain one: sentencex 1.0.32 panics on a broad space (U+3000) before a full stop in Russian
+    # and Bengali, and drops spaces before a blank line. Lone surrogates do not go through to Rust.
+    masked = _SURROGATE.sub("\ufffd", _SPACES.sub(lambda spaces: " " * len(spaces[0]), paragraph))
+    begin = 0
+    while len(masked) - begin > WINDOW_CHARS:
+        ends = _window_ends(masked[begin : begin + WINDOW_CHARS], language)
+        # The window's end is no sentence's end: the next window starts where the last whole sentence ended.
+        yield from (begin + end for end in ends[:-1])
+        begin += ends[-2] if len(ends) > 1 else WINDOW_CHARS
+    yield from (begin + end for end in _window_ends(masked[begin:], language))
+
+
+def _window_ends(window: str, language: str) -> list[int]:
+    try:
+        segments = sentencex.segment(language, window)
+    except BaseException as error:
+        # A panic in Rust arrives as pyo3_runtime.PanicException, which derives from BaseException.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        segments = []
+    if "".join(segments) != window:
+        ends = [end.end() for end in _PLAIN_SENTENCE_END.finditer(window)]
+        return ends if ends and ends[-1] == len(window) else [*ends, len(window)]
+    ends = []
+    for segment in segments:
+        ends.append(len(segment) + (ends[-1] if ends else 0))
+    return ends
+
+
+# Parts that fit
+
+
+def _fitted(text: str, sentences: Iterable[_Sentence], limits: Limits) -> Iterator[Piece]:
+    """Sentences as parts within the limit; some, of symbols alone, with nothing to say."""
+    index = 0
+    for sentence in sentences:
+        spoken = normalise(text[sentence.start : sentence.end])
+        if len(spoken) <= limits.room_chars(index):
+            parts: Iterable[Piece] = [Piece(sentence.start, sentence.end, spoken, sentence.pause_s)]
+        else:
+            parts = _cut(text, sentence, limits, index)
+        for part in parts:
+            index += speakable(part.text)
+            yield part
+
+
+def _cut(text: str, sentence: _Sentence, limits: Limits, index: int) -> Iterator[Piece]:
+    """Cut a sentence that is too long; its first piece has this index."""
+    ruler = _Ruler(text[sentence.start : sentence.end], limits.room_chars(0))
+    begin = sentence.start
+    while begin < sentence.end:
+        stop, spoken = ruler.next_part(begin - sentence.start, limits.room_chars(index))
+        end = sentence.start + stop
+        yield Piece(begin, end, spoken, sentence.pause_s if end == sentence.end else CLAUSE_PAUSE_S)
+        index += speakable(spoken)
+        begin = end
+
+
+class _Ruler:
+    """Where one sentence may be cut, and how much is spoken up to there."""
+
+    def __init__(self, sentence: str, narrowest_chars: int) -> None:
+        self._sentence = sentence
+        self._borders = [0]  # Between what a reader sees as characters.
+        self._spoken_chars = [0]  # Up to the border; at least what normalise would give.
+        self._measure(narrowest_chars)
+        borders = frozenset(self._borders)
+        self._clauses = [place.end() for place in _CLAUSE_END.finditer(sentence) if place.end() in borders]
+        self._gaps = [place.end() for place in _SPACES.finditer(sentence) if place.end() in borders]
+
+    def next_part(self, begin: int, room_chars: int) -> tuple[int, str]:
+        """Where the part ends that begins here, and what it says."""
+        aim_chars = room_chars
+        while True:
+            stop = self._stop(begin, aim_chars)
+            spoken = normalise(self._sentence[begin:stop])
+            # Marks may compose otherwise in their company than measured one by one. Rare, and by a character or two.
+            if len(spoken) <= room_chars or aim_chars <= 1:
+                return stop, spoken
+            aim_chars -= 1
+
+    def _measure(self, narrowest_chars: int) -> None:
+        after_space = True
+        for cluster in _clusters(self._sentence):
+            # One that fits in no piece, a pile of marks, is measured and cut by its characters.
+            for unit in cluster if len(_spoken_cluster(cluster)) > narrowest_chars else [cluster]:
+                spoken = _spoken_cluster(unit)
+                chars = 0 if after_space and spoken == " " else len(spoken)
+                after_space = spoken == " " or (after_space and not spoken)
+                self._borders.append(self._borders[-1] + len(unit))
+                self._spoken_chars.append(self._spoken_chars[-1] + chars)
+
+    def _stop(self, begin: int, room_chars: int) -> int:
+        index = bisect_left(self._borders, begin)
+        rest_chars = self._spoken_chars[-1] - self._spoken_chars[index]
+        if rest_chars <= room_chars:
+            return self._borders[-1]
+        reach = self._reach(index, room_chars)
+        # The last two parts are of one length: better than a full one and a stub.
+        ideal = self._reach(index, min(room_chars, -(-rest_chars // 2)))
+        earliest = self._reach(index, room_chars // CLAUSE_EARLIEST)
+        clause = _nearest(self._clauses, earliest, ideal, reach)
+        return clause or _nearest(self._gaps, begin + 1, ideal, reach) or ideal
+
+    def _reach(self, index: int, chars: int) -> int:
+        """Find the last border with at most so many spoken characters before it, but one border on at least."""
+        last = bisect_right(self._spoken_chars, self._spoken_chars[index] + chars) - 1
+        return self._borders[max(last, index + 1)]
+
+
+def _nearest(places: list[int], low: int, ideal: int, high: int) -> int | None:
+    """Choose the place nearest to the ideal one, from low to high; None if there is none."""
+    after = bisect_left(places, ideal)
+    candidates = [place for place in places[max(after - 1, 0) : after + 1] if low <= place <= high]
+    return min(candidates, key=lambda place: abs(place - ideal), default=None)
+
+
+def _clusters(sentence: str) -> Iterator[str]:
+    """Yield what a reader sees as one character: letters with their marks, emoji with what is joined to them."""
+    start = 0
+    for place in range(1, len(sentence)):
+        if not (_reaches_on(sentence[place - 1]) or _extends(sentence[place])) or place - start > MARKS_MAX:
+            yield sentence[start:place]
+            start = place
+    yield sentence[start:]
+
+
+@lru_cache(maxsize=_CLUSTERS_REMEMBERED)
+def _reaches_on(character: str) -> bool:
+    """Whether the next character belongs to it: a joiner's, or a virama's, which makes one syllable of two letters."""
+    return character == "\u200d" or unicodedata.combining(character) == 9  # The class that Unicode keeps for viramas
+
+
+@lru_cache(maxsize=_CLUSTERS_REMEMBERED)
+def _extends(character: str) -> bool:
+    """Whether it belongs to the character before it: a mark, a joiner, a skin tone, half of a pair or syllable."""
+    return (
+        unicodedata.category(character)[0] == "M"
+        or character in JOINERS
+        or "\u1160" <= character <= "\u11ff"  # Vowels and finals of decomposed Hangul
+        or "\udc00" <= character <= "\udfff"  # Low surrogates
+        or "\U0001f3fb" <= character <= "\U0001f3ff"  # Skin tones
+        or "\U000e0020" <= character <= "\U000e007f"  # Tags, of the flags of regions
+    )
+
+
+@lru_cache(maxsize=_CLUSTERS_REMEMBERED)
+def _spoken_cluster(cluster: str) -> str:
+    return unicodedata.normalize("NFC", "".join(map(spoken_character, cluster)))
+
+
+# Neighbours
+
+
+def _absorbed(text: str, parts: Iterable[Piece], limits: Limits) -> list[Piece]:
+    """Give parts that say nothing to the piece before them, or at the text's start to the one after."""
+    pieces: list[Piece] = []
+    for part in parts:
+        if pieces and not speakable(part.text):
+            pieces[-1] = _with_symbols(text, pieces[-1], part, limits.room_chars(len(pieces) - 1))
+        elif speakable(part.text):
+            pieces.append(part if pieces else replace(part, start=0))
+    return pieces
+
+
+def _with_symbols(text: str, piece: Piece, symbols: Piece, room_chars: int) -> Piece:
+    spoken = piece.text if _ends_paragraph(piece) else _together(text, piece, symbols)
+    return Piece(
+        piece.start,
+        symbols.end,
+        spoken if len(spoken) <= room_chars else piece.text,
+        max(piece.pause_s, symbols.pause_s),
+    )
+
+
+def _joined(text: str, pieces: list[Piece], limits: Limits) -> list[Piece]:
+    """Let short pieces join a neighbour, within a paragraph and the limit.
+
+    The next one first: a number or a "Well." opens what follows. What is still short then joins the one before. So
+    pieces grow to min_chars and not to the limit, which would make one long breath of a quick dialogue.
+    """
+    for side in (0, 1):
+        pieces = _join_short(text, pieces, limits, side)
+    return pieces
+
+
+def _join_short(text: str, pieces: list[Piece], limits: Limits, side: int) -> list[Piece]:
+    """Join each pair whose left (0) or right (1) is short."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        if joined and len((joined[-1], piece)[side].text) < limits.min_chars:
+            joined[-1:] = _join(text, joined[-1], piece, limits.room_chars(len(joined) - 1))
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _join(text: str, left: Piece, right: Piece, room_chars: int) -> list[Piece]:
+    """Make one piece of two, or leave the two as they were."""
+    spoken = _together(text, left, right)
+    if _ends_paragraph(left) or len(spoken) > room_chars:
+        return [left, right]
+    return [Piece(left.start, right.end, spoken, right.pause_s)]
+
+
+def _ends_paragraph(piece: Piece) -> bool:
+    return piece.pause_s >= PARAGRAPH_PAUSE_S
+
+
+def _together(text: str, left: Piece, right: Piece) -> str:
+    """Word two neighbours as one piece."""
+    seam = right.start
+    spaced = " " in (spoken_character(text[seam - 1]), spoken_character(text[seam]))
+    return normalise(f"{left.text} {right.text}" if spaced else f"{left.text}{right.text}")

@@ -1,0 +1,70 @@
+"""Why a running job must end early: one flag a job, set from any thread, seen by the job's own at chunk borders.
+
+Knows no Redis and no engine. It is the only thing that travels against the stream.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Reason(enum.Enum):
+    """What ended a job before its speech did."""
+
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed out"
+    HANDED_BACK = "handed back"
+    LEASE_LOST = "lease lost"
+
+
+class EndedEarlyError(Exception):
+    """Raised in the job's own thread where it looks at its token."""
+
+    def __init__(self, reason: Reason, by: str = "") -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+        self.by = by
+
+
+class Token:
+    """A job's flag and its deadline."""
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._deadline = clock() + limit_s
+        self._lock = threading.Lock()
+        self._ended: EndedEarlyError | None = None
+        self._wake: Callable[[], None] = lambda: None
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds to the deadline, never below 0."""
+        return max(0.0, self._deadline - self._clock())
+
+    def end(self, reason: Reason, by: str = "") -> None:
+        """Ask the job to end; the first reason stays. From any thread."""
+        with self._lock:
+            self._ended = self._ended or EndedEarlyError(reason, by)
+            wake = self._wake
+        wake()
+
+    def on_end(self, wake: Callable[[], None]) -> None:
+        """Say how to wake the job's thread where it waits."""
+        with self._lock:
+            self._wake = wake
+            ended = self._ended is not None
+        if ended:
+            wake()
+
+    def check(self) -> None:
+        """Raise EndedEarlyError if the job was asked to end, or its time is up."""
+        if self._ended:
+            raise self._ended
+        if self._clock() >= self._deadline:
+            raise EndedEarlyError(Reason.TIMED_OUT)
