@@ -154,6 +154,7 @@ class SpeechWorker(BaseWorker):
 
     def teardown(self) -> None:
         """Let the running jobs end (or hand them back, after a second signal), then leave."""
+        log.info("worker.stopping name=%s running=%d", self.name, len(self._alive()))
         while running := self._alive():
             if self._engine_lost or self._quit.is_set():
                 self._hand_back(running)

@@ -2,10 +2,12 @@
 
 A peer of the real engines behind the same interface. A segment of n characters lasts n x CHAR_S / speed seconds, its
 pitch follows from its seed, and the same segment gives the same samples on every machine. It says nothing intelligible.
+The voice `sine` comes as fast as it can be computed, `sine-live` at the pace of real time, as from a slow machine.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +31,8 @@ STEP_S: Final = 0.05
 AMPLITUDE: Final = 0.25
 """Of full scale: a level near that of speech."""
 LOWEST_HZ: Final = 220
+FAST: Final = Voice("sine", ())
+LIVE: Final = Voice("sine-live", ())
 PITCHES: Final = 24
 """A segment's pitch is one of two octaves of semitones above LOWEST_HZ."""
 
@@ -54,6 +58,7 @@ class ToneEngine:
         self.rows = rows
         self._rows: list[_Row] = []
         self._step_samples = round(STEP_S * self.sample_rate)
+        self._stepped = 0.0
 
     @property
     def free(self) -> int:
@@ -62,8 +67,8 @@ class ToneEngine:
 
     @property
     def voices(self) -> Mapping[str, Voice]:
-        """One voice, of any language."""
-        return {"sine": Voice("sine", ())}
+        """Two voices, of any language."""
+        return {FAST.name: FAST, LIVE.name: LIVE}
 
     def limits(self, language: str) -> Limits:
         """The same for every language."""
@@ -75,7 +80,10 @@ class ToneEngine:
         self._rows.append(_Row(segment, sine(segment, self.sample_rate)))
 
     def step(self) -> list[Chunk]:
-        """Give every row its next 50 ms."""
+        """Give every row its next 50 ms, not before they have passed if one of the rows is live."""
+        if any(row.segment.voice == LIVE for row in self._rows):
+            time.sleep(max(0.0, self._stepped + STEP_S - time.monotonic()))
+        self._stepped = time.monotonic()
         chunks = [self._advance(row) for row in self._rows]
         self._rows = [row for row in self._rows if row.given < len(row.samples)]
         return chunks

@@ -1,0 +1,25 @@
+"""What tone must say, by the plainest means: split, sine, pause, one after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from voxspool_worker.engines.base import Segment
+from voxspool_worker.engines.tone import FAST, ToneEngine, sine
+from voxspool_worker.pipeline import segment_seed
+from voxspool_worker.text import split
+
+SENTENCE = "The keeper of the lighthouse counted every lamp before the night began. "
+"""72 characters, so 4.32 s of tone."""
+
+
+def tone(text: str, *, seed: int = 0, speed: float = 1.0) -> bytes:
+    """Give the whole speech, s16le."""
+    engine = ToneEngine()
+    parts = []
+    for index, piece in enumerate(split(text, "en", engine.limits("en"))):
+        segment = Segment(
+            "", index, piece.text, piece.start, piece.end, piece.pause_s, FAST, "en", speed, segment_seed(seed, index)
+        )
+        parts += [sine(segment, engine.sample_rate), np.zeros(round(piece.pause_s * engine.sample_rate), np.int16)]
+    return b"".join(part.astype("<i2").tobytes() for part in parts)

@@ -1,0 +1,247 @@
+"""One job from its text to its listeners, over a real Redis and a real worker, with tone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import soundfile
+
+from processes import until
+from reference import SENTENCE, tone
+from voxspool import (
+    AsyncClient,
+    DeadlineError,
+    JobExistsError,
+    SpeechCancelledError,
+    SpeechFailedError,
+    StreamError,
+    UnknownJobError,
+    UnknownVoiceError,
+)
+from voxspool.protocol import keys
+from voxspool.protocol.stream import Audio, Begin, End, Mark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import redis
+
+    from processes import RedisServer, WorkerProcess
+    from voxspool import Client
+
+    StartWorker = Callable[..., WorkerProcess]
+
+TEXT = SENTENCE * 6 + "\n\nA second paragraph follows. " + SENTENCE * 3
+
+
+def heard(chunks: object) -> bytes:
+    return b"".join(chunk.pcm for chunk in chunks)  # type: ignore[attr-defined]
+
+
+def test_a_speech_is_what_the_reference_says_it_is(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    speech = client.enqueue(TEXT, seed=7, speed=1.25)
+    assert heard(speech) == tone(TEXT, seed=7, speed=1.25)
+
+
+def test_second_late_and_returning_readers_get_the_same_samples(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE * 2, voice="sine-live", engine="tone")
+    live: dict[str, bytes] = {}
+    reader = threading.Thread(target=lambda: live.update(second=heard(client.speech(speech.id))))
+    reader.start()
+    first, last_id = b"", ""
+    for chunk in speech:
+        first, last_id = first + chunk.pcm, chunk.id
+        if len(first) > 48_000:
+            break
+    assert speech.status().state == "running", "the first second is heard while the rest is not made yet"
+    returned = heard(speech.chunks(after=last_id))
+    reader.join(30)
+    expected = tone(SENTENCE * 2)
+    assert first + returned == expected
+    assert live["second"] == expected
+    assert heard(client.speech(speech.id)) == expected
+
+
+def test_a_reader_that_comes_back_with_the_very_last_id_gets_nothing_and_ends(
+    client: Client, start_worker: StartWorker
+) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE)
+    *_, (last_id, entry) = speech.entries()
+    assert isinstance(entry, End)
+    assert list(speech.entries(str(last_id))) == []
+
+
+def test_a_stream_opens_with_begin_marks_each_segment_and_closes_with_end(
+    client: Client, start_worker: StartWorker
+) -> None:
+    start_worker()
+    entries = [received.entry for received in client.enqueue(TEXT, seed=3).entries()]
+    begin, *middle, end = entries
+    assert isinstance(begin, Begin)
+    assert (begin.engine, begin.voice, begin.sample_rate, begin.seed) == ("tone", "sine", 24_000, 3)
+    marks = [entry for entry in middle if isinstance(entry, Mark)]
+    assert [mark.segment for mark in marks] == list(range(len(marks)))
+    assert "".join(TEXT[mark.start : mark.end] for mark in marks) == TEXT
+    assert [mark.end_pos for mark in marks] == [mark.pos for mark in marks[1:]] + [end.pos]
+    assert sum(len(entry.pcm) // 2 for entry in middle if isinstance(entry, Audio)) == end.pos
+    assert isinstance(end, End)
+    assert end.segments == len(marks)
+
+
+@pytest.mark.parametrize("text", ["", "   \n ", "*** --- !!! 🎉", "\x00\x07\u200f"])
+def test_text_without_a_letter_is_a_valid_empty_speech(
+    text: str, client: Client, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker()
+    speech = client.enqueue(text)
+    end = speech.save(tmp_path / "nothing.wav")
+    assert (end.pos, end.segments) == (0, 0)
+    assert soundfile.info(tmp_path / "nothing.wav").frames == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 100_000, "שלום עולם. \u202eأهلا بالعالم", "a\x00b\x1bc. Then more words here.", "日本語の文章です。これは二番目です。", "👩‍👩‍👧 hello 🎉 world"],
+    ids=["no-space", "right-to-left", "control", "japanese", "emoji"],
+)  # fmt: skip
+def test_odd_text_is_spoken_to_its_end(text: str, client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    assert client.enqueue(text).wait(timeout_s=60).pos * 2 == len(tone(text))
+
+
+def test_the_same_id_and_text_is_one_job_and_another_text_is_refused(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    speech = client.enqueue(SENTENCE, id="mine")
+    again = client.enqueue(SENTENCE, id="mine", priority="batch")
+    assert (again.id, db.llen("rq:queue:voxspool-auto-interactive")) == (speech.id, 1)
+    with pytest.raises(JobExistsError, match="'mine' is taken"):
+        client.enqueue("Another text.", id="mine")
+    start_worker()
+    assert heard(speech) == tone(SENTENCE)
+    assert client.enqueue(SENTENCE, id="mine").status().state == "ended"
+
+
+def test_a_saved_file_is_the_speech(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
+    start_worker()
+    client.enqueue(SENTENCE).save(tmp_path / "speech.flac")
+    samples, rate = soundfile.read(tmp_path / "speech.flac", dtype="int16")
+    assert (samples.astype("<i2").tobytes(), rate) == (tone(SENTENCE), 24_000)
+
+
+def test_asyncio_hears_saves_and_cancels_alike(
+    redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker()
+
+    async def listen() -> None:
+        async with AsyncClient(redis_server.url) as client:
+            speech = await client.enqueue(SENTENCE)
+            chunks = [chunk async for chunk in speech]
+            assert b"".join(chunk.pcm for chunk in chunks) == tone(SENTENCE)
+            rest = [chunk async for chunk in speech.chunks(after=chunks[3].id)]
+            assert rest == chunks[4:]
+            assert (await speech.save(tmp_path / "a.wav")).pos * 2 == len(tone(SENTENCE))
+            assert (await speech.status()).state == "ended"
+            assert set(await client.voices()) == {"sine", "sine-live"}
+            long = await client.enqueue(SENTENCE * 5, voice="sine-live")
+            async for _ in long:
+                break
+            assert await long.cancel() == "asked"
+            with pytest.raises(SpeechCancelledError):
+                await long.wait(timeout_s=10)
+            with pytest.raises(UnknownJobError):
+                await client.speech("nobody").wait()
+            assert len((await client.overview()).workers) == 1
+
+    asyncio.run(listen())
+
+
+def test_a_queued_job_is_cancelled_at_once_and_never_spoken(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    speech = client.enqueue(SENTENCE)
+    assert speech.cancel("a test") == "cancelled"
+    with pytest.raises(SpeechCancelledError, match="a test"):
+        speech.wait()
+    assert db.llen("rq:queue:voxspool-auto-interactive") == 0
+    start_worker()
+    assert heard(client.enqueue("Something else is said.")) == tone("Something else is said.")
+    assert speech.cancel() == "cancelled"
+
+
+def test_a_running_job_stops_at_its_next_chunk(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE * 5, voice="sine-live")
+    neighbour = client.enqueue(SENTENCE, voice="sine-live")
+    samples = 0
+    with pytest.raises(SpeechCancelledError):
+        for count, chunk in enumerate(speech):
+            samples += len(chunk.pcm) // 2
+            if count == 3:
+                assert speech.cancel() == "asked"
+    assert samples <= 7 * 1200, "a chunk or two of 50 ms after the fourth, no more"
+    assert heard(neighbour) == tone(SENTENCE), "its neighbour on the engine goes on"
+    assert speech.status().state == "cancelled"
+
+
+def test_unknown_voice_language_and_engine_name_what_is_near(client: Client, start_worker: StartWorker) -> None:
+    early = client.enqueue("Nobody can check this voice yet.", voice="sinus", engine="tone")
+    start_worker()
+    with pytest.raises(UnknownVoiceError, match=r"'sin'.*did you mean sine"):
+        client.enqueue("Now somebody can.", voice="sin", engine="tone")
+    with pytest.raises(SpeechFailedError, match=r"no voice 'sinus'.*did you mean sine") as failed:
+        early.wait()
+    assert failed.value.code == "unknown-voice"
+
+
+def test_a_stream_that_expired_is_said_to_be_gone(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE, keep_s=1)
+    speech.wait()
+    assert 0 < db.ttl(keys.audio(speech.id)) <= 1
+    until(lambda: not db.exists(keys.audio(speech.id)), "the stream to expire")
+    until(lambda: not db.exists(keys.control(speech.id)), "the control hash to expire")
+    until(lambda: not db.exists(f"rq:job:{speech.id}"), "RQ's job to expire")
+    with pytest.raises(UnknownJobError, match="expired"):
+        speech.wait()
+
+
+def test_coming_back_to_an_entry_that_never_was_is_refused(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE)
+    speech.wait()
+    with pytest.raises(StreamError, match="no entry 7-7"):
+        next(speech.chunks(after="7-7"))
+
+
+def test_a_reader_bears_no_longer_silence_than_it_said(client: Client) -> None:
+    waits = []
+    speech = client.enqueue(SENTENCE)
+    with pytest.raises(DeadlineError, match="it is queued"):
+        for _ in speech.entries(timeout_s=0.5, on_wait=waits.append):
+            pass
+
+
+def test_status_shows_progress_queues_workers_and_voices(client: Client, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    speech = client.enqueue(SENTENCE * 20, voice="sine-live")
+    next(iter(speech))
+    client.enqueue("A piper job that waits.", engine="piper", priority="batch")
+    until(lambda: client.overview().workers[0].running == 1, "the worker to say so in its card")
+    overview = client.overview()
+    assert overview.queues == {"voxspool-piper-batch": 1}
+    (card,) = overview.workers
+    assert (card.name, card.engine, card.device, card.jobs) == (worker.name, "tone", "cpu", 8)
+    (running,) = overview.running
+    assert (running.id, running.state, running.engine, running.voice) == (speech.id, "running", "tone", "sine-live")
+    assert running.spoken_s > 0
+    assert running.segments == 20
+    assert client.serving("voxspool-piper-batch") == []

@@ -1,0 +1,254 @@
+"""The worker process: several jobs at once, stop, time limits, both shutdowns, a kill."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from rq import Queue
+from rq.command import send_stop_job_command
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from processes import until
+from reference import SENTENCE, tone
+from voxspool import SpeechCancelledError, SpeechFailedError
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import TASK, JobSpec
+from voxspool.protocol.stream import Audio, Begin, Cancelled, Mark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from processes import WorkerProcess
+    from voxspool import Client, Speech
+
+    StartWorker = Callable[..., WorkerProcess]
+
+LIVE = "sine-live"
+
+
+def heard(speech: Speech) -> bytes:
+    return b"".join(chunk.pcm for chunk in speech)
+
+
+def rq_job(speech: Speech, db: redis.Redis) -> Job:
+    return Job.fetch(speech.id, connection=db, serializer=JSONSerializer)
+
+
+def after_first_audio(speech: Speech) -> None:
+    next(iter(speech))
+
+
+def assert_nothing_is_left(db: redis.Redis) -> None:
+    """No job in any list, no lease, no intermediate."""
+    until(lambda: not db.keys("rq:wip:*"), "the leases to go")
+    for pattern in ("rq:queue:voxspool-*", "rq:execution:*", "rq:executions:*", "voxspool:popped:*"):
+        assert db.keys(pattern) == [], pattern
+
+
+def test_jobs_are_spoken_at_once_and_each_is_its_own(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker("tone", "--jobs", "4")
+    texts = [f"{SENTENCE}Number {number} is the one that speaks." for number in range(6)]
+    speeches = [client.enqueue(text, voice=LIVE, seed=number) for number, text in enumerate(texts)]
+    for speech in speeches[:4]:
+        after_first_audio(speech)
+    states = [speech.status().state for speech in speeches]
+    assert states == ["running"] * 4 + ["queued"] * 2
+    with ThreadPoolExecutor(6) as listeners:
+        spoken = list(listeners.map(heard, speeches))
+    assert spoken == [tone(text, seed=number) for number, text in enumerate(texts)]
+    until(lambda: all(rq_job(speech, db).is_finished for speech in speeches), "RQ to hear of it")
+    assert_nothing_is_left(db)
+    assert rq_job(speeches[0], db).return_value()["state"] == "ended"
+
+
+def test_interactive_jobs_are_taken_before_batch_jobs(client: Client, start_worker: StartWorker) -> None:
+    batch = [client.enqueue(SENTENCE, priority="batch", id=f"batch-{number}") for number in range(3)]
+    urgent = client.enqueue(SENTENCE, id="urgent")
+    worker = start_worker("tone", "--jobs", "1", "--burst", wait=False)
+    assert worker.wait() == 0
+    order = re.findall(r"job\.begin job=(\S+)", worker.said())
+    assert order == ["urgent", "batch-0", "batch-1", "batch-2"]
+    assert heard(urgent) == heard(batch[0]) == tone(SENTENCE)
+
+
+def test_an_interactive_job_overtakes_a_running_book(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    book = client.enqueue(SENTENCE * 40, voice=LIVE, priority="batch")
+    after_first_audio(book)
+    assert heard(client.enqueue("A short word in between.")) == tone("A short word in between.")
+    assert book.status().state == "running"
+
+
+def test_rqs_stop_command_stops_one_of_several_jobs(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+    start_worker()
+    stopped, goes_on = (client.enqueue(SENTENCE * 3, voice=LIVE) for _ in range(2))
+    after_first_audio(stopped)
+    send_stop_job_command(db, stopped.id, serializer=JSONSerializer)
+    with pytest.raises(SpeechCancelledError):
+        stopped.wait(timeout_s=10)
+    assert stopped.status().spoken_s < 2, "it stopped in its first segment"
+    until(lambda: rq_job(stopped, db).is_stopped, "RQ to hear of it")
+    assert heard(goes_on) == tone(SENTENCE * 3)
+
+
+def test_a_cancel_reaches_a_worker_that_missed_the_message(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE * 10, voice=LIVE)
+    after_first_audio(speech)
+    db.hset(keys.control(speech.id), "cancel", "nobody listening")
+    *_, (_, last) = speech.entries()
+    assert isinstance(last, Cancelled)
+    assert last.by == "nobody listening"
+
+
+def test_a_job_that_takes_too_long_is_ended_at_a_chunk(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker()
+    spec = JobSpec(SENTENCE * 20, id="slow", voice=LIVE)
+    queue = Queue(spec.queue, connection=db, serializer=JSONSerializer)
+    queue.enqueue_call(TASK, args=(spec.encode(),), job_id=spec.id, timeout=1)
+    with pytest.raises(SpeechFailedError, match="time limit") as failed:
+        client.speech("slow").wait(timeout_s=20)
+    assert (failed.value.code, failed.value.retryable) == ("timeout", True)
+    assert 0.5 < client.speech("slow").status().spoken_s < 2
+    until(lambda: rq_job(client.speech("slow"), db).is_failed, "RQ to hear of it")
+    assert_nothing_is_left(db)
+
+
+def test_the_first_sigterm_lets_running_jobs_end_and_takes_no_more(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker()
+    running = client.enqueue(SENTENCE, voice=LIVE)
+    after_first_audio(running)
+    worker.process.send_signal(signal.SIGTERM)
+    until(lambda: "worker.stopping" in worker.said(), "the signal to be seen")
+    waiting = client.enqueue("This one waits for another worker.")
+    assert heard(running) == tone(SENTENCE)
+    assert worker.wait() == 0
+    assert waiting.status().state == "queued"
+    assert db.smembers(keys.WORKERS) == set()
+    assert db.smembers("rq:workers") == set()
+    start_worker()
+    assert heard(waiting) == tone("This one waits for another worker.")
+
+
+def test_an_idle_worker_leaves_at_the_first_sigterm(start_worker: StartWorker) -> None:
+    worker = start_worker()
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+
+
+def test_the_second_sigterm_hands_running_jobs_back_and_another_worker_goes_on(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    first = start_worker()
+    speeches = [client.enqueue(SENTENCE * 2, voice=LIVE, id=f"back-{number}") for number in range(2)]
+    for speech in speeches:
+        after_first_audio(speech)
+    first.process.send_signal(signal.SIGTERM)
+    until(lambda: "worker.stopping" in first.said(), "the first signal to be seen")
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait(10) == 0
+    assert {speech.status().state for speech in speeches} == {"running"}, "no terminal entry: they are not over"
+    assert sorted(db.lrange("rq:queue:voxspool-auto-interactive", 0, -1)) == [b"back-0", b"back-1"]
+    assert rq_job(speeches[0], db).get_status().value == "queued"
+    start_worker()
+    assert [heard(speech) for speech in speeches] == [tone(SENTENCE * 2)] * 2
+    attempts = [received.id.attempt for received in speeches[0].entries() if isinstance(received.entry, Begin)]
+    assert attempts == [1, 2]
+
+
+def test_a_killed_workers_job_goes_on_where_it_was_and_readers_notice_only_the_wait(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    text = SENTENCE * 12  # tone has 8 rows: eight segments sound at once, then four
+    victim = start_worker()
+    speech = client.enqueue(text, voice=LIVE)
+    after_first_audio(speech)
+    start_worker()
+    live = []
+    for received in speech.entries():
+        live.append(received.entry)
+        marked = sum(isinstance(entry, Mark) for entry in live)
+        if marked == 8 and isinstance(received.entry, Audio) and victim.process.poll() is None:
+            victim.process.kill()  # in the middle of the ninth segment
+            victim.wait()
+    begins = [entry for entry in live if isinstance(entry, Begin)]
+    marks = [entry for entry in live if isinstance(entry, Mark)]
+    assert [begin.pos for begin in begins] == [0, marks[7].end_pos], "the second attempt begins at the mark"
+    assert [mark.segment for mark in marks] == list(range(12)), "no segment twice"
+    assert heard(speech) == tone(text)
+    until(lambda: rq_job(speech, db).is_finished, "RQ to hear of it")
+    assert_nothing_is_left(db)
+
+
+def test_a_job_popped_by_a_worker_that_died_is_pushed_back(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    speech = client.enqueue(SENTENCE)
+    queue = "rq:queue:voxspool-auto-interactive"
+    db.lmove(queue, f"{queue}:intermediate")
+    start_worker()
+    assert heard(speech) == tone(SENTENCE)
+    until(lambda: rq_job(speech, db).is_finished, "RQ to hear of it")
+    assert_nothing_is_left(db)
+
+
+def test_a_second_delivery_of_a_running_job_is_dropped(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker()
+    speech = client.enqueue(SENTENCE, voice=LIVE)
+    after_first_audio(speech)
+    db.lpush("rq:queue:voxspool-auto-interactive", speech.id)
+    until(lambda: "job.held" in worker.said(), "the second delivery")
+    assert heard(speech) == tone(SENTENCE)
+    until(lambda: rq_job(speech, db).is_finished, "RQ to hear of it")
+    assert_nothing_is_left(db)
+
+
+def test_a_delivery_after_the_end_ends_at_once(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+    worker = start_worker()
+    speech = client.enqueue(SENTENCE)
+    speech.wait()
+    until(lambda: rq_job(speech, db).is_finished, "RQ to hear of it")
+    before = db.xlen(keys.audio(speech.id))
+    db.lpush("rq:queue:voxspool-auto-interactive", speech.id)
+    until(lambda: "job.closed" in worker.said(), "the second delivery")
+    until(lambda: rq_job(speech, db).is_finished, "RQ to hear of it")
+    assert db.xlen(keys.audio(speech.id)) == before
+
+
+def test_a_burst_worker_speaks_what_is_there_and_leaves(client: Client, start_worker: StartWorker) -> None:
+    speeches = [client.enqueue(SENTENCE, seed=seed) for seed in range(3)]
+    assert start_worker("tone", "--burst", wait=False).wait() == 0
+    assert [heard(speech) for speech in speeches] == [tone(SENTENCE, seed=seed) for seed in range(3)]
+
+
+def test_a_jobs_text_stands_in_no_log(client: Client, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    client.enqueue("Rosebud was the secret word of it all.").wait()
+    until(lambda: "job.end" in worker.said(), "the log line")
+    assert "Rosebud" not in worker.said()
+
+
+def test_the_card_says_what_the_worker_offers(start_worker: StartWorker, db: redis.Redis) -> None:
+    worker = start_worker("tone", "--jobs", "3")
+    card = db.hgetall(keys.worker(worker.name))
+    assert json.loads(card[b"voices"]) == {"sine": [], "sine-live": []}
+    assert card[b"jobs"] == b"3"
+    assert 0 < db.ttl(keys.worker(worker.name)) <= keys.WORKER_TTL_S
