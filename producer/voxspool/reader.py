@@ -109,7 +109,7 @@ def judge(job: str, replies: Sequence[Any]) -> JobState:
     """Say where a job is. Raises UnknownJobError where Redis knows nothing of it."""
     control = {name.decode(): value.decode() for name, value in replies[0].items()}
     status, origin = (value.decode() if value else "" for value in replies[1])
-    if "state" not in control and not status:
+    if "state" not in control and status in ("", "finished"):
         raise UnknownJobError(f"there is no job {job!r}, or its stream has expired; enqueue the text again")
     rate = int(control.get("sample_rate", 0))
     return JobState(

@@ -247,7 +247,7 @@ class SpeechWorker(BaseWorker):
         """Read a popped job; bury what is not one."""
         name = job_id.decode(errors="replace")
         try:
-            return Job.fetch(name, connection=self.connection, serializer=self.serializer)
+            job = Job.fetch(name, connection=self.connection, serializer=self.serializer)
         except NoSuchJobError:
             if not self.connection.exists(Job.key_for(name)):
                 self._unpop(queue, job_id)  # deleted while it waited
@@ -255,6 +255,9 @@ class SpeechWorker(BaseWorker):
             self._bury(queue, job_id, "its hash in Redis has no data")
         except Exception as error:  # noqa: BLE001 - RQ raises what its parsers raise, and anybody may write a job
             self._bury(queue, job_id, f"its hash in Redis cannot be read: {error!r}")
+        else:
+            job.origin = queue.name  # where it lay, whatever its hash says: RQ names its registries by this
+            return job
         return None
 
     def _bury(self, queue: Queue, job_id: bytes, why: str) -> None:
@@ -298,18 +301,26 @@ class SpeechWorker(BaseWorker):
             log.warning("redis.away job=%s error=%s", job.id, error)  # unclaimed: the rescue pushes it back
             self._slots.release()
             return
-        limit_s = job.timeout if job.timeout and job.timeout > 0 else JobSpec("", id=job.id).timeout_s
-        token = Token(limit_s)
-        thread = threading.Thread(target=self._run, args=(job, queue, execution, token), name=f"job-{job.id}")
+        limit_s, problem = job.timeout, None
+        try:
+            spec = spec_of(job)
+            limit_s = limit_s if limit_s and limit_s > 0 else spec.timeout_s
+        except InvalidJobError as error:
+            problem = error
+        token = Token(limit_s or 0)
+        thread = threading.Thread(target=self._run, args=(job, queue, execution, token, problem), name=f"job-{job.id}")
         with self._running_lock:
             self._running[execution.id] = _Running(job, queue, execution, token, thread)
         thread.start()
 
-    def _run(self, job: Job, queue: Queue, execution: Execution, token: Token) -> None:
-        """Run one job in its thread."""
-        tasks.speaker.set(lambda spec: self._pipeline.speak(self._own(spec, job), execution.id, self.name, token))
+    def _run(self, job: Job, queue: Queue, execution: Execution, token: Token, problem: InvalidJobError | None) -> None:
+        """Run one job in its thread, or refuse it there."""
+        tasks.speaker.set(lambda spec: self._pipeline.speak(spec, execution.id, self.name, token))
         try:
-            self.perform_job(job, queue, execution)
+            if problem:
+                self._refuse(job, queue, execution, problem)
+            else:
+                self.perform_job(job, queue, execution)
         except redis.exceptions.RedisError as error:
             log.warning("redis.away job=%s error=%s", job.id, error)  # its lease runs out, and it is brought back
         except Exception:
@@ -325,17 +336,13 @@ class SpeechWorker(BaseWorker):
                 with contextlib.suppress(redis.exceptions.RedisError):
                     self.set_state(WorkerStatus.IDLE)
 
-    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Perform a job of ours; refuse any other."""
-        problem = what_is_wrong(job)
-        if problem is None:
-            return bool(super().perform_job(job, queue, execution))
+    def _refuse(self, job: Job, queue: Queue, execution: Execution, problem: InvalidJobError) -> None:
+        """Fail a job that is not one of ours, for RQ and for whoever follows its stream."""
         log.error("job.refused job=%s error=%s", job.id, problem)
         self._unpop(queue, job.id.encode())
         with contextlib.suppress(HeldError):
             self._pipeline.refuse(job.id, execution.id, self.name, problem)
         self._fail(job, queue, execution, str(problem))
-        return False
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = True) -> None:  # noqa: FBT001, FBT002 - RQ's signature
         """Mark a job started and take it off its intermediate list, in one transaction, for any number of queues."""
@@ -421,13 +428,6 @@ class SpeechWorker(BaseWorker):
         with self.connection.pipeline() as pipeline:
             execution.delete(job=job, pipeline=pipeline)
             pipeline.execute()
-
-    @staticmethod
-    def _own(spec: JobSpec, job: Job) -> JobSpec:
-        """Hold a spec against the job it came in: one job must not write another's stream."""
-        if spec.id != job.id:
-            raise InvalidJobError(f"the job's id is {job.id!r} and its speech names {spec.id!r}")
-        return spec
 
     # -- stopping a job --------------------------------------------------------------------------------------------
 
@@ -540,25 +540,28 @@ class SpeechWorker(BaseWorker):
             pipeline.execute()
 
 
-def what_is_wrong(job: Job) -> InvalidJobError | None:
-    """Say why a job may not be performed: not JSON, another function, callbacks, webhooks; None where it may."""
+def spec_of(job: Job) -> JobSpec:
+    """Read what a job asks for.
+
+    Raises InvalidJobError for a job that may not be performed: data that is not JSON, another function than ours,
+    callbacks and webhooks, and a speech that names another job, whose stream it would write.
+    """
     try:
-        function, arguments = job.func_name, (job.instance, job.args, job.kwargs)
-    except DeserializationError:
-        return InvalidJobError("the job's data is not JSON; enqueue with RQ's JSONSerializer (pickle is never read)")
+        function, instance, arguments, named = job.func_name, job.instance, job.args, job.kwargs
+    except DeserializationError as error:
+        message = "the job's data is not JSON; enqueue with RQ's JSONSerializer (pickle is never read)"
+        raise InvalidJobError(message) from error
     if function != TASK:
-        return InvalidJobError(f"the job names the function {function!r}; this worker runs only {TASK}")
+        raise InvalidJobError(f"the job names the function {function!r}; this worker runs only {TASK}")
     hooks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name, job.webhooks)  # noqa: SLF001 - the public properties import what the producer named
     if any(hooks):
-        return InvalidJobError("the job has callbacks or webhooks; this worker runs none, read its stream instead")
-    instance, positional, named = arguments
-    if instance is not None or len(positional) != 1 or named:
-        return InvalidJobError(f"{TASK} takes exactly one argument, the job's JSON object")
-    try:
-        JobSpec.decode(positional[0])
-    except InvalidJobError as error:
-        return error
-    return None
+        raise InvalidJobError("the job has callbacks or webhooks; this worker runs none, read its stream instead")
+    if instance is not None or len(arguments) != 1 or named:
+        raise InvalidJobError(f"{TASK} takes exactly one argument, the job's JSON object")
+    spec = JobSpec.decode(arguments[0])
+    if spec.id != job.id:
+        raise InvalidJobError(f"the job's id is {job.id!r} and its speech names {spec.id!r}")
+    return spec
 
 
 def _wip_key(queue: Queue) -> str:

@@ -41,6 +41,8 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
         raise click.UsageError("-o, --raw and --play exclude each other")
     if after and not raw:
         raise click.UsageError("--from goes with --raw: a file or a loudspeaker needs the speech from its start")
+    if after:
+        EntryId.parse(after)
     if output:
         from voxspool.audio import check_output
 

@@ -1,7 +1,8 @@
 """What a worker answers: the entries of a job's stream, and their bytes.
 
 An entry has an id `<attempt>-<seq>` and always the same three fields, `type`, `pos`, `data`. An attempt opens with a
-`begin`; within it seq counts from 1 without a hole; exactly one of `end`, `failed`, `cancelled` closes the stream.
+`begin` (or is a lone `cancelled`, where nobody ran the job); within it seq counts from 1 without a hole; exactly one of
+`end`, `failed`, `cancelled` closes the stream.
 Knows the bytes and not where they come from: no Redis here. Described for other languages in docs/protocol.md.
 """
 

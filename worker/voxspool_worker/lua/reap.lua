@@ -16,7 +16,8 @@ for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
     here[id] = true
   else
     redis.call('LREM', KEYS[1], 1, id)
-    if redis.call('HGET', ARGV[2] .. id, 'status') == 'queued' then
+    local status = redis.call('HGET', ARGV[2] .. id, 'status')
+    if status == 'queued' or (not status and redis.call('EXISTS', ARGV[2] .. id) == 1) then
       redis.call('LPUSH', KEYS[2], id)
       back[#back + 1] = id
     end
