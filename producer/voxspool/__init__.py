@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from voxspool.errors import (
     DeadlineError,
+    EmbeddedError,
     InvalidJobError,
     JobExistsError,
     MissingExtraError,
@@ -53,6 +54,7 @@ __all__ = [
     "Client",
     "DeadlineError",
     "Embedded",
+    "EmbeddedError",
     "InvalidJobError",
     "JobExistsError",
     "JobState",

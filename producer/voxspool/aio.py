@@ -118,7 +118,7 @@ class AsyncSpeech:
                 continue
             state = await self.status()
             if state.over and not await self._more_after(cursor.after):
-                ended_without_entry(state, cursor)
+                ended_without_entry(state, cursor, there=bool(await self._redis.exists(keys.audio(self.id))))
                 return
             silent_too_long(state, time.monotonic() - heard, timeout_s)
             if on_wait:

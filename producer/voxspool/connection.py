@@ -6,8 +6,8 @@ Knows URLs and versions, not keys. A password never leaves this module: every me
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 import redis
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -25,6 +25,7 @@ TIMEOUT_S: Final = 5.0
 """How long a connect or a reply may take, in seconds; longer than any BLOCK that we ask for."""
 RETRIES: Final = 10
 """With waits of up to 2 s this outlasts a restart of Redis. Only for what may be sent twice."""
+_QUERY_PASSWORD: Final = re.compile(r"(?i)(password=)[^&]*")
 _TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
 
 
@@ -33,9 +34,7 @@ def connect(url: str, *, retries: int = RETRIES) -> redis.Redis:
     try:
         return redis.Redis.from_url(url, **options(retries))
     except ValueError as error:
-        raise RedisUnavailableError(
-            f"{shown(url)!r} is not a Redis URL ({error}); write it like redis://localhost:6379/0"
-        ) from error
+        raise _no_url(url) from error
 
 
 def options(retries: int = RETRIES) -> dict[str, Any]:
@@ -58,8 +57,11 @@ def check(url: str) -> str:
 
     Raises RedisUnavailableError or RedisTooOldError.
     """
-    with translated(url), contextlib.closing(connect(url, retries=0)) as client:
-        version = str(client.info("server")["redis_version"])
+    try:
+        with translated(url), contextlib.closing(connect(url, retries=0)) as client:
+            version = str(client.info("server")["redis_version"])
+    except (TypeError, UnicodeError) as error:  # an option or a host name that only the first connect looks at
+        raise _no_url(url) from error
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise RedisTooOldError(f"Redis at {shown(url)} is version {version}; voxspool needs {oldest} or later")
@@ -80,7 +82,14 @@ def translated(url: str) -> Iterator[None]:
     except redis.ResponseError as error:
         if "NOAUTH" in str(error):
             raise RedisUnavailableError(_refused(url, error)) from error
-        raise
+        raise RedisUnavailableError(f"Redis at {shown(url)} refused a command: {error}") from error
+    except redis.RedisError as error:
+        raise RedisUnavailableError(f"what answers at {shown(url)} is no Redis ({type(error).__name__})") from error
+
+
+def _no_url(url: str) -> RedisUnavailableError:
+    """Say that a URL cannot be used. The reason stays in the cause: it may quote what must not be shown."""
+    return RedisUnavailableError(f"{shown(url)!r} is not a Redis URL; write it like redis://localhost:6379/0")
 
 
 def _refused(url: str, error: Exception) -> str:
@@ -92,12 +101,13 @@ def _refused(url: str, error: Exception) -> str:
 
 
 def shown(url: str) -> str:
-    """Give a URL as it may be shown: without its password."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
-    except ValueError:
-        return "(a URL that cannot be read)"
+    """Give a URL as it may be shown: without its password, however broken it is."""
+    url = _QUERY_PASSWORD.sub(r"\1***", url)
+    head, at, place = url.rpartition("@")
+    scheme, slashes, login = head.partition("://")
+    if not at:
+        return url
+    if not slashes:
+        return f"***@{place}"  # whatever stands before the place may be a password
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}@{place}"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import redis
 
 from voxspool import connection
-from voxspool.errors import MissingExtraError, RedisUnavailableError, VoxspoolError
+from voxspool.errors import EmbeddedError, MissingExtraError, RedisUnavailableError
 from voxspool.protocol import keys
 
 if TYPE_CHECKING:
@@ -34,12 +34,6 @@ WORKER_START_S: Final = 60.0
 """How long a start may take, in seconds; Piper loads in 1 to 2 s, from a cold disk in 10."""
 STOP_S: Final = 15.0
 """How long a worker may take to end after a signal, in seconds."""
-
-
-class EmbeddedError(VoxspoolError):
-    """The private Redis or worker did not come up; the message holds its last words."""
-
-    code = "embedded"
 
 
 class Embedded:

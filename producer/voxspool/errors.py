@@ -19,9 +19,10 @@
     │   └── SpeechCancelledError    somebody cancelled it
     ├── DeadlineError               nothing came within the caller's deadline
     ├── OutputError                 a file or a loudspeaker that cannot be written to
-    └── MissingExtraError           an optional library is not installed
+    ├── MissingExtraError           an optional library is not installed
+    └── EmbeddedError               the private Redis or worker did not come up
 
-A message says what was wrong, the value, and what to do. Across the wire travel a code and a sentence, never a
+A message is one line: what was wrong, the value, what to do. Across the wire travel a code and a sentence, never a
 traceback. This module imports nothing of voxspool.
 """
 
@@ -33,6 +34,9 @@ class VoxspoolError(Exception):
 
     code = "error"
     """Short name of the kind of error, stable across versions: it is what a `failed` entry carries."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split("\n"))
 
 
 class SettingsError(VoxspoolError):
@@ -150,3 +154,9 @@ class MissingExtraError(VoxspoolError):
     """An optional library is not installed; the message names its install command."""
 
     code = "missing-extra"
+
+
+class EmbeddedError(VoxspoolError):
+    """The private Redis or worker did not come up; the message holds its last words."""
+
+    code = "embedded"

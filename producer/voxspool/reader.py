@@ -176,7 +176,7 @@ class Reader:
             else:
                 state = self.state()
                 if state.over and self._nothing_after(cursor.after):
-                    ended_without_entry(state, cursor)
+                    ended_without_entry(state, cursor, there=bool(self._redis.exists(keys.audio(self._job))))
                     return
                 silent_too_long(state, time.monotonic() - heard, timeout_s)
                 if on_wait:
@@ -209,13 +209,13 @@ def silent_too_long(state: JobState, silence_s: float, timeout_s: float | None) 
         raise DeadlineError(f"nothing came from job {state.id} for {timeout_s:g} s; it is {state.state}")
 
 
-def ended_without_entry(state: JobState, cursor: Cursor) -> None:
-    """End a read at the end of a stream, or of a job that never had one.
+def ended_without_entry(state: JobState, cursor: Cursor, *, there: bool) -> None:
+    """End a read at the end of a stream that is still `there`, or of a job that never had one.
 
     Raises SpeechFailedError or SpeechCancelledError where the job ended before any entry, UnknownJobError where its
     stream expired before its control hash.
     """
-    if cursor.after != START:
+    if there and cursor.after != START:
         return  # the reader had come back with the last id
     if state.state == "failed":
         raise SpeechFailedError(f"job {state.id} failed before it was spoken; `voxspool status {state.id}` tells more")

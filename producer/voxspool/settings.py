@@ -6,8 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from voxspool.errors import SettingsError
 from voxspool.protocol import environment
-from voxspool.protocol.jobs import AUTO
+from voxspool.protocol.jobs import AUTO, ENGINES
+from voxspool.protocol.near import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,12 +27,16 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read the environment. Raises SettingsError for a VOXSPOOL_ variable that nobody reads."""
+        """Read the environment. Raises SettingsError for a value that cannot be, and for a name nobody reads."""
         environment.check_names(environ)
         url = environment.redis_url(environ)
+        engine = environ.get(environment.ENGINE) or AUTO
+        if engine not in (AUTO, *ENGINES):
+            hint = did_you_mean(engine, (AUTO, *ENGINES))
+            raise SettingsError(f"{environment.ENGINE} is {engine!r}; there is no such engine{hint}")
         return cls(
             redis_url=url or environment.DEFAULT_REDIS_URL,
             redis_named=url is not None,
-            engine=environ.get(environment.ENGINE) or AUTO,
+            engine=engine,
             voice=environ.get(environment.VOICE) or None,
         )

@@ -20,6 +20,7 @@ from voxspool import SpeechCancelledError, SpeechFailedError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool.protocol.stream import Audio, Begin, Cancelled, Mark
+from voxspool_worker import lua
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,9 +48,9 @@ def after_first_audio(speech: Speech) -> None:
 
 
 def assert_nothing_is_left(db: redis.Redis) -> None:
-    """No job in any list, no lease, no intermediate."""
+    """No job in any list, no lease, no record of a run."""
     until(lambda: not db.keys("rq:wip:*"), "the leases to go")
-    for pattern in ("rq:queue:voxspool-*", "rq:execution:*", "rq:executions:*", "voxspool:popped:*"):
+    for pattern in ("rq:queue:voxspool-*", "rq:execution:*", "rq:executions:*", "rq:worker:*:executions"):
         assert db.keys(pattern) == [], pattern
 
 
@@ -196,12 +197,16 @@ def test_a_killed_workers_job_goes_on_where_it_was_and_readers_notice_only_the_w
     assert_nothing_is_left(db)
 
 
-def test_a_job_popped_by_a_worker_that_died_is_pushed_back(
+def test_a_job_claimed_by_a_worker_that_died_before_it_began_is_brought_back(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     speech = client.enqueue(SENTENCE)
-    queue = "rq:queue:voxspool-auto-interactive"
-    db.lmove(queue, f"{queue}:intermediate")
+    queue = "voxspool-auto-interactive"
+    claimed = lua.load(db, "dequeue")(
+        keys=["rq:suspended", f"rq:queue:{queue}"], args=["run-of-the-dead", "dead", 1, "2026-01-01T00:00:00Z", queue]
+    )
+    assert claimed[2] == speech.id.encode()
+    assert speech.status().state == "queued", "claimed, and not begun"
     start_worker()
     assert heard(speech) == tone(SENTENCE)
     until(lambda: rq_job(speech, db).is_finished, "RQ to hear of it")

@@ -1,7 +1,5 @@
 """What `split` and `normalise` promise of every text, and what they do with texts that people write."""
 
-# ruff: noqa: RUF001 - the texts are of many scripts, and many letters look alike
-
 from __future__ import annotations
 
 import time

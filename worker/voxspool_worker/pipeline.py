@@ -20,7 +20,7 @@ from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S
 from voxspool.protocol.stream import STATES, Audio, Begin, Cancelled, End, Failed, Mark
 from voxspool_worker import text, voices
 from voxspool_worker.engines.base import Chunk, Segment, SegmentError
-from voxspool_worker.publisher import ClosedError, HeldError, LostWritesError, Publisher
+from voxspool_worker.publisher import ClosedError, HeldError, LostWritesError, Publisher, Scripts
 from voxspool_worker.scheduler import EngineLostError
 from voxspool_worker.token import EndedEarlyError, Reason
 
@@ -75,7 +75,7 @@ class Pipeline:
     def __init__(self, engine: Engine, scheduler: Scheduler, redis: Redis) -> None:
         self._engine = engine
         self._scheduler = scheduler
-        self._redis = redis
+        self._scripts = Scripts(redis)
 
     def speak(self, spec: JobSpec, run: str, worker: str, token: Token) -> dict[str, Any]:
         """Speak a job to its end, from wherever an earlier run left it; give a summary.
@@ -84,7 +84,7 @@ class Pipeline:
         EndedEarlyError where it was cancelled, handed back or fenced off, SpeechGivenUpError where it failed, and
         whatever Redis raises when it is not there: then nothing is decided and the job is brought back later.
         """
-        publisher = Publisher(self._redis, spec.id, run, spec.keep_s)
+        publisher = Publisher(self._scripts, spec.id, run, spec.keep_s)
         try:
             return self._speak(_Run(spec, run, worker, token, publisher))
         except ClosedError as closed:
@@ -101,7 +101,7 @@ class Pipeline:
 
     def refuse(self, job: str, run: str, worker: str, error: InvalidJobError) -> None:
         """Close the stream of a job that cannot even be read, so that whoever follows it learns why."""
-        publisher = Publisher(self._redis, job, run, DEFAULT_KEEP_S)
+        publisher = Publisher(self._scripts, job, run, DEFAULT_KEEP_S)
         begin = self._begin_entry("", "", 0)
         try:
             publisher.begin(begin, self._facts(worker, begin, 0))
@@ -232,7 +232,7 @@ def segment_seed(seed: int, index: int) -> int:
 def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
     """Tell the stream of a job that ended early; a job that goes on elsewhere is not over and says nothing."""
     if ended.reason is Reason.CANCELLED:
-        publisher.publish(Cancelled(publisher.pos, ended.by or "a stop command"))
+        publisher.publish(Cancelled(publisher.pos, ended.by or publisher.cancelled_by() or "a stop command"))
     elif ended.reason is Reason.TIMED_OUT:
         sentence = "the job took longer than its time limit; split the text, or start more workers"
         publisher.publish(Failed(publisher.pos, "timeout", sentence, retryable=True))

@@ -48,12 +48,20 @@ class Resume:
     """The first segment it has to say."""
 
 
+class Scripts:
+    """The two scripts on a connection; loaded once for all the publishers of a worker."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.begin = lua.load(redis, "begin")
+        self.publish = lua.load(redis, "publish")
+
+
 class Publisher:
     """Publishes one run of one job."""
 
-    def __init__(self, redis: Redis, job: str, run: str, keep_s: int) -> None:
-        self._begin = lua.load(redis, "begin")
-        self._publish = lua.load(redis, "publish")
+    def __init__(self, scripts: Scripts, job: str, run: str, keep_s: int) -> None:
+        self._scripts = scripts
         self._keys = [keys.audio(job), keys.control(job)]
         self._run = run
         self._keep_s = keep_s
@@ -68,7 +76,7 @@ class Publisher:
         `entry.pos` is not used: where to begin is Redis's to say. Raises ClosedError or HeldError.
         """
         flat = [item for pair in facts.items() for item in pair]
-        reply = self._begin(keys=self._keys, args=[self._run, LEASE_S * 1000, encode_data(entry), *flat])
+        reply = self._scripts.begin(keys=self._keys, args=[self._run, LEASE_S * 1000, encode_data(entry), *flat])
         said = _text(reply[0])
         if said == "closed":
             raise ClosedError(_text(reply[1]))
@@ -87,7 +95,7 @@ class Publisher:
         segments = entry.segment + 1 if isinstance(entry, Mark) else ""
         state = STATES.get(entry.type, "")
         said = _text(
-            self._publish(
+            self._scripts.publish(
                 keys=self._keys,
                 args=[
                     self._attempt, self._seq + 1, entry.type, entry.pos, encode_data(entry),
@@ -103,6 +111,10 @@ class Publisher:
             raise EndedEarlyError(Reason.CANCELLED, by=said.removeprefix("cancelled by "))
         self._seq += 1
         self.pos = after
+
+    def cancelled_by(self) -> str:
+        """Say who asked to stop the job; empty where nobody did through the stream."""
+        return _text(self._scripts.redis.hget(self._keys[1], "cancel") or "")
 
 
 def _text(reply: bytes | str) -> str:

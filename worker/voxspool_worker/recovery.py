@@ -1,17 +1,16 @@
 """What brings back the jobs of a dead worker. Every live worker runs it; it needs no process of its own.
 
-A job whose lease ran out goes back to the front of its queue, and so does one that was popped and never claimed.
-Neither uses a retry. Each decision is one script, so any number of rescuers at once bring a job back once. Knows RQ's
-keys and the leases; not what a job says.
+A job whose lease ran out goes back to the front of its queue, without a retry. Each decision is one script, so any
+number of rescuers at once bring a job back once. A job is popped and claimed in one step (lua/dequeue.lua), so there is
+nothing else to bring back. Knows RQ's keys and the leases; not what a job says.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from rq import Queue
-from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNCLAIMED_MS: Final = 5000
-"""How long a popped job may lie unclaimed, in ms; a live worker claims within 2."""
-
 
 class Recovery:
     """Looks for jobs that nobody runs any more, in every queue of voxspool."""
@@ -34,11 +30,10 @@ class Recovery:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._requeue = lua.load(redis, "requeue")
-        self._reap = lua.load(redis, "reap")
 
     def look(self) -> list[str]:
-        """Bring back what can be brought back; give the ids of those jobs."""
-        return [job for name in all_queue_names() for job in (*self._rescue(name), *self._push_back(name))]
+        """Bring back the jobs whose lease ran out; give their ids."""
+        return [job for name in all_queue_names() for job in self._rescue(name)]
 
     def requeue(self, queue: str, job: str, execution: str, *, expired_only: bool) -> str:
         """Put one started job back at the front of its queue; give the script's word."""
@@ -62,19 +57,8 @@ class Recovery:
         expired: list[Any] = self._redis.zrangebyscore(StartedJobRegistry.key_template.format(queue), "-inf", now_s)
         back = []
         for composite in expired:
-            job, _, execution = composite.decode().partition(":")
+            job, _, execution = composite.decode().rpartition(":")
             if self.requeue(queue, job, execution, expired_only=True) == "requeued":
                 log.warning("job.rescued job=%s queue=%s", job, queue)
                 back.append(job)
         return back
-
-    def _push_back(self, queue: str) -> list[str]:
-        """Push back the jobs of a queue that were popped and never claimed."""
-        queue_key = Queue.redis_queue_namespace_prefix + queue
-        ids: list[bytes] = self._reap(
-            keys=[IntermediateQueue.get_intermediate_queue_key(queue_key), queue_key, keys.popped(queue)],
-            args=[UNCLAIMED_MS, Job.redis_job_namespace_prefix],
-        )
-        for job in ids:
-            log.warning("job.pushed_back job=%s queue=%s", job.decode(), queue)
-        return [job.decode() for job in ids]

@@ -25,21 +25,25 @@ import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 import redis.exceptions
 from rq import Queue
 from rq.command import parse_payload
-from rq.exceptions import DeserializationError, NoSuchJobError
+from rq.exceptions import DeserializationError
+from rq.executions import Execution
 from rq.job import JOB_ID_PATTERN, Job, JobStatus
-from rq.registry import StartedJobRegistry
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.results import Result
 from rq.serializers import JSONSerializer
+from rq.suspension import WORKERS_SUSPENDED
 from rq.timeouts import BaseDeathPenalty
-from rq.utils import now
+from rq.utils import now, utcformat
 from rq.worker import BaseWorker, WorkerStatus
 
 from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
-from voxspool.protocol.jobs import TASK, JobSpec, queue_names
+from voxspool.protocol.jobs import DEFAULT_KEEP_S, TASK, JobSpec, queue_names
 from voxspool_worker import lua, tasks
 from voxspool_worker.pipeline import Pipeline, SpeechGivenUpError
 from voxspool_worker.publisher import LEASE_S, HeldError, LostWritesError
@@ -53,7 +57,6 @@ if TYPE_CHECKING:
 
     from redis import Redis
     from redis.client import Pipeline as RedisPipeline
-    from rq.executions import Execution
 
     from voxspool_worker.engines.base import Engine
 
@@ -106,7 +109,7 @@ class SpeechWorker(BaseWorker):
         """
         self._connect = connect
         self._once = connect(retries=0)
-        self._stopping = threading.local()
+        self._finisher = lua.load(connect(), "finish")
         connection = connect()
         super().__init__(
             [Queue(queue, connection=connection, serializer=JSONSerializer) for queue in queue_names(engine.name)],
@@ -125,11 +128,14 @@ class SpeechWorker(BaseWorker):
         self._beat = lua.load(connect(), "beat")
         self._card = connect()
         self._jobs = jobs
+        self._execution_id = ""
         self._slots = threading.Semaphore(jobs)
         self._running: dict[str, _Running] = {}
         self._running_lock = threading.Lock()
         self._rung = threading.Event()
         self._idle = threading.Event()
+        self._end_awaited = threading.Event()
+        self._burst = False
         self._quit = threading.Event()
         self._engine_lost = False
         self._engine_thread = threading.Thread(target=self._scheduler.run, args=(self._lose_engine,), name="engine")
@@ -206,73 +212,87 @@ class SpeechWorker(BaseWorker):
     ) -> tuple[Job, Queue] | None:
         """Wait for a slot, then for a job. None: nothing left in burst mode, idle too long, or asked to stop."""
         idle_since = time.monotonic()
+        self._burst = timeout is None
         while not self._stop_requested:
             self._rung.clear()
-            if not self._slots.acquire(blocking=False):
-                self._rung.wait(IDLE_S)
+            if not self._take_slot():
                 continue
             if taken := self._take():
                 return taken
             self._slots.release()
-            if timeout is None and not self._alive():
+            if self._burst and not self._alive():
                 return None
             if max_idle_time is not None and time.monotonic() - idle_since > max_idle_time:
                 return None
             self._idle.set()
             self._rung.wait(IDLE_S)
             self._idle.clear()
-            self.check_for_suspension(burst=False)
         return None
 
+    def _take_slot(self) -> bool:
+        """Take a slot; where there is none, wait a little for one and say False."""
+        self._end_awaited.clear()
+        if self._slots.acquire(blocking=False):
+            return True
+        self._end_awaited.set()
+        if self._slots.acquire(blocking=False):  # a job ended before it could see that we wait
+            return True
+        self._rung.wait(IDLE_S)
+        return False
+
+    def check_for_suspension(self, burst: bool) -> None:  # noqa: FBT001 - RQ's signature
+        """Leave it to the dequeue script, which asks in the same step."""
+
     def _take(self) -> tuple[Job, Queue] | None:
-        """Pop the next job that can be read; None where there is none, or Redis is away."""
+        """Claim the next job that can be read; None where there is none, or Redis is away."""
         try:
-            while popped := self._pop():
-                queue, job_id = popped
-                if job := self._fetch(queue, job_id):
-                    return job, queue
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-            # A pop whose reply was lost left its job in the intermediate list; the rescue pushes it back.
+            while claim := self._claim():
+                if claim == b"suspended":
+                    super().check_for_suspension(self._burst)
+                    return None
+                _, which, job_id, fields = claim
+                if job := self._read(self.queues[which], job_id, fields):
+                    return job, self.queues[which]
+        except redis.exceptions.RedisError as error:
+            # A claim whose reply was lost has a lease that nobody renews: it is brought back like a dead worker's.
             log.warning("redis.away error=%s", error)
             self._quit.wait(IDLE_S)
         return None
 
-    def _pop(self) -> tuple[Queue, bytes] | None:
-        """Move the first job's id to its intermediate list: interactive queues before batch."""
-        pairs = [key for queue in self.queues for key in (queue.key, queue.intermediate_queue_key)]
-        reply = self._dequeue(keys=pairs)
-        return (self.queues[reply[0]], reply[1]) if reply else None
+    def _claim(self) -> Any:  # noqa: ANN401 - a script's reply
+        """Pop and claim the next job, interactive queues before batch."""
+        self._execution_id = uuid4().hex
+        names = self.queue_names()
+        return self._dequeue(
+            keys=[WORKERS_SUSPENDED, *(queue.key for queue in self.queues)],
+            args=[self._execution_id, self.name, LEASE_S, utcformat(now()), *names],
+        )
 
-    def _fetch(self, queue: Queue, job_id: bytes) -> Job | None:
-        """Read a popped job; bury what is not one."""
-        name = job_id.decode(errors="replace")
+    def _read(self, queue: Queue, job_id: bytes, fields: list[bytes]) -> Job | None:
+        """Read a claimed job; bury what is not one."""
+        name = job_id.decode(errors="surrogateescape")
         try:
-            job = Job.fetch(name, connection=self.connection, serializer=self.serializer)
-        except NoSuchJobError:
-            if not self.connection.exists(Job.key_for(name)):
-                self._unpop(queue, job_id)  # deleted while it waited
-                return None
-            self._bury(queue, job_id, "its hash in Redis has no data")
+            job = Job(name, connection=self.connection, serializer=self.serializer)
+            job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
         except Exception as error:  # noqa: BLE001 - RQ raises what its parsers raise, and anybody may write a job
-            self._bury(queue, job_id, f"its hash in Redis cannot be read: {error!r}")
-        else:
-            job.origin = queue.name  # where it lay, whatever its hash says: RQ names its registries by this
-            return job
-        return None
+            self._bury(queue, job_id, f"its hash in Redis cannot be read ({type(error).__name__})")
+            return None
+        job.origin = queue.name  # where it lay, whatever its hash says: RQ names its registries by this
+        job.started_at = now()
+        return job
 
     def _bury(self, queue: Queue, job_id: bytes, why: str) -> None:
         """Set a job aside that RQ cannot even read: failed for RQ, failed for whoever follows its stream."""
+        error = InvalidJobError(f"job {job_id.decode(errors='replace')!r} cannot be taken: {why}")
+        log.error("job.buried error=%s", error)
         name = job_id.decode(errors="replace")
-        error = InvalidJobError(f"job {name!r} cannot be taken: {why}")
-        log.error("job.buried job=%r error=%s", name, error)
-        if JOB_ID_PATTERN.fullmatch(name):
-            self._pipeline.refuse(name, f"burial-{self.name}", self.name, error)
-            self.connection.hset(Job.key_for(name), "status", JobStatus.FAILED.value)
-        self._unpop(queue, job_id)
-
-    def _unpop(self, queue: Queue, job_id: bytes) -> None:
-        """Take a job that will not run off its intermediate list."""
-        self.connection.lrem(queue.intermediate_queue_key, 1, job_id)  # type: ignore[arg-type] # it takes bytes
+        if not JOB_ID_PATTERN.fullmatch(name):
+            name = "unreadable"
+        else:
+            self._pipeline.refuse(name, self._execution_id, self.name, error)
+        job = Job(name, connection=self.connection, serializer=self.serializer)
+        job.origin, job.failure_ttl = queue.name, DEFAULT_KEEP_S
+        self._finish(job, self._execution_id, JobStatus.FAILED, str(error), raw_id=job_id)
 
     def _ring(self, queue_key: str) -> None:
         """Ring when a job lies in a queue.
@@ -295,12 +315,7 @@ class SpeechWorker(BaseWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Start a thread for a job; its slot is free again when the thread ends."""
-        try:
-            execution = self.prepare_execution(job)
-        except redis.exceptions.RedisError as error:
-            log.warning("redis.away job=%s error=%s", job.id, error)  # unclaimed: the rescue pushes it back
-            self._slots.release()
-            return
+        execution = Execution(self._execution_id, job.id, self.connection, self.name)
         limit_s, problem = job.timeout, None
         try:
             spec = spec_of(job)
@@ -328,45 +343,29 @@ class SpeechWorker(BaseWorker):
         finally:
             with self._running_lock:
                 self._running.pop(execution.id, None)
-                idle = not self._running
             self.executions.pop(execution.id, None)
             self._slots.release()
-            self._rung.set()
-            if idle:
-                with contextlib.suppress(redis.exceptions.RedisError):
-                    self.set_state(WorkerStatus.IDLE)
+            if self._burst or self._end_awaited.is_set():
+                self._rung.set()
 
     def _refuse(self, job: Job, queue: Queue, execution: Execution, problem: InvalidJobError) -> None:
         """Fail a job that is not one of ours, for RQ and for whoever follows its stream."""
         log.error("job.refused job=%s error=%s", job.id, problem)
-        self._unpop(queue, job.id.encode())
         with contextlib.suppress(HeldError):
             self._pipeline.refuse(job.id, execution.id, self.name, problem)
         self._fail(job, queue, execution, str(problem))
 
-    def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = True) -> None:  # noqa: FBT001, FBT002 - RQ's signature
-        """Mark a job started and take it off its intermediate list, in one transaction, for any number of queues."""
-        del remove_from_intermediate_queue
-        super().prepare_job_execution(job, remove_from_intermediate_queue=True)
+    def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:  # noqa: FBT001, FBT002 - RQ's signature
+        """Leave it to the dequeue script: a job that is taken is started."""
 
     def procline(self, message: str) -> None:
         """Leave the process's name alone: it runs many jobs."""
 
-    @property
-    def _stopped_job_id(self) -> str | None:
-        """RQ asks "was this job stopped?" through one attribute; here each job's thread has its own."""
-        return getattr(self._stopping, "job_id", None)
-
-    @_stopped_job_id.setter
-    def _stopped_job_id(self, job_id: str | None) -> None:
-        self._stopping.job_id = job_id
-
     def _finalize_success(self, job: Job, queue: Queue, execution: Execution, return_value: object) -> None:
-        """Commit, unless somebody brought the job back meanwhile."""
-        if self._holds(queue, job, execution):
+        """Record a job that returned."""
+        job._result = return_value  # noqa: SLF001 - RQ's own finaliser does the same
+        if self._finish(job, execution.id, JobStatus.FINISHED, return_value) == "dependents":
             super()._finalize_success(job, queue, execution, return_value)
-        else:
-            log.warning("job.dropped job=%s", job.id)
 
     def _finalize_failure(
         self,
@@ -399,24 +398,71 @@ class SpeechWorker(BaseWorker):
         if ended.reason is Reason.HANDED_BACK:
             self._give_back(job, queue, execution)
         elif ended.reason is Reason.CANCELLED:
-            self._stopped_job_id = job.id
-            self._fail(job, queue, execution, f"cancelled by {ended.by}")
+            self._fail(job, queue, execution, f"cancelled by {ended.by or 'a stop command'}", JobStatus.STOPPED)
         elif ended.reason is Reason.TIMED_OUT:
             self._fail(job, queue, execution, f"exceeded its time limit of {job.timeout} s")
 
-    def _fail(self, job: Job, queue: Queue, execution: Execution, sentence: str) -> None:
-        """Record a failure (or a stop) with RQ: a sentence, never a traceback."""
-        if not self._holds(queue, job, execution):
-            log.warning("job.dropped job=%s", job.id)
-            return
-        job.retries_left = None  # its stream is closed: another run could say nothing
-        job.started_at = job.started_at or now()
-        self.handle_execution_ended(job, queue, LEASE_S)
-        self.handle_job_failure(job, queue, exc_string=sentence, execution=execution)
+    def _fail(
+        self, job: Job, queue: Queue, execution: Execution, sentence: str, status: JobStatus = JobStatus.FAILED
+    ) -> None:
+        """Record a failure or a stop: a sentence, never a traceback."""
+        if self._finish(job, execution.id, status, sentence) == "dependents":
+            job.retries_left = None  # its stream is closed: another run could say nothing
+            job.ended_at = now()
+            self.handle_job_failure(job, queue, exc_string=sentence, execution=execution)
 
-    def _holds(self, queue: Queue, job: Job, execution: Execution) -> bool:
-        """Whether the job is still ours to finish."""
-        return self.connection.zscore(_wip_key(queue), f"{job.id}:{execution.id}") is not None
+    def _finish(self, job: Job, execution_id: str, status: JobStatus, outcome: object, raw_id: bytes = b"") -> str:
+        """Record the end of a run with RQ, if the run still holds its job; give the script's word.
+
+        `outcome` is the return value, or the sentence of a failure. `raw_id` is for an id that is no job's.
+        """
+        finished = status is JobStatus.FINISHED
+        job_id = raw_id or job.id.encode()
+        job.ended_at = now()
+        keep_s = max(1, job.get_result_ttl(DEFAULT_KEEP_S) if finished else job.failure_ttl or DEFAULT_KEEP_S)
+        result = Result(
+            job.id,
+            Result.Type.SUCCESSFUL if finished else Result.Type.FAILED,
+            connection=self.connection,
+            return_value=outcome if finished else None,
+            exc_string=None if finished else str(outcome),
+            serializer=self.serializer,
+            worker_name=self.name,
+            execution_id=execution_id,
+            execution_started_at=job.started_at,
+            execution_ended_at=job.ended_at,
+        )
+        registry = FinishedJobRegistry if finished else FailedJobRegistry
+        composite = job_id + b":" + execution_id.encode()
+        reply: bytes = self._finisher(
+            keys=[
+                StartedJobRegistry.key_template.format(job.origin),
+                Job.redis_job_namespace_prefix.encode() + job_id,
+                b"rq:execution:" + composite,
+                b"rq:executions:" + job_id,
+                self.executions_key,
+                registry.key_template.format(job.origin),
+                b"rq:results:" + job_id,
+                Job.redis_job_namespace_prefix.encode() + job_id + b":dependents",
+            ],
+            args=[
+                composite, job_id, execution_id, status.value, utcformat(job.ended_at), keep_s, time.time() + keep_s,
+                *(item for pair in result.serialize().items() for item in pair),
+            ],
+        )  # fmt: skip
+        said: str = reply.decode()
+        if said == "lost":
+            log.warning("job.dropped job=%s", job.id)
+        if said == "done":
+            self._count(job, finished=finished)
+        return said
+
+    def _count(self, job: Job, *, finished: bool) -> None:
+        """Keep RQ's statistics of this worker; the ticker writes them."""
+        with self._running_lock:
+            self.successful_job_count += finished
+            self.failed_job_count += not finished
+            self.total_working_time += (now() - (job.started_at or now())).total_seconds()
 
     def _give_back(self, job: Job, queue: Queue, execution: Execution) -> None:
         """Put a running job back at the front of its queue, without a retry."""
@@ -530,7 +576,7 @@ class SpeechWorker(BaseWorker):
             "pid": os.getpid(),
         }
         with self._card.pipeline(transaction=False) as pipeline:
-            pipeline.hset(self.key, mapping=self.serialize())
+            pipeline.hset(self.key, mapping=self.serialize() | self._statistics())
             pipeline.expire(self.key, keys.WORKER_TTL_S)
             pipeline.expire(self.executions_key, keys.WORKER_TTL_S + LEASE_S)
             pipeline.sadd(self.redis_workers_keys, self.key)
@@ -538,6 +584,15 @@ class SpeechWorker(BaseWorker):
             pipeline.hset(keys.worker(self.name), mapping=card)
             pipeline.expire(keys.worker(self.name), keys.WORKER_TTL_S)
             pipeline.execute()
+
+    def _statistics(self) -> dict[str, Any]:
+        """What RQ's tools show of a worker."""
+        return {
+            "state": (WorkerStatus.BUSY if self._alive() else WorkerStatus.IDLE).value,
+            "successful_job_count": self.successful_job_count,
+            "failed_job_count": self.failed_job_count,
+            "total_working_time": self.total_working_time,
+        }
 
 
 def spec_of(job: Job) -> JobSpec:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from voxspool.client import Speech
-    from voxspool.protocol.stream import Entry
+    from voxspool.reader import Received
 
 
 @click.command()
@@ -50,30 +50,30 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
     with options.open_client(options.settings(redis_url)) as client:
         speech = client.speech(job)
         speech.status()
-        spec = speech.spec()
-        unserved = Unserved(client)
-        if after:
-            last = raw_out(speech, after, unserved)
-            click.echo(f"voxspool: went on after {after} to {last}", err=True)
-            return
+        spec, unserved = speech.spec(), Unserved(client)
         try:
             with SpeechProgress(len(spec.text) if spec else 1, "following") as line:
-                record(speech, "-" if raw else str(output) if output else None, line, unserved, play=play)
+                if after:
+                    said = f"went on after {after} to {write_raw_after(speech, after, line, unserved)}"
+                else:
+                    record(speech, "-" if raw else str(output) if output else None, line, unserved, play=play)
+                    said = f"{line.spoken_s:.1f} s of speech"
         except KeyboardInterrupt:
             click.echo(f"voxspool: interrupted; the job goes on, come back with: voxspool follow {job}", err=True)
             raise SystemExit(130) from None
-        click.echo(f"job {job}: {line.spoken_s:.1f} s of speech", err=True)
+        click.echo(f"job {job}: {said}", err=True)
 
 
 def record(speech: Speech, target: str | None, line: SpeechProgress, unserved: Unserved, *, play: bool = False) -> None:
     """Bring a speech to a file, to stdout (`-`), to the loudspeaker, or just to its end; `line` moves with it."""
-    entries = watched(speech, line, unserved)
+    if target == "-":
+        write_raw_after(speech, str(START), line, unserved)
+        return
+    entries = (received.entry for received in watched(speech, line, unserved))
     if play:
         from voxspool.audio import play as play_entries
 
         play_entries(entries)
-    elif target == "-":
-        write_raw(entries)
     elif target is None:
         for _ in entries:
             pass
@@ -85,30 +85,20 @@ def record(speech: Speech, target: str | None, line: SpeechProgress, unserved: U
                 recorder.add(entry)
 
 
-def watched(speech: Speech, line: SpeechProgress, unserved: Unserved) -> Iterator[Entry]:
+def watched(speech: Speech, line: SpeechProgress, unserved: Unserved, after: str = str(START)) -> Iterator[Received]:
     """Give the entries; the line moves, a missing worker is said, a bad end raises."""
-    for received in speech.entries(on_wait=unserved.on_wait):
+    for received in speech.entries(after, on_wait=unserved.on_wait):
         raise_for(received.entry)
         line.take(received.entry)
-        yield received.entry
+        yield received
 
 
-def write_raw(entries: Iterator[Entry]) -> None:
-    """Write samples to stdout, each once, as they come."""
-    from voxspool.audio import Playhead
-
-    playhead = Playhead()
-    for entry in entries:
-        sys.stdout.buffer.write(playhead.feed(entry))
-        sys.stdout.buffer.flush()
-
-
-def raw_out(speech: Speech, after: str, unserved: Unserved) -> EntryId:
-    """Write the samples after an entry to stdout; give the id of the last entry."""
-    listener, last = speech.listener(after), EntryId.parse(after)
-    for received in speech.entries(after, on_wait=unserved.on_wait):
+def write_raw_after(speech: Speech, after: str, line: SpeechProgress, unserved: Unserved) -> str:
+    """Write the samples after an entry to stdout, each once, as they come; give the id of the last entry."""
+    listener, last = speech.listener(after), after
+    for received in watched(speech, line, unserved, after):
         if chunk := listener.hear(received):
             sys.stdout.buffer.write(chunk.pcm)
             sys.stdout.buffer.flush()
-        last = received.id
-    return last if last != START else EntryId.parse(after)
+        last = str(received.id)
+    return last

@@ -5,7 +5,6 @@ Also the notice, due within two seconds wherever stderr goes, that no live worke
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from voxspool.client import Client
     from voxspool.protocol.stream import Entry
     from voxspool.reader import JobState
-
-    Began = float
 
 
 class SpeechProgress:
@@ -124,8 +121,3 @@ class Unserved:
         from voxspool.connection import shown
 
         return shown(self._client.url)
-
-
-def interrupted() -> None:
-    """End a command as the shell expects after Ctrl-C."""
-    sys.exit(130)

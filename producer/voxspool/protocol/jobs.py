@@ -91,13 +91,13 @@ class JobSpec:
         if self.language is not None and not _LANGUAGE.fullmatch(self.language):
             raise InvalidJobError(f"language {_shown(self.language)} is not a language tag; write it like en or pt-br")
         if not MIN_SPEED <= self.speed <= MAX_SPEED:
-            raise InvalidJobError(f"speed {self.speed:g} is outside {MIN_SPEED} to {MAX_SPEED}")
+            raise InvalidJobError(f"speed {_shown(self.speed)} is outside {MIN_SPEED} to {MAX_SPEED}")
         if not 0 <= self.seed <= MAX_SEED:
-            raise InvalidJobError(f"seed {self.seed} is outside 0 to {MAX_SEED}")
+            raise InvalidJobError(f"seed {_shown(self.seed)} is outside 0 to {MAX_SEED}")
         if self.priority not in PRIORITIES:
             raise InvalidJobError(f"priority {_shown(self.priority)} is neither {' nor '.join(PRIORITIES)}")
         if not 1 <= self.keep_s <= MAX_KEEP_S:
-            raise InvalidJobError(f"keep_s {self.keep_s} is outside 1 to {MAX_KEEP_S} seconds")
+            raise InvalidJobError(f"keep_s {_shown(self.keep_s)} is outside 1 to {MAX_KEEP_S} seconds")
 
     @property
     def queue(self) -> str:
@@ -127,7 +127,7 @@ class JobSpec:
             raise InvalidJobError(f"a job's argument is a JSON object, not {_shown(data)}")
         fields = dict(data)
         version = fields.pop("version", None)
-        if version != VERSION:
+        if type(version) is not int or version != VERSION:
             raise InvalidJobError(f"the job is of protocol version {_shown(version)}, this worker speaks {VERSION}")
         unknown = sorted(str(name) for name in set(fields) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
@@ -160,7 +160,10 @@ def priority_of(queue: str) -> Priority:
 
 def _shown(value: object) -> str:
     """Show a value on one line, safely and not at length, whatever it is."""
-    text = json.dumps(value, default=repr)
+    try:
+        text = json.dumps(value, default=repr)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list within a list within …
+        text = f"a {type(value).__name__} beyond all measure"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

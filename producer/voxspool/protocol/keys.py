@@ -26,8 +26,3 @@ def control(job: str) -> str:
 def worker(name: str) -> str:
     """Hash: what a live worker offers (engine, device, voices, jobs). Lives WORKER_TTL_S after its last beat."""
     return f"voxspool:worker:{name}"
-
-
-def popped(queue: str) -> str:
-    """Hash: job id -> when it was first seen popped and unclaimed, in ms of Redis time. Empty in a quiet system."""
-    return f"voxspool:popped:{queue}"

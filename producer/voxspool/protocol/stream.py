@@ -8,7 +8,9 @@ Knows the bytes and not where they come from: no Redis here. Described for other
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeAlias
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 FORMAT: Final = "s16le"
 SAMPLE_BYTES: Final = 2
 """Audio is signed 16-bit little-endian, mono."""
+
+
+_NUMBER: Final = re.compile(r"[0-9]{1,20}")
+_MOST: Final = 2**64 - 1
+"""Redis holds an id's two numbers in 64 bits each."""
 
 
 class EntryId(NamedTuple):
@@ -36,9 +43,12 @@ class EntryId(NamedTuple):
     def parse(cls, text: str) -> EntryId:
         """Read an id. Raises ProtocolError for anything but two numbers with a dash between."""
         attempt, dash, seq = text.partition("-")
-        if not (dash and attempt.isascii() and attempt.isdigit() and seq.isascii() and seq.isdigit()):
-            raise ProtocolError(f"{text!r} is not an entry's id; an id looks like 1-17")
-        return cls(int(attempt), int(seq))
+        if not (dash and _NUMBER.fullmatch(attempt) and _NUMBER.fullmatch(seq)):
+            raise ProtocolError(f"{text[:60]!r} is not an entry's id; an id looks like 1-17")
+        found = cls(int(attempt), int(seq))
+        if max(found) > _MOST:
+            raise ProtocolError(f"{text!r} is beyond what an entry's id can be; an id looks like 1-17")
+        return found
 
 
 START: Final = EntryId(0, 0)
@@ -135,7 +145,7 @@ def encode_data(entry: Entry) -> bytes:
     data: dict[str, Any] = {name: getattr(entry, name) for name in entry.__slots__ if name != "pos"}
     if isinstance(entry, Begin):
         data |= {"protocol": VERSION, "channels": 1, "format": FORMAT}
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def decode(fields: Mapping[bytes, bytes]) -> Entry:
@@ -145,7 +155,7 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
     """
     try:
         kind = fields[b"type"].decode()
-        pos = int(fields[b"pos"])
+        pos = _number(fields[b"pos"].decode())
         data = fields[b"data"]
         if kind == Audio.type:
             return _decode_audio(pos, data)
@@ -153,21 +163,50 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
         if kind == Begin.type:
             _check_begin(values)
         cls = _JSON_TYPES[kind]
-        return cls(pos=pos, **{name: values[name] for name in cls.__slots__ if name != "pos"})
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        return cls(pos=pos, **{field.name: _typed(field, values) for field in dataclasses.fields(cls)[1:]})
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         shown = {key: value[:40] for key, value in fields.items()} if isinstance(fields, dict) else fields
         raise ProtocolError(f"an entry that is not of protocol version {VERSION}: {shown!r} ({error!r})") from error
 
 
 def _decode_audio(pos: int, data: bytes) -> Audio:
-    """Read an audio entry: whole samples at a position that is one."""
-    if pos < 0 or len(data) % SAMPLE_BYTES:
-        raise ValueError(f"{len(data)} bytes at sample {pos} are not whole samples")
+    """Read an audio entry: whole samples."""
+    if len(data) % SAMPLE_BYTES:
+        raise ValueError(f"{len(data)} bytes are not whole samples")
     return Audio(pos, data)
+
+
+def _number(text: str) -> int:
+    """Read a position or a count."""
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is not a whole number")
+    return int(text)
+
+
+_KINDS: Final[dict[str, tuple[type, ...]]] = {
+    "int": (int,),
+    "str": (str,),
+    "bool": (bool,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+}
+"""An entry's annotation -> what JSON may hold there."""
+
+
+def _typed(field: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Give a field's value, if it is of the type that the entry states. Numbers are never negative."""
+    value, kind = values[field.name], str(field.type)
+    if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise TypeError(f"{field.name} is not {kind}")
+    if isinstance(value, (int, float)) and value < 0:
+        raise ValueError(f"{field.name} is negative")
+    return value
 
 
 def _check_begin(values: Mapping[str, Any]) -> None:
     """Refuse what a reader of this version would play wrongly."""
+    if not values["sample_rate"]:
+        raise ValueError("the sample rate is 0")
     stated = (values["protocol"], values["channels"], values["format"])
     if stated != (VERSION, 1, FORMAT):
         raise ValueError(f"protocol, channels, format are {stated}, known here are {(VERSION, 1, FORMAT)}")

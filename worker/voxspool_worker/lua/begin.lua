@@ -27,6 +27,4 @@ attempt = redis.call('HINCRBY', control, 'attempt', 1)
 redis.call('XADD', stream, attempt .. '-1', 'type', 'begin', 'pos', marked_pos, 'data', ARGV[3])
 redis.call('HSET', control, 'state', 'running', 'holder', ARGV[1], 'lease_until', now_ms + tonumber(ARGV[2]),
   'seq', 1, 'pos', marked_pos, unpack(ARGV, 4))
-redis.call('PERSIST', stream)
-redis.call('PERSIST', control)
 return {'begun', attempt, 1, tonumber(marked_pos), tonumber(marked_segments)}

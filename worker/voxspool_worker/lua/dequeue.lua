@@ -1,11 +1,37 @@
--- Moves the first job of the first queue that has one to that queue's intermediate list.
+-- Pops the first job of the first queue that has one and claims it for a run, in one step: there is no moment in which
+-- a job lies in no queue and belongs to nobody. What RQ keeps of a running job is written as RQ writes it.
 --
--- KEYS  queue, its intermediate list, queue, its intermediate list …, the first to be emptied first
--- gives {which queue (from 0), job id} | false
-for i = 1, #KEYS, 2 do
-  local id = redis.call('LMOVE', KEYS[i], KEYS[i + 1], 'LEFT', 'RIGHT')
-  if id then
-    return {(i - 1) / 2, id}
+-- KEYS  1 rq:suspended   2.. the queues, the first to be emptied first
+-- ARGV  1 execution   2 worker   3 lease in seconds   4 the time, as RQ writes it   5.. the queues' names, as in KEYS
+-- gives {"job", which queue (from 0), job id, the fields of its hash before the claim} | "suspended" | false
+if redis.call('EXISTS', unpack(KEYS, 2)) == 0 then
+  return false
+end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  return 'suspended'
+end
+for i = 2, #KEYS do
+  local id = redis.call('LPOP', KEYS[i])
+  while id do
+    local job = 'rq:job:' .. id
+    local fields = redis.call('HGETALL', job)
+    if #fields > 0 then -- else it was deleted while it waited
+      local now, lease = redis.call('TIME')[1], tonumber(ARGV[3])
+      local composite = id .. ':' .. ARGV[1]
+      local execution, executions = 'rq:execution:' .. composite, 'rq:executions:' .. id
+      redis.call('HSET', execution, 'id', ARGV[1], 'job_id', id, 'created_at', now, 'last_heartbeat', now,
+        'worker_name', ARGV[2])
+      redis.call('EXPIRE', execution, lease + 60)
+      redis.call('ZADD', executions, now + lease + 60, ARGV[1])
+      redis.call('EXPIRE', executions, lease + 60)
+      redis.call('ZADD', 'rq:wip:' .. ARGV[i + 3], now + lease, composite)
+      redis.call('SADD', 'rq:worker:' .. ARGV[2] .. ':executions', composite)
+      redis.call('HSET', job, 'status', 'started', 'started_at', ARGV[4], 'last_heartbeat', ARGV[4],
+        'worker_name', ARGV[2])
+      redis.call('PERSIST', job)
+      return {'job', i - 2, id, fields}
+    end
+    id = redis.call('LPOP', KEYS[i])
   end
 end
 return false

@@ -25,12 +25,12 @@ if cancel and ARGV[8] == '' then
 end
 
 redis.call('XADD', stream, attempt .. '-' .. ARGV[2], 'type', ARGV[3], 'pos', ARGV[4], 'data', ARGV[5])
-redis.call('HSET', control, 'seq', ARGV[2], 'pos', ARGV[6])
 if ARGV[7] ~= '' then
-  redis.call('HSET', control, 'marked_pos', ARGV[6], 'marked_segments', ARGV[7])
-end
-if ARGV[8] ~= '' then
-  redis.call('HSET', control, 'state', ARGV[8])
+  redis.call('HSET', control, 'seq', ARGV[2], 'pos', ARGV[6], 'marked_pos', ARGV[6], 'marked_segments', ARGV[7])
+elseif ARGV[8] == '' then
+  redis.call('HSET', control, 'seq', ARGV[2], 'pos', ARGV[6])
+else
+  redis.call('HSET', control, 'seq', ARGV[2], 'pos', ARGV[6], 'state', ARGV[8])
   redis.call('HDEL', control, 'holder', 'lease_until')
   redis.call('EXPIRE', stream, ARGV[9])
   redis.call('EXPIRE', control, ARGV[9])

@@ -13,6 +13,10 @@ if ARGV[4] == '1' and tonumber(score) > tonumber(redis.call('TIME')[1]) then
   return 'alive'
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
+local worker = redis.call('HGET', KEYS[4], 'worker_name')
+if worker then
+  redis.call('SREM', 'rq:worker:' .. worker .. ':executions', ARGV[1])
+end
 redis.call('DEL', KEYS[4])
 redis.call('ZREM', KEYS[5], ARGV[3])
 if redis.call('HGET', KEYS[6], 'holder') == ARGV[3] then

@@ -1,0 +1,280 @@
+"""What the command says and how it ends, with no Redis; tests/system has one."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shlex
+import socket
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from voxspool.cli import main
+from voxspool.protocol.environment import VARIABLES
+from voxspool.protocol.jobs import ENGINES, MAX_TEXT_CHARS, PRIORITIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+COMMANDS = sorted(main.commands)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*(name for name in os.environ if name.startswith("VOXSPOOL_")), "REDIS_URL"]:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """The URL of a port of this machine that is taken, and on which nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"redis://127.0.0.1:{held.getsockname()[1]}"
+
+
+def run(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(main, arguments, input=stdin, env=env)
+
+
+def misused(*arguments: str) -> str:
+    """Give what a usage error says."""
+    result = run(*arguments)
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Usage: ")
+    return result.stderr
+
+
+def refused(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> str:
+    """Give the one line that an error of ours says."""
+    result = run(*arguments, stdin=stdin, env=env)
+    assert isinstance(result.exception, SystemExit), "an error that is not ours came through"
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert re.fullmatch(r"Error: [^\n]+\n", result.stderr)
+    return result.stderr
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["speak", "-o", "a.wav"], "give the text, or - to read it from stdin, or --file FILE"),
+        (["enqueue"], "give the text, or - to read it from stdin, or --file FILE"),
+        (["enqueue", "text", "--file", "text.txt"], "give the text"),
+        (["enqueue", "-", "--file", "text.txt"], "give the text"),
+        (["speak", "text"], "'-o'"),
+        (["speak", "text", "-o", "a.wav", "--engine", "espeak"], "'auto', 'piper', 'tone'"),
+        (["enqueue", "text", "--priority", "urgent"], "'interactive', 'batch'"),
+        (["enqueue", "text", "--speed", "fast"], "'fast' is not a valid float"),
+        (["enqueue", "text", "--seed", "1.5"], "'1.5' is not a valid integer"),
+        (["enqueue", "text", "more"], "unexpected extra argument"),
+        (["follow"], "Missing argument 'JOB'"),
+        (["follow", "job", "--play", "--raw"], "-o, --raw and --play exclude each other"),
+        (["follow", "job", "--play", "-o", "a.wav"], "exclude each other"),
+        (["follow", "job", "--raw", "-o", "a.wav"], "exclude each other"),
+        (["follow", "job", "--from", "1-1"], "--from goes with --raw"),
+        (["follow", "job", "--from", "1-1", "-o", "a.wav"], "--from goes with --raw"),
+        (["cancel"], "Missing argument 'JOB'"),
+        (["demo", "--engine", "auto"], "'piper', 'tone'"),
+        (["nonsense"], "No such command 'nonsense'"),
+        (["status", "--nonsense"], "--nonsense"),
+    ],
+)
+def test_a_command_that_is_misused_says_how_it_is_used(arguments: list[str], said: str) -> None:
+    assert said in misused(*arguments)
+
+
+# Errors of ours
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--speed", "3"], "speed 3.0 is outside 0.5 to 2.0"),
+        (["--speed", "nan"], "speed NaN is outside"),
+        (["--seed", "-1"], "seed -1 is outside 0 to 4294967295"),
+        (["--job-id", "two words"], 'job id "two words" has other characters'),
+        (["--job-id", ""], 'job id ""'),
+        (["--job-id", "a\n"], r'job id "a\n"'),
+        (["--language", "english"], 'language "english" is not a language tag; write it like en or pt-br'),
+        (["--voice", ""], 'voice ""'),
+    ],
+)
+@pytest.mark.parametrize("command", [["enqueue"], ["speak", "-o", "-"]], ids=lambda words: words[0])
+def test_a_job_that_cannot_be_taken_is_one_line_before_redis_is_asked(
+    command: list[str], arguments: list[str], said: str, nowhere: str
+) -> None:
+    assert said in refused(*command, "text", *arguments, "--redis", nowhere)
+
+
+def test_a_text_over_the_limit_is_refused(nowhere: str) -> None:
+    said = refused("enqueue", "-", "--redis", nowhere, stdin=b"a" * (MAX_TEXT_CHARS + 1))
+    assert "the text has 100,001 characters and the limit is 100,000; enqueue it in parts" in said
+
+
+def test_a_text_on_the_limit_is_not(nowhere: str) -> None:
+    umlauts = "\ufeff" + "ä" * MAX_TEXT_CHARS  # twice as many bytes, and a byte order mark that is no text
+    assert "no Redis answers" in refused("enqueue", "-", "--redis", nowhere, stdin=umlauts.encode())
+
+
+@pytest.mark.parametrize(("content", "byte"), [(b"\xff\xfeH\0i\0", 0), ("Grüße".encode("latin-1"), 2), (b"abc\x80", 3)])
+def test_a_text_that_is_not_utf_8_is_refused_with_its_place(tmp_path: Path, content: bytes, byte: int) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    said = f"is not UTF-8 text (byte {byte}); convert it first"
+    assert f"{path} {said}" in refused("enqueue", "--file", str(path))
+    assert f"stdin {said}" in refused("enqueue", "-", stdin=content)
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+    assert f"cannot read {tmp_path}/none: No such file" in refused("enqueue", "--file", f"{tmp_path}/none")
+    assert f"cannot read {tmp_path}: Is a directory" in refused("enqueue", "-f", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.m4b", "end its name in one of .wav, .flac, .mp3, .ogg, .opus"),
+        ("a", "end its name in one of"),
+        ("none/a.wav", "create it first"),
+    ],
+)
+def test_a_file_that_could_not_be_written_is_refused_before_redis_is_asked(
+    tmp_path: Path, name: str, said: str, nowhere: str
+) -> None:
+    path = str(tmp_path / name)
+    assert said in refused("speak", "text", "-o", path, "--redis", nowhere)
+    assert said in refused("follow", "job", "-o", path, "--redis", nowhere)
+    assert said in refused("demo", "-o", path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["enqueue", "text"],
+        ["speak", "text", "-o", "-"],
+        ["follow", "job"],
+        ["follow", "job", "--raw", "--from", "1-1"],
+        ["status"],
+        ["status", "job", "--json"],
+        ["cancel", "job"],
+        ["voices"],
+    ],
+    ids=" ".join,
+)
+def test_a_redis_that_is_not_there_is_one_line_that_names_it(arguments: list[str], nowhere: str) -> None:
+    said = refused(*arguments, "--redis", nowhere.replace("//", "//user:hunter2@"))
+    assert said.startswith(f"Error: no Redis answers at {nowhere.replace('//', '//user:***@')} (")
+    assert "--redis or VOXSPOOL_REDIS_URL" in said
+    assert "hunter2" not in said
+
+
+def test_a_redis_url_that_is_none_is_one_line() -> None:
+    assert "write it like redis://localhost:6379/0" in refused("status", "--redis", "localhost:6379")
+
+
+def test_a_file_whose_name_has_a_line_break_is_still_one_line() -> None:
+    refused("enqueue", "--file", "no\nfile")
+
+
+# Settings
+
+
+def test_the_command_line_goes_before_the_environment(nowhere: str) -> None:
+    env = {"VOXSPOOL_REDIS_URL": "redis://environment:1", "VOXSPOOL_ENGINE": "piper"}
+    assert f"no Redis answers at {nowhere} " in refused("enqueue", "a", "--redis", nowhere, "--engine", "tone", env=env)
+
+
+def test_the_environment_is_read(nowhere: str) -> None:
+    assert f"no Redis answers at {nowhere} " in refused("status", env={"VOXSPOOL_REDIS_URL": nowhere})
+    assert f"no Redis answers at {nowhere} " in refused("status", env={"REDIS_URL": nowhere})
+    assert "VOXSPOOL_ENGINE is 'pipper'; there is no such engine (did you mean piper?)" in refused(
+        "enqueue", "a", env={"VOXSPOOL_ENGINE": "pipper"}
+    )
+    assert 'voice "\\n"' in refused("enqueue", "a", env={"VOXSPOOL_VOICE": "\n"})
+
+
+def test_a_mistyped_variable_is_one_line_with_the_near_name(nowhere: str) -> None:
+    said = refused("status", "--redis", nowhere, env={"VOXSPOOL_VOICES": "a"})
+    assert "VOXSPOOL_VOICES (did you mean VOXSPOOL_VOICE" in said
+
+
+# Help
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_works_whatever_the_environment(command: str | None, flag: str) -> None:
+    result = run(
+        *([command] if command else []), flag, env={"VOXSPOOL_NONSENSE": "1", "VOXSPOOL_REDIS_URL": "nonsense"}
+    )
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"Usage: {' '.join(filter(None, ['main', command]))} [OPTIONS]")
+
+
+def test_the_version_is_the_packages() -> None:
+    from importlib.metadata import version
+
+    assert run("--version").stdout.strip().endswith(f" {version('voxspool')}")
+
+
+def examples(command: click.Command) -> list[str]:
+    """Give the lines that a command's help shows as they are, right after its first paragraph."""
+    _, _, rest = inspect.cleandoc(str(command.help)).partition("\n\n")
+    return rest.removeprefix("\b\n").split("\n\n")[0].splitlines() if rest.startswith("\b\n") else []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_begins_with_an_example_of_it(name: str) -> None:
+    lines = examples(main.commands[name])
+    assert lines
+    assert all(line.startswith(f"voxspool {name}") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "line", [line for command in (main, *map(main.commands.get, COMMANDS)) if command for line in examples(command)]
+)
+def test_every_example_in_a_help_is_a_command_that_can_be_given(line: str) -> None:
+    shell = re.split(r" {3,}", line)[0]  # what stands after it explains it
+    (words,) = (words for part in shell.split("|") if (words := shlex.split(part.split(" < ")[0]))[0] == "voxspool")
+    main.commands[words[1]].make_context(words[1], words[2:])
+
+
+def options() -> list[click.Option]:
+    found = [one for command in main.commands.values() for one in command.params if isinstance(one, click.Option)]
+    return list({(one.name, one.help): one for one in found}.values())
+
+
+def test_the_variables_that_options_name_exist_and_all_of_a_producers_are_named() -> None:
+    named = {name for one in options() for name in re.findall(r"VOXSPOOL_\w+", one.help or "")}
+    assert named <= set(VARIABLES)
+    assert named == {"VOXSPOOL_REDIS_URL", "VOXSPOOL_ENGINE", "VOXSPOOL_VOICE"}
+
+
+def test_each_option_names_the_variable_that_stands_in_for_it() -> None:
+    said = {one.name: one.help or "" for one in options()}
+    assert "[VOXSPOOL_REDIS_URL, REDIS_URL]" in said["redis_url"]
+    assert "[VOXSPOOL_VOICE" in said["voice"]
+    for one in options():
+        if one.name == "engine" and one.help:
+            assert "[VOXSPOOL_ENGINE" in one.help
+
+
+def test_what_may_be_chosen_is_what_the_protocol_knows() -> None:
+    chosen = {one.name: one for one in main.commands["enqueue"].params}
+    engine, priority = chosen["engine"].type, chosen["priority"].type
+    assert isinstance(engine, click.Choice)
+    assert isinstance(priority, click.Choice)
+    assert list(engine.choices) == ["auto", *ENGINES]
+    assert list(priority.choices) == list(PRIORITIES)

@@ -1,0 +1,347 @@
+"""How Redis is reached, against a server of a few lines that speaks its protocol; tests/system has the real one."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import string
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxspool import connection
+from voxspool.connection import check, connect, shown, translated
+from voxspool.errors import RedisTooOldError, RedisUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SECRET = "hunter2secret"
+URLS = [  # the shapes that redis-py takes
+    f"redis://:{SECRET}@localhost",
+    f"redis://:{SECRET}@localhost:6379/0",
+    f"redis://user:{SECRET}@localhost:6379/0?socket_timeout=3",
+    f"rediss://user:{SECRET}@redis.example.org:6380/1",
+    f"redis://user:{SECRET}@127.0.0.1:6379",
+    f"redis://user:{SECRET}@[::1]:6379/0",
+    f"redis://:{SECRET}@[fe80::1%25eth0]",
+    f"unix://user:{SECRET}@/run/redis.sock?db=0",
+    f"unix://:{SECRET}@/run/redis.sock",
+    f"redis://user:with:{SECRET}@localhost",
+    f"redis://user:with@{SECRET}@localhost",
+    f"redis://user:with%2F{SECRET}@localhost",
+]
+UNREADABLE = [  # what people write instead
+    f"redis://:{SECRET}@[::1",
+    f"redis://:{SECRET}@localhost:port",
+    f"redis://:{SECRET}@localhost:99999",
+    f"http://user:{SECRET}@localhost",
+    f"REDIS://:{SECRET}@localhost",
+    f"redis://user:{SECRET}]@localhost",
+]
+LEAKY = [
+    f"redis://user:{SECRET}/x@localhost",
+    f"redis://user:x/{SECRET}@localhost",
+    f"redis://user:x#{SECRET}@localhost",
+    f"redis://user:x?{SECRET}@localhost",
+    f"user:{SECRET}@localhost:6379",
+    f"redis:user:{SECRET}@localhost",
+    f"redis:/user:{SECRET}@localhost",
+    f"redis://:[{SECRET}]@localhost",
+    f"redis://:{SECRET}\u2100@localhost",  # its normal form has a slash
+]
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of this machine that is taken, and on which nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@contextlib.contextmanager
+def server(answer: Callable[[list[bytes]], bytes]) -> Iterator[str]:
+    """Listen on loopback and answer each command; give the URL."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                while head := self.rfile.readline():
+                    self.wfile.write(answer([self._argument() for _ in range(int(head[1:]))]))
+
+        def _argument(self) -> bytes:
+            size = int(self.rfile.readline()[1:])
+            return self.rfile.read(size + 2)[:size]
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"redis://127.0.0.1:{listening.server_address[1]}"
+        finally:
+            listening.shutdown()
+            thread.join()
+
+
+def redis_of(info: bytes) -> Callable[[list[bytes]], bytes]:
+    """Give what a Redis answers that lets us in and says this of itself."""
+
+    def answer(command: list[bytes]) -> bytes:
+        match command[0].upper():
+            case b"HELLO":
+                return b"%1\r\n$5\r\nproto\r\n:" + command[1] + b"\r\n"
+            case b"INFO":
+                return b"$%d\r\n%b\r\n" % (len(info), info)
+            case b"SELECT" | b"AUTH":
+                return b"+OK\r\n"
+        return b"-ERR unknown command\r\n"
+
+    return answer
+
+
+def version(said: str) -> Callable[[list[bytes]], bytes]:
+    return redis_of(b"# Server\r\nredis_version:" + said.encode() + b"\r\nredis_mode:standalone\r\n")
+
+
+def always(line: bytes) -> Callable[[list[bytes]], bytes]:
+    return lambda _: line + b"\r\n"
+
+
+def refusal(url: str) -> str:
+    with pytest.raises(RedisUnavailableError) as caught:
+        check(url)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# What may be shown
+
+
+@pytest.mark.parametrize("url", [*URLS, *UNREADABLE])
+def test_a_password_is_never_shown(url: str) -> None:
+    assert SECRET not in shown(url)
+    assert "hunter" not in shown(url)
+
+
+@pytest.mark.parametrize("url", UNREADABLE)
+def test_an_error_about_a_url_does_not_show_its_password(url: str) -> None:
+    with pytest.raises(RedisUnavailableError) as caught:
+        connect(url)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.AuthenticationError("no")])
+@pytest.mark.parametrize("url", URLS)
+def test_an_error_of_a_server_does_not_show_the_password(url: str, error: Exception) -> None:
+    connect(url).close()
+    with pytest.raises(RedisUnavailableError) as caught, translated(url):
+        raise error
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", LEAKY)
+def test_a_password_is_not_shown_even_where_the_url_is_broken_by_it(url: str) -> None:
+    with pytest.raises(RedisUnavailableError) as caught:
+        connect(url)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [f"redis://localhost?password={SECRET}", f"unix:///redis.sock?db=1&password={SECRET}"])
+def test_a_password_in_the_query_is_not_shown(url: str) -> None:
+    assert SECRET not in shown(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://user:pw@localhost:6379/0?db=1", "redis://user:***@localhost:6379/0?db=1"),
+        ("redis://:pw@localhost", "redis://:***@localhost"),
+        ("rediss://user:pw@[::1]:6380/1", "rediss://user:***@[::1]:6380/1"),
+        ("unix://user:pw@/run/redis.sock?db=2", "unix://user:***@/run/redis.sock?db=2"),
+        ("redis://user:@localhost", "redis://user:***@localhost"),
+        ("redis://:pw@[::1", "redis://:***@[::1"),
+    ],
+)
+def test_what_is_shown_still_tells_where(url: str, said: str) -> None:
+    assert shown(url) == said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost:6379/0",
+        "redis://user@localhost",
+        "unix:///run/redis.sock",
+        "redis://[::1]:6379",
+        "",
+        "nonsense",
+    ],
+)
+def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
+    assert shown(url) == url
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    scheme=st.sampled_from(["redis", "rediss", "unix"]),
+    user=st.sampled_from(["", "user", "%C3%BC", "user:with"]),
+    password=st.text(string.ascii_letters + string.digits + "-._~!$&'()*+,;=:@%[]é", max_size=12),
+    host=st.sampled_from(["localhost", "localhost:6379", "[::1]", "[::1]:6379", "[::1", "", "host:port", "a@b"]),
+    rest=st.sampled_from(["", "/", "/0", "/run/redis.sock", "?db=0", "/0?socket_timeout=1#x", "#"]),
+)
+def test_whatever_the_url_the_password_does_not_appear(
+    scheme: str, user: str, password: str, host: str, rest: str
+) -> None:
+    secret = f"<{password}>"  # found in nothing else
+    said = shown(f"{scheme}://{user}:{secret}@{host}{rest}")
+    assert secret not in said
+    assert "<" not in said
+    assert ">" not in said
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.text(max_size=30) | st.text("redis:/@[]?#%0a.\u2100", max_size=30))
+def test_any_text_can_be_shown(url: str) -> None:
+    assert isinstance(shown(url), str)
+
+
+# What is no Redis
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "localhost:6379", "http://localhost", "redis://[::1", "redis://a:b", "redis://a?db=x"]
+)
+def test_a_url_that_is_none_is_refused_with_one_that_is(url: str) -> None:
+    with pytest.raises(
+        RedisUnavailableError, match=r"not a Redis URL; write it like redis://localhost:6379/0"
+    ) as caught:
+        connect(url)
+    assert "\n" not in str(caught.value)
+    assert repr(shown(url)) in str(caught.value)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(max_size=20) | st.text("redis:/@[]?#%0a.=&", max_size=30).map("redis://{}".format))
+def test_any_text_makes_a_client_or_an_error_of_ours(url: str) -> None:
+    try:
+        connect(url, retries=0).close()
+    except RedisUnavailableError as error:
+        assert "write it like" in str(error)  # noqa: PT017 - most are refused
+
+
+def test_nothing_is_sent_before_it_is_needed(closed_port: int) -> None:
+    connect(f"redis://127.0.0.1:{closed_port}").close()
+
+
+def test_where_nobody_answers_the_error_says_where_and_what_to_do(closed_port: int) -> None:
+    message = refusal(f"redis://user:{SECRET}@127.0.0.1:{closed_port}/3")
+    assert message.startswith(f"no Redis answers at redis://user:***@127.0.0.1:{closed_port}/3 (")
+    assert "--redis or VOXSPOOL_REDIS_URL" in message
+    assert SECRET not in message
+
+
+def test_a_socket_that_is_not_there_is_named(tmp_path: object) -> None:
+    assert f"no Redis answers at unix://{tmp_path}/redis.sock" in refusal(f"unix://{tmp_path}/redis.sock")
+
+
+def test_a_server_that_hangs_up_is_as_good_as_none() -> None:
+    class HangUp(socketserver.BaseRequestHandler):
+        pass
+
+    with socketserver.TCPServer(("127.0.0.1", 0), HangUp) as listening:
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+        thread.start()
+        assert "no Redis answers" in refusal(f"redis://127.0.0.1:{listening.server_address[1]}")
+        listening.shutdown()
+        thread.join()
+
+
+def test_a_server_that_speaks_another_protocol_is_no_redis() -> None:
+    with server(always(b"HTTP/1.1 400 Bad Request")) as url:
+        refusal(url)
+
+
+@pytest.mark.parametrize("line", [b"-DENIED Redis is running in protected mode", b"-ERR nobody knows"])
+def test_a_server_that_denies_us_is_an_error_of_ours(line: bytes) -> None:
+    with server(always(line)) as url:
+        refusal(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://my..host",
+        f"redis://{'a' * 64}",
+        "redis://127.0.0.1:1?nonsense=1",
+        "rediss://127.0.0.1:1?ssl_cert_reqs=nonsense",
+    ],
+)
+def test_a_url_that_only_a_connect_finds_wrong_is_an_error_of_ours(url: str) -> None:
+    refusal(url)
+
+
+# What lets us in, and what does not
+
+
+@pytest.mark.parametrize("said", ["6.2.0", "6.2.14", "7.0", "7.4.1", "8.2.1", "10.0.0", "255.255.255"])
+def test_a_server_that_is_new_enough_is_taken(said: str) -> None:
+    with server(version(said)) as url:
+        assert check(url) == said
+
+
+@pytest.mark.parametrize("said", ["6.0.16", "6.1.240", "5.0.14", "2.8.0"])
+def test_a_server_that_is_too_old_is_refused_with_both_versions(said: str) -> None:
+    with server(version(said)) as url, pytest.raises(RedisTooOldError) as caught:
+        check(url)
+    assert str(caught.value) == f"Redis at {url} is version {said}; voxspool needs 6.2 or later"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"-NOAUTH Authentication required.",
+        b"-NOAUTH HELLO must be called with the client already authenticated",
+        b"-WRONGPASS invalid username-password pair or user is disabled.",
+        b"-NOPERM this user has no permissions to run the 'info' command",
+    ],
+)
+def test_a_server_that_does_not_let_us_in_says_so_and_we_say_where_a_password_goes(line: bytes) -> None:
+    with server(always(line)) as url:
+        message = refusal(url)
+    assert message.startswith(f"Redis at {url} did not let us in (")
+    assert message.endswith("redis://USER:PASSWORD@HOST:6379/0")
+
+
+def test_a_wrong_password_is_not_repeated() -> None:
+    with server(always(b"-WRONGPASS invalid username-password pair")) as url:
+        assert SECRET not in refusal(url.replace("//", f"//user:{SECRET}@"))
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.TimeoutError("late"), redis.BusyLoadingError()])
+def test_a_break_in_the_middle_is_an_error_of_ours_with_its_cause(error: Exception) -> None:
+    with (
+        pytest.raises(RedisUnavailableError, match="no Redis answers at redis://here") as caught,
+        translated("redis://here"),
+    ):
+        raise error
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), RedisTooOldError("old")])
+def test_what_is_not_about_the_connection_is_let_through(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, translated("redis://here"):
+        raise error
+    assert caught.value is error
+
+
+def test_a_reply_may_take_longer_than_a_read_blocks() -> None:
+    from voxspool.reader import BLOCK_MS
+
+    assert BLOCK_MS / 1000 < connection.TIMEOUT_S

@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxspool.errors import InvalidJobError, UnknownEngineError
+from voxspool.protocol import VERSION, jobs
+from voxspool.protocol.jobs import (
+    AUTO,
+    ENGINES,
+    MAX_KEEP_S,
+    MAX_SEED,
+    MAX_TEXT_CHARS,
+    PRIORITIES,
+    JobSpec,
+    Priority,
+    all_queue_names,
+    priority_of,
+    queue_name,
+    queue_names,
+)
+
+LEAST = {"version": VERSION, "id": "a", "text": "x"}
+FIELDS = [field.name for field in dataclasses.fields(JobSpec)]
+
+Json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(-(10**300), 10**300) | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+Languages = st.from_regex(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,2}", fullmatch=True)
+Voices = st.text(min_size=1, max_size=200).filter(str.isprintable)
+Specs = st.builds(
+    JobSpec,
+    text=st.text(),
+    id=st.from_regex(r"[A-Za-z0-9_-]{1,128}", fullmatch=True),
+    voice=st.none() | Voices,
+    language=st.none() | Languages,
+    engine=st.sampled_from((AUTO, *ENGINES)),
+    speed=st.floats(0.5, 2.0) | st.sampled_from((1, 2)),
+    seed=st.integers(0, MAX_SEED),
+    priority=st.sampled_from(PRIORITIES),
+    keep_s=st.integers(1, MAX_KEEP_S),
+)
+
+
+def refusal(**fields: Any) -> str:  # noqa: ANN401 - ill-typed fields are the point
+    with pytest.raises(InvalidJobError) as caught:
+        JobSpec(**({"text": "x"} | fields))
+    return str(caught.value)
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": ""},
+        {"text": "\0\n\U0001f600"},
+        {"text": "a" * MAX_TEXT_CHARS},
+        {"text": "\U0001f600" * MAX_TEXT_CHARS},  # characters count, not bytes
+        {"id": "a"},
+        {"id": "-"},
+        {"id": "aZ09_-" + "a" * 122},
+        {"voice": "v"},
+        {"voice": "José, Nr. 2: ü"},
+        {"voice": "v" * 200},
+        {"language": "en"},
+        {"language": "yue"},
+        {"language": "pt-br"},
+        {"language": "zh_Hant-TW"},
+        {"engine": "auto"},
+        {"engine": "piper"},
+        {"engine": "tone"},
+        {"speed": 0.5},
+        {"speed": 2.0},
+        {"speed": 1},
+        {"seed": 0},
+        {"seed": 2**32 - 1},
+        {"priority": "batch"},
+        {"keep_s": 1},
+        {"keep_s": 30 * 24 * 3600},
+    ],
+)
+def test_what_lies_on_a_limit_is_taken_unchanged(fields: dict[str, Any]) -> None:
+    spec = JobSpec(**({"text": "x"} | fields))
+    assert {name: getattr(spec, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"text": "a" * (MAX_TEXT_CHARS + 1)}, ["100,001", "100,000", "in parts"]),
+        ({"id": ""}, ['""', "1 to 128"]),
+        ({"id": "a" * 129}, ["aaaa...", "1 to 128"]),
+        ({"id": "two words"}, ['"two words"', "letters, digits, _ and -"]),
+        ({"id": "a:b"}, ['"a:b"', "letters, digits"]),
+        ({"id": "a\n"}, [r'"a\n"', "letters, digits"]),
+        ({"id": "\na"}, [r'"\na"', "letters, digits"]),
+        ({"id": "ä"}, [r'"\u00e4"', "letters, digits"]),
+        ({"id": "\u0661"}, [r'"\u0661"', "letters, digits"]),  # an Arabic digit
+        ({"id": "a}:audio"}, ['"a}:audio"', "letters, digits"]),
+        ({"id": "a\0b"}, [r'"a\u0000b"', "letters, digits"]),
+        ({"voice": ""}, ['""', "1 to 200"]),
+        ({"voice": "v" * 201}, ["vvv...", "1 to 200"]),
+        ({"voice": "a\nb"}, [r'"a\nb"', "1 to 200"]),
+        ({"voice": "a\x1b[31m"}, [r'"a\u001b[31m"', "1 to 200"]),
+        ({"language": ""}, ['""', "en or pt-br"]),
+        ({"language": "english"}, ['"english"', "en or pt-br"]),
+        ({"language": "EN"}, ['"EN"', "en or pt-br"]),
+        ({"language": "en\n"}, [r'"en\n"', "en or pt-br"]),
+        ({"language": "en-"}, ['"en-"', "en or pt-br"]),
+        ({"engine": ""}, ['""', "there is: auto, piper, tone"]),
+        ({"engine": "pipper"}, ['"pipper"', "did you mean piper?"]),
+        ({"engine": "Piper"}, ['"Piper"', "did you mean piper?"]),
+        ({"speed": 0.49}, ["0.49", "0.5 to 2.0"]),
+        ({"speed": 2.01}, ["2.01", "0.5 to 2.0"]),
+        ({"speed": -1}, ["-1", "0.5 to 2.0"]),
+        ({"speed": 10**300}, ["1000000", "0.5 to 2.0"]),
+        ({"speed": math.nan}, ["NaN", "0.5 to 2.0"]),
+        ({"speed": math.inf}, ["Infinity", "0.5 to 2.0"]),
+        ({"seed": -1}, ["-1", "0 to 4294967295"]),
+        ({"seed": 2**32}, ["4294967296", "0 to 4294967295"]),
+        ({"priority": ""}, ['""', "interactive nor batch"]),
+        ({"priority": "urgent"}, ['"urgent"', "interactive nor batch"]),
+        ({"keep_s": 0}, ["0", "1 to 2592000"]),
+        ({"keep_s": 2_592_001}, ["2592001", "1 to 2592000"]),
+    ],
+)
+def test_what_lies_beyond_is_refused_with_its_value_and_what_is_taken(fields: dict[str, Any], said: list[str]) -> None:
+    message = refusal(**fields)
+    assert next(iter(fields)) in message
+    for part in said:
+        assert part in message
+    assert "\n" not in message
+    assert len(message) < 250
+
+
+@pytest.mark.parametrize("value", ["pipper", ""])
+def test_an_unknown_engine_has_an_error_of_its_own(value: str) -> None:
+    with pytest.raises(UnknownEngineError):
+        JobSpec("x", engine=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("text", None, "text is null, not str"),
+        ("text", b"bytes", "text is \"b'bytes'\", not str"),
+        ("text", ["a"], 'text is ["a"], not str'),
+        ("id", 7, "id is 7, not str"),
+        ("id", None, "id is null, not str"),
+        ("voice", 1, "voice is 1, not str or null"),
+        ("language", {"a": 1}, 'language is {"a": 1}, not str or null'),
+        ("engine", None, "engine is null, not str"),
+        ("speed", "1.0", 'speed is "1.0", not float or int'),
+        ("speed", True, "speed is true, not float or int"),
+        ("speed", None, "speed is null, not float or int"),
+        ("seed", 1.0, "seed is 1.0, not int"),
+        ("seed", math.nan, "seed is NaN, not int"),
+        ("seed", False, "seed is false, not int"),
+        ("priority", 1, "priority is 1, not str"),
+        ("keep_s", True, "keep_s is true, not int"),
+        ("keep_s", 3600.5, "keep_s is 3600.5, not int"),
+        ("keep_s", "60", 'keep_s is "60", not int'),
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_name(name: str, value: object, said: str) -> None:
+    assert refusal(**{name: value}) == said
+
+
+def test_a_value_is_shown_on_one_line_and_not_at_length() -> None:
+    message = refusal(voice="secret\n" * 1000)
+    assert r"secret\nsecret" in message
+    assert len(message) < 150
+
+
+def test_an_id_that_is_not_given_is_fresh_and_valid() -> None:
+    assert JobSpec("x").id != JobSpec("x").id
+    JobSpec("x", id=JobSpec("x").id)
+
+
+def test_a_speed_just_beyond_the_limit_is_not_shown_as_the_limit() -> None:
+    assert "2.0000001" in refusal(speed=2.0000001)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("speed", 10**400), ("speed", -(10**400)), ("seed", 10**5000), ("keep_s", 10**5000)],
+    ids=["speed", "negative-speed", "seed", "keep_s"],
+)
+def test_a_number_too_long_to_be_shown_is_refused_like_any_other(name: str, value: int) -> None:
+    assert name in refusal(**{name: value})
+
+
+# The wire
+
+
+def test_the_bytes_of_a_job_stand_still() -> None:
+    spec = JobSpec("Guten Tag, Zoë.", id="a-1", voice="v", language="de", engine="tone", speed=1.5, seed=7, keep_s=60)
+    assert json.dumps(spec.encode(), ensure_ascii=False) == (
+        '{"version": 1, "text": "Guten Tag, Zoë.", "id": "a-1", "voice": "v", "language": "de", "engine": "tone", '
+        '"speed": 1.5, "seed": 7, "priority": "interactive", "keep_s": 60}'
+    )
+
+
+@settings(deadline=None)
+@given(Specs)
+def test_a_job_survives_json(spec: JobSpec) -> None:
+    assert JobSpec.decode(json.loads(json.dumps(spec.encode()))) == spec
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    assert JobSpec.decode(LEAST) == JobSpec("x", id="a")
+
+
+def test_decoding_leaves_the_object_alone() -> None:
+    data = dict(LEAST)
+    JobSpec.decode(data)
+    assert data == LEAST
+
+
+@settings(deadline=None, max_examples=150)
+@given(Json | st.dictionaries(st.sampled_from([*FIELDS, "version"]) | st.text(max_size=5), Json))
+def test_any_json_is_a_job_or_refused(data: object) -> None:
+    try:
+        spec = JobSpec.decode(data)
+    except InvalidJobError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - most are refused
+    else:
+        assert JobSpec.decode(spec.encode()) == spec
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, Json)), st.sampled_from(FIELDS), Json)
+def test_one_odd_field_in_a_good_job_makes_a_job_or_a_refusal(
+    rest: dict[str, object], name: str, value: object
+) -> None:
+    """Deeper than any JSON: all fields but few are good, so each check is reached."""
+    for data in (LEAST | {name: value}, LEAST | rest):
+        try:
+            assert isinstance(JobSpec.decode(data), JobSpec)
+        except InvalidJobError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - most are refused
+
+
+@pytest.mark.parametrize("data", [None, True, 1, 1.5, "{}", [], [LEAST]])
+def test_what_is_no_object_is_refused(data: object) -> None:
+    with pytest.raises(InvalidJobError, match=r"a job's argument is a JSON object, not "):
+        JobSpec.decode(data)
+
+
+@pytest.mark.parametrize("version", [0, 2, -1, "1", None, [1], {"1": 1}, math.nan, 10**300])
+def test_another_version_is_refused_whatever_else_it_says(version: object) -> None:
+    with pytest.raises(InvalidJobError, match=r"protocol version .*, this worker speaks 1"):
+        JobSpec.decode({"version": version, "novelty": 1})
+
+
+@pytest.mark.parametrize("version", [True, 1.0])
+def test_a_version_that_is_no_integer_is_refused(version: object) -> None:
+    with pytest.raises(InvalidJobError, match="protocol version"):
+        JobSpec.decode(LEAST | {"version": version})
+
+
+def test_a_job_without_a_version_is_refused() -> None:
+    with pytest.raises(InvalidJobError, match="protocol version null"):
+        JobSpec.decode({"id": "a", "text": "x"})
+
+
+@pytest.mark.parametrize("name", ["volume", "Text", "", "__class__", "queue", "timeout_s", "a\nb"])
+def test_an_unknown_field_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InvalidJobError) as caught:
+        JobSpec.decode(LEAST | {name: None})
+    assert str(caught.value) == f"the job has a field that is not known here: {json.dumps(name)}"
+
+
+@pytest.mark.parametrize("name", ["id", "text"])
+def test_a_missing_field_is_named(name: str) -> None:
+    with pytest.raises(InvalidJobError, match=f"^the job has no {name}$"):
+        JobSpec.decode({key: value for key, value in LEAST.items() if key != name})
+
+
+# What follows from a job
+
+
+def test_a_job_says_the_same_whatever_its_urgency_and_lifetime() -> None:
+    spec = JobSpec("x", id="a")
+    assert spec.says_the_same(JobSpec("x", id="a", priority="batch", keep_s=1))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"text": "y"},
+        {"id": "b"},
+        {"voice": "v"},
+        {"language": "en"},
+        {"engine": "tone"},
+        {"speed": 1.1},
+        {"seed": 1},
+    ],
+)
+def test_a_job_that_would_sound_otherwise_says_another_thing(other: dict[str, Any]) -> None:
+    spec = JobSpec("x", id="a")
+    assert not spec.says_the_same(dataclasses.replace(spec, **other))
+    assert not dataclasses.replace(spec, **other).says_the_same(spec)
+
+
+def test_every_field_is_either_heard_or_named_as_not_heard() -> None:
+    heard = {"text", "id", "voice", "language", "engine", "speed", "seed"}
+    assert set(FIELDS) == heard | {"priority", "keep_s"}, "a new field: does it change what is heard?"
+
+
+@pytest.mark.parametrize(("chars", "timeout_s"), [(0, 120), (1, 120), (2, 121), (724, 482), (100_000, 50_120)])
+def test_the_time_limit_follows_from_the_text(chars: int, timeout_s: int) -> None:
+    assert JobSpec("a" * chars).timeout_s == timeout_s
+
+
+# Queues
+
+
+def test_a_worker_empties_interactive_queues_first_and_its_own_before_auto() -> None:
+    assert queue_names("piper") == [
+        "voxspool-piper-interactive",
+        "voxspool-auto-interactive",
+        "voxspool-piper-batch",
+        "voxspool-auto-batch",
+    ]
+
+
+def test_all_queue_names_are_what_jobs_lie_in_and_workers_serve() -> None:
+    engines, urgencies = (AUTO, *ENGINES), get_args(Priority)
+    lie_in = {JobSpec("x", engine=engine, priority=urgency).queue for engine in engines for urgency in urgencies}
+    served = {name for engine in ENGINES for name in queue_names(engine)}
+    assert lie_in == served == set(all_queue_names())
+    assert len(all_queue_names()) == len(lie_in)
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+@pytest.mark.parametrize("engine", [AUTO, *ENGINES])
+def test_a_queue_tells_its_priority(engine: str, priority: str) -> None:
+    assert priority_of(queue_name(engine, priority)) == priority
+
+
+def test_the_task_is_a_name_and_no_import() -> None:
+    assert jobs.TASK == "voxspool_worker.tasks.synthesize"

@@ -1,0 +1,221 @@
+"""What voxspool shows to others: its names, its errors, its lightness, its environment."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+import voxspool
+from voxspool import embedded, errors
+from voxspool.protocol.environment import VARIABLES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = (ROOT / "producer" / "voxspool", ROOT / "worker" / "voxspool_worker")
+MODULES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
+ERRORS = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+
+HEAVY = {"torch", "torchaudio", "TTS", "piper", "onnxruntime", "voxspool_worker"}
+"""What a producer never loads."""
+LATER = {"redis", "rq", "numpy", "soundfile", "soxr", "click", "rich"}
+"""What a producer loads when it is used."""
+
+
+# Names
+
+
+def test_all_is_sorted_and_names_nothing_twice() -> None:
+    assert sorted(set(voxspool.__all__)) == voxspool.__all__
+
+
+def test_all_is_the_errors_and_what_is_loaded_when_it_is_used() -> None:
+    assert set(voxspool.__all__) == set(voxspool._HOMES) | set(ERRORS)
+
+
+def test_nothing_is_exported_that_all_does_not_name() -> None:
+    machinery = {"TYPE_CHECKING", "annotations", "import_module"}
+    there = {
+        name
+        for name, value in vars(voxspool).items()
+        if not (name.startswith("_") or isinstance(value, ModuleType) or name in machinery)
+    }
+    assert there == set(ERRORS)
+
+
+@pytest.mark.parametrize("name", voxspool.__all__)
+def test_every_name_resolves_to_a_class_of_that_name(name: str) -> None:
+    found = getattr(voxspool, name)
+    assert isinstance(found, type)
+    assert found.__name__ == name
+    assert found.__module__ == f"voxspool.{voxspool._HOMES.get(name, 'errors')}"
+    assert found.__doc__
+
+
+def test_type_checkers_find_the_names_where_the_interpreter_does() -> None:
+    tree = ast.parse(Path(str(voxspool.__file__)).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    stated = {
+        alias.name: str(node.module).removeprefix("voxspool.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert stated == voxspool._HOMES
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'voxspool' has no attribute 'Nonsense'"):
+        _ = voxspool.Nonsense
+
+
+# Errors
+
+
+def drawn() -> dict[str, str | None]:
+    """Give the tree in the docstring of errors: name -> the name above it."""
+    above: dict[str, str | None] = {}
+    path: list[str] = []
+    for indent, name in re.findall(r"^ {4}([│├└─ ]*)(\w+Error)\b", str(errors.__doc__), re.MULTILINE):
+        depth = len(indent) // 4
+        path[depth:] = [name]
+        above[name] = path[depth - 1] if depth else None
+    return above
+
+
+def test_the_tree_of_errors_is_drawn_as_it_grows() -> None:
+    grown = {name: error.__bases__[0].__name__ for name, error in ERRORS.items()}
+    assert drawn() == grown | {"VoxspoolError": None}
+
+
+def test_every_error_of_ours_is_exported() -> None:
+    assert set(ERRORS) <= set(voxspool.__all__)
+
+
+def test_no_error_of_ours_stands_outside_the_tree() -> None:
+    assert set(family()) == set(ERRORS.values())
+
+
+def test_each_error_has_a_code_of_its_own() -> None:
+    assert embedded.EmbeddedError in family()
+    own = {error: error.__dict__.get("code") for error in family() if error is not errors.SpeechFailedError}
+    assert None not in own.values(), "a code that is inherited does not tell two errors apart"
+    assert len(set(own.values())) == len(own)
+    assert errors.SpeechFailedError("a").code not in own.values()
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", str(code)) for code in own.values())
+
+
+def family(error: type[errors.VoxspoolError] = errors.VoxspoolError) -> list[type[errors.VoxspoolError]]:
+    """Give an error of the producer's and all below it."""
+    below = [one for child in error.__subclasses__() for one in family(child)]
+    return [one for one in [error, *below] if one.__module__.startswith("voxspool.")]
+
+
+def test_a_failed_speech_carries_the_workers_code() -> None:
+    error = errors.SpeechFailedError("a", code="timeout", retryable=True)
+    assert (str(error), error.code, error.retryable) == ("a", "timeout", True)
+    assert (errors.SpeechFailedError("a").code, errors.SpeechFailedError("a").retryable) == ("failed", False)
+
+
+# Lightness
+
+
+def loaded(statement: str) -> set[str]:
+    """Give the packages that a fresh interpreter has loaded after a statement."""
+    program = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{n.partition('.')[0] for n in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(json.loads(done.stdout))
+
+
+def test_importing_voxspool_is_cheap() -> None:
+    found = loaded("import voxspool")
+    assert not found & (HEAVY | LATER)
+    assert "voxspool" in found
+
+
+def test_the_command_and_the_client_load_nothing_of_the_worker() -> None:
+    found = loaded("import voxspool.cli, voxspool.__main__\nfor name in voxspool.__all__: getattr(voxspool, name)")
+    assert not found & HEAVY
+    assert {"click", "redis"} <= found
+
+
+def test_the_command_needs_neither_queue_nor_samples_to_say_its_help() -> None:
+    assert not loaded("import voxspool.cli") & (HEAVY | {"rq", "numpy", "soundfile", "soxr"})
+
+
+def test_the_protocol_loads_no_library() -> None:
+    found = loaded("from voxspool.protocol import jobs, stream, keys, environment, near\nimport voxspool.settings")
+    assert not found & (HEAVY | LATER)
+
+
+# Packages
+
+
+def project(side: str) -> dict[str, object]:
+    found: dict[str, object] = tomllib.loads((ROOT / side / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return found
+
+
+def test_both_packages_have_one_version_and_the_worker_asks_for_it() -> None:
+    version = project("producer")["version"]
+    assert project("worker")["version"] == version
+    assert f"voxspool=={version}" in str(project("worker")["dependencies"])
+    assert project("worker")["requires-python"] == project("producer")["requires-python"]
+
+
+def test_a_producer_depends_on_nothing_heavy() -> None:
+    said = str(project("producer"))
+    assert not [name for name in HEAVY if re.search(rf"\b{name}\b", said, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_a_package_says_that_it_is_typed(package: Path) -> None:
+    assert (package / "py.typed").is_file()
+
+
+# Environment
+
+
+def reads_environment(path: Path) -> bool:
+    """Whether a module names the environment in any way."""
+    ways = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Attribute(value=ast.Name(id="os"), attr=name) if name in ways:
+                return True
+            case ast.ImportFrom(module="os", names=names) if ways & {alias.name for alias in names}:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("way", ["import os\nos.environ", "from os import getenv as g", "import os\nos.getenv('A')"])
+def test_the_scan_sees_each_way_to_read_the_environment(tmp_path: Path, way: str) -> None:
+    (tmp_path / "a.py").write_text(way)
+    assert reads_environment(tmp_path / "a.py")
+
+
+def test_the_settings_alone_read_the_environment() -> None:
+    assert [path for path in MODULES if reads_environment(path)] == [package / "settings.py" for package in PACKAGES]
+
+
+def said_variables() -> Iterator[str]:
+    for path in MODULES:
+        yield from re.findall(r"\bVOXSPOOL_[A-Z_]+\b", path.read_text(encoding="utf-8"))
+
+
+def test_every_variable_that_the_sources_speak_of_exists() -> None:
+    assert set(said_variables()) - {"VOXSPOOL_"} == set(VARIABLES)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from voxspool import Settings, SettingsError
+from voxspool.protocol import environment
+from voxspool.protocol.environment import VARIABLES, check_names
+
+ONE, OTHER = "redis://one:1", "redis://other:2"
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings() == Settings(redis_url="redis://localhost:6379/0", redis_named=False, engine="auto", voice=None)
+
+
+def test_each_variable_of_a_producer_is_read() -> None:
+    found = Settings.from_env({"VOXSPOOL_REDIS_URL": ONE, "VOXSPOOL_ENGINE": "tone", "VOXSPOOL_VOICE": "v"})
+    assert found == Settings(redis_url=ONE, redis_named=True, engine="tone", voice="v")
+
+
+@pytest.mark.parametrize(
+    ("environ", "url", "named"),
+    [
+        ({"VOXSPOOL_REDIS_URL": ONE, "REDIS_URL": OTHER}, ONE, True),
+        ({"REDIS_URL": OTHER}, OTHER, True),
+        ({"VOXSPOOL_REDIS_URL": "", "REDIS_URL": OTHER}, OTHER, True),
+        ({"VOXSPOOL_REDIS_URL": "", "REDIS_URL": ""}, environment.DEFAULT_REDIS_URL, False),
+        ({"VOXSPOOL_REDIS_URL": environment.DEFAULT_REDIS_URL}, environment.DEFAULT_REDIS_URL, True),
+    ],
+)
+def test_our_url_goes_before_the_common_one_and_that_before_the_default(
+    environ: dict[str, str], url: str, *, named: bool
+) -> None:
+    found = Settings.from_env(environ)
+    assert (found.redis_url, found.redis_named) == (url, named)
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    assert Settings.from_env(dict.fromkeys(VARIABLES, "")) == Settings()
+
+
+def test_it_reads_the_process_environment_when_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOXSPOOL_VOICE", "v1")
+    assert Settings.from_env().voice == "v1"
+    monkeypatch.setenv("VOXSPOOL_VOICE", "v2")
+    assert Settings.from_env().voice == "v2"
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().voice = "v"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", ["", "1"])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("VOXSPOOL_REDIS_UR", "VOXSPOOL_REDIS_URL"),
+        ("VOXSPOOL_VOICES", "VOXSPOOL_VOICE"),
+        ("VOXSPOOL_ENGIN", "VOXSPOOL_ENGINE"),
+        ("VOXSPOOL_WORKER_JOB", "VOXSPOOL_WORKER_JOBS"),
+    ],
+)
+def test_a_mistyped_variable_is_refused_with_the_near_name(name: str, near: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({"VOXSPOOL_VOICE": "v", name: value})
+    message = str(caught.value)
+    assert message.startswith(f"unknown environment variable {name} (did you mean {near}")
+    assert message.endswith("unset it or correct its name")
+
+
+def test_a_variable_that_is_near_to_none_is_refused_with_all_of_them() -> None:
+    with pytest.raises(SettingsError, match=r"VOXSPOOL_ \(did you mean|there is: VOXSPOOL_ENGINE"):
+        check_names({"VOXSPOOL_0123456789_0123456789": "1"})
+
+
+def test_the_workers_variables_and_other_peoples_are_let_be() -> None:
+    check_names(dict.fromkeys([*VARIABLES, "VOXSPOOL", "voxspool_x", "MY_VOXSPOOL_X", "PATH"], "1"))
+
+
+def test_every_variable_has_our_prefix_a_constant_and_a_meaning() -> None:
+    constants = {value for name, value in vars(environment).items() if name.isupper() and isinstance(value, str)}
+    assert set(VARIABLES) == constants - {environment.PREFIX, environment.DEFAULT_REDIS_URL}
+    for name, meaning in VARIABLES.items():
+        assert name.startswith(environment.PREFIX)
+        assert meaning

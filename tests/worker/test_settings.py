@@ -1,0 +1,91 @@
+"""The worker's settings: what the environment may say, and what is refused with the name, the value and the way out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from voxspool.errors import SettingsError
+from voxspool.protocol import environment
+from voxspool_worker.settings import DEFAULT_JOBS, Settings
+
+
+def test_without_an_environment_there_are_defaults() -> None:
+    settings = Settings.from_env({})
+    assert settings == Settings()
+    assert settings == Settings(
+        redis_url="redis://localhost:6379/0", engine="piper", jobs=DEFAULT_JOBS, piper_voices=None
+    )
+
+
+def test_everything_can_be_said() -> None:
+    settings = Settings.from_env(
+        {
+            "VOXSPOOL_REDIS_URL": "rediss://elsewhere:1/2",
+            "VOXSPOOL_WORKER_ENGINE": "tone",
+            "VOXSPOOL_WORKER_JOBS": "3",
+            "VOXSPOOL_PIPER_VOICES": "/srv/voices",
+        }
+    )
+    assert settings == Settings("rediss://elsewhere:1/2", "tone", 3, Path("/srv/voices"))
+
+
+def test_the_process_environment_is_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VOXSPOOL_WORKER_JOBS", "5")
+    assert Settings.from_env().jobs == 5
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({"REDIS_URL": "redis://general"}, "redis://general"),
+        ({"VOXSPOOL_REDIS_URL": "redis://ours"}, "redis://ours"),
+        ({"VOXSPOOL_REDIS_URL": "redis://ours", "REDIS_URL": "redis://general"}, "redis://ours"),
+        ({"VOXSPOOL_REDIS_URL": "", "REDIS_URL": "redis://general"}, "redis://general"),
+        ({"VOXSPOOL_REDIS_URL": "", "REDIS_URL": ""}, "redis://localhost:6379/0"),
+    ],
+)
+def test_our_redis_url_comes_before_the_general_one(environ: dict[str, str], url: str) -> None:
+    assert Settings.from_env(environ).redis_url == url
+
+
+@pytest.mark.parametrize("name", ["VOXSPOOL_WORKER_ENGINE", "VOXSPOOL_WORKER_JOBS", "VOXSPOOL_PIPER_VOICES"])
+def test_an_empty_variable_is_one_that_is_not_set(name: str) -> None:
+    assert Settings.from_env({name: ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("VOXSPOOL_REDIS_URI", "VOXSPOOL_REDIS_URL"),
+        ("VOXSPOOL_WORKER_JOB", "VOXSPOOL_WORKER_JOBS"),
+        ("VOXSPOOL_PIPER_VOICE", "VOXSPOOL_PIPER_VOICES"),
+        ("VOXSPOOL_WORKER_ENGIN", "VOXSPOOL_WORKER_ENGINE"),
+    ],
+)
+def test_a_mistyped_variable_is_refused_with_the_near_name(name: str, near: str) -> None:
+    with pytest.raises(SettingsError, match=rf"\b{name}\b.*did you mean.*\b{near}\b"):
+        Settings.from_env({name: "1"})
+
+
+def test_variables_of_the_producer_and_of_others_are_none_of_its_business() -> None:
+    environ = dict.fromkeys(environment.VARIABLES, "") | {"VOXSPOOLER": "1", "PATH": "/bin", "voxspool_x": "1"}
+    assert Settings.from_env(environ) == Settings()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "+3", "1.5", "two", " 8", "8 ", "1e3", "0x8", "８", "²", "1_000"])
+def test_a_number_of_jobs_that_is_none_is_refused_with_its_name_and_value(value: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"^VOXSPOOL_WORKER_JOBS is '.*'; it takes a whole number from 1 up$"
+    ) as bad:
+        Settings.from_env({"VOXSPOOL_WORKER_JOBS": value})
+    assert repr(value) in str(bad.value)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().jobs = 2  # type: ignore[misc]

@@ -1,0 +1,25 @@
+-- Records the end of a run with RQ, if the run still holds its job: the check and the record are one step, so a run
+-- that lost its lease can never overwrite what came after it.
+--
+-- KEYS  1 rq:wip:<queue>   2 rq:job:<job>   3 rq:execution:<job>:<execution>   4 rq:executions:<job>
+--       5 rq:worker:<worker>:executions   6 rq:finished:<queue> or rq:failed:<queue>   7 rq:results:<job>
+--       8 rq:job:<job>:dependents
+-- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 status   5 the time, as RQ writes it
+--       6 how long RQ keeps the job, in seconds   7 until when, in seconds of Unix time   8.. field, value: RQ's result
+-- gives "done" | "lost" (somebody brought the job back) | "dependents" (nothing done: RQ itself must see to them)
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  return 'lost'
+end
+if redis.call('EXISTS', KEYS[8]) == 1 then
+  return 'dependents'
+end
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('DEL', KEYS[3])
+redis.call('ZREM', KEYS[4], ARGV[3])
+redis.call('SREM', KEYS[5], ARGV[1])
+redis.call('HSET', KEYS[2], 'status', ARGV[4], 'ended_at', ARGV[5])
+redis.call('EXPIRE', KEYS[2], ARGV[6])
+redis.call('ZADD', KEYS[6], ARGV[7], ARGV[2])
+redis.call('XADD', KEYS[7], 'MAXLEN', 10, '*', unpack(ARGV, 8))
+redis.call('EXPIRE', KEYS[7], ARGV[6])
+return 'done'
