@@ -123,7 +123,7 @@ def test_what_cannot_be_spoken_is_one_clear_line(
     out = ["-o", str(tmp_path / "out.wav")]
     refused = {
         "did you mean sine": ["speak", "Hello.", "--voice", "sin", "--engine", "tone", *out],
-        "speed 7 is outside": ["speak", "Hello.", "--speed", "7", *out],
+        "speed 7.0 is outside": ["speak", "Hello.", "--speed", "7", *out],
         "has other characters": ["enqueue", "Hello.", "--job-id", "a b"],
         "no suffix of an audio file": ["speak", "Hello.", "-o", str(tmp_path / "out.mp5")],
         "there is no folder": ["speak", "Hello.", "-o", str(tmp_path / "nowhere" / "out.wav")],

@@ -397,7 +397,7 @@ def test_voices_are_listed_from_their_descriptions(tmp_path: Path) -> None:
     describe(tmp_path, "old", language={}, espeak={"voice": "en-gb-x-rp"})
     describe(tmp_path, "no-model", model=False)
     (tmp_path / "no-description.onnx").touch()
-    found = dict(find_voices([tmp_path]))
+    found = find_voices([tmp_path])
     assert {name: voice.languages for name, (voice, _) in found.items()} == {
         "de_DE-karl-low": ("de-de",),
         "old": ("en-gb-x-rp",),
@@ -409,7 +409,7 @@ def test_voices_are_listed_from_their_descriptions(tmp_path: Path) -> None:
 def test_each_speaker_of_a_voice_is_a_voice(tmp_path: Path) -> None:
     describe(tmp_path, "choir", num_speakers=3, speaker_id_map={"anna": 0, "bert": 1, "3922": 2})
     describe(tmp_path, "solo", num_speakers=1, speaker_id_map={"only": 0})
-    found = dict(find_voices([tmp_path]))
+    found = find_voices([tmp_path])
     assert {name: source.speaker for name, (_, source) in found.items()} == {
         "choir": 0,
         "choir#anna": 0,
@@ -426,7 +426,7 @@ def test_the_chosen_folder_comes_before_the_packaged_voice(tmp_path: Path) -> No
     folders = voice_folders(tmp_path)
     assert folders[0] == tmp_path
     assert folders[1:] == voice_folders(None)
-    assert next(iter(dict(find_voices(folders)))) == "zoe"
+    assert next(iter(find_voices(folders))) == "zoe"
 
 
 def copy_of_packaged_voice(folder: Path, name: str) -> None:
@@ -442,7 +442,7 @@ def test_the_chosen_folders_voice_wins_over_the_packaged_one_of_the_same_name(tm
     need_piper()
     (packaged,) = (path for place in voice_folders(None) for path in place.glob("*.onnx"))
     copy_of_packaged_voice(tmp_path, packaged.stem)
-    found = dict(find_voices(voice_folders(tmp_path)))
+    found = find_voices(voice_folders(tmp_path))
     assert found[packaged.stem][1].model.parent == tmp_path
 
 

@@ -81,7 +81,7 @@ OVERRIDDEN_ATTRIBUTES = {"death_penalty_class", "log_result_lifespan"}
 USED_ATTRIBUTES = {
     *("connection", "serializer", "queues", "executions", "name", "key", "hostname", "executions_key"),
     *("redis_workers_keys", "last_heartbeat", "last_cleaned_at", "_stop_requested", "_shutdown_requested_date"),
-    *("successful_job_count", "failed_job_count", "total_working_time"),
+    *("successful_job_count", "failed_job_count", "total_working_time", "_stopped_job_id"),
 }
 
 

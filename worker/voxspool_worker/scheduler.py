@@ -103,8 +103,8 @@ class Turns:
     _turn: int = 0
 
     def add(self, job: str, priority: Priority, segments: Iterable[Segment], lane: Lane) -> None:
-        """Take a job in; it has waited as long as the one that waited least."""
-        self.jobs[job] = _Job(job, priority == "batch", deque(segments), lane, served=self._turn)
+        """Take a job in; it comes before the one that was served last, and behind all that wait."""
+        self.jobs[job] = _Job(job, priority == "batch", deque(segments), lane, served=self._turn - 1)
 
     def take(self) -> Segment | None:
         """Give the next segment to seat, or None where nobody may have a row."""
@@ -181,7 +181,7 @@ class Scheduler:
             while not self._stopped:
                 if not self.tick():
                     self._wait()
-        except Exception as error:
+        except BaseException as error:
             log.exception("engine.lost engine=%s", self._engine.name)
             with self._changed:
                 jobs = list(self._turns.jobs.values())

@@ -33,8 +33,10 @@ class Voice:
         if wanted is None:
             return self.languages[0]
         tag = wanted.lower().replace("_", "-")
+        if tag in self.languages:
+            return tag
         for language in self.languages:
-            if language == tag or language.split("-")[0] == tag or tag.split("-")[0] == language:
+            if language.split("-")[0] == tag or tag.split("-")[0] == language:
                 return language
         raise UnknownLanguageError(
             f"voice {self.name} does not speak {wanted}{did_you_mean(wanted, self.languages)}; choose another voice"

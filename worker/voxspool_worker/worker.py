@@ -408,8 +408,9 @@ class SpeechWorker(BaseWorker):
         """Record a failure or a stop: a sentence, never a traceback."""
         if self._finish(job, execution.id, status, sentence) == "dependents":
             job.retries_left = None  # its stream is closed: another run could say nothing
-            job.ended_at = now()
-            self.handle_job_failure(job, queue, exc_string=sentence, execution=execution)
+            with self._running_lock:  # RQ has one place for all jobs to say "this one was stopped"
+                self._stopped_job_id = job.id if status is JobStatus.STOPPED else None
+                self.handle_job_failure(job, queue, exc_string=sentence, execution=execution)
 
     def _finish(self, job: Job, execution_id: str, status: JobStatus, outcome: object, raw_id: bytes = b"") -> str:
         """Record the end of a run with RQ, if the run still holds its job; give the script's word.
@@ -419,7 +420,8 @@ class SpeechWorker(BaseWorker):
         finished = status is JobStatus.FINISHED
         job_id = raw_id or job.id.encode()
         job.ended_at = now()
-        keep_s = max(1, job.get_result_ttl(DEFAULT_KEEP_S) if finished else job.failure_ttl or DEFAULT_KEEP_S)
+        keep_s = job.get_result_ttl(DEFAULT_KEEP_S) if finished else job.failure_ttl or DEFAULT_KEEP_S
+        until_s = keep_s if keep_s < 0 else time.time() + keep_s  # negative is RQ's word for ever
         result = Result(
             job.id,
             Result.Type.SUCCESSFUL if finished else Result.Type.FAILED,
@@ -446,7 +448,7 @@ class SpeechWorker(BaseWorker):
                 Job.redis_job_namespace_prefix.encode() + job_id + b":dependents",
             ],
             args=[
-                composite, job_id, execution_id, status.value, utcformat(job.ended_at), keep_s, time.time() + keep_s,
+                composite, job_id, execution_id, status.value, utcformat(job.ended_at), keep_s, until_s,
                 *(item for pair in result.serialize().items() for item in pair),
             ],
         )  # fmt: skip
@@ -607,11 +609,11 @@ def spec_of(job: Job) -> JobSpec:
         message = "the job's data is not JSON; enqueue with RQ's JSONSerializer (pickle is never read)"
         raise InvalidJobError(message) from error
     if function != TASK:
-        raise InvalidJobError(f"the job names the function {function!r}; this worker runs only {TASK}")
+        raise InvalidJobError(f"the job names the function {function!r:.80}; this worker runs only {TASK}")
     hooks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name, job.webhooks)  # noqa: SLF001 - the public properties import what the producer named
     if any(hooks):
         raise InvalidJobError("the job has callbacks or webhooks; this worker runs none, read its stream instead")
-    if instance is not None or len(arguments) != 1 or named:
+    if instance is not None or not isinstance(arguments, list) or len(arguments) != 1 or named:
         raise InvalidJobError(f"{TASK} takes exactly one argument, the job's JSON object")
     spec = JobSpec.decode(arguments[0])
     if spec.id != job.id:

