@@ -143,6 +143,10 @@ class AsyncSpeech:
                     return received.entry
         raise unended(self.id)
 
+    async def play(self, *, timeout_s: float | None = None) -> None:
+        """Play the speech as it is made, from a thread of the loop's pool; see Speech.play."""
+        await asyncio.to_thread(self._speech.play, timeout_s=timeout_s)
+
     async def wait(self, *, timeout_s: float | None = None) -> End:
         """Wait for the end, without keeping the audio; give the end entry."""
         async for received in self.entries(timeout_s=timeout_s):

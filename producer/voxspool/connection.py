@@ -26,7 +26,11 @@ TIMEOUT_S: Final = 5.0
 RETRIES: Final = 10
 """With waits of up to 2 s this outlasts a restart of Redis. Only for what may be sent twice."""
 _QUERY_PASSWORD: Final = re.compile(r"(?i)(password=)[^&]*")
-_TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+_OPTIONS: Final[dict[str, Any]] = {
+    "socket_timeout": TIMEOUT_S,
+    "socket_connect_timeout": TIMEOUT_S,
+    "encoding_errors": "surrogateescape",  # an id that anybody pushed goes back as it came, whatever its bytes
+}
 
 
 def connect(url: str, *, retries: int = RETRIES) -> redis.Redis:
@@ -39,12 +43,12 @@ def connect(url: str, *, retries: int = RETRIES) -> redis.Redis:
 
 def options(retries: int = RETRIES) -> dict[str, Any]:
     """Give the keyword arguments of a client."""
-    return _TIMEOUTS | {"retry": Retry(_backoff(retries), retries)}
+    return _OPTIONS | {"retry": Retry(_backoff(retries), retries)}
 
 
 def async_options(retries: int = RETRIES) -> dict[str, Any]:
     """Give the keyword arguments of an asyncio client."""
-    return _TIMEOUTS | {"retry": AsyncRetry(_backoff(retries), retries)}
+    return _OPTIONS | {"retry": AsyncRetry(_backoff(retries), retries)}
 
 
 def _backoff(retries: int) -> AbstractBackoff:

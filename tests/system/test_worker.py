@@ -13,10 +13,12 @@ from rq import Queue
 from rq.command import send_stop_job_command
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.suspension import resume, suspend
+from rq.worker import BaseWorker
 
 from processes import until
 from reference import SENTENCE, tone
-from voxspool import SpeechCancelledError, SpeechFailedError
+from voxspool import DeadlineError, SpeechCancelledError, SpeechFailedError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool.protocol.stream import Audio, Begin, Cancelled, Mark
@@ -257,3 +259,45 @@ def test_the_card_says_what_the_worker_offers(start_worker: StartWorker, db: red
     assert json.loads(card[b"voices"]) == {"sine": [], "sine-live": []}
     assert card[b"jobs"] == b"3"
     assert 0 < db.ttl(keys.worker(worker.name)) <= keys.WORKER_TTL_S
+
+
+def test_rqs_own_tools_see_a_job_that_runs(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+    worker = start_worker()
+    speech = client.enqueue(SENTENCE, voice=LIVE)
+    after_first_audio(speech)
+    (seen,) = BaseWorker.all(connection=db, serializer=JSONSerializer)
+    (execution,) = seen.get_current_executions()
+    assert (seen.name, execution.job_id) == (worker.name, speech.id)
+    job = rq_job(speech, db)
+    assert (job.get_status().value, job.worker_name) == ("started", worker.name)
+    queue = Queue("voxspool-auto-interactive", connection=db, serializer=JSONSerializer)
+    assert queue.started_job_registry.get_job_ids(cleanup=False) == [speech.id]
+    speech.wait()
+    until(lambda: queue.finished_job_registry.get_job_ids() == [speech.id], "RQ to hear of it")
+    assert 3500 < db.ttl(f"rq:job:{speech.id}") <= 3600
+
+
+def test_a_job_that_waits_for_another_is_spoken_after_it(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    first = client.enqueue(SENTENCE, id="first")
+    spec = JobSpec("And then the second one.", id="second")
+    queue = Queue(spec.queue, connection=db, serializer=JSONSerializer)
+    queue.enqueue_call(TASK, args=(spec.encode(),), job_id=spec.id, depends_on=rq_job(first, db), description="x")
+    worker = start_worker()
+    assert heard(client.speech("second")) == tone("And then the second one.")
+    assert re.findall(r"job\.begin job=(\S+)", worker.said()) == ["first", "second"]
+    until(lambda: rq_job(client.speech("second"), db).is_finished, "RQ to hear of it")
+    assert_nothing_is_left(db)
+
+
+def test_a_suspended_worker_takes_nothing_until_it_is_resumed(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker()
+    suspend(db)
+    speech = client.enqueue(SENTENCE)
+    with pytest.raises(DeadlineError, match="it is queued"):
+        speech.wait(timeout_s=1.5)
+    resume(db)
+    assert heard(speech) == tone(SENTENCE)

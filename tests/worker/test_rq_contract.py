@@ -35,8 +35,9 @@ from rq.worker import BaseWorker, WorkerStatus
 from voxspool.errors import InvalidJobError
 from voxspool.protocol.jobs import TASK, JobSpec, all_queue_names
 from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.ledger import Run, _wip_key
 from voxspool_worker.token import EndedEarlyError, Reason, Token
-from voxspool_worker.worker import CooperativeDeathPenalty, SpeechWorker, _Running, _wip_key, spec_of
+from voxspool_worker.worker import CooperativeDeathPenalty, SpeechWorker, _Running, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -363,7 +364,7 @@ def test_states_and_patterns_that_we_name_are_there() -> None:
 
 def test_keys_are_what_the_scripts_and_the_rescue_take_them_for(queue: Queue) -> None:
     assert StartedJobRegistry.key_template == "rq:wip:{0}"
-    assert _wip_key(queue) == queue.started_job_registry.key == "rq:wip:voxspool-tone-batch"
+    assert _wip_key(queue.name) == queue.started_job_registry.key == "rq:wip:voxspool-tone-batch"
     assert ExecutionRegistry.key_template == "rq:executions:{0}"
     assert Execution("e", "j", OFFLINE).key == "rq:execution:j:e"
     assert Job.redis_job_namespace_prefix == "rq:job:"
@@ -488,9 +489,8 @@ def worker() -> SpeechWorker:
 def running(worker: SpeechWorker, job_id: str, execution_id: str) -> Token:
     """Let the worker run a job that nobody speaks; give its token."""
     job, token = job_of({}, id=job_id), Token(60.0)
-    execution = Execution(execution_id, job_id, OFFLINE)
     thread = threading.Thread(target=lambda: None)
-    worker._running[execution_id] = _Running(job, worker.queues[0], execution, token, thread)
+    worker._running[execution_id] = _Running(job, Run(worker.queues[0].name, job.id, execution_id), token, thread)
     return token
 
 

@@ -33,21 +33,18 @@ from rq.command import parse_payload
 from rq.exceptions import DeserializationError
 from rq.executions import Execution
 from rq.job import JOB_ID_PATTERN, Job, JobStatus
-from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
-from rq.results import Result
 from rq.serializers import JSONSerializer
-from rq.suspension import WORKERS_SUSPENDED
 from rq.timeouts import BaseDeathPenalty
-from rq.utils import now, utcformat
+from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
 from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
-from voxspool.protocol.jobs import DEFAULT_KEEP_S, TASK, JobSpec, queue_names
-from voxspool_worker import lua, tasks
+from voxspool.protocol.jobs import TASK, JobSpec, queue_names
+from voxspool_worker import recovery, tasks
+from voxspool_worker.ledger import DEPENDENTS, LOST, Claim, Ledger, Run, SuspendedError
 from voxspool_worker.pipeline import Pipeline, SpeechGivenUpError
 from voxspool_worker.publisher import LEASE_S, HeldError, LostWritesError
-from voxspool_worker.recovery import Recovery
 from voxspool_worker.scheduler import EngineLostError, Scheduler
 from voxspool_worker.token import EndedEarlyError, Reason, Token
 
@@ -89,8 +86,7 @@ class _Running:
     """A job that a thread of ours runs."""
 
     job: Job
-    queue: Queue
-    execution: Execution
+    run: Run
     token: Token
     thread: threading.Thread
 
@@ -108,8 +104,6 @@ class SpeechWorker(BaseWorker):
         its pool's socket timeout, and what must not be sent twice must not be retried.
         """
         self._connect = connect
-        self._once = connect(retries=0)
-        self._finisher = lua.load(connect(), "finish")
         connection = connect()
         super().__init__(
             [Queue(queue, connection=connection, serializer=JSONSerializer) for queue in queue_names(engine.name)],
@@ -123,12 +117,10 @@ class SpeechWorker(BaseWorker):
         self._engine = engine
         self._scheduler = Scheduler(engine)
         self._pipeline = Pipeline(engine, self._scheduler, connect())
-        self._recovery = Recovery(connect())
-        self._dequeue = lua.load(self._once, "dequeue")
-        self._beat = lua.load(connect(), "beat")
+        self._ledger = Ledger(connect, self.name)
         self._card = connect()
         self._jobs = jobs
-        self._execution_id = ""
+        self._claimed: Run | None = None
         self._slots = threading.Semaphore(jobs)
         self._running: dict[str, _Running] = {}
         self._running_lock = threading.Lock()
@@ -246,53 +238,39 @@ class SpeechWorker(BaseWorker):
     def _take(self) -> tuple[Job, Queue] | None:
         """Claim the next job that can be read; None where there is none, or Redis is away."""
         try:
-            while claim := self._claim():
-                if claim == b"suspended":
-                    super().check_for_suspension(self._burst)
-                    return None
-                _, which, job_id, fields = claim
-                if job := self._read(self.queues[which], job_id, fields):
-                    return job, self.queues[which]
+            while claim := self._ledger.claim(self.queue_names(), uuid4().hex):
+                if job := self._read(claim):
+                    self._claimed = claim.run
+                    return job, next(queue for queue in self.queues if queue.name == claim.run.queue)
+        except SuspendedError:
+            super().check_for_suspension(self._burst)
         except redis.exceptions.RedisError as error:
             # A claim whose reply was lost has a lease that nobody renews: it is brought back like a dead worker's.
             log.warning("redis.away error=%s", error)
             self._quit.wait(IDLE_S)
         return None
 
-    def _claim(self) -> Any:  # noqa: ANN401 - a script's reply
-        """Pop and claim the next job, interactive queues before batch."""
-        self._execution_id = uuid4().hex
-        names = self.queue_names()
-        return self._dequeue(
-            keys=[WORKERS_SUSPENDED, *(queue.key for queue in self.queues)],
-            args=[self._execution_id, self.name, LEASE_S, utcformat(now()), *names],
-        )
-
-    def _read(self, queue: Queue, job_id: bytes, fields: list[bytes]) -> Job | None:
+    def _read(self, claim: Claim) -> Job | None:
         """Read a claimed job; bury what is not one."""
-        name = job_id.decode(errors="surrogateescape")
         try:
-            job = Job(name, connection=self.connection, serializer=self.serializer)
-            job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
+            job = Job(claim.run.job, connection=self.connection, serializer=self.serializer)
+            job.restore(claim.fields)
         except Exception as error:  # noqa: BLE001 - RQ raises what its parsers raise, and anybody may write a job
-            self._bury(queue, job_id, f"its hash in Redis cannot be read ({type(error).__name__})")
+            self._bury(claim.run, f"its hash in Redis cannot be read ({type(error).__name__})")
             return None
-        job.origin = queue.name  # where it lay, whatever its hash says: RQ names its registries by this
+        job.origin = claim.run.queue  # where it lay, whatever its hash says: RQ names its registries by this
         job.started_at = now()
         return job
 
-    def _bury(self, queue: Queue, job_id: bytes, why: str) -> None:
+    def _bury(self, run: Run, why: str) -> None:
         """Set a job aside that RQ cannot even read: failed for RQ, failed for whoever follows its stream."""
-        error = InvalidJobError(f"job {job_id.decode(errors='replace')!r} cannot be taken: {why}")
+        shown = run.job.encode(errors="surrogateescape").decode(errors="replace")
+        error = InvalidJobError(f"job {shown!r:.80} cannot be taken: {why}")
         log.error("job.buried error=%s", error)
-        name = job_id.decode(errors="replace")
-        if not JOB_ID_PATTERN.fullmatch(name):
-            name = "unreadable"
-        else:
-            self._pipeline.refuse(name, self._execution_id, self.name, error)
-        job = Job(name, connection=self.connection, serializer=self.serializer)
-        job.origin, job.failure_ttl = queue.name, DEFAULT_KEEP_S
-        self._finish(job, self._execution_id, JobStatus.FAILED, str(error), raw_id=job_id)
+        if JOB_ID_PATTERN.fullmatch(run.job):
+            self._pipeline.refuse(run.job, run.id, self.name, error)
+        nameless = Job("unreadable", connection=self.connection, serializer=self.serializer)
+        self._ledger.finish(run, nameless, JobStatus.FAILED, str(error))
 
     def _ring(self, queue_key: str) -> None:
         """Ring when a job lies in a queue.
@@ -315,7 +293,8 @@ class SpeechWorker(BaseWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Start a thread for a job; its slot is free again when the thread ends."""
-        execution = Execution(self._execution_id, job.id, self.connection, self.name)
+        run, self._claimed = self._claimed, None
+        assert run, "work() executes what it has just dequeued"
         limit_s, problem = job.timeout, None
         try:
             spec = spec_of(job)
@@ -323,37 +302,36 @@ class SpeechWorker(BaseWorker):
         except InvalidJobError as error:
             problem = error
         token = Token(limit_s or 0)
-        thread = threading.Thread(target=self._run, args=(job, queue, execution, token, problem), name=f"job-{job.id}")
+        thread = threading.Thread(target=self._run, args=(job, queue, run, token, problem), name=f"job-{job.id}")
         with self._running_lock:
-            self._running[execution.id] = _Running(job, queue, execution, token, thread)
+            self._running[run.id] = _Running(job, run, token, thread)
         thread.start()
 
-    def _run(self, job: Job, queue: Queue, execution: Execution, token: Token, problem: InvalidJobError | None) -> None:
+    def _run(self, job: Job, queue: Queue, run: Run, token: Token, problem: InvalidJobError | None) -> None:
         """Run one job in its thread, or refuse it there."""
-        tasks.speaker.set(lambda spec: self._pipeline.speak(spec, execution.id, self.name, token))
+        tasks.speaker.set(lambda spec: self._pipeline.speak(spec, run.id, self.name, token))
         try:
             if problem:
-                self._refuse(job, queue, execution, problem)
+                self._refuse(job, queue, run, problem)
             else:
-                self.perform_job(job, queue, execution)
+                self.perform_job(job, queue, Execution(run.id, job.id, self.connection, self.name))
         except redis.exceptions.RedisError as error:
             log.warning("redis.away job=%s error=%s", job.id, error)  # its lease runs out, and it is brought back
         except Exception:
             log.exception("job.lost job=%s", job.id)
         finally:
             with self._running_lock:
-                self._running.pop(execution.id, None)
-            self.executions.pop(execution.id, None)
+                self._running.pop(run.id, None)
             self._slots.release()
             if self._burst or self._end_awaited.is_set():
                 self._rung.set()
 
-    def _refuse(self, job: Job, queue: Queue, execution: Execution, problem: InvalidJobError) -> None:
+    def _refuse(self, job: Job, queue: Queue, run: Run, problem: InvalidJobError) -> None:
         """Fail a job that is not one of ours, for RQ and for whoever follows its stream."""
         log.error("job.refused job=%s error=%s", job.id, problem)
         with contextlib.suppress(HeldError):
-            self._pipeline.refuse(job.id, execution.id, self.name, problem)
-        self._fail(job, queue, execution, str(problem))
+            self._pipeline.refuse(job.id, run.id, self.name, problem)
+        self._fail(job, queue, run, str(problem))
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:  # noqa: FBT001, FBT002 - RQ's signature
         """Leave it to the dequeue script: a job that is taken is started."""
@@ -364,7 +342,7 @@ class SpeechWorker(BaseWorker):
     def _finalize_success(self, job: Job, queue: Queue, execution: Execution, return_value: object) -> None:
         """Record a job that returned."""
         job._result = return_value  # noqa: SLF001 - RQ's own finaliser does the same
-        if self._finish(job, execution.id, JobStatus.FINISHED, return_value) == "dependents":
+        if self._finish(Run(queue.name, job.id, execution.id), job, JobStatus.FINISHED, return_value) == DEPENDENTS:
             super()._finalize_success(job, queue, execution, return_value)
 
     def _finalize_failure(
@@ -375,107 +353,59 @@ class SpeechWorker(BaseWorker):
         exc_info: tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
     ) -> None:
         """End a job that raised, as what it raised says. The stream knows already."""
-        error = exc_info[1]
+        error, run = exc_info[1], Run(queue.name, job.id, execution.id)
         if isinstance(error, redis.exceptions.RedisError):
             raise error  # nothing is decided: the lease runs out, and the job is brought back
         if isinstance(error, EndedEarlyError):
-            self._end_early(job, queue, execution, error)
+            self._end_early(job, queue, run, error)
         elif isinstance(error, HeldError):
             log.info("job.held job=%s by=%s", job.id, error)
-            self._forget(job, execution)
+            self._ledger.forget(run, job)
         elif isinstance(error, EngineLostError | LostWritesError):
-            self._give_back(job, queue, execution)
+            self._give_back(run)
         elif isinstance(error, SpeechGivenUpError):
             log.error("job.failed job=%s code=%s error=%s", job.id, error.code, error)
-            self._fail(job, queue, execution, str(error))
+            self._fail(job, queue, run, str(error))
         else:
             log.error("job.error job=%s", job.id, exc_info=error)
-            self._fail(job, queue, execution, f"{type(error).__name__}: {error}")
+            self._fail(job, queue, run, f"{type(error).__name__}: {error}")
 
-    def _end_early(self, job: Job, queue: Queue, execution: Execution, ended: EndedEarlyError) -> None:
+    def _end_early(self, job: Job, queue: Queue, run: Run, ended: EndedEarlyError) -> None:
         """End a job whose token, or whose stream, told it to."""
         log.info("job.ended_early job=%s reason=%s by=%s", job.id, ended.reason.value, ended.by)
         if ended.reason is Reason.HANDED_BACK:
-            self._give_back(job, queue, execution)
+            self._give_back(run)
         elif ended.reason is Reason.CANCELLED:
-            self._fail(job, queue, execution, f"cancelled by {ended.by or 'a stop command'}", JobStatus.STOPPED)
+            self._fail(job, queue, run, f"cancelled by {ended.by or 'a stop command'}", JobStatus.STOPPED)
         elif ended.reason is Reason.TIMED_OUT:
-            self._fail(job, queue, execution, f"exceeded its time limit of {job.timeout} s")
+            self._fail(job, queue, run, f"exceeded its time limit of {job.timeout} s")
 
-    def _fail(
-        self, job: Job, queue: Queue, execution: Execution, sentence: str, status: JobStatus = JobStatus.FAILED
-    ) -> None:
+    def _fail(self, job: Job, queue: Queue, run: Run, sentence: str, status: JobStatus = JobStatus.FAILED) -> None:
         """Record a failure or a stop: a sentence, never a traceback."""
-        if self._finish(job, execution.id, status, sentence) == "dependents":
+        if self._finish(run, job, status, sentence) == DEPENDENTS:
             job.retries_left = None  # its stream is closed: another run could say nothing
+            execution = Execution(run.id, job.id, self.connection, self.name)
             with self._running_lock:  # RQ has one place for all jobs to say "this one was stopped"
                 self._stopped_job_id = job.id if status is JobStatus.STOPPED else None
                 self.handle_job_failure(job, queue, exc_string=sentence, execution=execution)
 
-    def _finish(self, job: Job, execution_id: str, status: JobStatus, outcome: object, raw_id: bytes = b"") -> str:
-        """Record the end of a run with RQ, if the run still holds its job; give the script's word.
-
-        `outcome` is the return value, or the sentence of a failure. `raw_id` is for an id that is no job's.
-        """
-        finished = status is JobStatus.FINISHED
-        job_id = raw_id or job.id.encode()
-        job.ended_at = now()
-        keep_s = job.get_result_ttl(DEFAULT_KEEP_S) if finished else job.failure_ttl or DEFAULT_KEEP_S
-        until_s = keep_s if keep_s < 0 else time.time() + keep_s  # negative is RQ's word for ever
-        result = Result(
-            job.id,
-            Result.Type.SUCCESSFUL if finished else Result.Type.FAILED,
-            connection=self.connection,
-            return_value=outcome if finished else None,
-            exc_string=None if finished else str(outcome),
-            serializer=self.serializer,
-            worker_name=self.name,
-            execution_id=execution_id,
-            execution_started_at=job.started_at,
-            execution_ended_at=job.ended_at,
-        )
-        registry = FinishedJobRegistry if finished else FailedJobRegistry
-        composite = job_id + b":" + execution_id.encode()
-        reply: bytes = self._finisher(
-            keys=[
-                StartedJobRegistry.key_template.format(job.origin),
-                Job.redis_job_namespace_prefix.encode() + job_id,
-                b"rq:execution:" + composite,
-                b"rq:executions:" + job_id,
-                self.executions_key,
-                registry.key_template.format(job.origin),
-                b"rq:results:" + job_id,
-                Job.redis_job_namespace_prefix.encode() + job_id + b":dependents",
-            ],
-            args=[
-                composite, job_id, execution_id, status.value, utcformat(job.ended_at), keep_s, until_s,
-                *(item for pair in result.serialize().items() for item in pair),
-            ],
-        )  # fmt: skip
-        said: str = reply.decode()
-        if said == "lost":
+    def _finish(self, run: Run, job: Job, status: JobStatus, outcome: object) -> str:
+        """Record the end of a run, and keep RQ's statistics of this worker, which the ticker writes."""
+        said = self._ledger.finish(run, job, status, outcome)
+        if said == LOST:
             log.warning("job.dropped job=%s", job.id)
-        if said == "done":
-            self._count(job, finished=finished)
+        elif said != DEPENDENTS:
+            finished = status is JobStatus.FINISHED
+            with self._running_lock:
+                self.successful_job_count += finished
+                self.failed_job_count += not finished
+                self.total_working_time += (now() - (job.started_at or now())).total_seconds()
         return said
 
-    def _count(self, job: Job, *, finished: bool) -> None:
-        """Keep RQ's statistics of this worker; the ticker writes them."""
-        with self._running_lock:
-            self.successful_job_count += finished
-            self.failed_job_count += not finished
-            self.total_working_time += (now() - (job.started_at or now())).total_seconds()
-
-    def _give_back(self, job: Job, queue: Queue, execution: Execution) -> None:
+    def _give_back(self, run: Run) -> None:
         """Put a running job back at the front of its queue, without a retry."""
-        said = self._recovery.requeue(queue.name, job.id, execution.id, expired_only=False)
-        log.info("job.handed_back job=%s said=%s", job.id, said)
-
-    def _forget(self, job: Job, execution: Execution) -> None:
-        """Drop a second delivery; the run that holds the job goes on."""
-        with self.connection.pipeline() as pipeline:
-            execution.delete(job=job, pipeline=pipeline)
-            pipeline.execute()
+        said = self._ledger.requeue(run, expired_only=False)
+        log.info("job.handed_back job=%s said=%s", run.job, said)
 
     # -- stopping a job --------------------------------------------------------------------------------------------
 
@@ -492,7 +422,7 @@ class SpeechWorker(BaseWorker):
         elif command in ("stop-job", "stop-execution"):
             wanted = payload.get("execution_id") or payload.get("job_id")
             for running in self._alive():
-                if wanted in (running.job.id, running.execution.id):
+                if wanted in (running.run.job, running.run.id):
                     running.token.end(Reason.CANCELLED)
 
     def _alive(self) -> list[_Running]:
@@ -509,7 +439,7 @@ class SpeechWorker(BaseWorker):
             one.thread.join(max(0.0, deadline - time.monotonic()))
         for one in self._alive():  # a job that does not look: give it back over its head, its writes are fenced off
             with contextlib.suppress(redis.exceptions.RedisError):
-                self._give_back(one.job, one.queue, one.execution)
+                self._give_back(one.run)
 
     def _lose_engine(self) -> None:
         """Take note, in the engine thread, that the engine broke: hand everything back and exit."""
@@ -534,31 +464,17 @@ class SpeechWorker(BaseWorker):
 
     def _look(self) -> None:
         """Bring back the jobs of dead workers."""
-        self._recovery.look()
+        recovery.look(self._ledger)
 
     def _beat_all(self) -> None:
         """Say that we live, and renew every running job's lease; tell those that lost it, or were cancelled."""
         self._say_alive()
         for running in self._alive():
-            said = self._beat_one(running).decode()
-            if said == "lost":
+            said = self._ledger.beat(running.run)
+            if said == LOST:
                 running.token.end(Reason.LEASE_LOST)
             elif said != "ok":
                 running.token.end(Reason.CANCELLED, by=said.removeprefix("cancelled by "))
-
-    def _beat_one(self, running: _Running) -> bytes:
-        """Renew one lease."""
-        execution = running.execution
-        said: bytes = self._beat(
-            keys=[
-                _wip_key(running.queue),
-                execution.key,
-                f"rq:executions:{running.job.id}",
-                keys.control(running.job.id),
-            ],
-            args=[execution.composite_key, execution.id, LEASE_S],
-        )
-        return said
 
     def _say_alive(self) -> None:
         """Renew RQ's record of this worker and our card of what it offers."""
@@ -619,8 +535,3 @@ def spec_of(job: Job) -> JobSpec:
     if spec.id != job.id:
         raise InvalidJobError(f"the job's id is {job.id!r} and its speech names {spec.id!r}")
     return spec
-
-
-def _wip_key(queue: Queue) -> str:
-    """Name the sorted set of a queue's running jobs, by the end of their lease."""
-    return StartedJobRegistry.key_template.format(queue.name)

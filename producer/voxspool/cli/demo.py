@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Final
 
 import click
 
+from voxspool.cli import options
 from voxspool.cli.follow import record
 from voxspool.cli.progress import SpeechProgress, Unserved
 from voxspool.cli.speak import cancelled_by_interrupt, report
+from voxspool.protocol.jobs import ENGINES
 
 PASSAGE: Final = (
     "A spooler takes what you give it and gives you back your time. You put a page into a queue, and somewhere a "
@@ -26,23 +29,30 @@ PASSAGE: Final = (
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo.wav"), show_default=True)
-@click.option("--engine", type=click.Choice(("piper", "tone")), default="piper", show_default=True)
-def demo(output: Path, engine: str) -> None:
+@click.option("--engine", type=click.Choice(ENGINES), default="piper", show_default=True)
+@options.REDIS
+def demo(output: Path, engine: str, redis_url: str | None) -> None:
     """Speak a passage through a private Redis and a private worker, and leave a file.
 
     \b
     voxspool demo
+    voxspool demo --redis URL      through a Redis and a worker that are there already
     """
     from voxspool.audio import check_output
     from voxspool.client import Client
     from voxspool.embedded import Embedded
 
     check_output(output)
-    click.echo(f"starting a private Redis, and a worker with {engine}", err=True)
-    with Embedded(engine) as own, Client(own.url) as client:
+    with contextlib.ExitStack() as stack:
+        if redis_url:
+            client = stack.enter_context(options.open_client(options.settings(redis_url)))
+        else:
+            click.echo(f"starting a private Redis, and a worker with {engine}", err=True)
+            own = stack.enter_context(Embedded(engine))
+            client = stack.enter_context(Client(own.url))
         click.echo(f"speaking {len(PASSAGE)} characters", err=True)
-        with SpeechProgress(len(PASSAGE), "speaking") as line:
-            speech = client.enqueue(PASSAGE, engine=engine)
-            with cancelled_by_interrupt(speech):
-                record(speech, str(output), line, Unserved(client))
+        line = stack.enter_context(SpeechProgress(len(PASSAGE), "speaking"))
+        speech = client.enqueue(PASSAGE, engine=engine, voice=None)
+        with cancelled_by_interrupt(speech):
+            record(speech, str(output), line, Unserved(client))
     report(str(output), line)

@@ -1,0 +1,185 @@
+"""RQ's records of a run: claimed, renewed, finished, put back. Each is one script, and checks the lease as it writes.
+
+Knows RQ's keys, and how RQ writes a job that runs or is over, so that RQ's own tools and dashboards see ours; the tests
+hold that against RQ. Knows no threads, and not what a job says.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from rq import Queue
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.results import Result
+from rq.serializers import JSONSerializer
+from rq.suspension import WORKERS_SUSPENDED
+from rq.utils import now, utcformat
+
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import DEFAULT_KEEP_S
+from voxspool_worker import lua
+from voxspool_worker.publisher import LEASE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redis import Redis
+
+LOST: Final = "lost"
+"""Somebody brought the job back: the run has nothing more to say."""
+DEPENDENTS: Final = "dependents"
+"""Jobs wait for this one, and only RQ's own code knows what to do with them."""
+
+
+class SuspendedError(Exception):
+    """Somebody suspended RQ's workers: there are jobs, and none may be taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one job: what RQ calls an execution."""
+
+    queue: str
+    job: str
+    id: str
+
+    @property
+    def composite(self) -> str:
+        """The run's name in RQ's registries."""
+        return f"{self.job}:{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that was taken: its run, and its hash as it was."""
+
+    run: Run
+    fields: dict[bytes, bytes]
+
+
+class Ledger:
+    """The records of one worker's runs."""
+
+    def __init__(self, connect: Callable[..., Redis], worker: str) -> None:
+        self._worker = worker
+        self._redis = connect()
+        self._dequeue = lua.load(connect(retries=0), "dequeue")  # sent twice, it would take two jobs
+        self._beat = lua.load(self._redis, "beat")
+        self._finish = lua.load(self._redis, "finish")
+        self._requeue = lua.load(self._redis, "requeue")
+
+    def claim(self, queues: Sequence[str], run: str) -> Claim | None:
+        """Take the first job of the first queue that has one, for a run of this name; None where there is none.
+
+        Raises SuspendedError.
+        """
+        reply: Any = self._dequeue(
+            keys=[WORKERS_SUSPENDED, *map(_queue_key, queues)],
+            args=[run, self._worker, LEASE_S, utcformat(now()), *queues],
+        )
+        if reply == b"suspended":
+            raise SuspendedError
+        if not reply:
+            return None
+        _, which, job, fields = reply
+        # Anybody may push an id: whatever bytes it has, they go back as they came.
+        name = job.decode(errors="surrogateescape")
+        return Claim(Run(queues[which], name, run), dict(zip(fields[::2], fields[1::2], strict=True)))
+
+    def beat(self, run: Run) -> str:
+        """Renew a lease; give `ok`, LOST, or `cancelled by <who>`."""
+        said: bytes = self._beat(
+            keys=[_wip_key(run.queue), *_execution_keys(run), keys.control(run.job)],
+            args=[run.composite, run.id, LEASE_S],
+        )
+        return said.decode()
+
+    def finish(self, run: Run, job: Job, status: JobStatus, outcome: object) -> str:
+        """Record the end of a run; `outcome` is the return value, or the sentence of a failure.
+
+        Gives `done`, LOST (nothing was recorded) or DEPENDENTS (nor then).
+        """
+        finished = status is JobStatus.FINISHED
+        ended_at = now()
+        keep_s = job.get_result_ttl(DEFAULT_KEEP_S) if finished else job.failure_ttl or DEFAULT_KEEP_S
+        until_s = keep_s if keep_s < 0 else time.time() + keep_s  # negative is RQ's word for ever
+        registry = FinishedJobRegistry if finished else FailedJobRegistry
+        result = Result(
+            job.id,
+            Result.Type.SUCCESSFUL if finished else Result.Type.FAILED,
+            connection=self._redis,
+            return_value=outcome if finished else None,
+            exc_string=None if finished else str(outcome),
+            serializer=JSONSerializer,
+            worker_name=self._worker,
+            execution_id=run.id,
+            execution_started_at=job.started_at,
+            execution_ended_at=ended_at,
+        )
+        said: bytes = self._finish(
+            keys=[
+                _wip_key(run.queue), _job_key(run.job), *_execution_keys(run), _runs_key(self._worker),
+                registry.key_template.format(run.queue), Result.get_key(run.job), f"{_job_key(run.job)}:dependents",
+            ],
+            args=[
+                run.composite, run.job, run.id, status.value, utcformat(ended_at), keep_s, until_s,
+                *(item for pair in result.serialize().items() for item in pair),
+            ],
+        )  # fmt: skip
+        return said.decode()
+
+    def requeue(self, run: Run, *, expired_only: bool) -> str:
+        """Put a started job back at the front of its queue, without a retry.
+
+        Gives `requeued`, `alive` (its lease has not run out), `gone` (somebody else did it) or `over`.
+        """
+        said: bytes = self._requeue(
+            keys=[
+                _wip_key(run.queue), _queue_key(run.queue), _job_key(run.job), *_execution_keys(run),
+                keys.control(run.job),
+            ],
+            args=[run.composite, run.job, run.id, int(expired_only)],
+        )  # fmt: skip
+        return said.decode()
+
+    def forget(self, run: Run, job: Job) -> None:
+        """Drop the run of a second delivery; the run that holds the job goes on."""
+        with self._redis.pipeline() as pipeline:
+            Execution(run.id, run.job, self._redis, self._worker).delete(job=job, pipeline=pipeline)
+            pipeline.execute()
+
+    def expired(self, queue: str) -> list[Run]:
+        """Give the runs of a queue whose lease has run out, anybody's."""
+        now_s = self._redis.time()[0]
+        found: list[Any] = self._redis.zrangebyscore(_wip_key(queue), "-inf", now_s)
+        names = [entry.decode(errors="surrogateescape").rpartition(":") for entry in found]
+        return [Run(queue, job, run) for job, _, run in names]
+
+
+def _queue_key(queue: str) -> str:
+    """List: the ids of the jobs that wait."""
+    return Queue.redis_queue_namespace_prefix + queue
+
+
+def _wip_key(queue: str) -> str:
+    """Sorted set: the runs of a queue's jobs, by the end of their lease."""
+    return StartedJobRegistry.key_template.format(queue)
+
+
+def _job_key(job: str) -> str:
+    """Hash: RQ's record of a job."""
+    return Job.redis_job_namespace_prefix + job
+
+
+def _execution_keys(run: Run) -> tuple[str, str]:
+    """Hash: RQ's record of a run. Sorted set: a job's runs."""
+    return f"rq:execution:{run.composite}", f"rq:executions:{run.job}"
+
+
+def _runs_key(worker: str) -> str:
+    """Set: a worker's runs."""
+    return f"rq:worker:{worker}:executions"
