@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import WorkerProcess
+    from processes import RedisServer, WorkerProcess
     from voxspool import Client, Speech
 
     StartWorker = Callable[..., WorkerProcess]
@@ -301,3 +301,15 @@ def test_a_suspended_worker_takes_nothing_until_it_is_resumed(
         speech.wait(timeout_s=1.5)
     resume(db)
     assert heard(speech) == tone(SENTENCE)
+
+
+def test_a_worker_outlives_a_redis_that_forgets_everything(
+    redis_server: RedisServer, client: Client, start_worker: StartWorker
+) -> None:
+    worker = start_worker()
+    assert heard(client.enqueue(SENTENCE)) == tone(SENTENCE)
+    redis_server.stop()
+    redis_server.start()
+    assert heard(client.enqueue(SENTENCE)) == tone(SENTENCE)
+    until(lambda: [card.name for card in client.workers()] == [worker.name], "its card to be there again")
+    assert worker.process.poll() is None

@@ -59,6 +59,7 @@ OVERRIDDEN = {
     "_finalize_success": ["job", "queue", "execution", "return_value"],
     "_finalize_failure": ["job", "queue", "execution", "exc_info"],
     "handle_payload": ["message"],
+    "_pubsub_exception_handler": ["exc", "pubsub", "pubsub_thread"],
 }
 """Methods of BaseWorker that SpeechWorker overrides, with the parameters that RQ gives them."""
 

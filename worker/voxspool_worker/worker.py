@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
     from redis.client import Pipeline as RedisPipeline
+    from redis.client import PubSub, PubSubWorkerThread
 
     from voxspool_worker.engines.base import Engine
 
@@ -130,7 +131,9 @@ class SpeechWorker(BaseWorker):
         self._burst = False
         self._quit = threading.Event()
         self._engine_lost = False
-        self._engine_thread = threading.Thread(target=self._scheduler.run, args=(self._lose_engine,), name="engine")
+        self._engine_thread = threading.Thread(
+            target=self._scheduler.run, args=(self._lose_engine,), name="engine", daemon=True
+        )
 
     # -- the life of the process ---------------------------------------------------------------------------------
 
@@ -302,7 +305,9 @@ class SpeechWorker(BaseWorker):
         except InvalidJobError as error:
             problem = error
         token = Token(limit_s or 0)
-        thread = threading.Thread(target=self._run, args=(job, queue, run, token, problem), name=f"job-{job.id}")
+        thread = threading.Thread(
+            target=self._run, args=(job, queue, run, token, problem), name=f"job-{job.id}", daemon=True
+        )
         with self._running_lock:
             self._running[run.id] = _Running(job, run, token, thread)
         thread.start()
@@ -425,6 +430,14 @@ class SpeechWorker(BaseWorker):
                 if wanted in (running.run.job, running.run.id):
                     running.token.end(Reason.CANCELLED)
 
+    def _pubsub_exception_handler(self, exc: Exception, pubsub: PubSub, pubsub_thread: PubSubWorkerThread) -> None:
+        """Wait for a Redis that is away, however it is; RQ's own gives up the commands at a timeout."""
+        del pubsub, pubsub_thread
+        if not isinstance(exc, redis.exceptions.RedisError):
+            raise exc
+        log.warning("redis.away error=%s", exc)
+        self._quit.wait(IDLE_S)
+
     def _alive(self) -> list[_Running]:
         """Give the jobs that run now."""
         with self._running_lock:
@@ -457,10 +470,17 @@ class SpeechWorker(BaseWorker):
             for act, at in due.items():
                 if time.monotonic() >= at:
                     due[act] = time.monotonic() + every[act]
-                    try:
-                        act()
-                    except redis.exceptions.RedisError as error:
-                        log.warning("redis.away error=%s", error)
+                    self._try(act)
+
+    @staticmethod
+    def _try(act: Callable[[], None]) -> None:
+        """Do it; a ticker that died would lose every lease."""
+        try:
+            act()
+        except redis.exceptions.RedisError as error:
+            log.warning("redis.away error=%s", error)
+        except Exception:
+            log.exception("ticker.error")
 
     def _look(self) -> None:
         """Bring back the jobs of dead workers."""
