@@ -18,6 +18,7 @@ from voxspool import connection
 from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import Audio, Begin, End
 from voxspool_worker.publisher import Publisher, Scripts
+from voxspool_worker.runs import Run
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -43,7 +44,9 @@ def fan_outs(url: str, rounds: int, entries: int) -> list[Figure]:
 def _publish_to(redis: Redis, listening: list[Consumer], entries: int) -> Samples:
     """Measure one round, in ms."""
     job_id = JobSpec("").id
-    publisher = Publisher(Scripts(redis), job_id, "bench", keep_s=10)
+    run = Run("bench", job_id, "bench")
+    redis.zadd(run.lease_key, {run.composite: time.time() + 60})  # a run publishes under a lease
+    publisher = Publisher(Scripts(redis), run, keep_s=10)
     publisher.begin(Begin(0, 24_000, "tone", "bench", "sine", "en", 0), {})
     listen_all(listening, job_id)
     _publish(publisher, WARM_UP + entries)

@@ -1,4 +1,4 @@
-"""Client and Speech for asyncio: the same names, the same stream, the same rules (reader.Cursor and reader.judge).
+"""Client and Speech for asyncio: the same stream, read by the same rules (reader.Cursor and reader.judge).
 
 RQ is not asynchronous, so what touches its queues runs in a thread of the loop's pool; what follows a stream is native.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import redis
 from redis import asyncio as redis_asyncio
 
 from voxspool import connection
@@ -17,11 +18,11 @@ from voxspool.client import Chunk, Client, unended
 from voxspool.protocol import keys
 from voxspool.protocol.stream import START, End, EntryId
 from voxspool.reader import (
-    BLOCK_MS,
     COUNT,
     Cursor,
     Received,
     ask,
+    block_ms,
     ended_without_entry,
     judge,
     raise_for,
@@ -29,13 +30,19 @@ from voxspool.reader import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from typing_extensions import Self, Unpack
 
     from voxspool.client import Overview, Speech, SpeechOptions, WorkerCard
     from voxspool.reader import JobState
     from voxspool.settings import Settings
+
+
+REPLY_S: Final = 60.0
+"""How long a reply may take, with all of redis-py's retries, in seconds: a restart of Redis is shorter."""
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -110,16 +117,18 @@ class AsyncSpeech:
         while not cursor.closed:
             with connection.translated(self._url):
                 stream: Any = {keys.audio(self.id): str(cursor.after)}
-                received = cursor.take(await self._redis.xread(stream, count=COUNT, block=BLOCK_MS))
+                block = block_ms(timeout_s, time.monotonic() - heard)
+                received = cursor.take(await bounded(self._redis.xread(stream, count=COUNT, block=block)))
             for one in received:
                 yield one
             if received:
                 heard = time.monotonic()
                 continue
             state = await self.status()
-            if state.over and not await self._more_after(cursor.after):
-                ended_without_entry(state, cursor, there=bool(await self._redis.exists(keys.audio(self.id))))
-                return
+            with connection.translated(self._url):
+                if state.over and not await self._more_after(cursor.after):
+                    ended_without_entry(state, cursor, there=bool(await self._redis.exists(keys.audio(self.id))))
+                    return
             silent_too_long(state, time.monotonic() - heard, timeout_s)
             if on_wait:
                 on_wait(state)
@@ -160,7 +169,7 @@ class AsyncSpeech:
         with connection.translated(self._url):
             async with self._redis.pipeline(transaction=False) as pipeline:
                 ask(pipeline, self.id)
-                return judge(self.id, await pipeline.execute())
+                return judge(self.id, await bounded(pipeline.execute()))
 
     async def cancel(self, by: str = "client") -> str:
         """Cancel the job; see Speech.cancel."""
@@ -169,3 +178,18 @@ class AsyncSpeech:
     async def _more_after(self, entry_id: EntryId) -> Any:  # noqa: ANN401 - truthy where there is an entry
         """Whether the stream goes on."""
         return await self._redis.xrange(keys.audio(self.id), f"({entry_id}", count=1)
+
+
+async def bounded(work: Awaitable[T]) -> T:
+    """Wait for a reply, but not for ever; cancelled, be cancelled at once.
+
+    redis-py's own timeout waits by asyncio.wait_for, which before Python 3.12 now and then swallows a cancellation.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=REPLY_S)
+        if not done:
+            raise redis.TimeoutError(f"no reply within {REPLY_S:g} s")
+        return task.result()
+    finally:
+        task.cancel()

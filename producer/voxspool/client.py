@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from rq import Queue
 from rq.command import send_stop_job_command
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
-from rq.job import Job
+from rq.job import Job, Retry
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from voxspool import connection
-from voxspool.errors import InvalidJobError, JobExistsError, StreamError, UnknownJobError, UnknownVoiceError
+from voxspool.errors import InvalidJobError, JobExistsError, RedisError, StreamError, UnknownJobError, UnknownVoiceError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, TASK, JobSpec, all_queue_names
 from voxspool.protocol.near import did_you_mean
@@ -50,6 +50,11 @@ if TYPE_CHECKING:
         seed: int
         priority: Priority
         keep_s: int
+
+
+RESCUES = 100
+"""How often RQ's own cleaners (a dashboard has them) may put back the job of a dead worker before they fail it. Our
+workers put such jobs back by themselves, and use none of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,7 @@ class Client:
                     timeout=spec.timeout_s,
                     result_ttl=spec.keep_s,
                     failure_ttl=spec.keep_s,
+                    retry=Retry(max=RESCUES),
                     unique=True,
                 )
             except DuplicateJobError:
@@ -149,12 +155,13 @@ class Client:
         """Give the live workers' cards; forget those that died without a word."""
         with connection.translated(self.url):
             members: set[Any] = self._redis.smembers(keys.WORKERS)
-            names = sorted(name.decode() for name in members)
+            names = sorted(name.decode(errors="surrogateescape") for name in members)
             with self._redis.pipeline(transaction=False) as pipeline:
                 for name in names:
                     pipeline.hgetall(keys.worker(name))
                 cards = dict(zip(names, pipeline.execute(), strict=True))
-        return [_card(name, card) for name, card in cards.items() if card]
+        found = [_card(name, card) for name, card in cards.items() if card]
+        return [card for card in found if card]
 
     def serving(self, queue: str) -> list[WorkerCard]:
         """Give the live workers that take jobs from a queue."""
@@ -177,10 +184,12 @@ class Client:
                 pipeline.zrange(StartedJobRegistry.key_template.format(name), 0, -1)
             replies = pipeline.execute()
         waiting = {name: count for name, count in zip(names, replies[::2], strict=True) if count}
-        ids = [entry.decode().partition(":")[0] for entries in replies[1::2] for entry in entries]
+        runs = [entry.decode(errors="replace") for entries in replies[1::2] for entry in entries]
+        ids = [run.rpartition(":")[0] for run in runs]
         running = []
         for job in dict.fromkeys(ids):
-            with contextlib.suppress(UnknownJobError):  # it ended between the two questions
+            # It ended between the two questions, or it is nobody's: anybody may write to Redis.
+            with contextlib.suppress(UnknownJobError, InvalidJobError):
                 running.append(self.speech(job).status())
         return Overview(waiting, self.workers(), running)
 
@@ -299,8 +308,11 @@ class Speech:
     def spec(self) -> JobSpec | None:
         """Give what was asked for; None where RQ has forgotten it or it is not ours."""
         try:
-            job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
+            with connection.translated(self._url):
+                job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
             return JobSpec.decode(job.args[0])
+        except RedisError:
+            raise
         except Exception:  # noqa: BLE001 - anybody may have written that hash, and RQ's parsers raise what they like
             return None
 
@@ -312,6 +324,7 @@ class Speech:
         """
         self.status()
         spec = self.spec()
+        by = by.encode(errors="replace").decode()
         data = encode_data(Cancelled(0, by))
         keep_s = spec.keep_s if spec else DEFAULT_KEEP_S
         with connection.translated(self._url):
@@ -372,17 +385,17 @@ def _checked(entries: Iterator[Received]) -> Iterator[Any]:
         yield received.entry
 
 
-def _card(name: str, raw: dict[bytes, bytes]) -> WorkerCard:
-    """Read a worker's card."""
-    card = {field.decode(): value.decode() for field, value in raw.items()}
+def _card(name: str, raw: dict[bytes, bytes]) -> WorkerCard | None:
+    """Read a worker's card; None for one of another version, or of anybody's making: it must not spoil the others."""
     try:
+        card = {field.decode(): value.decode() for field, value in raw.items()}
         return WorkerCard(
             name=name,
             engine=card["engine"],
             model=card["model"],
             device=card["device"],
             sample_rate=int(card["sample_rate"]),
-            voices=json.loads(card["voices"]),
+            voices=dict(json.loads(card["voices"])),
             queues=card["queues"].split(","),
             jobs=int(card["jobs"]),
             running=int(card["running"]),
@@ -391,7 +404,5 @@ def _card(name: str, raw: dict[bytes, bytes]) -> WorkerCard:
             host=card["host"],
             pid=int(card["pid"]),
         )
-    except (KeyError, ValueError) as error:
-        raise InvalidJobError(
-            f"worker {name} left a card that cannot be read ({error!r}); is it of this version?"
-        ) from error
+    except (KeyError, ValueError, TypeError):
+        return None

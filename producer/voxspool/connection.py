@@ -48,7 +48,8 @@ def options(retries: int = RETRIES) -> dict[str, Any]:
 
 def async_options(retries: int = RETRIES) -> dict[str, Any]:
     """Give the keyword arguments of an asyncio client."""
-    return _OPTIONS | {"retry": AsyncRetry(_backoff(retries), retries)}
+    # Without a timeout of redis-py's: see aio.bounded.
+    return _OPTIONS | {"socket_timeout": None, "retry": AsyncRetry(_backoff(retries), retries)}
 
 
 def _backoff(retries: int) -> AbstractBackoff:
@@ -98,8 +99,9 @@ def _no_url(url: str) -> RedisUnavailableError:
 
 def _refused(url: str, error: Exception) -> str:
     """Say that the server did not let us in."""
+    why = "it wants a password" if "NOAUTH" in str(error) or "HELLO must" in str(error) else error
     return (
-        f"Redis at {shown(url)} did not let us in ({error}); put user and password into the URL: "
+        f"Redis at {shown(url)} did not let us in ({why}); put user and password into the URL: "
         "redis://USER:PASSWORD@HOST:6379/0"
     )
 

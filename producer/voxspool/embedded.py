@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+PR_SET_PDEATHSIG: Final = 1
+"""From Linux's sys/prctl.h."""
 SERVERS: Final = ("redis-server", "valkey-server")
 REDIS_START_S: Final = 10.0
 WORKER_START_S: Final = 60.0
@@ -44,12 +47,14 @@ class Embedded:
 
     def __init__(self, engine: str = "piper") -> None:
         self._engine = engine
-        self._folder = Path(tempfile.mkdtemp(prefix="voxspool-"))
-        self._socket = self._folder / "redis.sock"
         self._started: list[subprocess.Popen[bytes]] = []
-        self.url = f"unix://{self._socket}"
+        self.url = ""
+        """Where the private Redis is, once entered."""
 
     def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="voxspool-"))
+        self._socket = self._folder / "redis.sock"
+        self.url = f"unix://{self._socket}"
         try:
             self._start_redis()
             self._start_worker()
@@ -88,7 +93,12 @@ class Embedded:
         with (self._folder / f"{name}.log").open("wb") as log:
             self._started.append(
                 subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
                 )
             )
 
@@ -123,6 +133,13 @@ class Embedded:
                 process.wait()
         self._started.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux, in a child, to kill it when its parent dies, however it dies: nothing stays behind a kill -9."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def find_server() -> Path:

@@ -44,7 +44,7 @@ class JobState:
 
     id: str
     state: str
-    """queued, running, ended, failed or cancelled."""
+    """queued (waiting for a worker, perhaps not for the first time), running, ended, failed or cancelled."""
     queue: str = ""
     attempt: int = 0
     worker: str = ""
@@ -66,6 +66,8 @@ class Cursor:
     def __init__(self, after: EntryId = START) -> None:
         self.after = after
         self.closed = False
+        self.open = False
+        """Whether an entry was read, and none that closes the stream."""
 
     def take(self, reply: Any) -> list[Received]:  # noqa: ANN401 - redis-py's reply differs by protocol version
         """Read a reply of XREAD on one stream, RESP2 or RESP3.
@@ -86,6 +88,7 @@ class Cursor:
         entry = decode(fields)
         self.after = entry_id
         self.closed = isinstance(entry, TERMINAL)
+        self.open = not self.closed
         return Received(entry_id, entry)
 
 
@@ -103,32 +106,52 @@ def ask(pipeline: Any, job: str) -> None:  # noqa: ANN401 - a sync or an asyncio
     """Queue the commands whose replies `judge` reads."""
     pipeline.hgetall(keys.control(job))
     pipeline.hmget(f"rq:job:{job}", "status", "origin")
+    pipeline.time()
 
 
 def judge(job: str, replies: Sequence[Any]) -> JobState:
     """Say where a job is. Raises UnknownJobError where Redis knows nothing of it."""
-    control = {name.decode(): value.decode() for name, value in replies[0].items()}
-    status, origin = (value.decode() if value else "" for value in replies[1])
+    control = {_text(name): _text(value) for name, value in replies[0].items()}
+    status, origin = (_text(value or b"") for value in replies[1])
+    if control.get("state") == "running" and _number(control.get("lease_until")) <= replies[2][0] * 1000:
+        del control["state"]  # its run has ended or died: the job waits for another, if RQ has it still
     if "state" not in control and status in ("", "finished"):
-        raise UnknownJobError(f"there is no job {job!r}, or its stream has expired; enqueue the text again")
-    rate = int(control.get("sample_rate", 0))
+        raise UnknownJobError(
+            f"there is no job {job!r}, or its stream has expired; check the id, or enqueue the text again"
+        )
+    rate = _number(control.get("sample_rate"))
     return JobState(
         id=job,
-        state=control.get("state") or _state_of(status),
+        state=_state_of(status, control.get("state")),
         queue=origin,
-        attempt=int(control.get("attempt", 0)),
+        attempt=_number(control.get("attempt")),
         worker=control.get("worker", ""),
         engine=control.get("engine", ""),
         voice=control.get("voice", ""),
-        spoken_s=int(control.get("pos", 0)) / rate if rate else 0.0,
-        segments=int(control.get("segments", 0)),
-        segments_done=int(control.get("marked_segments", 0)),
+        spoken_s=_number(control.get("pos")) / rate if rate else 0.0,
+        segments=_number(control.get("segments")),
+        segments_done=_number(control.get("marked_segments")),
     )
 
 
-def _state_of(status: str) -> str:
-    """Translate RQ's status of a job that has no stream yet."""
-    return {"failed": "failed", "canceled": "cancelled", "stopped": "cancelled"}.get(status, "queued")
+def _state_of(status: str, state: str | None) -> str:
+    """Say where a job is, from RQ's status and the stream's state; the stream knows better, once it is closed.
+
+    A stream that is open while RQ has given the job up was left by a run that died, and RQ's own cleaners or a
+    dashboard ended the job: nobody will close it.
+    """
+    given_up = {"failed": "failed", "canceled": "cancelled", "stopped": "cancelled"}.get(status)
+    return state if state and state != "running" else given_up or state or "queued"
+
+
+def _number(value: str | None) -> int:
+    """Read a count; 0 where there is none."""
+    return int(value) if value and value.isascii() and value.isdigit() else 0
+
+
+def _text(value: bytes) -> str:
+    """Read what anybody may have written."""
+    return value.decode(errors="replace")
 
 
 def raise_for(entry: Entry) -> None:
@@ -168,7 +191,8 @@ class Reader:
         cursor = Cursor(after)
         heard = time.monotonic()
         while not cursor.closed:
-            reply = self._redis.xread({keys.audio(self._job): str(cursor.after)}, count=COUNT, block=BLOCK_MS)
+            block = block_ms(timeout_s, time.monotonic() - heard)
+            reply = self._redis.xread({keys.audio(self._job): str(cursor.after)}, count=COUNT, block=block)
             received = cursor.take(reply)
             if received:
                 yield from received
@@ -203,6 +227,13 @@ class Reader:
         return not self._redis.xrange(keys.audio(self._job), f"({entry_id}", count=1)
 
 
+def block_ms(timeout_s: float | None, silence_s: float) -> int:
+    """Say how long the next XREAD may wait: a second, or what is left of the caller's patience."""
+    if timeout_s is None:
+        return BLOCK_MS
+    return max(1, min(BLOCK_MS, round((timeout_s - silence_s) * 1000)))
+
+
 def silent_too_long(state: JobState, silence_s: float, timeout_s: float | None) -> None:
     """Raise DeadlineError where a silence is longer than the caller bears."""
     if timeout_s is not None and silence_s >= timeout_s:
@@ -215,10 +246,10 @@ def ended_without_entry(state: JobState, cursor: Cursor, *, there: bool) -> None
     Raises SpeechFailedError or SpeechCancelledError where the job ended before any entry, UnknownJobError where its
     stream expired before its control hash.
     """
-    if there and cursor.after != START:
+    if there and cursor.after != START and not cursor.open:
         return  # the reader had come back with the last id
     if state.state == "failed":
-        raise SpeechFailedError(f"job {state.id} failed before it was spoken; `voxspool status {state.id}` tells more")
+        raise SpeechFailedError(f"job {state.id} failed before it was spoken to its end; enqueue the text again")
     if state.state == "cancelled":
-        raise SpeechCancelledError(f"job {state.id} was cancelled before it was spoken")
+        raise SpeechCancelledError(f"job {state.id} was cancelled before it was spoken to its end")
     raise UnknownJobError(f"the stream of job {state.id} has expired; enqueue the text again")

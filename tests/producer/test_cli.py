@@ -263,7 +263,7 @@ def test_the_variables_that_options_name_exist_and_all_of_a_producers_are_named(
 
 
 def test_each_option_names_the_variable_that_stands_in_for_it() -> None:
-    said = {one.name: one.help or "" for one in options()}
+    said = {one.name: one.help or "" for one in options() if "private" not in (one.help or "")}  # but demo's
     assert "[VOXSPOOL_REDIS_URL, REDIS_URL]" in said["redis_url"]
     assert "[VOXSPOOL_VOICE" in said["voice"]
     for one in options():

@@ -199,11 +199,15 @@ def test_an_entry_that_cannot_be_read_is_not_stepped_over(entry_id: bytes, field
 # Where a job is
 
 
+NOW_S = 1_000
+LEASE = {"lease_until": str(NOW_S * 1000 + 1)}
+
+
 def judged(
     control: dict[str, str] | None = None, status: str | None = None, origin: str | None = "voxspool-auto-batch"
 ) -> JobState:
     fields = {name.encode(): value.encode() for name, value in (control or {}).items()}
-    return judge("a", [fields, [text.encode() if text else None for text in (status, origin)]])
+    return judge("a", [fields, [text.encode() if text else None for text in (status, origin)], (NOW_S, 0)])
 
 
 CONTROL = {
@@ -221,7 +225,7 @@ CONTROL = {
 
 
 def test_a_running_job_tells_how_far_it_is() -> None:
-    assert judged(CONTROL, "started") == JobState(
+    assert judged(CONTROL | LEASE, "started") == JobState(
         id="a",
         state="running",
         queue="voxspool-auto-batch",
@@ -236,7 +240,7 @@ def test_a_running_job_tells_how_far_it_is() -> None:
 
 
 def test_a_field_that_is_not_known_yet_is_empty() -> None:
-    assert judged({"state": "running"}, "started") == JobState("a", "running", "voxspool-auto-batch")
+    assert judged({"state": "running"} | LEASE, "started") == JobState("a", "running", "voxspool-auto-batch")
 
 
 @pytest.mark.parametrize(
@@ -249,9 +253,8 @@ def test_a_field_that_is_not_known_yet_is_empty() -> None:
         (None, "failed", "failed", True),
         (None, "canceled", "cancelled", True),
         (None, "stopped", "cancelled", True),
-        ("running", "queued", "running", False),  # handed back
         ("running", "started", "running", False),
-        ("running", "failed", "running", False),  # the stream knows better than RQ
+        ("running", "failed", "failed", True),  # the stream knows better than RQ
         ("running", None, "running", False),
         ("ended", "started", "ended", True),
         ("ended", None, "ended", True),
@@ -262,13 +265,25 @@ def test_a_field_that_is_not_known_yet_is_empty() -> None:
 def test_the_stream_says_where_a_job_is_and_before_it_rq(
     state: str | None, status: str | None, said: str, *, over: bool
 ) -> None:
-    found = judged({"state": state} if state else {}, status)
+    found = judged({"state": state} | LEASE if state else {}, status)
     assert (found.state, found.over) == (said, over)
+
+
+@pytest.mark.parametrize("lease_until", [{}, {"lease_until": str(NOW_S * 1000)}], ids=["handed back", "dead"])
+@pytest.mark.parametrize(("status", "state"), [("queued", "queued"), ("started", "queued"), ("failed", "failed")])
+def test_a_job_whose_run_is_gone_waits_for_another(lease_until: dict[str, str], status: str, state: str) -> None:
+    found = judged(CONTROL | lease_until, status)
+    assert (found.state, found.spoken_s) == (state, 1.5)
+
+
+def test_a_job_whose_run_is_gone_and_that_rq_has_forgotten_is_unknown() -> None:
+    with pytest.raises(UnknownJobError):
+        judged(CONTROL, None)
 
 
 @pytest.mark.parametrize(("control", "status"), [({}, None), ({}, "finished"), ({"cancel": "alice"}, None)])
 def test_a_job_of_which_nothing_is_left_is_unknown(control: dict[str, str], status: str | None) -> None:
-    with pytest.raises(UnknownJobError, match=r"no job 'a', or its stream has expired; enqueue the text again"):
+    with pytest.raises(UnknownJobError, match=r"no job 'a', or its stream has expired; check the id"):
         judged(control, status)
 
 

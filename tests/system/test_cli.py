@@ -304,3 +304,21 @@ def test_a_live_line_is_shown_on_a_terminal_alone(
     os.close(terminal)
     assert b"s of speech  first after" in shown
     assert b"%" in shown
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
+def test_a_speak_with_its_own_redis_leaves_nothing_running_however_it_ends(name: str, tmp_path: Path) -> None:
+    environ = {key: value for key, value in clean_env().items() if key != "REDIS_URL"} | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "voxspool", "speak", SENTENCE * 9, "--engine", "tone", "--voice", "sine-live"]
+    speaking = subprocess.Popen([*command, "-o", str(tmp_path / "a.wav")], stderr=subprocess.DEVNULL, env=environ)
+
+    def left() -> list[str]:
+        return [line for line in processes_of(environ) if str(tmp_path) in line and "redis.sock" in line]
+
+    until(lambda: list(tmp_path.glob(".a.wav.*.part")) or speaking.poll() is not None, "the speech")
+    assert len(left()) == 2, "a Redis and a worker"
+    speaking.send_signal(getattr(signal, name))
+    speaking.wait(30)
+    until(lambda: not left(), "both to end")
+    if name != "SIGKILL":
+        assert list(tmp_path.glob("*")) == list(tmp_path.glob(".*.part")) == []

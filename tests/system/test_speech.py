@@ -253,3 +253,43 @@ def test_status_shows_progress_queues_workers_and_voices(client: Client, start_w
     assert running.spoken_s > 0
     assert running.segments == 20
     assert client.serving("voxspool-piper-batch") == []
+
+
+def test_a_cancelled_task_is_cancelled_at_once_every_time(
+    redis_server: RedisServer, start_worker: StartWorker, client: Client
+) -> None:
+    start_worker()
+    job = client.enqueue(SENTENCE * 20, voice="sine-live").id
+
+    async def cancel_often() -> None:
+        async with AsyncClient(redis_server.url) as listener:
+            for number in range(40):
+                task = asyncio.create_task(listener.speech(job).wait())
+                await asyncio.sleep(0.005 * number)  # another moment each time
+                task.cancel()
+                _, pending = await asyncio.wait({task}, timeout=1)
+                assert not pending, "the cancellation was swallowed"
+                assert task.cancelled()
+
+    asyncio.run(cancel_often())
+
+
+def test_what_anybody_wrote_beside_our_keys_spoils_no_look_up(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker()
+    db.sadd(keys.WORKERS, "stranger", b"\xff")
+    db.hset(keys.worker("stranger"), mapping={"engine": "tone"})
+    db.zadd("rq:wip:voxspool-tone-batch", {"bad id:xyz": 9e10, b"\xff\xfe:xyz": 9e10})
+    assert len(client.overview().workers) == 1
+    assert client.enqueue("A voice is looked up.", voice="sine").wait().pos > 0
+
+
+def test_a_job_whose_worker_is_gone_waits_in_its_status_too(client: Client, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    speech = client.enqueue(SENTENCE * 20, voice="sine-live")
+    next(iter(speech))
+    assert speech.status().state == "running"
+    worker.process.kill()
+    until(lambda: speech.status().state == "queued", "its lease to run out")
+    assert speech.status().spoken_s > 0

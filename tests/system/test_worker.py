@@ -23,6 +23,9 @@ from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool.protocol.stream import Audio, Begin, Cancelled, Mark
 from voxspool_worker import lua
+from voxspool_worker.ledger import Ledger
+from voxspool_worker.publisher import HeldError, Publisher, Scripts
+from voxspool_worker.token import EndedEarlyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -313,3 +316,130 @@ def test_a_worker_outlives_a_redis_that_forgets_everything(
     assert heard(client.enqueue(SENTENCE)) == tone(SENTENCE)
     until(lambda: [card.name for card in client.workers()] == [worker.name], "its card to be there again")
     assert worker.process.poll() is None
+
+
+def test_a_worker_that_froze_before_it_began_neither_takes_the_job_back_nor_loses_it(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    speech = client.enqueue(SENTENCE)
+    queue = "voxspool-auto-interactive"
+    ledger = Ledger(lambda **_: db, "frozen")
+    claim = ledger.claim([queue], "frozen-run")
+    assert claim is not None
+    assert ledger.requeue(claim.run, expired_only=False) == "requeued"
+    late = Publisher(Scripts(db), claim.run, keep_s=60)
+    with pytest.raises(EndedEarlyError, match="lease lost"):
+        late.begin(Begin(0, 24_000, "tone", "m", "sine", "en", 0), {})
+    start_worker()
+    assert heard(speech) == tone(SENTENCE)
+
+
+def test_a_second_delivery_beside_a_run_without_a_lease_is_not_forgotten(client: Client, db: redis.Redis) -> None:
+    speech = client.enqueue(SENTENCE)
+    queue = "voxspool-auto-interactive"
+    ledger = Ledger(lambda **_: db, "w")
+    first = ledger.claim([queue], "first")
+    assert first is not None
+    Publisher(Scripts(db), first.run, keep_s=60).begin(Begin(0, 24_000, "tone", "m", "sine", "en", 0), {})
+    db.zrem(first.run.lease_key, first.run.composite)  # as RQ's own cleaners do
+    db.lpush(f"rq:queue:{queue}", speech.id)
+    second = ledger.claim([queue], "second")
+    assert second is not None
+    with pytest.raises(HeldError):
+        Publisher(Scripts(db), second.run, keep_s=60).begin(Begin(0, 24_000, "tone", "m", "sine", "en", 0), {})
+    assert ledger.forget(second.run) == "kept", "its lease is what will bring the job back"
+    assert db.zscore(second.run.lease_key, second.run.composite) is not None
+
+
+def test_a_job_that_rqs_own_cleaner_takes_from_a_dead_worker_is_spoken_all_the_same(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    speech = client.enqueue(SENTENCE)
+    claim = Ledger(lambda **_: db, "dead").claim(["voxspool-auto-interactive"], "run-of-the-dead")
+    assert claim is not None
+    db.zadd(claim.run.lease_key, {claim.run.composite: 1})  # its lease ran out long ago
+    queue = Queue("voxspool-auto-interactive", connection=db, serializer=JSONSerializer)
+    queue.started_job_registry.cleanup()
+    start_worker()
+    assert heard(speech) == tone(SENTENCE)
+
+
+def test_a_job_that_a_dashboard_ends_after_its_worker_left_ends_its_readers(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker()
+    speech = client.enqueue(SENTENCE * 20, voice=LIVE)
+    after_first_audio(speech)
+    for signals in (1, 2):
+        worker.process.send_signal(signal.SIGTERM)
+        if signals == 1:
+            until(lambda: "worker.stopping" in worker.said(), "the first signal to be seen")
+    worker.wait(20)
+    rq_job(speech, db).cancel()
+    with pytest.raises(SpeechCancelledError, match="before it was spoken to its end"):
+        speech.wait(timeout_s=10)
+
+
+@pytest.mark.parametrize("limit", ["9" * 400, "-1", "0"])
+def test_no_time_limit_in_a_hash_ends_a_worker(
+    limit: str, client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker()
+    suspend(db)
+    speech = client.enqueue(SENTENCE)
+    db.hset(f"rq:job:{speech.id}", "timeout", limit)
+    resume(db)
+    assert heard(speech) == tone(SENTENCE)
+    assert worker.process.poll() is None
+
+
+def test_bytes_that_are_no_text_in_a_cancel_end_that_job_alone(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker()
+    first, second = (client.enqueue(SENTENCE * 9, voice=LIVE) for _ in range(2))
+    for speech in (first, second):
+        after_first_audio(speech)
+    first.cancel("caf\udce9")
+    db.hset(keys.control(second.id), "cancel", b"caf\xe9")
+    for speech in (first, second):
+        with pytest.raises(SpeechCancelledError, match="caf"):
+            speech.wait(timeout_s=10)
+    assert heard(client.enqueue(SENTENCE)) == tone(SENTENCE)
+    assert "Traceback" not in worker.said()
+
+
+def test_a_garbled_second_delivery_leaves_the_run_that_holds_the_job_alone(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker()
+    speech = client.enqueue(SENTENCE, voice=LIVE)
+    after_first_audio(speech)
+    db.hset(f"rq:job:{speech.id}", "created_at", "rubbish")
+    db.rpush("rq:queue:voxspool-auto-interactive", speech.id)
+    until(lambda: "job.buried" in worker.said(), "the second delivery")
+    assert heard(speech) == tone(SENTENCE)
+    assert worker.process.poll() is None
+
+
+def test_a_suspended_worker_outlives_a_restart_of_redis(
+    redis_server: RedisServer, client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker()
+    suspend(db)
+    client.enqueue(SENTENCE)
+    until(lambda: db.hget(f"rq:worker:{worker.name}", "state") == b"suspended", "the worker to see it")
+    redis_server.stop()
+    until(lambda: "redis.away" in worker.said(), "the worker to see it")
+    redis_server.start()
+    assert heard(client.enqueue(SENTENCE)) == tone(SENTENCE)
+    assert worker.process.poll() is None
+
+
+def test_a_signal_while_it_starts_ends_a_worker_in_order(start_worker: StartWorker, db: redis.Redis) -> None:
+    for _ in range(3):
+        worker = start_worker(wait=False)
+        until(lambda worker=worker: "subscribing" in worker.said() or "worker.ready" in worker.said(), "its start")
+        worker.process.send_signal(signal.SIGINT)
+        assert worker.wait(15) == 0
+    assert db.smembers(keys.WORKERS) == set()

@@ -35,7 +35,7 @@ from rq.worker import BaseWorker, WorkerStatus
 from voxspool.errors import InvalidJobError
 from voxspool.protocol.jobs import TASK, JobSpec, all_queue_names
 from voxspool_worker.engines.tone import ToneEngine
-from voxspool_worker.ledger import Run, _wip_key
+from voxspool_worker.runs import Run
 from voxspool_worker.token import EndedEarlyError, Reason, Token
 from voxspool_worker.worker import CooperativeDeathPenalty, SpeechWorker, _Running, spec_of
 
@@ -365,7 +365,10 @@ def test_states_and_patterns_that_we_name_are_there() -> None:
 
 def test_keys_are_what_the_scripts_and_the_rescue_take_them_for(queue: Queue) -> None:
     assert StartedJobRegistry.key_template == "rq:wip:{0}"
-    assert _wip_key(queue.name) == queue.started_job_registry.key == "rq:wip:voxspool-tone-batch"
+    run = Run(queue.name, "j", "e")
+    assert run.lease_key == queue.started_job_registry.key == "rq:wip:voxspool-tone-batch"
+    assert run.record_keys == (Execution("e", "j", OFFLINE).key, ExecutionRegistry("j", OFFLINE).key)
+    assert run.composite == Execution("e", "j", OFFLINE).composite_key
     assert ExecutionRegistry.key_template == "rq:executions:{0}"
     assert Execution("e", "j", OFFLINE).key == "rq:execution:j:e"
     assert Job.redis_job_namespace_prefix == "rq:job:"

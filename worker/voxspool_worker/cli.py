@@ -23,6 +23,7 @@ from voxspool_worker.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+GOOD, NOTE, MISSING = "ok  ", "note", "MISS"
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -35,6 +36,10 @@ class Command(click.Group):
             return super().invoke(ctx)
         except VoxspoolError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # whoever listened has heard enough: click ends quietly
+        except OSError as error:
+            raise click.ClickException(f"cannot read or write: {error}") from error
 
 
 @click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -84,13 +89,13 @@ def run(redis_url: str | None, engine: str | None, jobs: int | None, burst: bool
 def check(redis_url: str | None) -> None:
     """Show what this machine has, and what to do for the rest.
 
-    Exit code 0 if a worker could run here now, with a voice that speaks.
+    Exit code 0 if `voxspool-worker run` could run here now.
     """
     settings = _settings(redis_url=redis_url)
     findings = list(_findings(settings))
-    for good, name, said in findings:
-        click.echo(f"{'ok  ' if good else 'MISS'}  {name:<8}  {said}")
-    if not all(good for good, _, _ in findings):
+    for mark, name, said in findings:
+        click.echo(f"{mark}  {name:<8}  {said}")
+    if any(mark == MISSING for mark, _, _ in findings):
         raise SystemExit(1)
 
 
@@ -100,34 +105,34 @@ def _settings(**flags: str | int | None) -> Settings:
     return replace(Settings.from_env(), **said)
 
 
-def _findings(settings: Settings) -> Iterator[tuple[bool, str, str]]:
-    """Look at this machine: is it good, what, and its state or what to do."""
-    yield True, "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Look at this machine: a mark, what, and its state or what to do."""
+    yield GOOD, "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     try:
-        yield True, "redis", f"{connection.check(settings.redis_url)} at {connection.shown(settings.redis_url)}"
+        yield GOOD, "redis", f"{connection.check(settings.redis_url)} at {connection.shown(settings.redis_url)}"
     except VoxspoolError as error:
-        yield False, "redis", str(error)
+        yield MISSING, "redis", str(error)
     yield from _engine_findings(settings)
-    yield True, "device", f"cpu ({_cores()} cores); piper and tone compute there"
-    yield True, "licence", "voxspool Apache-2.0; piper-tts GPL-3, an extra; each voice has its own (see its MODEL_CARD)"
+    yield GOOD, "device", f"cpu ({_cores()} cores); piper and tone compute there"
+    yield GOOD, "licence", "voxspool Apache-2.0; piper-tts GPL-3, an extra; each voice has its own (see its MODEL_CARD)"
+    if importlib.util.find_spec("sounddevice") is None:
+        yield NOTE, "play", "no loudspeaker for `voxspool follow --play`; install it: pip install 'voxspool[play]'"
 
 
-def _engine_findings(settings: Settings) -> Iterator[tuple[bool, str, str]]:
-    """Try each engine."""
+def _engine_findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Try each engine; the one that `run` would load must be there."""
     from voxspool_worker import engines
 
-    for name in ENGINES:
+    for name in dict.fromkeys((settings.engine, *ENGINES)):
         try:
             engine = engines.load(name, settings)
         except VoxspoolError as error:
-            yield False, name, str(error)
+            yield MISSING if name == settings.engine else NOTE, name, str(error)
         else:
             voices = ", ".join(
                 f"{voice.name} ({'/'.join(voice.languages) or 'any'})" for voice in engine.voices.values()
             )
-            yield True, name, f"{engine.model} on {engine.device}, {engine.sample_rate} Hz, voices: {voices}"
-    opus = importlib.util.find_spec("sounddevice") is not None
-    yield True, "play", "sounddevice" if opus else "no loudspeaker: pip install 'voxspool[play]' for follow --play"
+            yield GOOD, name, f"{engine.model} on {engine.device}, {engine.sample_rate} Hz, voices: {voices}"
 
 
 def _cores() -> int:

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rq import Queue
-from rq.executions import Execution
 from rq.job import Job, JobStatus
-from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
 from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now, utcformat
+from rq.worker_registration import clean_worker_registry
 
 from voxspool.protocol import keys
-from voxspool.protocol.jobs import DEFAULT_KEEP_S
+from voxspool.protocol.jobs import DEFAULT_KEEP_S, MAX_KEEP_S
 from voxspool_worker import lua
 from voxspool_worker.publisher import LEASE_S
+from voxspool_worker.runs import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,20 +38,6 @@ DEPENDENTS: Final = "dependents"
 
 class SuspendedError(Exception):
     """Somebody suspended RQ's workers: there are jobs, and none may be taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of one job: what RQ calls an execution."""
-
-    queue: str
-    job: str
-    id: str
-
-    @property
-    def composite(self) -> str:
-        """The run's name in RQ's registries."""
-        return f"{self.job}:{self.id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +58,7 @@ class Ledger:
         self._beat = lua.load(self._redis, "beat")
         self._finish = lua.load(self._redis, "finish")
         self._requeue = lua.load(self._redis, "requeue")
+        self._forget = lua.load(self._redis, "forget")
 
     def claim(self, queues: Sequence[str], run: str) -> Claim | None:
         """Take the first job of the first queue that has one, for a run of this name; None where there is none.
@@ -93,10 +81,10 @@ class Ledger:
     def beat(self, run: Run) -> str:
         """Renew a lease; give `ok`, LOST, or `cancelled by <who>`."""
         said: bytes = self._beat(
-            keys=[_wip_key(run.queue), *_execution_keys(run), keys.control(run.job)],
+            keys=[run.lease_key, *run.record_keys, keys.control(run.job)],
             args=[run.composite, run.id, LEASE_S],
         )
-        return said.decode()
+        return said.decode(errors="replace")
 
     def finish(self, run: Run, job: Job, status: JobStatus, outcome: object) -> str:
         """Record the end of a run; `outcome` is the return value, or the sentence of a failure.
@@ -106,6 +94,7 @@ class Ledger:
         finished = status is JobStatus.FINISHED
         ended_at = now()
         keep_s = job.get_result_ttl(DEFAULT_KEEP_S) if finished else job.failure_ttl or DEFAULT_KEEP_S
+        keep_s = min(keep_s, MAX_KEEP_S)
         until_s = keep_s if keep_s < 0 else time.time() + keep_s  # negative is RQ's word for ever
         registry = FinishedJobRegistry if finished else FailedJobRegistry
         result = Result(
@@ -122,7 +111,7 @@ class Ledger:
         )
         said: bytes = self._finish(
             keys=[
-                _wip_key(run.queue), _job_key(run.job), *_execution_keys(run), _runs_key(self._worker),
+                run.lease_key, _job_key(run.job), *run.record_keys, _runs_key(self._worker),
                 registry.key_template.format(run.queue), Result.get_key(run.job), f"{_job_key(run.job)}:dependents",
             ],
             args=[
@@ -139,23 +128,42 @@ class Ledger:
         """
         said: bytes = self._requeue(
             keys=[
-                _wip_key(run.queue), _queue_key(run.queue), _job_key(run.job), *_execution_keys(run),
+                run.lease_key, _queue_key(run.queue), _job_key(run.job), *run.record_keys,
                 keys.control(run.job),
             ],
             args=[run.composite, run.job, run.id, int(expired_only)],
         )  # fmt: skip
         return said.decode()
 
-    def forget(self, run: Run, job: Job) -> None:
-        """Drop the run of a second delivery; the run that holds the job goes on."""
-        with self._redis.pipeline() as pipeline:
-            Execution(run.id, run.job, self._redis, self._worker).delete(job=job, pipeline=pipeline)
-            pipeline.execute()
+    def forget(self, run: Run) -> str:
+        """Drop the run of a second delivery, where the run that holds the job is under a lease; the job is its own.
+
+        Gives `forgotten`, or `kept`: then this run's lease, when it runs out, brings the job back.
+        """
+        said: bytes = self._forget(
+            keys=[run.lease_key, *run.record_keys, _runs_key(self._worker), keys.control(run.job)],
+            args=[run.composite, run.job, run.id],
+        )
+        return said.decode()
+
+    def trim(self, queues: Sequence[str]) -> None:
+        """Take out of RQ's registries, and of the lists of workers, what is no longer there."""
+        now_s = time.time()
+        for queue in queues:
+            for registry in (FinishedJobRegistry, FailedJobRegistry):
+                self._redis.zremrangebyscore(registry.key_template.format(queue), 1, now_s)  # below 1: for ever
+            cancelled = CanceledJobRegistry.key_template.format(queue)  # RQ notes when, not until when
+            self._redis.zremrangebyscore(cancelled, 1, now_s - MAX_KEEP_S)
+            clean_worker_registry(Queue(queue, connection=self._redis))
+        names: set[Any] = self._redis.smembers(keys.WORKERS)
+        for name in names:
+            if not self._redis.exists(keys.worker(name.decode(errors="surrogateescape"))):
+                self._redis.srem(keys.WORKERS, name)
 
     def expired(self, queue: str) -> list[Run]:
         """Give the runs of a queue whose lease has run out, anybody's."""
         now_s = self._redis.time()[0]
-        found: list[Any] = self._redis.zrangebyscore(_wip_key(queue), "-inf", now_s)
+        found: list[Any] = self._redis.zrangebyscore(Run(queue, "", "").lease_key, "-inf", now_s)
         names = [entry.decode(errors="surrogateescape").rpartition(":") for entry in found]
         return [Run(queue, job, run) for job, _, run in names]
 
@@ -165,19 +173,9 @@ def _queue_key(queue: str) -> str:
     return Queue.redis_queue_namespace_prefix + queue
 
 
-def _wip_key(queue: str) -> str:
-    """Sorted set: the runs of a queue's jobs, by the end of their lease."""
-    return StartedJobRegistry.key_template.format(queue)
-
-
 def _job_key(job: str) -> str:
     """Hash: RQ's record of a job."""
     return Job.redis_job_namespace_prefix + job
-
-
-def _execution_keys(run: Run) -> tuple[str, str]:
-    """Hash: RQ's record of a run. Sorted set: a job's runs."""
-    return f"rq:execution:{run.composite}", f"rq:executions:{run.job}"
 
 
 def _runs_key(worker: str) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from voxspool.protocol.jobs import JobSpec
     from voxspool_worker.engines.base import Engine
+    from voxspool_worker.runs import Run
     from voxspool_worker.scheduler import Lane, Scheduler
     from voxspool_worker.token import Token
 
@@ -52,11 +53,11 @@ class SpeechGivenUpError(VoxspoolError):
 
 
 @dataclass(slots=True)
-class _Run:
+class _Speaking:
     """One run of one job, and what it has measured so far."""
 
     spec: JobSpec
-    name: str
+    run: Run
     worker: str
     token: Token
     publisher: Publisher
@@ -77,16 +78,16 @@ class Pipeline:
         self._scheduler = scheduler
         self._scripts = Scripts(redis)
 
-    def speak(self, spec: JobSpec, run: str, worker: str, token: Token) -> dict[str, Any]:
+    def speak(self, spec: JobSpec, run: Run, worker: str, token: Token) -> dict[str, Any]:
         """Speak a job to its end, from wherever an earlier run left it; give a summary.
 
-        `run` names this run; two runs of a job have two names. Raises HeldError where another run holds the job,
+        Raises HeldError where another run holds the job,
         EndedEarlyError where it was cancelled, handed back or fenced off, SpeechGivenUpError where it failed, and
         whatever Redis raises when it is not there: then nothing is decided and the job is brought back later.
         """
-        publisher = Publisher(self._scripts, spec.id, run, spec.keep_s)
+        publisher = Publisher(self._scripts, run, spec.keep_s)
         try:
-            return self._speak(_Run(spec, run, worker, token, publisher))
+            return self._speak(_Speaking(spec, run, worker, token, publisher))
         except ClosedError as closed:
             return _as_it_ended(spec.id, str(closed))
         except EndedEarlyError as ended:
@@ -99,9 +100,9 @@ class Pipeline:
             publisher.publish(Failed(publisher.pos, given_up.code, str(given_up), retryable=False))
             raise given_up from error
 
-    def refuse(self, job: str, run: str, worker: str, error: InvalidJobError) -> None:
+    def refuse(self, run: Run, worker: str, error: InvalidJobError) -> None:
         """Close the stream of a job that cannot even be read, so that whoever follows it learns why."""
-        publisher = Publisher(self._scripts, job, run, DEFAULT_KEEP_S)
+        publisher = Publisher(self._scripts, run, DEFAULT_KEEP_S)
         begin = self._begin_entry("", "", 0)
         try:
             publisher.begin(begin, self._facts(worker, begin, 0))
@@ -109,24 +110,24 @@ class Pipeline:
             return
         publisher.publish(Failed(publisher.pos, error.code, str(error), retryable=False))
 
-    def _speak(self, run: _Run) -> dict[str, Any]:
+    def _speak(self, at: _Speaking) -> dict[str, Any]:
         """Claim, say, end."""
-        spec, problem = run.spec, None
+        spec, problem = at.spec, None
         segments: list[Segment] = []
         voice, language = spec.voice or "", spec.language or ""
         try:
-            segments = self.plan(spec, run.name)
+            segments = self.plan(spec, at.run.id)
             if segments:
                 voice, language = segments[0].voice.name, segments[0].language
         except Exception as error:  # noqa: BLE001 - raised again below: only the owner of the stream may say so there
             problem = error
         begin = self._begin_entry(voice, language, spec.seed)
-        resume = run.publisher.begin(begin, self._facts(run.worker, begin, len(segments)))
+        resume = at.publisher.begin(begin, self._facts(at.worker, begin, len(segments)))
         if problem:
             raise problem
         log.info("job.begin job=%s attempt=%d segments=%d", spec.id, resume.attempt, len(segments))
-        self._say(run, segments[resume.segment :])
-        return self._end(run, resume.pos, len(segments))
+        self._say(at, segments[resume.segment :])
+        return self._end(at, resume.pos, len(segments))
 
     def plan(self, spec: JobSpec, run: str) -> list[Segment]:
         """Cut a job into segments; none where there is nothing to say.
@@ -146,44 +147,44 @@ class Pipeline:
             for index, piece in enumerate(pieces)
         ]  # fmt: skip
 
-    def _say(self, run: _Run, segments: list[Segment]) -> None:
+    def _say(self, at: _Speaking, segments: list[Segment]) -> None:
         """Publish the audio of these segments in the order of the text, with a mark behind each."""
-        publisher = run.publisher
-        lane = self._scheduler.submit(run.name, run.spec.priority, segments)
-        run.token.on_end(lane.wake)
+        publisher = at.publisher
+        lane = self._scheduler.submit(at.run.id, at.spec.priority, segments)
+        at.token.on_end(lane.wake)
         try:
-            chunks = in_order(_heard(lane, run.token), [segment.index for segment in segments])
+            chunks = in_order(_heard(lane, at.token), [segment.index for segment in segments])
             for segment in segments:
                 start = publisher.pos
                 for chunk in chunks:
-                    self._publish_audio(run, chunk.pcm)
+                    self._publish_audio(at, chunk.pcm)
                     if chunk.last:
                         break
                 silence = np.zeros(round(segment.pause_s * self._engine.sample_rate), np.int16)
-                self._publish_audio(run, silence)
+                self._publish_audio(at, silence)
                 publisher.publish(Mark(start, publisher.pos, segment.index, segment.start, segment.end, segment.seed))
         finally:
-            run.token.on_end(lambda: None)
-            self._scheduler.drop(run.name)
+            at.token.on_end(lambda: None)
+            self._scheduler.drop(at.run.id)
 
-    def _publish_audio(self, run: _Run, pcm: npt.NDArray[np.int16]) -> None:
+    def _publish_audio(self, at: _Speaking, pcm: npt.NDArray[np.int16]) -> None:
         """Publish samples, shape (n,), in entries of at most MAX_ENTRY_S."""
         most = round(MAX_ENTRY_S * self._engine.sample_rate)
         for first in range(0, len(pcm), most):
             part = pcm[first : first + most]
-            run.publisher.publish(Audio(run.publisher.pos, part.astype("<i2", copy=False).tobytes()))
-            if run.first_chunk_s is None:
-                run.first_chunk_s = run.elapsed_s
+            at.publisher.publish(Audio(at.publisher.pos, part.astype("<i2", copy=False).tobytes()))
+            if at.first_chunk_s is None:
+                at.first_chunk_s = at.elapsed_s
 
-    def _end(self, run: _Run, first_pos: int, segments: int) -> dict[str, Any]:
+    def _end(self, at: _Speaking, first_pos: int, segments: int) -> dict[str, Any]:
         """Close the stream and say what it took."""
-        rate, pos = self._engine.sample_rate, run.publisher.pos
+        rate, pos = self._engine.sample_rate, at.publisher.pos
         said_s = (pos - first_pos) / rate
-        factor = run.elapsed_s / said_s if said_s else None
-        run.publisher.publish(End(pos, pos / rate, segments, run.first_chunk_s, factor))
+        factor = at.elapsed_s / said_s if said_s else None
+        at.publisher.publish(End(pos, pos / rate, segments, at.first_chunk_s, factor))
         log.info(
             "job.end job=%s seconds=%.2f elapsed=%.2f first_chunk=%s real_time_factor=%s characters=%d",
-            run.spec.id, pos / rate, run.elapsed_s, _short(run.first_chunk_s), _short(factor), len(run.spec.text),
+            at.spec.id, pos / rate, at.elapsed_s, _short(at.first_chunk_s), _short(factor), len(at.spec.text),
         )  # fmt: skip
         return {"state": STATES[End.type], "duration_s": pos / rate, "segments": segments}
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from voxspool.protocol.stream import Begin, Entry
+    from voxspool_worker.runs import Run
 
 LEASE_S: Final = 9
 """How long a run holds its job and its stream without a beat; three beats of 3 s."""
@@ -60,9 +61,9 @@ class Scripts:
 class Publisher:
     """Publishes one run of one job."""
 
-    def __init__(self, scripts: Scripts, job: str, run: str, keep_s: int) -> None:
+    def __init__(self, scripts: Scripts, run: Run, keep_s: int) -> None:
         self._scripts = scripts
-        self._keys = [keys.audio(job), keys.control(job)]
+        self._keys = [keys.audio(run.job), keys.control(run.job)]
         self._run = run
         self._keep_s = keep_s
         self._attempt = 0
@@ -73,15 +74,21 @@ class Publisher:
     def begin(self, entry: Begin, facts: Mapping[str, str | int]) -> Resume:
         """Claim the job and open an attempt; `facts` go to the control hash.
 
-        `entry.pos` is not used: where to begin is Redis's to say. Raises ClosedError or HeldError.
+        `entry.pos` is not used: where to begin is Redis's to say. Raises ClosedError or HeldError, and EndedEarlyError
+        where the run has lost its lease before it began.
         """
         flat = [item for pair in facts.items() for item in pair]
-        reply = self._scripts.begin(keys=self._keys, args=[self._run, LEASE_S * 1000, encode_data(entry), *flat])
+        reply = self._scripts.begin(
+            keys=[*self._keys, self._run.lease_key],
+            args=[self._run.id, LEASE_S * 1000, encode_data(entry), self._run.composite, *flat],
+        )
         said = _text(reply[0])
         if said == "closed":
             raise ClosedError(_text(reply[1]))
         if said == "held":
             raise HeldError(_text(reply[1]))
+        if said == "lost":
+            raise EndedEarlyError(Reason.LEASE_LOST)
         self._attempt, self._seq, self.pos, segment = reply[1:]
         return Resume(self._attempt, self.pos, segment)
 
@@ -119,4 +126,4 @@ class Publisher:
 
 def _text(reply: bytes | str) -> str:
     """Read a script's word."""
-    return reply.decode() if isinstance(reply, bytes) else reply
+    return reply.decode(errors="replace") if isinstance(reply, bytes) else reply

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from redis.exceptions import ResponseError
+
 from voxspool.protocol.jobs import all_queue_names
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 def look(ledger: Ledger) -> None:
     """Bring back the jobs whose lease ran out, in every queue of voxspool."""
     for queue in all_queue_names():
-        for run in ledger.expired(queue):
-            if ledger.requeue(run, expired_only=True) == "requeued":
-                log.warning("job.rescued job=%s queue=%s", run.job, queue)
+        try:
+            for run in ledger.expired(queue):
+                if ledger.requeue(run, expired_only=True) == "requeued":
+                    log.warning("job.rescued job=%s queue=%s", run.job, queue)
+        except ResponseError as error:  # one queue's spoilt key must not keep the others' jobs from coming back
+            log.error("rescue.refused queue=%s error=%s", queue, error)  # noqa: TRY400 - Redis's word says it all

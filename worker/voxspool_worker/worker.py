@@ -42,9 +42,10 @@ from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec, queue_names
 from voxspool_worker import recovery, tasks
-from voxspool_worker.ledger import DEPENDENTS, LOST, Claim, Ledger, Run, SuspendedError
+from voxspool_worker.ledger import DEPENDENTS, LOST, Claim, Ledger, SuspendedError
 from voxspool_worker.pipeline import Pipeline, SpeechGivenUpError
 from voxspool_worker.publisher import LEASE_S, HeldError, LostWritesError
+from voxspool_worker.runs import Run
 from voxspool_worker.scheduler import EngineLostError, Scheduler
 from voxspool_worker.token import EndedEarlyError, Reason, Token
 
@@ -64,6 +65,10 @@ BEAT_S: Final = 3.0
 """How often leases are renewed, in seconds: a third of LEASE_S."""
 LOOK_S: Final = 2.0
 """How often a worker looks for the jobs of dead ones, in seconds."""
+TRIM_S: Final = 60.0
+"""How often what has expired is taken out of RQ's registries, in seconds."""
+MAX_LIMIT_S: Final = 7 * 24 * 3600
+"""A job's time limit, however large its hash says it is, in seconds: a week."""
 IDLE_S: Final = 1.0
 """How long the main thread waits for a bell, in seconds, before it looks at the queues and the signals by itself."""
 HAND_BACK_S: Final = 10.0
@@ -125,11 +130,13 @@ class SpeechWorker(BaseWorker):
         self._slots = threading.Semaphore(jobs)
         self._running: dict[str, _Running] = {}
         self._running_lock = threading.Lock()
+        self._stopped_lock = threading.Lock()
         self._rung = threading.Event()
         self._idle = threading.Event()
         self._end_awaited = threading.Event()
         self._burst = False
         self._quit = threading.Event()
+        self._force = False
         self._engine_lost = False
         self._engine_thread = threading.Thread(
             target=self._scheduler.run, args=(self._lose_engine,), name="engine", daemon=True
@@ -139,6 +146,7 @@ class SpeechWorker(BaseWorker):
 
     def bootstrap(self, *_: object, **__: object) -> None:
         """Come to life: register, listen, start the threads. Logging is the CLI's to set up."""
+        self._install_signal_handlers()  # RQ does it after this: too late for a signal that comes meanwhile
         self.register_birth()
         self.subscribe()
         self.set_state(WorkerStatus.STARTED)
@@ -157,36 +165,43 @@ class SpeechWorker(BaseWorker):
         """Let the running jobs end (or hand them back, after a second signal), then leave."""
         log.info("worker.stopping name=%s running=%d", self.name, len(self._alive()))
         while running := self._alive():
-            if self._engine_lost or self._quit.is_set():
+            if self._engine_lost or self._force:
                 self._hand_back(running)
                 break
             running[0].thread.join(0.2)
         self._quit.set()
         self._scheduler.stop()
-        if not self._engine_lost:
-            self._engine_thread.join(HAND_BACK_S)
-        with contextlib.suppress(redis.exceptions.RedisError):
-            self._card.srem(keys.WORKERS, self.name)
-            self._card.delete(keys.worker(self.name))
-            super().teardown()
+        self._engine_thread.join(0 if self._engine_lost else HAND_BACK_S)
+        self._sign_off()
         log.info("worker.gone name=%s", self.name)
-        if self._engine_lost:
+        if self._engine_lost or self._engine_thread.is_alive():
             os._exit(EXIT_ENGINE_LOST)  # the engine's thread may hang in a broken driver
 
+    def _sign_off(self) -> None:
+        """Take our names out of Redis; where it is away, they expire."""
+        try:
+            with contextlib.closing(self._connect(retries=0)) as once:
+                once.srem(keys.WORKERS, self.name)
+                once.delete(keys.worker(self.name))
+            super().teardown()
+        except redis.exceptions.RedisError as error:
+            log.warning("redis.away error=%s", error)
+
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """First signal: take nothing more, speak what was begun."""
+        """First signal: take nothing more, speak what was begun.
+
+        Sets plain values alone: the main thread may be inside a lock that an Event would wait for.
+        """
         del signum, frame
         signal.signal(signal.SIGINT, self.request_force_stop)
         signal.signal(signal.SIGTERM, self.request_force_stop)
         self._shutdown_requested_date = now()
         self._stop_requested = True
-        self._rung.set()
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
         """Second signal: hand back what is running."""
         del signum, frame
-        self._quit.set()
-        self._rung.set()
+        self._force = True
 
     def run_maintenance_tasks(self) -> None:
         """Leave RQ's own out: its cleaners are not atomic and fail jobs that wait. The ticker does the work."""
@@ -246,12 +261,20 @@ class SpeechWorker(BaseWorker):
                     self._claimed = claim.run
                     return job, next(queue for queue in self.queues if queue.name == claim.run.queue)
         except SuspendedError:
-            super().check_for_suspension(self._burst)
+            self._wait_suspended()
         except redis.exceptions.RedisError as error:
             # A claim whose reply was lost has a lease that nobody renews: it is brought back like a dead worker's.
             log.warning("redis.away error=%s", error)
             self._quit.wait(IDLE_S)
         return None
+
+    def _wait_suspended(self) -> None:
+        """Wait until somebody resumes RQ's workers."""
+        try:
+            super().check_for_suspension(self._burst)
+        except redis.exceptions.RedisError as error:
+            log.warning("redis.away error=%s", error)
+            self._quit.wait(IDLE_S)
 
     def _read(self, claim: Claim) -> Job | None:
         """Read a claimed job; bury what is not one."""
@@ -270,8 +293,8 @@ class SpeechWorker(BaseWorker):
         shown = run.job.encode(errors="surrogateescape").decode(errors="replace")
         error = InvalidJobError(f"job {shown!r:.80} cannot be taken: {why}")
         log.error("job.buried error=%s", error)
-        if JOB_ID_PATTERN.fullmatch(run.job):
-            self._pipeline.refuse(run.job, run.id, self.name, error)
+        if JOB_ID_PATTERN.fullmatch(run.job) and not self._refused(run, error):
+            return
         nameless = Job("unreadable", connection=self.connection, serializer=self.serializer)
         self._ledger.finish(run, nameless, JobStatus.FAILED, str(error))
 
@@ -301,20 +324,24 @@ class SpeechWorker(BaseWorker):
         limit_s, problem = job.timeout, None
         try:
             spec = spec_of(job)
-            limit_s = limit_s if limit_s and limit_s > 0 else spec.timeout_s
+            limit_s = min(limit_s if limit_s and limit_s > 0 else spec.timeout_s, MAX_LIMIT_S)
         except InvalidJobError as error:
-            problem = error
-        token = Token(limit_s or 0)
+            limit_s, problem = 0, error
+        token = Token(limit_s)
         thread = threading.Thread(
             target=self._run, args=(job, queue, run, token, problem), name=f"job-{job.id}", daemon=True
         )
         with self._running_lock:
             self._running[run.id] = _Running(job, run, token, thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads to be had: the lease brings the job back
+            log.error("worker.full error=%s", error)  # noqa: TRY400 - the message says it all
+            self._ended(run)
 
     def _run(self, job: Job, queue: Queue, run: Run, token: Token, problem: InvalidJobError | None) -> None:
         """Run one job in its thread, or refuse it there."""
-        tasks.speaker.set(lambda spec: self._pipeline.speak(spec, run.id, self.name, token))
+        tasks.speaker.set(lambda spec: self._pipeline.speak(spec, run, self.name, token))
         try:
             if problem:
                 self._refuse(job, queue, run, problem)
@@ -325,18 +352,32 @@ class SpeechWorker(BaseWorker):
         except Exception:
             log.exception("job.lost job=%s", job.id)
         finally:
-            with self._running_lock:
-                self._running.pop(run.id, None)
-            self._slots.release()
-            if self._burst or self._end_awaited.is_set():
-                self._rung.set()
+            self._ended(run)
+
+    def _ended(self, run: Run) -> None:
+        """Free a run's slot."""
+        with self._running_lock:
+            self._running.pop(run.id, None)
+        self._slots.release()
+        if self._burst or self._end_awaited.is_set():
+            self._rung.set()
 
     def _refuse(self, job: Job, queue: Queue, run: Run, problem: InvalidJobError) -> None:
         """Fail a job that is not one of ours, for RQ and for whoever follows its stream."""
         log.error("job.refused job=%s error=%s", job.id, problem)
-        with contextlib.suppress(HeldError):
-            self._pipeline.refuse(job.id, run.id, self.name, problem)
-        self._fail(job, queue, run, str(problem))
+        if self._refused(run, problem):
+            self._fail(job, queue, run, str(problem))
+
+    def _refused(self, run: Run, problem: InvalidJobError) -> bool:
+        """Close the stream of a job that is refused; False where another run has it, which then says how it ends."""
+        try:
+            self._pipeline.refuse(run, self.name, problem)
+        except HeldError:
+            self._ledger.forget(run)
+            return False
+        except (EndedEarlyError, LostWritesError):
+            return False
+        return True
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:  # noqa: FBT001, FBT002 - RQ's signature
         """Leave it to the dequeue script: a job that is taken is started."""
@@ -365,7 +406,7 @@ class SpeechWorker(BaseWorker):
             self._end_early(job, queue, run, error)
         elif isinstance(error, HeldError):
             log.info("job.held job=%s by=%s", job.id, error)
-            self._ledger.forget(run, job)
+            self._ledger.forget(run)
         elif isinstance(error, EngineLostError | LostWritesError):
             self._give_back(run)
         elif isinstance(error, SpeechGivenUpError):
@@ -390,7 +431,7 @@ class SpeechWorker(BaseWorker):
         if self._finish(run, job, status, sentence) == DEPENDENTS:
             job.retries_left = None  # its stream is closed: another run could say nothing
             execution = Execution(run.id, job.id, self.connection, self.name)
-            with self._running_lock:  # RQ has one place for all jobs to say "this one was stopped"
+            with self._stopped_lock:  # RQ has one place for all jobs to say "this one was stopped"
                 self._stopped_job_id = job.id if status is JobStatus.STOPPED else None
                 self.handle_job_failure(job, queue, exc_string=sentence, execution=execution)
 
@@ -419,8 +460,8 @@ class SpeechWorker(BaseWorker):
         try:
             payload = parse_payload(message)
             command = payload["command"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("command.unreadable error=%r", error)
+        except Exception as error:  # noqa: BLE001 - anybody may publish, and this thread must live
+            log.warning("command.unreadable error=%s", type(error).__name__)
             return
         if command == "shutdown":
             os.kill(os.getpid(), signal.SIGINT)
@@ -450,9 +491,12 @@ class SpeechWorker(BaseWorker):
         deadline = time.monotonic() + HAND_BACK_S
         for one in running:
             one.thread.join(max(0.0, deadline - time.monotonic()))
-        for one in self._alive():  # a job that does not look: give it back over its head, its writes are fenced off
-            with contextlib.suppress(redis.exceptions.RedisError):
-                self._give_back(one.run)
+        # Those that do not look are given back over their heads; their writes are fenced off. Asked once: a Redis that
+        # is away now finds their leases run out.
+        ledger = Ledger(lambda **_: self._connect(retries=0), self.name)
+        with contextlib.suppress(redis.exceptions.RedisError):
+            for one in self._alive():
+                log.info("job.handed_back job=%s said=%s", one.run.job, ledger.requeue(one.run, expired_only=False))
 
     def _lose_engine(self) -> None:
         """Take note, in the engine thread, that the engine broke: hand everything back and exit."""
@@ -464,8 +508,8 @@ class SpeechWorker(BaseWorker):
 
     def _tick(self) -> None:
         """Beat and look, each in its own time, whatever Redis does."""
-        due = {self._beat_all: 0.0, self._look: 0.0}
-        every = {self._beat_all: BEAT_S, self._look: LOOK_S}
+        due = {self._beat_all: 0.0, self._look: 0.0, self._trim: 0.0}
+        every = {self._beat_all: BEAT_S, self._look: LOOK_S, self._trim: TRIM_S}
         while not self._quit.wait(0.5):
             for act, at in due.items():
                 if time.monotonic() >= at:
@@ -486,15 +530,19 @@ class SpeechWorker(BaseWorker):
         """Bring back the jobs of dead workers."""
         recovery.look(self._ledger)
 
+    def _trim(self) -> None:
+        """Keep RQ's registries from growing for ever."""
+        self._ledger.trim(self.queue_names())
+
     def _beat_all(self) -> None:
         """Say that we live, and renew every running job's lease; tell those that lost it, or were cancelled."""
-        self._say_alive()
         for running in self._alive():
             said = self._ledger.beat(running.run)
             if said == LOST:
                 running.token.end(Reason.LEASE_LOST)
             elif said != "ok":
                 running.token.end(Reason.CANCELLED, by=said.removeprefix("cancelled by "))
+        self._say_alive()  # last: at its memory's limit Redis refuses this, and leases matter more
 
     def _say_alive(self) -> None:
         """Renew RQ's record of this worker and our card of what it offers."""

@@ -6,6 +6,7 @@ terminal's stderr and nowhere else, so stdout can be piped.
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import click
@@ -21,11 +22,23 @@ class Command(click.Group):
     """A group that says our errors in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
-        """Run a command; an error of ours is one line and exit code 1."""
+        """Run a command; an error of ours is one line and exit code 1, an interrupt 130.
+
+        A SIGTERM (a `timeout`) and a SIGHUP (a closed terminal) end it as Ctrl-C does: what it started, it stops.
+        """
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.default_int_handler)
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
         except VoxspoolError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # whoever listened has heard enough: click ends quietly
+        except OSError as error:
+            raise click.ClickException(f"cannot read or write: {error}") from error
 
 
 @click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})

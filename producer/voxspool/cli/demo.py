@@ -30,7 +30,7 @@ PASSAGE: Final = (
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo.wav"), show_default=True)
 @click.option("--engine", type=click.Choice(ENGINES), default="piper", show_default=True)
-@options.REDIS
+@click.option("--redis", "redis_url", metavar="URL", help="Speak through this Redis and its workers [private ones].")
 def demo(output: Path, engine: str, redis_url: str | None) -> None:
     """Speak a passage through a private Redis and a private worker, and leave a file.
 

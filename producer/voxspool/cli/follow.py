@@ -10,6 +10,7 @@ import click
 
 from voxspool.cli import options
 from voxspool.cli.progress import SpeechProgress, Unserved
+from voxspool.errors import OutputError
 from voxspool.protocol.stream import START, EntryId
 from voxspool.reader import raise_for
 
@@ -95,6 +96,8 @@ def watched(speech: Speech, line: SpeechProgress, unserved: Unserved, after: str
 
 def write_raw_after(speech: Speech, after: str, line: SpeechProgress, unserved: Unserved) -> str:
     """Write the samples after an entry to stdout, each once, as they come; give the id of the last entry."""
+    if sys.stdout is None:
+        raise OutputError("stdout is closed; nobody would hear the samples")
     listener, last = speech.listener(after), after
     for received in watched(speech, line, unserved, after):
         if chunk := listener.hear(received):

@@ -53,7 +53,7 @@ def status(job: str | None, as_json: bool, redis_url: str | None) -> None:  # no
     voxspool status JOB --json
     """
     with options.open_client(options.settings(redis_url)) as client:
-        if job:
+        if job is not None:
             _show_job(client, job, as_json=as_json)
         else:
             _show_all(client.overview(), as_json=as_json)
@@ -125,10 +125,15 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
     from rich.console import Console
 
     console = Console()
-    _table(console, "queue", ("queue", "waiting"), [(name, str(count)) for name, count in overview.queues.items()])
     _table(
         console,
-        "worker",
+        "no jobs waiting",
+        ("queue", "waiting"),
+        [(name, str(count)) for name, count in overview.queues.items()],
+    )
+    _table(
+        console,
+        "no live worker",
         ("worker", "engine", "device", "jobs", "rows", "host"),
         [
             (
@@ -144,7 +149,7 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
     )
     _table(
         console,
-        "running job",
+        "no running job",
         ("job", "engine", "voice", "segments", "spoken"),
         [
             (job.id, job.engine, job.voice, f"{job.segments_done}/{job.segments}", f"{job.spoken_s:.1f} s")
@@ -153,14 +158,16 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
     )
 
 
-def _table(console: Console, what: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print rows, or that there are none."""
+def _table(console: Console, none: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print rows, or that there are none. Ids are never cut: they are there to be copied."""
     from rich.table import Table
 
     if not rows:
-        console.print(f"no {'jobs waiting' if what == 'queue' else what}")
+        console.print(none)
         return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from voxspool.client import Client
 
 REDIS = click.option("--redis", "redis_url", metavar="URL", help="Where Redis is [VOXSPOOL_REDIS_URL, REDIS_URL].")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for scripts.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 _TEXT = (
     click.argument("text", required=False),
@@ -53,6 +53,8 @@ def read_text(text: str | None, path: Path | None) -> str:
     if path is None and text != "-":
         return text or ""
     source = str(path) if path else "stdin"
+    if path is None and sys.stdin is None:
+        raise InvalidJobError("stdin is closed; give the text as an argument or with --file")
     try:
         data = path.read_bytes() if path else sys.stdin.buffer.read()
         return data.decode("utf-8-sig")

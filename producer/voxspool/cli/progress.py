@@ -68,7 +68,7 @@ class SpeechProgress:
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds of waiting a second of speech, from the first audio on; None before there is a second of it."""
+        """Seconds since this line began, a second of speech; None before there is a second of it."""
         if self.first_chunk_s is None or self.spoken_s < 1:
             return None
         return self.elapsed_s / self.spoken_s
@@ -113,7 +113,7 @@ class Unserved:
         )
 
     def on_wait(self, state: JobState) -> None:
-        """Look, while a job is still queued."""
+        """Look, while a job waits for a worker."""
         if state.state == "queued" and state.queue:
             self.look(state.queue)
 

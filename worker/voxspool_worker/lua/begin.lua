@@ -1,9 +1,11 @@
 -- Claims a job's stream for one run and opens its next attempt, in one step. This claim is what makes a second
 -- delivery of the same job harmless.
 --
--- KEYS  1 the audio stream   2 the control hash
--- ARGV  1 the run's own name   2 lease in ms   3 data of the begin entry   4.. field, value: facts for the control hash
--- gives {"closed", state} | {"held", holder} | {"begun", attempt, seq, pos, next segment}
+-- KEYS  1 the audio stream   2 the control hash   3 rq:wip:<queue>, where the run's lease stands
+-- ARGV  1 the run's own name   2 lease in ms   3 data of the begin entry   4 <job>:<run>
+--       5.. field, value: facts for the control hash
+-- gives {"closed", state} | {"held", holder} | {"lost"} (the run has no lease any more: the job is somebody else's)
+--       | {"begun", attempt, seq, pos, next segment}
 --
 -- A begin that is sent again by the same run (its reply was lost) finds its own attempt and changes nothing.
 local stream, control = KEYS[1], KEYS[2]
@@ -22,9 +24,12 @@ end
 if holder and tonumber(lease_until) > now_ms then
   return {'held', holder}
 end
+if not redis.call('ZSCORE', KEYS[3], ARGV[4]) then
+  return {'lost'}
+end
 
 attempt = redis.call('HINCRBY', control, 'attempt', 1)
 redis.call('XADD', stream, attempt .. '-1', 'type', 'begin', 'pos', marked_pos, 'data', ARGV[3])
 redis.call('HSET', control, 'state', 'running', 'holder', ARGV[1], 'lease_until', now_ms + tonumber(ARGV[2]),
-  'seq', 1, 'pos', marked_pos, unpack(ARGV, 4))
+  'seq', 1, 'pos', marked_pos, unpack(ARGV, 5))
 return {'begun', attempt, 1, tonumber(marked_pos), tonumber(marked_segments)}

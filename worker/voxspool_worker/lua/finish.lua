@@ -8,6 +8,9 @@
 --       6 how long RQ keeps the job, in seconds; negative: for ever   7 until when, in seconds of Unix time   8.. field, value: RQ's result
 -- gives "done" | "lost" (somebody brought the job back) | "dependents" (nothing done: RQ itself must see to them)
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  redis.call('DEL', KEYS[3])
+  redis.call('ZREM', KEYS[4], ARGV[3])
+  redis.call('SREM', KEYS[5], ARGV[1])
   return 'lost'
 end
 if redis.call('EXISTS', KEYS[8]) == 1 then

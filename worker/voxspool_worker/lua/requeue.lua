@@ -12,6 +12,8 @@ end
 if ARGV[4] == '1' and tonumber(score) > tonumber(redis.call('TIME')[1]) then
   return 'alive'
 end
+-- what may fail (a key of another type) comes before what must not be half done
+local holder, status = redis.call('HGET', KEYS[6], 'holder'), redis.call('HGET', KEYS[3], 'status')
 redis.call('ZREM', KEYS[1], ARGV[1])
 local worker = redis.call('HGET', KEYS[4], 'worker_name')
 if worker then
@@ -19,10 +21,10 @@ if worker then
 end
 redis.call('DEL', KEYS[4])
 redis.call('ZREM', KEYS[5], ARGV[3])
-if redis.call('HGET', KEYS[6], 'holder') == ARGV[3] then
+if holder == ARGV[3] then
   redis.call('HDEL', KEYS[6], 'holder', 'lease_until')
 end
-if redis.call('HGET', KEYS[3], 'status') ~= 'started' then
+if status ~= 'started' then
   return 'over'
 end
 redis.call('HSET', KEYS[3], 'status', 'queued', 'worker_name', '')

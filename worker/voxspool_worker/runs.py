@@ -1,0 +1,29 @@
+"""One run of one job, and its names in RQ: the run's lease, and RQ's record of it. Values; no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one job: what RQ calls an execution."""
+
+    queue: str
+    job: str
+    id: str
+
+    @property
+    def composite(self) -> str:
+        """The run's name in RQ's registries."""
+        return f"{self.job}:{self.id}"
+
+    @property
+    def lease_key(self) -> str:
+        """Sorted set: the runs of the queue's jobs, by the end of their lease. A run that is not in it has none."""
+        return f"rq:wip:{self.queue}"
+
+    @property
+    def record_keys(self) -> tuple[str, str]:
+        """Hash: RQ's record of the run. Sorted set: the job's runs."""
+        return f"rq:execution:{self.composite}", f"rq:executions:{self.job}"
