@@ -169,7 +169,7 @@ def test_the_second_sigterm_hands_running_jobs_back_and_another_worker_goes_on(
     until(lambda: "worker.stopping" in first.said(), "the first signal to be seen")
     first.process.send_signal(signal.SIGTERM)
     assert first.wait(10) == 0
-    assert {speech.status().state for speech in speeches} == {"running"}, "no terminal entry: they are not over"
+    assert {speech.status().state for speech in speeches} == {"queued"}, "no terminal entry: they wait for another"
     assert sorted(db.lrange("rq:queue:voxspool-auto-interactive", 0, -1)) == [b"back-0", b"back-1"]
     assert rq_job(speeches[0], db).get_status().value == "queued"
     start_worker()
