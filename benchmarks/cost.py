@@ -61,7 +61,7 @@ def _cost(side: Voxspool | SimpleWorker, jobs: list[EnqueueData]) -> Samples:
         pipeline.execute()
     wait_all(side.redis, [str(job.job_id) for job in jobs])
     took_s = time.perf_counter() - began
-    time.sleep(0.1)
+    time.sleep(0.1)  # the last records are written before the other side is timed
     return {"cost of a job": [took_s * 1e3 / len(jobs)], "jobs a second": [len(jobs) / took_s]}
 
 
@@ -71,7 +71,7 @@ def _commands(
     """Measure one round: totals over its jobs, as one sample each."""
     began, before = time.monotonic(), _counts(side.redis)
     asked = sum(wait_done(side.redis, side.enqueue()) for _ in settled(jobs))
-    time.sleep(0.05)
+    time.sleep(0.05)  # what follows a job's result is counted with it
     spent = _less(_counts(side.redis), before)
     spent = _less(spent, _scaled(idle, time.monotonic() - began))
     spent = _less(spent, Counter({"xread": asked, "(reads)": asked}))
@@ -90,7 +90,7 @@ def _called_by_scripts(side: Voxspool | SimpleWorker) -> float:
     with side.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
         for _ in settled(WATCHED_JOBS):
             wait_done(side.redis, side.enqueue())
-        time.sleep(0.05)
+        time.sleep(0.05)  # what follows a job's result is counted with it
         side.redis.echo("the last job is done")
         seen = itertools.takewhile(lambda one: not one["command"].startswith("ECHO"), monitor.listen())
         return [one["client_type"] for one in seen].count("lua") / WATCHED_JOBS
@@ -99,7 +99,7 @@ def _called_by_scripts(side: Voxspool | SimpleWorker) -> float:
 def _rates(redis: Redis, idle_s: float) -> Counter[str]:
     """Give what the workers do while nobody wants anything, a second."""
     before = _counts(redis)
-    time.sleep(idle_s)
+    time.sleep(idle_s)  # this is what is measured
     return _scaled(_less(_counts(redis), before), 1 / idle_s)
 
 

@@ -33,10 +33,9 @@ def enqueue(text: str | None, path: Path | None, redis_url: str | None, as_json:
     words = options.read_text(text, path)
     settings = options.settings(redis_url)
     spec_options = {"engine": settings.engine, "voice": settings.voice} | options.said(chosen)
-    JobSpec(words, **spec_options)  # refused before Redis is asked
+    queue = JobSpec(words, **spec_options).queue  # refused here, before Redis is asked
     with options.open_client(settings) as client:
         speech = client.enqueue(words, **spec_options)
-        queue = JobSpec(words, **spec_options).queue
         click.echo(json.dumps({"job": speech.id, "queue": queue}) if as_json else speech.id)
         Unserved(client).look(queue)
 

@@ -43,12 +43,12 @@ def speak(text: str | None, path: Path | None, target: str, redis_url: str | Non
     words = options.read_text(text, path)
     settings = options.settings(redis_url)
     spec_options = {"engine": settings.engine, "voice": settings.voice} | options.said(chosen)
-    JobSpec(words, **spec_options)  # refused before anything is started
+    queue = JobSpec(words, **spec_options).queue  # refused here, before anything is started
     check_target(target)
     with client_or_embedded(settings, spec_options["engine"]) as client, SpeechProgress(len(words), "speaking") as line:
         speech = client.enqueue(words, **spec_options)
         unserved = Unserved(client)
-        unserved.look(JobSpec(words, **spec_options).queue)
+        unserved.look(queue)
         with cancelled_by_interrupt(speech):
             record(speech, target, line, unserved)
     report(target, line)
