@@ -17,6 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from voxspool.errors import (
+    CheckpointError,
+    ClipError,
     DeadlineError,
     EmbeddedError,
     InvalidJobError,
@@ -37,21 +39,28 @@ from voxspool.errors import (
     UnknownJobError,
     UnknownLanguageError,
     UnknownVoiceError,
+    VoiceError,
+    VoiceExistsError,
     VoxspoolError,
 )
 
 if TYPE_CHECKING:
     from voxspool.aio import AsyncClient, AsyncSpeech
-    from voxspool.client import Chunk, Client, Overview, Speech, WorkerCard
+    from voxspool.cards import WorkerCard
+    from voxspool.client import Chunk, Client, Overview, Placed, Speech
     from voxspool.embedded import Embedded
+    from voxspool.protocol.voices import ClonedVoice
     from voxspool.reader import JobState
     from voxspool.settings import Settings
 
 __all__ = [
     "AsyncClient",
     "AsyncSpeech",
+    "CheckpointError",
     "Chunk",
     "Client",
+    "ClipError",
+    "ClonedVoice",
     "DeadlineError",
     "Embedded",
     "EmbeddedError",
@@ -61,6 +70,7 @@ __all__ = [
     "MissingExtraError",
     "OutputError",
     "Overview",
+    "Placed",
     "ProtocolError",
     "RedisError",
     "RedisTooOldError",
@@ -77,6 +87,8 @@ __all__ = [
     "UnknownJobError",
     "UnknownLanguageError",
     "UnknownVoiceError",
+    "VoiceError",
+    "VoiceExistsError",
     "VoxspoolError",
     "WorkerCard",
 ]
@@ -86,12 +98,14 @@ _HOMES = {
     "AsyncSpeech": "aio",
     "Chunk": "client",
     "Client": "client",
+    "ClonedVoice": "protocol.voices",
     "Embedded": "embedded",
     "JobState": "reader",
     "Overview": "client",
+    "Placed": "client",
     "Settings": "settings",
     "Speech": "client",
-    "WorkerCard": "client",
+    "WorkerCard": "cards",
 }
 
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from voxspool.client import Overview, Speech, SpeechOptions, WorkerCard
+    from voxspool.cards import WorkerCard
+    from voxspool.client import Overview, Speech, SpeechOptions
     from voxspool.reader import JobState
     from voxspool.settings import Settings
 
@@ -170,6 +171,10 @@ class AsyncSpeech:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 ask(pipeline, self.id)
                 return judge(self.id, await bounded(pipeline.execute()))
+
+    async def end(self) -> End | None:
+        """Give the end entry of a speech that has ended; see Speech.end."""
+        return await asyncio.to_thread(self._speech.end)
 
     async def cancel(self, by: str = "client") -> str:
         """Cancel the job; see Speech.cancel."""

@@ -1,14 +1,16 @@
 """Client: enqueue speeches and look after them. Speech: the handle of one job, an id and a connection, no data.
 
-Knows RQ's queues and the worker's cards; not how a stream is read (reader) nor how a file is written (audio). Safe to
-share between threads. A job that is enqueued twice under one id is one job, so enqueueing may be retried at will.
+Knows RQ's queues, the worker's cards and the cloned voices; not how a stream is read (reader), how a file is written
+(audio) or what a clip must be like (clips). Safe to share between threads. A job that is enqueued twice under one id is
+one job, so enqueueing may be retried at will.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import time
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -21,23 +23,35 @@ from rq.job import Job, Retry
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from voxspool import connection
-from voxspool.errors import InvalidJobError, JobExistsError, RedisError, StreamError, UnknownJobError, UnknownVoiceError
-from voxspool.protocol import keys
-from voxspool.protocol.jobs import DEFAULT_KEEP_S, TASK, JobSpec, all_queue_names
+from voxspool import cards, connection
+from voxspool.errors import (
+    InvalidJobError,
+    JobExistsError,
+    RedisError,
+    StreamError,
+    UnknownJobError,
+    UnknownVoiceError,
+    VoiceExistsError,
+)
+from voxspool.protocol import keys, voices
+from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, TASK, JobSpec, all_queue_names, queue_name
 from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.stream import START, Begin, Cancelled, End, EntryId, encode_data
+from voxspool.protocol.voices import ClonedVoice
 from voxspool.reader import JobState, Reader, Received, position_after, raise_for
+from voxspool.routing import route
 from voxspool.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypedDict
 
     from redis import Redis
     from typing_extensions import Self, Unpack
 
+    from voxspool.cards import WorkerCard
     from voxspool.protocol.jobs import Priority
+    from voxspool.protocol.voices import VoiceName
 
     class SpeechOptions(TypedDict, total=False):
         """What may be said of a speech beside its text; see JobSpec for each."""
@@ -56,6 +70,10 @@ RESCUES = 100
 """How often RQ's own cleaners (a dashboard has them) may put back the job of a dead worker before they fail it. Our
 workers put such jobs back by themselves, and use none of these."""
 
+RECENT_S = 1.0
+"""For how long a job may be routed by cards that were read before, in seconds: to read eight takes three times as long
+as to enqueue. A worker's own word is up to 3 s old, and a job for one that has gone is let go by the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -71,23 +89,12 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerCard:
-    """What a live worker says of itself."""
+class Placed:
+    """A speech that was enqueued: where it lies, and why there."""
 
-    name: str
-    engine: str
-    model: str
-    device: str
-    sample_rate: int
-    voices: dict[str, list[str]]
-    """Voice -> its languages, the default first; none: any."""
-    queues: list[str]
-    jobs: int
-    running: int
-    rows: int
-    rows_in_use: int
-    host: str
-    pid: int
+    speech: Speech
+    queue: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,8 @@ class Client:
         self.url = redis_url or self.settings.redis_url
         self._redis = connection.connect(self.url)
         self._queues: dict[str, Queue] = {}
+        self._seen: tuple[float, list[WorkerCard]] = (-RECENT_S, [])
+        """When the workers' cards were read last, and what they said. Replaced as a whole: threads share it."""
 
     def __enter__(self) -> Self:
         return self
@@ -128,11 +137,21 @@ class Client:
         """
         options.setdefault("engine", self.settings.engine)
         options.setdefault("voice", self.settings.voice)
-        spec = JobSpec(text, **options)
+        return self.place(JobSpec(text, **options)).speech
+
+    def place(self, spec: JobSpec) -> Placed:
+        """Enqueue a speech in its engine's queue, which for `auto` is chosen now; give its handle and say why there.
+
+        See `enqueue`, and `routing.route` for the choice.
+        """
+        live = self._live_for(spec)
+        cloned = self._clones_for(spec, live)
+        chosen = route(spec, live, cloned)
+        queue, why = queue_name(chosen.engine, spec.priority), chosen.why
         with connection.translated(self.url):
-            self._check_voice(spec)
+            check_voice(spec, [card for card in live if queue in card.queues], cloned)
             try:
-                self._queue(spec.queue).enqueue_call(
+                self._queue(queue).enqueue_call(
                     TASK,
                     args=(spec.encode(),),
                     job_id=spec.id,
@@ -145,7 +164,8 @@ class Client:
                 )
             except DuplicateJobError:
                 self._check_same(spec)
-        return Speech(self._redis, spec.id, self.url)
+                queue, why = self.speech(spec.id).status().queue, "it is there already"
+        return Placed(Speech(self._redis, spec.id, self.url), queue, why)
 
     def speech(self, job_id: str) -> Speech:
         """Give the handle of a job by its id. Nothing is asked yet."""
@@ -154,14 +174,9 @@ class Client:
     def workers(self) -> list[WorkerCard]:
         """Give the live workers' cards; forget those that died without a word."""
         with connection.translated(self.url):
-            members: set[Any] = self._redis.smembers(keys.WORKERS)
-            names = sorted(name.decode(errors="surrogateescape") for name in members)
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for name in names:
-                    pipeline.hgetall(keys.worker(name))
-                cards = dict(zip(names, pipeline.execute(), strict=True))
-        found = [_card(name, card) for name, card in cards.items() if card]
-        return [card for card in found if card]
+            found = cards.live(self._redis)
+        self._seen = (time.monotonic(), found)
+        return found
 
     def serving(self, queue: str) -> list[WorkerCard]:
         """Give the live workers that take jobs from a queue."""
@@ -174,6 +189,48 @@ class Client:
             for voice in card.voices:
                 found.setdefault(voice, []).append(card)
         return found
+
+    def add_voice(
+        self, name: str, clips: Sequence[Path | bytes], *, replace: bool = False, languages: Sequence[str] = ()
+    ) -> ClonedVoice:
+        """Clone a voice from recordings (files, or their bytes), for every worker, at once; give what is stored.
+
+        Of each recording the first 30 s are kept, 60 s in all. Without `languages` it speaks every language that can be
+        cloned. Raises VoiceError for a name that cannot be, ClipError for a recording that is no good, VoiceExistsError
+        where the name is taken, UnknownLanguageError. Then nothing is stored.
+        """
+        from voxspool import clips as recordings
+
+        voices.check_name(name)
+        spoken = voices.check_languages(languages)
+        read = recordings.read(clips)
+        added = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        voice = ClonedVoice(name, spoken, added, tuple(clip.about for clip in read))
+        self._check_free(name)
+        with connection.translated(self.url):
+            arguments = [name, "1" if replace else "", voice.encode(), *(clip.flac for clip in read)]
+            said: bytes = self._add_voice_script(keys=[keys.VOICES, keys.clips(name)], args=arguments)
+        if said == b"exists":
+            raise VoiceExistsError(
+                f"there is a voice {name} already; choose another name, or replace it (voxspool voices add --replace)"
+            )
+        return voice
+
+    def cloned_voices(self) -> dict[str, ClonedVoice]:
+        """Give every cloned voice, sorted by name, whether or not a worker is there to speak it."""
+        with connection.translated(self.url):
+            stored: Any = self._redis.hgetall(keys.VOICES)
+        return voices.decode_all(stored)
+
+    def remove_voice(self, name: str) -> None:
+        """Forget a cloned voice and its clips. Jobs that speak with it now go on. Raises UnknownVoiceError."""
+        with connection.translated(self.url), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hdel(keys.VOICES, name)
+            pipeline.delete(keys.clips(name))
+            removed = pipeline.execute()
+        if not any(removed):
+            hint = did_you_mean(name, self.cloned_voices())
+            raise UnknownVoiceError(f"there is no cloned voice {name!r}{hint}; `voxspool voices` lists them")
 
     def overview(self) -> Overview:
         """Give the queues, the live workers and the running jobs."""
@@ -193,21 +250,36 @@ class Client:
                 running.append(self.speech(job).status())
         return Overview(waiting, self.workers(), running)
 
+    def _live_for(self, spec: JobSpec) -> list[WorkerCard]:
+        """Give the cards that decide on a job: as they are now for a voice that may be refused, else recent ones."""
+        if spec.voice is not None:
+            return self.workers()
+        if spec.engine != AUTO:
+            return []
+        read_at, found = self._seen
+        return found if time.monotonic() - read_at < RECENT_S else self.workers()
+
+    @cached_property
+    def _add_voice_script(self) -> Any:  # noqa: ANN401 - redis-py's Script, whose reply is untyped
+        return self._redis.register_script((files("voxspool.lua") / "add_voice.lua").read_text(encoding="utf-8"))
+
     def _queue(self, name: str) -> Queue:
         """Give a queue; RQ asks the server's version once for each."""
         if name not in self._queues:
             self._queues[name] = Queue(name, connection=self._redis, serializer=JSONSerializer)
         return self._queues[name]
 
-    def _check_voice(self, spec: JobSpec) -> None:
-        """Refuse a voice that no live worker of the queue has. With no worker there is nobody to ask: the job waits."""
-        if spec.voice is None:
-            return
-        known = [voice for card in self.serving(spec.queue) for voice in card.voices]
-        if known and spec.voice not in known:
-            raise UnknownVoiceError(
-                f"no live worker has a voice {spec.voice!r}{did_you_mean(spec.voice, known)}; "
-                "`voxspool voices` lists them"
+    def _clones_for(self, spec: JobSpec, live: list[WorkerCard]) -> dict[str, ClonedVoice]:
+        """Give the cloned voices, where a job's voice may be one: Redis knows one that was added a moment ago."""
+        if spec.voice is None or any(spec.voice in card.voices for card in live):
+            return {}
+        return self.cloned_voices()
+
+    def _check_free(self, name: str) -> None:
+        """Refuse the name of a voice that a live worker brought with it: that one would be heard."""
+        for card in self.voices().get(name, []):
+            raise VoiceExistsError(
+                f"{name} is a voice of the engine {card.engine} (worker {card.name}); choose another name"
             )
 
     def _check_same(self, spec: JobSpec) -> None:
@@ -218,6 +290,21 @@ class Client:
                 f"job id {spec.id!r} is taken by another text, voice or setting; "
                 "choose another id, or wait until it expires"
             )
+
+
+def _unknown_voice(
+    asked: str, wanted: VoiceName, serving: list[WorkerCard], cloned: Mapping[str, ClonedVoice]
+) -> UnknownVoiceError:
+    """Say which part nobody knows; where all are known, that nobody here mixes or clones."""
+    own = {voice for card in serving for voice in card.voices}
+    for name, _ in wanted.parts:
+        if name not in own and name not in cloned:
+            hint = did_you_mean(name, {*own, *cloned})
+            return UnknownVoiceError(f"no live worker has a voice {name!r}{hint}; `voxspool voices` lists them")
+    return UnknownVoiceError(
+        f"voice {asked!r} is {'a mix' if wanted.mixed else 'cloned'}, and no live worker that takes the job speaks "
+        f"those; start one: voxspool-worker run --engine {voices.CLONING_ENGINE}"
+    )
 
 
 class Speech:
@@ -305,6 +392,14 @@ class Speech:
         with connection.translated(self._url):
             return Reader(self._redis, self.id).state()
 
+    def end(self) -> End | None:
+        """Give the end entry of a speech that has ended, with what it took; None where it has not. Waits for nothing.
+
+        Raises ProtocolError where the stream's last entry cannot be read.
+        """
+        with connection.translated(self._url):
+            return Reader(self._redis, self.id).end()
+
     def spec(self) -> JobSpec | None:
         """Give what was asked for; None where RQ has forgotten it or it is not ours."""
         try:
@@ -378,31 +473,22 @@ def unended(job_id: str) -> UnknownJobError:
     return UnknownJobError(f"the stream of job {job_id} ended before its end could be read; read it from the start")
 
 
+def check_voice(spec: JobSpec, serving: list[WorkerCard], cloned: Mapping[str, ClonedVoice]) -> None:
+    """Refuse a voice that none of the workers can speak that serve the job's queue. With no worker, the job waits.
+
+    Raises UnknownVoiceError, and InvalidJobError for a mix that is none.
+    """
+    if spec.voice is None or not serving or any(spec.voice in card.voices for card in serving):
+        return
+    wanted = voices.parse(spec.voice)
+    for card in serving:
+        if card.clones and all(name in card.voices or name in cloned for name, _ in wanted.parts):
+            return
+    raise _unknown_voice(spec.voice, wanted, serving, cloned)
+
+
 def _checked(entries: Iterator[Received]) -> Iterator[Any]:
     """Give bare entries; raise for those that end a speech badly."""
     for received in entries:
         raise_for(received.entry)
         yield received.entry
-
-
-def _card(name: str, raw: dict[bytes, bytes]) -> WorkerCard | None:
-    """Read a worker's card; None for one of another version, or of anybody's making: it must not spoil the others."""
-    try:
-        card = {field.decode(): value.decode() for field, value in raw.items()}
-        return WorkerCard(
-            name=name,
-            engine=card["engine"],
-            model=card["model"],
-            device=card["device"],
-            sample_rate=int(card["sample_rate"]),
-            voices=dict(json.loads(card["voices"])),
-            queues=card["queues"].split(","),
-            jobs=int(card["jobs"]),
-            running=int(card["running"]),
-            rows=int(card["rows"]),
-            rows_in_use=int(card["rows_in_use"]),
-            host=card["host"],
-            pid=int(card["pid"]),
-        )
-    except (KeyError, ValueError, TypeError):
-        return None

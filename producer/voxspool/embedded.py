@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import redis
 
-from voxspool import connection
+from voxspool import cards, connection
 from voxspool.errors import EmbeddedError, MissingExtraError, RedisUnavailableError
 from voxspool.protocol import keys
 
@@ -87,6 +87,9 @@ class Embedded:
         self._run(command, "worker")
         with contextlib.closing(connection.connect(self.url)) as client:
             self._await("worker", lambda: bool(client.exists(keys.WORKERS)), WORKER_START_S)
+            for card in cards.live(client):
+                if card.engine != self._engine:
+                    raise EmbeddedError(f"the private worker speaks with {card.engine} instead of {card.fallback_from}")
 
     def _run(self, command: list[str], name: str) -> None:
         """Start a program that a Ctrl-C at our terminal does not reach: we stop it in order, ourselves."""

@@ -7,6 +7,9 @@
     │   ├── UnknownVoiceError       no such voice, with the near names
     │   ├── UnknownLanguageError    the voice does not speak it
     │   └── JobExistsError          the id is taken by another text
+    ├── VoiceError                  a cloned voice that cannot be stored or used as it is
+    │   ├── ClipError               a recording that no voice can be cloned from
+    │   └── VoiceExistsError        the name is taken
     ├── RedisError                  Redis cannot be used
     │   ├── RedisUnavailableError   nobody answers, or it does not let us in
     │   └── RedisTooOldError        older than 6.2
@@ -20,6 +23,7 @@
     ├── DeadlineError               nothing came within the caller's deadline
     ├── OutputError                 a file or a loudspeaker that cannot be written to
     ├── MissingExtraError           an optional library is not installed
+    ├── CheckpointError             a speech model's files that are missing or broken
     └── EmbeddedError               the private Redis or worker did not come up
 
 A message is one line: what was wrong, the value, what to do. Across the wire travel a code and a sentence, never a
@@ -73,6 +77,24 @@ class JobExistsError(InvalidJobError):
     """The job id is taken by a job that says something else."""
 
     code = "job-exists"
+
+
+class VoiceError(VoxspoolError):
+    """A cloned voice that cannot be stored, or that cannot be used as it is stored."""
+
+    code = "voice"
+
+
+class ClipError(VoiceError):
+    """A recording that no voice can be cloned from, with what is wrong and what to do."""
+
+    code = "clip"
+
+
+class VoiceExistsError(VoiceError):
+    """The name is taken by another voice."""
+
+    code = "voice-exists"
 
 
 class RedisError(VoxspoolError):
@@ -154,6 +176,12 @@ class MissingExtraError(VoxspoolError):
     """An optional library is not installed; the message names its install command."""
 
     code = "missing-extra"
+
+
+class CheckpointError(VoxspoolError):
+    """A speech model's files are missing or broken; the message names the file and what to do."""
+
+    code = "checkpoint"
 
 
 class EmbeddedError(VoxspoolError):

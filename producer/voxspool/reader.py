@@ -18,7 +18,7 @@ from voxspool.errors import (
     UnknownJobError,
 )
 from voxspool.protocol import keys
-from voxspool.protocol.stream import START, TERMINAL, Audio, Begin, Cancelled, Entry, EntryId, Failed, Mark, decode
+from voxspool.protocol.stream import START, TERMINAL, Audio, Begin, Cancelled, End, Entry, EntryId, Failed, Mark, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -221,6 +221,12 @@ class Reader:
         """Fetch one entry by its id."""
         found: Any = self._redis.xrange(keys.audio(self._job), str(entry_id), str(entry_id))
         return decode(found[0][1]) if found else None
+
+    def end(self) -> End | None:
+        """Fetch the end entry; None where the speech has not ended, or ended otherwise."""
+        found: Any = self._redis.xrevrange(keys.audio(self._job), count=1)
+        last = decode(found[0][1]) if found else None
+        return last if isinstance(last, End) else None
 
     def _nothing_after(self, entry_id: EntryId) -> bool:
         """Whether the stream ends here."""

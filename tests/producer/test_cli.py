@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMANDS = sorted(main.commands)
+VOICES = main.commands["voices"]
+assert isinstance(VOICES, click.Group)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +75,7 @@ def refused(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | N
         (["enqueue", "text", "--file", "text.txt"], "give the text"),
         (["enqueue", "-", "--file", "text.txt"], "give the text"),
         (["speak", "text"], "'-o'"),
-        (["speak", "text", "-o", "a.wav", "--engine", "espeak"], "'auto', 'piper', 'tone'"),
+        (["speak", "text", "-o", "a.wav", "--engine", "espeak"], "'auto', 'piper', 'tone', 'xtts'"),
         (["enqueue", "text", "--priority", "urgent"], "'interactive', 'batch'"),
         (["enqueue", "text", "--speed", "fast"], "'fast' is not a valid float"),
         (["enqueue", "text", "--seed", "1.5"], "'1.5' is not a valid integer"),
@@ -85,7 +87,7 @@ def refused(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | N
         (["follow", "job", "--from", "1-1"], "--from goes with --raw"),
         (["follow", "job", "--from", "1-1", "-o", "a.wav"], "--from goes with --raw"),
         (["cancel"], "Missing argument 'JOB'"),
-        (["demo", "--engine", "auto"], "'piper', 'tone'"),
+        (["demo", "--engine", "auto"], "'piper', 'tone', 'xtts'"),
         (["nonsense"], "No such command 'nonsense'"),
         (["status", "--nonsense"], "--nonsense"),
     ],
@@ -170,6 +172,10 @@ def test_a_file_that_could_not_be_written_is_refused_before_redis_is_asked(
         ["status", "job", "--json"],
         ["cancel", "job"],
         ["voices"],
+        ["voices", "list", "--json"],
+        ["voices", "show", "alice"],
+        ["voices", "rm", "alice"],
+        ["voices", "add", "alice", "alice.wav"],
     ],
     ids=" ".join,
 )
@@ -186,6 +192,13 @@ def test_a_redis_url_that_is_none_is_one_line() -> None:
 
 def test_a_file_whose_name_has_a_line_break_is_still_one_line() -> None:
     refused("enqueue", "--file", "no\nfile")
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_what_is_said_before_a_command_of_voices_holds_for_it(where: str, nowhere: str) -> None:
+    said = ["--redis", nowhere]
+    arguments = [*said, "show", "alice"] if where == "before" else ["show", "alice", *said]
+    assert f"no Redis answers at {nowhere} " in refused("voices", *arguments)
 
 
 # Settings
@@ -240,6 +253,16 @@ def test_the_help_of_a_command_begins_with_an_example_of_it(name: str) -> None:
     lines = examples(main.commands[name])
     assert lines
     assert all(line.startswith(f"voxspool {name}") for line in lines)
+
+
+@pytest.mark.parametrize("name", sorted(VOICES.commands))
+def test_the_help_of_a_command_of_voices_begins_with_an_example_of_it(name: str) -> None:
+    lines = examples(VOICES.commands[name])
+    assert lines
+    for line in lines:
+        first, second, command, *rest = shlex.split(line)
+        assert (first, second, command) == ("voxspool", "voices", name)
+        VOICES.commands[name].make_context(name, rest)
 
 
 @pytest.mark.parametrize(

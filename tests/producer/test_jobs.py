@@ -116,7 +116,7 @@ def test_what_lies_on_a_limit_is_taken_unchanged(fields: dict[str, Any]) -> None
         ({"language": "english"}, ['"english"', "en or pt-br"]),
         ({"language": "en\n"}, [r'"en\n"', "en or pt-br"]),
         ({"language": "en-"}, ['"en-"', "en or pt-br"]),
-        ({"engine": ""}, ['""', "there is: auto, piper, tone"]),
+        ({"engine": ""}, ['""', "there is: auto, piper, tone, xtts"]),
         ({"engine": "pipper"}, ['"pipper"', "did you mean piper?"]),
         ({"engine": "Piper"}, ['"Piper"', "did you mean piper?"]),
         ({"speed": 0.49}, ["0.49", "0.5 to 2.0"]),

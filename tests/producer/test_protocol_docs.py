@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from voxspool import errors
+from voxspool import clips, errors
 from voxspool.protocol import VERSION, keys
 from voxspool.protocol.jobs import (
     DEFAULT_KEEP_S,
@@ -25,6 +25,7 @@ from voxspool.protocol.jobs import (
     all_queue_names,
 )
 from voxspool.protocol.stream import STATES, Audio, Begin, Cancelled, End, EntryId, Failed, Mark, decode, encode_data
+from voxspool.protocol.voices import LANGUAGES, MAX_PARTS, MAX_WEIGHT_DIGITS, ClonedVoice
 
 DOCS = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 TYPES = (Begin, Audio, Mark, End, Failed, Cancelled)
@@ -96,12 +97,37 @@ def test_every_queue_is_named() -> None:
 
 def test_every_key_is_named() -> None:
     text = section("Keys")
-    functions = {keys.audio: "<job>", keys.control: "<job>", keys.worker: "<name>"}
+    functions = {
+        keys.audio: "<job>",
+        keys.control: "<job>",
+        keys.worker: "<name>",
+        keys.clips: "<name>",
+        keys.conditioning: "<key>",
+        keys.conditioning_lock: "<key>",
+    }
     public = {value for name, value in vars(keys).items() if callable(value) and not name.startswith("_")}
     assert public == set(functions), "a new key belongs in docs/protocol.md"
-    for name in (*(key(argument) for key, argument in functions.items()), keys.WORKERS):
+    for name in (*(key(argument) for key, argument in functions.items()), keys.WORKERS, keys.VOICES):
         assert f"\n| `{name}` |" in text
-    assert f"| {keys.WORKER_TTL_S} s " in text
+    for ttl_s in (keys.WORKER_TTL_S, keys.CONDITIONING_TTL_S, keys.CONDITIONING_LOCK_TTL_S):
+        assert f"| {ttl_s} s " in text
+
+
+def test_the_example_of_a_cloned_voice_is_a_description_with_every_field() -> None:
+    (about,) = re.findall(r"^about='(.*)'$", section("Voices"), re.MULTILINE)
+    described = about.replace("'$clip'", "0" * 64)
+    voice = ClonedVoice.decode("alice", described.encode())
+    assert set(json.loads(voice.encode())) == set(json.loads(described))
+    (clip,) = json.loads(voice.encode())["clips"]
+    assert all(f"`{field}`" in row(section("Voices"), "clips")[0] for field in clip)
+    assert all(f"`{language}`" in row(section("Voices"), "languages")[0] for language in LANGUAGES)
+
+
+def test_the_limits_of_a_cloned_voice_are_stated() -> None:
+    text = section("Voices")
+    assert f"Up to {MAX_PARTS} parts; a weight has up to {MAX_WEIGHT_DIGITS} digits" in text
+    assert f"at most {clips.MOST_CLIP_S:g} s each, {clips.MOST_TOTAL_S:g} s in all" in text
+    assert f"less than {clips.LEAST_SOUND_S:g} s of sound" in text
 
 
 @pytest.mark.parametrize("entry", TYPES, ids=lambda entry: entry.type)

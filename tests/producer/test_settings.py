@@ -73,7 +73,7 @@ def test_a_mistyped_variable_is_refused_with_the_near_name(name: str, near: str,
 
 
 def test_a_variable_that_is_near_to_none_is_refused_with_all_of_them() -> None:
-    with pytest.raises(SettingsError, match=r"VOXSPOOL_ \(did you mean|there is: VOXSPOOL_ENGINE"):
+    with pytest.raises(SettingsError, match=r"VOXSPOOL_ \(did you mean|there is: VOXSPOOL_CACHE_DIR"):
         check_names({"VOXSPOOL_0123456789_0123456789": "1"})
 
 

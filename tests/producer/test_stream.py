@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -27,11 +28,12 @@ from voxspool.protocol.stream import (
 Pos = st.integers(0, 2**40)
 Text = st.text(max_size=30)
 Seconds = st.floats(0, 1e6)
+Maybe = st.none() | Seconds
 Entries = st.one_of(
     st.builds(Begin, Pos, st.integers(1, 192_000), Text, Text, Text, Text, Pos),
     st.builds(Audio, Pos, st.binary(max_size=20).map(lambda raw: raw[: len(raw) // 2 * 2])),
-    st.builds(Mark, Pos, Pos, Pos, Pos, Pos, Pos),
-    st.builds(End, Pos, Seconds, Pos, st.none() | Seconds, st.none() | Seconds),
+    st.builds(Mark, Pos, Pos, Pos, Pos, Pos, Pos, Pos, Text),
+    st.builds(End, Pos, Seconds, Pos, Maybe, Maybe, Maybe, Maybe, Pos, Text, Maybe, Pos, Pos),
     st.builds(Failed, Pos, Text, Text, st.booleans()),
     st.builds(Cancelled, Pos, Text),
 )
@@ -55,7 +57,7 @@ BEGIN = {
 }
 MARK = {"end_pos": 8640, "segment": 0, "start": 0, "end": 6, "seed": 1}
 
-WIRE: list[tuple[Entry, bytes]] = [  # the wire format: a change here is another protocol version
+WIRE: list[tuple[Entry, bytes]] = [  # the wire format: a change here, but for a field more, is another version
     (
         Begin(0, 24_000, "tone", "sine-1", "sine", "en", 7),
         (
@@ -65,14 +67,23 @@ WIRE: list[tuple[Entry, bytes]] = [  # the wire format: a change here is another
     ),
     (Audio(1200, b"\x01\x00\xff\x7f"), b"\x01\x00\xff\x7f"),
     (
-        Mark(1200, 8640, 3, 10, 16, 4_294_967_295),
-        b'{"end_pos":8640,"segment":3,"start":10,"end":16,"seed":4294967295}',
+        Mark(1200, 8640, 3, 10, 16, 4_294_967_295, 2, "rate"),
+        b'{"end_pos":8640,"segment":3,"start":10,"end":16,"seed":4294967295,"tries":2,"fault":"rate"}',
     ),
     (
-        End(8640, 0.36, 1, 0.25, 0.004),
-        b'{"duration_s":0.36,"segments":1,"first_chunk_s":0.25,"real_time_factor":0.004}',
+        End(8640, 0.36, 1, 0.25, 0.04, 0.0144, 416.7, 8, "memory", 2.5, 1, 1),
+        (
+            b'{"duration_s":0.36,"segments":1,"first_chunk_s":0.25,"real_time_factor":0.04,"elapsed_s":0.0144,'
+            b'"characters_per_s":416.7,"chunks":8,"voice_source":"memory","rows":2.5,"spoken_again":1,"faults":1}'
+        ),
     ),
-    (End(0, 0.0, 0, None, None), b'{"duration_s":0.0,"segments":0,"first_chunk_s":null,"real_time_factor":null}'),
+    (
+        End(0, 0.0, 0, None, None),
+        (
+            b'{"duration_s":0.0,"segments":0,"first_chunk_s":null,"real_time_factor":null,"elapsed_s":null,'
+            b'"characters_per_s":null,"chunks":0,"voice_source":"","rows":null,"spoken_again":0,"faults":0}'
+        ),
+    ),
     (
         Failed(8640, "timeout", "zu langsam für Zoë", retryable=True),
         '{"code":"timeout","sentence":"zu langsam für Zoë","retryable":true}'.encode(),
@@ -80,6 +91,13 @@ WIRE: list[tuple[Entry, bytes]] = [  # the wire format: a change here is another
     (Cancelled(0, "alice"), b'{"by":"alice"}'),
 ]
 OBJECTS = [(entry, data) for entry, data in WIRE if not isinstance(entry, Audio)]
+EARLIER: list[tuple[Entry, bytes]] = [  # what a worker wrote before entries gained fields
+    (Mark(1200, 8640, 3, 10, 16, 7), b'{"end_pos":8640,"segment":3,"start":10,"end":16,"seed":7}'),
+    (
+        End(8640, 0.36, 1, 0.25, 0.004),
+        b'{"duration_s":0.36,"segments":1,"first_chunk_s":0.25,"real_time_factor":0.004}',
+    ),
+]
 
 
 def wire(entry: Entry) -> dict[bytes, bytes]:
@@ -119,10 +137,24 @@ def test_a_field_of_a_later_minor_version_is_ignored(entry: Entry, data: bytes) 
 @pytest.mark.parametrize(("entry", "data"), OBJECTS, ids=[entry.type for entry, _ in OBJECTS])
 def test_a_missing_value_is_refused_by_name(entry: Entry, data: bytes) -> None:
     values: dict[str, object] = json.loads(data)
-    for name in values:
+    later = {field.name for field in dataclasses.fields(entry) if field.default is not dataclasses.MISSING}
+    for name in set(values) - later:
         less = {other: value for other, value in values.items() if other != name}
         with pytest.raises(ProtocolError, match=name):
             decode(fields(entry.type, "0", less))
+
+
+@pytest.mark.parametrize(("entry", "data"), EARLIER, ids=[entry.type for entry, _ in EARLIER])
+def test_an_entry_of_an_older_worker_is_read(entry: Entry, data: bytes) -> None:
+    assert decode({b"type": entry.type.encode(), b"pos": str(entry.pos).encode(), b"data": data}) == entry
+
+
+@pytest.mark.parametrize(("entry", "data"), OBJECTS, ids=[entry.type for entry, _ in OBJECTS])
+def test_a_field_that_may_be_missing_may_not_be_of_another_type(entry: Entry, data: bytes) -> None:
+    for field in dataclasses.fields(entry):
+        if field.default is not dataclasses.MISSING:
+            with pytest.raises(ProtocolError, match=field.name):
+                decode(fields(entry.type, "0", json.loads(data) | {field.name: []}))
 
 
 @pytest.mark.parametrize("name", [b"type", b"pos", b"data"])

@@ -13,8 +13,9 @@ import click
 
 from voxspool.cli.demo import demo
 from voxspool.cli.follow import follow
-from voxspool.cli.jobs import cancel, enqueue, status, voices
+from voxspool.cli.jobs import cancel, enqueue, status
 from voxspool.cli.speak import speak
+from voxspool.cli.voices import voices
 from voxspool.errors import VoxspoolError
 
 
@@ -52,6 +53,7 @@ def main() -> None:
     voxspool enqueue --file chapter.txt             leave it in the queue; prints the job's id
     voxspool follow JOB -o chapter.flac             read it, now or later, as often as you like
     voxspool status                                 queues, workers, running jobs
+    voxspool voices add alice alice.wav             clone a voice from a recording
     """
 
 

@@ -1,4 +1,4 @@
-"""`voxspool enqueue`, `status`, `cancel`, `voices`: what can be said and asked of jobs without hearing them."""
+"""`voxspool enqueue`, `status`, `cancel`: what can be said and asked of jobs without hearing them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import click
 from voxspool.cli import options
 from voxspool.cli.progress import Unserved
 from voxspool.protocol.jobs import JobSpec
+from voxspool.protocol.stream import STATES, End
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
 
+    from voxspool.cards import WorkerCard
     from voxspool.client import Client, Overview
 
 
@@ -33,11 +35,12 @@ def enqueue(text: str | None, path: Path | None, redis_url: str | None, as_json:
     words = options.read_text(text, path)
     settings = options.settings(redis_url)
     spec_options = {"engine": settings.engine, "voice": settings.voice} | options.said(chosen)
-    queue = JobSpec(words, **spec_options).queue  # refused here, before Redis is asked
+    spec = JobSpec(words, **spec_options)  # refused here, before Redis is asked
     with options.open_client(settings) as client:
-        speech = client.enqueue(words, **spec_options)
-        click.echo(json.dumps({"job": speech.id, "queue": queue}) if as_json else speech.id)
-        Unserved(client).look(queue)
+        placed = client.place(spec)
+        said = {"job": spec.id, "queue": placed.queue, "why": placed.why}
+        click.echo(json.dumps(said) if as_json else spec.id)
+        Unserved(client).look(placed.queue)
 
 
 @click.command()
@@ -73,37 +76,13 @@ def cancel(job: str, redis_url: str | None) -> None:
     click.echo(f"job {job} {meaning.get(said, f'was over already: {said}')}")
 
 
-@click.command()
-@options.JSON
-@options.REDIS
-def voices(as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
-    """List the voices that live workers have.
-
-    \b
-    voxspool voices
-    """
-    with options.open_client(options.settings(redis_url)) as client:
-        found = client.voices()
-    rows: list[dict[str, Any]] = [
-        {"voice": name, "engine": cards[0].engine, "languages": cards[0].voices[name], "workers": len(cards)}
-        for name, cards in sorted(found.items())
-    ]
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    for row in rows:
-        click.echo(
-            f"{row['voice']:<28} {row['engine']:<6} {'/'.join(row['languages']) or 'any':<8} {row['workers']} worker(s)"
-        )
-    if not rows:
-        click.echo("no live worker, so no voices; start one: voxspool-worker run", err=True)
-
-
 def _show_job(client: Client, job: str, *, as_json: bool) -> None:
     """Show where one job is."""
-    state = client.speech(job).status()
+    speech = client.speech(job)
+    state = speech.status()
+    end = speech.end() if state.state == STATES[End.type] else None
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(state)))
+        click.echo(json.dumps(dataclasses.asdict(state) | {"end": dataclasses.asdict(end) if end else None}))
         return
     click.echo(f"job {state.id}: {state.state}")
     if state.attempt:
@@ -114,6 +93,30 @@ def _show_job(client: Client, job: str, *, as_json: bool) -> None:
     elif state.queue:
         click.echo(f"  in {state.queue}")
         Unserved(client).on_wait(state)
+    if end and end.chunks:
+        click.echo(f"  {_took(end)}")
+
+
+def _record(card: WorkerCard) -> tuple[str, ...]:
+    """Say what a worker's jobs came to, 80 columns wide with its name."""
+    cached = "-" if card.voice_hit_rate is None else f"{card.voice_hit_rate:.0%}"
+    first, factor = _number(card.first_chunk_s, "s"), _number(card.real_time_factor)
+    return card.name, str(card.jobs_ended), str(card.jobs_failed), first, factor, cached
+
+
+def _took(end: End) -> str:
+    """Say what a speech took, in its last attempt."""
+    again = f", {end.spoken_again} spoken again" if end.spoken_again else ""
+    faults = f", {end.faults} with a fault still" if end.faults else ""
+    return (
+        f"first audio after {_number(end.first_chunk_s, 's')}, {_number(end.real_time_factor)} of real time, "
+        f"{end.chunks} chunks, voice {end.voice_source}{again}{faults}"
+    )
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    """Write a measurement for people; a dash where there is none."""
+    return "-" if value is None else f"{value:.3g} {unit}".rstrip()
 
 
 def _show_all(overview: Overview, *, as_json: bool) -> None:
@@ -145,6 +148,15 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
             )
             for card in overview.workers
         ],
+    )
+    for card in overview.workers:
+        if card.fallback_from:
+            click.echo(f"{card.name} speaks with {card.engine} instead of {card.fallback_from}")
+    _table(
+        console,
+        "no job ended or failed yet",
+        ("worker", "ended", "failed", "first audio", "real time", "cached"),
+        [_record(card) for card in overview.workers if card.jobs_ended or card.jobs_failed],
     )
     _table(
         console,

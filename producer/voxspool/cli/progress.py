@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from voxspool.protocol.jobs import AUTO
+from voxspool.protocol.jobs import AUTO, engine_of
 from voxspool.protocol.stream import Audio, Begin, Mark
 from voxspool.reader import position_after
 
@@ -104,7 +104,7 @@ class Unserved:
         if self._told or self._client.serving(queue):
             return
         self._told = True
-        engine = queue.split("-")[1]
+        engine = engine_of(queue)
         option = "" if engine == AUTO else f" --engine {engine}"
         click.echo(
             f"voxspool: no live worker serves the queue {queue}; the job waits. "

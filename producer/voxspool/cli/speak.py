@@ -43,14 +43,14 @@ def speak(text: str | None, path: Path | None, target: str, redis_url: str | Non
     words = options.read_text(text, path)
     settings = options.settings(redis_url)
     spec_options = {"engine": settings.engine, "voice": settings.voice} | options.said(chosen)
-    queue = JobSpec(words, **spec_options).queue  # refused here, before anything is started
+    spec = JobSpec(words, **spec_options)  # refused here, before anything is started
     check_target(target)
-    with client_or_embedded(settings, spec_options["engine"]) as client, SpeechProgress(len(words), "speaking") as line:
-        speech = client.enqueue(words, **spec_options)
+    with client_or_embedded(settings, spec.engine) as client, SpeechProgress(len(words), "speaking") as line:
+        placed = client.place(spec)
         unserved = Unserved(client)
-        unserved.look(queue)
-        with cancelled_by_interrupt(speech):
-            record(speech, target, line, unserved)
+        unserved.look(placed.queue)
+        with cancelled_by_interrupt(placed.speech):
+            record(placed.speech, target, line, unserved)
     report(target, line)
 
 

@@ -21,14 +21,22 @@ VOICE = "VOXSPOOL_VOICE"
 WORKER_ENGINE = "VOXSPOOL_WORKER_ENGINE"
 WORKER_JOBS = "VOXSPOOL_WORKER_JOBS"
 PIPER_VOICES = "VOXSPOOL_PIPER_VOICES"
+XTTS_DIR = "VOXSPOOL_XTTS_DIR"
+DEVICE = "VOXSPOOL_DEVICE"
+PRECISION = "VOXSPOOL_PRECISION"
+CACHE_DIR = "VOXSPOOL_CACHE_DIR"
 
 VARIABLES: dict[str, str] = {
     REDIS_URL: "where Redis is: redis://, rediss:// or unix://; then REDIS_URL, then redis://localhost:6379/0",
-    ENGINE: "the engine that a producer asks for when it names none: auto, piper or tone (default auto)",
+    ENGINE: "the engine that a producer asks for when it names none: auto, piper, tone or xtts (default auto)",
     VOICE: "the voice that a producer asks for when it names none (default: the engine's own)",
-    WORKER_ENGINE: "the engine that `voxspool-worker run` loads: piper or tone (default piper)",
+    WORKER_ENGINE: "the engine that `voxspool-worker run` loads: piper, tone or xtts (default piper)",
     WORKER_JOBS: "how many jobs one worker process speaks at once (default 8)",
     PIPER_VOICES: "a folder of Piper voices: NAME.onnx beside NAME.onnx.json",
+    XTTS_DIR: "a folder with an XTTS checkpoint: config.json, model.pth, vocab.json, speakers_xtts.pth",
+    DEVICE: "where XTTS computes: auto, mps, cuda or cpu (default auto)",
+    PRECISION: "how XTTS computes: auto, fp32, bf16 or int8 (default auto: int8 on a CPU, bf16 on CUDA, fp32 on MPS)",
+    CACHE_DIR: "a folder for what is computed once: voices' conditioning, kernels (default ~/.cache/voxspool)",
 }
 """Every variable that voxspool reads, with what it means."""
 

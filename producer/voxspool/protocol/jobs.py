@@ -23,8 +23,8 @@ Priority = Literal["interactive", "batch"]
 PRIORITIES: Final[tuple[str, ...]] = get_args(Priority)
 
 AUTO: Final = "auto"
-ENGINES: Final = ("piper", "tone")
-"""The engines a job may ask for by name; `auto` leaves the choice to the worker that takes the job."""
+ENGINES: Final = ("piper", "tone", "xtts")
+"""The engines a job may ask for by name; `auto` leaves the choice to routing, and to the worker that is free first."""
 
 MAX_TEXT_CHARS: Final = 100_000
 """About two hours of speech, 330 MB of Redis at 24 kHz. Longer texts are books: one job a chapter."""
@@ -101,7 +101,7 @@ class JobSpec:
 
     @property
     def queue(self) -> str:
-        """The name of the RQ queue that the job belongs in."""
+        """The name of the RQ queue of what the job asks for. An `auto` job may lie in any engine's instead."""
         return queue_name(self.engine, self.priority)
 
     @property
@@ -151,6 +151,11 @@ def queue_names(engine: str) -> list[str]:
 def all_queue_names() -> list[str]:
     """Name every queue that a voxspool job can lie in."""
     return [queue_name(engine, priority) for engine in (*ENGINES, AUTO) for priority in PRIORITIES]
+
+
+def engine_of(queue: str) -> str:
+    """Give the engine, or `auto`, of a queue that `queue_name` named."""
+    return queue.split("-")[1]
 
 
 def priority_of(queue: str) -> Priority:

@@ -1,7 +1,8 @@
 """Every Redis key of voxspool, its type and its lifetime, one function each.
 
-The job's id is the hash tag, so that a job's keys share a slot and the scripts stay legal on a cluster. RQ's own keys
-(`rq:…`) are RQ's; only the names of our queues are ours, in `jobs.queue_name`.
+The job's id is the hash tag, so that a job's keys share a slot and the scripts stay legal on a cluster; the cloned
+voices have the tag `voices`. RQ's own keys (`rq:…`) are RQ's; only the names of our queues are ours, in
+`jobs.queue_name`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,15 @@ WORKERS = "voxspool:workers"
 
 WORKER_TTL_S = 9
 """Lifetime of a worker's card. It is renewed every 3 s, so it outlives two lost beats."""
+
+VOICES = "voxspool:{voices}"
+"""Hash: a cloned voice's name -> its description, `voices.ClonedVoice` as JSON. A voice lives until it is removed."""
+
+CONDITIONING_TTL_S = 30 * 24 * 3600
+"""Lifetime of a voice's conditioning after its last use, in seconds: 30 days. Later it is computed again."""
+
+CONDITIONING_LOCK_TTL_S = 10
+"""Lifetime of the lock after its last beat: so long do the others wait when who computes has died."""
 
 
 def audio(job: str) -> str:
@@ -26,3 +36,18 @@ def control(job: str) -> str:
 def worker(name: str) -> str:
     """Hash: what a live worker offers (engine, device, voices, jobs). Lives WORKER_TTL_S after its last beat."""
     return f"voxspool:worker:{name}"
+
+
+def clips(voice: str) -> str:
+    """List: a cloned voice's clips, FLAC, in order. Lives as long as the voice's field in VOICES."""
+    return f"voxspool:{{voices}}:clips:{voice}"
+
+
+def conditioning(key: str) -> str:
+    """String: what a model made of a voice's clips, as safetensors. Lives CONDITIONING_TTL_S after its last use."""
+    return f"voxspool:conditioning:{{{key}}}"
+
+
+def conditioning_lock(key: str) -> str:
+    """String: a token of who computes `conditioning`. Lives CONDITIONING_LOCK_TTL_S after its holder's last beat."""
+    return f"voxspool:conditioning:{{{key}}}:lock"

@@ -3,6 +3,7 @@
 An entry has an id `<attempt>-<seq>` and always the same three fields, `type`, `pos`, `data`. An attempt opens with a
 `begin` (or is a lone `cancelled`, where nobody ran the job); within it seq counts from 1 without a hole; exactly one of
 `end`, `failed`, `cancelled` closes the stream.
+A field with a default came later than the version: a worker that is older does not write it.
 Knows the bytes and not where they come from: no Redis here. Described for other languages in docs/protocol.md.
 """
 
@@ -92,11 +93,16 @@ class Mark:
     end: int
     """The span of the job's text, in characters (code points): text[start:end] is what was said."""
     seed: int
+    """The seed that was heard."""
+    tries: int = 1
+    """How often it was spoken, with another seed each time; the best try is what stands in the stream."""
+    fault: str = ""
+    """What is still wrong with the best try: `cap`, `rate`, `silence` or `noise`; empty where nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """All is said; `pos` is the number of samples."""
+    """All is said; `pos` is the number of samples. Everything from `first_chunk_s` on is of this attempt alone."""
 
     type: ClassVar[str] = "end"
     pos: int
@@ -105,7 +111,21 @@ class End:
     first_chunk_s: float | None
     """From the worker's start on the job to its first audio; None where nothing was said in this attempt."""
     real_time_factor: float | None
-    """Seconds of work a second of audio, in this attempt; below 1 is faster than real time."""
+    """Seconds of work a second of audio; below 1 is faster than real time."""
+    elapsed_s: float | None = None
+    """From the worker's start on the job to this entry."""
+    characters_per_s: float | None = None
+    """Of the text, a second of work."""
+    chunks: int = 0
+    """Audio entries."""
+    voice_source: str = ""
+    """Where the voice came from: `built-in`, `memory`, `disk`, `redis` or `computed`."""
+    rows: float | None = None
+    """How many rows the engine had in use, for all its jobs together, on the mean of its steps."""
+    spoken_again: int = 0
+    """Segments that took more than one try."""
+    faults: int = 0
+    """Segments whose best try has a fault still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +214,12 @@ _KINDS: Final[dict[str, tuple[type, ...]]] = {
 
 
 def _typed(field: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
-    """Give a field's value, if it is of the type that the entry states. Numbers are never negative."""
+    """Give a field's value, if it is of the type that the entry states; its default where it may be missing.
+
+    Numbers are never negative.
+    """
+    if field.name not in values and field.default is not dataclasses.MISSING:
+        return field.default
     value, kind = values[field.name], str(field.type)
     if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise TypeError(f"{field.name} is not {kind}")

@@ -1,0 +1,172 @@
+"""`voxspool voices`: which voices there are; cloning one from recordings, looking at it, removing it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from voxspool.cli import options
+from voxspool.errors import UnknownVoiceError
+from voxspool.protocol.near import did_you_mean
+from voxspool.protocol.voices import CLONING_ENGINE, LANGUAGES
+
+if TYPE_CHECKING:
+    from voxspool.cards import WorkerCard
+    from voxspool.client import Client
+    from voxspool.protocol.voices import ClonedVoice
+
+_CLIPS = click.argument("clips", nargs=-1, required=True, metavar="CLIP...", type=click.Path(path_type=Path))
+_LANGUAGE = click.option(
+    "--language",
+    "languages",
+    multiple=True,
+    help=f"A language that it may speak, the default first; again for another [all: {' '.join(LANGUAGES)}].",
+)
+_REPLACE = click.option("--replace", is_flag=True, help="Replace a cloned voice that has the name.")
+
+
+@click.group(invoke_without_command=True)
+@options.JSON
+@options.REDIS
+@click.pass_context
+def voices(context: click.Context, /, **given: Any) -> None:  # noqa: ANN401 - what every command below takes
+    """List the voices, or clone, show and remove one.
+
+    \b
+    voxspool voices
+    voxspool voices add alice one.wav two.flac
+    voxspool voices show alice
+    voxspool voices rm alice
+
+    Speak with one: --voice alice, or with a mix, weights in brackets: --voice "alice(2)+Ana Florence(1)".
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(list_voices, **given)
+    else:
+        context.default_map = dict.fromkeys(voices.commands, given)
+
+
+@voices.command("list")
+@options.JSON
+@options.REDIS
+def list_voices(as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
+    """List the voices that live workers have, and the cloned ones.
+
+    \b
+    voxspool voices list --json
+    """
+    with options.open_client(options.settings(redis_url)) as client:
+        rows = _rows(client.workers(), client.cloned_voices())
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(
+            f"{row['voice']:<28} {row['engine']:<6} {'/'.join(row['languages']) or 'any':<8} {row['workers']} worker(s)"
+            f"{'  cloned' if row['cloned'] else ''}"
+        )
+    if not rows:
+        click.echo("no live worker, so no voices; start one: voxspool-worker run", err=True)
+
+
+@voices.command()
+@click.argument("name")
+@_CLIPS
+@_LANGUAGE
+@_REPLACE
+@options.REDIS
+def add(name: str, clips: tuple[Path, ...], languages: tuple[str, ...], replace: bool, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
+    """Clone the voice NAME from recordings: WAV, FLAC or MP3, one speaker, 10 to 30 s of clean speech.
+
+    \b
+    voxspool voices add alice alice.wav
+    voxspool voices add alice one.mp3 two.mp3 --language de --replace
+
+    At least 3 s of sound; of each recording the first 30 s are kept, 60 s in all. They are stored in Redis, so that
+    every worker has them. Clone only who agreed to it.
+    """
+    with options.open_client(options.settings(redis_url)) as client:
+        voice = client.add_voice(name, clips, replace=replace, languages=languages)
+        _warn_where_nobody_clones(client)
+    for path, clip in zip(clips, voice.clips, strict=True):
+        if clip.recording_s > clip.duration_s:
+            click.echo(f"{path}: its first {clip.duration_s:g} s of {clip.recording_s:.1f} s are kept", err=True)
+    click.echo(f"voice {name} is cloned from {_said(voice)}; speak with it: --voice {name}")
+
+
+@voices.command()
+@click.argument("name")
+@options.JSON
+@options.REDIS
+def show(name: str, as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
+    """Show what is stored of the cloned voice NAME.
+
+    \b
+    voxspool voices show alice
+    """
+    with options.open_client(options.settings(redis_url)) as client:
+        cloned = client.cloned_voices()
+    if name not in cloned:
+        hint = did_you_mean(name, cloned)
+        raise UnknownVoiceError(f"there is no cloned voice {name!r}{hint}; `voxspool voices` lists them")
+    voice = cloned[name]
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(voice)))
+        return
+    click.echo(f"voice {name}: {_said(voice)}, added {voice.added}, languages {'/'.join(voice.languages) or 'any'}")
+    for clip in voice.clips:
+        click.echo(f"  {clip.duration_s:5.1f} s  {clip.sample_rate} Hz  sha256 {clip.sha256}")
+
+
+@voices.command()
+@click.argument("name")
+@options.REDIS
+def rm(name: str, redis_url: str | None) -> None:
+    """Remove the cloned voice NAME and its clips.
+
+    \b
+    voxspool voices rm alice
+    """
+    with options.open_client(options.settings(redis_url)) as client:
+        client.remove_voice(name)
+    click.echo(f"voice {name} is removed")
+
+
+def _rows(workers: list[WorkerCard], cloned: dict[str, ClonedVoice]) -> list[dict[str, Any]]:
+    """Give one row a voice, sorted by name. A worker's own voice goes before a cloned one of the same name."""
+    having: dict[str, list[WorkerCard]] = {}
+    for card in workers:
+        for name in card.voices:
+            having.setdefault(name, []).append(card)
+    rows = [_row(name, cards[0].engine, cards[0].voices[name], len(cards)) for name, cards in having.items()]
+    cloning = sum(card.clones for card in workers)
+    rows += [
+        _row(name, CLONING_ENGINE, list(voice.languages), cloning, cloned=True)
+        for name, voice in cloned.items()
+        if name not in having
+    ]
+    return sorted(rows, key=lambda row: str(row["voice"]))
+
+
+def _row(voice: str, engine: str, languages: list[str], workers: int, *, cloned: bool = False) -> dict[str, Any]:
+    """Give what is said of one voice."""
+    return {"voice": voice, "engine": engine, "languages": languages, "workers": workers, "cloned": cloned}
+
+
+def _said(voice: ClonedVoice) -> str:
+    """Say how much there is of a voice."""
+    count = len(voice.clips)
+    return f"{count} clip{'' if count == 1 else 's'}, {voice.duration_s:.1f} s"
+
+
+def _warn_where_nobody_clones(client: Client) -> None:
+    """Say so where no live worker could speak with a cloned voice."""
+    if not any(card.clones for card in client.workers()):
+        click.echo(
+            f"voxspool: no live worker speaks cloned voices; start one: voxspool-worker run --engine {CLONING_ENGINE}",
+            err=True,
+        )

@@ -1,0 +1,195 @@
+"""A recording -> a clip that a voice can be cloned from, or what is wrong with it.
+
+What a model hears in a clip is what it will sound like: a clip that is too short, too quiet, clipped or mostly silence
+gives a bad voice, and nobody would know why. So each is measured, and refused with the value and what to do.
+Knows samples and nothing of Redis, names or models; reads what libsndfile reads (WAV, FLAC, MP3, Ogg).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import soundfile as sf
+
+from voxspool.errors import ClipError
+from voxspool.protocol.voices import StoredClip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    Samples = NDArray[np.float32]
+
+LEAST_CLIP_S: Final = 0.5
+"""Shorter than a word."""
+LEAST_SOUND_S: Final = 3.0
+"""Of all clips together, without their silence. XTTS asks for 6 s; from 3 s on a voice can be recognised."""
+MOST_CLIP_S: Final = 30.0
+"""XTTS hears the first 30 s of each clip (its max_ref_length) and no more, so no more is kept."""
+MOST_TOTAL_S: Final = 60.0
+"""Of all clips together: at most 3 MB of Redis a voice at 48 kHz."""
+RATES_HZ: Final = (8_000, 192_000)
+"""The lowest and the highest sample rate."""
+MOST_CHANNELS: Final = 8
+
+FULL_SCALE: Final = 0.999
+"""From here up a sample counts as clipped: 16 bits reach 0.99997, and MP3 rounds."""
+MOST_CLIPPED: Final = 0.005
+"""Share of a clip's samples. A loud but clean recording has a few in ten thousand."""
+LEAST_LEVEL_DB: Final = -40.0
+"""Below full scale, RMS of what is not silence. Speech is near -20; at -40, 16 bits leave noise in the voice."""
+LEAST_SOUND: Final = 0.2
+"""Share of a clip that is not silence."""
+MOST_DC: Final = 0.05
+"""Mean of the samples: a microphone's fault. It takes room from the voice and clicks at every cut."""
+
+_FRAME_S: Final = 0.02
+"""The piece of which it is asked whether it is silence."""
+_SILENCE_DB: Final = -60.0
+"""A frame's level at which nothing is heard, however loud the rest is."""
+_SILENCE_BELOW_DB: Final = 40.0
+"""A frame this far below the loudest one is silence too: the noise of a room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A clip as it is stored."""
+
+    flac: bytes
+    """FLAC, 16 bits, mono, at the recording's own sample rate."""
+    about: StoredClip
+    sound_s: float
+    """How much of it is not silence, in seconds."""
+
+
+def read(sources: Sequence[Path | bytes]) -> list[Clip]:
+    """Read recordings, each a file or its bytes; check each, and all together. Raises ClipError for the first fault."""
+    if not sources:
+        raise ClipError("a voice is cloned from at least one recording; name a WAV, FLAC or MP3 file")
+    clips = [read_one(source, _called(source, number)) for number, source in enumerate(sources, start=1)]
+    sound_s, total_s = sum(clip.sound_s for clip in clips), sum(clip.about.duration_s for clip in clips)
+    if sound_s < LEAST_SOUND_S:
+        raise ClipError(
+            f"there is {sound_s:.1f} s of sound in all, and a voice needs at least {LEAST_SOUND_S:g} s; "
+            "give a longer recording, or several (10 to 30 s are best)"
+        )
+    if total_s > MOST_TOTAL_S:
+        raise ClipError(
+            f"the clips have {total_s:.1f} s in all, and {MOST_TOTAL_S:g} s is the most; leave out the worst of them"
+        )
+    return clips
+
+
+def read_one(source: Path | bytes, called: str) -> Clip:
+    """Read one recording: its first MOST_CLIP_S, mixed to mono, checked. Raises ClipError."""
+    samples, rate_hz, recording_s = _samples(source, called)
+    sound_s = _check(samples, rate_hz, called)
+    flac = _flac(samples, rate_hz)
+    sha256 = hashlib.sha256(flac).hexdigest()
+    return Clip(flac, StoredClip(sha256, len(samples) / rate_hz, rate_hz, recording_s), sound_s)
+
+
+def _called(source: Path | bytes, number: int) -> str:
+    """Name a recording in an error."""
+    return str(source) if isinstance(source, Path) else f"clip {number}"
+
+
+def _samples(source: Path | bytes, called: str) -> tuple[Samples, int, float]:
+    """Decode the samples that are kept, shape (n,), full scale 1; give their rate, and the whole recording's length."""
+    try:
+        with _opened(source) as data, sf.SoundFile(data) as recording:
+            rate_hz, channels, frames = recording.samplerate, recording.channels, recording.frames
+            _check_form(rate_hz, channels, called)
+            samples = recording.read(math.ceil(MOST_CLIP_S * rate_hz), dtype="float32", always_2d=True)
+    except OSError as error:
+        raise ClipError(f"cannot read {called}: {error.strerror or error}; name a WAV, FLAC or MP3 file") from error
+    except (sf.LibsndfileError, TypeError) as error:  # TypeError: a file called .raw, which says nothing of itself
+        raise ClipError(
+            f"{called} is no recording that can be read ({_reason(error)}); convert it to WAV, FLAC or MP3"
+        ) from error
+    return samples.mean(axis=1), rate_hz, max(frames, len(samples)) / rate_hz
+
+
+def _opened(source: Path | bytes) -> io.BufferedIOBase:
+    """Give a recording's bytes as a file."""
+    return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+
+
+def _reason(error: Exception) -> str:
+    """Say why libsndfile refused, without its prefix, which names an object of Python's."""
+    return str(getattr(error, "error_string", error)).rstrip(".")
+
+
+def _check_form(rate_hz: int, channels: int, called: str) -> None:
+    """Refuse what is no recording of a voice by its form."""
+    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+        raise ClipError(
+            f"{called} has a sample rate of {rate_hz} Hz, outside {RATES_HZ[0]} to {RATES_HZ[1]}; "
+            "convert it to 24000 Hz"
+        )
+    if channels > MOST_CHANNELS:
+        raise ClipError(f"{called} has {channels} channels, and {MOST_CHANNELS} is the most; mix it to one")
+
+
+def _check(samples: Samples, rate_hz: int, called: str) -> float:
+    """Measure a clip; give how many seconds of it are not silence. Raises ClipError for the gravest fault."""
+    for fault in _faults(samples, rate_hz):
+        raise ClipError(f"{called} {fault}")
+    return float(_sounding(samples, rate_hz).sum()) * _FRAME_S
+
+
+def _faults(samples: Samples, rate_hz: int) -> Iterator[str]:
+    """Give what is wrong with a clip, the gravest first; what follows a fault would be measured in vain."""
+    length_s = len(samples) / rate_hz
+    if length_s < LEAST_CLIP_S:
+        yield f"is {length_s:.2f} s long, and a clip has at least {LEAST_CLIP_S:g} s; join short ones, or leave it out"
+    if not np.isfinite(samples).all():
+        at_s = int(np.argmin(np.isfinite(samples))) / rate_hz
+        yield f"has a sample that is no number, at {at_s:.2f} s; export it again"
+    clipped = float((np.abs(samples) >= FULL_SCALE).mean())
+    if clipped > MOST_CLIPPED:
+        yield f"is clipped: {clipped:.1%} of its samples are at full scale; record it again with less gain"
+    offset = float(samples.mean())
+    if abs(offset) > MOST_DC:
+        yield f"has a DC offset of {offset:+.2f} of full scale; remove it with a high-pass filter (20 to 60 Hz)"
+    sounding = _sounding(samples, rate_hz)
+    if not sounding.any():
+        yield "is silent; choose another recording"
+    level_db = 10 * math.log10(float(_powers(samples, rate_hz)[sounding].mean()))
+    if level_db < LEAST_LEVEL_DB:
+        yield (
+            f"is too quiet: {level_db:.0f} dB below full scale where it is not silent, and {LEAST_LEVEL_DB:.0f} is the "
+            "least (speech is near -20); record it closer, or amplify it"
+        )
+    if sounding.mean() < LEAST_SOUND:
+        yield f"is mostly silence: {1 - sounding.mean():.0%} of it; cut the pauses out"
+
+
+def _powers(samples: Samples, rate_hz: int) -> NDArray[np.float64]:
+    """Give the mean square of each whole frame, without the clip's mean, shape (frames,)."""
+    size = max(1, round(_FRAME_S * rate_hz))
+    frames = (samples - samples.mean())[: len(samples) // size * size].reshape(-1, size)
+    powers: NDArray[np.float64] = np.square(frames, dtype=np.float64).mean(axis=1)
+    return powers
+
+
+def _sounding(samples: Samples, rate_hz: int) -> NDArray[np.bool_]:
+    """Say of each whole frame whether it is not silence, shape (frames,)."""
+    powers = _powers(samples, rate_hz)
+    least = max(10 ** (_SILENCE_DB / 10), float(powers.max()) * 10 ** (-_SILENCE_BELOW_DB / 10))
+    return powers >= least
+
+
+def _flac(samples: Samples, rate_hz: int) -> bytes:
+    """Encode samples; those that came from 16 bits come back as they were."""
+    pcm = np.clip(np.rint(samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+    buffer = io.BytesIO()
+    sf.write(buffer, pcm, rate_hz, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()

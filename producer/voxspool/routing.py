@@ -1,0 +1,100 @@
+"""Which engine's queue a job goes into: a table, evaluated top down. docs/routing.md shows it to people.
+
+Pure: a job, the cards of the live workers and the names of the cloned voices decide, and nothing else. The job itself
+keeps what it asked for (`auto`), so the same id enqueued again is the same job, wherever it would go now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from voxspool.cards import LAST, is_mix
+from voxspool.protocol.jobs import AUTO, ENGINES
+from voxspool.protocol.voices import CLONING_ENGINE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from voxspool.cards import WorkerCard
+    from voxspool.protocol.jobs import JobSpec
+
+SHORT_CHARS: Final = 200
+"""Two or three sentences, about 13 s of speech: Piper has all of it in 0.3 s on two cores, and who waits for a notice
+minds a second more than a plainer voice. What is longer is listened to, and XTTS stays ahead of the listener."""
+QUICK: Final = "piper"
+FINE: Final = "xtts"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a job goes."""
+
+    engine: str
+    """An engine, or `auto`: any, the worker that is free first."""
+    why: str
+    """The rule that said so, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What the rules look at."""
+
+    job: JobSpec
+    xtts_alone: bool
+    """Whether the voice is one that only XTTS can have."""
+    live: set[str]
+    """The engines of the workers that take jobs."""
+    able: set[str]
+    """Those of them that can speak the job."""
+
+    @property
+    def short(self) -> bool:
+        """Whether it is spoken sooner than a finer voice would be missed."""
+        return self.job.priority == "interactive" and len(self.job.text) <= SHORT_CHARS
+
+
+class Rule(NamedTuple):
+    """A line of the table."""
+
+    when: str
+    holds: Callable[[_Case], bool]
+    engine: Callable[[_Case], str]
+
+
+TABLE: Final = (
+    Rule("it names an engine", lambda case: case.job.engine != AUTO, lambda case: case.job.engine),
+    Rule("its voice is cloned or a mix", lambda case: case.xtts_alone, lambda _: CLONING_ENGINE),
+    Rule("no worker is live", lambda case: not case.live, lambda _: AUTO),
+    Rule("all live workers have the same engine", lambda case: len(case.live) == 1, lambda _: AUTO),
+    Rule("no live worker has its voice", lambda case: not case.able, lambda _: AUTO),
+    Rule("only one live engine can speak it", lambda case: len(case.able) == 1, lambda case: min(case.able)),
+    Rule(f"it is interactive and has at most {SHORT_CHARS} characters", lambda case: case.short, lambda _: QUICK),
+    Rule("it is anything else", lambda _: True, lambda _: FINE),
+)
+"""The first rule that holds says where a job goes."""
+
+
+def route(job: JobSpec, cards: Iterable[WorkerCard], cloned: Collection[str] = ()) -> Route:
+    """Say which engine's queue a job goes into. The order of the cards does not matter."""
+    taking = [card for card in cards if card.queues and card.engine in ENGINES]
+    case = _Case(job, _xtts_alone(job.voice, taking, cloned), {card.engine for card in taking}, _able(job, taking))
+    rule = next(rule for rule in TABLE if rule.holds(case))
+    return Route(rule.engine(case), rule.when)
+
+
+def _xtts_alone(voice: str | None, taking: list[WorkerCard], cloned: Collection[str]) -> bool:
+    """Whether a voice is cloned, or a mix; a name that a worker lists is what the worker says."""
+    if voice is None or any(voice in card.voices for card in taking):
+        return False
+    return voice in cloned or is_mix(voice)
+
+
+def _able(job: JobSpec, taking: list[WorkerCard]) -> set[str]:
+    """Name the engines that can speak a job; where none speaks its language, those that have its voice.
+
+    The worker of such an engine then says in the job's stream which languages there are.
+    """
+    having = [card for card in taking if card.has(job.voice)]
+    able = {card.engine for card in having if card.could_speak(job)} or {card.engine for card in having}
+    return able - {LAST} or able
