@@ -14,6 +14,7 @@ from voxspool.errors import InvalidJobError, UnknownEngineError, UnknownLanguage
 from voxspool.protocol.jobs import MAX_SEED, JobSpec
 from voxspool_worker.engines.base import Chunk, Segment
 from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.metrics import Metrics
 from voxspool_worker.pipeline import Pipeline, in_order, segment_seed
 from voxspool_worker.scheduler import Scheduler
 from voxspool_worker.text import Limits, split
@@ -59,7 +60,7 @@ class Bilingual:
 
 
 def pipeline(engine: Engine) -> Pipeline:
-    return Pipeline(engine, Scheduler(engine), Redis())  # a client that nobody asks anything never connects
+    return Pipeline(engine, Scheduler(engine), Redis(), Metrics())  # a client that nobody asks anything never connects
 
 
 # Planning
@@ -153,6 +154,13 @@ def test_a_voice_does_not_speak_another_language_for_want_of_better(languages: t
 
 def test_without_a_name_it_is_the_first_voice() -> None:
     assert find(None, Bilingual().voices, "piper").name == "amelie"
+
+
+@pytest.mark.parametrize(
+    ("language", "name"), [("en", "joe"), ("en-gb", "joe"), ("fr", "amelie"), ("de", "amelie"), (None, "amelie")]
+)
+def test_without_a_name_it_is_the_first_voice_of_the_language_if_there_is_one(language: str | None, name: str) -> None:
+    assert find(None, Bilingual().voices, "piper", language).name == name
 
 
 # Seeds

@@ -59,6 +59,7 @@ class Ledger:
         self._finish = lua.load(self._redis, "finish")
         self._requeue = lua.load(self._redis, "requeue")
         self._forget = lua.load(self._redis, "forget")
+        self._move = lua.load(self._redis, "move")
 
     def claim(self, queues: Sequence[str], run: str) -> Claim | None:
         """Take the first job of the first queue that has one, for a run of this name; None where there is none.
@@ -121,17 +122,17 @@ class Ledger:
         )  # fmt: skip
         return said.decode()
 
-    def requeue(self, run: Run, *, expired_only: bool) -> str:
-        """Put a started job back at the front of its queue, without a retry.
+    def requeue(self, run: Run, *, expired_only: bool, to: str | None = None) -> str:
+        """Put a started job back at the front of its queue, or of another that it goes `to`, without a retry.
 
         Gives `requeued`, `alive` (its lease has not run out), `gone` (somebody else did it) or `over`.
         """
         said: bytes = self._requeue(
             keys=[
-                run.lease_key, _queue_key(run.queue), _job_key(run.job), *run.record_keys,
-                keys.control(run.job),
+                run.lease_key, _queue_key(to or run.queue), _job_key(run.job), *run.record_keys,
+                keys.control(run.job), Queue.redis_queues_keys,
             ],
-            args=[run.composite, run.job, run.id, int(expired_only)],
+            args=[run.composite, run.job, run.id, int(expired_only), to or run.queue],
         )  # fmt: skip
         return said.decode()
 
@@ -143,6 +144,42 @@ class Ledger:
         said: bytes = self._forget(
             keys=[run.lease_key, *run.record_keys, _runs_key(self._worker), keys.control(run.job)],
             args=[run.composite, run.job, run.id],
+        )
+        return said.decode()
+
+    def waiting(self, queue: str, first: int, most: int) -> list[tuple[str, object]]:
+        """Give the jobs that wait in a queue from place `first` on: each id with the job's one argument, if any."""
+        found: Any = self._redis.lrange(_queue_key(queue), first, first + most - 1)
+        if not found:
+            return []
+        ids = [one.decode(errors="surrogateescape") for one in found]
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for job in ids:
+                pipeline.hget(_job_key(job), "data")
+            return [(job, self._argument(job, data)) for job, data in zip(ids, pipeline.execute(), strict=True)]
+
+    def _argument(self, name: str, data: bytes | None) -> object:
+        """Read a job's argument from its data; None where they are not a job's."""
+        try:
+            job = Job(name, connection=self._redis, serializer=JSONSerializer)
+            job.restore({b"data": data})
+            return job.args[0]
+        except Exception:  # noqa: BLE001 - RQ raises what its parsers raise, and anybody may write a job
+            return None
+
+    def length(self, queue: str) -> int:
+        """Count the jobs that wait in a queue."""
+        count: Any = self._redis.llen(_queue_key(queue))
+        return int(count)
+
+    def move(self, job: str, queue: str, to: str) -> str:
+        """Move a job that waits and has not begun to the end of another queue.
+
+        Gives `moved`, `begun` or `gone` (somebody else did it, or took it).
+        """
+        said: bytes = self._move(
+            keys=[_queue_key(queue), _queue_key(to), _job_key(job), keys.control(job), Queue.redis_queues_keys],
+            args=[job, to],
         )
         return said.decode()
 

@@ -6,22 +6,24 @@ RQ, leases or Lua. Every way out of `speak` but a lost claim leaves a terminal e
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from redis.exceptions import RedisError
 
+from voxspool import cards
 from voxspool.errors import InvalidJobError, UnknownEngineError, VoxspoolError
-from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S
+from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, engine_of
 from voxspool.protocol.stream import STATES, Audio, Begin, Cancelled, End, Failed, Mark
 from voxspool_worker import text, voices
-from voxspool_worker.engines.base import Chunk, Segment, SegmentError
-from voxspool_worker.publisher import ClosedError, HeldError, LostWritesError, Publisher, Scripts
-from voxspool_worker.scheduler import EngineLostError
+from voxspool_worker.engines.base import Chunk, Prepared, Segment, SegmentError, Spoken
+from voxspool_worker.publisher import ClosedError, ElsewhereError, HeldError, LostWritesError, Publisher, Scripts
+from voxspool_worker.scheduler import EngineLostError, Work
 from voxspool_worker.token import EndedEarlyError, Reason
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from voxspool.protocol.jobs import JobSpec
     from voxspool_worker.engines.base import Engine
+    from voxspool_worker.publisher import Resume
     from voxspool_worker.runs import Run
     from voxspool_worker.scheduler import Lane, Scheduler
     from voxspool_worker.token import Token
@@ -52,6 +55,25 @@ class SpeechGivenUpError(VoxspoolError):
         self.code = code
 
 
+class Observer(Protocol):
+    """Who is told what jobs come to, as it happens, from the threads of all jobs: the worker's metrics."""
+
+    def voice_ready(self, prepared: Prepared) -> None:
+        """A job's voice was made ready."""
+
+    def first_audio(self, after_s: float) -> None:
+        """A run published its first audio."""
+
+    def audio(self, duration_s: float) -> None:
+        """An audio entry was published."""
+
+    def segment_done(self, mark: Mark) -> None:
+        """A mark entry was published."""
+
+    def job_ended(self, end: End) -> None:
+        """An end entry was published."""
+
+
 @dataclass(slots=True)
 class _Speaking:
     """One run of one job, and what it has measured so far."""
@@ -62,26 +84,43 @@ class _Speaking:
     token: Token
     publisher: Publisher
     started: float = field(default_factory=time.monotonic)
+    prepared: Prepared | None = None
+    """None where nothing was left to say."""
     first_chunk_s: float | None = None
+    first_pos: int = 0
+    """Where this run began, in samples."""
+    work_before: Work = field(default_factory=Work)
+    """The engine's work before the first segment was submitted."""
+    chunks: int = 0
+    characters: int = 0
+    spoken_again: int = 0
+    faults: int = 0
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self.started
 
+    def count(self, mark: Mark) -> None:
+        """Take a complete segment into account."""
+        self.characters += mark.end - mark.start
+        self.spoken_again += mark.tries > 1
+        self.faults += bool(mark.fault)
+
 
 class Pipeline:
     """Speaks jobs with one engine. Shared by all job threads; holds no job's state."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, redis: Redis) -> None:
+    def __init__(self, engine: Engine, scheduler: Scheduler, redis: Redis, observer: Observer) -> None:
         self._engine = engine
         self._scheduler = scheduler
+        self._observer = observer
         self._scripts = Scripts(redis)
 
     def speak(self, spec: JobSpec, run: Run, worker: str, token: Token) -> dict[str, Any]:
         """Speak a job to its end, from wherever an earlier run left it; give a summary.
 
-        Raises HeldError where another run holds the job,
+        Raises HeldError where another run holds the job, ElsewhereError where it is another engine's,
         EndedEarlyError where it was cancelled, handed back or fenced off, SpeechGivenUpError where it failed, and
         whatever Redis raises when it is not there: then nothing is decided and the job is brought back later.
         """
@@ -93,7 +132,7 @@ class Pipeline:
         except EndedEarlyError as ended:
             _close_early(ended, publisher)
             raise
-        except (HeldError, LostWritesError, EngineLostError, RedisError):
+        except (HeldError, ElsewhereError, LostWritesError, EngineLostError, RedisError):
             raise
         except Exception as error:
             given_up = _given_up(error)
@@ -104,8 +143,12 @@ class Pipeline:
         """Close the stream of a job that cannot even be read, so that whoever follows it learns why."""
         publisher = Publisher(self._scripts, run, DEFAULT_KEEP_S)
         begin = self._begin_entry("", "", 0)
+        facts = self._facts(worker, begin, 0)
         try:
-            publisher.begin(begin, self._facts(worker, begin, 0))
+            try:
+                publisher.begin(begin, facts)
+            except ElsewhereError as elsewhere:
+                publisher.begin(_as_begun(begin, elsewhere), facts)
         except ClosedError:
             return
         publisher.publish(Failed(publisher.pos, error.code, str(error), retryable=False))
@@ -121,13 +164,50 @@ class Pipeline:
                 voice, language = segments[0].voice.name, segments[0].language
         except Exception as error:  # noqa: BLE001 - raised again below: only the owner of the stream may say so there
             problem = error
+            self._pass_on(at, error)
         begin = self._begin_entry(voice, language, spec.seed)
-        resume = at.publisher.begin(begin, self._facts(at.worker, begin, len(segments)))
+        resume = self._begin(at, begin, len(segments))
         if problem:
             raise problem
-        log.info("job.begin job=%s attempt=%d segments=%d", spec.id, resume.attempt, len(segments))
-        self._say(at, segments[resume.segment :])
-        return self._end(at, resume.pos, len(segments))
+        log.info("job.begin job=%s attempt=%d segments=%d voice=%s", spec.id, resume.attempt, len(segments), voice)
+        at.first_pos = resume.pos
+        if left := segments[resume.segment :]:
+            self._prepare(at, left[0])
+            self._say(at, left)
+        return self._end(at, len(segments))
+
+    def _begin(self, at: _Speaking, begin: Begin, segments: int) -> Resume:
+        """Claim the stream, if this engine may go on with it.
+
+        Raises ElsewhereError where it began with another engine. Where it began with ours at another rate, no queue
+        would tell the worker that could go on from those that cannot: the stream is closed with SpeechGivenUpError.
+        """
+        facts, rate = self._facts(at.worker, begin, segments), self._engine.sample_rate
+        try:
+            return at.publisher.begin(begin, facts)
+        except ElsewhereError as elsewhere:
+            if elsewhere.engine != self._engine.name:
+                raise
+            at.publisher.begin(_as_begun(begin, elsewhere), facts)
+            raise SpeechGivenUpError(
+                "engine",
+                f"the speech began at {elsewhere.sample_rate} Hz and the worker that should go on has {rate} Hz; "
+                "enqueue it under a new id, and name a voice",
+            ) from elsewhere
+
+    def _pass_on(self, at: _Speaking, error: Exception) -> None:
+        """Raise ElsewhereError for a job that lay in `auto` and lacks only what a live worker of another engine has."""
+        if not isinstance(error, InvalidJobError) or engine_of(at.run.queue) != AUTO:
+            return
+        able = {card.engine for card in cards.live(self._scripts.redis) if card.could_speak(at.spec)}
+        if others := able - {self._engine.name}:
+            raise ElsewhereError(min(others - {cards.LAST} or others)) from error
+
+    def _prepare(self, at: _Speaking, segment: Segment) -> None:
+        """Make the job's voice ready, in the job's own thread, so that nobody else waits for it."""
+        at.prepared = self._engine.prepare(segment.voice)
+        self._observer.voice_ready(at.prepared)
+        log.debug("voice.ready job=%s source=%s seconds=%.4g", at.spec.id, at.prepared.source, at.prepared.seconds)
 
     def plan(self, spec: JobSpec, run: str) -> list[Segment]:
         """Cut a job into segments; none where there is nothing to say.
@@ -136,7 +216,7 @@ class Pipeline:
         """
         if spec.engine not in (AUTO, self._engine.name):
             raise UnknownEngineError(f"this worker speaks with {self._engine.name}, not {spec.engine}")
-        voice = voices.find(spec.voice, self._engine.voices, self._engine.name)
+        voice = voices.find(spec.voice, self._engine.voices, self._engine.name, spec.language)
         language = voice.language(spec.language)
         pieces = text.split(spec.text, language, self._engine.limits(language))
         return [
@@ -149,44 +229,71 @@ class Pipeline:
 
     def _say(self, at: _Speaking, segments: list[Segment]) -> None:
         """Publish the audio of these segments in the order of the text, with a mark behind each."""
-        publisher = at.publisher
+        at.work_before = self._scheduler.work
         lane = self._scheduler.submit(at.run.id, at.spec.priority, segments)
         at.token.on_end(lane.wake)
         try:
             chunks = in_order(_heard(lane, at.token), [segment.index for segment in segments])
             for segment in segments:
-                start = publisher.pos
-                for chunk in chunks:
-                    self._publish_audio(at, chunk.pcm)
-                    if chunk.last:
-                        break
-                silence = np.zeros(round(segment.pause_s * self._engine.sample_rate), np.int16)
-                self._publish_audio(at, silence)
-                publisher.publish(Mark(start, publisher.pos, segment.index, segment.start, segment.end, segment.seed))
+                self._say_one(at, segment, chunks)
         finally:
             at.token.on_end(lambda: None)
             self._scheduler.drop(at.run.id)
 
+    def _say_one(self, at: _Speaking, segment: Segment, chunks: Iterator[Chunk]) -> None:
+        """Publish one segment: its audio, the pause after it, its mark."""
+        start, last = at.publisher.pos, False
+        spoken: Spoken | None = None
+        while not last:
+            chunk = next(chunks)
+            self._publish_audio(at, chunk.pcm)
+            spoken, last = chunk.spoken, chunk.last
+        self._publish_audio(at, np.zeros(round(segment.pause_s * self._engine.sample_rate), np.int16))
+        mark = mark_of(segment, start, at.publisher.pos, spoken or Spoken(segment.seed))
+        at.publisher.publish(mark)
+        at.count(mark)
+        self._observer.segment_done(mark)
+
     def _publish_audio(self, at: _Speaking, pcm: npt.NDArray[np.int16]) -> None:
         """Publish samples, shape (n,), in entries of at most MAX_ENTRY_S."""
-        most = round(MAX_ENTRY_S * self._engine.sample_rate)
+        rate = self._engine.sample_rate
+        most = round(MAX_ENTRY_S * rate)
         for first in range(0, len(pcm), most):
             part = pcm[first : first + most]
             at.publisher.publish(Audio(at.publisher.pos, part.astype("<i2", copy=False).tobytes()))
+            at.chunks += 1
+            self._observer.audio(len(part) / rate)
             if at.first_chunk_s is None:
                 at.first_chunk_s = at.elapsed_s
+                self._observer.first_audio(at.first_chunk_s)
 
-    def _end(self, at: _Speaking, first_pos: int, segments: int) -> dict[str, Any]:
+    def _end(self, at: _Speaking, segments: int) -> dict[str, Any]:
         """Close the stream and say what it took."""
-        rate, pos = self._engine.sample_rate, at.publisher.pos
-        said_s = (pos - first_pos) / rate
-        factor = at.elapsed_s / said_s if said_s else None
-        at.publisher.publish(End(pos, pos / rate, segments, at.first_chunk_s, factor))
-        log.info(
-            "job.end job=%s seconds=%.2f elapsed=%.2f first_chunk=%s real_time_factor=%s characters=%d",
-            at.spec.id, pos / rate, at.elapsed_s, _short(at.first_chunk_s), _short(factor), len(at.spec.text),
-        )  # fmt: skip
-        return {"state": STATES[End.type], "duration_s": pos / rate, "segments": segments}
+        end = self._end_entry(at, segments)
+        at.publisher.publish(end)
+        self._observer.job_ended(end)
+        log.info("job.end %s", end_line(at.spec, at.prepared, end))
+        return {"state": STATES[End.type], "duration_s": end.duration_s, "segments": segments}
+
+    def _end_entry(self, at: _Speaking, segments: int) -> End:
+        """Sum up a run."""
+        rate, pos, elapsed_s = self._engine.sample_rate, at.publisher.pos, at.elapsed_s
+        said_s = (pos - at.first_pos) / rate
+        rows = self._scheduler.work.mean_rows(at.work_before) if at.prepared else None
+        return End(
+            pos,
+            pos / rate,
+            segments,
+            first_chunk_s=_brief(at.first_chunk_s),
+            real_time_factor=_brief(elapsed_s / said_s if said_s else None),
+            elapsed_s=_brief(elapsed_s),
+            characters_per_s=_brief(at.characters / elapsed_s if at.characters else None),
+            chunks=at.chunks,
+            voice_source=at.prepared.source if at.prepared else "",
+            rows=_brief(rows),
+            spoken_again=at.spoken_again,
+            faults=at.faults,
+        )
 
     def _begin_entry(self, voice: str, language: str, seed: int) -> Begin:
         """Describe an attempt with this engine."""
@@ -197,11 +304,14 @@ class Pipeline:
         """Say what `status` shows of a running job."""
         return {
             "worker": worker,
-            "engine": begin.engine,
             "voice": begin.voice,
-            "sample_rate": begin.sample_rate,
             "segments": segments,
         }
+
+
+def _as_begun(begin: Begin, elsewhere: ElsewhereError) -> Begin:
+    """Give the begin entry of an attempt that only says why the speech cannot go on."""
+    return dataclasses.replace(begin, engine=elsewhere.engine, sample_rate=elsewhere.sample_rate or begin.sample_rate)
 
 
 def _given_up(error: Exception) -> SpeechGivenUpError:
@@ -266,6 +376,34 @@ def in_order(chunks: Iterator[Chunk], order: list[int]) -> Iterator[Chunk]:
                 held[chunk.segment].append(chunk)
 
 
-def _short(value: float | None) -> str:
-    """Write a measurement for a log line."""
-    return "-" if value is None else f"{value:.3f}"
+def mark_of(segment: Segment, pos: int, end_pos: int, spoken: Spoken) -> Mark:
+    """Describe a segment that is complete, and how it came out."""
+    return Mark(
+        pos, end_pos, segment.index, segment.start, segment.end, spoken.seed, tries=spoken.tries, fault=spoken.fault
+    )
+
+
+def end_line(spec: JobSpec, prepared: Prepared | None, end: End) -> str:
+    """Give the one log line of a job that ended: what its end entry says, and the voice. Never its text."""
+    measured = {
+        "job": spec.id,
+        "audio_s": _brief(end.duration_s),
+        "elapsed_s": end.elapsed_s,
+        "first_chunk_s": end.first_chunk_s,
+        "real_time_factor": end.real_time_factor,
+        "characters": len(spec.text),
+        "characters_per_s": end.characters_per_s,
+        "segments": end.segments,
+        "chunks": end.chunks,
+        "rows": end.rows,
+        "voice_source": end.voice_source,
+        "voice_s": _brief(prepared.seconds if prepared else None),
+        "spoken_again": end.spoken_again,
+        "faults": end.faults,
+    }
+    return " ".join(f"{name}={'-' if value in (None, '') else value}" for name, value in measured.items())
+
+
+def _brief(value: float | None) -> float | None:
+    """Give a measurement to four digits: more are noise, and an entry is short."""
+    return None if value is None else float(f"{value:.4g}")

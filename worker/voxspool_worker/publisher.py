@@ -34,6 +34,16 @@ class HeldError(Exception):
     """A live run holds the job: this is a second delivery of it."""
 
 
+class ElsewhereError(Exception):
+    """The job is another engine's: it began there, or this one has not its voice; or its stream has another rate."""
+
+    def __init__(self, engine: str, sample_rate: int | None = None) -> None:
+        super().__init__(engine)
+        self.engine = engine
+        self.sample_rate = sample_rate
+        """Of the stream, in Hz; None where it has not begun."""
+
+
 class LostWritesError(Exception):
     """Entries that Redis had acknowledged are gone (a failover, a restart without its append-only file)."""
 
@@ -74,14 +84,18 @@ class Publisher:
     def begin(self, entry: Begin, facts: Mapping[str, str | int]) -> Resume:
         """Claim the job and open an attempt; `facts` go to the control hash.
 
-        `entry.pos` is not used: where to begin is Redis's to say. Raises ClosedError or HeldError, and EndedEarlyError
-        where the run has lost its lease before it began.
+        `entry.pos` is not used: where to begin is Redis's to say. Raises ClosedError or HeldError, EndedEarlyError
+        where the run has lost its lease before it began, and ElsewhereError where an earlier attempt was of another
+        engine or sample rate: a stream has one.
         """
         flat = [item for pair in facts.items() for item in pair]
         reply = self._scripts.begin(
             keys=[*self._keys, self._run.lease_key],
-            args=[self._run.id, LEASE_S * 1000, encode_data(entry), self._run.composite, *flat],
-        )
+            args=[
+                self._run.id, LEASE_S * 1000, encode_data(entry), self._run.composite,
+                entry.engine, entry.sample_rate, *flat,
+            ],
+        )  # fmt: skip
         said = _text(reply[0])
         if said == "closed":
             raise ClosedError(_text(reply[1]))
@@ -89,6 +103,8 @@ class Publisher:
             raise HeldError(_text(reply[1]))
         if said == "lost":
             raise EndedEarlyError(Reason.LEASE_LOST)
+        if said == "elsewhere":
+            raise ElsewhereError(_text(reply[1]), reply[2])
         self._attempt, self._seq, self.pos, segment = reply[1:]
         return Resume(self._attempt, self.pos, segment)
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from voxspool_worker.engines.base import Chunk, SegmentError
 
@@ -130,6 +131,21 @@ class Turns:
         return held >= self.rows - self.rows // RESERVED_SHARE
 
 
+class Work(NamedTuple):
+    """What the engine has done since it was loaded. The difference of two says what it did between them."""
+
+    steps: int = 0
+    row_steps: int = 0
+    """The rows that were in use, summed over the steps."""
+    busy_s: float = 0.0
+    """Seconds within steps."""
+
+    def mean_rows(self, before: Work) -> float | None:
+        """Give the mean of the rows in use since an earlier moment; None where there was no step."""
+        steps = self.steps - before.steps
+        return (self.row_steps - before.row_steps) / steps if steps else None
+
+
 class Scheduler:
     """Feeds an engine from many jobs. `submit` and `drop` from any thread; `tick` and `run` in the engine's alone."""
 
@@ -139,6 +155,8 @@ class Scheduler:
         self._dropped: list[str] = []
         self._changed = threading.Condition()
         self._stopped = False
+        self.work = Work()
+        """Replaced as a whole, by the engine's thread: any other may read it."""
 
     @property
     def rows_in_use(self) -> int:
@@ -164,10 +182,10 @@ class Scheduler:
         """Seat what may be seated, move the engine once, hand out what came loose. False: nothing runs."""
         self._free_dropped()
         self._seat()
-        if self._engine.free == self._engine.rows:
+        if not self.rows_in_use:
             return False
         try:
-            chunks = self._engine.step()
+            chunks = self._step()
         except SegmentError as error:
             self._fail(error.segment.job, error)
             return True
@@ -194,6 +212,15 @@ class Scheduler:
         with self._changed:
             self._stopped = True
             self._changed.notify()
+
+    def _step(self) -> list[Chunk]:
+        """Move the engine once, and count the work."""
+        rows, began = self.rows_in_use, time.perf_counter()
+        try:
+            return self._engine.step()
+        finally:
+            steps, row_steps, busy_s = self.work
+            self.work = Work(steps + 1, row_steps + rows, busy_s + time.perf_counter() - began)
 
     def _free_dropped(self) -> None:
         """Free the rows of jobs that were dropped since the last step."""

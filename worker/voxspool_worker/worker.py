@@ -40,14 +40,17 @@ from rq.worker import BaseWorker, WorkerStatus
 
 from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
-from voxspool.protocol.jobs import TASK, JobSpec, queue_names
-from voxspool_worker import recovery, tasks
+from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
+from voxspool_worker import tasks
 from voxspool_worker.ledger import DEPENDENTS, LOST, Claim, Ledger, SuspendedError
+from voxspool_worker.metrics import Gauges, Metrics
 from voxspool_worker.pipeline import Pipeline, SpeechGivenUpError
-from voxspool_worker.publisher import LEASE_S, HeldError, LostWritesError
+from voxspool_worker.publisher import LEASE_S, ElsewhereError, HeldError, LostWritesError
+from voxspool_worker.recovery import Recovery
 from voxspool_worker.runs import Run
 from voxspool_worker.scheduler import EngineLostError, Scheduler
 from voxspool_worker.token import EndedEarlyError, Reason, Token
+from voxspool_worker.voices import VoiceBook, built_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +79,14 @@ HAND_BACK_S: Final = 10.0
 EXIT_ENGINE_LOST: Final = 70
 """Exit code when the engine broke: EX_SOFTWARE. A supervisor starts the worker again."""
 
+OUTCOMES: Final = {
+    Reason.CANCELLED: ("cancelled", ""),
+    Reason.TIMED_OUT: ("failed", "timeout"),
+    Reason.HANDED_BACK: ("handed_back", ""),
+    Reason.LEASE_LOST: ("lost", ""),
+}
+"""What ended a run early -> its outcome and its code in the metrics."""
+
 
 class CooperativeDeathPenalty(BaseDeathPenalty):
     """No alarm: a job looks at its token between chunks. Signals reach the main thread alone, and threads are many."""
@@ -103,8 +114,16 @@ class SpeechWorker(BaseWorker):
     death_penalty_class = CooperativeDeathPenalty
     log_result_lifespan = False
 
-    def __init__(self, engine: Engine, connect: Callable[..., Redis], *, jobs: int, name: str | None = None) -> None:
-        """Prepare; nothing is taken before `work`.
+    def __init__(
+        self,
+        engine: Engine,
+        connect: Callable[..., Redis],
+        *,
+        jobs: int,
+        name: str | None = None,
+        fallback_from: str = "",
+    ) -> None:
+        """Prepare; nothing is taken before `work`. `fallback_from` is what the engine stands in for, and why.
 
         `connect` gives a Redis client with the options it is passed. The threads have clients of their own: RQ raises
         its pool's socket timeout, and what must not be sent twice must not be retried.
@@ -122,9 +141,12 @@ class SpeechWorker(BaseWorker):
         )
         self._engine = engine
         self._scheduler = Scheduler(engine)
-        self._pipeline = Pipeline(engine, self._scheduler, connect())
+        self.metrics = Metrics()
+        self._pipeline = Pipeline(engine, self._scheduler, connect(), self.metrics)
         self._ledger = Ledger(connect, self.name)
         self._card = connect()
+        self._recovery = Recovery(self._ledger, self._card, self.metrics.job_rescued)
+        self._fallback_from = fallback_from
         self._jobs = jobs
         self._claimed: Run | None = None
         self._slots = threading.Semaphore(jobs)
@@ -185,7 +207,7 @@ class SpeechWorker(BaseWorker):
                 once.delete(keys.worker(self.name))
             super().teardown()
         except redis.exceptions.RedisError as error:
-            log.warning("redis.away error=%s", error)
+            self._say_away(error)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """First signal: take nothing more, speak what was begun.
@@ -264,7 +286,7 @@ class SpeechWorker(BaseWorker):
             self._wait_suspended()
         except redis.exceptions.RedisError as error:
             # A claim whose reply was lost has a lease that nobody renews: it is brought back like a dead worker's.
-            log.warning("redis.away error=%s", error)
+            self._say_away(error)
             self._quit.wait(IDLE_S)
         return None
 
@@ -273,7 +295,7 @@ class SpeechWorker(BaseWorker):
         try:
             super().check_for_suspension(self._burst)
         except redis.exceptions.RedisError as error:
-            log.warning("redis.away error=%s", error)
+            self._say_away(error)
             self._quit.wait(IDLE_S)
 
     def _read(self, claim: Claim) -> Job | None:
@@ -297,6 +319,7 @@ class SpeechWorker(BaseWorker):
             return
         nameless = Job("unreadable", connection=self.connection, serializer=self.serializer)
         self._ledger.finish(run, nameless, JobStatus.FAILED, str(error))
+        self.metrics.run_over("failed", error.code)
 
     def _ring(self, queue_key: str) -> None:
         """Ring when a job lies in a queue.
@@ -348,9 +371,11 @@ class SpeechWorker(BaseWorker):
             else:
                 self.perform_job(job, queue, Execution(run.id, job.id, self.connection, self.name))
         except redis.exceptions.RedisError as error:
-            log.warning("redis.away job=%s error=%s", job.id, error)  # its lease runs out, and it is brought back
+            self._say_away(error, job.id)
+            self.metrics.run_over("lost")  # its lease runs out, and it is brought back
         except Exception:
             log.exception("job.lost job=%s", job.id)
+            self.metrics.run_over("lost")
         finally:
             self._ended(run)
 
@@ -367,6 +392,7 @@ class SpeechWorker(BaseWorker):
         log.error("job.refused job=%s error=%s", job.id, problem)
         if self._refused(run, problem):
             self._fail(job, queue, run, str(problem))
+            self.metrics.run_over("failed", problem.code)
 
     def _refused(self, run: Run, problem: InvalidJobError) -> bool:
         """Close the stream of a job that is refused; False where another run has it, which then says how it ends."""
@@ -374,8 +400,10 @@ class SpeechWorker(BaseWorker):
             self._pipeline.refuse(run, self.name, problem)
         except HeldError:
             self._ledger.forget(run)
+            self.metrics.run_over("held")
             return False
         except (EndedEarlyError, LostWritesError):
+            self.metrics.run_over("lost")
             return False
         return True
 
@@ -390,6 +418,7 @@ class SpeechWorker(BaseWorker):
         job._result = return_value  # noqa: SLF001 - RQ's own finaliser does the same
         if self._finish(Run(queue.name, job.id, execution.id), job, JobStatus.FINISHED, return_value) == DEPENDENTS:
             super()._finalize_success(job, queue, execution, return_value)
+        self.metrics.run_over("ended")
 
     def _finalize_failure(
         self,
@@ -407,6 +436,8 @@ class SpeechWorker(BaseWorker):
         elif isinstance(error, HeldError):
             log.info("job.held job=%s by=%s", job.id, error)
             self._ledger.forget(run)
+        elif isinstance(error, ElsewhereError):
+            self._pass_on(run, error.engine)
         elif isinstance(error, EngineLostError | LostWritesError):
             self._give_back(run)
         elif isinstance(error, SpeechGivenUpError):
@@ -415,6 +446,7 @@ class SpeechWorker(BaseWorker):
         else:
             log.error("job.error job=%s", job.id, exc_info=error)
             self._fail(job, queue, run, f"{type(error).__name__}: {error}")
+        self.metrics.run_over(*outcome_of(error))
 
     def _end_early(self, job: Job, queue: Queue, run: Run, ended: EndedEarlyError) -> None:
         """End a job whose token, or whose stream, told it to."""
@@ -453,6 +485,12 @@ class SpeechWorker(BaseWorker):
         said = self._ledger.requeue(run, expired_only=False)
         log.info("job.handed_back job=%s said=%s", run.job, said)
 
+    def _pass_on(self, run: Run, engine: str) -> None:
+        """Put a job that another engine has to speak at the front of that engine's queue."""
+        to = queue_name(engine, priority_of(run.queue))
+        said = self._ledger.requeue(run, expired_only=False, to=to)
+        log.info("job.passed_on job=%s to=%s said=%s", run.job, to, said)
+
     # -- stopping a job --------------------------------------------------------------------------------------------
 
     def handle_payload(self, message: dict[str, Any]) -> None:
@@ -476,7 +514,7 @@ class SpeechWorker(BaseWorker):
         del pubsub, pubsub_thread
         if not isinstance(exc, redis.exceptions.RedisError):
             raise exc
-        log.warning("redis.away error=%s", exc)
+        self._say_away(exc)
         self._quit.wait(IDLE_S)
 
     def _alive(self) -> list[_Running]:
@@ -516,19 +554,18 @@ class SpeechWorker(BaseWorker):
                     due[act] = time.monotonic() + every[act]
                     self._try(act)
 
-    @staticmethod
-    def _try(act: Callable[[], None]) -> None:
+    def _try(self, act: Callable[[], None]) -> None:
         """Do it; a ticker that died would lose every lease."""
         try:
             act()
         except redis.exceptions.RedisError as error:
-            log.warning("redis.away error=%s", error)
+            self._say_away(error)
         except Exception:
             log.exception("ticker.error")
 
     def _look(self) -> None:
         """Bring back the jobs of dead workers."""
-        recovery.look(self._ledger)
+        self._recovery.look()
 
     def _trim(self) -> None:
         """Keep RQ's registries from growing for ever."""
@@ -543,23 +580,38 @@ class SpeechWorker(BaseWorker):
             elif said != "ok":
                 running.token.end(Reason.CANCELLED, by=said.removeprefix("cancelled by "))
         self._say_alive()  # last: at its memory's limit Redis refuses this, and leases matter more
+        self.metrics.redis_here()
+
+    def _say_away(self, error: Exception, job: str = "-") -> None:
+        """Say that a command found no Redis, or one that refuses; whoever sent it waits or gives up."""
+        log.warning("redis.away job=%s error=%s", job, error)
+        self.metrics.redis_away()
 
     def _say_alive(self) -> None:
         """Renew RQ's record of this worker and our card of what it offers."""
         self.last_heartbeat = now()
+        counts, recent = self.metrics.counts(), self.metrics.recent()
         card: Any = {
             "engine": self._engine.name,
             "model": self._engine.model,
             "device": self._engine.device,
             "sample_rate": self._engine.sample_rate,
-            "voices": json.dumps({name: voice.languages for name, voice in self._engine.voices.items()}),
-            "queues": ",".join(self.queue_names()),
+            "voices": json.dumps({name: voice.languages for name, voice in built_in(self._engine.voices).items()}),
+            "clones": int(isinstance(self._engine.voices, VoiceBook)),
+            "queues": "" if self._stop_requested else ",".join(self.queue_names()),
             "jobs": self._jobs,
             "running": len(self._alive()),
             "rows": self._engine.rows,
             "rows_in_use": self._scheduler.rows_in_use,
             "host": self.hostname or "",
             "pid": os.getpid(),
+            "fallback_from": self._fallback_from,
+            "jobs_ended": counts.jobs["ended", ""],
+            "jobs_failed": counts.failed,
+            "spoken_again": counts.spoken_again,
+            "voice_hit_rate": shown(counts.voice_hit_rate),
+            "first_chunk_s": shown(recent.first_chunk_s),
+            "real_time_factor": shown(recent.real_time_factor),
         }
         with self._card.pipeline(transaction=False) as pipeline:
             pipeline.hset(self.key, mapping=self.serialize() | self._statistics())
@@ -571,6 +623,14 @@ class SpeechWorker(BaseWorker):
             pipeline.expire(keys.worker(self.name), keys.WORKER_TTL_S)
             pipeline.execute()
 
+    def gauges(self) -> Gauges:
+        """Say how this worker is now. From any thread."""
+        engine = self._engine
+        return Gauges(
+            self.name, engine.name, engine.model, engine.device, self._jobs, len(self._alive()), engine.rows,
+            self._scheduler.rows_in_use, self._scheduler.work,
+        )  # fmt: skip
+
     def _statistics(self) -> dict[str, Any]:
         """What RQ's tools show of a worker."""
         return {
@@ -579,6 +639,22 @@ class SpeechWorker(BaseWorker):
             "failed_job_count": self.failed_job_count,
             "total_working_time": self.total_working_time,
         }
+
+
+def outcome_of(error: BaseException | None) -> tuple[str, str]:
+    """Name how a run ended that raised, and the code of a failure."""
+    if isinstance(error, EndedEarlyError):
+        return OUTCOMES[error.reason]
+    if isinstance(error, EngineLostError | LostWritesError | ElsewhereError):
+        return "handed_back", ""
+    if isinstance(error, HeldError):
+        return "held", ""
+    return "failed", error.code if isinstance(error, SpeechGivenUpError) else "internal"
+
+
+def shown(value: float | None) -> str:
+    """Write a measurement on a card; empty where there is none yet."""
+    return "" if value is None else f"{value:.4g}"
 
 
 def spec_of(job: Job) -> JobSpec:

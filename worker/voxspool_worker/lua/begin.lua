@@ -2,9 +2,10 @@
 -- delivery of the same job harmless.
 --
 -- KEYS  1 the audio stream   2 the control hash   3 rq:wip:<queue>, where the run's lease stands
--- ARGV  1 the run's own name   2 lease in ms   3 data of the begin entry   4 <job>:<run>
---       5.. field, value: facts for the control hash
+-- ARGV  1 the run's own name   2 lease in ms   3 data of the begin entry   4 <job>:<run>   5 engine   6 sample rate
+--       7.. field, value: facts for the control hash
 -- gives {"closed", state} | {"held", holder} | {"lost"} (the run has no lease any more: the job is somebody else's)
+--       | {"elsewhere", engine, sample rate} (an earlier attempt was of another engine or rate; nothing is done)
 --       | {"begun", attempt, seq, pos, next segment}
 --
 -- A begin that is sent again by the same run (its reply was lost) finds its own attempt and changes nothing.
@@ -12,8 +13,9 @@ local stream, control = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local state, holder, lease_until, attempt, seq, marked_pos, marked_segments = unpack(
-  redis.call('HMGET', control, 'state', 'holder', 'lease_until', 'attempt', 'seq', 'marked_pos', 'marked_segments'))
+local state, holder, lease_until, attempt, seq, marked_pos, marked_segments, engine, rate = unpack(
+  redis.call('HMGET', control, 'state', 'holder', 'lease_until', 'attempt', 'seq', 'marked_pos', 'marked_segments',
+    'engine', 'sample_rate'))
 if state and state ~= 'running' then
   return {'closed', state}
 end
@@ -27,9 +29,12 @@ end
 if not redis.call('ZSCORE', KEYS[3], ARGV[4]) then
   return {'lost'}
 end
+if engine and rate and (engine ~= ARGV[5] or rate ~= ARGV[6]) then
+  return {'elsewhere', engine, tonumber(rate)}
+end
 
 attempt = redis.call('HINCRBY', control, 'attempt', 1)
 redis.call('XADD', stream, attempt .. '-1', 'type', 'begin', 'pos', marked_pos, 'data', ARGV[3])
 redis.call('HSET', control, 'state', 'running', 'holder', ARGV[1], 'lease_until', now_ms + tonumber(ARGV[2]),
-  'seq', 1, 'pos', marked_pos, unpack(ARGV, 5))
+  'seq', 1, 'pos', marked_pos, 'engine', ARGV[5], 'sample_rate', ARGV[6], unpack(ARGV, 7))
 return {'begun', attempt, 1, tonumber(marked_pos), tonumber(marked_segments)}

@@ -1,9 +1,9 @@
 -- Puts a started job back at the front of its queue, without a retry: a worker's own hand-back, or the rescue of a job
--- whose worker died. Whoever removes the execution does it; everybody else finds it gone.
+-- whose worker died; or at the front of another engine's queue, to pass it on. Whoever removes the execution does it; everybody else finds it gone.
 --
--- KEYS  1 rq:wip:<queue>   2 rq:queue:<queue>   3 rq:job:<job>   4 rq:execution:<job>:<execution>
---       5 rq:executions:<job>   6 the control hash
--- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 "1": only if its lease has run out
+-- KEYS  1 rq:wip:<queue>   2 rq:queue:<queue to go to>   3 rq:job:<job>   4 rq:execution:<job>:<execution>
+--       5 rq:executions:<job>   6 the control hash   7 rq:queues
+-- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 "1": only if its lease has run out   5 <queue to go to>
 -- gives "requeued" | "alive" | "gone" | "over" (its run had ended; only the execution was left)
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not score then
@@ -14,6 +14,7 @@ if ARGV[4] == '1' and tonumber(score) > tonumber(redis.call('TIME')[1]) then
 end
 -- what may fail (a key of another type) comes before what must not be half done
 local holder, status = redis.call('HGET', KEYS[6], 'holder'), redis.call('HGET', KEYS[3], 'status')
+redis.call('LLEN', KEYS[2])
 redis.call('ZREM', KEYS[1], ARGV[1])
 local worker = redis.call('HGET', KEYS[4], 'worker_name')
 if worker then
@@ -27,6 +28,7 @@ end
 if status ~= 'started' then
   return 'over'
 end
-redis.call('HSET', KEYS[3], 'status', 'queued', 'worker_name', '')
+redis.call('HSET', KEYS[3], 'status', 'queued', 'worker_name', '', 'origin', ARGV[5])
+redis.call('SADD', KEYS[7], KEYS[2])
 redis.call('LPUSH', KEYS[2], ARGV[2])
 return 'requeued'

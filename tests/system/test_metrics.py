@@ -1,0 +1,299 @@
+"""What a worker says it did is what it did: in the stream, on its card, in its log, and to Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import re
+import socket
+import sys
+import threading
+import urllib.request
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from processes import free_port, until
+from reference import SENTENCE
+from voxspool import AsyncClient, SpeechCancelledError, SpeechFailedError
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import JobSpec
+from voxspool.protocol.stream import Audio, End, Mark
+from voxspool_worker.engines.base import Chunk, Prepared, Spoken
+from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.metrics import Metrics
+from voxspool_worker.pipeline import Pipeline, segment_seed
+from voxspool_worker.runs import Run
+from voxspool_worker.scheduler import Scheduler
+from voxspool_worker.token import Token
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    import redis
+
+    from processes import RedisServer, WorkerProcess
+    from voxspool import Client
+    from voxspool.reader import Received
+    from voxspool_worker.voices import Voice
+
+    StartWorker = Callable[..., WorkerProcess]
+    Cli = Callable[..., subprocess.CompletedProcess[bytes]]
+
+LIVE: Final = "sine-live"
+
+
+class Scrape:
+    """One look at a worker's metrics."""
+
+    def __init__(self, port: int) -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+            families = list(text_string_to_metric_families(page.read().decode()))
+        self.samples = [sample for family in families for sample in family.samples]
+
+    def __call__(self, name: str, **labels: str) -> float:
+        """Give a number; 0 where nothing was counted under these labels."""
+        return sum(
+            sample.value
+            for sample in self.samples
+            if sample.name == f"voxspool_{name}" and labels.items() <= sample.labels.items()
+        )
+
+
+def refused(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_prometheus_is_shown_what_the_jobs_came_to(client: Client, start_worker: StartWorker) -> None:
+    unknown = client.enqueue("Hello.", voice="nobody")  # with no worker there, nobody knows better
+    port = free_port()
+    start_worker("tone", "--metrics", str(port))
+    speeches = [client.enqueue(SENTENCE * count) for count in (1, 2, 3)]
+    ends = [speech.wait() for speech in speeches]
+    with pytest.raises(SpeechFailedError):
+        unknown.wait()
+    stopped = client.enqueue(SENTENCE * 9, voice=LIVE)
+    next(iter(stopped))
+    assert Scrape(port)("jobs_running") == 1
+    assert Scrape(port)("rows_in_use") > 0
+    stopped.cancel()
+    with pytest.raises(SpeechCancelledError):
+        stopped.wait()
+    until(lambda: Scrape(port)("jobs_total") == 5, "the last run to be over")
+    until(lambda: Scrape(port)("rows_in_use") == 0, "its rows to be free")
+
+    entries = [one.entry for speech in (*speeches, stopped) for one in _entries(client, speech.id)]
+    audio = [entry for entry in entries if isinstance(entry, Audio)]
+    marks = [entry for entry in entries if isinstance(entry, Mark)]
+    shown = Scrape(port)
+    assert shown("jobs_total", outcome="ended") == 3
+    assert shown("jobs_total", outcome="failed", code="unknown-voice") == 1
+    assert shown("jobs_total", outcome="cancelled") == 1
+    assert shown("chunks_total") == len(audio)
+    assert shown("audio_seconds_total") == pytest.approx(sum(len(entry.pcm) for entry in audio) / 48_000)
+    assert shown("segments_total") == len(marks)
+    assert shown("characters_total") == sum(mark.end - mark.start for mark in marks)
+    assert shown("first_chunk_seconds_count") == 4
+    assert shown("real_time_factor_count") == 3
+    assert shown("real_time_factor_sum") == pytest.approx(sum(end.real_time_factor or 0 for end in ends))
+    assert shown("voices_ready_total", source="built-in") == shown("voices_ready_total") == 4
+    assert shown("segments_spoken_again_total") == shown("segments_faulty_total") == 0
+    assert shown("jobs_rescued_total") == shown("redis_outages_total") == 0
+    assert (shown("jobs_running"), shown("jobs_limit"), shown("rows_in_use"), shown("rows")) == (0, 8, 0, 8)
+    assert shown("engine_row_steps_total") >= shown("engine_steps_total") > 0
+    assert shown("engine_busy_seconds_total") > 0
+    assert shown("worker_info", engine="tone", model="sine-1", device="cpu") == 1
+
+
+def _entries(client: Client, job: str) -> list[Received]:
+    return list(client.speech(job).entries())
+
+
+def test_metrics_are_for_this_machine_alone(start_worker: StartWorker) -> None:
+    port = free_port()
+    start_worker("tone", "--metrics", str(port))
+    assert not refused("127.0.0.1", port)
+    others = {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), port, type=socket.SOCK_STREAM)}
+    if sys.platform == "linux":  # all of 127/8 is there: another address that a server on every interface would answer
+        others.add("127.0.0.2")
+    assert all(refused(host, port) for host in others - {"127.0.0.1"})
+
+
+def test_a_port_that_is_taken_is_one_line_before_anything_is_loaded(start_worker: StartWorker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        worker = start_worker("tone", "--metrics", str(port), wait=False)
+        assert worker.wait() == 1
+    (line,) = worker.said().splitlines()
+    assert line.startswith(f"Error: metrics cannot be served on 127.0.0.1:{port}: Address already in use; choose ")
+
+
+def test_a_rescue_and_an_outage_are_counted(
+    client: Client, start_worker: StartWorker, redis_server: RedisServer, db: redis.Redis
+) -> None:
+    first = start_worker()
+    speech = client.enqueue(SENTENCE, voice=LIVE)
+    next(iter(speech))
+    port = free_port()
+    worker = start_worker("tone", "--metrics", str(port))
+    first.process.kill()
+    until(lambda: Scrape(port)("jobs_rescued_total") == 1, "the rescue")
+    assert speech.wait().voice_source == "built-in"
+
+    for outage in (1, 2):
+        before = worker.said().count("redis.away")
+        redis_server.stop()
+        until(lambda before=before: worker.said().count("redis.away") > before + 3, "the worker to see it, many times")
+        redis_server.start()
+        until(lambda: db.smembers(keys.WORKERS), "the worker's next beat")
+        assert Scrape(port)("redis_outages_total") == outage
+
+
+def test_one_line_a_job_says_all_that_its_end_entry_says(client: Client, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    speech = client.enqueue(SENTENCE * 3)
+    end = speech.wait()
+    until(lambda: "job.end " in worker.said(), "the log line")
+    lines = [line for line in worker.said().splitlines() if speech.id in line]
+    begun, over = lines
+    assert f"INFO job.begin job={speech.id} attempt=1 segments={end.segments} voice=sine" in begun
+    said = dict(re.findall(r"(\w+)=(\S+)", over))
+    measured = {name: value for name, value in dataclasses.asdict(end).items() if name not in ("pos", "duration_s")}
+    assert {name: said[name] for name in measured} == {name: str(value) for name, value in measured.items()}
+    assert float(said["audio_s"]) == pytest.approx(end.duration_s, rel=1e-3)
+    assert (said["characters"], said["voice_source"], said["voice_s"]) == (str(len(SENTENCE * 3)), "built-in", "0.0")
+
+
+def test_an_end_entry_sums_up_its_stream(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    received = list(client.enqueue(SENTENCE * 3).entries())
+    end = received[-1].entry
+    assert isinstance(end, End)
+    marks = [one.entry for one in received if isinstance(one.entry, Mark)]
+    assert [(mark.tries, mark.fault) for mark in marks] == [(1, "")] * end.segments
+    assert end.chunks == sum(isinstance(one.entry, Audio) for one in received)
+    assert end.elapsed_s
+    assert end.first_chunk_s
+    assert end.first_chunk_s < end.elapsed_s
+    assert end.real_time_factor == pytest.approx(end.elapsed_s / end.duration_s, rel=2e-3)
+    characters = sum(mark.end - mark.start for mark in marks)
+    assert end.characters_per_s == pytest.approx(characters / end.elapsed_s, rel=2e-3)
+    assert end.rows
+    assert 1 <= end.rows <= end.segments
+    assert (end.voice_source, end.spoken_again, end.faults) == ("built-in", 0, 0)
+
+
+def test_where_there_is_nothing_to_say_there_is_nothing_to_measure(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    end = client.enqueue("…").wait()
+    assert end == End(0, 0.0, 0, None, None, elapsed_s=end.elapsed_s)
+
+
+def test_status_shows_what_a_job_took_and_what_a_workers_last_jobs_took(
+    client: Client, start_worker: StartWorker, run_cli: Cli
+) -> None:
+    start_worker()
+    assert "no job ended or failed yet" in run_cli("status").stdout.decode()
+    speech = client.enqueue(SENTENCE)
+    end = speech.wait()
+    assert speech.end() == end
+    shown = run_cli("status", speech.id).stdout.decode()
+    took = r"^  first audio after [\d.e-]+ s, [\d.e-]+ of real time, \d+ chunks, voice built-in$"
+    assert re.search(took, shown, re.MULTILINE)
+    assert json.loads(run_cli("status", speech.id, "--json").stdout)["end"] == dataclasses.asdict(end)
+
+    until(lambda: client.workers()[0].jobs_ended == 1, "the worker's next beat")
+    (card,) = client.workers()
+    assert (card.jobs_failed, card.spoken_again, card.voice_hit_rate) == (0, 0, None)
+    assert card.first_chunk_s == end.first_chunk_s
+    assert card.real_time_factor == end.real_time_factor
+    (shown_card,) = json.loads(run_cli("status", "--json").stdout)["workers"]
+    assert shown_card == dataclasses.asdict(card)
+    table = run_cli("status").stdout.decode()
+    assert re.search(rf"^{card.name} +1 +0 +[\d.e-]+ s +[\d.e-]+ +- *$", table, re.MULTILINE)
+
+
+def test_asyncio_is_told_the_same(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE)
+    end = speech.wait()
+
+    async def ask() -> End | None:
+        async with AsyncClient(client.url) as other:
+            return await other.speech(speech.id).end()
+
+    assert asyncio.run(ask()) == end
+
+
+def test_a_speech_that_has_not_ended_has_no_end(client: Client, start_worker: StartWorker) -> None:
+    speech = client.enqueue(SENTENCE, voice=LIVE)
+    assert speech.end() is None, "it waits"
+    start_worker()
+    next(iter(speech))
+    assert speech.end() is None, "it is being spoken"
+    speech.cancel()
+    with pytest.raises(SpeechCancelledError):
+        speech.wait()
+    assert speech.end() is None, "it was cancelled"
+
+
+def test_the_card_of_an_older_worker_is_read(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+    name = start_worker().name
+    card = db.hgetall(keys.worker(name))
+    later = ("jobs_ended", "jobs_failed", "spoken_again", "voice_hit_rate", "first_chunk_s", "real_time_factor")
+    db.hset(keys.worker("old"), mapping={key: value for key, value in card.items() if key.decode() not in later})
+    db.sadd(keys.WORKERS, "old")
+    (old,) = (card for card in client.workers() if card.name == "old")
+    assert [getattr(old, field) for field in later] == [0, 0, 0, None, None, None]
+
+
+# What the guard says of a segment
+
+
+class GuardedTone(ToneEngine):
+    """A tone that says how its segments came out, and whose voice was computed."""
+
+    def __init__(self, spoken: dict[int, Spoken]) -> None:
+        super().__init__()
+        self.spoken = spoken
+
+    def prepare(self, voice: Voice) -> Prepared:
+        del voice
+        return Prepared("computed", 1.25)
+
+    def step(self) -> list[Chunk]:
+        return [
+            dataclasses.replace(chunk, spoken=self.spoken.get(chunk.segment)) if chunk.last else chunk
+            for chunk in super().step()
+        ]
+
+
+def test_what_the_guard_says_of_a_segment_stands_in_its_mark_and_is_counted(client: Client, db: redis.Redis) -> None:
+    engine, metrics = GuardedTone({1: Spoken(77, 2), 2: Spoken(78, 3, "rate")}), Metrics()
+    scheduler = Scheduler(engine)
+    thread = threading.Thread(target=scheduler.run, args=(lambda: None,))
+    thread.start()
+    spec, run = JobSpec(SENTENCE * 5), Run("voxspool-auto-interactive", "", "a-run")
+    run = dataclasses.replace(run, job=spec.id)
+    db.zadd(run.lease_key, {run.composite: 2**40})
+    try:
+        Pipeline(engine, scheduler, db, metrics).speak(spec, run, "a-worker", Token(60))
+    finally:
+        scheduler.stop()
+        thread.join()
+    received = list(client.speech(spec.id).entries())
+    marks = [one.entry for one in received if isinstance(one.entry, Mark)]
+    said = [(mark.seed, mark.tries, mark.fault) for mark in marks[:4]]
+    assert said == [(segment_seed(0, 0), 1, ""), (77, 2, ""), (78, 3, "rate"), (segment_seed(0, 3), 1, "")]
+    end = received[-1].entry
+    assert isinstance(end, End)
+    assert (end.voice_source, end.spoken_again, end.faults) == ("computed", 2, 1)
+    counts = metrics.counts()
+    assert (counts.spoken_again, counts.faults, counts.voices_s) == (2, {"rate": 1}, {"computed": 1.25})

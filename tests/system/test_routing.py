@@ -1,0 +1,432 @@
+"""Who speaks a job: chosen when it is enqueued, let go when its engine is gone, kept where it began; the fallback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.exceptions import ResponseError
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from processes import clean_env, until
+from reference import SENTENCE, tone
+from voxspool import SpeechFailedError, connection
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
+from voxspool.protocol.stream import Begin
+from voxspool_worker.ledger import Ledger
+from voxspool_worker.publisher import Publisher, Scripts
+from voxspool_worker.recovery import AT_ONCE, PATIENCE_S, Recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import redis
+
+    from processes import RedisServer, WorkerProcess
+    from voxspool import Client, Speech
+
+    Cli = Callable[..., subprocess.CompletedProcess[bytes]]
+    StartWorker = Callable[..., WorkerProcess]
+
+AUTO, PIPER, TONE, XTTS = (queue_name(engine, "interactive") for engine in ("auto", "piper", "tone", "xtts"))
+LIVE = "sine-live"
+NO_XTTS = {"VOXSPOOL_XTTS_DIR": "/nonexistent"}
+NO_PIPER = {"VOXSPOOL_PIPER_VOICES": "/nonexistent"}
+
+
+def heard(speech: Speech) -> bytes:
+    return b"".join(chunk.pcm for chunk in speech)
+
+
+def begins(speech: Speech) -> list[tuple[str, int]]:
+    return [
+        (entry.engine, entry.sample_rate) for entry in (one.entry for one in speech.entries()) if type(entry) is Begin
+    ]
+
+
+def waiting(db: redis.Redis, queue: str) -> list[str]:
+    return [job.decode() for job in db.lrange(f"rq:queue:{queue}", 0, -1)]
+
+
+def put(db: redis.Redis, queue: str, job: str, **options: str) -> None:
+    """Enqueue a job in a queue of our choice, as routing does."""
+    spec = JobSpec(SENTENCE, id=job, priority=priority_of(queue), **options)  # type: ignore[arg-type]
+    rq_queue = Queue(queue, connection=db, serializer=JSONSerializer)
+    rq_queue.enqueue_call(TASK, args=(spec.encode(),), job_id=job, description="x")
+
+
+def say_alive(db: redis.Redis, engine: str, voices: dict[str, list[str]]) -> None:
+    """Leave the card of a worker that is not there."""
+    card = {
+        "engine": engine, "model": "m", "device": "cpu", "sample_rate": 24_000, "voices": json.dumps(voices),
+        "queues": ",".join(queue_names(engine)), "jobs": 1, "running": 0, "rows": 1, "rows_in_use": 0, "host": "h",
+        "pid": 1,
+    }  # fmt: skip
+    db.sadd(keys.WORKERS, f"{engine}-card")
+    db.hset(keys.worker(f"{engine}-card"), mapping=card)
+
+
+def is_gone(db: redis.Redis, engine: str) -> None:
+    db.delete(keys.worker(f"{engine}-card"))
+
+
+def begun(db: redis.Redis, queue: str, *, engine: str = "tone", sample_rate: int = 24_000) -> None:
+    """Let a worker that is not there take the first job of a queue, begin it, and hand it back."""
+    ledger = Ledger(lambda **_: db, "w")
+    claim = ledger.claim([queue], "first")
+    assert claim is not None
+    Publisher(Scripts(db), claim.run, keep_s=60).begin(Begin(0, sample_rate, engine, "m", "v", "en", 0), {})
+    assert ledger.requeue(claim.run, expired_only=False) == "requeued"
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def recovery(redis_server: RedisServer, clock: Clock) -> Iterator[Recovery]:
+    with contextlib.closing(connection.connect(redis_server.url)) as own:
+        yield Recovery(Ledger(lambda **_: own, "w"), own, lambda: None, clock)
+
+
+# Where an enqueued job goes
+
+
+def test_the_choice_is_shown_and_can_be_overruled(client: Client, db: redis.Redis, run_cli: Cli) -> None:
+    say_alive(db, "piper", {"joe": ["en-us"]})
+    say_alive(db, "xtts", {"ana": ["en", "de"]})
+
+    def enqueue(*arguments: str) -> tuple[str, str]:
+        done = run_cli("enqueue", "--json", *arguments)
+        said = json.loads(done.stdout)
+        assert waiting(db, said["queue"])[-1] == said["job"]
+        return said["queue"], said["why"]
+
+    assert enqueue("Hello.") == (PIPER, "it is interactive and has at most 200 characters")
+    assert enqueue("x" * 201)[0] == XTTS
+    assert enqueue("Hello.", "--priority", "batch")[0] == queue_name("xtts", "batch")
+    assert enqueue("Hello.", "--language", "de") == (XTTS, "only one live engine can speak it")
+    assert enqueue("Hello.", "--engine", "xtts") == (XTTS, "it names an engine")
+    spec = client.speech(waiting(db, PIPER)[0]).spec()
+    assert spec is not None
+    assert spec.engine == "auto", "the job keeps what it asked for"
+
+
+def test_an_id_that_is_enqueued_again_is_the_same_job_where_it_lies(client: Client, db: redis.Redis) -> None:
+    spec = JobSpec("Hello.", id="once")
+    assert client.place(spec).queue == AUTO
+    say_alive(db, "piper", {"joe": ["en-us"]})
+    say_alive(db, "tone", {"sine": []})
+    assert {card.engine for card in client.workers()} == {"piper", "tone"}
+    assert client.place(JobSpec("Hello.", id="another")).queue == PIPER
+    again = client.place(spec)
+    assert (again.queue, again.why) == (AUTO, "it is there already")
+    assert waiting(db, PIPER) == ["another"]
+
+
+def test_a_job_beside_tone_is_spoken_by_piper(client: Client, start_worker: StartWorker) -> None:
+    start_worker("tone")
+    start_worker("piper")
+    speeches = [client.enqueue("Good morning.") for _ in range(3)]
+    for speech in speeches:
+        speech.wait()
+        assert [engine for engine, _ in begins(speech)] == ["piper"]
+
+
+def test_a_worker_that_was_told_to_stop_is_not_counted_on(client: Client, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    running = client.enqueue(SENTENCE * 9, voice=LIVE)
+    next(iter(running))
+    worker.process.send_signal(signal.SIGTERM)
+    until(lambda: [card.queues for card in client.workers()] == [[]], "its card to say so")
+    assert client.place(JobSpec("Hello.")).why == "no worker is live"
+    assert client.serving(AUTO) == []
+
+
+# A job that waits for an engine that is gone
+
+
+def test_jobs_in_the_queue_of_an_engine_that_is_gone_are_spoken_by_another_but_those_that_name_it(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    for job in ("one", "two", "three"):
+        put(db, XTTS, job)
+    put(db, XTTS, "named", engine="xtts")
+    put(db, XTTS, "cloned", voice="anna")
+    worker = start_worker("tone", "--jobs", "1")
+    for job in ("one", "two", "three"):
+        assert heard(client.speech(job)) == tone(SENTENCE)
+        assert client.speech(job).status().queue == AUTO
+    said = worker.said()
+    assert [said.index(f"job.begin job={job} ") for job in ("one", "two", "three")] == sorted(
+        said.index(f"job.begin job={job} ") for job in ("one", "two", "three")
+    ), "in their order"
+    assert waiting(db, XTTS) == ["named", "cloned"]
+    assert client.speech("named").status().queue == XTTS
+
+
+def test_an_engines_jobs_are_left_alone_while_one_of_its_workers_lives(db: redis.Redis, recovery: Recovery) -> None:
+    say_alive(db, "xtts", {"ana": []})
+    say_alive(db, "tone", {"sine": []})
+    put(db, XTTS, "patient")
+    recovery.look()
+    assert waiting(db, XTTS) == ["patient"]
+    is_gone(db, "xtts")
+    recovery.look()
+    assert (waiting(db, XTTS), waiting(db, AUTO)) == ([], ["patient"])
+
+
+def test_batch_jobs_outwait_a_restart_of_their_worker(db: redis.Redis, recovery: Recovery, clock: Clock) -> None:
+    queue, auto = queue_name("xtts", "batch"), queue_name("auto", "batch")
+    say_alive(db, "tone", {"sine": []})
+    put(db, queue, "book")
+    for _ in range(2):
+        recovery.look()
+        clock.now_s += PATIENCE_S["batch"] - 1
+        recovery.look()
+        assert waiting(db, queue) == ["book"]
+        say_alive(db, "xtts", {"ana": []})
+        recovery.look()  # it was there in between: the wait begins again
+        is_gone(db, "xtts")
+    recovery.look()
+    clock.now_s += PATIENCE_S["batch"]
+    recovery.look()
+    assert waiting(db, auto) == ["book"]
+
+
+def test_jobs_that_stay_do_not_hide_those_behind_them(db: redis.Redis, recovery: Recovery) -> None:
+    say_alive(db, "tone", {"sine": []})
+    for number in range(AT_ONCE + 3):
+        put(db, XTTS, f"named-{number}", engine="xtts")
+    put(db, XTTS, "behind")
+    db.rpush(f"rq:queue:{XTTS}", b"\xff\xfe", "nobody")
+    for _ in range(2):
+        recovery.look()
+    assert waiting(db, AUTO) == ["behind"]
+    assert db.llen(f"rq:queue:{XTTS}") == AT_ONCE + 5
+
+
+def test_no_more_jobs_are_let_go_than_others_get_to(db: redis.Redis, recovery: Recovery) -> None:
+    say_alive(db, "tone", {"sine": []})
+    for number in range(AT_ONCE + 3):
+        put(db, XTTS, f"job-{number}")
+    for _ in range(3):
+        recovery.look()
+    assert waiting(db, AUTO) == [f"job-{number}" for number in range(AT_ONCE)]
+    db.ltrim(f"rq:queue:{AUTO}", 1, 0)  # they were taken
+    recovery.look()
+    assert waiting(db, AUTO) == [f"job-{number}" for number in range(AT_ONCE, AT_ONCE + 3)]
+
+
+def test_many_rescuers_let_each_job_go_once_and_in_order(redis_server: RedisServer, db: redis.Redis) -> None:
+    say_alive(db, "tone", {"sine": []})
+    jobs = [f"job-{number}" for number in range(AT_ONCE)]
+    for job in jobs:
+        put(db, XTTS, job)
+    clients = [type(db)(port=redis_server.port) for _ in range(4)]
+    rescuers = [Recovery(Ledger(lambda client=client, **_: client, "w"), client, lambda: None) for client in clients]
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(rescuer.look) for rescuer in rescuers]:
+            done.result()
+    for one in clients:
+        one.close()
+    assert (waiting(db, AUTO), waiting(db, XTTS)) == (jobs, [])
+
+
+def test_a_spoilt_queue_keeps_no_other_jobs_from_being_let_go(db: redis.Redis, recovery: Recovery) -> None:
+    say_alive(db, "tone", {"sine": []})
+    db.set(f"rq:queue:{PIPER}", "not a list")
+    put(db, XTTS, "fine")
+    recovery.look()
+    assert waiting(db, AUTO) == ["fine"]
+
+
+def test_a_job_is_not_taken_out_of_a_queue_if_it_cannot_be_put_into_the_other(db: redis.Redis) -> None:
+    put(db, XTTS, "stays")
+    db.set(f"rq:queue:{AUTO}", "not a list")
+    with pytest.raises(ResponseError):
+        Ledger(lambda **_: db, "w").move("stays", XTTS, AUTO)
+    assert waiting(db, XTTS) == ["stays"]
+    claim = Ledger(lambda **_: db, "w").claim([XTTS], "first")
+    assert claim is not None
+    with pytest.raises(ResponseError):
+        Ledger(lambda **_: db, "w").requeue(claim.run, expired_only=False, to=AUTO)
+    assert db.zscore(claim.run.lease_key, claim.run.composite), "its lease will bring it back"
+
+
+# A job that has begun
+
+
+def test_a_job_that_has_begun_waits_for_its_engine(db: redis.Redis, recovery: Recovery) -> None:
+    say_alive(db, "tone", {"sine": []})
+    put(db, XTTS, "begun")
+    begun(db, XTTS, engine="xtts")
+    recovery.look()
+    assert (waiting(db, XTTS), waiting(db, AUTO)) == (["begun"], [])
+
+
+def test_a_job_that_has_begun_is_passed_on_to_the_engine_that_began_it(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    put(db, AUTO, "tones")
+    begun(db, AUTO)
+    piper = start_worker("piper")
+    until(lambda: f"job.passed_on job=tones to={TONE}" in piper.said(), "piper to pass it on")
+    assert (waiting(db, AUTO), waiting(db, TONE)) == ([], ["tones"])
+    assert (client.speech("tones").status().state, client.speech("tones").status().queue) == ("queued", TONE)
+    start_worker("tone")
+    assert heard(client.speech("tones")) == tone(SENTENCE)
+    assert begins(client.speech("tones")) == [("tone", 24_000)] * 2
+
+
+def test_a_killed_workers_job_is_finished_by_its_engine_though_another_finds_it_first(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    victim = start_worker("tone")
+    speech = client.enqueue(SENTENCE * 3, voice=LIVE)
+    next(iter(speech))
+    victim.process.kill()
+    victim.wait()
+    piper = start_worker("piper")
+    until(lambda: f"job.passed_on job={speech.id}" in piper.said(), "piper to pass it on")
+    start_worker("tone")
+    assert heard(speech) == tone(SENTENCE * 3)
+    assert begins(speech) == [("tone", 24_000)] * 2
+    until(lambda: not db.keys("rq:wip:*"), "the leases to go")
+    assert db.keys("rq:queue:voxspool-*") == []
+
+
+# A job that its taker cannot speak
+
+
+def test_a_voice_that_the_taker_lacks_is_passed_on_to_who_has_it(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    say_alive(db, "tone", {"sine": []})
+    put(db, AUTO, "sines", voice="sine")
+    piper = start_worker("piper")
+    until(lambda: "job.passed_on job=sines" in piper.said(), "the job to be passed on")
+    assert waiting(db, TONE) == ["sines"]
+    assert client.speech("sines").status().queue == TONE
+    start_worker("tone")
+    assert heard(client.speech("sines")) == tone(SENTENCE)
+    assert client.speech("sines").status().attempt == 1
+
+
+def test_a_job_that_nobody_can_speak_fails_as_ever(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+    say_alive(db, "xtts", {"ana": ["en"]})
+    put(db, AUTO, "nobodys", voice="nobody")
+    start_worker("tone")
+    with pytest.raises(SpeechFailedError, match="has no voice 'nobody'") as failed:
+        client.speech("nobodys").wait(timeout_s=20)
+    assert failed.value.code == "unknown-voice"
+
+
+def test_a_job_in_the_queue_of_another_engine_than_it_names_finds_its_own(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    put(db, AUTO, "astray", engine="tone")
+    say_alive(db, "tone", {"sine": []})
+    piper = start_worker("piper")
+    until(lambda: "job.passed_on job=astray" in piper.said(), "the job to be passed on")
+    assert waiting(db, TONE) == ["astray"]
+    assert client.speech("astray").status().state == "queued"
+
+
+def test_a_stream_that_began_at_another_rate_is_closed_rather_than_spoilt(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    put(db, TONE, "slow")
+    begun(db, TONE, sample_rate=16_000)
+    start_worker("tone")
+    with pytest.raises(SpeechFailedError, match="began at 16000 Hz") as failed:
+        client.speech("slow").wait(timeout_s=20)
+    assert failed.value.code == "engine"
+    assert begins(client.speech("slow"))[0] == ("tone", 16_000)
+
+
+# A worker whose engine cannot be loaded
+
+
+def check(redis_server: RedisServer, **environ: str) -> tuple[int, str]:
+    """Ask what `voxspool-worker run` would find."""
+    command = [sys.executable, "-m", "voxspool_worker", "check", "--redis", redis_server.url]
+    environment = clean_env() | {"VOXSPOOL_WORKER_ENGINE": "xtts"} | NO_XTTS | environ
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
+    return done.returncode, done.stdout.decode()
+
+
+def test_a_worker_without_xtts_speaks_with_piper_and_says_so_everywhere(
+    client: Client, start_worker: StartWorker, run_cli: Cli
+) -> None:
+    worker = start_worker("xtts", environ=NO_XTTS)
+    assert "ERROR engine.fallback wanted=xtts error=" in worker.said()
+    assert "serving=piper" in worker.said()
+    (card,) = client.workers()
+    assert (card.engine, card.fallback_from.partition(": ")[0]) == ("piper", "xtts")
+    assert card.fallback_from.partition(": ")[2] in worker.said(), "the same reason"
+    client.enqueue("Good morning.").wait()
+    assert f"{worker.name} speaks with piper instead of xtts: " in run_cli("status").stdout.decode()
+    assert json.loads(run_cli("status", "--json").stdout)["workers"][0]["fallback_from"] == card.fallback_from
+
+
+def test_a_job_that_names_xtts_waits_though_a_worker_fell_back(
+    client: Client, start_worker: StartWorker, run_cli: Cli
+) -> None:
+    start_worker("xtts", environ=NO_XTTS)
+    done = run_cli("enqueue", "--engine", "xtts", "--job-id", "waits", "Good morning.")
+    assert f"no live worker serves the queue {XTTS}" in done.stderr.decode()
+    client.enqueue("Good morning.").wait()
+    assert client.speech("waits").status().state == "queued"
+
+
+def test_without_piper_too_a_worker_ends_with_the_reason_of_the_engine_that_was_wanted(
+    start_worker: StartWorker, redis_server: RedisServer
+) -> None:
+    worker = start_worker("xtts", wait=False, environ=NO_XTTS | NO_PIPER)
+    assert worker.wait() == 1
+    line = worker.said().strip().splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert "PIPER" not in line
+    assert line.removeprefix("Error: ") in check(redis_server)[1]
+
+
+def test_check_says_what_a_worker_would_fall_back_to_and_fails_only_without_it(redis_server: RedisServer) -> None:
+    code, said = check(redis_server)
+    assert code == 0
+    (line,) = (line for line in said.splitlines() if line[6:].startswith("xtts"))
+    assert line.startswith("note")
+    assert line.endswith("until then `voxspool-worker run` speaks with piper instead")
+    code, said = check(redis_server, **NO_PIPER)
+    assert code == 1
+    assert [line[:4] for line in said.splitlines() if line[6:].startswith(("xtts", "piper"))] == ["MISS", "note"]
+
+
+def test_a_private_worker_that_fell_back_is_an_error_and_no_endless_wait(tmp_path: Path) -> None:
+    program = "from voxspool.embedded import Embedded\nwith Embedded('xtts'): pass"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env=clean_env() | NO_XTTS, timeout=60, check=False,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert b"EmbeddedError: the private worker speaks with piper instead of xtts: " in done.stderr
