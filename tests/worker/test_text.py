@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from dataclasses import replace
 
 import pytest
 import sentencex
@@ -20,6 +21,7 @@ from voxspool_worker.text import (
     speakable,
     split,
 )
+from voxspool_worker.text.normalise import MARKS_MAX
 
 LIMITS = Limits(max_chars=250, first_max_chars=80)
 
@@ -132,6 +134,63 @@ def test_normalised_text_is_one_composed_line_of_what_can_be_read(text: str) -> 
     assert plain == " ".join(plain.split())
     assert not {unicodedata.category(character) for character in plain} & {"Cc", "Cs", "Co", "Cn"}
     assert speakable(plain) == speakable(text)
+
+
+# The engine's own measure
+
+
+def spelt_out(text: str) -> int:
+    """A measure that grows unlike characters: a digit is worth seven."""
+    return sum(7 if unicodedata.category(character)[0] == "N" else 1 for character in text)
+
+
+measures = st.builds(
+    lambda limits, most: replace(limits, fits=lambda text: spelt_out(text) <= most), limits, st.integers(0, 100)
+)
+
+
+@every_text
+@given(texts, languages, limits, st.integers(7 * MARKS_MAX, 400))
+def test_every_piece_fits_by_the_engines_measure(text: str, language: str, limits: Limits, most: int) -> None:
+    measured = replace(limits, fits=lambda spoken: spelt_out(spoken) <= most)
+    pieces = split(text, language, measured)
+    assert all(spelt_out(piece.text) <= most for piece in pieces)
+    assert [piece.start for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
+    assert not speakable(text) or (pieces[0].start, pieces[-1].end) == (0, len(text))
+
+
+@every_text
+@given(texts, languages, measures)
+def test_a_measure_drops_no_letter_even_where_nothing_fits(text: str, language: str, measured: Limits) -> None:
+    for piece in split(text, language, measured):
+        span = normalise(text[piece.start : piece.end])
+        assert letters(unicodedata.normalize("NFD", piece.text)) == letters(unicodedata.normalize("NFD", span))
+        assert len(piece.text) <= measured.max_chars
+
+
+def test_what_does_not_fit_is_cut_at_its_clauses() -> None:
+    measured = replace(LIMITS, fits=lambda text: spelt_out(text) <= 100)
+    assert spoken("It took 1234567 days, then 67890 more, and 1234567890 in all.", limits=measured) == [
+        "It took 1234567 days,",
+        "then 67890 more,",
+        "and 1234567890 in all.",
+    ]
+
+
+def test_short_sentences_stay_apart_where_they_do_not_fit_together() -> None:
+    measured = replace(LIMITS, fits=lambda text: spelt_out(text) <= 40)
+    assert spoken("In 1999. In 2001. In 2003.", limits=measured) == ["In 1999.", "In 2001.", "In 2003."]
+
+
+def test_the_engine_is_asked_about_once_a_piece() -> None:
+    asked: list[str] = []
+
+    def fits(text: str) -> bool:
+        asked.append(text)
+        return True
+
+    pieces = split(PROSE * 100, "en", replace(LIMITS, fits=fits))
+    assert len(asked) < 1.5 * len(pieces)
 
 
 # normalise

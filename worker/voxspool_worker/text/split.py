@@ -2,7 +2,8 @@
 
 Short sentences join a neighbour, long ones are cut where a reader would take breath. Nothing is lost: the pieces tile
 the text from its first character to its last. The way: paragraphs -> sentences -> parts that fit -> silent parts
-absorbed -> short parts joined. Sentences come from sentencex, whose quirks stay in this file. Time grows with the
+absorbed -> short parts joined. A piece fits by its characters and, where the engine has a measure of its own, by that:
+it is asked about once a piece. Sentences come from sentencex, whose quirks stay in this file. Time grows with the
 text's length alone, whatever is in it.
 """
 
@@ -20,7 +21,7 @@ import sentencex
 from voxspool_worker.text.normalise import JOINERS, MARKS_MAX, normalise, speakable, spoken_character
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 # Silence after a piece, in seconds; by ear, on top of the little that engines leave at a sentence's end.
 PARAGRAPH_PAUSE_S = 0.6
@@ -78,7 +79,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long pieces may be, in characters of spoken text."""
+    """How long pieces may be, in characters of spoken text, and by the engine's own measure."""
 
     max_chars: int
     """A piece is never longer than this."""
@@ -86,6 +87,11 @@ class Limits:
     """Nor the first piece than this, so that the first sound comes soon."""
     min_chars: int = 20
     """Shorter parts join a neighbour where the limit allows."""
+    fits: Callable[[str], bool] | None = None
+    """Whether the engine takes this spoken text at once; asked only of texts within the characters. It must not raise.
+
+    What it refuses is cut further, down to what a reader sees as one character, which is a piece whatever it says.
+    """
 
     def __post_init__(self) -> None:
         if min(self.max_chars, self.first_max_chars) < CHARS_LEAST:
@@ -94,6 +100,10 @@ class Limits:
     def room_chars(self, index: int) -> int:
         """How long the piece of this index may be."""
         return self.max_chars if index else min(self.first_max_chars, self.max_chars)
+
+    def admit(self, spoken: str, index: int) -> bool:
+        """Whether the piece of this index may say this."""
+        return len(spoken) <= self.room_chars(index) and (self.fits is None or self.fits(spoken))
 
 
 def split(text: str, language: str, limits: Limits) -> list[Piece]:
@@ -196,7 +206,7 @@ def _fitted(text: str, sentences: Iterable[_Sentence], limits: Limits) -> Iterat
     index = 0
     for sentence in sentences:
         spoken = normalise(text[sentence.start : sentence.end])
-        if len(spoken) <= limits.room_chars(index):
+        if limits.admit(spoken, index):
             parts: Iterable[Piece] = [Piece(sentence.start, sentence.end, spoken, sentence.pause_s)]
         else:
             parts = _cut(text, sentence, limits, index)
@@ -210,7 +220,7 @@ def _cut(text: str, sentence: _Sentence, limits: Limits, index: int) -> Iterator
     ruler = _Ruler(text[sentence.start : sentence.end], limits.room_chars(0))
     begin = sentence.start
     while begin < sentence.end:
-        stop, spoken = ruler.next_part(begin - sentence.start, limits.room_chars(index))
+        stop, spoken = ruler.next_part(begin - sentence.start, limits, index)
         end = sentence.start + stop
         yield Piece(begin, end, spoken, sentence.pause_s if end == sentence.end else CLAUSE_PAUSE_S)
         index += speakable(spoken)
@@ -229,16 +239,17 @@ class _Ruler:
         self._clauses = [place.end() for place in _CLAUSE_END.finditer(sentence) if place.end() in borders]
         self._gaps = [place.end() for place in _SPACES.finditer(sentence) if place.end() in borders]
 
-    def next_part(self, begin: int, room_chars: int) -> tuple[int, str]:
-        """Where the part ends that begins here, and what it says."""
-        aim_chars = room_chars
+    def next_part(self, begin: int, limits: Limits, index: int) -> tuple[int, str]:
+        """Where the part ends that begins here and is the piece of this index, and what it says."""
+        aim_chars = room_chars = limits.room_chars(index)
         while True:
             stop = self._stop(begin, aim_chars)
             spoken = normalise(self._sentence[begin:stop])
-            # Marks may compose otherwise in their company than measured one by one. Rare, and by a character or two.
-            if len(spoken) <= room_chars or aim_chars <= 1:
+            if aim_chars <= 1 or limits.admit(spoken, index):
                 return stop, spoken
-            aim_chars -= 1
+            # Marks may compose otherwise in their company than measured one by one. Rare, and by a character or two.
+            # What is too much by the engine's measure, digits mostly, is so by far; a step of a third asks seldom.
+            aim_chars -= 1 if len(spoken) > room_chars else -(-aim_chars // 3)
 
     def _measure(self, narrowest_chars: int) -> None:
         after_space = True
@@ -318,18 +329,18 @@ def _absorbed(text: str, parts: Iterable[Piece], limits: Limits) -> list[Piece]:
     pieces: list[Piece] = []
     for part in parts:
         if pieces and not speakable(part.text):
-            pieces[-1] = _with_symbols(text, pieces[-1], part, limits.room_chars(len(pieces) - 1))
+            pieces[-1] = _with_symbols(text, pieces[-1], part, limits, len(pieces) - 1)
         elif speakable(part.text):
             pieces.append(part if pieces else replace(part, start=0))
     return pieces
 
 
-def _with_symbols(text: str, piece: Piece, symbols: Piece, room_chars: int) -> Piece:
+def _with_symbols(text: str, piece: Piece, symbols: Piece, limits: Limits, index: int) -> Piece:
     spoken = piece.text if _ends_paragraph(piece) else _together(text, piece, symbols)
     return Piece(
         piece.start,
         symbols.end,
-        spoken if len(spoken) <= room_chars else piece.text,
+        spoken if spoken == piece.text or limits.admit(spoken, index) else piece.text,
         max(piece.pause_s, symbols.pause_s),
     )
 
@@ -350,16 +361,16 @@ def _join_short(text: str, pieces: list[Piece], limits: Limits, side: int) -> li
     joined: list[Piece] = []
     for piece in pieces:
         if joined and len((joined[-1], piece)[side].text) < limits.min_chars:
-            joined[-1:] = _join(text, joined[-1], piece, limits.room_chars(len(joined) - 1))
+            joined[-1:] = _join(text, joined[-1], piece, limits, len(joined) - 1)
         else:
             joined.append(piece)
     return joined
 
 
-def _join(text: str, left: Piece, right: Piece, room_chars: int) -> list[Piece]:
-    """Make one piece of two, or leave the two as they were."""
+def _join(text: str, left: Piece, right: Piece, limits: Limits, index: int) -> list[Piece]:
+    """Make one piece, of this index, of two, or leave the two as they were."""
     spoken = _together(text, left, right)
-    if _ends_paragraph(left) or len(spoken) > room_chars:
+    if _ends_paragraph(left) or not limits.admit(spoken, index):
         return [left, right]
     return [Piece(left.start, right.end, spoken, right.pause_s)]
 

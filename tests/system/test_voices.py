@@ -1,0 +1,488 @@
+"""Cloned voices on a real Redis: stored whole by a producer, found by a worker, made ready once for all workers."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import redis
+import soundfile as sf
+
+from processes import ROOT, clean_env, until
+from voxspool import SpeechFailedError, UnknownVoiceError, VoiceError, VoiceExistsError, connection
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import queue_names
+from voxspool_worker.conditioning import ConditioningCache, conditioning_key
+from voxspool_worker.library import VoiceLibrary
+from voxspool_worker.voices import Part, VoiceBook, find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from processes import RedisServer, WorkerProcess
+    from voxspool import Client
+
+    Cli = Callable[..., subprocess.CompletedProcess[bytes]]
+    StartWorker = Callable[..., WorkerProcess]
+
+
+def speech(seconds: float = 4.0, rate: int = 16_000, seed: int = 1) -> bytes:
+    """Give a WAV file of noise that swells and fades as syllables do."""
+    time = np.arange(round(seconds * rate)) / rate
+    noise = np.random.default_rng(seed).uniform(-1, 1, len(time))
+    buffer = io.BytesIO()
+    sf.write(buffer, 0.2 * noise * (0.55 + 0.45 * np.sin(2 * np.pi * 4 * time)), rate, format="WAV")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "alice.wav"
+    path.write_bytes(speech())
+    return path
+
+
+def one_line(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Exit code 1 and one line on stderr that says why."""
+    assert done.returncode == 1, done.stderr.decode()
+    (line,) = done.stderr.decode().strip().splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+def put_card(db: redis.Redis, name: str, engine: str, voices: dict[str, list[str]], *, clones: bool) -> None:
+    """Write what a live worker would: an engine that clones needs a model of gigabytes."""
+    card: dict[str, Any] = {
+        "engine": engine, "model": "m", "device": "cpu", "sample_rate": 24_000, "voices": json.dumps(voices),
+        "clones": int(clones), "queues": ",".join(queue_names(engine)), "jobs": 8, "running": 0, "rows": 8,
+        "rows_in_use": 0, "host": "h", "pid": 1,
+    }  # fmt: skip
+    db.sadd(keys.WORKERS, name)
+    db.hset(keys.worker(name), mapping=card)
+
+
+def stored(db: redis.Redis) -> dict[str, object]:
+    """Give all that there is of voices."""
+    lists = {key.decode(): db.lrange(key, 0, -1) for key in db.keys("voxspool:{voices}:*")}
+    return {"descriptions": db.hgetall(keys.VOICES), **lists}
+
+
+# The commands
+
+
+def test_a_voice_is_added_listed_shown_and_removed(run_cli: Cli, db: redis.Redis, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.wav", tmp_path / "two.mp3"
+    one.write_bytes(speech(31, 22_050))
+    sf.write(two, sf.read(io.BytesIO(speech(2, 44_100)))[0], 44_100)
+
+    done = run_cli("voices", "add", "alice", str(one), str(two), "--language", "de", "--language", "en-gb")
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode() == "voice alice is cloned from 2 clips, 32.0 s; speak with it: --voice alice\n"
+    nobody, cut = done.stderr.decode().splitlines()
+    assert "no live worker speaks cloned voices" in nobody
+    assert cut == f"{one}: its first 30 s of 31.0 s are kept"
+
+    (row,) = json.loads(run_cli("voices", "--json").stdout)
+    assert row == {"voice": "alice", "engine": "xtts", "languages": ["de", "en"], "workers": 0, "cloned": True}
+    assert run_cli("voices", "list").stdout == run_cli("voices").stdout
+    assert run_cli("voices").stdout.decode().split() == ["alice", "xtts", "de/en", "0", "worker(s)", "cloned"]
+
+    shown = json.loads(run_cli("voices", "show", "alice", "--json").stdout)
+    flacs = db.lrange(keys.clips("alice"), 0, -1)
+    assert [clip["sha256"] for clip in shown["clips"]] == [hashlib.sha256(flac).hexdigest() for flac in flacs]
+    assert [sf.info(io.BytesIO(flac)).samplerate for flac in flacs] == [22_050, 44_100]
+    assert shown["clips"][0]["sha256"] in run_cli("voices", "show", "alice").stdout.decode()
+
+    assert run_cli("voices", "rm", "alice").stdout.decode() == "voice alice is removed\n"
+    assert stored(db) == {"descriptions": {}}
+    for command in ("rm", "show"):
+        assert "there is no cloned voice 'alice'" in one_line(run_cli("voices", command, "alice"))
+
+
+def test_a_name_that_is_taken_is_refused_unless_it_may_be_replaced(
+    run_cli: Cli, db: redis.Redis, recording: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.wav"
+    other.write_bytes(speech(5, seed=2))
+    assert run_cli("voices", "add", "alice", str(recording)).returncode == 0
+    before = stored(db)
+    assert "there is a voice alice already" in one_line(run_cli("voices", "add", "alice", str(other)))
+    assert stored(db) == before
+    assert run_cli("voices", "add", "alice", str(other), "--replace").returncode == 0
+    assert stored(db) != before
+    (clip,) = json.loads(run_cli("voices", "show", "alice", "--json").stdout)["clips"]
+    assert clip["duration_s"] == 5
+    assert db.llen(keys.clips("alice")) == 1
+
+
+def test_live_workers_voices_and_cloned_ones_are_listed_together(
+    run_cli: Cli, start_worker: StartWorker, recording: Path
+) -> None:
+    start_worker()
+    assert run_cli("voices", "add", "alice", str(recording)).returncode == 0
+    rows = {row["voice"]: row["cloned"] for row in json.loads(run_cli("voices", "list", "--json").stdout)}
+    assert rows == {"alice": True, "sine": False, "sine-live": False}
+    assert "sine is a voice of the engine tone" in one_line(run_cli("voices", "add", "sine", str(recording)))
+
+
+@pytest.mark.parametrize("fault", ["unreadable", "quiet", "missing", "name", "language"])
+def test_what_is_refused_leaves_nothing_behind(
+    run_cli: Cli, db: redis.Redis, recording: Path, tmp_path: Path, fault: str
+) -> None:
+    bad = tmp_path / "bad.flac"
+    if fault == "unreadable":
+        bad.write_bytes(b"fLaC, or so it says")
+    if fault == "quiet":
+        sf.write(bad, np.random.default_rng(3).normal(0, 0.002, 80_000), 16_000)
+    said = {
+        "unreadable": ("alice", f"{bad} is no recording that can be read"),
+        "quiet": ("alice", f"{bad} is too quiet: -54 dB"),
+        "missing": ("alice", f"cannot read {bad}: No such file"),
+        "name": ("al ice", "a voice cannot be called 'al ice'"),
+        "language": ("alice", "a cloned voice cannot speak 'tlh'"),
+    }
+    name, sentence = said[fault]
+    clips = [str(recording)] if fault in ("name", "language") else [str(recording), str(bad)]
+    language = ["--language", "tlh"] if fault == "language" else []
+    assert sentence in one_line(run_cli("voices", "add", name, *clips, *language))
+    assert db.keys("voxspool:*") == []
+
+
+# The client
+
+
+def test_bytes_and_files_are_added_and_a_second_client_sees_them(client: Client, recording: Path) -> None:
+    voice = client.add_voice("alice", [recording, speech(3)], languages=["pt-BR"])
+    assert (voice.name, voice.languages, len(voice.clips)) == ("alice", ("pt",), 2)
+    assert client.cloned_voices() == {"alice": voice}
+    client.remove_voice("alice")
+    assert client.cloned_voices() == {}
+    with pytest.raises(UnknownVoiceError, match="alice"):
+        client.remove_voice("alice")
+
+
+def test_a_clip_that_is_sent_again_after_a_lost_reply_is_there_once(client: Client, db: redis.Redis) -> None:
+    voice = client.add_voice("alice", [speech()])
+    flacs = db.lrange(keys.clips("alice"), 0, -1)
+    script = client._add_voice_script
+    arguments = ["alice", "", voice.encode(), *flacs]
+    assert script(keys=[keys.VOICES, keys.clips("alice")], args=arguments) == b"added"
+    assert db.lrange(keys.clips("alice"), 0, -1) == flacs
+
+
+def test_a_cloned_voice_and_a_mix_are_taken_right_after_they_were_added(client: Client, db: redis.Redis) -> None:
+    put_card(db, "xtts-1", "xtts", {"Ana Florence": ["en"], "Ana": ["en"]}, clones=True)
+    put_card(db, "tone-1", "tone", {"sine": []}, clones=False)
+    with pytest.raises(UnknownVoiceError, match="no live worker has a voice 'alice'"):
+        client.enqueue("Hello.", voice="alice", engine="xtts")
+    client.add_voice("alice", [speech()])
+    for voice in ("alice", "alice(2)+Ana Florence(1)", "Ana Florence + alice"):
+        assert client.enqueue("Hello.", voice=voice, engine="xtts").status().state == "queued"
+    with pytest.raises(UnknownVoiceError, match=r"no live worker has a voice 'alise' \(did you mean alice\?\)"):
+        client.enqueue("Hello.", voice="Ana Florence+alise", engine="xtts")
+    for voice, kind in (("alice", "cloned"), ("sine+alice", "a mix")):
+        with pytest.raises(
+            UnknownVoiceError, match=f"is {kind}, and no live worker .* voxspool-worker run --engine xtts"
+        ):
+            client.enqueue("Hello.", voice=voice, engine="tone")
+    with pytest.raises(VoiceExistsError, match="Ana is a voice of the engine xtts"):
+        client.add_voice("Ana", [speech()])
+
+
+def test_a_worker_that_cannot_clone_refuses_such_a_job_in_its_stream(client: Client, start_worker: StartWorker) -> None:
+    waiting = [client.enqueue("Hello.", voice=voice) for voice in ("alice", "sine(2)+sine-live(1)")]
+    start_worker()
+    for speech_ in waiting:
+        with pytest.raises(SpeechFailedError, match="cloned voices and mixes need engine xtts"):
+            speech_.wait(timeout_s=20)
+
+
+def test_the_documented_command_adds_a_voice(client: Client, db: redis.Redis, tmp_path: Path) -> None:
+    docs = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    (block,) = (part.split("```")[0] for part in docs.split("```sh\n") if part.startswith("clip="))
+    *described, command = block.strip().splitlines()
+    sf.write(tmp_path / "alice.flac", sf.read(io.BytesIO(speech()))[0], 16_000, subtype="PCM_16")
+    script = "\n".join([*described, 'printf %s "$about"'])
+    about = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, check=True).stdout
+    words = [about.decode() if word == "$about" else word for word in shlex.split(command)]
+    assert words[:4] == ["redis-cli", "-x", "EVAL", "$(cat add_voice.lua)"]
+    assert words[-2:] == ["<", "alice.flac"]
+    script = (ROOT / "producer/voxspool/lua/add_voice.lua").read_text()
+    flac = (tmp_path / "alice.flac").read_bytes()
+    assert db.execute_command("EVAL", script, *words[4:-2], flac) == b"added"
+    (voice,) = client.cloned_voices().values()
+    assert VoiceLibrary(db).clips("alice", [clip.sha256 for clip in voice.clips]) == [flac]
+
+
+# What a worker sees
+
+
+def test_a_worker_knows_a_voice_at_once_as_it_is_now(client: Client, db: redis.Redis) -> None:
+    book = VoiceBook(["Ana"], ("en", "de"), VoiceLibrary(db))
+    assert "alice" not in book
+    for clip in (speech(), speech(5)):  # a voice that is new, and one that was replaced
+        (about,) = client.add_voice("alice", [clip], replace=True, languages=["de"]).clips
+        voice = find("alice+Ana", book, "xtts")
+        assert voice.languages == ("de",)
+        assert voice.parts == (Part("Ana", 0.5), Part("alice", 0.5, (about.sha256,)))
+    client.remove_voice("alice")
+    with pytest.raises(UnknownVoiceError, match="'alice'"):
+        find("alice", book, "xtts")
+
+
+def test_the_list_of_all_is_read_again_when_it_has_grown_old(client: Client, db: redis.Redis) -> None:
+    now = [0.0]
+    library = VoiceLibrary(db, clock=lambda: now[0])
+    assert dict(library.known()) == {}
+    client.add_voice("alice", [speech()])
+    assert dict(library.known()) == {}, "within two seconds nobody asks again"
+    now[0] = 2.0
+    assert list(library.known()) == ["alice"]
+
+
+def test_clips_are_those_that_were_asked_for_or_refused(client: Client, db: redis.Redis) -> None:
+    library = VoiceLibrary(db)
+    wanted = [clip.sha256 for clip in client.add_voice("alice", [speech(), speech(seed=2)]).clips]
+    assert library.clips("alice", wanted) == db.lrange(keys.clips("alice"), 0, -1)
+    client.add_voice("alice", [speech(seed=3)], replace=True)
+    with pytest.raises(VoiceError, match="voice alice has other clips than a moment ago"):
+        library.clips("alice", wanted)
+
+
+def test_a_voice_that_was_seen_is_known_without_a_redis_and_one_that_was_not_may_exist(
+    client: Client, redis_server: RedisServer
+) -> None:
+    alice = client.add_voice("alice", [speech()])
+    library = VoiceLibrary(connection.connect(redis_server.url, retries=0))
+    assert dict(library.known()) == {"alice": alice}
+    redis_server.stop()
+    assert library.find("alice") == alice
+    with pytest.raises(redis.ConnectionError):
+        library.find("bob")
+    assert list(library.known()) == ["alice"]
+
+
+def test_a_description_that_cannot_be_read_is_no_voice(client: Client, db: redis.Redis) -> None:
+    client.add_voice("alice", [speech()])
+    db.hset(keys.VOICES, "broken", "{}")
+    library = VoiceLibrary(db)
+    assert list(library.known()) == list(client.cloned_voices()) == ["alice"]
+    assert library.find("broken") is None
+
+
+# Conditioning, once for all
+
+KEY = conditioning_key(["aa"], {}, "model", "1")
+VALUE = {"latents": np.arange(8, dtype=np.float32)}
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from voxspool import connection
+from voxspool_worker.conditioning import ConditioningCache
+
+url, folder, log, gate = sys.argv[1], *map(Path, sys.argv[2:])
+
+def compute():
+    with log.open("a") as out:
+        out.write("computing\\n")
+    while not gate.exists():
+        time.sleep(0.01)
+    return {"latents": np.arange(8, dtype=np.float32)}
+
+redis = connection.connect(url, retries=0)
+cache = ConditioningCache(lambda arrays: arrays["latents"].sum(), folder=folder, redis=redis)
+print("asking", flush=True)
+value, prepared = cache.get(sys.stdin.readline().strip(), compute)
+print(value, prepared.source, flush=True)
+"""
+
+
+class Asker:
+    """A process that asks a cache of its own, on a disk of its own, for one key."""
+
+    def __init__(self, url: str, folder: Path, name: str) -> None:
+        self.log, self.gate = folder / "log", folder / "gate"
+        arguments = [url, str(folder / name), str(self.log), str(self.gate)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_env(),
+        )  # fmt: skip
+        assert self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout.readline() == "asking\n"
+
+    def ask(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(f"{KEY}\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> tuple[str, str]:
+        said, _ = self.process.communicate(timeout=30)
+        value, source = said.split()
+        return value, source
+
+
+@pytest.fixture
+def askers(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[[int], list[Asker]]]:
+    started: list[Asker] = []
+
+    def start(count: int) -> list[Asker]:
+        started.extend(Asker(redis_server.url, tmp_path, f"disk-{number}") for number in range(count))
+        return started
+
+    yield start
+    for asker in started:
+        asker.process.kill()
+        asker.process.communicate()
+
+
+def computing(asker: Asker) -> int:
+    """Count how often any of them began to compute."""
+    return asker.log.read_text().count("computing") if asker.log.exists() else 0
+
+
+def test_processes_that_ask_at_the_same_moment_compute_once(
+    askers: Callable[[int], list[Asker]], db: redis.Redis
+) -> None:
+    three = askers(3)
+    for asker in three:
+        asker.ask()
+    until(lambda: computing(three[0]), "one that computes")
+    three[0].gate.touch()
+    found = sorted(asker.answer() for asker in three)
+    assert found == [("28.0", "computed"), ("28.0", "redis"), ("28.0", "redis")]
+    assert computing(three[0]) == 1
+    assert not db.exists(keys.conditioning_lock(KEY))
+
+
+def test_when_who_computes_is_killed_another_one_does(askers: Callable[[int], list[Asker]], db: redis.Redis) -> None:
+    first, second = askers(2)
+    first.ask()
+    until(lambda: computing(first) == 1, "the first to compute")
+    second.ask()
+    held = db.get(keys.conditioning_lock(KEY))
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+    assert held
+    assert 0 < db.pttl(keys.conditioning_lock(KEY)) <= keys.CONDITIONING_LOCK_TTL_S * 1000
+    db.pexpire(keys.conditioning_lock(KEY), 300)  # nobody renews it: ten seconds of it in a third of one
+    until(lambda: computing(first) == 2, "the second to compute")
+    first.gate.touch()
+    assert second.answer() == ("28.0", "computed")
+
+
+def test_a_turn_is_renewed_while_its_holder_computes(askers: Callable[[int], list[Asker]], db: redis.Redis) -> None:
+    (asker,) = askers(1)
+    asker.ask()
+    until(lambda: computing(asker), "it to compute")
+    db.pexpire(keys.conditioning_lock(KEY), 5_000)
+    until(lambda: db.pttl(keys.conditioning_lock(KEY)) > 6_000, "a beat")
+    asker.gate.touch()
+    assert asker.answer() == ("28.0", "computed")
+
+
+class Counted:
+    """Gives VALUE, and counts how often it had to."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> dict[str, Any]:
+        self.times += 1
+        return VALUE
+
+
+@pytest.fixture
+def compute() -> Counted:
+    return Counted()
+
+
+def cache(db: redis.Redis, folder: Path) -> ConditioningCache[float]:
+    return ConditioningCache(lambda arrays: float(arrays["latents"].sum()), folder=folder, redis=db)
+
+
+def test_another_machine_has_it_from_redis_and_then_from_its_own_disk(
+    db: redis.Redis, tmp_path: Path, compute: Counted
+) -> None:
+    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "two"]
+    found = [cache(db, folder).get(KEY, compute) for folder in folders]
+    assert [(value, prepared.source) for value, prepared in found] == [(28, "computed"), (28, "redis"), (28, "disk")]
+    assert compute.times == 1
+
+
+def test_its_use_keeps_a_value_in_redis(db: redis.Redis, tmp_path: Path, compute: Counted) -> None:
+    cache(db, tmp_path / "one").get(KEY, compute)
+    assert keys.CONDITIONING_TTL_S - 60 < db.ttl(keys.conditioning(KEY)) <= keys.CONDITIONING_TTL_S
+    db.expire(keys.conditioning(KEY), 60)
+    cache(db, tmp_path / "two").get(KEY, compute)
+    assert db.ttl(keys.conditioning(KEY)) > keys.CONDITIONING_TTL_S - 60
+
+
+def test_a_hit_in_memory_asks_redis_for_nothing(db: redis.Redis, tmp_path: Path, compute: Counted) -> None:
+    warm = cache(db, tmp_path)
+    warm.get(KEY, compute)
+    before = db.info("commandstats")
+    for _ in range(100):
+        assert warm.get(KEY, compute)[1].source == "memory"
+    after = db.info("commandstats")
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed <= {"cmdstat_info"}
+
+
+@pytest.mark.parametrize("damaged", ["disk", "redis", "both"])
+def test_what_is_damaged_is_made_again_in_every_tier(
+    db: redis.Redis, tmp_path: Path, compute: Counted, damaged: str
+) -> None:
+    cache(db, tmp_path).get(KEY, compute)
+    path = tmp_path / f"{KEY}.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    if damaged != "disk":
+        db.set(keys.conditioning(KEY), whole[:-1] + b"\xff", ex=100)
+    value, prepared = cache(db, tmp_path).get(KEY, compute)
+    assert (value, prepared.source) == (28, "redis" if damaged == "disk" else "computed")
+    assert path.read_bytes() == db.get(keys.conditioning(KEY)) == whole
+
+
+def test_without_a_redis_it_is_computed_and_kept_on_the_disk_and_that_is_said_once(
+    redis_server: RedisServer, tmp_path: Path, compute: Counted, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.closing(connection.connect(redis_server.url, retries=0)) as away:
+        redis_server.stop()
+        alone = cache(away, tmp_path)
+        assert alone.get(KEY, compute)[1].source == "computed"
+        assert alone.get("other", compute)[1].source == "computed"
+        assert cache(away, tmp_path).get(KEY, compute)[1].source == "disk"
+    assert sum("conditioning.alone" in said for said in caplog.messages) == 1
+
+
+def test_a_redis_that_goes_while_it_is_computed_loses_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
+    def compute_and_stop() -> dict[str, Any]:
+        redis_server.stop()
+        return VALUE
+
+    with contextlib.closing(connection.connect(redis_server.url, retries=0)) as going:
+        value, prepared = cache(going, tmp_path).get(KEY, compute_and_stop)
+    assert (value, prepared.source) == (28, "computed")
+
+
+def test_a_failure_gives_the_turn_back(db: redis.Redis, tmp_path: Path, compute: Counted) -> None:
+    def broken() -> dict[str, Any]:
+        assert db.exists(keys.conditioning_lock(KEY))
+        raise redis.ConnectionError("of the clips, not of the cache")
+
+    with pytest.raises(redis.ConnectionError, match="of the clips"):
+        cache(db, tmp_path).get(KEY, broken)
+    assert not db.exists(keys.conditioning_lock(KEY))
+    assert cache(db, tmp_path).get(KEY, compute)[1].source == "computed"
