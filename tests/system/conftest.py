@@ -53,12 +53,16 @@ def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> 
     """Start a worker and wait until it takes jobs. Its log stands in `worker-N.log` of the test's folder."""
     started: list[WorkerProcess] = []
 
-    def start(engine: str = "tone", *options: str, wait: bool = True) -> WorkerProcess:
+    def start(
+        engine: str = "tone", *options: str, wait: bool = True, environ: dict[str, str] | None = None
+    ) -> WorkerProcess:
         before = db.smembers(keys.WORKERS)
         log = tmp_path / f"worker-{len(started)}.log"
         command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", engine, "--redis", redis_server.url]
         with log.open("w") as out:
-            process = subprocess.Popen([*command, *options], stderr=out, stdout=out, text=True, env=clean_env())
+            process = subprocess.Popen(
+                [*command, *options], stderr=out, stdout=out, text=True, env=clean_env() | (environ or {})
+            )
         worker = WorkerProcess(process, log)
         started.append(worker)
         if wait:

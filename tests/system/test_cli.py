@@ -72,7 +72,11 @@ def test_enqueue_prints_an_id_and_follow_reads_it_from_anywhere(
 def test_json_is_for_scripts(run_cli: Cli, start_worker: StartWorker) -> None:
     worker = start_worker()
     said = json.loads(run_cli("enqueue", SENTENCE, "--json", "--job-id", "mine").stdout)
-    assert said == {"job": "mine", "queue": "voxspool-auto-interactive"}
+    assert said == {
+        "job": "mine",
+        "queue": "voxspool-auto-interactive",
+        "why": "all live workers have the same engine",
+    }
     run_cli("follow", "mine")
     assert json.loads(run_cli("status", "mine", "--json").stdout)["state"] == "ended"
     overview = json.loads(run_cli("status", "--json").stdout)

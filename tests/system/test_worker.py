@@ -260,6 +260,7 @@ def test_the_card_says_what_the_worker_offers(start_worker: StartWorker, db: red
     worker = start_worker("tone", "--jobs", "3")
     card = db.hgetall(keys.worker(worker.name))
     assert json.loads(card[b"voices"]) == {"sine": [], "sine-live": []}
+    assert card[b"clones"] == b"0"
     assert card[b"jobs"] == b"3"
     assert 0 < db.ttl(keys.worker(worker.name)) <= keys.WORKER_TTL_S
 

@@ -26,7 +26,6 @@ COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 BUILT = sorted(name for name, service in SERVICES.items() if "build" in service)
 DOCKERFILES = ["producer/Dockerfile", "worker/Dockerfile"]
-ANNOUNCED = "The extra `xtts` is not in this release"
 
 
 def validate(file: Path) -> tuple[int, str]:
@@ -165,12 +164,20 @@ def test_every_compose_variable_has_a_default_and_the_header_names_those_that_ma
 
 
 @pytest.mark.parametrize("name", ["worker", "worker-cuda"])
-def test_the_extras_of_an_image_exist_or_are_announced(name: str) -> None:
+def test_the_extras_of_an_image_exist(name: str) -> None:
     project = tomllib.loads((ROOT / "worker/pyproject.toml").read_text())["project"]
     known = set(project["optional-dependencies"])
-    missing = set(resolved(SERVICES[name]["build"]["args"]["EXTRAS"]).split(",")) - known
-    assert missing <= {"xtts"}
-    assert (ANNOUNCED in COMPOSE_FILE.read_text()) == ("xtts" not in known)
+    assert set(resolved(SERVICES[name]["build"]["args"]["EXTRAS"]).split(",")) <= known
+
+
+def test_the_worker_with_xtts_finds_its_checkpoint_and_keeps_what_it_computed() -> None:
+    worker = SERVICES["worker-cuda"]
+    [mount] = [mount for mount in worker["volumes"] if isinstance(mount, dict) and mount["target"] == "/xtts"]
+    assert mount["read_only"] is True
+    assert worker["environment"]["VOXSPOOL_XTTS_DIR"] == "/xtts"
+    assert f"worker-cache:{worker['environment']['VOXSPOOL_CACHE_DIR']}" in worker["volumes"]
+    assert "worker-cache" in COMPOSE["volumes"]
+    assert "--owner voxspool --group voxspool /cache" in (ROOT / "worker/Dockerfile").read_text()
 
 
 def test_the_worker_speaks_with_piper_and_finds_its_voices_in_a_mounted_folder() -> None:

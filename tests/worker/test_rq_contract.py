@@ -375,6 +375,7 @@ def test_keys_are_what_the_scripts_and_the_rescue_take_them_for(queue: Queue) ->
     assert Job.key_for("j") == "rq:job:j"
     assert Queue.redis_queue_namespace_prefix == "rq:queue:"
     assert queue.key == "rq:queue:voxspool-tone-batch"
+    assert Queue.redis_queues_keys == "rq:queues"
     assert BaseWorker.redis_workers_keys == "rq:workers"
     assert WORKERS_SUSPENDED == "rq:suspended"
 

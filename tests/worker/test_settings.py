@@ -27,9 +27,25 @@ def test_everything_can_be_said() -> None:
             "VOXSPOOL_WORKER_ENGINE": "tone",
             "VOXSPOOL_WORKER_JOBS": "3",
             "VOXSPOOL_PIPER_VOICES": "/srv/voices",
+            "VOXSPOOL_XTTS_DIR": "/srv/xtts",
+            "VOXSPOOL_DEVICE": "cuda",
+            "VOXSPOOL_PRECISION": "bf16",
+            "VOXSPOOL_CACHE_DIR": "/srv/cache",
+            "COQUI_TOS_AGREED": "1",
         }
     )
-    assert settings == Settings("rediss://elsewhere:1/2", "tone", 3, Path("/srv/voices"))
+    assert settings == Settings(
+        "rediss://elsewhere:1/2", "tone", 3, Path("/srv/voices"), Path("/srv/xtts"), "cuda", "bf16",
+        Path("/srv/cache"), tos_agreed=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("DEVICE", "auto, mps, cuda or cpu"), ("PRECISION", "auto, fp32, bf16 or int8")]
+)
+def test_a_word_that_is_not_one_of_those_it_takes_is_refused(name: str, allowed: str) -> None:
+    with pytest.raises(SettingsError, match=f"VOXSPOOL_{name} is 'tpu'; it takes {allowed}"):
+        Settings.from_env({f"VOXSPOOL_{name}": "tpu"})
 
 
 def test_the_process_environment_is_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +105,21 @@ def test_a_number_of_jobs_that_is_none_is_refused_with_its_name_and_value(value:
 def test_settings_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().jobs = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("environ", "coqui", "hub"),
+    [
+        ({"TTS_HOME": "/a", "XDG_DATA_HOME": "/b"}, "/a/tts", None),
+        ({"XDG_DATA_HOME": "/b"}, "/b/tts", None),
+        ({"HF_HUB_CACHE": "/c", "HF_HOME": "/d"}, None, "/c"),
+        ({"HF_HOME": "/d"}, None, "/d/hub"),
+        ({"XDG_CACHE_HOME": "/e"}, None, "/e/huggingface/hub"),
+    ],
+)
+def test_models_lie_where_coqui_and_hugging_face_put_them(
+    environ: dict[str, str], coqui: str | None, hub: str | None
+) -> None:
+    settings = Settings.from_env(environ)
+    assert settings.coqui_dir == (Path(coqui) if coqui else Settings().coqui_dir)
+    assert settings.hub_dir == (Path(hub) if hub else Settings().hub_dir)

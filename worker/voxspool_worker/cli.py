@@ -19,11 +19,16 @@ from voxspool import connection
 from voxspool.errors import VoxspoolError
 from voxspool.protocol.jobs import ENGINES
 from voxspool_worker.settings import Settings
+from voxspool_worker.voices import built_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from voxspool_worker.engines.base import Engine
+
 GOOD, NOTE, MISSING = "ok  ", "note", "MISS"
+METRICS_HELP = "Serve metrics for Prometheus on this port of 127.0.0.1."
+VOICES_LISTED = 4
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -51,6 +56,7 @@ def main() -> None:
     voxspool-worker check                  what this machine has
     voxspool-worker run                    speak with Piper until stopped
     voxspool-worker run --engine tone      a sine for every sentence: no model needed
+    voxspool-worker warm                   fetch XTTS's weights, once
     """
 
 
@@ -66,7 +72,14 @@ def redis_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--engine", type=click.Choice(ENGINES), help="What speaks [VOXSPOOL_WORKER_ENGINE, else piper].")
 @click.option("--jobs", type=click.IntRange(1), help="How many jobs at once [VOXSPOOL_WORKER_JOBS, else 8].")
 @click.option("--burst", is_flag=True, help="Speak what is queued, then leave.")
-def run(redis_url: str | None, engine: str | None, jobs: int | None, burst: bool) -> None:  # noqa: FBT001 - click's way
+@click.option("--metrics", "metrics_port", metavar="PORT", type=click.IntRange(1, 65535), help=METRICS_HELP)
+def run(
+    redis_url: str | None,
+    engine: str | None,
+    jobs: int | None,
+    burst: bool,  # noqa: FBT001 - click's way
+    metrics_port: int | None,
+) -> None:
     """Speak jobs until stopped.
 
     The first Ctrl-C or SIGTERM lets the running jobs end; the second hands them back to their queue.
@@ -74,29 +87,93 @@ def run(redis_url: str | None, engine: str | None, jobs: int | None, burst: bool
     settings = _settings(redis_url=redis_url, engine=engine, jobs=jobs)
     connection.check(settings.redis_url)
 
-    from voxspool_worker import engines
+    from voxspool_worker import engines, exposition
     from voxspool_worker.worker import SpeechWorker
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # five lines a job, where ours are two
     connect = functools.partial(connection.connect, settings.redis_url)
-    worker = SpeechWorker(engines.load(settings.engine, settings), connect, jobs=settings.jobs)
+    show = exposition.serve(metrics_port) if metrics_port else None  # first: a model may take long to load
+    loaded = engines.load_or_stand_in(settings, connect)
+    worker = SpeechWorker(loaded.engine, connect, jobs=settings.jobs, fallback_from=loaded.fallback_from)
+    if show:
+        show(exposition.Collector(worker.metrics.counts, worker.gauges))
     worker.work(burst=burst)
 
 
 @main.command()
 @redis_option
-def check(redis_url: str | None) -> None:
+@click.option("--engine", type=click.Choice(ENGINES), help="Which engine [VOXSPOOL_WORKER_ENGINE, else piper].")
+@click.option("--bench", is_flag=True, help="Measure how fast the engine speaks here; takes a minute or more.")
+@click.option("--fidelity", is_flag=True, help="Measure what bf16 and int8 change of XTTS, on your own weights.")
+def check(redis_url: str | None, engine: str | None, bench: bool, fidelity: bool) -> None:  # noqa: FBT001 - click's way
     """Show what this machine has, and what to do for the rest.
 
-    Exit code 0 if `voxspool-worker run` could run here now.
+    \b
+    voxspool-worker check                              exit code 0 if `voxspool-worker run` could run here now
+    voxspool-worker check --bench --engine xtts        how fast it speaks here
+    voxspool-worker check --fidelity                   what a precision does to your checkpoint
     """
-    settings = _settings(redis_url=redis_url)
+    settings = _settings(redis_url=redis_url, engine=engine)
+    if bench:
+        _bench(settings)
+    if fidelity:
+        _fidelity(settings)
+    if bench or fidelity:
+        return
     findings = list(_findings(settings))
     for mark, name, said in findings:
         click.echo(f"{mark}  {name:<8}  {said}")
     if any(mark == MISSING for mark, _, _ in findings):
         raise SystemExit(1)
+
+
+@main.command()
+def warm() -> None:
+    """Fetch XTTS, 2 GB, unless it is here; check that it is whole.
+
+    \b
+    COQUI_TOS_AGREED=1 voxspool-worker warm      says that you agree to the licence of XTTS's weights
+
+    Without that nothing is fetched, and nothing is ever asked. Coqui's library fetches, to where it keeps its models.
+    """
+    from voxspool_worker.engines.xtts import checkpoint
+
+    found = checkpoint.fetch(_settings())
+    checkpoint.verify(found)
+    click.echo(f"XTTS is in {found.folder}, whole; its fingerprint is {found.fingerprint}")
+
+
+def _bench(settings: Settings) -> None:
+    """Measure the engine and print what came of it."""
+    from voxspool_worker import engines
+    from voxspool_worker.measure import measure
+
+    engine = engines.load(settings.engine, settings)
+    click.echo(f"{engine.model} on {engine.device}, {engine.rows} rows: measuring", err=True)
+    speed = measure(engine)
+    for name, value, unit in (
+        ("voice made ready", speed.voice_s, "s"),
+        ("first audio", speed.first_chunk_s, "s"),
+        ("one sentence", speed.one_factor, "of real time"),
+        ("a page", speed.passage_s, "s"),
+        ("", speed.passage_factor, "of real time"),
+        (f"{2 * engine.rows} sentences at once", speed.many_factor, "of real time"),
+    ):
+        click.echo(f"{name:<24} {value:8.3f} {unit}")
+
+
+def _fidelity(settings: Settings) -> None:
+    """Measure XTTS's precisions and print what came of it."""
+    from voxspool_worker.engines.xtts import fidelity
+
+    click.echo(f"{'against fp32':<14} {'greedy':>7} {'sampled':>8} {'gap':>7} {'largest':>8} {'audio':>8}")
+    for one in fidelity.measure(settings):
+        click.echo(
+            f"{one.precision:<14} {one.greedy:7.1%} {one.sampled:8.1%} {one.gap:7.3f} {one.largest_gap:8.3f} "
+            f"{one.audio_db:5.2f} dB"
+        )
+    click.echo("greedy, sampled: share of tokens chosen alike; gap: of log-probabilities, in nats; audio: of spectra")
 
 
 def _settings(**flags: str | int | None) -> Settings:
@@ -120,19 +197,38 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _engine_findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Try each engine; the one that `run` would load must be there."""
+    """Try each engine; the one that `run` would load must be there, or the one that stands in for it."""
     from voxspool_worker import engines
 
-    for name in dict.fromkeys((settings.engine, *ENGINES)):
-        try:
-            engine = engines.load(name, settings)
-        except VoxspoolError as error:
-            yield MISSING if name == settings.engine else NOTE, name, str(error)
+    found = {name: _tried(name, settings) for name in dict.fromkeys((settings.engine, *ENGINES))}
+    stand_in = engines.STAND_INS.get(settings.engine)
+    for name, engine in found.items():
+        if not isinstance(engine, VoxspoolError):
+            yield GOOD, name, _described(engine)
+        elif name != settings.engine:
+            yield NOTE, name, str(engine)
+        elif stand_in is None or isinstance(found[stand_in], VoxspoolError):
+            yield MISSING, name, str(engine)
         else:
-            voices = ", ".join(
-                f"{voice.name} ({'/'.join(voice.languages) or 'any'})" for voice in engine.voices.values()
-            )
-            yield GOOD, name, f"{engine.model} on {engine.device}, {engine.sample_rate} Hz, voices: {voices}"
+            yield NOTE, name, f"{engine}; until then `voxspool-worker run` speaks with {stand_in} instead"
+
+
+def _tried(name: str, settings: Settings) -> Engine | VoxspoolError:
+    """Give an engine, or why it cannot be loaded."""
+    from voxspool_worker import engines
+
+    try:
+        return engines.load(name, settings)
+    except VoxspoolError as error:
+        return error
+
+
+def _described(engine: Engine) -> str:
+    """Say what an engine is, and list its voices."""
+    voices = list(built_in(engine.voices).values())
+    listed = ", ".join(f"{voice.name} ({'/'.join(voice.languages) or 'any'})" for voice in voices[:VOICES_LISTED])
+    more = f" and {len(voices) - VOICES_LISTED} more" if len(voices) > VOICES_LISTED else ""
+    return f"{engine.model} on {engine.device}, {engine.sample_rate} Hz, voices: {listed}{more}"
 
 
 def _cores() -> int:

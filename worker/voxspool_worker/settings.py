@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import SettingsError
 from voxspool.protocol import environment
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 DEFAULT_JOBS = 8
 """Jobs at once: one a row of a batching engine, and cheap for one that does not batch."""
+DEVICES: Final = ("auto", "mps", "cuda", "cpu")
+PRECISIONS: Final = ("auto", "fp32", "bf16", "int8")
+DEFAULT_CACHE_DIR: Final = Path("~/.cache/voxspool")
+"""Expanded where it is used, as those below: nothing is asked of the system at import."""
+DEFAULT_COQUI_DIR: Final = Path(
+    "~/Library/Application Support/tts" if sys.platform == "darwin" else "~/.local/share/tts"
+)
+DEFAULT_HUB_DIR: Final = Path("~/.cache/huggingface/hub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +34,65 @@ class Settings:
     engine: str = "piper"
     jobs: int = DEFAULT_JOBS
     piper_voices: Path | None = None
+    xtts_dir: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    cache_dir: Path = DEFAULT_CACHE_DIR
+    tos_agreed: bool = False
+    """Whether the user agreed to Coqui's licence for XTTS's weights: COQUI_TOS_AGREED=1, Coqui's own variable."""
+    coqui_dir: Path = DEFAULT_COQUI_DIR
+    """Where Coqui keeps its models."""
+    hub_dir: Path = DEFAULT_HUB_DIR
+    """Where Hugging Face keeps what was fetched; there Coqui's newer versions keep XTTS."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Read the environment. Raises SettingsError, naming the variable, its value and what it may be."""
         environment.check_names(environ)
-        voices = environ.get(environment.PIPER_VOICES)
         return cls(
             redis_url=environment.redis_url(environ) or environment.DEFAULT_REDIS_URL,
             engine=environ.get(environment.WORKER_ENGINE) or "piper",
             jobs=_positive(environ, environment.WORKER_JOBS, DEFAULT_JOBS),
-            piper_voices=Path(voices) if voices else None,
+            piper_voices=_path(environ, environment.PIPER_VOICES),
+            xtts_dir=_path(environ, environment.XTTS_DIR),
+            device=_one_of(environ, environment.DEVICE, DEVICES),
+            precision=_one_of(environ, environment.PRECISION, PRECISIONS),
+            cache_dir=_path(environ, environment.CACHE_DIR) or DEFAULT_CACHE_DIR,
+            coqui_dir=_coqui_dir(environ),
+            hub_dir=_hub_dir(environ),
+            tos_agreed=environ.get("COQUI_TOS_AGREED") == "1",
         )
+
+
+def _coqui_dir(environ: Mapping[str, str]) -> Path:
+    """Give Coqui's folder, by Coqui's own rule (trainer.io.get_user_data_dir)."""
+    home = environ.get("TTS_HOME") or environ.get("XDG_DATA_HOME")
+    return Path(home) / "tts" if home else DEFAULT_COQUI_DIR
+
+
+def _hub_dir(environ: Mapping[str, str]) -> Path:
+    """Give Hugging Face's folder, by its own rule (huggingface_hub.constants)."""
+    said = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
+    if said:
+        return Path(said)
+    if home := environ.get("HF_HOME"):
+        return Path(home) / "hub"
+    cache = environ.get("XDG_CACHE_HOME")
+    return Path(cache) / "huggingface" / "hub" if cache else DEFAULT_HUB_DIR
+
+
+def _path(environ: Mapping[str, str], name: str) -> Path | None:
+    """Read a path; None where it is not said."""
+    value = environ.get(name)
+    return Path(value).expanduser() if value else None
+
+
+def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    """Read one word of several, the first by default."""
+    value = environ.get(name) or allowed[0]
+    if value not in allowed:
+        raise SettingsError(f"{name} is {value!r}; it takes {', '.join(allowed[:-1])} or {allowed[-1]}")
+    return value
 
 
 def _positive(environ: Mapping[str, str], name: str, default: int) -> int:

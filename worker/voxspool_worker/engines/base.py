@@ -2,13 +2,16 @@
 
 An engine has a number of rows, seats in its batch. `admit` gives a segment a row; `step` moves all running rows once
 and returns the chunks that came loose. For tone a step is 50 ms of sine, for Piper a whole segment, for XTTS one audio
-token on every row: the scheduler never learns which. One thread alone calls an engine, so no engine has a lock.
+token on every row: the scheduler never learns which. One thread alone calls an engine, so no engine has a lock;
+`prepare` and `voices` alone may be used by any.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from voxspool_worker.voices import Prepared as Prepared  # noqa: PLC0414, TC001 - engines find all they need here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +44,18 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """How a segment came out: what its mark entry says beside the span."""
+
+    seed: int
+    """The seed that was heard: the segment's own, unless it was spoken again."""
+    tries: int = 1
+    """How often it was spoken; the best try is what was heard."""
+    fault: str = ""
+    """What is still wrong with the best try: `cap`, `rate`, `silence` or `noise`; empty where nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Audio of one segment; a segment's chunks come in order."""
 
@@ -50,6 +65,8 @@ class Chunk:
     """Samples, shape (n,), at the engine's sample rate. May be empty."""
     last: bool
     """Whether the segment is complete with this chunk."""
+    spoken: Spoken | None = None
+    """With the last chunk, where the engine checks what it says; None: said once, with the segment's seed."""
 
 
 class SegmentError(Exception):
@@ -96,6 +113,9 @@ class Engine(Protocol):
 
     def limits(self, language: str) -> Limits:
         """How long a segment of this language may be."""
+
+    def prepare(self, voice: Voice) -> Prepared:
+        """Make a voice ready, before a segment with it is admitted. From any thread; the first time takes seconds."""
 
     def admit(self, segment: Segment) -> None:
         """Seat a segment in a free row."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from voxspool.errors import MissingExtraError, SettingsError, UnknownVoiceError
-from voxspool_worker.engines.base import Chunk, SegmentError
+from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
 from voxspool_worker.text import Limits
 from voxspool_worker.voices import Voice
 
@@ -101,6 +101,11 @@ class PiperEngine:
         """The same for every language."""
         del language
         return LIMITS
+
+    def prepare(self, voice: Voice) -> Prepared:
+        """Do nothing: its voices come with it."""
+        del voice
+        return Prepared()
 
     def admit(self, segment: Segment) -> None:
         """Seat the one segment."""

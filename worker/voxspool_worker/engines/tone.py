@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from voxspool_worker.engines.base import Chunk
+from voxspool_worker.engines.base import Chunk, Prepared
 from voxspool_worker.text import Limits
 from voxspool_worker.voices import Voice
 
@@ -74,6 +74,11 @@ class ToneEngine:
         """The same for every language."""
         del language
         return Limits(max_chars=200, first_max_chars=80)
+
+    def prepare(self, voice: Voice) -> Prepared:
+        """Do nothing: its voices come with it."""
+        del voice
+        return Prepared()
 
     def admit(self, segment: Segment) -> None:
         """Seat a segment in a free row."""

@@ -1,0 +1,38 @@
+"""The benchmark of XTTS runs and measures what it says; how fast anything is, is not a test's to say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "benchmarks" / "xtts.py"
+UPSTREAM = ("upstream TTS.api", "upstream inference_stream")
+OURS = ("voxspool fp32", "voxspool bf16", "voxspool int8")
+BOTH = ("load", "peak memory", "first chunk", "sentence", "passage", "chunk")
+
+
+def test_a_quick_run_measures_every_figure_of_both(tmp_path: Path) -> None:
+    pytest.importorskip("TTS", reason="XTTS is not installed")
+    pytest.importorskip("matplotlib", reason="pip install -r benchmarks/requirements.txt")
+    out = tmp_path / "xtts.json"
+    command = [sys.executable, str(BENCH), "--quick", "--out", str(out)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # two wait for each other where the tests share two cores
+    said = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=one_thread)
+    assert said.returncode == 0, said.stderr
+
+    report = json.loads(out.read_text())
+    measured = {(figure["who"], figure["name"]): figure for figure in report["figures"]}
+    expected = {(who, name) for who in (*UPSTREAM, *OURS) for name in BOTH}
+    expected |= {(who, name) for who in OURS for name in ("narration", "decode, 1 rows", "decode, 2 rows")}
+    assert expected == measured.keys()
+    assert all(figure["p50"] > 0 and figure["unit"] != "ms" for figure in measured.values())
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "first chunk: voxspool int8" in said.stdout
+
+    spoken_s = {who: measured[who, "passage"]["detail"]["audio_s"] for who in (*UPSTREAM, *OURS)}
+    assert max(spoken_s.values()) - min(spoken_s.values()) < 0.1, f"not all did the same work: {spoken_s}"

@@ -1,0 +1,151 @@
+"""XTTS in real workers, on a random checkpoint: it speaks noise, but all else is as with the real one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+
+import random_xtts
+from processes import until
+from voxspool.protocol.stream import Begin, End, Mark
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from processes import WorkerProcess
+    from voxspool import Client, Speech
+
+    StartWorker = Callable[..., WorkerProcess]
+    RunCli = Callable[..., subprocess.CompletedProcess[bytes]]
+
+TEXT = "The ferry leaves at seven. Do not be late for it. Nobody waits for long on this side of the river."
+ENDS_SELDOM = 2.0
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    random_xtts.write_checkpoint(folder, stop_bias=ENDS_SELDOM, **random_xtts.SMALL)
+    return folder
+
+
+@pytest.fixture
+def start_xtts(start_worker: StartWorker, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> StartWorker:
+    """Start a worker that speaks XTTS."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+
+    def start(*options: str, **environ: str) -> WorkerProcess:
+        found = {"VOXSPOOL_XTTS_DIR": str(checkpoint), "VOXSPOOL_CACHE_DIR": str(cache), "VOXSPOOL_DEVICE": "cpu"}
+        return start_worker("xtts", *options, environ=found | environ)
+
+    return start
+
+
+def samples(speech: Speech) -> bytes:
+    return b"".join(chunk.pcm for chunk in speech)
+
+
+def test_a_text_is_spoken_and_its_stream_says_how(client: Client, start_xtts: StartWorker) -> None:
+    worker = start_xtts()
+    speech = client.enqueue(TEXT, engine="xtts", voice="Ada Random", language="en", seed=4)
+    entries = [received.entry for received in speech.entries()]
+    begin, end = entries[0], entries[-1]
+    assert isinstance(begin, Begin)
+    assert isinstance(end, End)
+    assert (begin.sample_rate, begin.engine, begin.voice, begin.language) == (24_000, "xtts", "Ada Random", "en")
+    assert begin.model.startswith("xtts ")
+    assert begin.model.endswith(" int8")
+    assert end.duration_s > 1
+    assert end.voice_source == "built-in"
+    marks = [entry for entry in entries if isinstance(entry, Mark)]
+    assert [mark.segment for mark in marks] == list(range(end.segments))
+    assert "".join(TEXT[mark.start : mark.end] for mark in marks) == TEXT
+    assert all(mark.fault in ("", "rate", "cap", "noise", "silence") for mark in marks)
+    until(lambda: "job.end" in worker.said(), "the job's last line")
+    again = client.enqueue(TEXT, engine="xtts", voice="Ada Random", language="en", seed=4)
+    assert samples(again) == samples(speech), "the same seed says the same samples"
+    other = client.enqueue(TEXT, engine="xtts", voice="Ada Random", language="en", seed=5)
+    assert samples(other) != samples(speech)
+
+
+def test_another_worker_goes_on_where_one_was_killed(client: Client, start_xtts: StartWorker) -> None:
+    text = TEXT * 4
+    whole = start_xtts()
+    wanted = client.enqueue(text, engine="xtts", seed=1)
+    end = wanted.wait(timeout_s=120)
+    speech = client.enqueue(text, engine="xtts", seed=1, keep_s=100)
+    stream = speech.entries()
+    while not isinstance(next(stream).entry, Mark):
+        pass
+    whole.process.kill()
+    start_xtts()
+    speech.wait(timeout_s=120)
+    assert speech.status().attempt == 2
+    marks = {one.entry.segment: one.entry for one in speech.entries() if isinstance(one.entry, Mark)}
+    before = {one.entry.segment: one.entry for one in wanted.entries() if isinstance(one.entry, Mark)}
+    assert len(marks) == end.segments
+    same = [number for number in marks if marks[number].seed == before[number].seed]
+    assert same, "segments that were spoken once on both sides"
+    heard, expected = (np.frombuffer(samples(one), np.int16) for one in (speech, wanted))
+    for number in same:
+        one, other = marks[number], before[number]
+        assert np.array_equal(heard[one.pos : one.end_pos], expected[other.pos : other.end_pos])
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Four seconds of something like a voice."""
+    at = np.arange(4 * 24_000) / 24_000
+    sound = sum(np.sin(2 * np.pi * 140 * n * at) / n for n in range(1, 12)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * at))
+    soundfile.write(tmp_path / "clara.wav", 0.2 * sound, 24_000)
+    return tmp_path / "clara.wav"
+
+
+def test_a_voice_is_cloned_computed_once_and_cached(
+    client: Client, start_xtts: StartWorker, run_cli: RunCli, clip: Path
+) -> None:
+    first = start_xtts()
+    added = run_cli("voices", "add", "clara", str(clip))
+    assert added.returncode == 0, added.stderr
+    ends = [client.enqueue("The ferry leaves.", voice=voice).wait(timeout_s=120) for voice in ("clara", "clara")]
+    assert [end.voice_source for end in ends] == ["computed", "memory"]
+    mixed = client.enqueue("The ferry leaves.", voice="clara(2)+Ada Random")
+    mixed.wait(timeout_s=120)
+    assert [one.entry.voice for one in mixed.entries() if isinstance(one.entry, Begin)] == ["Ada Random(1)+clara(2)"]
+    first.process.terminate()
+    first.wait()
+    second = start_xtts(VOXSPOOL_CACHE_DIR=str(clip.parent / "another machine's"))
+    assert client.enqueue("The ferry leaves.", voice="clara").wait(timeout_s=120).voice_source == "redis"
+    until(lambda: "voice_source=redis" in second.said(), "its line")
+
+
+def test_without_a_checkpoint_piper_serves_loudly(
+    client: Client, start_worker: StartWorker, run_cli: RunCli, tmp_path: Path
+) -> None:
+    worker = start_worker("xtts", environ={"VOXSPOOL_XTTS_DIR": str(tmp_path / "nowhere")})
+    assert "engine.fallback wanted=xtts" in worker.said()
+    assert "nowhere" in worker.said()
+    client.enqueue("Spoken all the same.").wait(timeout_s=60)
+    (card,) = json.loads(run_cli("status", "--json").stdout)["workers"]
+    assert card["engine"] == "piper"
+    assert card["fallback_from"].startswith("xtts: ")
+
+
+def test_long_texts_and_odd_ones_are_spoken_to_their_end(client: Client, start_xtts: StartWorker) -> None:
+    start_xtts()
+    for text, language in [
+        ("1234567890 " * 30, "en"),
+        ('"Really?" "No?" — "…"', "en"),
+        ("今日は雨です。明日は晴れるでしょう。", "ja"),
+        ("안녕하세요. 오늘은 12월 24일입니다.", "ko"),
+        ("北京的秋天很美，我们去公园吧。", "zh-cn"),
+        ("مرحبا بكم في محطة القطار.", "ar"),
+    ]:
+        end = client.enqueue(text, engine="xtts", language=language).wait(timeout_s=240)
+        assert end.duration_s > 0.2, text

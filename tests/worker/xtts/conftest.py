@@ -1,0 +1,39 @@
+"""A random checkpoint of XTTS, small but for its vocoder, and upstream's own model of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import random_xtts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Keep PyTorch to one core: its threads wait in a loop, and beside other work that takes ten times as long."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("xtts")
+    random_xtts.write_checkpoint(folder, **random_xtts.SMALL)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def upstream(small_checkpoint: Path) -> Any:
+    """Upstream's Xtts, loaded its own way."""
+    from TTS.tts.configs.xtts_config import XttsConfig
+    from TTS.tts.models.xtts import Xtts
+
+    config = XttsConfig()
+    config.load_json(str(small_checkpoint / "config.json"))
+    model = Xtts(config)
+    model.load_checkpoint(config, checkpoint_dir=str(small_checkpoint), eval=True)
+    return model

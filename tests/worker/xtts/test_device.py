@@ -1,0 +1,231 @@
+"""The plan, and what can be proved of Apple's MPS without a Mac: operators, dtypes, shapes, no fork."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from voxspool.errors import SettingsError
+from voxspool_worker.engines.xtts import device
+from voxspool_worker.engines.xtts.device import plan
+from voxspool_worker.engines.xtts.gpt import Gpt, Tokens
+from voxspool_worker.engines.xtts.sampling import Choice
+from voxspool_worker.engines.xtts.torch_decoder import CONTEXTS, TorchDecoder
+from voxspool_worker.engines.xtts.vocoder import Vocoder
+from voxspool_worker.engines.xtts.weights import GptWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries warn of one another
+
+MOST_CHANNELS = 65_536
+"""What a convolution may have on MPS."""
+ELSEWHERE = {
+    # What PyTorch chooses on a CPU -> what it chooses on MPS for the same call.
+    "_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_attention_math_for_mps",
+    "mkldnn_convolution": "_mps_convolution",
+}
+ON_THE_HOST = {"exponential_"}
+"""Chance is drawn on the CPU, whatever the device."""
+
+
+@dataclass
+class Recorder(TorchDispatchMode):
+    """Writes down every ATen operator that runs, with its tensors' dtypes and shapes."""
+
+    calls: list[tuple[str, tuple[tuple[int, ...], ...]]] = field(default_factory=list)
+    dtypes: set[torch.dtype] = field(default_factory=set)
+    channels: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with self:  # what is made of other operators is taken apart: those are what runs
+            out = func.decompose(*args, **(kwargs or {}))
+        if out is not NotImplemented:
+            return out
+        tensors = [one for one in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        out = func(*args, **(kwargs or {}))
+        tensors += [one for one in torch.utils._pytree.tree_leaves(out) if isinstance(one, torch.Tensor)]
+        self.dtypes |= {one.dtype for one in tensors}
+        name = func._schema.name.removeprefix("aten::")
+        self.calls.append((name, tuple(tuple(one.shape) for one in tensors)))
+        if "convolution" in name:
+            self.channels = max(self.channels, *(one.shape[1] for one in tensors if one.ndim > 1))
+        return out
+
+    @property
+    def operators(self) -> set[str]:
+        return {name for name, _ in self.calls}
+
+
+@pytest.fixture(scope="module")
+def kernels() -> dict[str, set[str]]:
+    """Operator -> the backends with a kernel of their own, from the table that PyTorch is generated from."""
+    package = importlib.util.find_spec("torchgen")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    table = Path(package.submodule_search_locations[0]) / "packaged/ATen/native/native_functions.yaml"
+    functions = yaml.load(table.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    backends: dict[str, set[str]] = {}
+    for function in functions:
+        name = function["func"].split("(")[0].split(".")[0]
+        named = {key.strip() for keys in function.get("dispatch", {}) for key in keys.split(",")}
+        if not function.get("dispatch") and "structured_delegate" not in function:
+            named.add("CompositeImplicitAutograd")  # made of other operators
+        backends.setdefault(name, set()).update(named)
+    return backends
+
+
+def on_mps(operator: str, kernels: dict[str, set[str]]) -> bool:
+    """Whether an operator runs on MPS without falling back to the CPU."""
+    name = ELSEWHERE.get(operator, operator)
+    backends = kernels.get(name, set()) | kernels.get(name.removesuffix("_"), set())  # in place: the same kernel
+    return bool(backends & {"MPS", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional"})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(upstream: Any) -> GptWeights:
+    return GptWeights.from_state(upstream.state_dict())
+
+
+@pytest.fixture
+def gpt(weights: GptWeights) -> Gpt:
+    """What MPS would run, on the CPU: fixed shapes, PyTorch alone."""
+    decoder = TorchDecoder(weights, rows=4, positions=1072, precision="fp32", device=torch.device("cpu"))
+    return Gpt(weights, decoder, Tokens(261, 0, 1024, 1025, 602), rows=4, choice=Choice())
+
+
+@pytest.fixture(scope="module")
+def vocoder(upstream: Any) -> Vocoder:
+    return Vocoder(upstream.hifigan_decoder, torch.device("cpu"), torch.float32)
+
+
+def speak(gpt: Gpt, vocoder: Vocoder, upstream: Any, record: Recorder) -> None:
+    """One voice, two rows, a few steps, a chunk of audio: the whole hot path."""
+    speaker = upstream.speaker_manager.speakers["Ada Random"]
+    with record:
+        prefix = gpt.prefix(speaker["gpt_cond_latent"][0])
+        gpt.start(prefix, [5, 6, 7, 8], 1)
+        gpt.start(prefix, [9, 10], 2)
+        said = [step for _ in range(12) for step in gpt.step()]
+        stream = vocoder.stream(vocoder.voice(speaker["speaker_embedding"]))
+        vocoder.push_many([(stream, torch.stack([step.latent for step in said if step.row == 0]))])
+        stream.finish()
+
+
+def test_every_operator_of_the_hot_path_has_a_kernel_on_mps(
+    gpt: Gpt, vocoder: Vocoder, upstream: Any, kernels: dict[str, set[str]]
+) -> None:
+    record = Recorder()
+    speak(gpt, vocoder, upstream, record)
+    assert len(record.operators) > 20
+    missing = {name for name in record.operators - ON_THE_HOST if not on_mps(name, kernels)}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("operator", ["linalg_eig", "_int_mm", "an operator that does not exist"])
+def test_the_table_knows_what_mps_lacks(operator: str, kernels: dict[str, set[str]]) -> None:
+    assert not on_mps(operator, kernels)
+
+
+def test_no_float64_and_no_wide_convolution(gpt: Gpt, vocoder: Vocoder, upstream: Any) -> None:
+    record = Recorder()
+    speak(gpt, vocoder, upstream, record)
+    assert torch.float64 not in record.dtypes
+    assert 0 < record.channels <= MOST_CHANNELS
+
+
+def shapes_of(gpt: Gpt) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
+    record = Recorder()
+    with record:
+        gpt.step()
+    return record.calls
+
+
+def test_no_shape_changes_from_step_to_step(gpt: Gpt, upstream: Any) -> None:
+    prefix = gpt.prefix(upstream.speaker_manager.speakers["Ada Random"]["gpt_cond_latent"][0])
+    gpt.start(prefix, [5, 6, 7, 8], 1)
+    first = shapes_of(gpt)
+    assert len(first) > 30
+    for _ in range(40):
+        assert shapes_of(gpt) == first
+
+
+def test_there_are_few_shapes_in_all(gpt: Gpt, upstream: Any) -> None:
+    prefix = gpt.prefix(upstream.speaker_manager.speakers["Ada Random"]["gpt_cond_latent"][0])
+    gpt.start(prefix, [5] * 60, 1)
+    seen = {tuple(shapes_of(gpt)) for _ in range(500)}
+    assert 1 < len(seen) <= len(CONTEXTS) + 1  # and the last step, after which nothing is looked ahead
+
+
+def test_nothing_forks(gpt: Gpt, vocoder: Vocoder, upstream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    speak(gpt, vocoder, upstream, Recorder())
+
+
+# The plan
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say which accelerators PyTorch finds."""
+
+    def found(*, cuda: bool = False, mps: bool = False) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [({}, ("cpu", "int8")), ({"mps": True}, ("mps", "fp32")), ({"cuda": True, "mps": True}, ("cuda", "bf16"))],
+)
+def test_auto_takes_the_fastest_device_and_a_precision_for_it(
+    here: Callable[..., None], there: dict[str, bool], wanted: tuple[str, str]
+) -> None:
+    here(**there)
+    found = plan()
+    assert (found.device, found.precision) == wanted
+    assert found.why == f"device {wanted[0]} (auto), precision {wanted[1]} (auto)"
+
+
+def test_what_was_asked_for_is_taken(here: Callable[..., None]) -> None:
+    here(cuda=True)
+    found = plan("cpu", "fp32")
+    assert (found.device, found.precision, found.vocoder) == ("cpu", "fp32", torch.float32)
+    assert found.why == "device cpu, precision fp32"
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "mps"])
+def test_a_device_that_is_not_here_is_refused_with_what_is(here: Callable[..., None], wanted: str) -> None:
+    here()
+    with pytest.raises(SettingsError, match=rf"VOXSPOOL_DEVICE is {wanted}.*there is: cpu"):
+        plan(wanted)
+
+
+def test_int8_is_a_cpus(here: Callable[..., None]) -> None:
+    here(mps=True)
+    with pytest.raises(SettingsError, match=r"int8, which only a CPU has; on mps take bf16 or fp32"):
+        plan("mps", "int8")
+
+
+def test_the_vocoder_is_exact_with_an_exact_gpt_and_on_mps(here: Callable[..., None]) -> None:
+    here(mps=True, cuda=True)
+    assert plan("mps", "bf16").vocoder == plan("cuda", "fp32").vocoder == torch.float32
+    assert plan("cuda").vocoder == torch.bfloat16
+
+
+def test_the_docstring_names_every_device() -> None:
+    assert all(f"| {name} |" in (device.__doc__ or "") for name in device.ROWS)

@@ -1,0 +1,172 @@
+"""XTTS v2: a voice from a clip, in 17 languages. On the low-level classes of coqui-tts, with a loop of our own.
+
+    checkpoint, model      where the weights are; upstream's modules around them, in a second
+    device                 what runs where, in which precision
+    tokenizer, wording     text -> tokens
+    latents, voiced        clips -> conditioning -> what a row needs of a voice
+    gpt, sampling          tokens -> latents, on many rows at once; native (decoder.c) or torch_decoder under it
+    vocoder                latents -> audio, as they come
+    guard, seats, engine   what is plausible; one segment's way; who is heard when
+    fidelity               what a precision changes, on the user's own weights
+
+Nothing heavy is imported before `load`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Final
+
+from voxspool.errors import CheckpointError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis import Redis
+
+    from voxspool_worker.engines.xtts.checkpoint import Checkpoint
+    from voxspool_worker.engines.xtts.device import Plan
+    from voxspool_worker.engines.xtts.engine import XttsEngine
+    from voxspool_worker.engines.xtts.gpt import Decoder, Gpt
+    from voxspool_worker.engines.xtts.model import LoadedModel
+    from voxspool_worker.engines.xtts.sampling import Choice
+    from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
+    from voxspool_worker.engines.xtts.voiced import VoicedVoices
+    from voxspool_worker.engines.xtts.weights import GptWeights
+    from voxspool_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SPIN_COUNT: Final = "2000"
+"""Turns that PyTorch's threads (GNU OpenMP) wait in a loop before they sleep; its own default is some 300,000.
+
+On an idle machine both are as fast; where another process wants a core, the default made a sentence take five times as
+long, and this twice. decoder.c's threads wait about as long.
+"""
+PREFIX_POSITIONS: Final = 32
+"""Latents of a voice: the perceiver's, in every XTTS v2."""
+
+
+def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> XttsEngine:
+    """Load XTTS, warm: voices of `connect`'s Redis can be cloned, without it only the checkpoint's speakers speak.
+
+    Raises MissingExtraError, CheckpointError, and SettingsError for a device or precision that is not here.
+    """
+    from voxspool_worker.engines.xtts import checkpoint
+
+    found = checkpoint.find(settings)
+    _check_installed()
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read once, when torch is imported
+    try:
+        return _load(found, settings, connect)
+    except (RuntimeError, MemoryError, OSError) as error:  # a driver, a file that went away, no memory
+        raise CheckpointError(
+            f"XTTS cannot be loaded from {found.folder} ({type(error).__name__}: {error}); "
+            "try VOXSPOOL_DEVICE=cpu, or look at `voxspool-worker check`"
+        ) from error
+
+
+def _load(found: Checkpoint, settings: Settings, connect: Callable[..., Redis] | None) -> XttsEngine:
+    """Load the parts and join them."""
+    import torch
+
+    from voxspool_worker.engines.xtts import device, model
+    from voxspool_worker.engines.xtts.engine import XttsEngine
+    from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
+    from voxspool_worker.engines.xtts.vocoder import Vocoder
+
+    plan = device.plan(settings.device, settings.precision)
+    torch.backends.cudnn.allow_tf32 = plan.precision != "fp32"  # else its convolutions have 10 bits of precision
+    loaded = model.load(found)
+    tokenizer = XttsTokenizer(found.vocab)
+    engine = XttsEngine(
+        make_gpt(loaded, tokenizer, plan, settings), Vocoder(loaded.vocoder, plan.torch_device, plan.vocoder),
+        tokenizer, make_voices(loaded, settings, connect, tokenizer.languages),
+        model=f"xtts {found.fingerprint[:12]} {plan.precision}", device=plan.device,
+        sample_rate=loaded.config.model_args.output_sample_rate, rows=plan.rows,
+    )  # fmt: skip
+    log.info("xtts.loaded checkpoint=%s fingerprint=%s plan=%r", found.folder, found.fingerprint, plan.why)
+    return engine
+
+
+def _check_installed() -> None:
+    """Refuse where the extra is not installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "TTS", "safetensors") if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"engine xtts needs {' and '.join(missing)}; install it: pip install 'voxspool-worker[xtts]'"
+        )
+
+
+def make_gpt(
+    loaded: LoadedModel, tokenizer: XttsTokenizer, plan: Plan, settings: Settings, choice: Choice | None = None
+) -> Gpt:
+    """Make the GPT of a plan."""
+    from voxspool_worker.engines.xtts.gpt import Gpt, Tokens
+    from voxspool_worker.engines.xtts.sampling import Choice
+    from voxspool_worker.engines.xtts.weights import HEAD, GptWeights
+
+    sizes = loaded.config.model_args
+    try:
+        weights = GptWeights.from_state(loaded.state)
+    except KeyError as error:
+        raise CheckpointError(f"{loaded.checkpoint.weights} has no weight {error}; fetch it again") from error
+    if weights.width != sizes.gpt_n_heads * HEAD:
+        raise CheckpointError(
+            f"{loaded.checkpoint.config} says {sizes.gpt_n_heads} heads for {weights.width} features; "
+            f"XTTS v2 has {HEAD} for each head, and voxspool speaks no other"
+        )
+    most = sizes.gpt_max_audio_tokens - 3  # upstream keeps three for start, stop and conditioning
+    tokens = Tokens(tokenizer.start, tokenizer.stop, sizes.gpt_start_audio_token, sizes.gpt_stop_audio_token, most)
+    positions = PREFIX_POSITIONS + sizes.gpt_max_text_tokens + 2 + sizes.gpt_max_audio_tokens
+    positions = -(-positions // 16) * 16
+    return Gpt(weights, _decoder(weights, plan, settings, positions), tokens, rows=plan.rows, choice=choice or Choice())
+
+
+def _decoder(weights: GptWeights, plan: Plan, settings: Settings, positions: int) -> Decoder:
+    """Make the decoder: the compiled one on a CPU where it compiles, else PyTorch's."""
+    from voxspool_worker.engines.xtts.native import NativeDecoder, NoCompilerError, compiled
+    from voxspool_worker.engines.xtts.torch_decoder import TorchDecoder
+
+    if plan.device == "cpu":
+        try:
+            library = compiled(settings.cache_dir.expanduser() / "kernels")
+            return NativeDecoder(
+                library, weights, rows=plan.rows, positions=positions, precision=plan.precision, threads=plan.threads
+            )
+        except NoCompilerError as error:
+            log.warning("xtts.slow error=%r do=%r", str(error), "install a C compiler: apt install gcc, xcode-select")
+    return TorchDecoder(
+        weights, rows=plan.rows, positions=positions, precision=plan.precision, device=plan.torch_device
+    )
+
+
+def make_voices(
+    loaded: LoadedModel, settings: Settings, connect: Callable[..., Redis] | None, languages: tuple[str, ...]
+) -> VoicedVoices:
+    """Bring together what knows of voices."""
+    from importlib.metadata import version
+
+    from voxspool_worker.conditioning import ConditioningCache
+    from voxspool_worker.engines.xtts import latents
+    from voxspool_worker.engines.xtts.voiced import Recipe, VoicedVoices
+    from voxspool_worker.library import VoiceLibrary
+    from voxspool_worker.voices import VoiceBook
+
+    config = loaded.config
+    listening = latents.Listening(
+        config.max_ref_len, config.gpt_cond_len, config.gpt_cond_chunk_len, config.sound_norm_refs
+    )
+    redis = connect(retries=1) if connect else None
+    library = VoiceLibrary(redis)
+    cache = ConditioningCache(
+        latents.Conditioning.from_arrays, folder=settings.cache_dir.expanduser() / "conditioning", redis=redis
+    )
+    recipe = Recipe(
+        lambda clips: latents.compute(loaded.listener(), clips, listening), listening, loaded.checkpoint.fingerprint,
+        f"coqui-tts {version('coqui-tts')}",
+    )  # fmt: skip
+    return VoicedVoices(loaded.speakers, VoiceBook(loaded.speakers, languages, library), library, cache, recipe)
