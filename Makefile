@@ -6,12 +6,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SOURCES := producer/pyproject.toml worker/pyproject.toml constraints.txt tests/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check bench bench-xtts clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
 
-install: $(VENV)/.tests ## make .venv (or VENV=elsewhere) with everything: both packages, Piper, test tools
+install: $(VENV)/.tests ## make .venv (or VENV=elsewhere) with everything: both packages, Piper, XTTS (6 GB), test tools
 
 demo: $(VENV)/.demo ## speak a passage with Piper through a private Redis and worker; leaves demo.wav
 	@$(BIN)/voxspool demo -o demo.wav
@@ -19,15 +19,18 @@ demo: $(VENV)/.demo ## speak a passage with Piper through a private Redis and wo
 test: $(VENV)/.tests ## all tests: unit, and system on a real redis-server and real workers
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.tests ## lint, types, import contracts and unit tests, under a minute
+check: $(VENV)/.tests ## lint, types, import contracts and unit tests but those of XTTS, under a minute
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/producer tests/worker
+	$(BIN)/python -m pytest -q tests/producer tests/worker --ignore tests/worker/xtts
 
 bench: $(VENV)/.tests ## measure, print a table, store build/bench.json
 	$(BIN)/python benchmarks/bench.py --out build/bench.json
+
+bench-xtts: $(VENV)/.tests ## measure XTTS beside upstream, store build/bench-xtts.json and .png; a quarter of an hour
+	$(BIN)/python benchmarks/xtts.py --out build/bench-xtts.json
 
 clean: ## remove what the other commands made
 	rm -rf $(VENV) build demo.wav .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -42,5 +45,5 @@ $(VENV)/.demo: $(BIN)/python $(SOURCES)
 
 $(VENV)/.tests: $(VENV)/.demo
 	@echo "installing what the tests need into $(VENV)"
-	$(PIP) --requirement tests/requirements.txt
+	$(PIP) --editable 'worker[xtts,metrics]' --requirement tests/requirements.txt
 	@touch $@

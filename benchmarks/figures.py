@@ -38,6 +38,14 @@ UNITS: Final = {
     "stream a minute of audio": "MB",
     "used memory a minute of audio": "MB",
     "piper real-time factor": "s/s",
+    "first chunk": "s",
+    "sentence": "s/s",
+    "passage": "s/s",
+    "narration": "s/s",
+    "chunk": "s",
+    "decode": "tokens/s",
+    "load": "s",
+    "peak memory": "GB",
 }
 """A figure's name -> its unit, where that is not milliseconds."""
 
@@ -55,7 +63,7 @@ class Figure:
     @property
     def unit(self) -> str:
         """Milliseconds, unless said otherwise."""
-        return UNITS.get(self.name, "ms")
+        return UNITS.get(self.name.partition(",")[0], "ms")
 
     @property
     def n(self) -> int:

@@ -1,0 +1,166 @@
+"""Writes a random checkpoint of XTTS in upstream's own format: right in every size and name, and it speaks noise.
+
+    python benchmarks/random_xtts.py FOLDER           the sizes of XTTS-v2: 1.9 GB, half a minute
+    python benchmarks/random_xtts.py FOLDER --small   two layers of 128 channels: 95 MB, seconds
+
+Upstream's `Xtts.load_checkpoint` loads it unmodified: config.json, model.pth, vocab.json, speakers_xtts.pth. What costs
+time does not depend on the weights' values; so its speed is that of the real one.
+
+The weights are scaled so that the numbers stay comparable as well: every token and position counts, the logits spread
+as a trained model's do, the vocoder's audio is neither silent nor saturated and follows its input. Only the end of a
+speech is chance: `stop_bias` says how likely it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+from TTS.tts.configs.xtts_config import XttsArgs, XttsConfig
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+from TTS.tts.models.xtts import Xtts
+
+from random_vocab import write_vocab
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SPEAKERS: Final = ("Ada Random", "Grace Random", "Jean Random")
+TEXT_TOKENS: Final = 6681
+NEVER: Final = -1e4
+"""A `stop_bias` with which no speech ends by itself: its length is whatever the caller cuts it to."""
+
+EMBEDDING_SPREAD: Final = 0.5
+"""Of token and position embeddings; as large as what the layers add, so that none drowns the other."""
+LOGIT_SPREAD: Final = 3.0
+"""Of the logits: the likeliest of 1024 audio tokens then has a few per cent, the top 50 most of the rest."""
+AUDIO_SPREAD: Final = 0.2
+"""Of the audio, before the vocoder's tanh: far from both silence and saturation."""
+
+
+def write_checkpoint(
+    folder: Path,
+    *,
+    layers: int = 30,
+    channels: int = 1024,
+    heads: int = 16,
+    seed: int = 0,
+    stop_bias: float = 0.0,
+    speakers: Sequence[str] = SPEAKERS,
+) -> None:
+    """Write the four files. `stop_bias` is added to the stop token's logit; NEVER forbids the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_vocab(folder / "vocab.json", TEXT_TOKENS)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        config = _config(layers, channels, heads)
+        model = _model(config, folder / "vocab.json")
+        _scale_gpt(model.gpt, stop_bias)
+        _scale_vocoder(model.hifigan_decoder.waveform_decoder)
+        voices = {name: _speaker(channels) for name in speakers}
+    config.save_json(str(folder / "config.json"))
+    torch.save({"model": model.state_dict(), "config": config.to_dict()}, folder / "model.pth")
+    torch.save(voices, folder / "speakers_xtts.pth")
+
+
+def _config(layers: int, channels: int, heads: int) -> XttsConfig:
+    """Give XTTS-v2's configuration, in a size of its own."""
+    args = XttsArgs(
+        gpt_layers=layers, gpt_n_model_channels=channels, gpt_n_heads=heads, gpt_number_text_tokens=TEXT_TOKENS,
+        gpt_num_audio_tokens=1026, gpt_start_audio_token=1024, gpt_stop_audio_token=1025,
+        gpt_use_perceiver_resampler=True, decoder_input_dim=channels,
+    )  # fmt: skip
+    return XttsConfig(
+        model_args=args, temperature=0.75, repetition_penalty=5.0, gpt_cond_len=30, gpt_cond_chunk_len=4,
+        max_ref_len=30,
+    )  # fmt: skip
+
+
+def _model(config: XttsConfig, vocab: Path) -> Any:
+    """Build upstream's model with torch's own first values."""
+    model = Xtts(config)
+    model.tokenizer = VoiceBpeTokenizer(vocab_file=vocab)
+    model.init_models()
+    model.mel_stats.copy_(torch.linspace(1.0, 2.0, 80))  # not the ones that it has unloaded
+    return model
+
+
+def _scale_gpt(gpt: Any, stop_bias: float) -> None:
+    """Scale the language model: embeddings, what a layer adds, the logits."""
+    for embedding in (gpt.text_embedding, gpt.mel_embedding, gpt.mel_pos_embedding.emb, gpt.text_pos_embedding.emb):
+        embedding.weight.normal_(std=EMBEDDING_SPREAD)
+    for block in gpt.gpt.h:
+        _spread(block.attn.c_attn.weight, 1.5)  # attention that looks somewhere: scores spread by about 2
+        _spread(block.attn.c_proj.weight, 1 / math.sqrt(2 * gpt.layers))
+        _spread(block.mlp.c_fc.weight, 1.0)
+        _spread(block.mlp.c_proj.weight, 1.5 / math.sqrt(2 * gpt.layers))
+    _spread(gpt.mel_head.weight.T, LOGIT_SPREAD)
+    gpt.mel_head.bias.zero_()
+    gpt.mel_head.bias[gpt.stop_audio_token] = stop_bias
+    gpt.mel_head.bias[gpt.start_audio_token] = NEVER  # which a trained model never says
+
+
+def _spread(weight: torch.Tensor, gain: float) -> None:
+    """Make a weight [in, out] turn inputs of spread 1 into outputs of spread `gain`."""
+    weight.normal_(std=gain / math.sqrt(weight.shape[0]))
+
+
+def _scale_vocoder(vocoder: nn.Module) -> None:
+    """Let the signal through all layers at one size: the default values let it die away in the biases."""
+    for module in vocoder.modules():
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+            _keep_size(module)
+    vocoder.conv_post.weight.sub_(vocoder.conv_post.weight.mean(dim=2, keepdim=True))  # no offset in the audio
+    latents = torch.randn(1, vocoder.conv_pre.in_channels, 32)
+    loud: list[torch.Tensor] = []
+    hook = vocoder.conv_post.register_forward_hook(lambda _module, _inputs, out: loud.append(out))
+    vocoder(latents, g=_voice_print())
+    hook.remove()
+    vocoder.conv_post.weight.mul_(AUDIO_SPREAD / loud[0].std())
+
+
+def _keep_size(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:
+    """Draw a convolution's weights by He's rule; weight normalisation takes the assignment apart."""
+    transposed = isinstance(convolution, nn.ConvTranspose1d)
+    shape = convolution.weight.shape  # [out, in, k], or [in, out, k] where each output sees k / stride of k
+    terms = shape[0] * shape[2] // convolution.stride[0] if transposed else shape[1] * shape[2]
+    weight = torch.randn(shape) / math.sqrt(terms)
+    if nn.utils.parametrize.is_parametrized(convolution, "weight"):
+        convolution.weight = weight
+    else:
+        convolution.weight.copy_(weight)
+    if convolution.bias is not None:
+        convolution.bias.mul_(0.1)
+
+
+def _speaker(channels: int) -> dict[str, torch.Tensor]:
+    """Draw a voice as speakers_xtts.pth holds it."""
+    return {"gpt_cond_latent": EMBEDDING_SPREAD * torch.randn(1, 32, channels), "speaker_embedding": _voice_print()}
+
+
+def _voice_print() -> torch.Tensor:
+    """Draw a speaker embedding [1, 512, 1], of length 1."""
+    return nn.functional.normalize(torch.randn(1, 512, 1), dim=1)
+
+
+SMALL: Final = {"layers": 2, "channels": 128, "heads": 2}
+
+
+def main() -> None:
+    """Write where the command line says."""
+    parser = argparse.ArgumentParser(description="Write a random checkpoint of XTTS in upstream's format.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--small", action="store_true", help="two layers of 128 channels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stop-bias", type=float, default=0.0, help="added to the stop token's logit")
+    asked = parser.parse_args()
+    sizes: dict[str, int] = SMALL if asked.small else {}
+    write_checkpoint(asked.folder, seed=asked.seed, stop_bias=asked.stop_bias, **sizes)
+
+
+if __name__ == "__main__":
+    main()
