@@ -15,19 +15,10 @@ from consumer import Consumer, consumers, listen_all
 from figures import Figure, Samples, alternate
 from stage import wait_done
 from voxspool.protocol.jobs import JobSpec
+from voxspool_worker.measure import PASSAGE
 
 if TYPE_CHECKING:
     from stage import Stage, Voxspool
-
-PASSAGE = (
-    "The lighthouse stood at the end of a long and narrow spit of sand. Every evening, an hour before dark, the keeper "
-    "climbed its two hundred steps, wiped the salt from the glass, and lit the lamp. He had done so for thirty years, "
-    "in calm and in storm, and he had never once been late. On clear nights he could see the lights of the harbour, "
-    "and the small boats that came home one after another, low in the water and slow. On other nights there was "
-    "nothing but rain. Then he sat by the stove with a book, and he listened to the wind; and now and again he put "
-    "the book down, went to the window, and made sure that the light was still turning. It always was, and it was a "
-    "comfort to him to know it."
-)
 
 
 def piper(stage: Stage, rounds: int) -> list[Figure]:
