@@ -191,7 +191,11 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield MISSING, "redis", str(error)
     yield from _engine_findings(settings)
     yield GOOD, "device", f"cpu ({_cores()} cores); piper and tone compute there"
-    yield GOOD, "licence", "voxspool Apache-2.0; piper-tts GPL-3, an extra; each voice has its own (see its MODEL_CARD)"
+    yield (
+        GOOD,
+        "licence",
+        "voxspool Apache-2.0; piper-tts GPL-3, an extra; XTTS's weights CPML, non-commercial; each voice has its own",
+    )
     if importlib.util.find_spec("sounddevice") is None:
         yield NOTE, "play", "no loudspeaker for `voxspool follow --play`; install it: pip install 'voxspool[play]'"
 
