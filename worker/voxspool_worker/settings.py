@@ -40,6 +40,8 @@ class Settings:
     cache_dir: Path = DEFAULT_CACHE_DIR
     tos_agreed: bool = False
     """Whether the user agreed to Coqui's licence for XTTS's weights: COQUI_TOS_AGREED=1, Coqui's own variable."""
+    spins_chosen: bool = False
+    """Whether somebody chose how long PyTorch's threads wait in a loop: GOMP_SPINCOUNT, GNU OpenMP's own variable."""
     coqui_dir: Path = DEFAULT_COQUI_DIR
     """Where Coqui keeps its models."""
     hub_dir: Path = DEFAULT_HUB_DIR
@@ -61,6 +63,7 @@ class Settings:
             coqui_dir=_coqui_dir(environ),
             hub_dir=_hub_dir(environ),
             tos_agreed=environ.get("COQUI_TOS_AGREED") == "1",
+            spins_chosen="GOMP_SPINCOUNT" in environ,
         )
 
 

@@ -57,7 +57,8 @@ def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> Xtt
 
     found = checkpoint.find(settings)
     _check_installed()
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read once, when torch is imported
+    if not settings.spins_chosen:
+        os.putenv("GOMP_SPINCOUNT", SPIN_COUNT)  # OpenMP reads it once, when torch is imported
     try:
         return _load(found, settings, connect)
     except (RuntimeError, MemoryError, OSError) as error:  # a driver, a file that went away, no memory
