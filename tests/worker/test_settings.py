@@ -9,7 +9,7 @@ import pytest
 
 from voxspool.errors import SettingsError
 from voxspool.protocol import environment
-from voxspool_worker.settings import DEFAULT_JOBS, Settings
+from voxspool_worker.settings import DEFAULT_JOBS, SPIN_COUNT, Settings, let_threads_sleep
 
 
 def test_without_an_environment_there_are_defaults() -> None:
@@ -123,3 +123,12 @@ def test_models_lie_where_coqui_and_hugging_face_put_them(
     settings = Settings.from_env(environ)
     assert settings.coqui_dir == (Path(coqui) if coqui else Settings().coqui_dir)
     assert settings.hub_dir == (Path(hub) if hub else Settings().hub_dir)
+
+
+def test_threads_sleep_sooner_unless_somebody_chose() -> None:
+    environ: dict[str, str] = {}
+    let_threads_sleep(environ)
+    assert environ == {"GOMP_SPINCOUNT": SPIN_COUNT}
+    chosen = {"GOMP_SPINCOUNT": "7"}
+    let_threads_sleep(chosen)
+    assert chosen == {"GOMP_SPINCOUNT": "7"}

@@ -12,7 +12,7 @@ from voxspool.errors import SettingsError
 from voxspool.protocol import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
 
 DEFAULT_JOBS = 8
 """Jobs at once: one a row of a batching engine, and cheap for one that does not batch."""
@@ -24,6 +24,14 @@ DEFAULT_COQUI_DIR: Final = Path(
     "~/Library/Application Support/tts" if sys.platform == "darwin" else "~/.local/share/tts"
 )
 DEFAULT_HUB_DIR: Final = Path("~/.cache/huggingface/hub")
+
+
+SPIN_COUNT: Final = "2000"
+"""Turns that a thread waits in a loop before it sleeps; OpenMP's own default is some 300,000.
+
+On an idle machine both are as fast; where another process wants a core, the default made a sentence take five times as
+long, and this twice. decoder.c's threads wait about as long.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +48,6 @@ class Settings:
     cache_dir: Path = DEFAULT_CACHE_DIR
     tos_agreed: bool = False
     """Whether the user agreed to Coqui's licence for XTTS's weights: COQUI_TOS_AGREED=1, Coqui's own variable."""
-    spins_chosen: bool = False
-    """Whether somebody chose how long PyTorch's threads wait in a loop: GOMP_SPINCOUNT, GNU OpenMP's own variable."""
     coqui_dir: Path = DEFAULT_COQUI_DIR
     """Where Coqui keeps its models."""
     hub_dir: Path = DEFAULT_HUB_DIR
@@ -63,8 +69,12 @@ class Settings:
             coqui_dir=_coqui_dir(environ),
             hub_dir=_hub_dir(environ),
             tos_agreed=environ.get("COQUI_TOS_AGREED") == "1",
-            spins_chosen="GOMP_SPINCOUNT" in environ,
         )
+
+
+def let_threads_sleep(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Let PyTorch's threads (GNU OpenMP) sleep sooner, unless somebody chose. Before torch is imported: it reads once."""
+    environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def _coqui_dir(environ: Mapping[str, str]) -> Path:

@@ -15,10 +15,10 @@ Nothing heavy is imported before `load`.
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import CheckpointError, MissingExtraError
+from voxspool_worker.settings import let_threads_sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,12 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SPIN_COUNT: Final = "2000"
-"""Turns that PyTorch's threads (GNU OpenMP) wait in a loop before they sleep; its own default is some 300,000.
-
-On an idle machine both are as fast; where another process wants a core, the default made a sentence take five times as
-long, and this twice. decoder.c's threads wait about as long.
-"""
 PREFIX_POSITIONS: Final = 32
 """Latents of a voice: the perceiver's, in every XTTS v2."""
 
@@ -57,8 +51,7 @@ def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> Xtt
 
     found = checkpoint.find(settings)
     _check_installed()
-    if not settings.spins_chosen:
-        os.putenv("GOMP_SPINCOUNT", SPIN_COUNT)  # OpenMP reads it once, when torch is imported
+    let_threads_sleep()
     try:
         return _load(found, settings, connect)
     except (RuntimeError, MemoryError, OSError) as error:  # a driver, a file that went away, no memory
