@@ -73,7 +73,7 @@ class Settings:
 
 
 def let_threads_sleep(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Let PyTorch's threads (GNU OpenMP) sleep sooner, unless somebody chose. Before torch is imported: it reads once."""
+    """Let PyTorch's threads (GNU OpenMP) sleep sooner, unless somebody chose. Call it before torch is imported."""
     environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
