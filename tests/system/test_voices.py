@@ -200,7 +200,7 @@ def test_a_cloned_voice_and_a_mix_are_taken_right_after_they_were_added(client: 
 
 
 def test_a_worker_that_cannot_clone_refuses_such_a_job_in_its_stream(client: Client, start_worker: StartWorker) -> None:
-    waiting = [client.enqueue("Hello.", voice=voice) for voice in ("alice", "sine(2)+sine-live(1)")]
+    waiting = [client.enqueue("Hello.", voice=voice, engine="tone") for voice in ("alice", "sine(2)+sine-live(1)")]
     start_worker()
     for speech_ in waiting:
         with pytest.raises(SpeechFailedError, match="cloned voices and mixes need engine xtts"):
