@@ -110,10 +110,6 @@ class Gpt:
         """How many rows are open."""
         return len(self._free)
 
-    def positions_of(self, text_tokens: int, prefix: int) -> int:
-        """How many positions a row may come to need."""
-        return prefix + text_tokens + 2 + self.tokens.audio_most + 1
-
     @torch.inference_mode()
     def prefix(self, latents: Tensor) -> Prefix:
         """Make a voice's prefix from its latents (positions, width). Needs a free row for as long as the call takes."""
