@@ -35,6 +35,7 @@ class GuardedRedis(RedisServer):
     """A redis-server with one of our ACL files, its placeholders replaced as docs/security.md says."""
 
     file: Path = PLAIN
+    append_only: bool = False
     passwords: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -43,7 +44,8 @@ class GuardedRedis(RedisServer):
         for user, password in self.passwords.items():
             rules = rules.replace(f"#CHANGE-{user} ", f"#{hashlib.sha256(password.encode()).hexdigest()} ")
         (self.folder / "users.acl").write_text(rules, encoding="utf-8")
-        self.options = ("--aclfile", str(self.folder / "users.acl"))
+        append_only = "yes" if self.append_only else "no"
+        self.options = ("--aclfile", str(self.folder / "users.acl"), "--appendonly", append_only)
         super().start()
 
     @property
