@@ -14,7 +14,7 @@ from acl import GuardedRedis
 from processes import clean_env, until
 from reference import SENTENCE, tone
 from tls import Certificate, in_front_of
-from voxspool import Client, RedisUnavailableError
+from voxspool import RedisUnavailableError, connection
 from voxspool.protocol import keys
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ def test_whoever_is_not_let_in_says_why_in_one_line_without_the_secret(
         assert saying in said(done)
         assert said(done).count("\n") == 1
     assert saying in said(worker_command("check", url=url))
-    with Client(url) as client, pytest.raises(RedisUnavailableError) as caught:
-        client.workers()
+    with pytest.raises(RedisUnavailableError) as caught:
+        connection.check(url)
     assert SECRET not in printed(caught.value)
 
 

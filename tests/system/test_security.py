@@ -349,6 +349,33 @@ def test_a_script_may_no_more_than_who_runs_it(user: str, day: GuardedRedis) -> 
         bare.register_script("return redis.call('FLUSHALL')")()
 
 
+def test_a_restart_from_the_append_only_file_brings_back_what_scripts_and_transactions_wrote(
+    day: GuardedRedis, tmp_path: Path
+) -> None:
+    """Redis 7 replays them as the user `default`, and drops what that one may not: it is off, and may do everything."""
+    server = GuardedRedis(tmp_path, file=day.file, append_only=True)
+    server.start()
+    with server.client("producer") as client:
+        client.enqueue(SENTENCE, id="kept")
+    server.stop()
+    server.start()
+    try:
+        with server.client("producer") as client:
+            assert client.speech("kept").spec() == JobSpec(SENTENCE, id="kept")
+            assert client.overview().queues == {"voxspool-auto-interactive": 1}
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("password", ["", "x", "nopass"])
+def test_nobody_is_let_in_as_default(password: str, day: GuardedRedis) -> None:
+    with (
+        contextlib.closing(redis.Redis(port=day.port, username="default", password=password, retry=None)) as nobody,
+        pytest.raises(redis.AuthenticationError),
+    ):
+        nobody.ping()
+
+
 def test_without_a_password_nothing_can_be_done(day: GuardedRedis) -> None:
     with contextlib.closing(redis.Redis(port=day.port, retry=None)) as nobody, pytest.raises(redis.AuthenticationError):
         nobody.ping()
