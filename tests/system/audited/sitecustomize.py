@@ -1,0 +1,24 @@
+"""Writes down what a Python process opens, connects to, lists, starts and imports, from its first moment.
+
+A process that has this folder in PYTHONPATH imports it by itself. It knows nothing of voxspool.
+"""
+
+import os
+import sys
+
+WATCHED = (
+    "open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "os.symlink", "os.system", "os.exec",
+    "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname",
+    "urllib.Request", "http.client.connect", "ftplib.connect", "glob.glob", "shutil.copyfile", "tempfile.mkstemp",
+    "ctypes.dlopen", "import",
+)  # fmt: skip
+
+_log = os.open(os.environ["AUDIT_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def _write_down(event: str, arguments: tuple[object, ...]) -> None:
+    if event in WATCHED:
+        os.write(_log, f"{event} {arguments!r}\n".encode(errors="replace"))
+
+
+sys.addaudithook(_write_down)
