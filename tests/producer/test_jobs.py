@@ -152,8 +152,8 @@ def test_an_unknown_engine_has_an_error_of_its_own(value: str) -> None:
     ("name", "value", "said"),
     [
         ("text", None, "text is null, not str"),
-        ("text", b"bytes", "text is \"b'bytes'\", not str"),
-        ("text", ["a"], 'text is ["a"], not str'),
+        ("text", b"bytes", "text is bytes, not str"),
+        ("text", ["a"], "text is list, not str"),
         ("id", 7, "id is 7, not str"),
         ("id", None, "id is null, not str"),
         ("voice", 1, "voice is 1, not str or null"),
@@ -254,6 +254,15 @@ def test_one_odd_field_in_a_good_job_makes_a_job_or_a_refusal(
 def test_what_is_no_object_is_refused(data: object) -> None:
     with pytest.raises(InvalidJobError, match=r"a job's argument is a JSON object, not "):
         JobSpec.decode(data)
+
+
+@pytest.mark.parametrize(
+    "data", ["Rosebud.", ["Rosebud."], LEAST | {"text": ["Rosebud."]}, LEAST | {"text": {"a": "Rosebud."}}]
+)
+def test_a_refusal_does_not_repeat_the_text(data: object) -> None:
+    with pytest.raises(InvalidJobError) as caught:
+        JobSpec.decode(data)
+    assert "Rosebud" not in str(caught.value)
 
 
 @pytest.mark.parametrize("version", [0, 2, -1, "1", None, [1], {"1": 1}, math.nan, 10**300])

@@ -713,7 +713,7 @@ def spec_of(job: Job) -> JobSpec:
         message = "the job's data is not JSON; enqueue with RQ's JSONSerializer (pickle is never read)"
         raise InvalidJobError(message) from error
     if function != TASK:
-        raise InvalidJobError(f"the job names the function {function!r:.80}; this worker runs only {TASK}")
+        raise InvalidJobError(f"the job names the function {_named(function)}; this worker runs only {TASK}")
     hooks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name, job.webhooks)  # noqa: SLF001 - the public properties import what the producer named
     if any(hooks):
         raise InvalidJobError("the job has callbacks or webhooks; this worker runs none, read its stream instead")
@@ -723,3 +723,10 @@ def spec_of(job: Job) -> JobSpec:
     if spec.id != job.id:
         raise InvalidJobError(f"the job's id is {job.id!r} and its speech names {spec.id!r}")
     return spec
+
+
+def _named(function: object) -> str:
+    """Give a function's name as it may be shown: what is none may be a text, which is never logged."""
+    if isinstance(function, str) and all(part.isidentifier() for part in function.split(".")):
+        return f"{function!r:.80}"
+    return f"(a {type(function).__name__} that is no name)"

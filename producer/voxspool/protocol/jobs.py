@@ -152,7 +152,7 @@ class JobSpec:
         Raises InvalidJobError for anything else: another version, a missing, unknown or ill-typed field.
         """
         if not isinstance(data, dict):
-            raise InvalidJobError(f"a job's argument is a JSON object, not {_shown(data)}")
+            raise InvalidJobError(f"a job's argument is a JSON object, not {_kind(data)}")  # it may be the text
         fields = dict(data)
         version = fields.pop("version", None)
         if type(version) is not int or version != VERSION:
@@ -203,6 +203,12 @@ def _shown(value: object) -> str:
 _LATER: Final = frozenset({"live_s", "window_s"})
 """Fields that the first workers of this version refuse."""
 
+
+def _kind(value: object) -> str:
+    """Say what kind of thing a value is."""
+    return "null" if value is None else type(value).__name__
+
+
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "text": (str,),
     "id": (str,),
@@ -239,4 +245,5 @@ def _check_types(spec: JobSpec) -> None:
         value = getattr(spec, name)
         if not isinstance(value, types) or isinstance(value, bool):
             kinds = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
-            raise InvalidJobError(f"{name} is {_shown(value)}, not {kinds}")
+            shown = _kind(value) if name == "text" else _shown(value)  # a refusal is logged, a text never
+            raise InvalidJobError(f"{name} is {shown}, not {kinds}")
