@@ -145,8 +145,8 @@ def _state_of(status: str, state: str | None) -> str:
 
 
 def _number(value: str | None) -> int:
-    """Read a count; 0 where there is none."""
-    return int(value) if value and value.isascii() and value.isdigit() else 0
+    """Read a count; 0 where there is none. Python refuses a number of thousands of digits."""
+    return int(value[:20]) if value and value.isascii() and value.isdigit() else 0
 
 
 def _text(value: bytes) -> str:

@@ -511,3 +511,9 @@ def test_an_entry_that_is_lost_is_missed(speech: Told, data: st.DataObject) -> N
     entries = [raw(str(one.id), one.entry) for one in speech.entries if one.id != lost]
     with pytest.raises(StreamGapError, match=f"entry {lost.attempt}-{lost.seq + 1} follows "):
         Cursor().take(resp2(entries))
+
+
+@pytest.mark.parametrize("field", ["attempt", "pos", "sample_rate", "segments", "marked_segments", "lease_until"])
+def test_a_count_of_any_length_is_judged(field: str) -> None:
+    control = {b"state": b"running", b"sample_rate": b"24000", field.encode(): b"9" * 5000}
+    assert judge("a", [control, [b"started", b"q"], (1_795_000_000, 0)]).id == "a"

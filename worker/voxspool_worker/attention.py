@@ -61,5 +61,5 @@ class Attention:
 
 
 def _number(value: Any) -> int:  # noqa: ANN401 - redis-py's reply is untyped
-    """Read what a reader wrote; 0 where it is nothing."""
-    return int(value) if value and value.isdigit() else 0
+    """Read what a reader wrote; 0 where it is nothing. Python refuses a number of thousands of digits."""
+    return int(value[:20]) if value and value.isdigit() else 0

@@ -92,6 +92,7 @@ def run(
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # five lines a job, where ours are two
+    logging.getLogger("rq.job").setLevel(logging.ERROR)  # a traceback for each part of a job that it cannot read
     connect = functools.partial(connection.connect, settings.redis_url)
     show = exposition.serve(metrics_port) if metrics_port else None  # first: a model may take long to load
     loaded = engines.load_or_stand_in(settings, connect)

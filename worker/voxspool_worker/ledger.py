@@ -249,8 +249,11 @@ def _flat(fields: Mapping[str, Any]) -> list[Any]:
 
 
 def _count(value: bytes | None) -> int:
-    """Read a count of a job's hash, which anybody may have written; 0 where it is none."""
-    return int(value) if value and value.isdigit() else 0
+    """Read a count of a job's hash, which anybody may have written; 0 where it is none.
+
+    Python refuses to read a number of thousands of digits.
+    """
+    return int(value[:9]) if value and value.isdigit() else 0
 
 
 def _queue_key(queue: str) -> str:
