@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from processes import RedisServer, WorkerProcess, clean_env, until
+from proxy import Proxy
 from voxspool import Client, Settings
 from voxspool.protocol import keys
 
@@ -27,10 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+def redis_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """Start a server; a test may say with which options, by an indirect parameter."""
     folder = tmp_path / "redis"
     folder.mkdir()
-    server = RedisServer(folder)
+    server = RedisServer(folder, getattr(request, "param", ()))
     server.start()
     yield server
     server.stop()
@@ -54,11 +56,16 @@ def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> 
     started: list[WorkerProcess] = []
 
     def start(
-        engine: str = "tone", *options: str, wait: bool = True, environ: dict[str, str] | None = None
+        engine: str = "tone",
+        *options: str,
+        wait: bool = True,
+        environ: dict[str, str] | None = None,
+        redis_url: str = redis_server.url,
+        program: tuple[str, ...] = ("-m", "voxspool_worker"),
     ) -> WorkerProcess:
         before = db.smembers(keys.WORKERS)
         log = tmp_path / f"worker-{len(started)}.log"
-        command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", engine, "--redis", redis_server.url]
+        command = [sys.executable, *program, "run", "--engine", engine, "--redis", redis_url]
         with log.open("w") as out:
             process = subprocess.Popen(
                 [*command, *options], stderr=out, stdout=out, text=True, env=clean_env() | (environ or {})
@@ -74,8 +81,14 @@ def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> 
 
     yield start
     for worker in started:
-        worker.process.kill()
-        worker.process.wait()
+        worker.kill()
+
+
+@pytest.fixture
+def proxies(redis_server: RedisServer) -> Iterator[Callable[[], Proxy]]:
+    """Make a proxy before the test's Redis."""
+    with contextlib.ExitStack() as closing:
+        yield lambda: closing.enter_context(contextlib.closing(Proxy(redis_server.port)))
 
 
 @pytest.fixture
