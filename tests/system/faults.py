@@ -110,4 +110,4 @@ class Supervisor:
 
     def until(self, condition: Callable[[], object], what: str, limit_s: float = 60.0) -> None:
         """Wait on a condition, and look after the worker meanwhile."""
-        until(lambda: self.look() or condition(), what, limit_s)
+        until(lambda: not self.look() and condition(), what, limit_s)
