@@ -664,6 +664,7 @@ class SpeechWorker(BaseWorker):
             "voice_hit_rate": shown(counts.voice_hit_rate),
             "first_chunk_s": shown(recent.first_chunk_s),
             "real_time_factor": shown(recent.real_time_factor),
+            "jobs_per_minute": shown(recent.jobs_per_minute),
         }
         self._ledger.say_alive(card, self.serialize() | self._statistics())
 
