@@ -5,6 +5,7 @@ Each job that Redis still knows is spoken whole, once; where it forgot one, its 
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -26,12 +27,14 @@ from faults import (
     spoken_s,
     thaw,
 )
-from oracle import Expected, judge, whole
+from oracle import Expected, is_over, judge, whole
 from processes import clean_env, until
 from proxy import script
 from reference import SENTENCE, passage, tone
-from voxspool import Client, Settings, StreamGapError, UnknownJobError
+from voxspool import BusyError, Client, Settings, StreamGapError, UnknownJobError
 from voxspool.protocol import keys
+from voxspool_worker.ledger import Ledger
+from voxspool_worker.recovery import Recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +73,19 @@ def test_a_redis_that_stalls_loses_nothing_and_is_nobodys_death(
         assert listeners.heard(job) == tone(text)
         assert deaths_of(db, job) == 0
     assert all(worker.process.poll() is None for worker in workers)
+
+
+def test_a_late_answer_of_a_redis_that_was_away_rescues_nobody(client: Client, db: redis.Redis) -> None:
+    speech = client.enqueue(SENTENCE)
+    ledger = Ledger(lambda **_: db, "somebody")
+    claim = ledger.claim(["voxspool-auto-interactive"], "a-run")
+    assert claim is not None
+    db.zadd(claim.run.lease_key, {claim.run.composite: 1})  # while Redis was away, it ran out
+    slow = itertools.count(0.0, 5.0)
+    Recovery(ledger, db, lambda: None, slow.__next__).look()
+    assert db.zscore(claim.run.lease_key, claim.run.composite) == 1
+    Recovery(ledger, db, lambda: None).look()
+    assert db.lrange("rq:queue:voxspool-auto-interactive", 0, -1) == [speech.id.encode()]
 
 
 @APPEND_ONLY
@@ -188,9 +204,12 @@ def test_a_redis_at_its_memorys_limit_pauses_jobs_and_fails_none(
     await_spoken(db, [*texts, "stopped"], 0.3)
     db.config_set("maxmemory", db.info("memory")["used_memory"] + 50_000)
     until(lambda: all("redis.full" in worker.said() for worker in workers), "them to wait for memory")
+    with pytest.raises(BusyError, match=r"try again in about \d+ s"):
+        client.enqueue(SENTENCE)
     assert client.speech("stopped").cancel("a test") == "asked"
     until(lambda: db.hget(keys.control("stopped"), "state") == b"cancelled", "a cancel to pass all the same")
     await_redis_clock(db, 20)
+    assert not any(is_over(db, job) for job in texts)
     db.config_set("maxmemory", 0)
     judge(db, whole(texts) | {"stopped": Expected(tone(SENTENCE * 4), frozenset({"cancelled"}))})
     for job, text in texts.items():
@@ -280,4 +299,7 @@ def test_leases_follow_the_clock_of_redis_though_a_workers_clock_jumps_by_days(
     judge(db, whole(texts))
     assert sorted(attempt_of(db, job) for job in texts) == [1, 1, 2]
     assert rescued([jumping]) == 1
+    for job in texts:
+        until_s = db.zscore("rq:finished:voxspool-auto-interactive", job)
+        assert 3500 < until_s - db.time()[0] <= 3600, "RQ keeps it as long as its stream lives"
     assert jumping.process.poll() is None
