@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,8 +90,12 @@ def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def proxies(redis_server: RedisServer) -> Iterator[Callable[[], Proxy]]:
-    """Make a proxy before the test's Redis."""
+def proxies(redis_server: RedisServer, db: redis.Redis) -> Iterator[Callable[[], Proxy]]:
+    """Make a proxy before the test's Redis, which knows all scripts: a request for one has its effect at once."""
+    for package in ("voxspool.lua", "voxspool_worker.lua"):
+        for script in files(package).iterdir():
+            if script.name.endswith(".lua"):
+                db.script_load(script.read_text(encoding="utf-8"))
     with contextlib.ExitStack() as closing:
         yield lambda: closing.enter_context(contextlib.closing(Proxy(redis_server.port)))
 

@@ -64,7 +64,7 @@ WORDS: dict[str, Callable[[Segment], object]] = {
 }
 """A word in a segment's text -> what the step with it does."""
 PATIENCE_S = 3.0
-"""After how long it takes a step, or a job that was told to end, to hang, in seconds; a real one has more patience."""
+"""After how long a step, or a job that was told to end, hangs, in seconds; a real worker has more patience."""
 PREPARE_S = {"slow": 2.0, "deaf": None}
 """A voice -> how long its preparation takes, in seconds; None: for ever. It looks at no token."""
 
@@ -72,7 +72,7 @@ PREPARE_S = {"slow": 2.0, "deaf": None}
 def main() -> None:
     if os.environ.pop("JUMPING_CLOCK", ""):
         jump()
-    from voxspool_worker import watch
+    from voxspool_worker import watch, worker
     from voxspool_worker.cli import main as cli
     from voxspool_worker.engines import tone
     from voxspool_worker.voices import Voice
@@ -95,7 +95,7 @@ def main() -> None:
             return super().step()
 
     tone.ToneEngine = FaultyEngine  # type: ignore[misc]
-    watch.STEP_LIMIT_S = watch.TOKEN_LIMIT_S = PATIENCE_S  # type: ignore[misc]
+    watch.STEP_LIMIT_S = watch.TOKEN_LIMIT_S = worker.HAND_BACK_S = PATIENCE_S  # type: ignore[misc]
     cli()
 
 
