@@ -1,5 +1,6 @@
 # The two commands a new user needs are `make demo` and `make test`; `make help` lists the rest.
 VENV ?= .venv
+TESTS ?= tests/system
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -21,7 +22,7 @@ test: $(VENV)/.tests ## all tests: unit, and system on a real redis-server and r
 
 test-redis: $(VENV)/.tests ## the system tests on another server: make test-redis SERVER=/path/to/redis-server
 	@test -n "$(SERVER)" || { echo "say which server: make test-redis SERVER=/usr/bin/valkey-server"; exit 2; }
-	REDIS_SERVER="$(SERVER)" $(BIN)/python -m pytest tests/system
+	REDIS_SERVER="$(SERVER)" $(BIN)/python -m pytest $(TESTS)
 
 rq-suite: $(VENV)/.tests ## RQ's own tests of workers, run against ours
 	$(BIN)/python tests/rq_suite/run.py
