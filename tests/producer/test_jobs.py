@@ -314,7 +314,9 @@ def test_a_job_that_would_sound_otherwise_says_another_thing(other: dict[str, An
 
 def test_every_field_is_either_heard_or_named_as_not_heard() -> None:
     heard = {"text", "id", "voice", "language", "engine", "speed", "seed"}
-    assert set(FIELDS) == heard | {"priority", "keep_s"}, "a new field: does it change what is heard?"
+    assert set(FIELDS) == heard | {"priority", "keep_s", "live_s", "window_s"}, (
+        "a new field: does it change what is heard?"
+    )
 
 
 @pytest.mark.parametrize(("chars", "timeout_s"), [(0, 120), (1, 120), (2, 121), (724, 482), (100_000, 50_120)])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from voxspool import clips, errors
-from voxspool.protocol import VERSION, keys
+from voxspool.protocol import VERSION, jobs, keys
 from voxspool.protocol.jobs import (
     DEFAULT_KEEP_S,
     ENGINES,
@@ -86,6 +86,9 @@ def test_the_limits_are_stated() -> None:
     assert f"0 to {MAX_SEED};" in row(text, "seed")[2]
     assert f"{MIN_SPEED} to {MAX_SPEED}" in row(text, "speed")[2]
     assert f"1 to {MAX_KEEP_S} " in row(text, "keep_s")[2]
+    assert f"{jobs.MIN_LIVE_S} to {jobs.MAX_LIVE_S}:" in row(text, "live_s")[2]
+    assert f"{jobs.MIN_WINDOW_S} to {jobs.MAX_WINDOW_S}:" in row(text, "window_s")[2]
+    assert f"{jobs.AUDIO_BASE_S} s + {jobs.AUDIO_PER_CHAR_S:g} s for each character" in text
     assert all(f"`{engine}`" in row(text, "engine")[2] for engine in ENGINES)
     assert all(f"`{priority}`" in row(text, "priority")[2] for priority in PRIORITIES)
     assert row(text, "version")[2] == str(VERSION)
@@ -100,6 +103,7 @@ def test_every_key_is_named() -> None:
     functions = {
         keys.audio: "<job>",
         keys.control: "<job>",
+        keys.acknowledged: "<job>",
         keys.worker: "<name>",
         keys.clips: "<name>",
         keys.conditioning: "<key>",
@@ -107,9 +111,14 @@ def test_every_key_is_named() -> None:
     }
     public = {value for name, value in vars(keys).items() if callable(value) and not name.startswith("_")}
     assert public == set(functions), "a new key belongs in docs/protocol.md"
-    for name in (*(key(argument) for key, argument in functions.items()), keys.WORKERS, keys.VOICES):
+    for name in (*(key(argument) for key, argument in functions.items()), keys.WORKERS, keys.VOICES, keys.PAUSED):
         assert f"\n| `{name}` |" in text
-    for ttl_s in (keys.WORKER_TTL_S, keys.CONDITIONING_TTL_S, keys.CONDITIONING_LOCK_TTL_S):
+    for ttl_s in (
+        keys.WORKER_TTL_S,
+        keys.CONDITIONING_TTL_S,
+        keys.CONDITIONING_LOCK_TTL_S,
+        keys.ACKNOWLEDGED_TTL_S,
+    ):
         assert f"| {ttl_s} s " in text
 
 
@@ -150,7 +159,7 @@ def test_the_codes_of_a_refusal_are_named() -> None:
         errors.UnknownLanguageError,
     )
     assert all(f"`{error.code}`" in section("Entries") for error in refusals)
-    assert all(f"`{code}`" in section("Entries") for code in ("timeout", "engine", "internal"))
+    assert all(f"`{code}`" in section("Entries") for code in ("timeout", "too-long", "poison", "engine", "internal"))
 
 
 def test_links_lead_somewhere() -> None:

@@ -5,6 +5,7 @@ Reads Redis alone, by the stream's documented rules and RQ's own keys; knows no 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,7 +55,7 @@ def judge_stream(db: redis.Redis, job: str, expected: Expected) -> None:
     stored: Any = db.xrange(keys.audio(job))
     entries = [(EntryId.parse(raw.decode()), decode(fields)) for raw, fields in stored]
     assert entries, f"job {job} has no stream"
-    for (before, _), (after, entry) in zip(entries, entries[1:], strict=False):
+    for (before, _), (after, entry) in itertools.pairwise(entries):
         assert after in {(before.attempt, before.seq + 1), (after.attempt, 1)}, f"job {job}: {after} follows {before}"
         assert after.attempt >= before.attempt
         assert after.seq != 1 or isinstance(entry, (Begin, *TERMINAL)), f"job {job}: {after} is a {entry.type}"

@@ -21,7 +21,7 @@ from voxspool import SpeechFailedError, connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
 from voxspool.protocol.stream import Begin
-from voxspool_worker.ledger import Ledger
+from voxspool_worker.ledger import Ledger, Why
 from voxspool_worker.publisher import Publisher, Scripts
 from voxspool_worker.recovery import AT_ONCE, PATIENCE_S, Recovery
 
@@ -85,7 +85,7 @@ def begun(db: redis.Redis, queue: str, *, engine: str = "tone", sample_rate: int
     claim = ledger.claim([queue], "first")
     assert claim is not None
     Publisher(Scripts(db), claim.run, keep_s=60).begin(Begin(0, sample_rate, engine, "m", "v", "en", 0), {})
-    assert ledger.requeue(claim.run, expired_only=False) == "requeued"
+    assert ledger.requeue(claim.run, Why.RETURNED) == "requeued"
 
 
 class Clock:
@@ -270,7 +270,7 @@ def test_a_job_is_not_taken_out_of_a_queue_if_it_cannot_be_put_into_the_other(db
     claim = Ledger(lambda **_: db, "w").claim([XTTS], "first")
     assert claim is not None
     with pytest.raises(ResponseError):
-        Ledger(lambda **_: db, "w").requeue(claim.run, expired_only=False, to=AUTO)
+        Ledger(lambda **_: db, "w").requeue(claim.run, Why.RETURNED, to=AUTO)
     assert db.zscore(claim.run.lease_key, claim.run.composite), "its lease will bring it back"
 
 

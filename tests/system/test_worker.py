@@ -23,7 +23,7 @@ from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool.protocol.stream import Audio, Begin, Cancelled, Mark
 from voxspool_worker import lua
-from voxspool_worker.ledger import Ledger
+from voxspool_worker.ledger import Ledger, Why
 from voxspool_worker.publisher import HeldError, Publisher, Scripts
 from voxspool_worker.token import EndedEarlyError
 
@@ -208,7 +208,8 @@ def test_a_job_claimed_by_a_worker_that_died_before_it_began_is_brought_back(
     speech = client.enqueue(SENTENCE)
     queue = "voxspool-auto-interactive"
     claimed = lua.load(db, "dequeue")(
-        keys=["rq:suspended", f"rq:queue:{queue}"], args=["run-of-the-dead", "dead", 1, "2026-01-01T00:00:00Z", queue]
+        keys=["rq:suspended", keys.PAUSED, f"rq:queue:{queue}"],
+        args=["run-of-the-dead", "dead", 1, "2026-01-01T00:00:00Z", queue],
     )
     assert claimed[2] == speech.id.encode()
     assert speech.status().state == "queued", "claimed, and not begun"
@@ -327,7 +328,7 @@ def test_a_worker_that_froze_before_it_began_neither_takes_the_job_back_nor_lose
     ledger = Ledger(lambda **_: db, "frozen")
     claim = ledger.claim([queue], "frozen-run")
     assert claim is not None
-    assert ledger.requeue(claim.run, expired_only=False) == "requeued"
+    assert ledger.requeue(claim.run, Why.RETURNED) == "requeued"
     late = Publisher(Scripts(db), claim.run, keep_s=60)
     with pytest.raises(EndedEarlyError, match="lease lost"):
         late.begin(Begin(0, 24_000, "tone", "m", "sine", "en", 0), {})

@@ -6,6 +6,7 @@ hold that against RQ. Knows no threads, and not what a job says.
 
 from __future__ import annotations
 
+import enum
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now, utcformat
+from rq.worker import BaseWorker
 from rq.worker_registration import clean_worker_registry
 
 from voxspool.protocol import keys
@@ -26,7 +28,7 @@ from voxspool_worker.publisher import LEASE_S
 from voxspool_worker.runs import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis import Redis
 
@@ -36,8 +38,27 @@ DEPENDENTS: Final = "dependents"
 """Jobs wait for this one, and only RQ's own code knows what to do with them."""
 
 
+class Why(enum.Enum):
+    """Why a started job goes back to its queue."""
+
+    EXPIRED = "expired"
+    """Its lease ran out: its worker died, or froze. Counted as a death."""
+    BROKEN = "broken"
+    """Its worker ends, because its engine did. Counted as a death."""
+    RETURNED = "returned"
+    """Nobody died."""
+
+
 class SuspendedError(Exception):
     """Somebody suspended RQ's workers: there are jobs, and none may be taken."""
+
+
+class PausedError(Exception):
+    """There are jobs, and they lie in queues that somebody paused."""
+
+    def __init__(self, queues: frozenset[str]) -> None:
+        super().__init__(",".join(sorted(queues)))
+        self.queues = queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +81,28 @@ class Ledger:
         self._requeue = lua.load(self._redis, "requeue")
         self._forget = lua.load(self._redis, "forget")
         self._move = lua.load(self._redis, "move")
+        self._card = lua.load(self._redis, "card")
 
     def claim(self, queues: Sequence[str], run: str) -> Claim | None:
         """Take the first job of the first queue that has one, for a run of this name; None where there is none.
 
-        Raises SuspendedError.
+        Raises SuspendedError, and PausedError where there are some in paused queues alone.
         """
         reply: Any = self._dequeue(
-            keys=[WORKERS_SUSPENDED, *map(_queue_key, queues)],
+            keys=[WORKERS_SUSPENDED, keys.PAUSED, *map(_queue_key, queues)],
             args=[run, self._worker, LEASE_S, utcformat(now()), *queues],
         )
         if reply == b"suspended":
             raise SuspendedError
         if not reply:
             return None
-        _, which, job, fields = reply
+        if reply[0] == b"paused":
+            raise PausedError(frozenset(queues[which] for which in reply[1:]))
+        _, which, job, flat = reply
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
         # Anybody may push an id: whatever bytes it has, they go back as they came.
         name = job.decode(errors="surrogateescape")
-        return Claim(Run(queues[which], name, run), dict(zip(fields[::2], fields[1::2], strict=True)))
+        return Claim(Run(queues[which], name, run, _count(fields.get(b"deaths"))), fields)
 
     def beat(self, run: Run) -> str:
         """Renew a lease; give `ok`, LOST, or `cancelled by <who>`."""
@@ -86,6 +111,19 @@ class Ledger:
             args=[run.composite, run.id, LEASE_S],
         )
         return said.decode(errors="replace")
+
+    def say_alive(self, card: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Renew the worker's card, and RQ's record of it."""
+        offered, recorded = _flat(card), _flat(record)
+        rq_key = BaseWorker.redis_worker_namespace_prefix + self._worker
+        self._card(
+            keys=[
+                keys.worker(self._worker), keys.WORKERS, rq_key, BaseWorker.redis_workers_keys, _runs_key(self._worker),
+            ],
+            args=[
+                self._worker, keys.WORKER_TTL_S, keys.WORKER_TTL_S + LEASE_S, len(offered), *offered, *recorded,
+            ],
+        )  # fmt: skip
 
     def finish(self, run: Run, job: Job, status: JobStatus, outcome: object) -> str:
         """Record the end of a run; `outcome` is the return value, or the sentence of a failure.
@@ -117,22 +155,22 @@ class Ledger:
             ],
             args=[
                 run.composite, run.job, run.id, status.value, utcformat(ended_at), keep_s, until_s,
-                *(item for pair in result.serialize().items() for item in pair),
+                *_flat(result.serialize()),
             ],
         )  # fmt: skip
         return said.decode()
 
-    def requeue(self, run: Run, *, expired_only: bool, to: str | None = None) -> str:
+    def requeue(self, run: Run, why: Why, *, to: str | None = None) -> str:
         """Put a started job back at the front of its queue, or of another that it goes `to`, without a retry.
 
-        Gives `requeued`, `alive` (its lease has not run out), `gone` (somebody else did it) or `over`.
+        Gives `requeued`, `alive` (EXPIRED, and its lease has not run out), `gone` (somebody else did it) or `over`.
         """
         said: bytes = self._requeue(
             keys=[
                 run.lease_key, _queue_key(to or run.queue), _job_key(run.job), *run.record_keys,
                 keys.control(run.job), Queue.redis_queues_keys,
             ],
-            args=[run.composite, run.job, run.id, int(expired_only), to or run.queue],
+            args=[run.composite, run.job, run.id, to or run.queue, why.value],
         )  # fmt: skip
         return said.decode()
 
@@ -203,6 +241,16 @@ class Ledger:
         found: list[Any] = self._redis.zrangebyscore(Run(queue, "", "").lease_key, "-inf", now_s)
         names = [entry.decode(errors="surrogateescape").rpartition(":") for entry in found]
         return [Run(queue, job, run) for job, _, run in names]
+
+
+def _flat(fields: Mapping[str, Any]) -> list[Any]:
+    """Give a mapping as Redis takes it: field, value, field, value."""
+    return [item for pair in fields.items() for item in pair]
+
+
+def _count(value: bytes | None) -> int:
+    """Read a count of a job's hash, which anybody may have written; 0 where it is none."""
+    return int(value) if value and value.isdigit() else 0
 
 
 def _queue_key(queue: str) -> str:

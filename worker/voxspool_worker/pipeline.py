@@ -11,7 +11,7 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import numpy as np
 from redis.exceptions import RedisError
@@ -21,13 +21,14 @@ from voxspool.errors import InvalidJobError, UnknownEngineError, VoxspoolError
 from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, engine_of
 from voxspool.protocol.stream import STATES, Audio, Begin, Cancelled, End, Failed, Mark
 from voxspool_worker import text, voices
+from voxspool_worker.attention import Attention
 from voxspool_worker.engines.base import Chunk, Prepared, Segment, SegmentError, Spoken
 from voxspool_worker.publisher import ClosedError, ElsewhereError, HeldError, LostWritesError, Publisher, Scripts
 from voxspool_worker.scheduler import EngineLostError, Work
 from voxspool_worker.token import EndedEarlyError, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
     from redis import Redis
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_DEATHS: Final = 2
+"""A job that so many workers died of, in one segment, is set aside: one death may be chance, and each costs a model's
+load and its neighbours' wait."""
 MAX_ENTRY_S: Final = 1.0
 """Longest audio in one entry, in seconds: 48 KB at 24 kHz. A reader that stops has at most this much too much."""
 LOOK_S: Final = 1.0
@@ -83,6 +87,8 @@ class _Speaking:
     worker: str
     token: Token
     publisher: Publisher
+    attention: Attention
+    on_segment: Callable[[], None]
     started: float = field(default_factory=time.monotonic)
     prepared: Prepared | None = None
     """None where nothing was left to say."""
@@ -117,16 +123,21 @@ class Pipeline:
         self._observer = observer
         self._scripts = Scripts(redis)
 
-    def speak(self, spec: JobSpec, run: Run, worker: str, token: Token) -> dict[str, Any]:
+    def speak(
+        self, spec: JobSpec, run: Run, worker: str, token: Token, on_segment: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """Speak a job to its end, from wherever an earlier run left it; give a summary.
+
+        `on_segment` is told of each segment that is complete. A job that MAX_DEATHS workers died of is not spoken.
 
         Raises HeldError where another run holds the job, ElsewhereError where it is another engine's,
         EndedEarlyError where it was cancelled, handed back or fenced off, SpeechGivenUpError where it failed, and
         whatever Redis raises when it is not there: then nothing is decided and the job is brought back later.
         """
-        publisher = Publisher(self._scripts, run, spec.keep_s)
+        attention = Attention(self._scripts.redis, spec)
+        publisher = Publisher(self._scripts, run, spec.keep_s, lambda wait_s: _stand_still(wait_s, token, attention))
         try:
-            return self._speak(_Speaking(spec, run, worker, token, publisher))
+            return self._speak(_Speaking(spec, run, worker, token, publisher, attention, on_segment))
         except ClosedError as closed:
             return _as_it_ended(spec.id, str(closed))
         except EndedEarlyError as ended:
@@ -143,7 +154,7 @@ class Pipeline:
         """Close the stream of a job that cannot even be read, so that whoever follows it learns why."""
         publisher = Publisher(self._scripts, run, DEFAULT_KEEP_S)
         begin = self._begin_entry("", "", 0)
-        facts = self._facts(worker, begin, 0)
+        facts = self._facts(worker, begin)
         try:
             try:
                 publisher.begin(begin, facts)
@@ -158,6 +169,8 @@ class Pipeline:
         spec, problem = at.spec, None
         segments: list[Segment] = []
         voice, language = spec.voice or "", spec.language or ""
+        if at.run.deaths >= MAX_DEATHS:
+            self._set_aside(at, self._begin_entry(voice, language, spec.seed))
         try:
             segments = self.plan(spec, at.run.id)
             if segments:
@@ -166,9 +179,10 @@ class Pipeline:
             problem = error
             self._pass_on(at, error)
         begin = self._begin_entry(voice, language, spec.seed)
-        resume = self._begin(at, begin, len(segments))
+        resume = self._begin(at, begin, self._facts(at.worker, begin) | _said_of(spec, len(segments)))
         if problem:
             raise problem
+        at.attention.look()
         log.info("job.begin job=%s attempt=%d segments=%d voice=%s", spec.id, resume.attempt, len(segments), voice)
         at.first_pos = resume.pos
         if left := segments[resume.segment :]:
@@ -176,13 +190,22 @@ class Pipeline:
             self._say(at, left)
         return self._end(at, len(segments))
 
-    def _begin(self, at: _Speaking, begin: Begin, segments: int) -> Resume:
+    def _set_aside(self, at: _Speaking, begin: Begin) -> NoReturn:
+        """End a job that workers die of, before it meets the engine: not even its text is looked at."""
+        resume = self._begin(at, begin, self._facts(at.worker, begin))
+        raise SpeechGivenUpError(
+            "poison",
+            f"{at.run.deaths} workers in a row died in segment {resume.segment} of this speech, so it is set aside; "
+            "see their logs, change the passage or the voice, and enqueue it under a new id",
+        )
+
+    def _begin(self, at: _Speaking, begin: Begin, facts: dict[str, str | int]) -> Resume:
         """Claim the stream, if this engine may go on with it.
 
         Raises ElsewhereError where it began with another engine. Where it began with ours at another rate, no queue
         would tell the worker that could go on from those that cannot: the stream is closed with SpeechGivenUpError.
         """
-        facts, rate = self._facts(at.worker, begin, segments), self._engine.sample_rate
+        rate = self._engine.sample_rate
         try:
             return at.publisher.begin(begin, facts)
         except ElsewhereError as elsewhere:
@@ -230,34 +253,45 @@ class Pipeline:
     def _say(self, at: _Speaking, segments: list[Segment]) -> None:
         """Publish the audio of these segments in the order of the text, with a mark behind each."""
         at.work_before = self._scheduler.work
-        lane = self._scheduler.submit(at.run.id, at.spec.priority, segments)
+        window_s = at.spec.window_s
+        window_samples = None if window_s is None else window_s * self._engine.sample_rate
+        lane = self._scheduler.submit(at.run.id, at.spec.priority, segments, window_samples)
         at.token.on_end(lane.wake)
         try:
-            chunks = in_order(_heard(lane, at.token), [segment.index for segment in segments])
+            chunks = in_order(_heard(lane, at), [segment.index for segment in segments])
             for segment in segments:
-                self._say_one(at, segment, chunks)
+                lane.silent_samples += self._say_one(at, segment, chunks)
         finally:
             at.token.on_end(lambda: None)
             self._scheduler.drop(at.run.id)
 
-    def _say_one(self, at: _Speaking, segment: Segment, chunks: Iterator[Chunk]) -> None:
-        """Publish one segment: its audio, the pause after it, its mark."""
+    def _say_one(self, at: _Speaking, segment: Segment, chunks: Iterator[Chunk]) -> int:
+        """Publish one segment: its audio, the pause after it, its mark. Give the pause, in samples."""
         start, last = at.publisher.pos, False
         spoken: Spoken | None = None
         while not last:
             chunk = next(chunks)
             self._publish_audio(at, chunk.pcm)
             spoken, last = chunk.spoken, chunk.last
-        self._publish_audio(at, np.zeros(round(segment.pause_s * self._engine.sample_rate), np.int16))
+        pause = np.zeros(round(segment.pause_s * self._engine.sample_rate), np.int16)
+        self._publish_audio(at, pause)
         mark = mark_of(segment, start, at.publisher.pos, spoken or Spoken(segment.seed))
         at.publisher.publish(mark)
         at.count(mark)
+        at.on_segment()
         self._observer.segment_done(mark)
+        return len(pause)
 
     def _publish_audio(self, at: _Speaking, pcm: npt.NDArray[np.int16]) -> None:
         """Publish samples, shape (n,), in entries of at most MAX_ENTRY_S."""
         rate = self._engine.sample_rate
         most = round(MAX_ENTRY_S * rate)
+        if at.publisher.pos + len(pcm) > at.spec.max_audio_s * rate:
+            raise SpeechGivenUpError(
+                "too-long",
+                f"the speech is longer than {at.spec.max_audio_s} s, the limit for {len(at.spec.text)} characters; "
+                "the engine babbles, or the text should be split",
+            )
         for first in range(0, len(pcm), most):
             part = pcm[first : first + most]
             at.publisher.publish(Audio(at.publisher.pos, part.astype("<i2", copy=False).tobytes()))
@@ -300,13 +334,23 @@ class Pipeline:
         engine = self._engine
         return Begin(0, engine.sample_rate, engine.name, engine.model, voice, language, seed)
 
-    def _facts(self, worker: str, begin: Begin, segments: int) -> dict[str, str | int]:
-        """Say what `status` shows of a running job."""
-        return {
-            "worker": worker,
-            "voice": begin.voice,
-            "segments": segments,
-        }
+    @staticmethod
+    def _facts(worker: str, begin: Begin) -> dict[str, str | int]:
+        """Say who speaks, for `status`."""
+        return {"worker": worker, "voice": begin.voice}
+
+
+def _said_of(spec: JobSpec, segments: int) -> dict[str, str | int]:
+    """Say of a job what `status` shows, and what tells its readers to acknowledge."""
+    asked = {"live_s": spec.live_s, "window_s": spec.window_s}
+    said: dict[str, str | int] = {"segments": segments}
+    return said | {name: value for name, value in asked.items() if value is not None}
+
+
+def _stand_still(wait_s: float, token: Token, attention: Attention) -> None:
+    """Wait for Redis to have room, without using up the job's time. Raises EndedEarlyError."""
+    token.stand_still(wait_s)
+    attention.look()
 
 
 def _as_begun(begin: Begin, elsewhere: ElsewhereError) -> Begin:
@@ -349,11 +393,13 @@ def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
         publisher.publish(Failed(publisher.pos, "timeout", sentence, retryable=True))
 
 
-def _heard(lane: Lane, token: Token) -> Iterator[Chunk]:
-    """Give chunks as the engine makes them; end as the token or the engine says."""
+def _heard(lane: Lane, at: _Speaking) -> Iterator[Chunk]:
+    """Give chunks as the engine makes them; end as the token, the readers or the engine say."""
     while True:
-        heard = lane.get(min(LOOK_S, token.remaining_s))
-        token.check()
+        heard = lane.get(min(LOOK_S, at.token.remaining_s))
+        at.token.check()
+        at.attention.look()
+        lane.read_samples = max(0, at.attention.pos - at.first_pos)
         if isinstance(heard, Exception):
             raise heard
         if heard is not None:

@@ -6,24 +6,36 @@ retry at will: an entry has its own id, and Redis says "already there" to one th
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import ResponseError
 
 from voxspool.protocol import keys
+from voxspool.protocol.jobs import MAX_KEEP_S
 from voxspool.protocol.stream import SAMPLE_BYTES, STATES, Audio, Mark, encode_data
 from voxspool_worker import lua
 from voxspool_worker.token import EndedEarlyError, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from redis import Redis
+    from redis.commands.core import Script
 
     from voxspool.protocol.stream import Begin, Entry
     from voxspool_worker.runs import Run
 
+log = logging.getLogger(__name__)
+
 LEASE_S: Final = 9
 """How long a run holds its job and its stream without a beat; three beats of 3 s."""
+FULL: Final = "OOM command not allowed"
+"""What Redis says at its memory's limit; through a script it is in the middle of the message."""
+FULL_WAIT_S: Final = (0.1, 2.0)
+"""How long to wait before trying again at that limit: at first, and at most, in seconds."""
 
 
 class ClosedError(Exception):
@@ -71,8 +83,10 @@ class Scripts:
 class Publisher:
     """Publishes one run of one job."""
 
-    def __init__(self, scripts: Scripts, run: Run, keep_s: int) -> None:
+    def __init__(self, scripts: Scripts, run: Run, keep_s: int, wait: Callable[[float], None] = time.sleep) -> None:
+        """Prepare. `wait` spends seconds in which Redis has no memory; what it raises ends the wait."""
         self._scripts = scripts
+        self._wait = wait
         self._keys = [keys.audio(run.job), keys.control(run.job)]
         self._run = run
         self._keep_s = keep_s
@@ -89,11 +103,12 @@ class Publisher:
         engine or sample rate: a stream has one.
         """
         flat = [item for pair in facts.items() for item in pair]
-        reply = self._scripts.begin(
-            keys=[*self._keys, self._run.lease_key],
-            args=[
+        reply = self._patiently(
+            self._scripts.begin,
+            [*self._keys, self._run.lease_key],
+            [
                 self._run.id, LEASE_S * 1000, encode_data(entry), self._run.composite,
-                entry.engine, entry.sample_rate, *flat,
+                entry.engine, entry.sample_rate, MAX_KEEP_S, *flat,
             ],
         )  # fmt: skip
         said = _text(reply[0])
@@ -118,9 +133,10 @@ class Publisher:
         segments = entry.segment + 1 if isinstance(entry, Mark) else ""
         state = STATES.get(entry.type, "")
         said = _text(
-            self._scripts.publish(
-                keys=self._keys,
-                args=[
+            self._patiently(
+                self._scripts.publish,
+                self._keys,
+                [
                     self._attempt, self._seq + 1, entry.type, entry.pos, encode_data(entry),
                     after, segments, state, self._keep_s,
                 ],
@@ -134,6 +150,24 @@ class Publisher:
             raise EndedEarlyError(Reason.CANCELLED, by=said.removeprefix("cancelled by "))
         self._seq += 1
         self.pos = after
+
+    def _patiently(self, script: Script, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401 - a script's reply
+        """Run a script; where Redis is at its memory's limit, wait until there is room: that fails no job."""
+        waited_s, wait_s = 0.0, FULL_WAIT_S[0]
+        while True:
+            try:
+                reply = script(keys=keys, args=args)
+            except ResponseError as error:
+                if FULL not in str(error):
+                    raise
+                if not waited_s:
+                    log.warning("redis.full job=%s at=%d error=%s", self._run.job, self.pos, error)
+                self._wait(wait_s)
+                waited_s, wait_s = waited_s + wait_s, min(2 * wait_s, FULL_WAIT_S[1])
+            else:
+                if waited_s:
+                    log.info("redis.has_room job=%s waited_s=%.1f", self._run.job, waited_s)
+                return reply
 
     def cancelled_by(self) -> str:
         """Say who asked to stop the job; empty where nobody did through the stream."""

@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 from voxspool import cards
 from voxspool.errors import InvalidJobError
 from voxspool.protocol.jobs import AUTO, ENGINES, PRIORITIES, JobSpec, all_queue_names, priority_of, queue_name
+from voxspool_worker.ledger import Why
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,7 @@ class Recovery:
     def _rescue(self, queue: str) -> None:
         """Bring back the jobs of a queue whose lease ran out."""
         for run in self._ledger.expired(queue):
-            if self._ledger.requeue(run, expired_only=True) == "requeued":
+            if self._ledger.requeue(run, Why.EXPIRED) == "requeued":
                 log.warning("job.rescued job=%s queue=%s", run.job, queue)
                 self._on_rescue()
 

@@ -12,6 +12,8 @@ class Run:
     queue: str
     job: str
     id: str
+    deaths: int = 0
+    """How many workers in a row died of it, or beside it, while it stood at the segment where it stands now."""
 
     @property
     def composite(self) -> str:

@@ -7,7 +7,8 @@ Knows segments, rows and turns. It imports no tensors and no Redis, so fairness 
 
 Round-robin over jobs: the job with the fewest rows comes first, then the one that waited longest. Interactive jobs come
 before batch jobs, and some rows are kept free for them, so that a book never fills the engine. A job whose own thread
-does not keep up (a slow Redis) gets no further row until it does. Interactive work that never ends starves batch work:
+does not keep up (a slow Redis), or whose reader does not (where the job has a window), gets no further row until it
+does. Interactive work that never ends starves batch work:
 that is what the word means.
 """
 
@@ -48,11 +49,20 @@ Heard: TypeAlias = Chunk | Exception | None
 class Lane:
     """Where one job's thread waits for what the engine makes for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, window_samples: int | None = None) -> None:
         self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._made_samples = 0
+        self.window_samples = window_samples
+        """How far the job may be ahead of its reader; None: any distance."""
+        self.silent_samples = 0
+        """Pauses that the job added to what the engine made. Its own thread says so, and the following too."""
+        self.read_samples = 0
+        """How much of it its reader has read."""
 
     def put(self, heard: Heard) -> None:
-        """Say something to the job. From any thread."""
+        """Say something to the job. From any thread; a chunk from the engine's alone."""
+        if isinstance(heard, Chunk):
+            self._made_samples += len(heard.pcm)
         self._heard.put(heard)
 
     def wake(self) -> None:
@@ -68,8 +78,14 @@ class Lane:
 
     @property
     def full(self) -> bool:
-        """Whether the job is behind."""
+        """Whether the job's thread is behind."""
         return self._heard.qsize() >= BACKLOG_CHUNKS
+
+    @property
+    def far_ahead(self) -> bool:
+        """Whether the job is further ahead of its reader than it wants to be."""
+        ahead_samples = self._made_samples + self.silent_samples - self.read_samples
+        return self.window_samples is not None and ahead_samples > self.window_samples
 
 
 @dataclass(slots=True)
@@ -86,8 +102,13 @@ class _Job:
 
     @property
     def ready(self) -> bool:
-        """Whether it could use a row now."""
-        return bool(self.waiting) and not self.lane.full
+        """Whether it could use a row now.
+
+        With a window it has one row at a time: how long a segment is, is known when it ends.
+        """
+        if not self.waiting or self.lane.full or self.lane.far_ahead:
+            return False
+        return self.lane.window_samples is None or not self.running
 
     @property
     def rank(self) -> tuple[bool, int, int]:
@@ -157,15 +178,19 @@ class Scheduler:
         self._stopped = False
         self.work = Work()
         """Replaced as a whole, by the engine's thread: any other may read it."""
+        self.step_began: float | None = None
+        """When the step began that the engine is in, by `time.monotonic`; None between steps. For any thread."""
 
     @property
     def rows_in_use(self) -> int:
         """How many rows are taken now."""
         return self._engine.rows - self._engine.free
 
-    def submit(self, job: str, priority: Priority, segments: Iterable[Segment]) -> Lane:
+    def submit(
+        self, job: str, priority: Priority, segments: Iterable[Segment], window_samples: int | None = None
+    ) -> Lane:
         """Take a job's segments in; give the lane that its chunks will come by."""
-        lane = Lane()
+        lane = Lane(window_samples)
         with self._changed:
             self._turns.add(job, priority, segments, lane)
             self._changed.notify()
@@ -201,11 +226,15 @@ class Scheduler:
                     self._wait()
         except BaseException as error:
             log.exception("engine.lost engine=%s", self._engine.name)
-            with self._changed:
-                jobs = list(self._turns.jobs.values())
-            for job in jobs:
-                job.lane.put(EngineLostError(str(error)))
+            self.give_up(str(error))
             on_lost()
+
+    def give_up(self, why: str) -> None:
+        """End every job: nothing more comes from this engine. From any thread."""
+        with self._changed:
+            jobs = list(self._turns.jobs.values())
+        for job in jobs:
+            job.lane.put(EngineLostError(why))
 
     def stop(self) -> None:
         """Let `run` return after the step it is in."""
@@ -216,9 +245,11 @@ class Scheduler:
     def _step(self) -> list[Chunk]:
         """Move the engine once, and count the work."""
         rows, began = self.rows_in_use, time.perf_counter()
+        self.step_began = time.monotonic()
         try:
             return self._engine.step()
         finally:
+            self.step_began = None
             steps, row_steps, busy_s = self.work
             self.work = Work(steps + 1, row_steps + rows, busy_s + time.perf_counter() - began)
 
@@ -256,7 +287,7 @@ class Scheduler:
             state.lane.put(error)
 
     def _wait(self) -> None:
-        """Sleep until somebody submits, drops or stops; look again at lanes that were full."""
+        """Sleep until somebody submits, drops or stops; look again at lanes that were full or far ahead."""
         with self._changed:
             if not (self._stopped or self._dropped or any(job.ready for job in self._turns.jobs.values())):
                 self._changed.wait(0.05 if self._turns.jobs else None)

@@ -39,6 +39,7 @@ class Token:
         self._clock = clock
         self._deadline = clock() + limit_s
         self._lock = threading.Lock()
+        self._asked = threading.Event()
         self._ended: EndedEarlyError | None = None
         self._wake: Callable[[], None] = lambda: None
 
@@ -52,6 +53,7 @@ class Token:
         with self._lock:
             self._ended = self._ended or EndedEarlyError(reason, by)
             wake = self._wake
+        self._asked.set()
         wake()
 
     def on_end(self, wake: Callable[[], None]) -> None:
@@ -61,6 +63,12 @@ class Token:
             ended = self._ended is not None
         if ended:
             wake()
+
+    def stand_still(self, wait_s: float) -> None:
+        """Wait while nothing can be done for the job; that does not use up its time. Raises EndedEarlyError."""
+        self._asked.wait(wait_s)
+        self._deadline += wait_s
+        self.check()
 
     def check(self) -> None:
         """Raise EndedEarlyError if the job was asked to end, or its time is up."""

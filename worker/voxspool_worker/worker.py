@@ -42,7 +42,7 @@ from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
 from voxspool_worker import tasks
-from voxspool_worker.ledger import DEPENDENTS, LOST, Claim, Ledger, SuspendedError
+from voxspool_worker.ledger import DEPENDENTS, LOST, Claim, Ledger, PausedError, SuspendedError, Why
 from voxspool_worker.metrics import Gauges, Metrics
 from voxspool_worker.pipeline import Pipeline, SpeechGivenUpError
 from voxspool_worker.publisher import LEASE_S, ElsewhereError, HeldError, LostWritesError
@@ -68,6 +68,9 @@ BEAT_S: Final = 3.0
 """How often leases are renewed, in seconds: a third of LEASE_S."""
 LOOK_S: Final = 2.0
 """How often a worker looks for the jobs of dead ones, in seconds."""
+PATIENCE_S: Final = 2 * BEAT_S
+"""How long a worker rescues nobody after a time without Redis, in seconds: the others' next beat is due within one, and
+redis-py waits up to 2 s before it tries again."""
 TRIM_S: Final = 60.0
 """How often what has expired is taken out of RQ's registries, in seconds."""
 MAX_LIMIT_S: Final = 7 * 24 * 3600
@@ -144,8 +147,7 @@ class SpeechWorker(BaseWorker):
         self.metrics = Metrics()
         self._pipeline = Pipeline(engine, self._scheduler, connect(), self.metrics)
         self._ledger = Ledger(connect, self.name)
-        self._card = connect()
-        self._recovery = Recovery(self._ledger, self._card, self.metrics.job_rescued)
+        self._recovery = Recovery(self._ledger, connect(), self.metrics.job_rescued)
         self._fallback_from = fallback_from
         self._jobs = jobs
         self._claimed: Run | None = None
@@ -156,6 +158,11 @@ class SpeechWorker(BaseWorker):
         self._rung = threading.Event()
         self._idle = threading.Event()
         self._end_awaited = threading.Event()
+        self._paused: frozenset[str] = frozenset()
+        self._trials: set[str] = set()
+        self._adrift: list[Run] = []
+        self._beaten = time.monotonic()
+        self._patient_until = 0.0
         self._burst = False
         self._quit = threading.Event()
         self._force = False
@@ -173,10 +180,11 @@ class SpeechWorker(BaseWorker):
         self.subscribe()
         self.set_state(WorkerStatus.STARTED)
         self._say_alive()
+        self._beaten = time.monotonic()
         self._engine_thread.start()
         threading.Thread(target=self._tick, name="ticker", daemon=True).start()
         for queue in self.queues:
-            threading.Thread(target=self._ring, args=(queue.key,), name=f"bell-{queue.name}", daemon=True).start()
+            threading.Thread(target=self._ring, args=(queue,), name=f"bell-{queue.name}", daemon=True).start()
         log.info(
             "worker.ready name=%s engine=%s device=%s jobs=%d rows=%d queues=%s",
             self.name, self._engine.name, self._engine.device, self._jobs, self._engine.rows,
@@ -247,7 +255,7 @@ class SpeechWorker(BaseWorker):
         self._burst = timeout is None
         while not self._stop_requested:
             self._rung.clear()
-            if not self._take_slot():
+            if not self._on_no_trial() or not self._take_slot():
                 continue
             if taken := self._take():
                 return taken
@@ -260,6 +268,16 @@ class SpeechWorker(BaseWorker):
             self._rung.wait(IDLE_S)
             self._idle.clear()
         return None
+
+    def _on_no_trial(self) -> bool:
+        """Wait a little while a job is on trial; say whether none is.
+
+        A job that a worker died of, or beside, is taken alone: until it has completed a segment, no other is begun. So
+        when a worker dies again, the one that it died of is known, and its neighbours are not set aside with it.
+        """
+        if self._trials:
+            self._rung.wait(IDLE_S)
+        return not self._trials
 
     def _take_slot(self) -> bool:
         """Take a slot; where there is none, wait a little for one and say False."""
@@ -278,10 +296,13 @@ class SpeechWorker(BaseWorker):
     def _take(self) -> tuple[Job, Queue] | None:
         """Claim the next job that can be read; None where there is none, or Redis is away."""
         try:
+            self._paused = frozenset()
             while claim := self._ledger.claim(self.queue_names(), uuid4().hex):
                 if job := self._read(claim):
                     self._claimed = claim.run
                     return job, next(queue for queue in self.queues if queue.name == claim.run.queue)
+        except PausedError as error:
+            self._paused = error.queues
         except SuspendedError:
             self._wait_suspended()
         except redis.exceptions.RedisError as error:
@@ -321,8 +342,8 @@ class SpeechWorker(BaseWorker):
         self._ledger.finish(run, nameless, JobStatus.FAILED, str(error))
         self.metrics.run_over("failed", error.code)
 
-    def _ring(self, queue_key: str) -> None:
-        """Ring when a job lies in a queue.
+    def _ring(self, queue: Queue) -> None:
+        """Ring when a job lies in a queue; one that is paused is looked at by the main thread, once a second.
 
         Moving a list's head onto itself blocks until there is one and changes nothing. So one thread a queue can wait
         for all of them at once, where Redis lets a single command wait for only one without losing jobs in a crash.
@@ -331,8 +352,11 @@ class SpeechWorker(BaseWorker):
         while not self._quit.is_set():
             if not self._idle.wait(IDLE_S):
                 continue
+            if queue.name in self._paused:
+                self._quit.wait(IDLE_S)
+                continue
             try:
-                if client.blmove(queue_key, queue_key, 1, "LEFT", "LEFT"):
+                if client.blmove(queue.key, queue.key, 1, "LEFT", "LEFT"):
                     self._idle.clear()
                     self._rung.set()
             except redis.exceptions.RedisError:
@@ -356,6 +380,9 @@ class SpeechWorker(BaseWorker):
         )
         with self._running_lock:
             self._running[run.id] = _Running(job, run, token, thread)
+        if run.deaths:
+            self._trials.add(run.id)
+            log.warning("job.on_trial job=%s deaths=%d", job.id, run.deaths)
         try:
             thread.start()
         except RuntimeError as error:  # no more threads to be had: the lease brings the job back
@@ -364,7 +391,7 @@ class SpeechWorker(BaseWorker):
 
     def _run(self, job: Job, queue: Queue, run: Run, token: Token, problem: InvalidJobError | None) -> None:
         """Run one job in its thread, or refuse it there."""
-        tasks.speaker.set(lambda spec: self._pipeline.speak(spec, run, self.name, token))
+        tasks.speaker.set(lambda spec: self._pipeline.speak(spec, run, self.name, token, lambda: self._acquit(run)))
         try:
             if problem:
                 self._refuse(job, queue, run, problem)
@@ -372,17 +399,25 @@ class SpeechWorker(BaseWorker):
                 self.perform_job(job, queue, Execution(run.id, job.id, self.connection, self.name))
         except redis.exceptions.RedisError as error:
             self._say_away(error, job.id)
-            self.metrics.run_over("lost")  # its lease runs out, and it is brought back
+            self.metrics.run_over("lost")
+            self._adrift.append(run)
         except Exception:
             log.exception("job.lost job=%s", job.id)
-            self.metrics.run_over("lost")
+            self.metrics.run_over("lost")  # its lease runs out, and it is brought back
         finally:
             self._ended(run)
+
+    def _acquit(self, run: Run) -> None:
+        """Take note that a job completed a segment: if it was on trial, that is over."""
+        if run.id in self._trials:
+            self._trials.discard(run.id)
+            self._rung.set()
 
     def _ended(self, run: Run) -> None:
         """Free a run's slot."""
         with self._running_lock:
             self._running.pop(run.id, None)
+        self._acquit(run)
         self._slots.release()
         if self._burst or self._end_awaited.is_set():
             self._rung.set()
@@ -439,7 +474,7 @@ class SpeechWorker(BaseWorker):
         elif isinstance(error, ElsewhereError):
             self._pass_on(run, error.engine)
         elif isinstance(error, EngineLostError | LostWritesError):
-            self._give_back(run)
+            self._give_back(run, Why.BROKEN if isinstance(error, EngineLostError) else Why.RETURNED)
         elif isinstance(error, SpeechGivenUpError):
             log.error("job.failed job=%s code=%s error=%s", job.id, error.code, error)
             self._fail(job, queue, run, str(error))
@@ -480,15 +515,15 @@ class SpeechWorker(BaseWorker):
                 self.total_working_time += (now() - (job.started_at or now())).total_seconds()
         return said
 
-    def _give_back(self, run: Run) -> None:
+    def _give_back(self, run: Run, why: Why = Why.RETURNED) -> None:
         """Put a running job back at the front of its queue, without a retry."""
-        said = self._ledger.requeue(run, expired_only=False)
+        said = self._ledger.requeue(run, why)
         log.info("job.handed_back job=%s said=%s", run.job, said)
 
     def _pass_on(self, run: Run, engine: str) -> None:
         """Put a job that another engine has to speak at the front of that engine's queue."""
         to = queue_name(engine, priority_of(run.queue))
-        said = self._ledger.requeue(run, expired_only=False, to=to)
+        said = self._ledger.requeue(run, Why.RETURNED, to=to)
         log.info("job.passed_on job=%s to=%s said=%s", run.job, to, said)
 
     # -- stopping a job --------------------------------------------------------------------------------------------
@@ -532,9 +567,10 @@ class SpeechWorker(BaseWorker):
         # Those that do not look are given back over their heads; their writes are fenced off. Asked once: a Redis that
         # is away now finds their leases run out.
         ledger = Ledger(lambda **_: self._connect(retries=0), self.name)
+        why = Why.BROKEN if self._engine_lost else Why.RETURNED
         with contextlib.suppress(redis.exceptions.RedisError):
             for one in self._alive():
-                log.info("job.handed_back job=%s said=%s", one.run.job, ledger.requeue(one.run, expired_only=False))
+                log.info("job.handed_back job=%s said=%s", one.run.job, ledger.requeue(one.run, why))
 
     def _lose_engine(self) -> None:
         """Take note, in the engine thread, that the engine broke: hand everything back and exit."""
@@ -564,8 +600,13 @@ class SpeechWorker(BaseWorker):
             log.exception("ticker.error")
 
     def _look(self) -> None:
-        """Bring back the jobs of dead workers."""
-        self._recovery.look()
+        """Bring back the jobs of dead workers.
+
+        Not at once after a time in which nothing was heard of Redis: the leases of all workers ran out in it, and those
+        that live renew them as soon as they can.
+        """
+        if time.monotonic() >= self._patient_until:
+            self._recovery.look()
 
     def _trim(self) -> None:
         """Keep RQ's registries from growing for ever."""
@@ -573,14 +614,25 @@ class SpeechWorker(BaseWorker):
 
     def _beat_all(self) -> None:
         """Say that we live, and renew every running job's lease; tell those that lost it, or were cancelled."""
+        self._return_adrift()
         for running in self._alive():
             said = self._ledger.beat(running.run)
             if said == LOST:
                 running.token.end(Reason.LEASE_LOST)
             elif said != "ok":
                 running.token.end(Reason.CANCELLED, by=said.removeprefix("cancelled by "))
-        self._say_alive()  # last: at its memory's limit Redis refuses this, and leases matter more
+        self._say_alive()
         self.metrics.redis_here()
+        now_s = time.monotonic()
+        if now_s - self._beaten > 2 * BEAT_S:
+            self._patient_until = now_s + PATIENCE_S
+        self._beaten = now_s
+
+    def _return_adrift(self) -> None:
+        """Put back the jobs whose run ended because Redis was away: nobody died."""
+        while self._adrift:
+            self._give_back(self._adrift[0])
+            self._adrift.pop(0)
 
     def _say_away(self, error: Exception, job: str = "-") -> None:
         """Say that a command found no Redis, or one that refuses; whoever sent it waits or gives up."""
@@ -613,15 +665,7 @@ class SpeechWorker(BaseWorker):
             "first_chunk_s": shown(recent.first_chunk_s),
             "real_time_factor": shown(recent.real_time_factor),
         }
-        with self._card.pipeline(transaction=False) as pipeline:
-            pipeline.hset(self.key, mapping=self.serialize() | self._statistics())
-            pipeline.expire(self.key, keys.WORKER_TTL_S)
-            pipeline.expire(self.executions_key, keys.WORKER_TTL_S + LEASE_S)
-            pipeline.sadd(self.redis_workers_keys, self.key)
-            pipeline.sadd(keys.WORKERS, self.name)
-            pipeline.hset(keys.worker(self.name), mapping=card)
-            pipeline.expire(keys.worker(self.name), keys.WORKER_TTL_S)
-            pipeline.execute()
+        self._ledger.say_alive(card, self.serialize() | self._statistics())
 
     def gauges(self) -> Gauges:
         """Say how this worker is now. From any thread."""

@@ -35,6 +35,19 @@ MAX_SPEED: Final = 2.0
 
 MAX_SEED: Final = 2**32 - 1
 
+AUDIO_BASE_S: Final = 60
+AUDIO_PER_CHAR_S: Final = 2.0
+"""The longest speech of n characters, at speed 1: some thirty times what a sentence takes, since a figure or an
+abbreviation is many words. What is longer is an engine that does not stop."""
+MAX_AUDIO_S: Final = 6 * 3600
+"""The longest speech of all: 1.1 GB of Redis at 24 kHz."""
+
+MIN_LIVE_S: Final = 5
+"""Readers acknowledge once a second, and may lose a connection for a moment."""
+MAX_LIVE_S: Final = 24 * 3600
+MIN_WINDOW_S: Final = 1
+MAX_WINDOW_S: Final = 3600
+
 DEFAULT_KEEP_S: Final = 3600
 MAX_KEEP_S: Final = 30 * 24 * 3600
 
@@ -70,6 +83,10 @@ class JobSpec:
     priority: Priority = "interactive"
     keep_s: int = DEFAULT_KEEP_S
     """How long the stream lives after its terminal entry, in seconds."""
+    live_s: int | None = None
+    """For a listener who is there: the job is cancelled when nobody has read it for so long, in seconds."""
+    window_s: int | None = None
+    """How far the job may be spoken ahead of its reader, in seconds; None: as fast as it can be."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be spoken."""
@@ -96,8 +113,7 @@ class JobSpec:
             raise InvalidJobError(f"seed {_shown(self.seed)} is outside 0 to {MAX_SEED}")
         if self.priority not in PRIORITIES:
             raise InvalidJobError(f"priority {_shown(self.priority)} is neither {' nor '.join(PRIORITIES)}")
-        if not 1 <= self.keep_s <= MAX_KEEP_S:
-            raise InvalidJobError(f"keep_s {_shown(self.keep_s)} is outside 1 to {MAX_KEEP_S} seconds")
+        _check_spans(self)
 
     @property
     def queue(self) -> str:
@@ -109,13 +125,25 @@ class JobSpec:
         """How long a run may take, in seconds: a job is finite, and its length follows from its text."""
         return TIMEOUT_BASE_S + int(TIMEOUT_PER_CHAR_S * len(self.text))
 
+    @property
+    def max_audio_s(self) -> int:
+        """How long its audio may be, in seconds."""
+        return min(MAX_AUDIO_S, AUDIO_BASE_S + int(AUDIO_PER_CHAR_S * len(self.text) / self.speed))
+
     def says_the_same(self, other: JobSpec) -> bool:
-        """Whether both would sound alike: everything but how long the stream is kept and how urgent it is."""
-        return dataclasses.replace(self, keep_s=other.keep_s, priority=other.priority) == other
+        """Whether both would sound alike: everything but how urgent it is, how it is read and how long it is kept."""
+        alike = {name: getattr(other, name) for name in ("keep_s", "priority", "live_s", "window_s")}
+        return dataclasses.replace(self, **alike) == other
 
     def encode(self) -> dict[str, Any]:
-        """Give the JSON object that travels as the job's only argument."""
-        return {"version": VERSION} | dataclasses.asdict(self)
+        """Give the JSON object that travels as the job's only argument.
+
+        What came to the protocol later is left out where it is not asked for: a worker that is older takes the job.
+        """
+        fields = dataclasses.asdict(self)
+        return {"version": VERSION} | {
+            name: value for name, value in fields.items() if value is not None or name not in _LATER
+        }
 
     @classmethod
     def decode(cls, data: object) -> JobSpec:
@@ -172,6 +200,9 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+_LATER: Final = frozenset({"live_s", "window_s"})
+"""Fields that the first workers of this version refuse."""
+
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "text": (str,),
     "id": (str,),
@@ -182,7 +213,24 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "seed": (int,),
     "priority": (str,),
     "keep_s": (int,),
+    "live_s": (int, type(None)),
+    "window_s": (int, type(None)),
 }
+
+
+_SPANS_S: Final = {
+    "keep_s": (1, MAX_KEEP_S),
+    "live_s": (MIN_LIVE_S, MAX_LIVE_S),
+    "window_s": (MIN_WINDOW_S, MAX_WINDOW_S),
+}
+
+
+def _check_spans(spec: JobSpec) -> None:
+    """Refuse a span of time that is too short or too long."""
+    for name, (least, most) in _SPANS_S.items():
+        value = getattr(spec, name)
+        if value is not None and not least <= value <= most:
+            raise InvalidJobError(f"{name} {_shown(value)} is outside {least} to {most} seconds")
 
 
 def _check_types(spec: JobSpec) -> None:

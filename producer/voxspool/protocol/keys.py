@@ -13,6 +13,12 @@ WORKERS = "voxspool:workers"
 WORKER_TTL_S = 9
 """Lifetime of a worker's card. It is renewed every 3 s, so it outlives two lost beats."""
 
+PAUSED = "voxspool:paused"
+"""Set: the names of the queues that somebody paused. Workers take nothing from them. Lives until they are resumed."""
+
+ACKNOWLEDGED_TTL_S = 24 * 3600
+"""Lifetime of what readers acknowledged, after the last time, in seconds: a day."""
+
 VOICES = "voxspool:{voices}"
 """Hash: a cloned voice's name -> its description, `voices.ClonedVoice` as JSON. A voice lives until it is removed."""
 
@@ -31,6 +37,14 @@ def audio(job: str) -> str:
 def control(job: str) -> str:
     """Hash: attempt, seq, state, cancel, progress. Lives as long as `audio`."""
     return f"voxspool:{{{job}}}:ctl"
+
+
+def acknowledged(job: str) -> str:
+    """Hash: `pos`, up to which sample a reader has read; `at`, when it said so, in ms of Redis's clock.
+
+    Only of jobs that ask for it. Lives ACKNOWLEDGED_TTL_S after the last time.
+    """
+    return f"voxspool:{{{job}}}:ack"
 
 
 def worker(name: str) -> str:

@@ -1,5 +1,8 @@
 -- Renews the lease of one running job, by Redis's clock, so that workers' clocks do not matter.
 --
+-- At its memory's limit Redis refuses a script's first write if it may need memory, and none after it. So an EXPIRE comes
+-- first, which needs none: a lease that could not be renewed would look like a dead worker.
+--
 -- KEYS  1 rq:wip:<queue>   2 rq:execution:<job>:<execution>   3 rq:executions:<job>   4 the control hash
 -- ARGV  1 <job>:<execution>   2 <execution>   3 lease in seconds
 -- gives "ok" | "lost" (somebody brought the job back) | "cancelled by <who>"
@@ -8,9 +11,9 @@ if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
 end
 local time = redis.call('TIME')
 local lease = tonumber(ARGV[3])
+redis.call('EXPIRE', KEYS[2], lease + 60)
 redis.call('ZADD', KEYS[1], 'XX', time[1] + lease, ARGV[1])
 redis.call('HSET', KEYS[2], 'last_heartbeat', time[1])
-redis.call('EXPIRE', KEYS[2], lease + 60)
 redis.call('ZADD', KEYS[3], 'XX', time[1] + lease + 60, ARGV[2])
 redis.call('EXPIRE', KEYS[3], lease + 60)
 if redis.call('HGET', KEYS[4], 'holder') == ARGV[2] then

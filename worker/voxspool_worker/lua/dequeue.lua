@@ -1,17 +1,24 @@
--- Pops the first job of the first queue that has one and claims it for a run, in one step: there is no moment in which
--- a job lies in no queue and belongs to nobody. What RQ keeps of a running job is written as RQ writes it.
+-- Pops the first job of the first queue that has one and is not paused, and claims it for a run, in one step: there is no
+-- moment in which a job lies in no queue and belongs to nobody. What RQ keeps of a running job is written as RQ writes it.
 --
--- KEYS  1 rq:suspended   2.. the queues, the first to be emptied first
+-- KEYS  1 rq:suspended   2 voxspool:paused   3.. the queues, the first to be emptied first
 -- ARGV  1 execution   2 worker   3 lease in seconds   4 the time, as RQ writes it   5.. the queues' names, as in KEYS
 -- gives {"job", which queue (from 0), job id, the fields of its hash before the claim} | "suspended" | false
-if redis.call('EXISTS', unpack(KEYS, 2)) == 0 then
+--       | {"paused", which queues (from 0)} (nothing was taken, and there are jobs in queues that are paused)
+if redis.call('EXISTS', unpack(KEYS, 3)) == 0 then
   return false
 end
-if redis.call('EXISTS', KEYS[1]) == 1 then
+local stopped, paused = redis.call('EXISTS', KEYS[1], KEYS[2]) > 0, {'paused'}
+if stopped and redis.call('EXISTS', KEYS[1]) == 1 then
   return 'suspended'
 end
-for i = 2, #KEYS do
-  local id = redis.call('LPOP', KEYS[i])
+for i = 3, #KEYS do
+  local name, id = ARGV[i + 2], false
+  if not stopped or redis.call('SISMEMBER', KEYS[2], name) == 0 then
+    id = redis.call('LPOP', KEYS[i])
+  elseif redis.call('EXISTS', KEYS[i]) == 1 then
+    table.insert(paused, i - 3)
+  end
   while id do
     local job = 'rq:job:' .. id
     local fields = redis.call('HGETALL', job)
@@ -24,14 +31,14 @@ for i = 2, #KEYS do
       redis.call('EXPIRE', execution, lease + 60)
       redis.call('ZADD', executions, now + lease + 60, ARGV[1])
       redis.call('EXPIRE', executions, lease + 60)
-      redis.call('ZADD', 'rq:wip:' .. ARGV[i + 3], now + lease, composite)
+      redis.call('ZADD', 'rq:wip:' .. name, now + lease, composite)
       redis.call('SADD', 'rq:worker:' .. ARGV[2] .. ':executions', composite)
       redis.call('HSET', job, 'status', 'started', 'started_at', ARGV[4], 'last_heartbeat', ARGV[4],
         'worker_name', ARGV[2])
       redis.call('PERSIST', job)
-      return {'job', i - 2, id, fields}
+      return {'job', i - 3, id, fields}
     end
     id = redis.call('LPOP', KEYS[i])
   end
 end
-return false
+return #paused > 1 and paused or false
