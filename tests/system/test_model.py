@@ -41,6 +41,8 @@ from hypothesis.stateful import (
 from oracle import Expected, judge
 from reference import SENTENCE, tone
 from voxspool import Client, DeadlineError, Settings, SpeechCancelledError, SpeechFailedError
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import queue_names
 from world import Member, World
 
 if TYPE_CHECKING:
@@ -51,18 +53,21 @@ if TYPE_CHECKING:
 RUNS: Final = 50
 LANES: Final = 8
 """Runs at once: nearly all of a run is waiting, for leases to run out and for live speech."""
-STEPS: Final = 10
+STEPS: Final = 14
 WORKERS: Final = 3
 """At most, at once."""
 JUDGED_S: Final = 120.0
 """All jobs are over by then: leases of 9 s run out, a few times over, on a machine that does much at once."""
+
+RESCUED_S: Final = 12.0
+"""A dead worker's jobs are spoken again by then: a lease of 9 s, a look each 2 s."""
 
 TEXTS: Final = ("", "Good morning.", SENTENCE, SENTENCE * 3, "The lamp is lit. " * 12)
 
 SPECS: Final = st.fixed_dictionaries(
     {
         "text": st.sampled_from(TEXTS),
-        "voice": st.sampled_from(["sine-live", "sine"]),
+        "voice": st.sampled_from(["sine-live", "sine-live", "sine"]),
         "priority": st.sampled_from(["interactive", "batch"]),
         "engine": st.sampled_from(["auto", "tone"]),
         "seed": st.integers(0, 2),
@@ -164,7 +169,7 @@ class Spooler(RuleBasedStateMachine):
     def begin_with(self, number: int) -> MultipleResults[Member]:
         return multiple(*(self.start() for _ in range(number)))
 
-    @initialize(target=jobs, specs=st.lists(SPECS, min_size=1, max_size=4))
+    @initialize(target=jobs, specs=st.lists(SPECS, min_size=2, max_size=4))
     def lie_there_before(self, specs: list[dict[str, Any]]) -> MultipleResults[Job]:
         return self.enqueue_all(specs)
 
@@ -206,6 +211,14 @@ class Spooler(RuleBasedStateMachine):
         self.say(f"kill -9 {worker}")
         self.world.kill(worker)
 
+    @rule(job=jobs, after=MOMENTS)
+    def kill_its_worker(self, job: Job, after: float) -> None:
+        """Kill whoever speaks a job, once somebody does: twice in a segment, and it is poison."""
+        self.let_pass(after)
+        if worker := self.worker_of(job):
+            self.say(f"kill -9 {worker}, who speaks {job}")
+            self.world.kill(worker)
+
     @rule(worker=workers, after=MOMENTS)
     def terminate(self, worker: Member, after: float) -> None:
         self.let_pass(after)
@@ -237,6 +250,15 @@ class Spooler(RuleBasedStateMachine):
         self.world.restart_redis()
         self.say("Redis restarted")
 
+    @rule(queue=st.sampled_from(queue_names("tone")), after=MOMENTS)
+    def pause_or_resume(self, queue: str, after: float) -> None:
+        self.let_pass(after)
+        if paused := not self.world.db.sismember(keys.PAUSED, queue):
+            self.world.db.sadd(keys.PAUSED, queue)
+        else:
+            self.world.db.srem(keys.PAUSED, queue)
+        self.say(f"{queue} " + ("paused" if paused else "resumed"))
+
     @invariant()
     def listeners_hear_what_they_should(self) -> None:
         for listener in self.listening.values():
@@ -263,7 +285,7 @@ class Spooler(RuleBasedStateMachine):
         """Let everything go its way; each job must come to what it may."""
         if all(member.left for member in self.world.members):
             self.start()
-        self.world.redis_is_here()
+        self.world.db.delete(keys.PAUSED)
         self.say("judged")
         self.following += [Follower(job) for job in self.asked]  # who come late to all of it
         for follower in self.following:
@@ -287,6 +309,13 @@ class Spooler(RuleBasedStateMachine):
     def story(self) -> str:
         """Tell what was done; where it lies."""
         return "\n".join([*self.done, f"the logs are in {self.world.folder}"])
+
+    def worker_of(self, job: Job) -> Member | None:
+        """Wait for a job to be spoken, as long as a dead worker's takes to be rescued; say who speaks it."""
+        until_s = time.monotonic() + RESCUED_S
+        while (state := job.speech.status()).state != "running" and not state.over and time.monotonic() < until_s:
+            self.let_pass(0.05)
+        return self.world.named(state.worker) if state.state == "running" else None
 
     def enqueue_all(self, specs: list[dict[str, Any]]) -> MultipleResults[Job]:
         """Enqueue jobs, and expect them to be spoken."""

@@ -79,6 +79,10 @@ class World:
         self.db.close()
         self.server.stop()
 
+    def named(self, name: str) -> Member | None:
+        """Give the worker that has a name in Redis."""
+        return next((member for member in self.members if f" name={name} " in member.worker.said()), None)
+
     def losses_since(self, moment: float) -> int:
         """Count the workers that were lost, or may have been, while they held a job that was there since then."""
         handed_into_a_stall = [
@@ -108,6 +112,8 @@ class World:
 
     def kill(self, member: Member) -> None:
         """End it at once."""
+        if member.killed:
+            return
         if member.frozen_until < time.monotonic() + SAFE_FREEZE_S:  # else it is among the lost already
             self._lost.append(max([time.monotonic(), *(end for _, end in self.stalls)]))
         member.killed = True
