@@ -61,7 +61,11 @@ def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> 
         command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", engine, "--redis", redis_server.url]
         with log.open("w") as out:
             process = subprocess.Popen(
-                [*command, *options], stderr=out, stdout=out, text=True, env=clean_env() | (environ or {})
+                [*command, *options],
+                stderr=out,
+                stdout=out,
+                text=True,
+                env=clean_env() | {"VOXSPOOL_HEALTH_DIR": str(tmp_path / "health")} | (environ or {}),
             )
         worker = WorkerProcess(process, log)
         started.append(worker)

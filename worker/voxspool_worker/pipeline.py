@@ -150,9 +150,12 @@ class Pipeline:
             publisher.publish(Failed(publisher.pos, given_up.code, str(given_up), retryable=False))
             raise given_up from error
 
-    def refuse(self, run: Run, worker: str, error: InvalidJobError) -> None:
-        """Close the stream of a job that cannot even be read, so that whoever follows it learns why."""
-        publisher = Publisher(self._scripts, run, DEFAULT_KEEP_S)
+    def refuse(self, run: Run, worker: str, error: InvalidJobError, wait: Callable[[float], None]) -> None:
+        """Close the stream of a job that cannot even be read, so that whoever follows it learns why.
+
+        `wait` spends seconds in which Redis has no memory.
+        """
+        publisher = Publisher(self._scripts, run, DEFAULT_KEEP_S, wait)
         begin = self._begin_entry("", "", 0)
         facts = self._facts(worker, begin)
         try:

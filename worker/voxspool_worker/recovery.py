@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
 from voxspool import cards
 from voxspool.errors import InvalidJobError
+from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, PRIORITIES, JobSpec, all_queue_names, priority_of, queue_name
 from voxspool_worker.ledger import Why
 
@@ -58,7 +59,10 @@ class Recovery:
         for queue in all_queue_names():
             self._try(self._rescue, queue)
         live = cards.live(self._redis)
+        paused: set[Any] = self._redis.smembers(keys.PAUSED)
         for queue in self._left(live):
+            if queue.encode() in paused:
+                continue  # somebody wants its jobs to wait
             self._try(lambda queue: self._let_go(queue, live), queue)
 
     @staticmethod
