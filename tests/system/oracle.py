@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RQ_STATUS: Final = {"ended": {"finished"}, "failed": {"failed"}, "cancelled": {"stopped", "canceled"}}
 """The state of a stream -> what RQ may say of the job."""
+RECORD_S: Final = 75.0
+"""A dead worker's record of a run expires by then: RQ's cancel takes the lease away, by which others would find it."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def judge_leftovers(db: redis.Redis, jobs: Iterable[str]) -> None:
     """No id in a queue, no lease, no record of a run; each job in the one registry that its status names."""
     patterns = ("rq:queue:voxspool-*", "rq:queue:*:intermediate", "rq:wip:*", "rq:execution:*", "rq:executions:*")
     for pattern in (*patterns, "rq:worker:*:executions"):
-        until(lambda pattern=pattern: not list(db.scan_iter(pattern)), f"{pattern} to be empty")
+        until(lambda pattern=pattern: not list(db.scan_iter(pattern)), f"{pattern} to be empty", RECORD_S)
     registries = {
         key: set(db.zrange(key, 0, -1))
         for pattern in ("rq:finished:*", "rq:failed:*", "rq:canceled:*", "rq:deferred:*", "rq:scheduled:*")
