@@ -632,9 +632,9 @@ class SpeechWorker(BaseWorker):
 
     def _tick(self) -> None:
         """Beat and look, each in its own time, whatever Redis does."""
-        due = {self._beat_all: 0.0, self._look: 0.0, self._trim: 0.0}
         every = {self._beat_all: BEAT_S, self._look: LOOK_S, self._trim: TRIM_S}
-        while not self._quit.wait(0.5):
+        due = dict.fromkeys(every, 0.0)
+        while not self._quit.wait(max(0.0, min(due.values()) - time.monotonic())):
             for act, at in due.items():
                 if time.monotonic() >= at:
                     due[act] = time.monotonic() + every[act]
