@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from voxspool.cards import WorkerCard
     from voxspool.protocol.jobs import Priority
 
-FULL: Final = "OOM command not allowed"
-"""What Redis says when it refuses to write at its memory's limit."""
 MEMORY_SHARE: Final[dict[str, float]] = {"interactive": 0.95, "batch": 0.85}
 """Up to which share of Redis's `maxmemory` a job is let in. What is left is for the audio of those that are in."""
 MAX_WAITING: Final = 10_000

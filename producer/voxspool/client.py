@@ -25,7 +25,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from voxspool import admission, cards, connection
-from voxspool.admission import FULL, Pressure
+from voxspool.admission import Pressure
 from voxspool.errors import (
     BusyError,
     InvalidJobError,
@@ -177,7 +177,7 @@ class Client:
                 self._check_same(spec)
                 queue, why = self.speech(spec.id).status().queue, "it is there already"
             except ResponseError as error:
-                if FULL not in str(error):
+                if not connection.is_full(error):
                     raise
                 raise BusyError("Redis is at its memory's limit", admission.UNKNOWN_S) from error
         return Placed(Speech(self._redis, spec.id, self.url), queue, why)

@@ -83,6 +83,10 @@ class WorkerProcess:
     def wait(self, limit_s: float = DEADLINE_S) -> int:
         return self.process.wait(limit_s)
 
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
     def said(self) -> str:
         return self.log.read_text()
 

@@ -7,7 +7,6 @@ hold that against RQ. Knows no threads, and not what a job says.
 from __future__ import annotations
 
 import enum
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -134,7 +133,6 @@ class Ledger:
         ended_at = now()
         keep_s = job.get_result_ttl(DEFAULT_KEEP_S) if finished else job.failure_ttl or DEFAULT_KEEP_S
         keep_s = min(keep_s, MAX_KEEP_S)
-        until_s = keep_s if keep_s < 0 else time.time() + keep_s  # negative is RQ's word for ever
         registry = FinishedJobRegistry if finished else FailedJobRegistry
         result = Result(
             job.id,
@@ -154,7 +152,7 @@ class Ledger:
                 registry.key_template.format(run.queue), Result.get_key(run.job), f"{_job_key(run.job)}:dependents",
             ],
             args=[
-                run.composite, run.job, run.id, status.value, utcformat(ended_at), keep_s, until_s,
+                run.composite, run.job, run.id, status.value, utcformat(ended_at), keep_s,
                 *_flat(result.serialize()),
             ],
         )  # fmt: skip
@@ -223,7 +221,7 @@ class Ledger:
 
     def trim(self, queues: Sequence[str]) -> None:
         """Take out of RQ's registries, and of the lists of workers, what is no longer there."""
-        now_s = time.time()
+        now_s: int = self._redis.time()[0]  # workers' clocks do not matter
         for queue in queues:
             for registry in (FinishedJobRegistry, FailedJobRegistry):
                 self._redis.zremrangebyscore(registry.key_template.format(queue), 1, now_s)  # below 1: for ever

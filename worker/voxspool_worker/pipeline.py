@@ -399,7 +399,10 @@ def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
 def _heard(lane: Lane, at: _Speaking) -> Iterator[Chunk]:
     """Give chunks as the engine makes them; end as the token, the readers or the engine say."""
     while True:
-        heard = lane.get(min(LOOK_S, at.token.remaining_s))
+        wait_s, held = min(LOOK_S, at.token.remaining_s), lane.far_ahead
+        heard = lane.get(wait_s)
+        if held and heard is None:
+            at.token.give_back(wait_s)  # it waits for its reader; one that never comes back ends it as unread
         at.token.check()
         at.attention.look()
         lane.read_samples = max(0, at.attention.pos - at.first_pos)

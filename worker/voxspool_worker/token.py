@@ -74,8 +74,12 @@ class Token:
     def stand_still(self, wait_s: float) -> None:
         """Wait while nothing can be done for the job; that does not use up its time. Raises EndedEarlyError."""
         self._asked.wait(wait_s)
-        self._deadline += wait_s
+        self.give_back(wait_s)
         self.check()
+
+    def give_back(self, spent_s: float) -> None:
+        """Move the deadline: the job could do nothing in that time. By the job's own thread."""
+        self._deadline += spent_s
 
     def check(self) -> None:
         """Raise EndedEarlyError if the job was asked to end, or its time is up."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from voxspool.cli import options
+from voxspool.protocol.jobs import queues_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ def pause(queues: Sequence[str], redis_url: str | None) -> None:
     voxspool pause xtts                        every queue of an engine
     voxspool pause voxspool-auto-interactive   one queue, as `voxspool status` names it
     """
+    queues_named(queues)  # refused here, before Redis is asked
     with options.open_client(options.settings(redis_url)) as client:
         _say("paused", client.pause(*queues))
 
@@ -38,6 +40,7 @@ def resume(queues: Sequence[str], redis_url: str | None) -> None:
     \b
     voxspool resume batch
     """
+    queues_named(queues)  # refused here, before Redis is asked
     with options.open_client(options.settings(redis_url)) as client:
         _say("resumed", client.resume(*queues))
 

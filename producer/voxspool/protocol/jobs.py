@@ -50,6 +50,8 @@ MIN_LIVE_S: Final = 5
 MAX_LIVE_S: Final = 24 * 3600
 MIN_WINDOW_S: Final = 1
 MAX_WINDOW_S: Final = 3600
+WINDOW_LIVE_S: Final = 600
+"""A job that waits for its reader is live, so that it does not wait for ever; this long where it does not say."""
 
 DEFAULT_KEEP_S: Final = 3600
 MAX_KEEP_S: Final = 30 * 24 * 3600
@@ -127,6 +129,11 @@ class JobSpec:
     def timeout_s(self) -> int:
         """How long a run may take, in seconds: a job is finite, and its length follows from its text."""
         return TIMEOUT_BASE_S + int(TIMEOUT_PER_CHAR_S * len(self.text))
+
+    @property
+    def unread_limit_s(self) -> int | None:
+        """How long nobody may read the job before it is cancelled, in seconds; None: it does not need a reader."""
+        return self.live_s or (None if self.window_s is None else WINDOW_LIVE_S)
 
     @property
     def max_audio_s(self) -> int:
