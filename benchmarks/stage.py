@@ -109,8 +109,9 @@ class Stage:
     def _launch(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         """Start a process, with a log of its own."""
         log = self._folder / f"{name}-{len(self._started)}.log"
+        environ = environment() | {"VOXSPOOL_HEALTH_DIR": str(self._folder / "health")}
         with log.open("wb") as out:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment())
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environ)
         self._started[process] = log
         return process
 

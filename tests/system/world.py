@@ -102,8 +102,9 @@ class World:
         number = len(self.members)
         log = self.folder / f"worker-{number}.log"
         command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", "tone", "--redis", self.server.url]
+        environ = clean_env() | {"VOXSPOOL_HEALTH_DIR": str(self.folder / "health")}
         with log.open("w") as out:
-            process = subprocess.Popen(command, stderr=out, stdout=out, text=True, env=clean_env())
+            process = subprocess.Popen(command, stderr=out, stdout=out, text=True, env=environ)
         worker = WorkerProcess(process, log)
         self.members.append(Member(worker, number))
         until(lambda: "worker.ready" in worker.said() or process.poll() is not None, "a worker")
