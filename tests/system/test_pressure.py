@@ -166,6 +166,7 @@ def test_a_stream_that_nobody_closes_goes_some_day(client: Client, start_worker:
     speech = client.enqueue(SENTENCE, voice=LIVE, keep_s=60)
     next(iter(speech))
     for key in (keys.audio(speech.id), keys.control(speech.id)):
+        until(lambda key=key: db.ttl(key) > 0, "its worker's next beat")
         assert MAX_KEEP_S - 60 < db.ttl(key) <= MAX_KEEP_S
     speech.wait()
     for key in (keys.audio(speech.id), keys.control(speech.id)):

@@ -106,9 +106,11 @@ class Ledger:
     def beat(self, run: Run) -> str:
         """Renew a lease; give `ok`, LOST, or `cancelled by <who>`."""
         said: bytes = self._beat(
-            keys=[run.lease_key, *run.record_keys, keys.control(run.job), _job_key(run.job)],
-            args=[run.composite, run.id, LEASE_S],
-        )
+            keys=[
+                run.lease_key, *run.record_keys, keys.control(run.job), _job_key(run.job), keys.audio(run.job),
+            ],
+            args=[run.composite, run.id, LEASE_S, MAX_KEEP_S],
+        )  # fmt: skip
         return said.decode(errors="replace")
 
     def say_alive(self, card: Mapping[str, Any], record: Mapping[str, Any]) -> None:
@@ -229,9 +231,10 @@ class Ledger:
             self._redis.zremrangebyscore(cancelled, 1, now_s - MAX_KEEP_S)
             clean_worker_registry(Queue(queue, connection=self._redis))
         names: set[Any] = self._redis.smembers(keys.WORKERS)
-        for name in names:
-            if not self._redis.exists(keys.worker(name.decode(errors="surrogateescape"))):
-                self._redis.srem(keys.WORKERS, name)
+        for worker in (name.decode(errors="surrogateescape") for name in names):
+            if not self._redis.exists(keys.worker(worker)):
+                self._redis.srem(keys.WORKERS, worker)
+                self._redis.delete(_runs_key(worker))  # one that died before its next beat left it without a lifetime
 
     def expired(self, queue: str) -> list[Run]:
         """Give the runs of a queue whose lease has run out, anybody's."""

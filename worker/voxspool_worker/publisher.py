@@ -15,7 +15,6 @@ from redis.exceptions import ResponseError
 
 from voxspool import connection
 from voxspool.protocol import keys
-from voxspool.protocol.jobs import MAX_KEEP_S
 from voxspool.protocol.stream import SAMPLE_BYTES, STATES, Audio, Mark, encode_data
 from voxspool_worker import lua
 from voxspool_worker.token import EndedEarlyError, Reason
@@ -107,7 +106,7 @@ class Publisher:
             [*self._keys, self._run.lease_key],
             [
                 self._run.id, LEASE_S * 1000, encode_data(entry), self._run.composite,
-                entry.engine, entry.sample_rate, MAX_KEEP_S, *flat,
+                entry.engine, entry.sample_rate, *flat,
             ],
         )  # fmt: skip
         said = _text(reply[0])

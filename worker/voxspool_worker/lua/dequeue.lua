@@ -26,15 +26,13 @@ for i = 3, #KEYS do
       local now, lease = redis.call('TIME')[1], tonumber(ARGV[3])
       local composite = id .. ':' .. ARGV[1]
       local execution, executions = 'rq:execution:' .. composite, 'rq:executions:' .. id
-      local runs = 'rq:worker:' .. ARGV[2] .. ':executions'
       redis.call('HSET', execution, 'id', ARGV[1], 'job_id', id, 'created_at', now, 'last_heartbeat', now,
         'worker_name', ARGV[2])
       redis.call('EXPIRE', execution, lease + 60)
       redis.call('ZADD', executions, now + lease + 60, ARGV[1])
       redis.call('EXPIRE', executions, lease + 60)
       redis.call('ZADD', 'rq:wip:' .. name, now + lease, composite)
-      redis.call('SADD', runs, composite)
-      redis.call('EXPIRE', runs, lease + 60) -- a worker that dies before its next beat leaves it to nobody
+      redis.call('SADD', 'rq:worker:' .. ARGV[2] .. ':executions', composite)
       redis.call('HSET', job, 'status', 'started', 'started_at', ARGV[4], 'last_heartbeat', ARGV[4],
         'worker_name', ARGV[2])
       redis.call('PERSIST', job)
