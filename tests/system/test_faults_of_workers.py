@@ -23,7 +23,6 @@ from faults import (
     deaths_of,
     enqueue,
     freeze,
-    spoken_s,
     thaw,
 )
 from oracle import Expected, is_over, judge, whole
@@ -244,7 +243,7 @@ def test_a_worker_told_to_stop_while_redis_is_away_loses_no_job(
     judge(db, whole(texts))
 
 
-def test_a_worker_told_to_stop_before_it_says_where_a_job_stands_is_only_late(
+def test_a_hand_back_whose_answer_is_lost_puts_the_job_back_once(
     client: Client, start_worker: StartWorker, proxies: MakeProxy, db: redis.Redis
 ) -> None:
     proxy = proxies()
@@ -260,4 +259,3 @@ def test_a_worker_told_to_stop_before_it_says_where_a_job_stands_is_only_late(
     assert db.lrange("rq:queue:voxspool-auto-interactive", 0, -1) == [b"job-0"], "once, though it was sent twice"
     start_worker()
     judge(db, whole({"job-0": passage(0, 4)}))
-    assert spoken_s(db, "job-0") > 0
