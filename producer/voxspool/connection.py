@@ -39,8 +39,8 @@ def connect(url: str, *, retries: int = RETRIES) -> redis.Redis:
     """Make a client; nothing is sent yet. Raises RedisUnavailableError for a URL that is none."""
     try:
         return redis.Redis.from_url(url, **options(retries))
-    except ValueError as error:
-        raise _no_url(url) from error
+    except ValueError:
+        raise _no_url(url) from None  # the reason may quote what must not be shown, and a traceback prints a cause
 
 
 def options(retries: int = RETRIES) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def check(url: str) -> str:
     try:
         with translated(url), contextlib.closing(connect(url, retries=0)) as client:
             version = str(client.info("server")["redis_version"])
-    except (TypeError, UnicodeError) as error:  # an option or a host name that only the first connect looks at
-        raise _no_url(url) from error
+    except (TypeError, UnicodeError):  # an option or a host name that only the first connect looks at
+        raise _no_url(url) from None
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise RedisTooOldError(f"Redis at {shown(url)} is version {version}; voxspool needs {oldest} or later")
@@ -100,7 +100,7 @@ def is_full(error: redis.RedisError) -> bool:
 
 
 def _no_url(url: str) -> RedisUnavailableError:
-    """Say that a URL cannot be used. The reason stays in the cause: it may quote what must not be shown."""
+    """Say that a URL cannot be used."""
     return RedisUnavailableError(f"{shown(url)!r} is not a Redis URL; write it like redis://localhost:6379/0")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from voxspool.errors import SettingsError
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Settings:
     """What a producer or a consumer may be told."""
 
-    redis_url: str = environment.DEFAULT_REDIS_URL
+    redis_url: str = field(default=environment.DEFAULT_REDIS_URL, repr=False)
+    """May hold a password: never shown."""
     redis_named: bool = False
     """Whether somebody named the URL; if not, `speak` may start a Redis of its own."""
     engine: str = AUTO

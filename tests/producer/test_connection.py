@@ -7,6 +7,7 @@ import socket
 import socketserver
 import string
 import threading
+import traceback
 from typing import TYPE_CHECKING
 
 import pytest
@@ -151,6 +152,13 @@ def test_a_password_is_not_shown_even_where_the_url_is_broken_by_it(url: str) ->
     with pytest.raises(RedisUnavailableError) as caught:
         connect(url)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [*UNREADABLE, *LEAKY])
+def test_an_error_that_nobody_catches_prints_no_password(url: str) -> None:
+    with pytest.raises(RedisUnavailableError) as caught:
+        check(url)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("url", [f"redis://localhost?password={SECRET}", f"unix:///redis.sock?db=1&password={SECRET}"])

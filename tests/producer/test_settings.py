@@ -87,3 +87,7 @@ def test_every_variable_has_our_prefix_a_constant_and_a_meaning() -> None:
     for name, meaning in VARIABLES.items():
         assert name.startswith(environment.PREFIX)
         assert meaning
+
+
+def test_settings_do_not_show_the_password() -> None:
+    assert "hunter2" not in repr(Settings(redis_url="redis://:hunter2@localhost"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from processes import RedisServer, WorkerProcess, clean_env, until
+from processes import RedisServer, WorkerProcess, clean_env, server_path, until
 from proxy import Proxy
 from voxspool import Client, Settings
 from voxspool.protocol import keys
@@ -26,6 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.system)
+
+
+def pytest_report_header() -> str:
+    said = subprocess.run([server_path(), "--version"], capture_output=True, text=True, timeout=10, check=True)
+    return f"server: {' '.join(said.stdout.split()[:3])}"
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 RQ_STATUS: Final = {"ended": {"finished"}, "failed": {"failed"}, "cancelled": {"stopped", "canceled"}}
 """The state of a stream -> what RQ may say of the job."""
+RECORD_S: Final = 75.0
+"""A dead worker's record of a run expires by then: RQ's cancel takes the lease away, by which others would find it."""
 
 LISTS: Final = ("rq:queue:voxspool-*", "rq:queue:*:intermediate", "rq:wip:*")
 """Where a job waits, and where it has a lease."""
@@ -114,7 +116,7 @@ def judge_leftovers(db: redis.Redis, jobs: Iterable[str], may_expire: tuple[str,
     """No id in a queue, no lease, no record of a run; each job in the one registry that its status names."""
     for pattern in (*LISTS, *RECORDS):
         expiring = pattern in may_expire
-        until(lambda: not left(db, pattern, expiring=expiring), f"{pattern} to be empty")  # noqa: B023 - used at once
+        until(lambda: not left(db, pattern, expiring=expiring), f"{pattern} to be empty", RECORD_S)  # noqa: B023 - used at once
     registries = {
         key: set(db.zrange(key, 0, -1))
         for pattern in ("rq:finished:*", "rq:failed:*", "rq:canceled:*", "rq:deferred:*", "rq:scheduled:*")

@@ -176,21 +176,35 @@ def test_a_producer_whose_connection_is_cut_enqueues_once_and_cancels_for_good(
         cuts = [proxy.at(b"\r\nEXEC\r\n", answered=answered) for answered in (False, True)]
         texts = enqueue(client, 2, sentences=1)
         assert db.llen("rq:queue:voxspool-auto-interactive") <= 2
+        texts |= dict.fromkeys(("stopped", "hurried"), SENTENCE * 9)
+        for job in ("stopped", "hurried"):
+            client.enqueue(texts[job], id=job, voice=LIVE)
+            await_spoken(db, [job], 0.1)
+        cuts.append(proxy.at(b"PUBLISH"))
+        assert client.speech("hurried").cancel("a test") == "asked"
         cancel = script("cancel", "voxspool.lua")
-        cuts += [proxy.at(cancel, answered=True), proxy.at(b"PUBLISH", answered=False)]
-        client.enqueue(SENTENCE * 9, id="stopped", voice=LIVE)
-        await_spoken(db, ["stopped"], 0.1)
-        assert client.speech("stopped").cancel("a test") == "asked"
         cuts.append(proxy.at(cancel, answered=True))
+        assert client.speech("stopped").cancel("a test") in ("asked", "cancelled"), "it may have stopped meanwhile"
+        texts["never"] = SENTENCE
         client.enqueue(SENTENCE, id="never", engine="piper")
+        cuts.append(proxy.at(cancel, answered=True))
         assert client.speech("never").cancel("a test") == "cancelled"
-    cancelled = frozenset({"cancelled"})
-    judge(
-        db,
-        whole(texts)
-        | {"stopped": Expected(tone(SENTENCE * 9), cancelled), "never": Expected(tone(SENTENCE), cancelled)},
-    )
+    stopped = {job: Expected(tone(texts[job]), frozenset({"cancelled"})) for job in ("stopped", "hurried", "never")}
+    judge(db, whole(texts) | stopped)
     assert all(cut.done.is_set() for cut in cuts)
+
+
+def test_a_job_that_is_cancelled_again_after_it_has_stopped_stays_as_it_is(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker()
+    client.enqueue(SENTENCE * 9, id="stopped", voice=LIVE)
+    await_spoken(db, ["stopped"], 0.1)
+    assert client.speech("stopped").cancel("a test") == "asked"
+    expected = {"stopped": Expected(tone(SENTENCE * 9), frozenset({"cancelled"}))}
+    judge(db, expected)
+    assert client.speech("stopped").cancel("another") == "cancelled"
+    judge(db, expected)
 
 
 def test_a_redis_at_its_memorys_limit_pauses_jobs_and_fails_none(
@@ -289,17 +303,15 @@ def test_leases_follow_the_clock_of_redis_though_a_workers_clock_jumps_by_days(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     straight = start_worker("tone", "--jobs", "1")
-    texts = enqueue(client, 1, sentences=3)
+    texts = enqueue(client, 1, sentences=16)
     await_spoken(db, texts, 0.1)
     jumping = start_worker("tone", "--jobs", "2", program=FAULTY, environ={"JUMPING_CLOCK": "1"})
     texts |= enqueue(client, 1, sentences=16, first=1)
     await_spoken(db, texts, 0.1)
     other = start_worker("tone", "--jobs", "1")
-    texts |= enqueue(client, 1, sentences=16, first=2)
-    await_spoken(db, texts, 0.1)
     straight.kill()
     judge(db, whole(texts))
-    assert [attempt_of(db, job) for job in texts] == [2, 1, 1], "beats came in time, and nobody took a live job"
+    assert [attempt_of(db, job) for job in texts] == [2, 1], "beats came in time, and nobody took a live job"
     assert rescued([jumping, other]) == 1
     for job in texts:
         until_s = db.zscore("rq:finished:voxspool-auto-interactive", job)

@@ -146,6 +146,18 @@ def test_a_queue_that_is_too_long_says_when_to_try_again(client: Client, db: red
     client.enqueue(SENTENCE, priority="interactive")
 
 
+def test_a_worker_that_starts_while_redis_is_full_waits_for_room(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    speech = client.enqueue(SENTENCE)
+    db.config_set("maxmemory", 1)
+    worker = start_worker(wait=False)
+    until(lambda: "redis.full" in worker.said(), "the worker to see it")
+    db.config_set("maxmemory", 0)
+    speech.wait(timeout_s=20)
+    judge(db, {speech.id: Expected(tone(SENTENCE))})
+
+
 # Lifetimes and lengths
 
 

@@ -132,3 +132,7 @@ def test_threads_sleep_sooner_unless_somebody_chose() -> None:
     chosen = {"GOMP_SPINCOUNT": "7"}
     let_threads_sleep(chosen)
     assert chosen == {"GOMP_SPINCOUNT": "7"}
+
+
+def test_settings_do_not_show_the_password() -> None:
+    assert "hunter2" not in repr(Settings(redis_url="redis://:hunter2@localhost"))

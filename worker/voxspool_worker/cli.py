@@ -108,7 +108,8 @@ def run(
     )
     if show:
         show(exposition.Collector(worker.metrics.counts, worker.gauges))
-    worker.work(burst=burst)
+    with connection.translated(settings.redis_url):
+        worker.work(burst=burst)
     raise SystemExit(worker.exit_code)
 
 

@@ -106,7 +106,7 @@ class Ledger:
     def beat(self, run: Run) -> str:
         """Renew a lease; give `ok`, LOST, or `cancelled by <who>`."""
         said: bytes = self._beat(
-            keys=[run.lease_key, *run.record_keys, keys.control(run.job)],
+            keys=[run.lease_key, *run.record_keys, keys.control(run.job), _job_key(run.job)],
             args=[run.composite, run.id, LEASE_S],
         )
         return said.decode(errors="replace")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -38,7 +38,8 @@ long, and this twice. decoder.c's threads wait about as long.
 class Settings:
     """What a worker may be told."""
 
-    redis_url: str = environment.DEFAULT_REDIS_URL
+    redis_url: str = field(default=environment.DEFAULT_REDIS_URL, repr=False)
+    """May hold a password: never shown."""
     engine: str = "piper"
     jobs: int = DEFAULT_JOBS
     piper_voices: Path | None = None

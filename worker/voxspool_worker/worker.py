@@ -39,6 +39,7 @@ from rq.timeouts import BaseDeathPenalty
 from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
+from voxspool import connection
 from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
@@ -142,11 +143,11 @@ class SpeechWorker(BaseWorker):
         its pool's socket timeout, and what must not be sent twice must not be retried.
         """
         self._connect = connect
-        connection = connect()
+        client = connect()
         super().__init__(
-            [Queue(queue, connection=connection, serializer=JSONSerializer) for queue in queue_names(engine.name)],
+            [Queue(queue, connection=client, serializer=JSONSerializer) for queue in queue_names(engine.name)],
             name=name,
-            connection=connection,
+            connection=client,
             serializer=JSONSerializer,
             log_job_description=False,
             worker_ttl=keys.WORKER_TTL_S,
@@ -192,9 +193,9 @@ class SpeechWorker(BaseWorker):
         self._install_signal_handlers()  # RQ does it after this: too late for a signal that comes meanwhile
         warm_s = warm_up(self._engine)
         self._growth = Growth(self._memory_limit_bytes, resident_bytes)
-        self.register_birth()
+        self._when_there_is_room(self.register_birth)
         self.subscribe()
-        self.set_state(WorkerStatus.STARTED)
+        self._when_there_is_room(lambda: self.set_state(WorkerStatus.STARTED))
         self._say_alive()
         self._beaten = self._turned = time.monotonic()
         self._engine_thread.start()
@@ -206,6 +207,19 @@ class SpeechWorker(BaseWorker):
             self.name, self._engine.name, self._engine.device, self._jobs, self._engine.rows, warm_s,
             self._growth.limit_bytes >> 20, ",".join(self.queue_names()),
         )  # fmt: skip
+
+    def _when_there_is_room(self, act: Callable[[], object]) -> None:
+        """Do what RQ does of itself at the start, as soon as Redis has memory for it."""
+        while not self._stop_requested:
+            try:
+                act()
+            except redis.exceptions.ResponseError as error:
+                if not connection.is_full(error):
+                    raise
+                log.warning("redis.full name=%s error=%s", self.name, error)
+                self._quit.wait(IDLE_S)
+            else:
+                return
 
     def teardown(self) -> None:
         """Let the running jobs end (or hand them back, after a second signal), then leave."""
@@ -618,9 +632,9 @@ class SpeechWorker(BaseWorker):
 
     def _tick(self) -> None:
         """Beat and look, each in its own time, whatever Redis does."""
-        due = {self._beat_all: 0.0, self._look: 0.0, self._trim: 0.0}
         every = {self._beat_all: BEAT_S, self._look: LOOK_S, self._trim: TRIM_S}
-        while not self._quit.wait(0.5):
+        due = dict.fromkeys(every, 0.0)
+        while not self._quit.wait(max(0.0, min(due.values()) - time.monotonic())):
             for act, at in due.items():
                 if time.monotonic() >= at:
                     due[act] = time.monotonic() + every[act]

@@ -1,0 +1,142 @@
+"""A redis-server that knows the users of the documented ACL files, and what each of them sends it.
+
+Knows the files and Redis's own words for commands; not what a user is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import re
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import redis
+
+from processes import ROOT, RedisServer
+from voxspool import Client, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PLAIN: Final = ROOT / "docs" / "voxspool.acl"
+PRECISE: Final = ROOT / "docs" / "voxspool-redis7.acl"
+USERS: Final = ("producer", "consumer", "player", "worker")
+INTRODUCTION: Final = ("client", "client|setinfo")
+"""CLIENT SETINFO, as Redis 6.2 and 7.2 log it; 7.0 does not know it, and says so instead."""
+DONE: Final = "ECHO monitored"
+
+
+@dataclass
+class GuardedRedis(RedisServer):
+    """A redis-server with one of our ACL files, its placeholders replaced as docs/security.md says."""
+
+    file: Path = PLAIN
+    append_only: bool = False
+    passwords: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        self.passwords = {user: f"{user}-s3cret/+{self.port}" for user in (*USERS, "admin")}
+        rules = self.file.read_text(encoding="utf-8")
+        for user, password in self.passwords.items():
+            rules = rules.replace(f"#CHANGE-{user} ", f"#{hashlib.sha256(password.encode()).hexdigest()} ")
+        (self.folder / "users.acl").write_text(rules, encoding="utf-8")
+        append_only = "yes" if self.append_only else "no"
+        self.options = ("--aclfile", str(self.folder / "users.acl"), "--appendonly", append_only)
+        super().start()
+
+    @property
+    def url(self) -> str:
+        """What a worker is told, by the fixture that starts one."""
+        return self.url_of("worker")
+
+    def url_of(self, user: str) -> str:
+        password = self.passwords[user].replace("/", "%2F").replace("+", "%2B")
+        return f"redis://{user}:{password}@127.0.0.1:{self.port}/0"
+
+    @contextlib.contextmanager
+    def raw(self, user: str) -> Iterator[redis.Redis]:
+        """Give a bare connection of a user."""
+        with contextlib.closing(redis.Redis.from_url(self.url_of(user), retry=None)) as client:
+            yield client
+
+    @contextlib.contextmanager
+    def client(self, user: str) -> Iterator[Client]:
+        """Give our own client, under a user."""
+        with Client(settings=Settings(redis_url=self.url_of(user))) as client:
+            yield client
+
+
+def allowed(file: Path, user: str) -> set[str]:
+    """Give the commands that a file allows a user by name."""
+    (line,) = re.findall(rf"^user {user} .*$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return set(re.findall(r"\+([a-z|]+)", line))
+
+
+def patterns(file: Path, user: str) -> set[str]:
+    """Give the patterns of keys and channels that a file allows a user."""
+    (line,) = re.findall(rf"^user {user} .*$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return set(re.findall(r"[~&]([^ )]+)", line)) - {"*"}
+
+
+class Traffic:
+    """The commands that each user sends while it is watched, in scripts too, by MONITOR."""
+
+    def __init__(self, admin: redis.Redis) -> None:
+        self._admin = admin
+        self._sent: list[tuple[str, str]] = []
+        self._users: dict[str, str] = {}
+        self._watching = threading.Event()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._watch)
+        thread.start()
+        assert self._watching.wait(10)
+        try:
+            yield
+        finally:
+            self._admin.execute_command(DONE)
+            thread.join(10)
+        assert not thread.is_alive()
+
+    def note_users(self) -> None:
+        """Learn whose the connections are that are open now."""
+        self._users |= {client["addr"]: client["user"] for client in self._admin.client_list()}
+
+    def of(self, user: str) -> set[str]:
+        """Give the commands of a user whose connections were noted."""
+        return {named(command) for address, command in self._sent if self._users.get(address) == user}
+
+    def untouched(self, user: str, file: Path) -> set[str]:
+        """Give the patterns of keys and channels of which a user touched none."""
+        words = {
+            word for address, command in self._sent if self._users.get(address) == user for word in command.split(" ")
+        }
+        return {pattern for pattern in patterns(file, user) if not fnmatch.filter(words, pattern)}
+
+    def _watch(self) -> None:
+        address = ""
+        with self._admin.monitor() as monitor:
+            self._watching.set()
+            for said in monitor.listen():
+                if said["command"] == DONE:
+                    return
+                if said["client_type"] != "lua":  # a script's commands follow its own
+                    address = f"{said['client_address']}:{said['client_port']}"
+                self._sent.append((address, said["command"]))
+
+
+def named(command: str) -> str:
+    """Give a command's name as an ACL has it."""
+    first, *rest = command.lower().split(" ", 2)
+    return f"{first}|{rest[0]}" if first in ("script", "client") else first
+
+
+def denials(admin: redis.Redis) -> list[tuple[str, str]]:
+    """Give what Redis refused to anybody: user and object; but for redis-py's introduction, which may be refused."""
+    found: Any = admin.acl_log()
+    return [(entry["username"], entry["object"]) for entry in found if entry["object"] not in INTRODUCTION]

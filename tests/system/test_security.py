@@ -1,0 +1,409 @@
+"""The users of docs/voxspool.acl: each can do its whole job, under its own name, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pytest
+import redis
+import soundfile
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from acl import PLAIN, PRECISE, USERS, GuardedRedis, Traffic, allowed, denials
+from processes import until
+from reference import SENTENCE, tone
+from voxspool import Client, RedisUnavailableError, SpeechCancelledError
+from voxspool.embedded import find_server
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import TASK, JobSpec
+from voxspool_worker.conditioning import ConditioningCache
+from voxspool_worker.library import VoiceLibrary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from processes import WorkerProcess
+
+    StartWorker = Callable[..., WorkerProcess]
+
+BOOK: Final = SENTENCE * 1000
+UNMEASURED: Final = {
+    "ping": "health checks of clients and of people",
+    "select": "a database other than 0",
+    "info": "every command of ours asks for the version first, on a connection too short to be noted; below, it must",
+    "unwatch": "redis-py sends it where RQ gives a transaction up",
+    "client|setname": "MONITOR leaves it out; RQ's record of the worker says that it worked",
+    "client|info": "as above",
+}
+"""What each user may beside what it is seen to send, and why."""
+
+
+def is_7() -> bool:
+    """Whether the server that the tests find knows keys that may only be read."""
+    said = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
+    return int(said.split("v=")[1].split(".")[0]) >= 7
+
+
+def guarded(file: Path, folder: Path) -> GuardedRedis:
+    if file == PRECISE and not is_7():
+        pytest.skip("the redis-server here is older than 7: it has no keys that may only be read")
+    return GuardedRedis(folder, file=file)
+
+
+@pytest.fixture(params=[PLAIN, PRECISE], ids=lambda file: file.name)
+def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GuardedRedis]:
+    """A Redis with the users; `start_worker` starts its workers as `worker`."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = guarded(request.param, folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def db(redis_server: GuardedRedis) -> Iterator[redis.Redis]:
+    with redis_server.raw("admin") as admin:
+        yield admin
+
+
+@pytest.fixture
+def client(redis_server: GuardedRedis) -> Iterator[Client]:
+    with redis_server.client("producer") as client:
+        yield client
+
+
+@pytest.fixture
+def consumer(redis_server: GuardedRedis) -> Iterator[Client]:
+    with redis_server.client("consumer") as client:
+        yield client
+
+
+def recording() -> bytes:
+    """Give six seconds that a voice could be cloned from."""
+    at_s = np.arange(24_000 * 6) / 24_000
+    swell = 0.6 + 0.4 * np.sin(2 * np.pi * 2 * at_s)
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * np.sin(2 * np.pi * 220 * at_s) * swell, 24_000, format="WAV")
+    return file.getvalue()
+
+
+# A whole day's work
+
+
+def produce(client: Client, bare: redis.Redis) -> None:
+    """Do everything that a Client does as a producer, but for what needs a running job."""
+    assert client.enqueue(SENTENCE, id="hello").id == "hello"
+    assert client.place(JobSpec(SENTENCE, id="hello")).why == "it is there already"
+    assert [card.engine for card in client.workers()] == ["tone"]
+    assert "sine" in client.voices()
+    waiting = client.enqueue(SENTENCE, engine="xtts")
+    assert client.overview().queues["voxspool-xtts-interactive"] == 1
+    assert waiting.cancel() == "cancelled"
+    client.add_voice("alice", [recording()])
+    client.add_voice("alice", [recording()], replace=True)
+    assert list(client.cloned_voices()) == ["alice"]
+    client.remove_voice("alice")
+    client.enqueue(SENTENCE, engine="xtts", id="my-1")
+    script = (files("voxspool.lua") / "cancel.lua").read_text(encoding="utf-8")
+    said: Any = bare.eval(script, 2, keys.audio("my-1"), keys.control("my-1"), "alice", '{"by":"alice"}', 3600)
+    assert said == b"cancelled"
+
+
+def consume(client: Client) -> None:
+    """Read a speech in every way that a Client has, and again after its end."""
+    speech = client.speech("hello")
+    assert b"".join(chunk.pcm for chunk in speech.chunks()) == tone(SENTENCE)
+    assert speech.status().state == "ended"
+    assert speech.wait().segments == 1
+    (middle, *_) = list(speech.chunks())
+    assert list(speech.chunks(after=middle.id))
+    assert speech.end() is not None
+    assert list(speech.entries(after=str(list(speech.entries())[-1].id))) == []
+    assert client.workers()
+    with pytest.raises(SpeechCancelledError):
+        client.speech("my-1").wait()
+
+
+def read_bare(bare: redis.Redis) -> None:
+    """Ask what docs/protocol.md tells a reader without Python to ask."""
+    assert bare.hget(keys.control("hello"), "state") == b"ended"
+    assert bare.hget("rq:job:hello", "status") == b"finished"
+    assert not bare.xread({keys.audio("nobody"): "0-0"}, block=1)
+
+
+def work(
+    client: Client, db: redis.Redis, start_worker: StartWorker, traffic: Traffic, readers: list[redis.Redis]
+) -> None:
+    """Have a worker hand back, let go, be stopped, and end a job that another waits for."""
+    first = start_worker()
+    traffic.note_users()
+    book = client.place(JobSpec(BOOK, id="book", live_s=60)).speech
+    until(lambda: book.status().segments_done, "the book to be read")
+    for reader in readers:
+        assert acknowledge(reader, "book") == b"noted"
+    for _ in range(2):
+        first.process.terminate()
+        until(lambda: "worker.stopping" in first.said(), "the signal to be taken")
+    until(lambda: traffic.note_users() or first.process.poll() is not None, "the worker to leave")
+    assert first.wait() == 0
+    assert "job.handed_back" in first.said()
+    second = start_worker()
+    traffic.note_users()
+    until(lambda: book.status().attempt == 2, "the book to be read on")
+    assert book.cancel() == "asked"
+    until(lambda: book.status().state == "cancelled", "the end of the book")
+    until(lambda: db.hget("rq:job:book", "status") == b"stopped", "RQ to hear of it")
+    left = JobSpec(SENTENCE, id="left")
+    call: Any = {"args": (left.encode(),), "job_id": left.id, "description": "x"}
+    Queue("voxspool-xtts-interactive", connection=db, serializer=JSONSerializer).enqueue_call(TASK, **call)
+    client.speech("left").wait(timeout_s=20)
+    assert "job.let_go" in second.said()
+    then = JobSpec(SENTENCE, id="then")
+    long = client.enqueue(SENTENCE * 20)
+    queue = Queue(then.queue, connection=db, serializer=JSONSerializer)
+    after = Job.fetch(long.id, connection=db, serializer=JSONSerializer)
+    queue.enqueue_call(TASK, args=(then.encode(),), job_id=then.id, depends_on=after, description="x")
+    client.speech("then").wait(timeout_s=20)
+    until(lambda: db.hget("rq:job:then", "status") == b"finished", "RQ to hear of it")
+    traffic.note_users()
+    assert db.hget(f"rq:worker:{second.name}", "ip_address") != b"unknown"
+
+
+def acknowledge(bare: redis.Redis, job: str) -> bytes:
+    """Say how far a speech was heard, as a reader does that plays it."""
+    script = bare.register_script((files("voxspool.lua") / "ack.lua").read_text(encoding="utf-8"))
+    said: bytes = script(keys=[keys.control(job), keys.acknowledged(job)], args=[7, keys.ACKNOWLEDGED_TTL_S])
+    return said
+
+
+def pause(bare: redis.Redis, client: Client) -> None:
+    """Pause a queue, and let it go on."""
+    assert bare.sadd(keys.PAUSED, "voxspool-auto-batch") == 1
+    batch = client.enqueue(SENTENCE, priority="batch")
+    client.enqueue(SENTENCE).wait(timeout_s=20)
+    assert batch.status().state == "queued"
+    assert bare.smembers(keys.PAUSED) == {b"voxspool-auto-batch"}
+    assert bare.srem(keys.PAUSED, "voxspool-auto-batch") == 1
+    batch.wait(timeout_s=20)
+
+
+def look_for_voices(bare: redis.Redis) -> None:
+    """Look for a cloned voice, and for its clips."""
+    library = VoiceLibrary(bare)
+    assert library.known() == {}
+    assert library.find("alice") is None
+    assert library.clips("alice", []) == []
+
+
+def share_conditioning(bare: redis.Redis, folder: Path) -> None:
+    """Leave what a model made of a voice in Redis, and find it there; then one that is damaged."""
+    for machine, source in (("a", "computed"), ("b", "redis")):
+        cache = ConditioningCache(lambda arrays: float(arrays["x"].sum()), folder=folder / machine, redis=bare)
+        assert cache.get("key", lambda: {"x": np.ones(4, np.float32)})[1].source == source
+    bare.set(keys.conditioning("key"), b"damaged")
+    cache = ConditioningCache(lambda arrays: float(arrays["x"].sum()), folder=folder / "c", redis=bare)
+    assert cache.get("key", lambda: {"x": np.ones(4, np.float32)})[1].source == "computed"
+
+
+def test_each_user_does_its_whole_job_and_may_do_nothing_that_it_does_not_need(
+    redis_server: GuardedRedis, db: redis.Redis, client: Client, consumer: Client, start_worker: StartWorker,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    traffic = Traffic(db)
+    with contextlib.ExitStack() as stack:
+        bare = {user: stack.enter_context(redis_server.raw(user)) for user in USERS}
+        player = stack.enter_context(redis_server.client("player"))
+        stack.enter_context(traffic.watched())
+        worker = start_worker()
+        produce(client, bare["producer"])
+        pause(bare["producer"], client)
+        for reader in (consumer, player, client):
+            consume(reader)
+        for user in ("consumer", "player"):
+            read_bare(bare[user])
+        look_for_voices(bare["worker"])
+        share_conditioning(bare["worker"], tmp_path)
+        traffic.note_users()
+        worker.process.terminate()
+        assert worker.wait() == 0
+        work(client, db, start_worker, traffic, [bare["player"], bare["producer"]])
+    assert denials(db) == []
+    unused = {user: allowed(redis_server.file, user) - traffic.of(user) - set(UNMEASURED) for user in USERS}
+    assert {user: commands for user, commands in unused.items() if commands} == {}
+    untouched = {user: traffic.untouched(user, redis_server.file) for user in USERS}
+    assert {user: found for user, found in untouched.items() if found} == {}
+
+
+def test_a_reader_that_may_not_acknowledge_reads_on(
+    consumer: Client, client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker()
+    client.place(JobSpec(SENTENCE * 30, id="live", live_s=3600))
+    assert b"".join(chunk.pcm for chunk in consumer.speech("live").chunks()) == tone(SENTENCE * 30)
+    assert not db.exists(keys.acknowledged("live"))
+
+
+# What is denied. One server for all of it
+
+
+@pytest.fixture(scope="module", params=[PLAIN, PRECISE], ids=lambda file: file.name)
+def day(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
+    """A Redis with the users, in which one of each kind of key lies."""
+    server = guarded(request.param, tmp_path_factory.mktemp("redis"))
+    server.start()
+    with server.raw("admin") as admin:
+        for key in ("rq:job:j", "voxspool:{j}:ctl", "rq:worker:w", "voxspool:{voices}", "voxspool:worker:w"):
+            admin.hset(key, "field", "value")
+        for key in ("rq:queue:voxspool-auto-batch", "voxspool:{voices}:clips:alice", "rq:queue:other"):
+            admin.rpush(key, "value")
+        for key in ("voxspool:{j}:audio", "rq:results:j"):
+            admin.xadd(key, {"field": "value"})
+        admin.set("other", "value")
+    yield server
+    server.stop()
+
+
+EVERYBODY: Final = (
+    "FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET maxmemory 1", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0", "KEYS *",
+    "SCAN 0", "ACL LIST", "ACL WHOAMI", "ACL SETUSER me on nopass ~* +@all", "CLIENT LIST", "CLIENT KILL ID 1",
+    "CLIENT PAUSE 1", "MONITOR", "SAVE", "BGREWRITEAOF", "REPLICAOF NO ONE", "MIGRATE 127.0.0.1 1 other 0 1",
+    "MODULE LIST", "SLOWLOG GET", "LATENCY LATEST", "SCRIPT FLUSH", "SCRIPT KILL", "SWAPDB 0 1", "GET other",
+    "SET other x", "DUMP other", "RENAME other o", "RANDOMKEY", "SORT rq:queue:voxspool-auto-batch BY rq:job:*",
+    "OBJECT FREQ other", "SUBSCRIBE other", "PUBLISH other x", "LRANGE rq:queue:other 0 -1", "RPUSH rq:queue:other x",
+    "XTRIM voxspool:{j}:audio MAXLEN 0", "XDEL voxspool:{j}:audio 1-1", "PSUBSCRIBE *", "UNLINK other",
+)  # fmt: skip
+READERS: Final = (
+    "XADD voxspool:{j}:audio * a b", "DEL voxspool:{j}:audio", "RPUSH rq:queue:voxspool-auto-batch x",
+    "LRANGE rq:queue:voxspool-auto-batch 0 -1", "LPOP rq:queue:voxspool-auto-batch", "HGETALL voxspool:{voices}",
+    "LRANGE voxspool:{voices}:clips:alice 0 -1", "HGETALL rq:worker:w", "XRANGE rq:results:j - +",
+    "SADD voxspool:paused x", "SADD voxspool:workers x", "DEL rq:job:j", "PUBLISH rq:pubsub:w x",
+    "SUBSCRIBE rq:pubsub:w", "GET voxspool:conditioning:{k}", "EVAL return(1) 0", "HDEL rq:job:j field",
+    "HINCRBY voxspool:{j}:ctl attempt 1",
+)  # fmt: skip
+DENIED: Final = {
+    "consumer": (
+        *EVERYBODY, *READERS, "HSET voxspool:{j}:ctl cancel me", "HSET rq:job:j data x", "HSET voxspool:{j}:ack pos 1",
+        "SCRIPT LOAD return(1)", "EVALSHA 0 0", "EXPIRE voxspool:{j}:audio 0",
+    ),
+    "player": (*EVERYBODY, *READERS),
+    "producer": (
+        *EVERYBODY, "LRANGE rq:queue:voxspool-auto-batch 0 -1", "LPOP rq:queue:voxspool-auto-batch",
+        "LPUSH rq:queue:voxspool-auto-batch x", "LRANGE voxspool:{voices}:clips:alice 0 -1", "HGETALL rq:worker:w",
+        "XRANGE rq:results:j - +", "SUBSCRIBE rq:pubsub:w", "GET voxspool:conditioning:{k}",
+        "SET voxspool:conditioning:{k} x", "DEL voxspool:conditioning:{k}", "SADD rq:workers x",
+        "ZADD rq:failed:voxspool-auto-batch 0 x",
+    ),
+    "worker": (
+        *EVERYBODY, "PUBLISH rq:pubsub:w x", "XREAD STREAMS voxspool:{j}:audio 0", "XRANGE voxspool:{j}:audio - +",
+        "EVAL return(1) 0",
+    ),
+}  # fmt: skip
+DENIED_BY_7: Final = {
+    "player": (
+        "HSET voxspool:{j}:ctl cancel me", "HSET rq:job:j data x", "EXPIRE rq:job:j 0", "EXPIRE voxspool:{j}:audio 0",
+        "HSET voxspool:worker:w engine x",
+    ),
+    "producer": (
+        "DEL voxspool:{j}:audio", "DEL rq:job:j", "DEL rq:queue:voxspool-auto-batch",
+        "ZADD rq:wip:voxspool-auto-batch 0 x", "SREM voxspool:workers w", "HSET voxspool:worker:w engine x",
+    ),
+    "worker": ("HSET voxspool:{voices} alice x", "RPUSH voxspool:{voices}:clips:alice x", "SET rq:suspended 1"),
+}  # fmt: skip
+"""What only keys that may be read, and not written, keep them from."""
+
+
+def granted(server: GuardedRedis, user: str, commands: tuple[str, ...]) -> list[str]:
+    """Give those commands that Redis does not refuse to a user."""
+    with server.raw(user) as bare:
+        return [command for command in commands if not refused(bare, command)]
+
+
+def refused(bare: redis.Redis, command: str) -> bool:
+    try:
+        bare.execute_command(*command.split())
+    except redis.exceptions.NoPermissionError:
+        return True
+    except redis.ResponseError as error:
+        return "not allowed" in str(error) or "unknown command" in str(error)  # to anybody, or by this version
+    return False
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_what_is_not_a_users_job_is_denied(user: str, day: GuardedRedis) -> None:
+    precisely = DENIED_BY_7.get(user, ()) if day.file == PRECISE else ()
+    assert granted(day, user, DENIED[user] + precisely) == []
+
+
+@pytest.mark.parametrize("user", ["producer", "player", "worker"])
+def test_a_script_may_no_more_than_who_runs_it(user: str, day: GuardedRedis) -> None:
+    with day.raw(user) as bare, pytest.raises(redis.ResponseError, match=r"can't run this command|ACL failure"):
+        bare.register_script("return redis.call('FLUSHALL')")()
+
+
+def test_without_a_password_nothing_can_be_done(day: GuardedRedis) -> None:
+    with contextlib.closing(redis.Redis(port=day.port, retry=None)) as nobody, pytest.raises(redis.AuthenticationError):
+        nobody.ping()
+
+
+@pytest.mark.parametrize("file", [PLAIN, PRECISE], ids=lambda file: file.name)
+def test_a_file_whose_placeholders_stand_is_refused_by_redis_itself(file: Path, tmp_path: Path) -> None:
+    command = [str(find_server()), "--port", "0", "--unixsocket", str(tmp_path / "s"), "--aclfile", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "The password hash must be exactly 64 characters" in done.stdout
+
+
+COMMANDS: Final = (
+    ("producer", "enqueue", "Good morning.", "--job-id", "morning"),
+    ("consumer", "status", "morning"),
+    ("producer", "status"),
+    ("producer", "voices"),
+    ("producer", "speak", "Good evening.", "-o", "-"),
+    ("consumer", "follow", "morning", "--raw"),
+    ("player", "follow", "morning", "--raw"),
+)
+
+
+def test_the_commands_serve_each_user(
+    redis_server: GuardedRedis, db: redis.Redis, start_worker: StartWorker, run_cli: Callable[..., Any]
+) -> None:
+    start_worker()
+    for user, *command in COMMANDS:
+        done = run_cli(*command, redis_url=redis_server.url_of(user))
+        assert done.returncode == 0, done.stderr.decode()
+    assert denials(db) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "saying"),
+    [
+        ("redis://consumer:wrong-pass@{place}", "did not let us in (invalid username-password pair"),
+        ("redis://nobody:wrong-pass@{place}", "did not let us in (invalid username-password pair"),
+        ("redis://{place}", "did not let us in (it wants a password)"),
+    ],
+)
+def test_who_is_not_let_in_hears_why_in_one_line(
+    url: str, saying: str, day: GuardedRedis, run_cli: Callable[..., Any]
+) -> None:
+    done = run_cli("status", redis_url=url.format(place=f"127.0.0.1:{day.port}/0"))
+    said = done.stderr.decode()
+    assert done.returncode == 1
+    assert saying in said
+    assert said.count("\n") == 1
+    assert "wrong-pass" not in said
+
+
+def test_a_client_that_may_not_says_so_in_one_line(day: GuardedRedis) -> None:
+    with day.client("consumer") as consumer, pytest.raises(RedisUnavailableError, match="did not let us in") as caught:
+        consumer.enqueue("Good morning.")
+    assert "\n" not in str(caught.value)
+    assert day.passwords["consumer"] not in str(caught.value)

@@ -1,0 +1,105 @@
+"""TLS in front of a redis-server that has none: a certificate of our own, and a proxy that ends TLS before it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import ssl
+import subprocess
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BUFFER_BYTES: Final = 65_536
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A self-signed certificate for 127.0.0.1, which is its own authority."""
+
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def make(cls, folder: Path, name: str) -> Certificate:
+        """Make one with the command `openssl`; without it the test is skipped, and fails in CI."""
+        if not shutil.which("openssl"):
+            (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no command openssl")
+        made = cls(folder / f"{name}.crt", folder / f"{name}.key")
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
+             "-keyout", str(made.key), "-out", str(made.certificate)],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        return made
+
+
+@contextlib.contextmanager
+def in_front_of(port: int, shown: Certificate) -> Iterator[int]:
+    """Listen with TLS on loopback, and pass on what comes, in the clear, to a port. Gives the port to connect to."""
+    proxy = _Proxy(port, shown)
+    thread = threading.Thread(target=asyncio.run, args=(proxy.run(),))
+    thread.start()
+    try:
+        assert proxy.listening.wait(10)
+        yield proxy.port
+    finally:
+        proxy.stop()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+class _Proxy:
+    """Ends TLS, in an event loop of its own."""
+
+    def __init__(self, target: int, shown: Certificate) -> None:
+        self._target = target
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(shown.certificate, shown.key)
+        self.listening = threading.Event()
+        self.port = 0
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        self._serving: set[asyncio.Task[None]] = set()
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        self.port = server.sockets[0].getsockname()[1]
+        self.listening.set()
+        await self._stopped.wait()
+        server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End it, from another thread."""
+        self._loop.call_soon_threadsafe(self._stopped.set)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection: bytes from either side to the other, until one of them hangs up."""
+        self._serving.add(task := asyncio.current_task())
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            inside_reader, inside_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            await asyncio.gather(_pass_on(reader, inside_writer), _pass_on(inside_reader, writer))
+        writer.close()
+        self._serving.discard(task)
+
+
+async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Pass on what one side says, until it says no more; then hang up on the other."""
+    try:
+        while data := await source.read(BUFFER_BYTES):
+            target.write(data)
+            await target.drain()
+    finally:
+        target.close()
