@@ -200,8 +200,8 @@ class Spooler(RuleBasedStateMachine):
         self.say(f"{job} cancelled: {said}")
         if said == "asked":
             job.may.add("cancelled")
-        else:
-            assert said in job.may | {"cancelled", "failed"}
+        elif said != "failed":  # whether it may have failed is judged at the end
+            assert said in job.may | {"cancelled"}
             job.may = {said}
 
     @rule(worker=consumes(workers), after=MOMENTS)
