@@ -53,6 +53,9 @@ def raises(error: BaseException) -> Callable[[Segment], None]:
     return act
 
 
+KEPT: list[bytearray] = []
+SWELL_BYTES = 600 << 20
+"""How much a worker grows by a step that swells."""
 WORDS: dict[str, Callable[[Segment], object]] = {
     "unspeakable": segment_error,
     "assert": raises(RuntimeError("CUDA error: device-side assert triggered")),
@@ -60,6 +63,7 @@ WORDS: dict[str, Callable[[Segment], object]] = {
     "memory": raises(MemoryError()),
     "segfault": lambda _: ctypes.string_at(0),
     "vanish": lambda _: os._exit(1),
+    "swell": lambda _: KEPT or KEPT.append(bytearray(b"x") * SWELL_BYTES),
     "hang": lambda _: threading.Event().wait(),
 }
 """A word in a segment's text -> what the step with it does."""

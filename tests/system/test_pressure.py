@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from oracle import Expected, judge
+from faults import FAULTY
+from oracle import Expected, judge, whole
 from processes import clean_env, until
 from reference import SENTENCE, tone
 from voxspool import BusyError, DeadlineError, UnknownQueueError
@@ -206,13 +208,21 @@ def test_a_speech_without_end_fails_at_its_limit(client: Client, db: redis.Redis
 def test_a_worker_that_has_grown_ends_between_jobs_to_be_started_again(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
-    speech = client.enqueue(SENTENCE * 2, voice=LIVE)
-    worker = start_worker(environ={"VOXSPOOL_WORKER_MEMORY_MB": "1"}, wait=False)
-    speech.wait(timeout_s=20)
-    assert worker.wait(20) == 75
-    assert "worker.grown" in worker.said()
-    judge(db, {speech.id: Expected(tone(SENTENCE * 2))})
+    worker = start_worker("tone", program=FAULTY, environ={"VOXSPOOL_WORKER_MEMORY_MB": "500"})
+    texts = {"swells": "Now let it swell.", "neighbour": SENTENCE * 12}
+    for job, text in texts.items():
+        client.enqueue(text, id=job, voice=LIVE)
+    assert worker.wait() == 75
+    assert re.search(r"worker\.grown .* memory_mb=\d+ limit_mb=500", worker.said())
+    judge(db, whole(texts))
     assert db.smembers(keys.WORKERS) == set()
+
+
+def test_a_worker_whose_limit_is_too_low_to_start_says_so(start_worker: StartWorker) -> None:
+    worker = start_worker(environ={"VOXSPOOL_WORKER_MEMORY_MB": "1"}, wait=False)
+    assert worker.wait() == 1
+    assert "Error: VOXSPOOL_WORKER_MEMORY_MB is 1, and this worker has" in worker.said()
+    assert "Traceback" not in worker.said()
 
 
 def health(folder: Path) -> subprocess.CompletedProcess[str]:

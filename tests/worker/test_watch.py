@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from voxspool.errors import SettingsError
 from voxspool_worker.token import Reason, Token
 from voxspool_worker.watch import (
     GROWTH,
@@ -71,6 +74,13 @@ def test_a_worker_above_its_limit_says_how_large_it_is() -> None:
     sizes = iter([10, 99, 100, 101])
     growth = Growth(100, lambda: next(sizes))
     assert [growth.too_large_bytes for _ in range(3)] == [None, None, 101]
+
+
+def test_a_limit_that_is_passed_before_the_first_job_is_refused() -> None:
+    with pytest.raises(
+        SettingsError, match="VOXSPOOL_WORKER_MEMORY_MB is 1, and this worker has 2 MB when it is ready"
+    ):
+        Growth(2**20, lambda: 2 * 2**20)
 
 
 def test_the_size_of_this_process_is_known() -> None:

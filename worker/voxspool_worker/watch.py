@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
+from voxspool.errors import SettingsError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -31,9 +33,17 @@ class Growth:
     """Whether this process has grown too large. Made when the worker is ready to speak."""
 
     def __init__(self, limit_bytes: int | None, size: Callable[[], int]) -> None:
-        """Prepare; `size` gives the process's. Without a limit, it follows from the size now."""
+        """Prepare; `size` gives the process's. Without a limit, it follows from the size now.
+
+        Raises SettingsError for a limit that the process has passed before its first job: it would start for ever.
+        """
         self._size = size
         now_bytes = size()
+        if limit_bytes and now_bytes >= limit_bytes:
+            raise SettingsError(
+                f"VOXSPOOL_WORKER_MEMORY_MB is {limit_bytes >> 20}, and this worker has {now_bytes >> 20} MB when it "
+                "is ready; name more, or none"
+            )
         self.limit_bytes = limit_bytes or max(round(GROWTH * now_bytes), now_bytes + LEAST_GROWTH_BYTES)
 
     @property

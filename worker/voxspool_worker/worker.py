@@ -73,9 +73,11 @@ BEAT_S: Final = 3.0
 """How often leases are renewed, in seconds: a third of LEASE_S."""
 LOOK_S: Final = 2.0
 """How often a worker looks for the jobs of dead ones, in seconds."""
+LATE_S: Final = 1.5 * BEAT_S
+"""A beat that comes so long after the last one, in seconds, says that Redis was away, or this process stood still."""
 PATIENCE_S: Final = 2 * BEAT_S
-"""How long a worker rescues nobody after a time without Redis, in seconds: the others' next beat is due within one, and
-redis-py waits up to 2 s before it tries again."""
+"""How long a worker rescues nobody after that, in seconds: the others' next beat is due within one, and redis-py waits
+up to 2 s before it tries again."""
 TRIM_S: Final = 60.0
 """How often what has expired is taken out of RQ's registries, in seconds."""
 MAX_LIMIT_S: Final = 7 * 24 * 3600
@@ -674,7 +676,7 @@ class SpeechWorker(BaseWorker):
         self._say_alive()
         self.metrics.redis_here()
         now_s = time.monotonic()
-        if now_s - self._beaten > 2 * BEAT_S:
+        if now_s - self._beaten > LATE_S:
             self._patient_until = now_s + PATIENCE_S
         self._beaten = now_s
         self._watch(now_s)
