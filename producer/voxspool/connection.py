@@ -28,7 +28,11 @@ RETRIES: Final = 10
 _FULL: Final = "command not allowed when used memory"
 """What Redis says at its memory's limit, after its code OOM; from a script it stands in the middle of the message."""
 _QUERY_PASSWORD: Final = re.compile(r"(?i)(password=)[^&]*")
+MOST_CONNECTIONS: Final = 10_000
+"""Of one client. Each reader that waits holds one, and redis-py's own limit would turn the 101st away; Redis itself
+takes 10,000."""
 _OPTIONS: Final[dict[str, Any]] = {
+    "max_connections": MOST_CONNECTIONS,
     "socket_timeout": TIMEOUT_S,
     "socket_connect_timeout": TIMEOUT_S,
     "encoding_errors": "surrogateescape",  # an id that anybody pushed goes back as it came, whatever its bytes

@@ -282,7 +282,7 @@ def test_readers_that_are_slow_die_come_late_or_are_a_hundred_hear_the_same(
     text, job = passage(0, 3), "job-0"
     expected = tone(text)
     speech = client.enqueue(text, id=job, voice=LIVE)
-    crowd = Listeners(client, [job], each=100)
+    crowd = Listeners(client, [job], each=120)
     slow = iter(speech)
     first = next(slow)
     command = [sys.executable, "-m", "voxspool", "follow", job, "--redis", redis_server.url, "--raw"]
