@@ -20,7 +20,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from rq import Queue
 from rq.command import send_stop_job_command
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
-from rq.job import Job, Retry
+from rq.job import Job, JobStatus, Retry
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
@@ -75,6 +75,8 @@ RESCUES = 100
 """How often RQ's own cleaners (a dashboard has them) may put back the job of a dead worker before they fail it. Our
 workers put such jobs back by themselves, and use none of these."""
 
+WAITING = {JobStatus.QUEUED, JobStatus.DEFERRED, JobStatus.SCHEDULED}
+"""What RQ says of a job that no worker has taken, and that has not ended."""
 RECENT_S = 1.0
 """For how long a job may be routed by cards that were read before, in seconds: to read eight takes three times as long
 as to enqueue. A worker's own word is up to 3 s old, and a job for one that has gone is let go by the others."""
@@ -502,11 +504,12 @@ class Speech:
             send_stop_job_command(self._redis, self.id, serializer=JSONSerializer)
 
     def _take_off_queue(self, keep_s: int) -> None:
-        """Take a job that nobody will run out of RQ's queue."""
+        """Take a job that waits out of RQ's queue; one that a worker has taken finds its stream closed, and says so."""
         with contextlib.suppress(NoSuchJobError, InvalidJobOperation):
             job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
-            job.cancel()
-            job.cleanup(ttl=keep_s, remove_from_queue=False)
+            if job.get_status() in WAITING:
+                job.cancel()
+                job.cleanup(ttl=keep_s, remove_from_queue=False)
 
 
 class Listener:

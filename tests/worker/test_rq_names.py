@@ -38,6 +38,7 @@ DOCUMENTED = {
     *("rq.Queue", "rq.job.Job", "rq.job.Job.fetch", "rq.job.Retry", "rq.serializers.JSONSerializer"),
     *("rq.command.send_stop_job_command", "rq.exceptions.NoSuchJobError", "rq.exceptions.InvalidJobOperation"),
     "rq.job.JobStatus",
+    "job.get_status",
 }
 """RQ's own documentation explains these."""
 
@@ -51,8 +52,11 @@ HELD = {
     "rq.job.JOB_ID_PATTERN": "test_states_and_patterns_that_we_name_are_there",
     "rq.job.JOB_ID_PATTERN.fullmatch": "test_states_and_patterns_that_we_name_are_there",
     "rq.job.Job.redis_job_namespace_prefix": "test_keys_are_what_the_scripts_and_the_rescue_take_them_for",
+    "rq.job.JobStatus.DEFERRED": "test_statuses_are_the_words_that_scripts_and_readers_compare",
     "rq.job.JobStatus.FAILED": "test_statuses_are_the_words_that_scripts_and_readers_compare",
     "rq.job.JobStatus.FINISHED": "test_statuses_are_the_words_that_scripts_and_readers_compare",
+    "rq.job.JobStatus.QUEUED": "test_statuses_are_the_words_that_scripts_and_readers_compare",
+    "rq.job.JobStatus.SCHEDULED": "test_statuses_are_the_words_that_scripts_and_readers_compare",
     "rq.job.JobStatus.STOPPED": "test_statuses_are_the_words_that_scripts_and_readers_compare",
     "rq.registry.CanceledJobRegistry": "test_a_cancelled_job_is_noted_with_when_and_not_until_when",
     "rq.registry.CanceledJobRegistry.key_template": "test_registries_are_named_by_their_queue",
@@ -173,6 +177,7 @@ def test_statuses_are_the_words_that_scripts_and_readers_compare() -> None:
     assert (words["QUEUED"], words["STARTED"]) == ("queued", "started")
     assert (words["FINISHED"], words["FAILED"]) == ("finished", "failed")
     assert (words["STOPPED"], words["CANCELED"]) == ("stopped", "canceled")
+    assert (words["DEFERRED"], words["SCHEDULED"]) == ("deferred", "scheduled")
 
 
 def test_states_of_a_worker_are_words() -> None:
