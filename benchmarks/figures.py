@@ -27,6 +27,10 @@ AIMS: Final[dict[str, tuple[float, float | None]]] = {
     "commands a job": (50.0, None),
     "publish to 1 consumer": (0.5, 1.5),
     "import voxspool": (150.0, None),
+    "jobs failed": (0.0, None),
+    "lost samples": (0.0, None),
+    "doubled samples": (0.0, None),
+    "audio again, after kill -9": (11.0, 11.0),
 }
 """A figure's name -> the most that its p50, and its p99, should be. An aim is ours; RQ's figures stand beside it."""
 
@@ -45,6 +49,15 @@ UNITS: Final = {
     "chunk": "s",
     "decode": "tokens/s",
     "load": "s",
+    "jobs ended": "jobs",
+    "jobs failed": "jobs",
+    "jobs resumed": "jobs",
+    "lost samples": "samples",
+    "doubled samples": "samples",
+    "readings": "readings",
+    "audio again": "s",
+    "redis memory": "MB",
+    "worker memory": "MB",
     "peak memory": "GB",
 }
 """A figure's name -> its unit, where that is not milliseconds."""

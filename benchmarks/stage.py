@@ -53,7 +53,8 @@ class Stage:
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="voxspool-bench-"))
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: dict[subprocess.Popen[bytes], Path] = {}
+        """Process -> its log."""
         port = _free_port()
         self.url = f"redis://127.0.0.1:{port}/0"
         self.redis = redis.Redis(port=port)
@@ -65,7 +66,7 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in reversed(self._started):
+        for process in reversed([*self._started]):
             process.kill()
             process.wait()
         self.redis.close()
@@ -73,11 +74,16 @@ class Stage:
 
     def voxspool_worker(self, engine: str) -> Voxspool:
         """Start a voxspool worker, and give our side of it. Raises StartError."""
-        command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", engine, "--redis", self.url]
         client = Client(settings=Settings(redis_url=self.url, engine=engine))
-        ready = lambda: any(card.engine == engine for card in client.workers())  # noqa: E731
-        self._start(engine, [*command, "--jobs", str(JOBS_AT_ONCE)], ready)
+        self.start_worker(client, engine)
         return Voxspool(self.redis, client, engine)
+
+    def start_worker(self, client: Client, engine: str) -> subprocess.Popen[bytes]:
+        """Start a voxspool worker; give its process when its card is there. Raises StartError."""
+        command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", engine, "--redis", self.url]
+        process = self._launch(engine, [*command, "--jobs", str(JOBS_AT_ONCE)])
+        self._wait(process, lambda: any(card.pid == process.pid for card in client.workers()))
+        return process
 
     def simple_worker(self) -> SimpleWorker:
         """Start RQ's SimpleWorker, and give our side of it. Raises StartError."""
@@ -92,19 +98,30 @@ class Stage:
             "--dir", str(self._folder), "--daemonize", "no",
         ]  # fmt: skip
         probe = redis.Redis(port=port, retry=Retry(NoBackoff(), 0))
-        self._start("redis", command, lambda: _answers(probe))
+        self.server = self._start("redis", command, lambda: _answers(probe))
 
-    def _start(self, name: str, command: list[str], ready: Callable[[], object]) -> None:
+    def _start(self, name: str, command: list[str], ready: Callable[[], object]) -> subprocess.Popen[bytes]:
         """Start a process and wait until it is ready. Raises StartError."""
-        log = self._folder / f"{name}.log"
+        process = self._launch(name, command)
+        self._wait(process, ready)
+        return process
+
+    def _launch(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start a process, with a log of its own."""
+        log = self._folder / f"{name}-{len(self._started)}.log"
+        environ = environment() | {"VOXSPOOL_HEALTH_DIR": str(self._folder / "health")}
         with log.open("wb") as out:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment())
-        self._started.append(process)
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environ)
+        self._started[process] = log
+        return process
+
+    def _wait(self, process: subprocess.Popen[bytes], ready: Callable[[], object]) -> None:
+        """Wait until a process is ready. Raises StartError."""
         deadline = time.monotonic() + START_S
         while not ready():
             if process.poll() is not None or time.monotonic() > deadline:
-                said = log.read_text(errors="replace").strip().splitlines()
-                raise StartError(said[-1] if said else f"{name} did not start and said nothing")
+                said = self._started[process].read_text(errors="replace").strip().splitlines()
+                raise StartError(said[-1] if said else f"{process.args} did not start and said nothing")
             time.sleep(0.02)
 
 

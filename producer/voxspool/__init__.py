@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from voxspool.errors import (
+    BusyError,
     CheckpointError,
     ClipError,
     DeadlineError,
@@ -38,6 +39,7 @@ from voxspool.errors import (
     UnknownEngineError,
     UnknownJobError,
     UnknownLanguageError,
+    UnknownQueueError,
     UnknownVoiceError,
     VoiceError,
     VoiceExistsError,
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AsyncSpeech",
+    "BusyError",
     "CheckpointError",
     "Chunk",
     "Client",
@@ -86,6 +89,7 @@ __all__ = [
     "UnknownEngineError",
     "UnknownJobError",
     "UnknownLanguageError",
+    "UnknownQueueError",
     "UnknownVoiceError",
     "VoiceError",
     "VoiceExistsError",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import redis
 from redis import asyncio as redis_asyncio
 
-from voxspool import connection
+from voxspool import acknowledge, connection
+from voxspool.acknowledge import Acknowledgement
 from voxspool.client import Chunk, Client, unended
 from voxspool.protocol import keys
 from voxspool.protocol.stream import START, End, EntryId
@@ -25,6 +26,7 @@ from voxspool.reader import (
     block_ms,
     ended_without_entry,
     judge,
+    position_after,
     raise_for,
     silent_too_long,
 )
@@ -81,6 +83,14 @@ class AsyncClient:
         """Give every voice that a live worker has, with those workers."""
         return await asyncio.to_thread(self._client.voices)
 
+    async def pause(self, *words: str) -> list[str]:
+        """Let queues wait; see Client.pause."""
+        return await asyncio.to_thread(self._client.pause, *words)
+
+    async def resume(self, *words: str) -> list[str]:
+        """Let paused queues go on; see Client.resume."""
+        return await asyncio.to_thread(self._client.resume, *words)
+
     async def overview(self) -> Overview:
         """Give the queues, the live workers and the running jobs."""
         return await asyncio.to_thread(self._client.overview)
@@ -113,15 +123,18 @@ class AsyncSpeech:
         on_wait: Callable[[JobState], None] | None = None,
     ) -> AsyncIterator[Received]:
         """Give the stream's entries as they come, to the terminal one. See Reader.read."""
-        cursor = Cursor(EntryId.parse(after))
+        cursor, ack = Cursor(EntryId.parse(after)), Acknowledgement(self.id)
         heard = time.monotonic()
         while not cursor.closed:
+            await self._acknowledge(ack)
             with connection.translated(self._url):
                 stream: Any = {keys.audio(self.id): str(cursor.after)}
                 block = block_ms(timeout_s, time.monotonic() - heard)
                 received = cursor.take(await bounded(self._redis.xread(stream, count=COUNT, block=block)))
             for one in received:
                 yield one
+                ack.pos = position_after(one.entry)
+                await self._acknowledge(ack)
             if received:
                 heard = time.monotonic()
                 continue
@@ -179,6 +192,17 @@ class AsyncSpeech:
     async def cancel(self, by: str = "client") -> str:
         """Cancel the job; see Speech.cancel."""
         return await asyncio.to_thread(self._speech.cancel, by)
+
+    async def _acknowledge(self, ack: Acknowledgement) -> None:
+        """Say how far the reader is; see Reader."""
+        if not ack.due:
+            return
+        with connection.translated(self._url):
+            try:
+                call: Any = self._redis.register_script(acknowledge.script())(**ack.call)
+                ack.heard(await bounded(call))
+            except redis.ResponseError:
+                ack.forbidden()
 
     async def _more_after(self, entry_id: EntryId) -> Any:  # noqa: ANN401 - truthy where there is an entry
         """Whether the stream goes on."""

@@ -60,6 +60,8 @@ class WorkerCard:
     """From the start of a run to its first audio: the median of the last 50 jobs that ended."""
     real_time_factor: float | None = None
     """Seconds of work a second of audio: the mean of the same jobs."""
+    jobs_per_minute: float | None = None
+    """How many of the same jobs ended in a minute."""
 
     def has(self, voice: str | None) -> bool:
         """Whether it has a voice; None is the engine's own. A mix of voices is taken on trust."""
@@ -117,6 +119,7 @@ def _read(name: str, fields: dict[bytes, bytes]) -> WorkerCard | None:
             voice_hit_rate=_measured(card, "voice_hit_rate"),
             first_chunk_s=_measured(card, "first_chunk_s"),
             real_time_factor=_measured(card, "real_time_factor"),
+            jobs_per_minute=_measured(card, "jobs_per_minute"),
         )
     except (KeyError, ValueError, TypeError):
         return None

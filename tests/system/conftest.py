@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
 
-from processes import RedisServer, WorkerProcess, clean_env, until
+from processes import RedisServer, WorkerProcess, clean_env, server_path, until
+from proxy import Proxy
 from voxspool import Client, Settings
 from voxspool.protocol import keys
 
@@ -26,11 +28,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.system)
 
 
+def pytest_report_header() -> str:
+    said = subprocess.run([server_path(), "--version"], capture_output=True, text=True, timeout=10, check=True)
+    return f"server: {' '.join(said.stdout.split()[:3])}"
+
+
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+def redis_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """Start a server; a test may say with which options, by an indirect parameter."""
     folder = tmp_path / "redis"
     folder.mkdir()
-    server = RedisServer(folder)
+    server = RedisServer(folder, getattr(request, "param", ()))
     server.start()
     yield server
     server.stop()
@@ -54,14 +62,23 @@ def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> 
     started: list[WorkerProcess] = []
 
     def start(
-        engine: str = "tone", *options: str, wait: bool = True, environ: dict[str, str] | None = None
+        engine: str = "tone",
+        *options: str,
+        wait: bool = True,
+        environ: dict[str, str] | None = None,
+        redis_url: str = redis_server.url,
+        program: tuple[str, ...] = ("-m", "voxspool_worker"),
     ) -> WorkerProcess:
         before = db.smembers(keys.WORKERS)
         log = tmp_path / f"worker-{len(started)}.log"
-        command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", engine, "--redis", redis_server.url]
+        command = [sys.executable, *program, "run", "--engine", engine, "--redis", redis_url]
         with log.open("w") as out:
             process = subprocess.Popen(
-                [*command, *options], stderr=out, stdout=out, text=True, env=clean_env() | (environ or {})
+                [*command, *options],
+                stderr=out,
+                stdout=out,
+                text=True,
+                env=clean_env() | {"VOXSPOOL_HEALTH_DIR": str(tmp_path / "health")} | (environ or {}),
             )
         worker = WorkerProcess(process, log)
         started.append(worker)
@@ -74,8 +91,18 @@ def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> 
 
     yield start
     for worker in started:
-        worker.process.kill()
-        worker.process.wait()
+        worker.kill()
+
+
+@pytest.fixture
+def proxies(redis_server: RedisServer, db: redis.Redis) -> Iterator[Callable[[], Proxy]]:
+    """Make a proxy before the test's Redis, which knows all scripts: a request for one has its effect at once."""
+    for package in ("voxspool.lua", "voxspool_worker.lua"):
+        for script in files(package).iterdir():
+            if script.name.endswith(".lua"):
+                db.script_load(script.read_text(encoding="utf-8"))
+    with contextlib.ExitStack() as closing:
+        yield lambda: closing.enter_context(contextlib.closing(Proxy(redis_server.port)))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from processes import until
+from reference import tone
 from voxspool.protocol import keys
 from voxspool.protocol.stream import STATES, TERMINAL, Audio, Begin, EntryId, Mark, decode
 
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 
 RQ_STATUS: Final = {"ended": {"finished"}, "failed": {"failed"}, "cancelled": {"stopped", "canceled"}}
 """The state of a stream -> what RQ may say of the job."""
+RECORD_S: Final = 75.0
+"""A dead worker's record of a run expires by then: RQ's cancel takes the lease away, by which others would find it."""
+
+LISTS: Final = ("rq:queue:voxspool-*", "rq:queue:*:intermediate", "rq:wip:*")
+"""Where a job waits, and where it has a lease."""
+FOR_EVER: Final = -1
+"""What Redis says of a key that has no lifetime."""
+RECORDS: Final = ("rq:execution:*", "rq:executions:*", "rq:worker:*:executions")
+"""What RQ notes of a run."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +45,22 @@ class Expected:
     """How it may end. One that failed or was cancelled must have published a prefix of the reference."""
 
 
-def judge(db: redis.Redis, jobs: Mapping[str, Expected], limit_s: float = 60.0) -> None:
-    """Wait until all jobs are over; assert that each came to what it must, and that nothing is left behind."""
+def judge(
+    db: redis.Redis, jobs: Mapping[str, Expected], limit_s: float = 60.0, *, records_may_expire: bool = False
+) -> None:
+    """Wait until all jobs are over; assert that each came to what it must, and that nothing is left behind.
+
+    Where RQ's own cleaners took a dead worker's lease, `records_may_expire`: they leave its records to their lifetime.
+    """
     until(lambda: all(is_over(db, job) for job in jobs), f"the end of {len(jobs)} jobs", limit_s)
     for job, expected in jobs.items():
         judge_stream(db, job, expected)
-    judge_leftovers(db, jobs)
+    judge_leftovers(db, jobs, RECORDS if records_may_expire else ())
+
+
+def whole(texts: Mapping[str, str]) -> dict[str, Expected]:
+    """Say of each job that it must be its whole text."""
+    return {job: Expected(tone(text)) for job, text in texts.items()}
 
 
 def is_over(db: redis.Redis, job: str) -> bool:
@@ -92,11 +112,11 @@ def heard(entries: Iterable[Any]) -> tuple[bytes, list[int]]:
     return bytes(samples), segments
 
 
-def judge_leftovers(db: redis.Redis, jobs: Iterable[str]) -> None:
+def judge_leftovers(db: redis.Redis, jobs: Iterable[str], may_expire: tuple[str, ...] = ()) -> None:
     """No id in a queue, no lease, no record of a run; each job in the one registry that its status names."""
-    patterns = ("rq:queue:voxspool-*", "rq:queue:*:intermediate", "rq:wip:*", "rq:execution:*", "rq:executions:*")
-    for pattern in (*patterns, "rq:worker:*:executions"):
-        until(lambda pattern=pattern: not list(db.scan_iter(pattern)), f"{pattern} to be empty")
+    for pattern in (*LISTS, *RECORDS):
+        expiring = pattern in may_expire
+        until(lambda: not left(db, pattern, expiring=expiring), f"{pattern} to be empty", RECORD_S)  # noqa: B023 - used at once
     registries = {
         key: set(db.zrange(key, 0, -1))
         for pattern in ("rq:finished:*", "rq:failed:*", "rq:canceled:*", "rq:deferred:*", "rq:scheduled:*")
@@ -107,3 +127,9 @@ def judge_leftovers(db: redis.Redis, jobs: Iterable[str]) -> None:
         names = {"finished": "finished", "failed": "failed", "stopped": "failed", "canceled": "canceled"}
         found = [key.decode().split(":")[1] for key, ids in registries.items() if job.encode() in ids]
         assert found == [names[status]], f"job {job} is {status} and lies in {found}"
+
+
+def left(db: redis.Redis, pattern: str, *, expiring: bool) -> list[bytes]:
+    """Give the keys that are left; those with a lifetime only where they must not be there at all."""
+    found = list(db.scan_iter(pattern))
+    return [key for key in found if db.ttl(key) == FOR_EVER] if expiring else found

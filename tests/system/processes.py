@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from voxspool.embedded import find_server
+from voxspool.embedded import carried_server, find_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,13 @@ def until(condition: Callable[[], object], what: str, limit_s: float = DEADLINE_
     while not condition():
         assert time.monotonic() < deadline, f"waited {limit_s} s in vain for {what}"
         time.sleep(0.01)  # between two looks at a condition, not instead of one
+
+
+def server_path() -> Path:
+    """Give the server that the tests run on: what REDIS_SERVER names, else the oldest that we serve, else any."""
+    if named := os.environ.get("REDIS_SERVER"):
+        return Path(named)
+    return carried_server() or find_server()
 
 
 def free_port() -> int:
@@ -51,7 +58,7 @@ class RedisServer:
 
     def start(self) -> None:
         command = [
-            str(find_server()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir",
+            str(server_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir",
             str(self.folder), *self.options,
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -82,6 +89,10 @@ class WorkerProcess:
 
     def wait(self, limit_s: float = DEADLINE_S) -> int:
         return self.process.wait(limit_s)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def said(self) -> str:
         return self.log.read_text()

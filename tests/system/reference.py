@@ -13,6 +13,11 @@ SENTENCE = "The keeper of the lighthouse counted every lamp before the night beg
 """72 characters, so 4.32 s of tone."""
 
 
+def passage(number: int, sentences: int) -> str:
+    """Give a text of so many SENTENCEs and one more, which tells it from others."""
+    return f"{SENTENCE * sentences}Number {number} is the one that speaks."
+
+
 def tone(text: str, *, seed: int = 0, speed: float = 1.0) -> bytes:
     """Give the whole speech, s16le."""
     engine = ToneEngine()

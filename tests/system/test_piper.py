@@ -14,15 +14,17 @@ import soundfile
 import soxr
 from faster_whisper import WhisperModel
 
+from oracle import Expected, judge
 from voxspool import SpeechFailedError
 from voxspool.cli.demo import PASSAGE
-from voxspool.protocol.stream import Audio, Begin, End
+from voxspool.protocol.stream import Audio, Begin, End, Mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     import numpy.typing as npt
+    import redis
 
     from processes import WorkerProcess
     from voxspool import Client
@@ -89,6 +91,24 @@ def test_piper_streams_sentence_by_sentence_and_says_the_same_again(client: Clie
     assert states[0].state == "running", "its first sentence was heard before its last was spoken"
     again = client.enqueue(PASSAGE)
     assert [chunk.pcm for chunk in again] == [chunk.pcm for chunk in speech]
+
+
+def test_another_worker_goes_on_where_one_was_killed(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    text = PASSAGE * 8
+    victim = start_worker("piper")
+    reference = b"".join(chunk.pcm for chunk in client.enqueue(text, seed=3, id="undisturbed"))
+    speech = client.enqueue(text, seed=3, id="disturbed")
+    stream = speech.entries()
+    while not isinstance(next(stream).entry, Mark):
+        pass
+    victim.process.kill()
+    assert speech.status().state == "running", "it was killed in mid-speech"
+    start_worker("piper")
+    judge(db, {name: Expected(reference) for name in ("undisturbed", "disturbed")})
+    begins = [one.entry for one in speech.entries() if isinstance(one.entry, Begin)]
+    assert [bool(begin.pos) for begin in begins] == [False, True], "the second attempt begins at a mark"
 
 
 def test_a_language_that_the_voice_does_not_speak_is_refused_with_what_it_does(

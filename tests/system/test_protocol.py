@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     StartWorker = Callable[..., WorkerProcess]
 
 DOCS = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
-ENQUEUE, CANCEL = (block for block in re.findall(r"```sh\n(redis-cli .*?)```", DOCS, re.DOTALL))
+ENQUEUE, CANCEL, ACKNOWLEDGE = (block for block in re.findall(r"```sh\n(redis-cli .*?)```", DOCS, re.DOTALL))
 (SCRIPT,) = re.findall(r"```lua\n(.*?)```", DOCS, re.DOTALL)
 
 

@@ -382,6 +382,24 @@ def test_a_job_that_a_dashboard_ends_after_its_worker_left_ends_its_readers(
         speech.wait(timeout_s=10)
 
 
+@pytest.mark.parametrize("end", [Job.cancel, Job.delete])
+def test_a_running_job_that_rq_itself_ends_is_cancelled_and_leaves_nothing_for_ever(
+    end: Callable[[Job], None], client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE * 20, voice=LIVE)
+    after_first_audio(speech)
+    end(rq_job(speech, db))
+    *_, last = (received.entry for received in speech.entries(timeout_s=10))
+    assert isinstance(last, Cancelled)
+    assert last.by == "RQ"
+    assert db.ttl(keys.audio(speech.id)) > 0
+    assert db.ttl(keys.control(speech.id)) > 0
+    until(lambda: not db.keys("rq:execution:*"), "the run to be forgotten")
+    assert_nothing_is_left(db)
+    assert db.hget(f"rq:job:{speech.id}", "status") == (b"canceled" if end is Job.cancel else None)
+
+
 @pytest.mark.parametrize("limit", ["9" * 400, "-1", "0"])
 def test_no_time_limit_in_a_hash_ends_a_worker(
     limit: str, client: Client, start_worker: StartWorker, db: redis.Redis

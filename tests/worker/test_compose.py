@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from voxspool.protocol.environment import check_names
+from voxspool_worker.cli import main
+from voxspool_worker.health import STALE_S
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -144,6 +146,19 @@ def test_redis_starts_alone_and_the_rest_by_profile() -> None:
 def test_a_worker_has_time_to_end_its_jobs(name: str) -> None:
     assert SERVICES[name]["command"] == ["run"]
     assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= 30
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-cuda"])
+def test_a_worker_is_asked_whether_it_gets_on_by_a_command_that_exists(name: str) -> None:
+    check = SERVICES[name]["healthcheck"]
+    kind, program, command = check["test"]
+    assert (kind, [program]) == ("CMD", json.loads(instructions(dockerfile_of(name), "ENTRYPOINT")[0]))
+    main.commands[command].make_context(command, [])  # its parser takes it
+    assert int(check["interval"].removesuffix("s")) < STALE_S
+    assert int(check["start_period"].removesuffix("s")) >= 60, "a model takes its time to load"
+    # Its files lie in the default folder, which must be writable in a container that is not.
+    assert "/tmp" in SERVICES[name]["tmpfs"]
+    assert "VOXSPOOL_HEALTH_DIR" not in SERVICES[name]["environment"]
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))

@@ -18,7 +18,7 @@ from voxspool_worker.engines.tone import CHAR_S, FAST, STEP_S, ToneEngine, sine
 from voxspool_worker.scheduler import BACKLOG_CHUNKS, RESERVED_SHARE, EngineLostError, Heard, Lane, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from voxspool.protocol.jobs import Priority
 
@@ -67,6 +67,17 @@ class Fragile(Watched):
                 raise SegmentError(row.segment, "it is not to be said")
             if row.segment.text == "break":
                 raise RuntimeError("the device is gone")
+        return super().step()
+
+
+class Stepping(Watched):
+    """Tone that looks at something in the middle of a step."""
+
+    look: Callable[[], float | None]
+    saw: float | None = None
+
+    def step(self) -> list[Chunk]:
+        self.saw = self.look()
         return super().step()
 
 
@@ -354,6 +365,54 @@ def test_a_job_that_does_not_keep_up_gets_no_row_until_it_does(priority: Priorit
         assert slow.get(0)
     assert scheduler.tick()
     assert engine.admitted[-1] == ("slow", seated)
+
+
+def test_a_job_with_a_window_is_spoken_no_further_ahead_of_its_reader() -> None:
+    engine = Watched(4)
+    scheduler = Scheduler(engine)
+    one = len(sine(segment("any"), engine.sample_rate))
+    lane = scheduler.submit("read", "interactive", segments("read", 100), window_samples=2 * one)
+    while scheduler.tick():
+        assert engine.held["read"] <= 1, "how long a segment is, is known when it ends"
+    assert len(engine.admitted) == 3, "two within the window, and the one that crossed it"
+    lane.read_samples += one
+    while scheduler.tick():
+        pass
+    assert len(engine.admitted) == 4
+    lane.silent_samples += one  # a pause is heard, too
+    lane.read_samples += one
+    assert not scheduler.tick()
+
+
+def test_a_job_that_waits_for_its_reader_leaves_its_rows_to_others() -> None:
+    engine = Watched(1)
+    scheduler = Scheduler(engine)
+    scheduler.submit("read", "interactive", segments("read", 9), window_samples=0)
+    while scheduler.tick():
+        pass
+    other = scheduler.submit("other", "batch", segments("other", 2))
+    assert ticks_until_done(scheduler, other) == STEPS
+
+
+def test_when_a_step_began_is_known_while_it_lasts() -> None:
+    scheduler = Scheduler(Stepping())
+    stepping: Stepping = scheduler._engine
+    stepping.look = lambda: scheduler.step_began
+    assert scheduler.step_began is None
+    scheduler.submit("a", "interactive", segments("a", 1))
+    scheduler.tick()
+    assert stepping.saw is not None
+    assert scheduler.step_began is None
+
+
+def test_who_gives_an_engine_up_ends_every_job() -> None:
+    scheduler = Scheduler(Watched(1))
+    lanes = [scheduler.submit(job, "interactive", segments(job, 2)) for job in "ab"]
+    scheduler.give_up("it hangs")
+    for lane in lanes:
+        (error,) = taken(lane)
+        assert isinstance(error, EngineLostError)
+        assert "it hangs" in str(error)
 
 
 def test_nothing_to_do_is_said_so() -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from voxspool_worker.token import EndedEarlyError, Reason, Token
 
+DEADLINE_S = 3600.0
+
 
 class Clock:
     """Time that passes when the test says so."""
@@ -30,6 +32,23 @@ def reason_of(token: Token) -> Reason | None:
 
 def test_a_job_goes_on_while_nobody_asks_it_to_end() -> None:
     assert reason_of(Token(60.0)) is None
+
+
+def test_time_in_which_nothing_can_be_done_is_not_used_up() -> None:
+    clock = Clock()
+    token = Token(10.0, clock)
+    clock.now_s += 9
+    token.stand_still(0.01)
+    assert token.remaining_s == pytest.approx(1.01)
+    clock.now_s += 1.005
+    assert reason_of(token) is None
+
+
+def test_a_job_that_stands_still_is_woken_to_end() -> None:
+    token = Token(60.0)
+    token.end(Reason.CANCELLED)
+    with pytest.raises(EndedEarlyError, match="cancelled"):
+        token.stand_still(DEADLINE_S)  # at once: the suite would not wait for it
 
 
 @pytest.mark.parametrize("reason", Reason)

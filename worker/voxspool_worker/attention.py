@@ -31,9 +31,9 @@ class Attention:
 
     def __init__(self, redis: Redis, spec: JobSpec, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
-        self._spec = spec
+        self._job = spec.id
         self._clock = clock
-        self._asks = spec.live_s is not None or spec.window_s is not None
+        self._live_s = spec.unread_limit_s
         self._due = 0.0
         self._since_ms: int | None = None
         """When this run looked first, by Redis's clock: it counts for a job that nobody has read yet."""
@@ -45,18 +45,18 @@ class Attention:
 
         Raises EndedEarlyError where the job is live and nobody has read it for too long.
         """
-        if not self._asks or self._clock() < self._due:
+        if self._live_s is None or self._clock() < self._due:
             return
         self._due = self._clock() + EVERY_S
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.hmget(keys.acknowledged(self._spec.id), "pos", "at")
+            pipeline.hmget(keys.acknowledged(self._job), "pos", "at")
             pipeline.time()
             (pos, at), (second, microsecond) = pipeline.execute()
         now_ms = second * 1000 + microsecond // 1000
         self._since_ms = self._since_ms or now_ms
         self.pos = max(self.pos, _number(pos))
         unread_ms = now_ms - (_number(at) or self._since_ms)
-        if self._spec.live_s is not None and unread_ms > self._spec.live_s * 1000:
+        if unread_ms > self._live_s * 1000:
             raise EndedEarlyError(Reason.CANCELLED, UNREAD)
 
 

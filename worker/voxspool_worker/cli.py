@@ -18,6 +18,7 @@ import click
 from voxspool import connection
 from voxspool.errors import VoxspoolError
 from voxspool.protocol.jobs import ENGINES
+from voxspool_worker import health as health_files
 from voxspool_worker.settings import Settings
 from voxspool_worker.voices import built_in
 
@@ -82,7 +83,8 @@ def run(
 ) -> None:
     """Speak jobs until stopped.
 
-    The first Ctrl-C or SIGTERM lets the running jobs end; the second hands them back to their queue.
+    The first Ctrl-C or SIGTERM lets the running jobs end; the second hands them back to their queue. Exit code 70 says
+    that the engine broke or hung, 75 that it used too much memory: its jobs are safe, start it again.
     """
     settings = _settings(redis_url=redis_url, engine=engine, jobs=jobs)
     connection.check(settings.redis_url)
@@ -96,10 +98,40 @@ def run(
     connect = functools.partial(connection.connect, settings.redis_url)
     show = exposition.serve(metrics_port) if metrics_port else None  # first: a model may take long to load
     loaded = engines.load_or_stand_in(settings, connect)
-    worker = SpeechWorker(loaded.engine, connect, jobs=settings.jobs, fallback_from=loaded.fallback_from)
+    folder = settings.health_dir or health_files.default_folder()
+    worker = SpeechWorker(
+        loaded.engine,
+        connect,
+        jobs=settings.jobs,
+        fallback_from=loaded.fallback_from,
+        health=health_files.HealthFile(folder, settings.engine),
+        memory_limit_bytes=settings.memory_mb * 2**20 if settings.memory_mb else None,
+    )
     if show:
         show(exposition.Collector(worker.metrics.counts, worker.gauges))
-    worker.work(burst=burst)
+    with connection.translated(settings.redis_url):
+        worker.work(burst=burst)
+    raise SystemExit(worker.exit_code)
+
+
+@main.command()
+def health() -> None:
+    """Say whether the workers of this machine get on; for a supervisor.
+
+    \b
+    voxspool-worker health      exit code 0 if there is a worker and all get on, else 1
+
+    It looks at the files in VOXSPOOL_HEALTH_DIR; neither Redis nor a worker is asked.
+    """
+    folder = _settings().health_dir or health_files.default_folder()
+    found = health_files.signs(folder)
+    for sign in found:
+        mark = GOOD if sign.healthy else MISSING
+        click.echo(f"{mark}  {sign.name} (process {sign.pid}): {sign.said}, {sign.age_s:.0f} s ago")
+    if not found:
+        click.echo(f"{MISSING}  no worker has a file in {folder}")
+    if not found or not all(sign.healthy for sign in found):
+        raise SystemExit(1)
 
 
 @main.command()

@@ -7,7 +7,6 @@ hold that against RQ. Knows no threads, and not what a job says.
 from __future__ import annotations
 
 import enum
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -107,9 +106,11 @@ class Ledger:
     def beat(self, run: Run) -> str:
         """Renew a lease; give `ok`, LOST, or `cancelled by <who>`."""
         said: bytes = self._beat(
-            keys=[run.lease_key, *run.record_keys, keys.control(run.job)],
-            args=[run.composite, run.id, LEASE_S],
-        )
+            keys=[
+                run.lease_key, *run.record_keys, keys.control(run.job), _job_key(run.job), keys.audio(run.job),
+            ],
+            args=[run.composite, run.id, LEASE_S, MAX_KEEP_S],
+        )  # fmt: skip
         return said.decode(errors="replace")
 
     def say_alive(self, card: Mapping[str, Any], record: Mapping[str, Any]) -> None:
@@ -134,7 +135,6 @@ class Ledger:
         ended_at = now()
         keep_s = job.get_result_ttl(DEFAULT_KEEP_S) if finished else job.failure_ttl or DEFAULT_KEEP_S
         keep_s = min(keep_s, MAX_KEEP_S)
-        until_s = keep_s if keep_s < 0 else time.time() + keep_s  # negative is RQ's word for ever
         registry = FinishedJobRegistry if finished else FailedJobRegistry
         result = Result(
             job.id,
@@ -154,7 +154,7 @@ class Ledger:
                 registry.key_template.format(run.queue), Result.get_key(run.job), f"{_job_key(run.job)}:dependents",
             ],
             args=[
-                run.composite, run.job, run.id, status.value, utcformat(ended_at), keep_s, until_s,
+                run.composite, run.job, run.id, status.value, utcformat(ended_at), keep_s,
                 *_flat(result.serialize()),
             ],
         )  # fmt: skip
@@ -223,7 +223,7 @@ class Ledger:
 
     def trim(self, queues: Sequence[str]) -> None:
         """Take out of RQ's registries, and of the lists of workers, what is no longer there."""
-        now_s = time.time()
+        now_s: int = self._redis.time()[0]  # workers' clocks do not matter
         for queue in queues:
             for registry in (FinishedJobRegistry, FailedJobRegistry):
                 self._redis.zremrangebyscore(registry.key_template.format(queue), 1, now_s)  # below 1: for ever
@@ -231,9 +231,10 @@ class Ledger:
             self._redis.zremrangebyscore(cancelled, 1, now_s - MAX_KEEP_S)
             clean_worker_registry(Queue(queue, connection=self._redis))
         names: set[Any] = self._redis.smembers(keys.WORKERS)
-        for name in names:
-            if not self._redis.exists(keys.worker(name.decode(errors="surrogateescape"))):
-                self._redis.srem(keys.WORKERS, name)
+        for worker in (name.decode(errors="surrogateescape") for name in names):
+            if not self._redis.exists(keys.worker(worker)):
+                self._redis.srem(keys.WORKERS, worker)
+                self._redis.delete(_runs_key(worker))  # one that died before its next beat left it without a lifetime
 
     def expired(self, queue: str) -> list[Run]:
         """Give the runs of a queue whose lease has run out, anybody's."""

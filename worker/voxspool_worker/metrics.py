@@ -10,11 +10,14 @@ import bisect
 import copy
 import statistics
 import threading
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from voxspool.protocol.stream import End, Mark
     from voxspool_worker.engines.base import Prepared
     from voxspool_worker.scheduler import Work
@@ -86,6 +89,8 @@ class Recent:
     """The median."""
     real_time_factor: float | None
     """The mean."""
+    jobs_per_minute: float | None
+    """How many of them ended in a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +112,12 @@ class Gauges:
 class Metrics:
     """Counts what it is told. The pipeline's Observer; from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._counts = Counts()
-        self._ended: deque[End] = deque(maxlen=RECENT_JOBS)
+        self._ended: deque[tuple[float, End]] = deque(maxlen=RECENT_JOBS)
+        """When, by `clock`, and what."""
         self._away = False
 
     def counts(self) -> Counts:
@@ -121,12 +128,13 @@ class Metrics:
     def recent(self) -> Recent:
         """Sum up the last jobs."""
         with self._lock:
-            ended = list(self._ended)
+            times, ended = [at for at, _ in self._ended], [end for _, end in self._ended]
         first = [end.first_chunk_s for end in ended if end.first_chunk_s is not None]
         factors = [end.real_time_factor for end in ended if end.real_time_factor is not None]
         return Recent(
             statistics.median(first) if first else None,
             statistics.fmean(factors) if factors else None,
+            60 * (len(times) - 1) / (times[-1] - times[0]) if times and times[-1] > times[0] else None,
         )
 
     def voice_ready(self, prepared: Prepared) -> None:
@@ -162,7 +170,7 @@ class Metrics:
             return  # nothing was said: there is nothing to measure
         with self._lock:
             self._counts.real_time_factor.add(end.real_time_factor)
-            self._ended.append(end)
+            self._ended.append((self._clock(), end))
 
     def run_over(self, outcome: str, code: str = "") -> None:
         """A run is over, however it went."""

@@ -150,9 +150,12 @@ class Pipeline:
             publisher.publish(Failed(publisher.pos, given_up.code, str(given_up), retryable=False))
             raise given_up from error
 
-    def refuse(self, run: Run, worker: str, error: InvalidJobError) -> None:
-        """Close the stream of a job that cannot even be read, so that whoever follows it learns why."""
-        publisher = Publisher(self._scripts, run, DEFAULT_KEEP_S)
+    def refuse(self, run: Run, worker: str, error: InvalidJobError, wait: Callable[[float], None]) -> None:
+        """Close the stream of a job that cannot even be read, so that whoever follows it learns why.
+
+        `wait` spends seconds in which Redis has no memory.
+        """
+        publisher = Publisher(self._scripts, run, DEFAULT_KEEP_S, wait)
         begin = self._begin_entry("", "", 0)
         facts = self._facts(worker, begin)
         try:
@@ -396,7 +399,10 @@ def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
 def _heard(lane: Lane, at: _Speaking) -> Iterator[Chunk]:
     """Give chunks as the engine makes them; end as the token, the readers or the engine say."""
     while True:
-        heard = lane.get(min(LOOK_S, at.token.remaining_s))
+        wait_s, held = min(LOOK_S, at.token.remaining_s), lane.far_ahead
+        heard = lane.get(wait_s)
+        if held and heard is None:
+            at.token.give_back(wait_s)  # it waits for its reader; one that never comes back ends it as unread
         at.token.check()
         at.attention.look()
         lane.read_samples = max(0, at.attention.pos - at.first_pos)

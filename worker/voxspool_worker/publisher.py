@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
+from voxspool import connection
 from voxspool.protocol import keys
-from voxspool.protocol.jobs import MAX_KEEP_S
 from voxspool.protocol.stream import SAMPLE_BYTES, STATES, Audio, Mark, encode_data
 from voxspool_worker import lua
 from voxspool_worker.token import EndedEarlyError, Reason
@@ -32,10 +32,8 @@ log = logging.getLogger(__name__)
 
 LEASE_S: Final = 9
 """How long a run holds its job and its stream without a beat; three beats of 3 s."""
-FULL: Final = "OOM command not allowed"
-"""What Redis says at its memory's limit; through a script it is in the middle of the message."""
 FULL_WAIT_S: Final = (0.1, 2.0)
-"""How long to wait before trying again at that limit: at first, and at most, in seconds."""
+"""How long to wait for Redis to have memory before trying again: at first, and at most, in seconds."""
 
 
 class ClosedError(Exception):
@@ -108,7 +106,7 @@ class Publisher:
             [*self._keys, self._run.lease_key],
             [
                 self._run.id, LEASE_S * 1000, encode_data(entry), self._run.composite,
-                entry.engine, entry.sample_rate, MAX_KEEP_S, *flat,
+                entry.engine, entry.sample_rate, *flat,
             ],
         )  # fmt: skip
         said = _text(reply[0])
@@ -158,7 +156,7 @@ class Publisher:
             try:
                 reply = script(keys=keys, args=args)
             except ResponseError as error:
-                if FULL not in str(error):
+                if not connection.is_full(error):
                     raise
                 if not waited_s:
                     log.warning("redis.full job=%s at=%d error=%s", self._run.job, self.pos, error)

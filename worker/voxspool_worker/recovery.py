@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
 from voxspool import cards
 from voxspool.errors import InvalidJobError
+from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, PRIORITIES, JobSpec, all_queue_names, priority_of, queue_name
 from voxspool_worker.ledger import Why
 
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 PATIENCE_S: Final = {"interactive": 0.0, "batch": 60.0}
 """How long a queue may be without a worker before its jobs are let go, in seconds. A listener waits for an interactive
 one; a batch of books should not change its voice because a worker restarts, which takes seconds."""
+PROMPT_S: Final = 1.0
+"""How long Redis may take to say whose lease ran out, in seconds. An answer that comes later is not acted upon."""
 AT_ONCE: Final = 100
 """How many jobs are looked at in one look, and how many may wait in `auto` before it gets no more: what the others do
 not get to meanwhile is left for its own engine, should that come back."""
@@ -58,7 +61,10 @@ class Recovery:
         for queue in all_queue_names():
             self._try(self._rescue, queue)
         live = cards.live(self._redis)
+        paused: set[Any] = self._redis.smembers(keys.PAUSED)
         for queue in self._left(live):
+            if queue.encode() in paused:
+                continue  # somebody wants its jobs to wait
             self._try(lambda queue: self._let_go(queue, live), queue)
 
     @staticmethod
@@ -71,7 +77,11 @@ class Recovery:
 
     def _rescue(self, queue: str) -> None:
         """Bring back the jobs of a queue whose lease ran out."""
-        for run in self._ledger.expired(queue):
+        asked = self._clock()
+        expired = self._ledger.expired(queue)
+        if self._clock() - asked > PROMPT_S:
+            return  # Redis was away while we asked: those that live have yet to renew their leases
+        for run in expired:
             if self._ledger.requeue(run, Why.EXPIRED) == "requeued":
                 log.warning("job.rescued job=%s queue=%s", run.job, queue)
                 self._on_rescue()

@@ -47,6 +47,10 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     cache_dir: Path = DEFAULT_CACHE_DIR
+    health_dir: Path | None = None
+    """Where workers say that they get on; None: a folder of this user's among the temporary ones."""
+    memory_mb: int | None = None
+    """At which size a worker wants to be started again, in MiB; None: see `watch.Growth`."""
     tos_agreed: bool = False
     """Whether the user agreed to Coqui's licence for XTTS's weights: COQUI_TOS_AGREED=1, Coqui's own variable."""
     coqui_dir: Path = DEFAULT_COQUI_DIR
@@ -61,12 +65,14 @@ class Settings:
         return cls(
             redis_url=environment.redis_url(environ) or environment.DEFAULT_REDIS_URL,
             engine=environ.get(environment.WORKER_ENGINE) or "piper",
-            jobs=_positive(environ, environment.WORKER_JOBS, DEFAULT_JOBS),
+            jobs=_positive(environ, environment.WORKER_JOBS) or DEFAULT_JOBS,
             piper_voices=_path(environ, environment.PIPER_VOICES),
             xtts_dir=_path(environ, environment.XTTS_DIR),
             device=_one_of(environ, environment.DEVICE, DEVICES),
             precision=_one_of(environ, environment.PRECISION, PRECISIONS),
             cache_dir=_path(environ, environment.CACHE_DIR) or DEFAULT_CACHE_DIR,
+            health_dir=_path(environ, environment.HEALTH_DIR),
+            memory_mb=_positive(environ, environment.WORKER_MEMORY_MB),
             coqui_dir=_coqui_dir(environ),
             hub_dir=_hub_dir(environ),
             tos_agreed=environ.get("COQUI_TOS_AGREED") == "1",
@@ -109,11 +115,11 @@ def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> 
     return value
 
 
-def _positive(environ: Mapping[str, str], name: str, default: int) -> int:
-    """Read a whole number from 1 up."""
+def _positive(environ: Mapping[str, str], name: str) -> int | None:
+    """Read a whole number from 1 up; None where it is not said."""
     value = environ.get(name)
     if not value:
-        return default
+        return None
     if not (value.isascii() and value.isdigit() and int(value) > 0):
         raise SettingsError(f"{name} is {value!r}; it takes a whole number from 1 up")
     return int(value)

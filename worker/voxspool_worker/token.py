@@ -41,6 +41,7 @@ class Token:
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._ended: EndedEarlyError | None = None
+        self._ended_at: float | None = None
         self._wake: Callable[[], None] = lambda: None
 
     @property
@@ -52,9 +53,15 @@ class Token:
         """Ask the job to end; the first reason stays. From any thread."""
         with self._lock:
             self._ended = self._ended or EndedEarlyError(reason, by)
+            self._ended_at = self._ended_at or self._clock()
             wake = self._wake
         self._asked.set()
         wake()
+
+    def ended_at(self, now_s: float) -> float:
+        """Give when the job was asked to end, or its time was up; `now_s`, where neither is so."""
+        asked_at = self._ended_at or now_s
+        return min(asked_at, self._deadline, now_s)
 
     def on_end(self, wake: Callable[[], None]) -> None:
         """Say how to wake the job's thread where it waits."""
@@ -67,8 +74,12 @@ class Token:
     def stand_still(self, wait_s: float) -> None:
         """Wait while nothing can be done for the job; that does not use up its time. Raises EndedEarlyError."""
         self._asked.wait(wait_s)
-        self._deadline += wait_s
+        self.give_back(wait_s)
         self.check()
+
+    def give_back(self, spent_s: float) -> None:
+        """Move the deadline: the job could do nothing in that time. By the job's own thread."""
+        self._deadline += spent_s
 
     def check(self) -> None:
         """Raise EndedEarlyError if the job was asked to end, or its time is up."""

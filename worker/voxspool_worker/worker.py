@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import threading
@@ -38,6 +39,7 @@ from rq.timeouts import BaseDeathPenalty
 from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
+from voxspool import connection
 from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
@@ -51,6 +53,8 @@ from voxspool_worker.runs import Run
 from voxspool_worker.scheduler import EngineLostError, Scheduler
 from voxspool_worker.token import EndedEarlyError, Reason, Token
 from voxspool_worker.voices import VoiceBook, built_in
+from voxspool_worker.warm import warm_up
+from voxspool_worker.watch import Growth, resident_bytes, what_hangs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
     from redis.client import PubSub, PubSubWorkerThread
 
     from voxspool_worker.engines.base import Engine
+    from voxspool_worker.health import HealthFile
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +73,11 @@ BEAT_S: Final = 3.0
 """How often leases are renewed, in seconds: a third of LEASE_S."""
 LOOK_S: Final = 2.0
 """How often a worker looks for the jobs of dead ones, in seconds."""
+LATE_S: Final = 1.5 * BEAT_S
+"""A beat that comes so long after the last one, in seconds, says that Redis was away, or this process stood still."""
 PATIENCE_S: Final = 2 * BEAT_S
-"""How long a worker rescues nobody after a time without Redis, in seconds: the others' next beat is due within one, and
-redis-py waits up to 2 s before it tries again."""
+"""How long a worker rescues nobody after that, in seconds: the others' next beat is due within one, and redis-py waits
+up to 2 s before it tries again."""
 TRIM_S: Final = 60.0
 """How often what has expired is taken out of RQ's registries, in seconds."""
 MAX_LIMIT_S: Final = 7 * 24 * 3600
@@ -80,7 +87,9 @@ IDLE_S: Final = 1.0
 HAND_BACK_S: Final = 10.0
 """How long a shutdown waits for job threads to notice, in seconds; a step of a slow engine is below it."""
 EXIT_ENGINE_LOST: Final = 70
-"""Exit code when the engine broke: EX_SOFTWARE. A supervisor starts the worker again."""
+"""Exit code when the engine broke, or something hung: EX_SOFTWARE. A supervisor starts the worker again."""
+EXIT_RESTART: Final = 75
+"""Exit code when the process has grown too large: EX_TEMPFAIL. A supervisor starts it again."""
 
 OUTCOMES: Final = {
     Reason.CANCELLED: ("cancelled", ""),
@@ -125,18 +134,22 @@ class SpeechWorker(BaseWorker):
         jobs: int,
         name: str | None = None,
         fallback_from: str = "",
+        health: HealthFile | None = None,
+        memory_limit_bytes: int | None = None,
     ) -> None:
         """Prepare; nothing is taken before `work`. `fallback_from` is what the engine stands in for, and why.
 
+        `health` is told that the worker gets on. Above `memory_limit_bytes` (None: see `watch.Growth`) it ends between
+        jobs, to be started again.
         `connect` gives a Redis client with the options it is passed. The threads have clients of their own: RQ raises
         its pool's socket timeout, and what must not be sent twice must not be retried.
         """
         self._connect = connect
-        connection = connect()
+        client = connect()
         super().__init__(
-            [Queue(queue, connection=connection, serializer=JSONSerializer) for queue in queue_names(engine.name)],
+            [Queue(queue, connection=client, serializer=JSONSerializer) for queue in queue_names(engine.name)],
             name=name,
-            connection=connection,
+            connection=client,
             serializer=JSONSerializer,
             log_job_description=False,
             worker_ttl=keys.WORKER_TTL_S,
@@ -161,8 +174,12 @@ class SpeechWorker(BaseWorker):
         self._paused: frozenset[str] = frozenset()
         self._trials: set[str] = set()
         self._adrift: list[Run] = []
-        self._beaten = time.monotonic()
+        self._beaten = self._turned = time.monotonic()
         self._patient_until = 0.0
+        self._health = health
+        self._memory_limit_bytes = memory_limit_bytes
+        self._growth: Growth | None = None
+        self._restart = False
         self._burst = False
         self._quit = threading.Event()
         self._force = False
@@ -176,24 +193,40 @@ class SpeechWorker(BaseWorker):
     def bootstrap(self, *_: object, **__: object) -> None:
         """Come to life: register, listen, start the threads. Logging is the CLI's to set up."""
         self._install_signal_handlers()  # RQ does it after this: too late for a signal that comes meanwhile
-        self.register_birth()
+        warm_s = warm_up(self._engine)
+        self._growth = Growth(self._memory_limit_bytes, resident_bytes)
+        self._when_there_is_room(self.register_birth)
         self.subscribe()
-        self.set_state(WorkerStatus.STARTED)
+        self._when_there_is_room(lambda: self.set_state(WorkerStatus.STARTED))
         self._say_alive()
-        self._beaten = time.monotonic()
+        self._beaten = self._turned = time.monotonic()
         self._engine_thread.start()
         threading.Thread(target=self._tick, name="ticker", daemon=True).start()
         for queue in self.queues:
             threading.Thread(target=self._ring, args=(queue,), name=f"bell-{queue.name}", daemon=True).start()
         log.info(
-            "worker.ready name=%s engine=%s device=%s jobs=%d rows=%d queues=%s",
-            self.name, self._engine.name, self._engine.device, self._jobs, self._engine.rows,
-            ",".join(self.queue_names()),
+            "worker.ready name=%s engine=%s device=%s jobs=%d rows=%d warm_s=%.3g memory_limit_mb=%d queues=%s",
+            self.name, self._engine.name, self._engine.device, self._jobs, self._engine.rows, warm_s,
+            self._growth.limit_bytes >> 20, ",".join(self.queue_names()),
         )  # fmt: skip
+
+    def _when_there_is_room(self, act: Callable[[], object]) -> None:
+        """Do what RQ does of itself at the start, as soon as Redis has memory for it."""
+        while not self._stop_requested:
+            try:
+                act()
+            except redis.exceptions.ResponseError as error:
+                if not connection.is_full(error):
+                    raise
+                log.warning("redis.full name=%s error=%s", self.name, error)
+                self._quit.wait(IDLE_S)
+            else:
+                return
 
     def teardown(self) -> None:
         """Let the running jobs end (or hand them back, after a second signal), then leave."""
         log.info("worker.stopping name=%s running=%d", self.name, len(self._alive()))
+        self._turned = math.inf  # the loop is left: what hangs from here on is a job, or the engine
         while running := self._alive():
             if self._engine_lost or self._force:
                 self._hand_back(running)
@@ -203,6 +236,8 @@ class SpeechWorker(BaseWorker):
         self._scheduler.stop()
         self._engine_thread.join(0 if self._engine_lost else HAND_BACK_S)
         self._sign_off()
+        if self._health:
+            self._health.remove()
         log.info("worker.gone name=%s", self.name)
         if self._engine_lost or self._engine_thread.is_alive():
             os._exit(EXIT_ENGINE_LOST)  # the engine's thread may hang in a broken driver
@@ -216,6 +251,13 @@ class SpeechWorker(BaseWorker):
             super().teardown()
         except redis.exceptions.RedisError as error:
             self._say_away(error)
+
+    @property
+    def exit_code(self) -> int:
+        """What the process says when `work` has returned: 0 where it was asked to stop, or had nothing more to do."""
+        if self._restart:
+            return EXIT_RESTART
+        return 0 if self._stop_requested or self._burst else EXIT_ENGINE_LOST
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """First signal: take nothing more, speak what was begun.
@@ -254,6 +296,7 @@ class SpeechWorker(BaseWorker):
         idle_since = time.monotonic()
         self._burst = timeout is None
         while not self._stop_requested:
+            self._turned = time.monotonic()
             self._rung.clear()
             if not self._on_no_trial() or not self._take_slot():
                 continue
@@ -313,11 +356,13 @@ class SpeechWorker(BaseWorker):
 
     def _wait_suspended(self) -> None:
         """Wait until somebody resumes RQ's workers."""
+        self._turned = math.inf
         try:
             super().check_for_suspension(self._burst)
         except redis.exceptions.RedisError as error:
             self._say_away(error)
             self._quit.wait(IDLE_S)
+        self._turned = time.monotonic()
 
     def _read(self, claim: Claim) -> Job | None:
         """Read a claimed job; bury what is not one."""
@@ -373,7 +418,7 @@ class SpeechWorker(BaseWorker):
             spec = spec_of(job)
             limit_s = min(limit_s if limit_s and limit_s > 0 else spec.timeout_s, MAX_LIMIT_S)
         except InvalidJobError as error:
-            limit_s, problem = 0, error
+            limit_s, problem = MAX_LIMIT_S, error
         token = Token(limit_s)
         thread = threading.Thread(
             target=self._run, args=(job, queue, run, token, problem), name=f"job-{job.id}", daemon=True
@@ -432,7 +477,7 @@ class SpeechWorker(BaseWorker):
     def _refused(self, run: Run, problem: InvalidJobError) -> bool:
         """Close the stream of a job that is refused; False where another run has it, which then says how it ends."""
         try:
-            self._pipeline.refuse(run, self.name, problem)
+            self._pipeline.refuse(run, self.name, problem, self._wait_for_room)
         except HeldError:
             self._ledger.forget(run)
             self.metrics.run_over("held")
@@ -441,6 +486,13 @@ class SpeechWorker(BaseWorker):
             self.metrics.run_over("lost")
             return False
         return True
+
+    def _wait_for_room(self, wait_s: float) -> None:
+        """Wait for Redis to have room for a refusal. Raises EndedEarlyError where this worker stops."""
+        self._turned = time.monotonic()
+        self._quit.wait(wait_s)
+        if self._stop_requested:
+            raise EndedEarlyError(Reason.HANDED_BACK)
 
     def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:  # noqa: FBT001, FBT002 - RQ's signature
         """Leave it to the dequeue script: a job that is taken is started."""
@@ -487,7 +539,7 @@ class SpeechWorker(BaseWorker):
         """End a job whose token, or whose stream, told it to."""
         log.info("job.ended_early job=%s reason=%s by=%s", job.id, ended.reason.value, ended.by)
         if ended.reason is Reason.HANDED_BACK:
-            self._give_back(run)
+            self._give_back(run, Why.BROKEN if self._engine_lost else Why.RETURNED)
         elif ended.reason is Reason.CANCELLED:
             self._fail(job, queue, run, f"cancelled by {ended.by or 'a stop command'}", JobStatus.STOPPED)
         elif ended.reason is Reason.TIMED_OUT:
@@ -582,9 +634,9 @@ class SpeechWorker(BaseWorker):
 
     def _tick(self) -> None:
         """Beat and look, each in its own time, whatever Redis does."""
-        due = {self._beat_all: 0.0, self._look: 0.0, self._trim: 0.0}
         every = {self._beat_all: BEAT_S, self._look: LOOK_S, self._trim: TRIM_S}
-        while not self._quit.wait(0.5):
+        due = dict.fromkeys(every, 0.0)
+        while not self._quit.wait(max(0.0, min(due.values()) - time.monotonic())):
             for act, at in due.items():
                 if time.monotonic() >= at:
                     due[act] = time.monotonic() + every[act]
@@ -624,9 +676,34 @@ class SpeechWorker(BaseWorker):
         self._say_alive()
         self.metrics.redis_here()
         now_s = time.monotonic()
-        if now_s - self._beaten > 2 * BEAT_S:
+        if now_s - self._beaten > LATE_S:
             self._patient_until = now_s + PATIENCE_S
         self._beaten = now_s
+        self._watch(now_s)
+
+    def _watch(self, now_s: float) -> None:
+        """See whether all gets on: then say so; else end this process."""
+        running = self._alive()
+        hangs = what_hangs(
+            now_s,
+            step_began=self._scheduler.step_began,
+            turned=self._turned,
+            tokens=[one.token for one in running],
+            redis_back=self._patient_until,
+        )
+        if hangs and not self._engine_lost:
+            log.error("worker.hangs name=%s why=%s", self.name, hangs)
+            self._scheduler.give_up(hangs)
+            self._lose_engine()
+        elif not hangs and self._health:
+            self._health.write(f"{len(running)} of {self._jobs} jobs")
+        if not self._restart and self._growth and (size_bytes := self._growth.too_large_bytes):
+            log.warning(
+                "worker.grown name=%s memory_mb=%d limit_mb=%d: it ends when its jobs have, to be started again",
+                self.name, size_bytes >> 20, self._growth.limit_bytes >> 20,
+            )  # fmt: skip
+            self._restart = self._stop_requested = True
+            self._rung.set()
 
     def _return_adrift(self) -> None:
         """Put back the jobs whose run ended because Redis was away: nobody died."""
@@ -664,6 +741,7 @@ class SpeechWorker(BaseWorker):
             "voice_hit_rate": shown(counts.voice_hit_rate),
             "first_chunk_s": shown(recent.first_chunk_s),
             "real_time_factor": shown(recent.real_time_factor),
+            "jobs_per_minute": shown(recent.jobs_per_minute),
         }
         self._ledger.say_alive(card, self.serialize() | self._statistics())
 

@@ -14,6 +14,7 @@ import click
 from voxspool.cli.demo import demo
 from voxspool.cli.follow import follow
 from voxspool.cli.jobs import cancel, enqueue, status
+from voxspool.cli.queues import pause, resume
 from voxspool.cli.speak import speak
 from voxspool.cli.voices import voices
 from voxspool.errors import VoxspoolError
@@ -53,9 +54,10 @@ def main() -> None:
     voxspool enqueue --file chapter.txt             leave it in the queue; prints the job's id
     voxspool follow JOB -o chapter.flac             read it, now or later, as often as you like
     voxspool status                                 queues, workers, running jobs
+    voxspool pause batch                            let a queue wait; resume lets it go on
     voxspool voices add alice alice.wav             clone a voice from a recording
     """
 
 
-for command in (speak, enqueue, follow, status, cancel, voices, demo):
+for command in (speak, enqueue, follow, status, cancel, pause, resume, voices, demo):
     main.add_command(command)

@@ -133,6 +133,8 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
         ("queue", "waiting"),
         [(name, str(count)) for name, count in overview.queues.items()],
     )
+    for name in overview.paused:
+        click.echo(f"{name} is paused (voxspool resume {name})")
     _table(
         console,
         "no live worker",

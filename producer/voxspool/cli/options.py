@@ -32,6 +32,12 @@ _SPEECH = (
     click.option("--speed", type=float, help=f"Rate of speech, {MIN_SPEED} to {MAX_SPEED} [1.0]."),
     click.option("--seed", type=int, help="Another seed, another reading, where the engine has any chance in it [0]."),
     click.option("--priority", type=click.Choice(PRIORITIES), help="Who goes first [interactive]."),
+    click.option(
+        "--live", "live_s", metavar="SECONDS", type=int, help="Cancel it when nobody has read it for so long [never]."
+    ),
+    click.option(
+        "--window", "window_s", metavar="SECONDS", type=int, help="Speak it no further ahead of its reader [any]."
+    ),
     click.option("--job-id", "id", help="An id of your own: enqueued twice, it is one job."),
 )
 

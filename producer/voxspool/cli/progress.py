@@ -93,7 +93,7 @@ class SpeechProgress:
 
 
 class Unserved:
-    """Says once, on stderr, that no live worker takes jobs from a queue."""
+    """Says once, on stderr, that nobody takes jobs from a queue: it is paused, or no live worker serves it."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -101,7 +101,13 @@ class Unserved:
 
     def look(self, queue: str) -> None:
         """Say so if it is so."""
-        if self._told or self._client.serving(queue):
+        if self._told:
+            return
+        if queue in self._client.paused():
+            self._told = True
+            click.echo(f"voxspool: {queue} is paused; the job waits. Let it go on: voxspool resume {queue}", err=True)
+            return
+        if self._client.serving(queue):
             return
         self._told = True
         engine = engine_of(queue)

@@ -25,6 +25,8 @@ XTTS_DIR = "VOXSPOOL_XTTS_DIR"
 DEVICE = "VOXSPOOL_DEVICE"
 PRECISION = "VOXSPOOL_PRECISION"
 CACHE_DIR = "VOXSPOOL_CACHE_DIR"
+HEALTH_DIR = "VOXSPOOL_HEALTH_DIR"
+WORKER_MEMORY_MB = "VOXSPOOL_WORKER_MEMORY_MB"
 
 VARIABLES: dict[str, str] = {
     REDIS_URL: "where Redis is: redis://, rediss:// or unix://; then REDIS_URL, then redis://localhost:6379/0",
@@ -37,6 +39,8 @@ VARIABLES: dict[str, str] = {
     DEVICE: "where XTTS computes: auto, mps, cuda or cpu (default auto)",
     PRECISION: "how XTTS computes: auto, fp32, bf16 or int8 (default auto: int8 on a CPU, bf16 on CUDA, fp32 on MPS)",
     CACHE_DIR: "a folder for what is computed once: voices' conditioning, kernels (default ~/.cache/voxspool)",
+    HEALTH_DIR: "a folder where workers say that they get on, for `voxspool-worker health` (default: a temporary one)",
+    WORKER_MEMORY_MB: "the size in MiB at which a worker ends, to be started again (default: twice its first)",
 }
 """Every variable that voxspool reads, with what it means."""
 

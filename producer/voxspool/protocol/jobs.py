@@ -9,12 +9,15 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 from uuid import uuid4
 
-from voxspool.errors import InvalidJobError, UnknownEngineError
+from voxspool.errors import InvalidJobError, UnknownEngineError, UnknownQueueError
 from voxspool.protocol import VERSION
 from voxspool.protocol.near import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TASK: Final = "voxspool_worker.tasks.synthesize"
 """The only function that a job on our queues may name."""
@@ -47,6 +50,8 @@ MIN_LIVE_S: Final = 5
 MAX_LIVE_S: Final = 24 * 3600
 MIN_WINDOW_S: Final = 1
 MAX_WINDOW_S: Final = 3600
+WINDOW_LIVE_S: Final = 600
+"""A job that waits for its reader is live, so that it does not wait for ever; this long where it does not say."""
 
 DEFAULT_KEEP_S: Final = 3600
 MAX_KEEP_S: Final = 30 * 24 * 3600
@@ -126,6 +131,11 @@ class JobSpec:
         return TIMEOUT_BASE_S + int(TIMEOUT_PER_CHAR_S * len(self.text))
 
     @property
+    def unread_limit_s(self) -> int | None:
+        """How long nobody may read the job before it is cancelled, in seconds; None: it does not need a reader."""
+        return self.live_s or (None if self.window_s is None else WINDOW_LIVE_S)
+
+    @property
     def max_audio_s(self) -> int:
         """How long its audio may be, in seconds."""
         return min(MAX_AUDIO_S, AUDIO_BASE_S + int(AUDIO_PER_CHAR_S * len(self.text) / self.speed))
@@ -179,6 +189,19 @@ def queue_names(engine: str) -> list[str]:
 def all_queue_names() -> list[str]:
     """Name every queue that a voxspool job can lie in."""
     return [queue_name(engine, priority) for engine in (*ENGINES, AUTO) for priority in PRIORITIES]
+
+
+def queues_named(words: Sequence[str]) -> list[str]:
+    """Name the queues that words mean: a queue's own name, an engine, `auto`, or a priority; none: all of them.
+
+    Raises UnknownQueueError.
+    """
+    names = all_queue_names()
+    for word in words:
+        if word not in names and word not in (AUTO, *ENGINES, *PRIORITIES):
+            hint = did_you_mean(word, (*names, AUTO, *ENGINES, *PRIORITIES))
+            raise UnknownQueueError(f"there is no queue {_shown(word)}{hint}; name an engine, a priority or a queue")
+    return [name for name in names if not words or name in words or {*name.split("-")} & {*words}]
 
 
 def engine_of(queue: str) -> str:

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 the audio stream   2 the control hash   3 rq:wip:<queue>, where the run's lease stands
 -- ARGV  1 the run's own name   2 lease in ms   3 data of the begin entry   4 <job>:<run>   5 engine   6 sample rate
---       7 lifetime in seconds, should nobody ever close the stream   8.. field, value: facts for the control hash
+--       7.. field, value: facts for the control hash
 -- gives {"closed", state} | {"held", holder} | {"lost"} (the run has no lease any more: the job is somebody else's)
 --       | {"elsewhere", engine, sample rate} (an earlier attempt was of another engine or rate; nothing is done)
 --       | {"begun", attempt, seq, pos, next segment}
@@ -33,10 +33,8 @@ if engine and rate and (engine ~= ARGV[5] or rate ~= ARGV[6]) then
   return {'elsewhere', engine, tonumber(rate)}
 end
 
-attempt = redis.call('HINCRBY', control, 'attempt', 1)
+attempt = (tonumber(attempt) or 0) + 1
 redis.call('XADD', stream, attempt .. '-1', 'type', 'begin', 'pos', marked_pos, 'data', ARGV[3])
-redis.call('HSET', control, 'state', 'running', 'holder', ARGV[1], 'lease_until', now_ms + tonumber(ARGV[2]),
-  'seq', 1, 'pos', marked_pos, 'engine', ARGV[5], 'sample_rate', ARGV[6], unpack(ARGV, 8))
-redis.call('EXPIRE', stream, ARGV[7])
-redis.call('EXPIRE', control, ARGV[7])
+redis.call('HSET', control, 'attempt', attempt, 'state', 'running', 'holder', ARGV[1], 'lease_until', now_ms + tonumber(ARGV[2]),
+  'seq', 1, 'pos', marked_pos, 'engine', ARGV[5], 'sample_rate', ARGV[6], unpack(ARGV, 7))
 return {'begun', attempt, 1, tonumber(marked_pos), tonumber(marked_segments)}

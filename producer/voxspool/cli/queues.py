@@ -1,0 +1,51 @@
+"""`voxspool pause` and `resume`: whether the jobs of a queue may be taken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from voxspool.cli import options
+from voxspool.protocol.jobs import queues_named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_QUEUES = click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+
+
+@click.command()
+@_QUEUES
+@options.REDIS
+def pause(queues: Sequence[str], redis_url: str | None) -> None:
+    """Let the jobs of a QUEUE wait; what runs goes on. Without any, of all queues.
+
+    \b
+    voxspool pause batch                       books wait, notices are spoken
+    voxspool pause xtts                        every queue of an engine
+    voxspool pause voxspool-auto-interactive   one queue, as `voxspool status` names it
+    """
+    queues_named(queues)  # refused here, before Redis is asked
+    with options.open_client(options.settings(redis_url)) as client:
+        _say("paused", client.pause(*queues))
+
+
+@click.command()
+@_QUEUES
+@options.REDIS
+def resume(queues: Sequence[str], redis_url: str | None) -> None:
+    """Let the jobs of a paused QUEUE be taken again. Without any, of all queues.
+
+    \b
+    voxspool resume batch
+    """
+    queues_named(queues)  # refused here, before Redis is asked
+    with options.open_client(options.settings(redis_url)) as client:
+        _say("resumed", client.resume(*queues))
+
+
+def _say(done: str, names: list[str]) -> None:
+    """Name the queues, one a line."""
+    for name in names:
+        click.echo(f"{done} {name}")

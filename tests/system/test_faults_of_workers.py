@@ -1,0 +1,261 @@
+"""Workers that are killed, frozen, told to stop, or broken by what they speak: each job is spoken whole, once.
+
+Some of these tests wait for a lease of 9 s to run out: what can be done to several workers at once is one test.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from faults import (
+    FAULTY,
+    LIVE,
+    Listeners,
+    Supervisor,
+    attempt_of,
+    await_spoken,
+    deaths_of,
+    enqueue,
+    freeze,
+    thaw,
+)
+from oracle import Expected, is_over, judge, whole
+from processes import until
+from proxy import script
+from reference import SENTENCE, passage, tone
+from voxspool.protocol import keys
+from voxspool.protocol.stream import Failed, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from processes import RedisServer, WorkerProcess
+    from proxy import Proxy
+    from voxspool import Client
+
+    StartWorker = Callable[..., WorkerProcess]
+    MakeProxy = Callable[[], Proxy]
+
+BROKEN = 70
+EXITS = {"segfault": -signal.SIGSEGV, "vanish": 1, "assert": BROKEN, "quit": BROKEN, "memory": BROKEN, "hang": BROKEN}
+"""What a job says -> how it ends the worker that speaks it."""
+
+
+def last_entry(db: redis.Redis, job: str) -> object:
+    return decode(db.xrevrange(keys.audio(job), count=1)[0][1])
+
+
+def test_jobs_are_spoken_whole_though_their_workers_are_killed_at_several_chunks(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    workers = [start_worker("tone", "--jobs", "3") for _ in range(2)]
+    texts = enqueue(client, 3, sentences=5)
+    listeners = Listeners(client, texts)
+    for at_s in (0.05, 5.0):
+        await_spoken(db, ["job-0"], at_s)
+        speaker = db.hget(keys.control("job-0"), "worker").decode()
+        next(worker for worker in workers if worker.name == speaker).kill()
+        workers.append(start_worker("tone", "--jobs", "3"))
+    judge(db, whole(texts))
+    assert attempt_of(db, "job-0") == 3
+    for job, text in texts.items():
+        assert listeners.heard(job) == tone(text)
+
+
+def test_jobs_are_spoken_whole_though_their_workers_die_between_two_steps(
+    client: Client, start_worker: StartWorker, proxies: MakeProxy, db: redis.Redis
+) -> None:
+    steps = [(name, answered) for name in ("dequeue", "begin", "finish") for answered in (False, True)]
+    texts = enqueue(client, len(steps), sentences=2, voice="sine")
+    rules = []
+    for name, answered in steps:
+        proxy = proxies()
+        proxy.stall()
+        victim = start_worker("tone", "--jobs", "1", redis_url=proxy.url, wait=False)
+        rules.append(proxy.at(script(name), victim.kill, answered=answered))
+        proxy.flow()
+    until(lambda: all(rule.done.is_set() for rule in rules), "all of them to have died")
+    start_worker()
+    judge(db, whole(texts))
+    assert sorted(attempt_of(db, job) for job in texts) == [1, 1, 1, 1, 1, 2], "one had begun and not ended"
+
+
+def test_a_worker_frozen_past_its_lease_adds_nothing_to_a_job_that_went_on_elsewhere(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    frozen = start_worker()
+    texts = enqueue(client, 2, sentences=2)
+    listeners = Listeners(client, texts)
+    await_spoken(db, texts, 0.5)
+    freeze(frozen)
+    start_worker()
+    until(lambda: all(attempt_of(db, job) == 2 for job in texts), "the jobs to go on elsewhere")
+    thaw(frozen)
+    judge(db, whole(texts))
+    for job, text in texts.items():
+        assert listeners.heard(job) == tone(text)
+        assert attempt_of(db, job) == 2
+        assert db.xlen(f"rq:results:{job}") == 1, "one run alone has a result"
+    until(lambda: frozen.said().count("reason=lease lost") == 2, "the frozen worker to see it")
+    assert frozen.process.poll() is None
+
+
+def test_many_rescuers_and_a_dashboard_bring_a_job_back_once(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    victim = start_worker()
+    texts = enqueue(client, 4, sentences=1)
+    await_spoken(db, texts, 0.3)
+    victim.kill()
+    for _ in range(3):
+        start_worker()
+    over = threading.Event()
+    registry = Queue("voxspool-auto-interactive", connection=db, serializer=JSONSerializer).started_job_registry
+
+    def look() -> None:
+        while not over.wait(0.02):
+            registry.cleanup()
+            assert registry.count >= 0  # it cleans up too
+
+    dashboards = [threading.Thread(target=look) for _ in range(3)]
+    for dashboard in dashboards:
+        dashboard.start()
+    until(lambda: all(is_over(db, job) for job in texts), "the end of the jobs", 60)
+    over.set()
+    for dashboard in dashboards:
+        dashboard.join()
+    judge(db, whole(texts), records_may_expire=True)
+    assert {attempt_of(db, job) for job in texts} == {2}
+
+
+def test_a_job_that_looks_at_no_token_ends_its_worker_and_its_neighbours_end_elsewhere(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker("tone", program=FAULTY)
+    texts = enqueue(client, 2, sentences=12)
+    client.enqueue(SENTENCE, id="deaf", voice="deaf")
+    await_spoken(db, texts, 0.3)
+    until(lambda: attempt_of(db, "deaf") == 1, "it to begin")
+    assert client.speech("deaf").cancel("a test") == "asked"
+    assert worker.wait() == 70
+    assert client.speech("deaf").cancel("a test") == "cancelled", "nobody runs it any more"
+    start_worker()
+    judge(db, whole(texts) | {"deaf": Expected(b"", frozenset({"cancelled"}))})
+
+
+def test_what_breaks_one_segment_ends_that_job_and_not_the_worker(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker("tone", program=FAULTY)
+    texts = enqueue(client, 2, sentences=2)
+    text = f"{SENTENCE}And then comes the unspeakable."
+    client.enqueue(text, id="raises")
+    judge(db, whole(texts) | {"raises": Expected(tone(text), frozenset({"failed"}))})
+    assert last_entry(db, "raises") == Failed(
+        last_entry(db, "raises").pos, "engine", "this segment cannot be spoken", retryable=False
+    )
+    assert worker.process.poll() is None
+
+
+def test_poison_jobs_are_set_aside_after_two_workers_each_and_their_neighbours_are_spoken(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    supervisor = Supervisor(lambda: start_worker("tone", program=FAULTY, wait=False))
+    texts = enqueue(client, 2, sentences=2)
+    await_spoken(db, texts, 0.3)
+    poison = {word: f"{SENTENCE}Only the {word} kills." for word in EXITS}
+    for word, text in poison.items():
+        client.enqueue(text, id=word, voice=LIVE)
+    jobs = [*texts, *poison]
+    supervisor.until(lambda: all(is_over(db, job) for job in jobs), "the end of all jobs", 120)
+    failed = {word: Expected(tone(text), frozenset({"failed"})) for word, text in poison.items()}
+    judge(db, whole(texts) | failed)
+    assert set(supervisor.exits) == set(EXITS.values())
+    for word in poison:
+        last = last_entry(db, word)
+        assert isinstance(last, Failed)
+        assert (last.code, last.retryable) == ("poison", False)
+        assert deaths_of(db, word) == 2
+
+
+def once_and_twice(workers: list[WorkerProcess]) -> None:
+    """Tell both workers to stop, the second of them twice."""
+    for worker in workers:
+        worker.process.send_signal(signal.SIGTERM)
+    until(lambda: all("worker.stopping" in worker.said() for worker in workers), "the signals to be seen")
+    workers[1].process.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("state", "jobs", "voice"),
+    [("idle", 0, LIVE), ("preparing", 2, "slow"), ("speaking, and waiting for a slot", 3, LIVE)],
+)
+def test_a_worker_told_to_stop_loses_no_job(
+    state: str, jobs: int, voice: str, client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    workers = [start_worker("tone", "--jobs", "1", program=FAULTY) for _ in range(2)]
+    texts = enqueue(client, jobs, sentences=2, voice=voice)
+    until(lambda: state == "idle" or all("job.begin" in worker.said() for worker in workers), state)
+    once_and_twice(workers)
+    assert [worker.wait() for worker in workers] == [0, 0]
+    start_worker("tone", program=FAULTY)
+    judge(db, whole(texts))
+    assert all(deaths_of(db, job) == 0 for job in texts)
+
+
+def test_a_worker_told_to_stop_while_redis_is_full_loses_no_job(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    workers = [start_worker("tone", "--jobs", "1") for _ in range(2)]
+    texts = enqueue(client, 2, sentences=4)
+    await_spoken(db, texts, 0.3)
+    db.config_set("maxmemory", db.info("memory")["used_memory"] + 20_000)
+    until(lambda: all("redis.full" in worker.said() for worker in workers), "them to wait for memory")
+    once_and_twice(workers)
+    assert workers[1].wait() == 0, "it hands back while Redis is full"
+    db.config_set("maxmemory", 0)
+    assert workers[0].wait() == 0
+    start_worker()
+    judge(db, whole(texts))
+    assert all(deaths_of(db, job) == 0 for job in texts)
+
+
+def test_a_worker_told_to_stop_while_redis_is_away_loses_no_job(
+    client: Client, start_worker: StartWorker, db: redis.Redis, redis_server: RedisServer
+) -> None:
+    workers = [start_worker("tone", "--jobs", "1", program=FAULTY) for _ in range(2)]
+    texts = enqueue(client, 2, sentences=4)
+    await_spoken(db, texts, 0.3)
+    freeze(redis_server)
+    once_and_twice(workers)
+    assert workers[1].wait(60) == 0, "it waits for no Redis"
+    thaw(redis_server)
+    assert workers[0].wait() == 0
+    start_worker()
+    judge(db, whole(texts))
+
+
+def test_a_hand_back_whose_answer_is_lost_puts_the_job_back_once(
+    client: Client, start_worker: StartWorker, proxies: MakeProxy, db: redis.Redis
+) -> None:
+    proxy = proxies()
+    worker = start_worker("tone", redis_url=proxy.url)
+    client.enqueue(passage(0, 4), id="job-0", voice=LIVE)
+    await_spoken(db, ["job-0"], 0.3)
+    cut = proxy.at(script("requeue"), answered=True)
+    for _ in range(2):
+        worker.process.send_signal(signal.SIGTERM)
+        until(lambda: "worker.stopping" in worker.said(), "the signal to be seen")
+    assert worker.wait() == 0
+    assert cut.done.is_set()
+    assert db.lrange("rq:queue:voxspool-auto-interactive", 0, -1) == [b"job-0"], "once, though it was sent twice"
+    start_worker()
+    judge(db, whole({"job-0": passage(0, 4)}))

@@ -1,0 +1,41 @@
+"""The load runs, loses nothing and says what it saw; how fast anything is, is not a test's to say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+LOAD = Path(__file__).parents[2] / "benchmarks" / "load.py"
+NONE = ("jobs failed", "lost samples", "doubled samples")
+TIMES = (
+    "enqueue, under load", "enqueue to start, under load", "enqueue to first chunk, under load", "gap between chunks",
+    "longest gap", "audio again, after kill -9",
+)  # fmt: skip
+MEMORY = (
+    "redis memory, at start", "redis memory, at the end", "redis memory, jobs deleted", "worker memory, at start",
+    "worker memory, at the end",
+)  # fmt: skip
+
+
+def test_a_quick_load_with_a_kill_and_a_stall_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "load.json"
+    command = [sys.executable, str(LOAD), "--quick", "--out", str(out)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert said.returncode == 0, said.stderr
+    assert said.stderr == "", "quiet in a pipe"
+
+    report = json.loads(out.read_text())
+    figures = {figure["name"]: figure for figure in report["figures"]}
+    jobs = report["plan"]["jobs"]
+
+    assert report["wrong"] == []
+    assert figures["jobs ended"]["p50"] == jobs
+    assert [figures[name]["p50"] for name in NONE] == [0, 0, 0]
+    assert figures["readings"]["p50"] == jobs * report["plan"]["readers_a_job"]
+    assert figures["jobs resumed"]["p50"] >= 1, "the kill hit a worker that spoke"
+    assert figures["longest gap"]["p50"] > 3000, "a listener was there when Redis stalled, or the worker died"
+    assert all(figures[name]["p50"] > 0 and figures[name]["unit"] in {"ms", "s"} for name in TIMES)
+    assert all(figures[name]["unit"] == "MB" for name in MEMORY)
+    assert all(name.partition(",")[0] in said.stdout for name in figures)

@@ -1,0 +1,258 @@
+"""Too much of everything: paused queues, a full Redis at the door, a job that does not stop, a process that grows."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from faults import FAULTY
+from oracle import Expected, judge, whole
+from processes import clean_env, until
+from reference import SENTENCE, tone
+from voxspool import BusyError, DeadlineError, UnknownQueueError
+from voxspool.admission import MAX_WAITING
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import MAX_KEEP_S, JobSpec
+from voxspool_worker.engines.base import Chunk
+from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.ledger import Ledger
+from voxspool_worker.metrics import Metrics
+from voxspool_worker.pipeline import Pipeline, SpeechGivenUpError
+from voxspool_worker.scheduler import Scheduler
+from voxspool_worker.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import redis
+
+    from processes import RedisServer, WorkerProcess
+    from voxspool import Client
+
+    StartWorker = Callable[..., WorkerProcess]
+    RunCli = Callable[..., subprocess.CompletedProcess[bytes]]
+
+LIVE = "sine-live"
+
+
+# Paused queues
+
+
+def test_a_paused_queue_waits_while_the_others_are_spoken(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker()
+    assert sorted(client.pause("batch")) == client.paused()
+    waits = client.enqueue(SENTENCE, priority="batch", id="waits")
+    client.enqueue(SENTENCE, id="goes").wait(timeout_s=20)
+    with pytest.raises(DeadlineError, match="it is queued"):
+        waits.wait(timeout_s=2)
+    assert client.overview().paused == client.paused()
+    client.resume("voxspool-auto-batch")
+    waits.wait(timeout_s=20)
+    judge(db, {"waits": Expected(tone(SENTENCE)), "goes": Expected(tone(SENTENCE))})
+    client.resume()
+    assert client.paused() == []
+
+
+def test_a_worker_that_waits_for_a_paused_queue_takes_what_comes_to_another_at_once(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker()
+    client.pause("voxspool-auto-batch")
+    client.enqueue(SENTENCE, priority="batch", id="waits")
+    commands = db.info("stats")["total_commands_processed"]
+    with pytest.raises(DeadlineError):
+        client.speech("waits").wait(timeout_s=2)
+    assert db.info("stats")["total_commands_processed"] - commands < 200, "it does not ask without end"
+    client.enqueue(SENTENCE, id="goes").wait(timeout_s=20)
+    assert client.speech("waits").cancel() == "cancelled", "what is paused can be cancelled"
+
+
+def test_what_runs_goes_on_in_a_paused_queue(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE, voice=LIVE)
+    next(iter(speech))
+    client.pause()
+    speech.wait(timeout_s=20)
+    judge(db, {speech.id: Expected(tone(SENTENCE))})
+
+
+def test_queues_are_paused_and_resumed_from_the_shell(client: Client, run_cli: RunCli) -> None:
+    said = run_cli("pause", "batch", "tone").stdout.decode()
+    assert sorted(said.splitlines()) == [f"paused {name}" for name in client.paused()]
+    assert "voxspool-tone-interactive" in client.paused()
+    shown = run_cli("status").stdout.decode()
+    assert "voxspool-auto-batch is paused (voxspool resume voxspool-auto-batch)" in shown
+    assert json.loads(run_cli("status", "--json").stdout)["paused"] == client.paused()
+    waits = run_cli("enqueue", "Hello.", "--priority", "batch")
+    assert b"voxspool-auto-batch is paused; the job waits" in waits.stderr
+    refused = run_cli("pause", "bach")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(b'Error: there is no queue "bach" (did you mean batch')
+    assert run_cli("resume").returncode == 0
+    assert client.paused() == []
+    with pytest.raises(UnknownQueueError):
+        client.resume("nothing")
+
+
+# At the door
+
+
+def test_a_redis_that_is_nearly_full_says_when_to_try_again(
+    client: Client, db: redis.Redis, run_cli: RunCli, redis_server: RedisServer
+) -> None:
+    db.setrange("ballast", 20_000_000, b"x")
+    db.expire("ballast", 100)
+    db.config_set("maxmemory", round(db.info("memory")["used_memory"] / 0.9))
+    db.config_set("hz", 100)
+    until(lambda: db.info("keyspace")["db0"]["avg_ttl"] > 0, "Redis to know how long its keys live")
+    with pytest.raises(
+        BusyError, match=r"^busy \(Redis has \d+ MB in use of \d+ MB\); try again in about \d+ s$"
+    ) as busy:
+        client.enqueue(SENTENCE, priority="batch")
+    assert 1 <= busy.value.retry_after_s <= 200
+    assert not db.keys("rq:job:*"), "nothing was enqueued"
+    client.enqueue(SENTENCE), "who waits for a notice is let in a little longer"
+    db.config_set("maxmemory", db.info("memory")["used_memory"])
+    refused = run_cli("enqueue", "Hello.")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(b"Error: busy (")
+    db.delete("ballast")
+    assert run_cli("enqueue", "Hello.").returncode == 0
+    assert redis_server.answers()
+
+
+def test_a_redis_that_refuses_is_busy_too(client: Client, db: redis.Redis) -> None:
+    client.enqueue(SENTENCE)  # asks how full Redis is, which holds for a second
+    db.config_set("maxmemory", db.info("memory")["used_memory"] // 2)
+    with pytest.raises(BusyError, match="try again in about") as busy:
+        client.enqueue(SENTENCE, id="late")
+    assert busy.value.retry_after_s > 0
+    assert not db.exists("rq:job:late")
+
+
+def test_a_queue_that_is_too_long_says_when_to_try_again(client: Client, db: redis.Redis) -> None:
+    db.rpush("rq:queue:voxspool-auto-batch", *range(MAX_WAITING))
+    with pytest.raises(BusyError, match=f"{MAX_WAITING:,} jobs wait already"):
+        client.enqueue(SENTENCE, priority="batch")
+    client.enqueue(SENTENCE, priority="interactive")
+
+
+def test_a_worker_that_starts_while_redis_is_full_waits_for_room(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    speech = client.enqueue(SENTENCE)
+    db.config_set("maxmemory", 1)
+    worker = start_worker(wait=False)
+    until(lambda: "redis.full" in worker.said(), "the worker to see it")
+    db.config_set("maxmemory", 0)
+    speech.wait(timeout_s=20)
+    judge(db, {speech.id: Expected(tone(SENTENCE))})
+
+
+# Lifetimes and lengths
+
+
+def test_a_stream_that_nobody_closes_goes_some_day(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE, voice=LIVE, keep_s=60)
+    next(iter(speech))
+    for key in (keys.audio(speech.id), keys.control(speech.id)):
+        until(lambda key=key: db.ttl(key) > 0, "its worker's next beat")
+        assert MAX_KEEP_S - 60 < db.ttl(key) <= MAX_KEEP_S
+    speech.wait()
+    for key in (keys.audio(speech.id), keys.control(speech.id)):
+        assert 0 < db.ttl(key) <= 60
+
+
+class Babbler(ToneEngine):
+    """An engine that does not know when to stop."""
+
+    def step(self) -> list[Chunk]:
+        rows = [row.segment for row in self._rows]
+        return [Chunk(one.job, one.index, np.zeros(24_000, np.int16), last=False) for one in rows]
+
+
+def test_a_speech_without_end_fails_at_its_limit(client: Client, db: redis.Redis) -> None:
+    speech = client.enqueue("Hello.", id="babble")
+    claim = Ledger(lambda **_: db, "w").claim(["voxspool-auto-interactive"], "run")
+    assert claim
+    engine = Babbler()
+    scheduler = Scheduler(engine)
+    thread = threading.Thread(target=scheduler.run, args=(lambda: None,), daemon=True)
+    thread.start()
+    spec = speech.spec()
+    assert isinstance(spec, JobSpec)
+    with pytest.raises(SpeechGivenUpError, match="longer than 72 s, the limit for 6 characters") as failed:
+        Pipeline(engine, scheduler, db, Metrics()).speak(spec, claim.run, "w", Token(60))
+    scheduler.stop()
+    thread.join(10)
+    assert failed.value.code == "too-long"
+    assert int(db.hget(keys.control("babble"), "pos")) == 72 * 24_000
+    assert db.hget(keys.control("babble"), "state") == b"failed"
+
+
+# A process that stays well
+
+
+def test_a_worker_that_has_grown_ends_between_jobs_to_be_started_again(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker("tone", program=FAULTY, environ={"VOXSPOOL_WORKER_MEMORY_MB": "500"})
+    texts = {"swells": "Now let it swell.", "neighbour": SENTENCE * 12}
+    for job, text in texts.items():
+        client.enqueue(text, id=job, voice=LIVE)
+    assert worker.wait() == 75
+    assert re.search(r"worker\.grown .* memory_mb=\d+ limit_mb=500", worker.said())
+    judge(db, whole(texts))
+    assert db.smembers(keys.WORKERS) == set()
+
+
+def test_a_worker_whose_limit_is_too_low_to_start_says_so(start_worker: StartWorker) -> None:
+    worker = start_worker(environ={"VOXSPOOL_WORKER_MEMORY_MB": "1"}, wait=False)
+    assert worker.wait() == 1
+    assert "Error: VOXSPOOL_WORKER_MEMORY_MB is 1, and this worker has" in worker.said()
+    assert "Traceback" not in worker.said()
+
+
+def health(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "voxspool_worker", "health"]
+    environ = clean_env() | {"VOXSPOOL_HEALTH_DIR": str(folder)}
+    return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=False)
+
+
+def test_a_supervisor_learns_whether_workers_get_on(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
+    folder = tmp_path / "health"
+    assert health(folder).returncode == 1, "there is none"
+    worker = start_worker()
+    until(lambda: list(folder.glob("*.worker")), "its first sign")
+    client.enqueue(SENTENCE).wait()
+    said = health(folder)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.startswith(f"ok    tone (process {worker.process.pid}): ")
+    (file,) = folder.glob("*.worker")
+    sign = json.loads(file.read_text())
+    worker.process.send_signal(signal.SIGSTOP)
+    file.write_text(json.dumps(sign | {"at": sign["at"] - 31}))  # as it is when it has been stopped for so long
+    said = health(folder)
+    assert said.returncode == 1
+    assert said.stdout.startswith("MISS  tone")
+    worker.process.send_signal(signal.SIGCONT)
+    until(lambda: health(folder).returncode == 0, "it to go on")
+    worker.process.send_signal(signal.SIGTERM)
+    worker.wait()
+    assert list(folder.iterdir()) == []
+
+
+def test_the_first_words_of_an_engine_are_spoken_before_the_first_job(start_worker: StartWorker) -> None:
+    assert "warm_s=" in start_worker().said()

@@ -1,0 +1,21 @@
+"""RQ's own tests of workers, against ours: what passes and what does not apply is as tests/rq_suite lists it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from processes import ROOT, clean_env
+
+NOT_TO_BE_HAD = 3
+
+
+def test_rqs_own_tests_of_workers_do_with_ours_what_is_listed() -> None:
+    command = [sys.executable, "tests/rq_suite/run.py"]
+    done = subprocess.run(command, cwd=ROOT, env=clean_env(), capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode == NOT_TO_BE_HAD and not os.environ.get("CI"):
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr

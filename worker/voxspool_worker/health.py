@@ -1,0 +1,111 @@
+"""The file that says a worker gets on, and what reads such files: `voxspool-worker health`, for a supervisor.
+
+A worker writes its own every few seconds, as long as it gets on; whoever asks finds it stale when it does not, even if
+the process is so stuck that it can say nothing any more. Times are the machine's monotonic clock, which all processes
+share: a clock that is set does not make anybody ill. Knows files and process ids; not what a worker does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from voxspool.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STALE_S: Final = 30.0
+"""A worker that has not written for so long does not get on, in seconds: ten beats."""
+SUFFIX: Final = ".worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """A worker's last sign of life."""
+
+    name: str
+    pid: int
+    age_s: float
+    said: str
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the worker gets on."""
+        return self.age_s < STALE_S
+
+
+class HealthFile:
+    """A worker's own file: `<pid>.worker` in a folder that other users cannot write to."""
+
+    def __init__(self, folder: Path, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Make the folder, if need be. Raises SettingsError where it cannot be used."""
+        self._folder = _made(folder)
+        self._path = self._folder / f"{os.getpid()}{SUFFIX}"
+        self._name = name
+        self._clock = clock
+
+    def write(self, said: str) -> None:
+        """Say that the worker gets on, and in a few words what it does. A full disk is no reason to stop speaking."""
+        sign = {"name": self._name, "at": self._clock(), "said": said}
+        new = self._path.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            new.write_text(json.dumps(sign), encoding="utf-8")
+            new.replace(self._path)
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+
+def default_folder() -> Path:
+    """Give the folder of this user's workers."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"voxspool-health-{user}"
+
+
+def signs(folder: Path, clock: Callable[[], float] = time.monotonic) -> list[Sign]:
+    """Give the last signs of the workers that run, by process id; forget those of processes that are gone."""
+    found = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        pid = int(path.stem) if path.stem.isdigit() else 0
+        if not _runs(pid):
+            with contextlib.suppress(OSError):
+                path.unlink()
+            continue
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            sign = json.loads(path.read_text(encoding="utf-8"))
+            found.append(Sign(str(sign["name"]), pid, clock() - float(sign["at"]), str(sign["said"])))
+    return found
+
+
+def _made(folder: Path) -> Path:
+    """Make a folder that is ours alone; refuse one that another user made, who could say that we live."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = folder.stat().st_uid
+    except OSError as error:
+        raise SettingsError(f"VOXSPOOL_HEALTH_DIR: cannot use {folder}: {error.strerror or error}") from error
+    if hasattr(os, "getuid") and owner not in (os.getuid(), 0):
+        raise SettingsError(f"VOXSPOOL_HEALTH_DIR: {folder} belongs to another user; name a folder of your own")
+    return folder
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

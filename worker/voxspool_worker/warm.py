@@ -1,0 +1,37 @@
+"""A sentence that nobody hears, before the first job: what an engine does only once, it has then done.
+
+Kernels are chosen, graphs captured, files mapped. A first step that takes long in a library that holds Python's lock
+would cost the worker its leases; here it has none yet. Knows an engine by its interface alone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from voxspool_worker import voices
+from voxspool_worker.engines.base import Segment, SegmentError
+
+if TYPE_CHECKING:
+    from voxspool_worker.engines.base import Engine
+
+WORDS: Final = "Good morning, all."
+"""Short, and sayable in every language that we speak."""
+
+
+def warm_up(engine: Engine) -> float:
+    """Speak a few words with the engine's own voice, if it has one; give the seconds that it took.
+
+    What the engine raises, it raises here; a segment that it cannot say is no fault of it.
+    """
+    began = time.monotonic()
+    if voices.built_in(engine.voices):
+        voice = voices.find(None, engine.voices, engine.name)
+        engine.prepare(voice)
+        engine.admit(Segment("warm-up", 0, WORDS, 0, len(WORDS), 0.0, voice, voice.language(None), 1.0, 0))
+        try:
+            while engine.free < engine.rows:
+                engine.step()
+        except SegmentError:
+            pass
+    return time.monotonic() - began
