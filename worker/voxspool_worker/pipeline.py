@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from voxspool import cards
 from voxspool.errors import InvalidJobError, UnknownEngineError, VoxspoolError
-from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, engine_of
+from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, ENGINES, engine_of
 from voxspool.protocol.stream import STATES, Audio, Begin, Cancelled, End, Failed, Mark
 from voxspool_worker import text, voices
 from voxspool_worker.attention import Attention
@@ -212,7 +212,7 @@ class Pipeline:
         try:
             return at.publisher.begin(begin, facts)
         except ElsewhereError as elsewhere:
-            if elsewhere.engine != self._engine.name:
+            if elsewhere.engine != self._engine.name and elsewhere.engine in ENGINES:
                 raise
             at.publisher.begin(_as_begun(begin, elsewhere), facts)
             raise SpeechGivenUpError(

@@ -21,6 +21,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -90,6 +91,9 @@ EXIT_ENGINE_LOST: Final = 70
 """Exit code when the engine broke, or something hung: EX_SOFTWARE. A supervisor starts the worker again."""
 EXIT_RESTART: Final = 75
 """Exit code when the process has grown too large: EX_TEMPFAIL. A supervisor starts it again."""
+
+SPOILT: Final = re.compile(r"WRONGTYPE|not an integer|would overflow|attempt to |stream ID|ID specified in XADD")
+"""What Redis says where somebody else wrote to a job's keys, and no other try will do better."""
 
 OUTCOMES: Final = {
     Reason.CANCELLED: ("cancelled", ""),
@@ -485,6 +489,9 @@ class SpeechWorker(BaseWorker):
         except (EndedEarlyError, LostWritesError):
             self.metrics.run_over("lost")
             return False
+        except redis.exceptions.ResponseError as error:
+            if not SPOILT.search(str(error)):
+                raise
         return True
 
     def _wait_for_room(self, wait_s: float) -> None:
@@ -516,9 +523,12 @@ class SpeechWorker(BaseWorker):
     ) -> None:
         """End a job that raised, as what it raised says. The stream knows already."""
         error, run = exc_info[1], Run(queue.name, job.id, execution.id)
-        if isinstance(error, redis.exceptions.RedisError):
+        if isinstance(error, redis.exceptions.ResponseError) and SPOILT.search(str(error)):
+            log.error("job.spoilt job=%s error=%s", job.id, error)
+            self._fail(job, queue, run, f"its stream in Redis is spoilt ({error}); enqueue the text under another id")
+        elif isinstance(error, redis.exceptions.RedisError):
             raise error  # nothing is decided: the lease runs out, and the job is brought back
-        if isinstance(error, EndedEarlyError):
+        elif isinstance(error, EndedEarlyError):
             self._end_early(job, queue, run, error)
         elif isinstance(error, HeldError):
             log.info("job.held job=%s by=%s", job.id, error)

@@ -20,6 +20,11 @@ if state and state ~= 'running' then
   return {'closed', state}
 end
 marked_pos, marked_segments = marked_pos or '0', marked_segments or '0'
+for _, count in ipairs({marked_pos, marked_segments, rate or '0'}) do
+  if #count > 15 or not count:match('^%d+$') then
+    return redis.error_reply('ERR a count of the control hash is not an integer') -- anybody may have written it
+  end
+end
 if holder == ARGV[1] then
   return {'begun', tonumber(attempt), tonumber(seq), tonumber(marked_pos), tonumber(marked_segments)}
 end
