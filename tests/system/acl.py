@@ -107,6 +107,10 @@ class Traffic:
         """Learn whose the connections are that are open now."""
         self._users |= {client["addr"]: client["user"] for client in self._admin.client_list()}
 
+    def forget_scripts(self) -> None:
+        """Have whoever runs a script send it again."""
+        self._admin.script_flush()
+
     def of(self, user: str) -> set[str]:
         """Give the commands of a user whose connections were noted."""
         return {named(command) for address, command in self._sent if self._users.get(address) == user}
