@@ -254,5 +254,20 @@ def test_a_supervisor_learns_whether_workers_get_on(client: Client, start_worker
     assert list(folder.iterdir()) == []
 
 
+def test_a_worker_without_its_redis_gets_on_all_the_same(
+    redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    def at_s() -> float:
+        (file,) = (tmp_path / "health").glob("*.worker")
+        return float(json.loads(file.read_text())["at"])
+
+    worker = start_worker()
+    until(lambda: list((tmp_path / "health").glob("*.worker")), "its first sign")
+    redis_server.stop()
+    until(lambda: "redis.away" in worker.said(), "the worker to miss it")
+    missed_at_s = at_s()
+    until(lambda: at_s() > missed_at_s + 6, "two signs more: to start it again would help nobody")
+
+
 def test_the_first_words_of_an_engine_are_spoken_before_the_first_job(start_worker: StartWorker) -> None:
     assert "warm_s=" in start_worker().said()

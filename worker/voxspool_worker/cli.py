@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import logging
 import platform
+import signal
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,8 @@ def run(
         show(exposition.Collector(worker.metrics.counts, worker.gauges))
     with connection.translated(settings.redis_url):
         worker.work(burst=burst)
+    for late in (signal.SIGINT, signal.SIGTERM):  # Python lets go of its handlers before the process ends
+        signal.signal(late, signal.SIG_IGN)
     raise SystemExit(worker.exit_code)
 
 

@@ -3,7 +3,8 @@
     main thread    takes a slot, dequeues, starts a job thread
     job threads    tasks.synthesize -> pipeline; they wait, the engine computes
     engine thread  Scheduler.run, the only one that calls the engine
-    ticker thread  renews leases, says that we live, brings back the jobs of dead workers
+    ticker thread  renews leases, says that we live, brings back the jobs of dead workers (ticker.py)
+    watch thread   sees whether all of them get on, and how large the process is (watch.py)
     pub/sub thread stop commands (RQ's own)
     bell threads   one a queue: ring when a job arrives, move nothing
 
@@ -52,6 +53,7 @@ from voxspool_worker.publisher import LEASE_S, ElsewhereError, HeldError, LostWr
 from voxspool_worker.recovery import Recovery
 from voxspool_worker.runs import Run
 from voxspool_worker.scheduler import EngineLostError, Scheduler
+from voxspool_worker.ticker import Ticker
 from voxspool_worker.token import EndedEarlyError, Reason, Token
 from voxspool_worker.voices import VoiceBook, built_in
 from voxspool_worker.warm import warm_up
@@ -70,19 +72,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BEAT_S: Final = 3.0
-"""How often leases are renewed, in seconds: a third of LEASE_S."""
-LOOK_S: Final = 2.0
-"""How often a worker looks for the jobs of dead ones, in seconds."""
-LATE_S: Final = 1.5 * BEAT_S
-"""A beat that comes so long after the last one, in seconds, says that Redis was away, or this process stood still."""
-PATIENCE_S: Final = 2 * BEAT_S
-"""How long a worker rescues nobody after that, in seconds: the others' next beat is due within one, and redis-py waits
-up to 2 s before it tries again."""
-TRIM_S: Final = 60.0
-"""How often what has expired is taken out of RQ's registries, in seconds."""
 MAX_LIMIT_S: Final = 7 * 24 * 3600
 """A job's time limit, however large its hash says it is, in seconds: a week."""
+WATCH_S: Final = 3.0
+"""How often a worker sees whether it gets on, and says so, in seconds."""
 IDLE_S: Final = 1.0
 """How long the main thread waits for a bell, in seconds, before it looks at the queues and the signals by itself."""
 HAND_BACK_S: Final = 10.0
@@ -164,7 +157,14 @@ class SpeechWorker(BaseWorker):
         self.metrics = Metrics()
         self._pipeline = Pipeline(engine, self._scheduler, connect(), self.metrics)
         self._ledger = Ledger(connect, self.name)
-        self._recovery = Recovery(self._ledger, connect(), self.metrics.job_rescued)
+        self._ticker = Ticker(
+            self._ledger,
+            Recovery(self._ledger, connect(), self.metrics.job_rescued),
+            self.queue_names(),
+            lambda: [(one.run, one.token) for one in self._alive()],
+            say_alive=self._say_alive,
+            say_away=self._say_away,
+        )
         self._fallback_from = fallback_from
         self._jobs = jobs
         self._claimed: Run | None = None
@@ -177,9 +177,7 @@ class SpeechWorker(BaseWorker):
         self._end_awaited = threading.Event()
         self._paused: frozenset[str] = frozenset()
         self._trials: set[str] = set()
-        self._adrift: list[Run] = []
-        self._beaten = self._turned = time.monotonic()
-        self._patient_until = 0.0
+        self._turned = time.monotonic()
         self._health = health
         self._memory_limit_bytes = memory_limit_bytes
         self._growth: Growth | None = None
@@ -203,9 +201,10 @@ class SpeechWorker(BaseWorker):
         self.subscribe()
         self._when_there_is_room(lambda: self.set_state(WorkerStatus.STARTED))
         self._say_alive()
-        self._beaten = self._turned = time.monotonic()
+        self._turned = time.monotonic()
         self._engine_thread.start()
-        threading.Thread(target=self._tick, name="ticker", daemon=True).start()
+        threading.Thread(target=self._ticker.run, name="ticker", daemon=True).start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         for queue in self.queues:
             threading.Thread(target=self._ring, args=(queue,), name=f"bell-{queue.name}", daemon=True).start()
         log.info(
@@ -237,6 +236,7 @@ class SpeechWorker(BaseWorker):
                 break
             running[0].thread.join(0.2)
         self._quit.set()
+        self._ticker.stop()
         self._scheduler.stop()
         self._engine_thread.join(0 if self._engine_lost else HAND_BACK_S)
         self._sign_off()
@@ -449,7 +449,7 @@ class SpeechWorker(BaseWorker):
         except redis.exceptions.RedisError as error:
             self._say_away(error, job.id)
             self.metrics.run_over("lost")
-            self._adrift.append(run)
+            self._ticker.set_adrift(run)
         except Exception:
             log.exception("job.lost job=%s", job.id)
             self.metrics.run_over("lost")  # its lease runs out, and it is brought back
@@ -640,86 +640,46 @@ class SpeechWorker(BaseWorker):
         self._stop_requested = True
         self._rung.set()
 
-    # -- the ticker ------------------------------------------------------------------------------------------------
+    # -- whether it gets on ----------------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
-        """Beat and look, each in its own time, whatever Redis does."""
-        every = {self._beat_all: BEAT_S, self._look: LOOK_S, self._trim: TRIM_S}
-        due = dict.fromkeys(every, 0.0)
-        while not self._quit.wait(max(0.0, min(due.values()) - time.monotonic())):
-            for act, at in due.items():
-                if time.monotonic() >= at:
-                    due[act] = time.monotonic() + every[act]
-                    self._try(act)
+    def _watch(self) -> None:
+        """Look, again and again, whether all gets on. In a thread of its own, which waits for no Redis."""
+        while not self._quit.wait(WATCH_S):
+            try:
+                self._see_to_hanging()
+                self._see_to_growth()
+            except Exception:
+                log.exception("watch.error")
 
-    def _try(self, act: Callable[[], None]) -> None:
-        """Do it; a ticker that died would lose every lease."""
-        try:
-            act()
-        except redis.exceptions.RedisError as error:
-            self._say_away(error)
-        except Exception:
-            log.exception("ticker.error")
-
-    def _look(self) -> None:
-        """Bring back the jobs of dead workers.
-
-        Not at once after a time in which nothing was heard of Redis: the leases of all workers ran out in it, and those
-        that live renew them as soon as they can.
-        """
-        if time.monotonic() >= self._patient_until:
-            self._recovery.look()
-
-    def _trim(self) -> None:
-        """Keep RQ's registries from growing for ever."""
-        self._ledger.trim(self.queue_names())
-
-    def _beat_all(self) -> None:
-        """Say that we live, and renew every running job's lease; tell those that lost it, or were cancelled."""
-        self._return_adrift()
-        for running in self._alive():
-            said = self._ledger.beat(running.run)
-            if said == LOST:
-                running.token.end(Reason.LEASE_LOST)
-            elif said != "ok":
-                running.token.end(Reason.CANCELLED, by=said.removeprefix("cancelled by "))
-        self._say_alive()
-        self.metrics.redis_here()
-        now_s = time.monotonic()
-        if now_s - self._beaten > LATE_S:
-            self._patient_until = now_s + PATIENCE_S
-        self._beaten = now_s
-        self._watch(now_s)
-
-    def _watch(self, now_s: float) -> None:
-        """See whether all gets on: then say so; else end this process."""
+    def _see_to_hanging(self) -> None:
+        """Say that all gets on, if it does; else end this process."""
         running = self._alive()
         hangs = what_hangs(
-            now_s,
+            time.monotonic(),
             step_began=self._scheduler.step_began,
             turned=self._turned,
             tokens=[one.token for one in running],
-            redis_back=self._patient_until,
+            redis_back=self._ticker.redis_back,
         )
-        if hangs and not self._engine_lost:
+        if not hangs and self._health:
+            self._health.write(f"{len(running)} of {self._jobs} jobs")
+        elif hangs and not self._engine_lost:
             log.error("worker.hangs name=%s why=%s", self.name, hangs)
             self._scheduler.give_up(hangs)
             self._lose_engine()
-        elif not hangs and self._health:
-            self._health.write(f"{len(running)} of {self._jobs} jobs")
-        if not self._restart and self._growth and (size_bytes := self._growth.too_large_bytes):
-            log.warning(
-                "worker.grown name=%s memory_mb=%d limit_mb=%d: it ends when its jobs have, to be started again",
-                self.name, size_bytes >> 20, self._growth.limit_bytes >> 20,
-            )  # fmt: skip
-            self._restart = self._stop_requested = True
-            self._rung.set()
 
-    def _return_adrift(self) -> None:
-        """Put back the jobs whose run ended because Redis was away: nobody died."""
-        while self._adrift:
-            self._give_back(self._adrift[0])
-            self._adrift.pop(0)
+    def _see_to_growth(self) -> None:
+        """Take no more jobs if the process has grown too large, and end after those that run."""
+        if self._restart or not self._growth or not (size_bytes := self._growth.too_large_bytes):
+            return
+        log.warning(
+            "worker.grown name=%s memory_mb=%d limit_mb=%d: it ends when its jobs have, to be started again",
+            self.name, size_bytes >> 20, self._growth.limit_bytes >> 20,
+        )  # fmt: skip
+        self._restart = self._stop_requested = True
+        self._rung.set()
+
+    # -- what it says of itself ------------------------------------------------------------------------------------
 
     def _say_away(self, error: Exception, job: str = "-") -> None:
         """Say that a command found no Redis, or one that refuses; whoever sent it waits or gives up."""
@@ -754,6 +714,7 @@ class SpeechWorker(BaseWorker):
             "jobs_per_minute": shown(recent.jobs_per_minute),
         }
         self._ledger.say_alive(card, self.serialize() | self._statistics())
+        self.metrics.redis_here()
 
     def gauges(self) -> Gauges:
         """Say how this worker is now. From any thread."""
