@@ -56,7 +56,7 @@ READER_PROCESSES: Final = 4
 STALL_S: Final = 3.0
 KILL_AT, STALL_AT = 0.4, 0.67
 """When the faults come, as shares of the time in which jobs are enqueued."""
-LEAD_S: Final = 3.0
+LEAD_S: Final = 8.0
 """From the start of the producers' processes to the first job, in seconds: they import meanwhile."""
 SILENCE_S: Final = 60.0
 """Without a word from anybody for so long, in seconds, the load has failed."""
