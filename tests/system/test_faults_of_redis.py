@@ -140,6 +140,7 @@ def test_connections_cut_before_or_after_each_step_of_a_job_change_nothing(
     judge(db, whole(texts))
     for job, text in texts.items():
         assert listeners.heard(job) == tone(text)
+        assert deaths_of(db, job) == 0, "nobody died, not even of the claim that was not heard"
     assert all(cut.done.is_set() for cut in cuts)
     assert worker.process.poll() is None
 

@@ -27,7 +27,7 @@ from voxspool_worker.publisher import LEASE_S
 from voxspool_worker.runs import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from redis import Redis
 
@@ -184,6 +184,12 @@ class Ledger:
             args=[run.composite, run.job, run.id],
         )
         return said.decode()
+
+    def unheard(self, runs: Collection[str], queues: Sequence[str]) -> list[Run]:
+        """Find the runs of this worker that it does not know of: claims by these names, whose replies were lost."""
+        claimed: set[Any] = self._redis.smembers(_runs_key(self._worker))
+        names = [entry.decode(errors="surrogateescape").rpartition(":") for entry in claimed]
+        return [Run(queue, job, run) for job, _, run in names if run in runs for queue in queues]
 
     def waiting(self, queue: str, first: int, most: int) -> list[tuple[str, object]]:
         """Give the jobs that wait in a queue from place `first` on: each id with the job's one argument, if any."""

@@ -1,6 +1,6 @@
 """What a live worker says to Redis beside its jobs, each thing in its own time: beats, looks for the dead, trims.
 
-    every 3 s    put back what Redis's absence cut short, renew the lease of each run, say that we live
+    every 3 s    put back what Redis's absence cut short, renew each run's lease, say that we live
     every 2 s    bring back the jobs of workers that died
     every 60 s   take out of RQ's registries what has expired
 
@@ -42,6 +42,10 @@ PATIENCE_S: Final = 2 * BEAT_S
 up to 2 s before it tries again."""
 
 
+MISSED_BEATS: Final = 3
+"""For how many beats a claim is looked for whose reply was lost."""
+
+
 class Ticker:
     """The heart of a worker. `runs` gives what runs now, each with its token; `queues` are those that it serves."""
 
@@ -66,6 +70,8 @@ class Ticker:
         self._beaten = clock()
         self._patient_until = 0.0
         self._adrift: list[Run] = []
+        self._unheard: dict[str, int] = {}
+        """Claim whose reply was lost -> for how many beats more it is looked for: Redis may do it late."""
         self._quit = threading.Event()
 
     @property
@@ -77,6 +83,10 @@ class Ticker:
     def set_adrift(self, run: Run) -> None:
         """Take a run whose thread gave up because Redis was away: it goes back to its queue. From any thread."""
         self._adrift.append(run)
+
+    def miss(self, claim: str) -> None:
+        """Take the name of a claim whose reply was lost: what it took goes back to its queue. From any thread."""
+        self._unheard[claim] = MISSED_BEATS
 
     def run(self) -> None:
         """Beat, look and trim until stopped: the body of the thread."""
@@ -122,10 +132,22 @@ class Ticker:
         self._ledger.trim(self._queues)
 
     def _put_back(self) -> None:
-        """Put back the jobs of the runs that are adrift: nobody died."""
+        """Put back the jobs of the runs that are adrift, or that nobody heard of: nobody died."""
         while self._adrift:
             said = self._ledger.requeue(self._adrift[0], Why.RETURNED)
             log.info("job.handed_back job=%s said=%s", self._adrift.pop(0).job, said)
+        if claims := list(self._unheard):
+            self._put_back_unheard(claims)
+
+    def _put_back_unheard(self, claims: list[str]) -> None:
+        """Put back what claims took whose replies were lost."""
+        for run in self._ledger.unheard(claims, self._queues):
+            if self._ledger.requeue(run, Why.RETURNED) == "requeued":
+                log.info("job.handed_back job=%s said=unheard", run.job)
+        for claim in claims:
+            self._unheard[claim] -= 1
+            if not self._unheard[claim]:
+                del self._unheard[claim]
 
     def _try(self, act: Callable[[], None]) -> None:
         """Do it; a ticker that died would lose every lease."""

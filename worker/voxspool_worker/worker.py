@@ -344,7 +344,7 @@ class SpeechWorker(BaseWorker):
         """Claim the next job that can be read; None where there is none, or Redis is away."""
         try:
             self._paused = frozenset()
-            while claim := self._ledger.claim(self.queue_names(), uuid4().hex):
+            while claim := self._ledger.claim(self.queue_names(), name := uuid4().hex):
                 if job := self._read(claim):
                     self._claimed = claim.run
                     return job, next(queue for queue in self.queues if queue.name == claim.run.queue)
@@ -353,7 +353,7 @@ class SpeechWorker(BaseWorker):
         except SuspendedError:
             self._wait_suspended()
         except redis.exceptions.RedisError as error:
-            # A claim whose reply was lost has a lease that nobody renews: it is brought back like a dead worker's.
+            self._ticker.miss(name)
             self._say_away(error)
             self._quit.wait(IDLE_S)
         return None
