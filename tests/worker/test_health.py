@@ -44,7 +44,18 @@ def test_a_worker_leaves_nothing_behind(tmp_path: Path) -> None:
     file.write("")
     file.remove()
     file.remove()
-    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    assert list((tmp_path / "new").iterdir()) == []
+    file.write("it was not the last")
+    assert len(signs(tmp_path / "new" / "folder")) == 1
+
+
+def test_a_worker_that_leaves_takes_nothing_of_the_others(tmp_path: Path) -> None:
+    other = tmp_path / f"{os.getppid()}.worker"
+    other.write_text(json.dumps({"name": "tone", "at": 0, "said": ""}))
+    file = HealthFile(tmp_path, "tone")
+    file.write("")
+    file.remove()
+    assert [sign.pid for sign in signs(tmp_path)] == [os.getppid()]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": "a", "at": "x", "said": ""}', "\x00"])
@@ -80,4 +91,5 @@ def test_a_folder_of_its_own_is_closed_to_others(tmp_path: Path) -> None:
 def test_a_full_disk_does_not_end_a_worker(tmp_path: Path) -> None:
     file = HealthFile(tmp_path / "gone", "tone")
     (tmp_path / "gone").rmdir()
+    (tmp_path / "gone").write_text("in its place")
     file.write("still here")

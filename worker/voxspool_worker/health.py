@@ -56,13 +56,15 @@ class HealthFile:
         sign = {"name": self._name, "at": self._clock(), "said": said}
         new = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the last worker may just have left
             new.write_text(json.dumps(sign), encoding="utf-8")
             new.replace(self._path)
 
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind: the last one takes the folder with it."""
         with contextlib.suppress(OSError):
-            self._path.unlink()
+            self._path.unlink(missing_ok=True)
+            self._folder.rmdir()
 
 
 def default_folder() -> Path:
