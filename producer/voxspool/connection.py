@@ -5,11 +5,14 @@ Knows URLs and versions, not keys. A password never leaves this module: every me
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
+from redis import asyncio as redis_asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
@@ -27,6 +30,9 @@ RETRIES: Final = 10
 """With waits of up to 2 s this outlasts a restart of Redis. Only for what may be sent twice."""
 _FULL: Final = "command not allowed when used memory"
 """What Redis says at its memory's limit, after its code OOM; from a script it stands in the middle of the message."""
+_CLOSED: Final = re.compile("closed by server|Error while reading")
+"""What redis-py says of a connection that was there."""
+_CLOSED_WAITS_S: Final = (0.05, 0.1, 0.2, 0.4)
 _QUERY_PASSWORD: Final = re.compile(r"(?i)(password=)[^&]*")
 MOST_CONNECTIONS: Final = 10_000
 """Of one client. Each reader that waits holds one, and redis-py's own limit would turn the 101st away; Redis itself
@@ -42,9 +48,42 @@ _OPTIONS: Final[dict[str, Any]] = {
 def connect(url: str, *, retries: int = RETRIES) -> redis.Redis:
     """Make a client; nothing is sent yet. Raises RedisUnavailableError for a URL that is none."""
     try:
-        return redis.Redis.from_url(url, **options(retries))
+        return redis.Redis.from_pool(PatientPool.from_url(url, **options(retries)))
     except ValueError:
         raise _no_url(url) from None  # the reason may quote what must not be shown, and a traceback prints a cause
+
+
+class PatientPool(redis.ConnectionPool):
+    """Connections, though Redis closes one that was just made: it does when it is restarted twice in a moment.
+
+    redis-py tries a command again, but not to get the connection for it. That sends nothing: it may be done at will.
+    """
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own signature
+        """Give a connection that is good. Raises redis.ConnectionError."""
+        for wait_s in _CLOSED_WAITS_S:
+            try:
+                return super().get_connection(*args, **options)  # type: ignore[no-untyped-call] # redis-py's decorator
+            except redis.ConnectionError as error:
+                if not _CLOSED.search(str(error)):
+                    raise
+            time.sleep(wait_s)
+        return super().get_connection(*args, **options)  # type: ignore[no-untyped-call] # redis-py's decorator
+
+
+class AsyncPatientPool(redis_asyncio.ConnectionPool):
+    """The same for asyncio."""
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own signature
+        """Give a connection that is good. Raises redis.ConnectionError."""
+        for wait_s in _CLOSED_WAITS_S:
+            try:
+                return await super().get_connection(*args, **options)
+            except redis.ConnectionError as error:
+                if not _CLOSED.search(str(error)):
+                    raise
+            await asyncio.sleep(wait_s)
+        return await super().get_connection(*args, **options)
 
 
 def options(retries: int = RETRIES) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import socket
 import socketserver
 import string
@@ -353,3 +355,34 @@ def test_a_reply_may_take_longer_than_a_read_blocks() -> None:
     from voxspool.reader import BLOCK_MS
 
     assert BLOCK_MS / 1000 < connection.TIMEOUT_S
+
+
+@pytest.fixture
+def fickle() -> Callable[[list[bytes]], bytes]:
+    """What a Redis answers that closes its first three connections as soon as it is spoken to."""
+    commands = itertools.count()
+    good = version("7.0.0")
+
+    def answer(command: list[bytes]) -> bytes:
+        if next(commands) < 3:
+            raise ConnectionResetError
+        return good(command)
+
+    return answer
+
+
+def test_a_connection_that_is_closed_as_soon_as_it_is_made_is_made_again(
+    fickle: Callable[[list[bytes]], bytes],
+) -> None:
+    with server(fickle) as url, contextlib.closing(connect(url, retries=0)) as client:
+        assert client.info("server")["redis_version"] == "7.0.0"
+
+
+def test_so_it_is_for_asyncio(fickle: Callable[[list[bytes]], bytes]) -> None:
+    async def ask(url: str) -> str:
+        pool = connection.AsyncPatientPool.from_url(url, **connection.async_options(retries=0))
+        async with redis.asyncio.Redis.from_pool(pool) as client:
+            return str((await client.info("server"))["redis_version"])
+
+    with server(fickle) as url:
+        assert asyncio.run(ask(url)) == "7.0.0"
