@@ -63,12 +63,12 @@ class PatientPool(redis.ConnectionPool):
         """Give a connection that is good. Raises redis.ConnectionError."""
         for wait_s in _CLOSED_WAITS_S:
             try:
-                return super().get_connection(*args, **options)  # type: ignore[no-untyped-call] # redis-py's decorator
+                return super().get_connection(*args, **options)
             except redis.ConnectionError as error:
                 if not _CLOSED.search(str(error)):
                     raise
             time.sleep(wait_s)
-        return super().get_connection(*args, **options)  # type: ignore[no-untyped-call] # redis-py's decorator
+        return super().get_connection(*args, **options)
 
 
 class AsyncPatientPool(redis_asyncio.ConnectionPool):
@@ -78,12 +78,12 @@ class AsyncPatientPool(redis_asyncio.ConnectionPool):
         """Give a connection that is good. Raises redis.ConnectionError."""
         for wait_s in _CLOSED_WAITS_S:
             try:
-                return await super().get_connection(*args, **options)
+                return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call] # redis-py's decorator
             except redis.ConnectionError as error:
                 if not _CLOSED.search(str(error)):
                     raise
             await asyncio.sleep(wait_s)
-        return await super().get_connection(*args, **options)
+        return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call] # redis-py's decorator
 
 
 def options(retries: int = RETRIES) -> dict[str, Any]:
