@@ -34,7 +34,7 @@ PATIENCE_S: Final = {"interactive": 0.0, "batch": 60.0}
 """How long a queue may be without a worker before its jobs are let go, in seconds. A listener waits for an interactive
 one; a batch of books should not change its voice because a worker restarts, which takes seconds."""
 PROMPT_S: Final = 1.0
-"""How long Redis may take to say whose lease ran out, in seconds. An answer that comes later is not acted upon."""
+"""How long a look may take, in seconds. After that Redis was away, and what it says in this look is not acted upon."""
 AT_ONCE: Final = 100
 """How many jobs are looked at in one look, and how many may wait in `auto` before it gets no more: what the others do
 not get to meanwhile is left for its own engine, should that come back."""
@@ -58,9 +58,12 @@ class Recovery:
 
     def look(self) -> None:
         """Bring back the jobs whose lease ran out, in every queue of voxspool; let go those that nobody will take."""
+        began = self._clock()
         for queue in all_queue_names():
-            self._try(self._rescue, queue)
+            self._try(lambda queue: self._rescue(queue, began), queue)
         live = cards.live(self._redis)
+        if self._late(began):
+            return
         paused: set[Any] = self._redis.smembers(keys.PAUSED)
         for queue in self._left(live):
             if queue.encode() in paused:
@@ -75,12 +78,15 @@ class Recovery:
         except ResponseError as error:
             log.error("rescue.refused queue=%s error=%s", queue, error)  # noqa: TRY400 - Redis's word says it all
 
-    def _rescue(self, queue: str) -> None:
+    def _late(self, began: float) -> bool:
+        """Whether Redis was away in this look: those that live have yet to renew their leases, and their cards."""
+        return self._clock() - began > PROMPT_S
+
+    def _rescue(self, queue: str, began: float) -> None:
         """Bring back the jobs of a queue whose lease ran out."""
-        asked = self._clock()
         expired = self._ledger.expired(queue)
-        if self._clock() - asked > PROMPT_S:
-            return  # Redis was away while we asked: those that live have yet to renew their leases
+        if self._late(began):
+            return
         for run in expired:
             if self._ledger.requeue(run, Why.EXPIRED) == "requeued":
                 log.warning("job.rescued job=%s queue=%s", run.job, queue)

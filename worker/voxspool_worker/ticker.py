@@ -124,7 +124,8 @@ class Ticker:
         Not at once after a time in which nothing was heard of Redis: the leases of all workers ran out in it, and those
         that live renew them as soon as they can.
         """
-        if self._clock() >= self._patient_until:
+        now_s = self._clock()
+        if now_s >= self._patient_until and now_s - self._beaten <= LATE_S:
             self._recovery.look()
 
     def _trim(self) -> None:
