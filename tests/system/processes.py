@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import time
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0
+SERVER_PORTS = (20_000, 32_000)
 
 
 def until(condition: Callable[[], object], what: str, limit_s: float = DEADLINE_S) -> None:
@@ -38,9 +40,13 @@ def server_path() -> Path:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Give a port that is free, and below those that the system gives to clients: one of them could take it while a
+    server is restarted.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(*SERVER_PORTS)))
+            return int(probe.getsockname()[1])
 
 
 @dataclass
