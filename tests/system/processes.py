@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0
 SERVER_PORTS = (20_000, 32_000)
+CHANCE = random.SystemRandom()
+"""Hypothesis seeds the common generator: all runs at once would take the same ports."""
 
 
 def until(condition: Callable[[], object], what: str, limit_s: float = DEADLINE_S) -> None:
@@ -45,7 +47,7 @@ def free_port() -> int:
     """
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", random.randrange(*SERVER_PORTS)))
+            probe.bind(("127.0.0.1", CHANCE.randrange(*SERVER_PORTS)))
             return int(probe.getsockname()[1])
 
 
