@@ -209,7 +209,7 @@ def kill(load: Load, stage: Stage, client: Client, victim: subprocess.Popen[byte
         if any(job.worker == name for job in client.overview().running):
             break
         victim.send_signal(signal.SIGCONT)
-        time.sleep(0.02)
+        time.sleep(0.02)  # it runs on for a moment, and then may speak
     victim.kill()
     load.killed_s = time.monotonic()
     victim.wait()

@@ -149,4 +149,4 @@ def hear(at: Reading, received: Received, samples: bytes) -> None:
 
 def wait_until(moment_s: float) -> None:
     """Wait for a moment of the monotonic clock."""
-    time.sleep(max(0.0, moment_s - time.monotonic()))
+    time.sleep(max(0.0, moment_s - time.monotonic()))  # the load has a pace: each job its moment

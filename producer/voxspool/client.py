@@ -293,7 +293,8 @@ class Client:
     def _admit(self, spec: JobSpec, queue: str) -> None:
         """Let a job in, if there is room. Raises BusyError."""
         pressure = self._pressure(queue)
-        if pressure and (busy := admission.turned_away(pressure, spec.priority, self._seen[1])):
+        serving = [card for card in self._seen[1] if queue in card.queues]
+        if pressure and (busy := admission.turned_away(pressure, spec.priority, serving)):
             raise BusyError(busy.why, busy.retry_after_s)
 
     def _pressure(self, queue: str) -> Pressure | None:

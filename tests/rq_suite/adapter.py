@@ -56,7 +56,7 @@ FRESH = ("_scheduler", "_pipeline", "_engine_thread", "_quit", "_slots", "_stop_
 class Adapter(ours.SpeechWorker):
     """See above: this is all that differs."""
 
-    def __init__(self, queues: Any, name: str | None = None, *given: Any, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, queues: Any, name: str | None = None, *given: Any, **options: Any) -> None:  # noqa: ANN401 - whatever RQ's tests give a worker
         MADE.touch()
         connection = options.get("connection") or rq.worker.base.get_connection_from_queues(queues)
         super().__init__(ToneEngine(), lambda **_: beside(connection), jobs=1, name=name)

@@ -495,7 +495,7 @@ def running(worker: SpeechWorker, job_id: str, execution_id: str) -> Token:
     """Let the worker run a job that nobody speaks; give its token."""
     job, token = job_of({}, id=job_id), Token(60.0)
     thread = threading.Thread(target=lambda: None)
-    worker._running[execution_id] = _Running(job, Run(worker.queues[0].name, job.id, execution_id), token, thread)
+    worker._running[execution_id] = _Running(Run(worker.queues[0].name, job.id, execution_id), token, thread)
     return token
 
 

@@ -44,6 +44,12 @@ def test_a_main_thread_that_does_not_turn_hangs() -> None:
     assert "main thread" in (hangs(1000.1, turned=1000.0 - TURN_LIMIT_S) or "")
 
 
+def test_a_main_thread_that_waited_for_redis_has_time_after_it_is_back() -> None:
+    assert hangs(1000.0, turned=900.0, back=1000.0) is None, "it is away still"
+    assert hangs(1000.0 + TURN_LIMIT_S, turned=900.0, back=1000.0) is None
+    assert hangs(1000.1 + TURN_LIMIT_S, turned=900.0, back=1000.0) is not None
+
+
 def test_a_job_that_does_not_look_at_its_token_hangs_a_while_after_it_was_asked_to_end() -> None:
     token = Token(10_000, lambda: 1000.0)
     assert hangs(2000.0, tokens=(token,)) is None, "nobody asked it"

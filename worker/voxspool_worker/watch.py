@@ -1,4 +1,4 @@
-"""Whether this process gets on, and whether it has grown too large: the worker's ticker asks at every beat.
+"""Whether this process gets on, and whether it has grown too large: a thread of the worker asks every few seconds.
 
 A worker that hangs is worse than one that is dead: it holds its jobs, renews their leases, and takes more. So a step of
 the engine that does not end, and a job that does not look at its token, end the process; and so does memory that grows
@@ -64,11 +64,11 @@ def what_hangs(
     """Say what does not get on; None where all does.
 
     `step_began` is when the engine's step began that it is in, `turned` when the main thread last turned its loop,
-    `redis_back` when Redis was last found again: a job that waits for Redis looks at its token when it answers.
+    `redis_back` when Redis was last found again: the main thread and the jobs may wait for it.
     """
     if step_began is not None and now_s - step_began > STEP_LIMIT_S:
         return f"a step of the engine takes longer than {STEP_LIMIT_S:g} s"
-    if now_s - turned > TURN_LIMIT_S:
+    if now_s - max(turned, redis_back) > TURN_LIMIT_S:
         return f"the main thread has not turned for {TURN_LIMIT_S:g} s"
     for token in tokens:
         if now_s - max(token.ended_at(now_s), redis_back) > TOKEN_LIMIT_S:

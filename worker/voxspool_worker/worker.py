@@ -111,7 +111,6 @@ class CooperativeDeathPenalty(BaseDeathPenalty):
 class _Running:
     """A job that a thread of ours runs."""
 
-    job: Job
     run: Run
     token: Token
     thread: threading.Thread
@@ -428,7 +427,7 @@ class SpeechWorker(BaseWorker):
             target=self._run, args=(job, queue, run, token, problem), name=f"job-{job.id}", daemon=True
         )
         with self._running_lock:
-            self._running[run.id] = _Running(job, run, token, thread)
+            self._running[run.id] = _Running(run, token, thread)
         if run.deaths:
             self._trials.add(run.id)
             log.warning("job.on_trial job=%s deaths=%d", job.id, run.deaths)
