@@ -108,6 +108,23 @@ def test_a_worker_frozen_past_its_lease_adds_nothing_to_a_job_that_went_on_elsew
     assert frozen.process.poll() is None
 
 
+def test_jobs_that_a_worker_died_of_or_beside_begin_again_in_turns_a_segment_each(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    def complete(job: str) -> int:
+        return int(db.hget(keys.control(job), "marked_segments") or 0)
+
+    victim = start_worker()
+    texts = enqueue(client, 2, sentences=10)  # on eight rows: eight segments sound at once, then two
+    await_spoken(db, texts, 0.3)
+    victim.kill()
+    start_worker()
+    until(lambda: all(attempt_of(db, job) == 2 for job in texts), "both to begin again")
+    assert {db.hget(keys.control(job), "state") for job in texts} == {b"running"}, "not only when the first had ended"
+    assert sorted(complete(job) > 0 for job in texts) == [False, True], "the second waited for a segment of the first"
+    judge(db, whole(texts))
+
+
 def test_many_rescuers_and_a_dashboard_bring_a_job_back_once(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
