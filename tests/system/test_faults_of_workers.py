@@ -57,10 +57,10 @@ def test_jobs_are_spoken_whole_though_their_workers_are_killed_at_several_chunks
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     workers = [start_worker("tone", "--jobs", "3") for _ in range(2)]
-    texts = enqueue(client, 3, sentences=5)
+    texts = enqueue(client, 3, sentences=30)
     listeners = Listeners(client, texts)
-    for at_s in (0.05, 5.0):
-        await_spoken(db, ["job-0"], at_s)
+    for jobs, at_s in ((["job-0"], 0.05), (texts, 5.0)):  # two deaths in one segment would set a job aside
+        await_spoken(db, jobs, at_s)
         speaker = db.hget(keys.control("job-0"), "worker").decode()
         next(worker for worker in workers if worker.name == speaker).kill()
         workers.append(start_worker("tone", "--jobs", "3"))
