@@ -23,6 +23,8 @@
     ├── BusyError                   no room for another job now; says when to try again
     ├── UnknownQueueError           no such queue
     ├── DeadlineError               nothing came within the caller's deadline
+    ├── BookError                   a book that cannot be read, or text of it that cannot be spoken as written
+    ├── StoreError                  a segment store that cannot be used, or has lost what it had
     ├── OutputError                 a file or a loudspeaker that cannot be written to
     ├── MissingExtraError           an optional library is not installed
     ├── CheckpointError             a speech model's files that are missing or broken
@@ -183,6 +185,18 @@ class DeadlineError(VoxspoolError):
     """Nothing came within the caller's own deadline; the job goes on."""
 
     code = "deadline"
+
+
+class BookError(VoxspoolError):
+    """A book that cannot be read, or text of it that cannot be spoken as it is written."""
+
+    code = "book"
+
+
+class StoreError(VoxspoolError):
+    """A segment store that cannot be used, or has lost what it had."""
+
+    code = "store"
 
 
 class OutputError(VoxspoolError):

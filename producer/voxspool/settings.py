@@ -25,6 +25,8 @@ class Settings:
     """Whether somebody named the URL; if not, `speak` may start a Redis of its own."""
     engine: str = AUTO
     voice: str | None = None
+    store: str = environment.DEFAULT_STORE
+    """Where spoken segments of books are kept: a folder or a URL."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -40,4 +42,5 @@ class Settings:
             redis_named=url is not None,
             engine=engine,
             voice=environ.get(environment.VOICE) or None,
+            store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
         )

@@ -47,6 +47,8 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     cache_dir: Path = DEFAULT_CACHE_DIR
+    store: str = environment.DEFAULT_STORE
+    """Where spoken segments of books are kept: a folder or a URL."""
     health_dir: Path | None = None
     """Where workers say that they get on; None: a folder of this user's among the temporary ones."""
     memory_mb: int | None = None
@@ -71,6 +73,7 @@ class Settings:
             device=_one_of(environ, environment.DEVICE, DEVICES),
             precision=_one_of(environ, environment.PRECISION, PRECISIONS),
             cache_dir=_path(environ, environment.CACHE_DIR) or DEFAULT_CACHE_DIR,
+            store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
             health_dir=_path(environ, environment.HEALTH_DIR),
             memory_mb=_positive(environ, environment.WORKER_MEMORY_MB),
             coqui_dir=_coqui_dir(environ),

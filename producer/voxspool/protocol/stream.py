@@ -98,6 +98,14 @@ class Mark:
     """How often it was spoken, with another seed each time; the best try is what stands in the stream."""
     fault: str = ""
     """What is still wrong with the best try: `cap`, `rate`, `silence` or `noise`; empty where nothing is."""
+    key: str = ""
+    """Of a book's chapter: where its audio lies in the segment store, without the silence up to `end_pos`.
+
+    Empty: the audio stands before the mark in the stream. A chapter's segment that could not be spoken has none either:
+    then it lasts no sample but its pause, and `fault` says why.
+    """
+    reused: bool = False
+    """Whether the store had it already: nobody spoke it for this job."""
 
 
 @dataclass(frozen=True, slots=True)
