@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from voxspool.errors import (
+    BookError,
     BusyError,
     CheckpointError,
     ClipError,
@@ -34,6 +35,7 @@ from voxspool.errors import (
     SpeechCancelledError,
     SpeechError,
     SpeechFailedError,
+    StoreError,
     StreamError,
     StreamGapError,
     UnknownEngineError,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AsyncSpeech",
+    "BookError",
     "BusyError",
     "CheckpointError",
     "Chunk",
@@ -84,6 +87,7 @@ __all__ = [
     "SpeechCancelledError",
     "SpeechError",
     "SpeechFailedError",
+    "StoreError",
     "StreamError",
     "StreamGapError",
     "UnknownEngineError",

@@ -36,7 +36,7 @@ from voxspool.errors import (
     UnknownVoiceError,
     VoiceExistsError,
 )
-from voxspool.protocol import keys, voices
+from voxspool.protocol import keys, narration, voices
 from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, TASK, JobSpec, all_queue_names, queue_name, queues_named
 from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.stream import START, Begin, Cancelled, End, EntryId, encode_data
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from voxspool.cards import WorkerCard
     from voxspool.protocol.jobs import Priority
+    from voxspool.protocol.narration import ChapterSpec
     from voxspool.protocol.voices import VoiceName
 
     class SpeechOptions(TypedDict, total=False):
@@ -162,27 +163,44 @@ class Client:
         queue, why = queue_name(chosen.engine, spec.priority), chosen.why
         with connection.translated(self.url):
             check_voice(spec, [card for card in live if queue in card.queues], cloned)
-            self._admit(spec, queue)
-            try:
-                self._queue(queue).enqueue_call(
-                    TASK,
-                    args=(spec.encode(),),
-                    job_id=spec.id,
-                    description=f"speech {spec.id}",  # RQ's own would hold the text
-                    timeout=spec.timeout_s,
-                    result_ttl=spec.keep_s,
-                    failure_ttl=spec.keep_s,
-                    retry=Retry(max=RESCUES),
-                    unique=True,
-                )
-            except DuplicateJobError:
+            if not self._put(TASK, spec.encode(), spec, queue):
                 self._check_same(spec)
                 queue, why = self.speech(spec.id).status().queue, "it is there already"
-            except ResponseError as error:
-                if not connection.is_full(error):
-                    raise
-                raise BusyError("Redis is at its memory's limit", admission.UNKNOWN_S) from error
         return Placed(Speech(self._redis, spec.id, self.url), queue, why)
+
+    def place_chapter(self, chapter: ChapterSpec) -> Placed:
+        """Enqueue a chapter of a book in its engine's batch queue; give its handle. Its id stands for all it says.
+
+        Raises BusyError, RedisUnavailableError.
+        """
+        spec = chapter.speech
+        with connection.translated(self.url):
+            put = self._put(narration.TASK, chapter.encode(), spec, spec.queue, narration.TIMEOUT_S)
+        why = "it names an engine" if put else "it is there already"
+        return Placed(Speech(self._redis, spec.id, self.url), spec.queue, why)
+
+    def _put(self, task: str, argument: dict[str, Any], spec: JobSpec, queue: str, timeout_s: int = 0) -> bool:
+        """Put a job into a queue; False where its id is there already. Raises BusyError."""
+        self._admit(spec, queue)
+        try:
+            self._queue(queue).enqueue_call(
+                task,
+                args=(argument,),
+                job_id=spec.id,
+                description=f"speech {spec.id}",  # RQ's own would hold the text
+                timeout=timeout_s or spec.timeout_s,
+                result_ttl=spec.keep_s,
+                failure_ttl=spec.keep_s,
+                retry=Retry(max=RESCUES),
+                unique=True,
+            )
+        except DuplicateJobError:
+            return False
+        except ResponseError as error:
+            if not connection.is_full(error):
+                raise
+            raise BusyError("Redis is at its memory's limit", admission.UNKNOWN_S) from error
+        return True
 
     def speech(self, job_id: str) -> Speech:
         """Give the handle of a job by its id. Nothing is asked yet."""
@@ -468,6 +486,8 @@ class Speech:
         try:
             with connection.translated(self._url):
                 job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
+            if job.func_name == narration.TASK:
+                return narration.ChapterSpec.decode(job.args[0]).speech
             return JobSpec.decode(job.args[0])
         except RedisError:
             raise

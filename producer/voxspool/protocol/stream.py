@@ -166,11 +166,17 @@ _JSON_TYPES: Final[dict[str, type[Begin | Mark | End | Failed | Cancelled]]] = {
 }
 
 
+_OF_CHAPTERS: Final = frozenset({"key", "reused"})
+"""Fields of a mark that a speech's marks go without."""
+
+
 def encode_data(entry: Entry) -> bytes:
     """Give the bytes of an entry's `data` field: raw samples, or a JSON object."""
     if isinstance(entry, Audio):
         return entry.pcm
     data: dict[str, Any] = {name: getattr(entry, name) for name in entry.__slots__ if name != "pos"}
+    if isinstance(entry, Mark) and not entry.key:
+        data = {name: value for name, value in data.items() if name not in _OF_CHAPTERS or value}
     if isinstance(entry, Begin):
         data |= {"protocol": VERSION, "channels": 1, "format": FORMAT}
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
