@@ -84,7 +84,7 @@ def check_output(path: Path) -> None:
     """
     _format(path)
     place = _place(path)
-    with _as_output_error(path):
+    with as_output_error(path):
         mode = _mode(place)  # a name too long and a closed folder show here
     if mode is not None and stat.S_ISDIR(mode):
         raise OutputError(f"{path} is a folder; name a file in it")
@@ -196,7 +196,7 @@ class Recorder:
             raise _gap(end.pos, self.samples)
         self._write_until(end.pos)
         self._run(encoder.finish)
-        with _as_output_error(self._path):
+        with as_output_error(self._path):
             self._part.replace(self._place)
         self._done = True
 
@@ -224,7 +224,7 @@ class Recorder:
         callback it would be printed and lost, and the bytes with it. On a thread of its own no callback is interrupted.
         """
         assert self._thread is not None, "nothing has begun"
-        with _as_output_error(self._path):
+        with as_output_error(self._path):
             return self._thread.submit(work, *args, **kwargs).result()
 
 
@@ -441,7 +441,8 @@ def _resampler(rate_hz: int, file_rate_hz: int) -> Callable[..., Pcm]:
 
 
 @contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
+def as_output_error(path: Path) -> Iterator[None]:
+    """Raise OutputError where the system cannot write."""
     try:
         yield
     except OSError as error:
