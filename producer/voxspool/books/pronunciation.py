@@ -7,9 +7,10 @@ A line is one of these; blank lines and lines that begin with # count for nothin
     /Ch\\. (\\d+)/ => Chapter \\1
 
 A word is found where it stands as a whole word: what is in lower case matches any case, what has a capital matches
-exactly (so IT is not it). Of a word's apostrophes ' and \u2019 are one, and a possessive's 's is kept behind it; scripts
-without spaces between words know no whole words. An expression between slashes is one of Python's `re`, and matches as
-it stands; its spoken text may name its groups. Nothing after => leaves the word out.
+exactly (so IT is not it). The straight and the curved apostrophe are one; a possessive's 's may follow and a letter's
+elision may precede (Anna's, l'Anna). Scripts without spaces between words know no whole words. An expression between
+slashes is one of Python's `re`, and matches as it stands; its spoken text may name its groups. Nothing after => leaves
+the word out.
 
 What matches first in the text is replaced first; of several matches at one place the longest; of those the one of the
 last file, a word before an expression, the earlier line. What was put in is not looked at again. A word that two files
@@ -38,7 +39,8 @@ _ARROW: Final = "=>"
 _EXPRESSION: Final = re.compile(r"/(.+?)/\s*=>(.*)")
 _ATOMS: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 """What holds brackets that open no group: escapes and sets of characters."""
-_REPEATED_GROUP: Final = re.compile(r"\)[*+{]")
+_REPEATED_GROUP: Final = re.compile(r"\)[*+{]|\(\?[a-zA-Z]*x")
+"""Or the flag that lets spaces stand before the repetition."""
 _UNSPACED: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 """Thai, Lao, Burmese, Khmer, Japanese, Chinese: no spaces between words."""
 _APOSTROPHES: Final = "'\u2019"
@@ -158,15 +160,17 @@ class _Words:
 
     def find(self, text: str, folded: str, start: int) -> _Found | None:
         """Give the first match from a place on; the folded text is of the same length."""
+        if not self._lengths:
+            return None
         return next(filter(None, (self._at(text, folded, place) for place in range(start, len(text)))), None)
 
     def _at(self, text: str, folded: str, start: int) -> _Found | None:
         if not _border(text, start):
             return None
         for length in self._lengths:
-            written = text[start : start + length]
-            for word in self._words.get(folded[start : start + length], ()):
-                if word.fits(written) and _word_ends(text, start + length):
+            end = start + length
+            for word in self._words.get(folded[start:end], ()) if end <= len(text) else ():
+                if word.fits(text[start:end]) and _word_ends(text, end):
                     return _Found(start, -length, word.rank, word.spoken)
         return None
 
@@ -226,11 +230,16 @@ def _rules(path: Path, file_rank: int) -> Iterator[_Word | _Expression]:
             continue
         try:
             rule = _rule(line, (file_rank, number))
-            if isinstance(rule, _Word) and seen.setdefault(rule.written, number) != number:
-                raise ValueError(f"has {rule.written!r} again, as line {seen[rule.written]}; keep one of them")
+            _check_new(rule, number, seen)
         except ValueError as error:
             raise BookError(f"{path}, line {number} {error}") from error
         yield rule
+
+
+def _check_new(rule: _Word | _Expression, number: int, seen: dict[str, int]) -> None:
+    """Raise ValueError for a word that the file has already."""
+    if isinstance(rule, _Word) and seen.setdefault(rule.written, number) != number:
+        raise ValueError(f"has {rule.written!r} again, as line {seen[rule.written]} has; keep one of them")
 
 
 def _lines(path: Path) -> list[str]:
@@ -272,7 +281,9 @@ def _expression(written: str, spoken: str, rank: tuple[int, int]) -> _Expression
 
 def _border(text: str, place: int) -> bool:
     """Whether a word may begin there."""
-    return place == 0 or not (_joins(text[place - 1]) and _joins(text[place])) and not _elided(text, place - 1)
+    if place == 0:
+        return True
+    return not (_joins(text[place - 1]) and _joins(text[place])) and not _in_word(text, place - 1)
 
 
 def _word_ends(text: str, place: int) -> bool:
@@ -283,12 +294,12 @@ def _word_ends(text: str, place: int) -> bool:
         follows = text[place + 1 : place + 2]
         possessive = follows in ("s", "S") and not _joins(text[place + 2 : place + 3])
         return possessive or not (_joins(text[place - 1]) and _joins(follows))
-    return not (_joins(text[place - 1]) and _joins(text[place]) or _mark(text[place]))
+    return not (_mark(text[place]) or (_joins(text[place - 1]) and _joins(text[place])))
 
 
-def _elided(text: str, place: int) -> bool:
-    """Whether there stands an apostrophe within a word."""
-    return text[place] in _APOSTROPHES and place > 0 and _joins(text[place - 1]) and _joins(text[place + 1])
+def _in_word(text: str, place: int) -> bool:
+    """Whether there stands an apostrophe behind more than one letter of a word: don't, but not l'Anna."""
+    return text[place] in _APOSTROPHES and place > 1 and _joins(text[place - 1]) and _joins(text[place - 2])
 
 
 @lru_cache(maxsize=_CHARACTERS_REMEMBERED)

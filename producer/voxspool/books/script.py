@@ -19,13 +19,11 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from voxspool.books.pronunciation import Alignment, Pronunciations, Replaced
+from voxspool.books.pronunciation import Alignment, Pronunciations
 from voxspool.errors import BookError
 from voxspool.protocol.narration import MAX_PAUSE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from voxspool.books.book import Block, Chapter
 
 _MARKER: Final = re.compile(r"(?<!\[)\[\s*(pause|voice)\s*:([^\[\]]*)(\]?)", re.IGNORECASE)
