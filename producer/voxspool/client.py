@@ -241,6 +241,15 @@ class Client:
             raise BusyError("Redis is at its memory's limit", admission.UNKNOWN_S) from error
         return True
 
+    def cancel_narration(self, name: str) -> list[str]:
+        """Cancel the chapters of a narration that are not over; give their jobs. Raises UnknownJobError."""
+        stopped = []
+        for job in self.narration(name).jobs:
+            with contextlib.suppress(UnknownJobError):
+                if self.speech(job).cancel("voxspool cancel") in ("asked", "cancelled"):
+                    stopped.append(job)
+        return stopped
+
     def speech(self, job_id: str) -> Speech:
         """Give the handle of a job by its id. Nothing is asked yet."""
         return Speech(self._redis, JobSpec("", id=job_id).id, self.url)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,14 +9,25 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from voxspool.cli import options
+from voxspool.cli.books import as_path, warn
 from voxspool.cli.progress import Unserved
 from voxspool.cli.speak import client_or_embedded
-from voxspool.errors import BookError, InvalidJobError, StoreError, UnknownVoiceError, VoxspoolError
+from voxspool.embedded import redis_answers
+from voxspool.errors import (
+    BookError,
+    InvalidJobError,
+    StoreError,
+    UnknownEngineError,
+    UnknownVoiceError,
+    VoxspoolError,
+)
 from voxspool.narration.recipe import ALWAYS, FORMATS, Recipe, chosen, voices_of
 from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, JobSpec, queue_name
+from voxspool.protocol.near import did_you_mean
+from voxspool.routing import route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from voxspool.books.book import Book
     from voxspool.cards import WorkerCard
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
     from voxspool.client import Client
     from voxspool.narration.folder import Folder, Kept
     from voxspool.narration.narration import Narration
+    from voxspool.narration.plan import Planned
     from voxspool.settings import Settings
     from voxspool.store import Store
 
@@ -139,8 +148,9 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
     from voxspool.books import read_book
     from voxspool.narration.folder import Folder
 
-    with _as_path(source) as path:
+    with as_path(source) as path:
         book = read_book(path)
+        warn(book)
         wanted = asked.speech.get("engine", asked.settings.engine)
         asked.recipe(book, wanted)  # refused here, before anything is started
         if detach:
@@ -213,7 +223,7 @@ def _follow(
         if isinstance(news, Spoken):
             for made in delivery.chapter(news.track):
                 show.made(made)
-        if isinstance(news, Waiting) and show.idle:
+        if isinstance(news, Waiting):
             unserved.look(queue)
     for made in delivery.book(narration.tracks, narration.given_up):
         show.made(made)
@@ -275,10 +285,11 @@ def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.narration.plan import plan
 
-    with _as_path(source) as path:
+    with as_path(source) as path:
         book = read_book(path)
     wanted = asked.speech.get("engine", asked.settings.engine)
     recipe = asked.recipe(book, wanted)
+    warn(book)
     show_plan(book, plan(book, recipe, Pronunciations.read(*asked.rules)), recipe, _live(asked), as_json=as_json)
 
 
@@ -291,18 +302,3 @@ def _live(asked: Asked) -> list[WorkerCard]:
             return client.workers() if redis_answers(asked.settings.redis_url) else []
     except VoxspoolError:
         return []
-
-
-@contextlib.contextmanager
-def _as_path(source: str) -> Iterator[Path]:
-    """Give a book's path; of stdin (`-`), for as long as it is needed."""
-    if source != "-":
-        yield Path(source)
-        return
-    if sys.stdin is None:
-        raise BookError("stdin is closed; name a file")
-    data = sys.stdin.buffer.read()
-    with tempfile.TemporaryDirectory(prefix="voxspool-") as folder:
-        path = Path(folder) / f"stdin{suffix_of(data)}"
-        path.write_bytes(data)
-        yield path

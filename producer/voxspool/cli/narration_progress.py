@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from voxspool.narration.narration import GivenUp, Segment, Spoken, Waiting
+from voxspool.narration.narration import GivenUp, Segment, Spoken
 
 if TYPE_CHECKING:
     from types import TracebackType

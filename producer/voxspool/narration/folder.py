@@ -185,7 +185,7 @@ def narration_id(title: str, folder: Path) -> str:
 
 def file_name(title: str, suffix: str, number: int | None = None, last: int = 0) -> str:
     """Name a file for people: `03 The Title.flac`, or the title alone; in any folder of any system."""
-    shown = _FORBIDDEN.sub(" ", title).strip(" .")[:_NAME_CHARS].strip(" .") or "Untitled"
+    shown = " ".join(_FORBIDDEN.sub(" ", title).split())[:_NAME_CHARS].strip(" .") or "Untitled"
     return f"{shown}{suffix}" if number is None else f"{number:0{max(2, len(str(last)))}d} {shown}{suffix}"
 
 

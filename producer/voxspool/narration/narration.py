@@ -186,15 +186,3 @@ class Narration:
             except BusyError as busy:
                 on_busy(busy)
                 time.sleep(busy.retry_after_s)
-
-
-def cancel(client: Client, name: str) -> list[str]:
-    """Cancel what is left of a narration; give the jobs that were stopped, or will stop. Raises UnknownJobError."""
-    stopped = []
-    for job in client.narration(name).jobs:
-        try:
-            if client.speech(job).cancel("voxspool cancel") in ("asked", "cancelled"):
-                stopped.append(job)
-        except UnknownJobError:
-            continue
-    return stopped
