@@ -171,6 +171,9 @@ class Store:
         data = self._place.get(_NAME)
         if data is None:
             return None
+        if not _json_object(data):  # where an object appears byte by byte, somebody may be writing it
+            time.sleep(self._place.settle_s)
+            data = self._place.get(_NAME) or b""
         about = _json_object(data)
         named, version = about.get("id"), about.get("version")
         if isinstance(version, int) and version > _VERSION:

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -240,6 +241,24 @@ class TestAWriterThatDies:
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
         assert 8 < int(ran.stdout) < 99
+
+    def test_of_power_leaves_all_or_nothing_too_as_bytes_are_on_the_disk_before_names(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done: list[str] = []
+        fsync, link, replace = os.fsync, os.link, Path.replace
+
+        def synced(handle: int) -> None:
+            done.append("sync of names" if stat.S_ISDIR(os.fstat(handle).st_mode) else "sync of bytes")
+            fsync(handle)
+
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(os, "link", lambda *ends: (done.append("JSON"), link(*ends)))
+        monkeypatch.setattr(Path, "replace", lambda *ends: (done.append("audio"), replace(*ends)))
+        keep(store)
+        assert done == [
+            "sync of bytes", "sync of names", "audio", "sync of names", "sync of bytes", "JSON", "sync of names",
+        ]  # fmt: skip
 
     def test_leaves_parts_that_are_removed_when_they_are_old(self, folder: Path) -> None:
         keep(Store(folder))
@@ -489,6 +508,14 @@ class TestAPlace:
         again = Store("memory://of/test")
         assert (again.id, again.check(KEY)) == (store.id, stored)
         np.testing.assert_array_equal(again.read(KEY), SAMPLES)
+
+    def test_whose_name_is_being_written_is_looked_at_again(self, tmp_path: Path) -> None:
+        name, whole = tmp_path / "voxspool-store.json", json.dumps({"id": "0" * 32, "version": 1})
+        name.write_text("")
+        with ThreadPoolExecutor(1) as threads:
+            opening = threads.submit(Store, f"local://{tmp_path}")
+            name.write_text(whole)
+            assert opening.result().id == "0" * 32
 
     def test_that_loses_what_it_is_given_is_no_store(self) -> None:
         class Leaky(MemoryFileSystem):
