@@ -18,6 +18,7 @@ from voxspool.errors import (
     InvalidJobError,
     StoreError,
     UnknownEngineError,
+    UnknownLanguageError,
     UnknownVoiceError,
     VoxspoolError,
 )
@@ -187,6 +188,7 @@ def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
 def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: bool, detach: bool) -> int:
     """Enqueue what is missing, follow it, and make the files; give the exit code."""
     from voxspool.books.pronunciation import Pronunciations
+    from voxspool.cli.narration_progress import show_for
     from voxspool.narration.narration import Narration
     from voxspool.narration.plan import plan
     from voxspool.store import Store
@@ -194,7 +196,7 @@ def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: boo
     store = Store(client.settings.store)
     chapters = plan(book, kept.recipe, Pronunciations.read(*kept.pronunciations))
     serving = client.serving(queue_name(kept.recipe.engine, "batch"))
-    check_workers(kept.recipe, _voices(chapters), serving, store)
+    check_workers(kept.recipe, kept.recipe.language or book.language, _voices(chapters), serving, store)
     narration = Narration(client, folder, kept.id, book.title, kept.recipe, store, chapters)
     narration.find_tracks()
     with show_for(narration, client, book, as_json=as_json) as show:
@@ -205,7 +207,10 @@ def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: boo
                 return 0
             return _follow(narration, client, show, folder, kept, book, store)
         except KeyboardInterrupt:
-            show.left(kept.id)
+            if client.url == client.settings.redis_url:
+                show.left(kept.id)
+            else:
+                show.stopped()
             return INTERRUPTED
 
 
@@ -227,13 +232,17 @@ def _follow(
             unserved.look(queue)
     for made in delivery.book(narration.tracks, narration.given_up):
         show.made(made)
-    return show.end(delivery.outcome)
+    show.end(delivery.outcome)
+    return 0 if delivery.outcome.ok else FAILED
 
 
-def check_workers(recipe: Recipe, voices: Sequence[str], serving: list[WorkerCard], store: Store) -> None:
+def check_workers(
+    recipe: Recipe, language: str | None, voices: Sequence[str], serving: list[WorkerCard], store: Store
+) -> None:
     """Refuse what none of the workers that would do it can do. With no worker, the jobs wait for one.
 
-    Raises UnknownVoiceError, StoreError, and InvalidJobError where they would speak with different voices.
+    Raises UnknownVoiceError, UnknownLanguageError, StoreError, and InvalidJobError where they would speak with
+    different voices.
     """
     if not serving:
         return
@@ -247,10 +256,23 @@ def check_workers(recipe: Recipe, voices: Sequence[str], serving: list[WorkerCar
         if not any(card.has(voice) or card.clones for card in sharing):
             hint = did_you_mean(voice, {name for card in sharing for name in card.voices})
             raise UnknownVoiceError(f"no live worker has a voice {voice!r}{hint}; `voxspool voices` lists them")
+    _check_language(recipe, language, sharing)
     own = {next(iter(card.voices), "") for card in sharing}
     if recipe.voice is None and len(own) > 1:
         raise InvalidJobError(
             f"the workers have voices of their own ({', '.join(sorted(own))}), and a book has one; name it with --voice"
+        )
+
+
+def _check_language(recipe: Recipe, language: str | None, sharing: list[WorkerCard]) -> None:
+    """Refuse a language that no worker speaks, with the voice of the book or any. Raises UnknownLanguageError."""
+    named = recipe.voice if any(recipe.voice in card.voices for card in sharing) else None
+    spec = JobSpec("", voice=named, language=language, engine=recipe.engine)
+    if not any(card.could_speak(spec) for card in sharing):
+        voice = f"the voice {named}" if named else "any voice here"
+        raise UnknownLanguageError(
+            f"the book's language is {language}, and {voice} does not speak it; choose another voice, or say with "
+            "--language what to speak it as"
         )
 
 

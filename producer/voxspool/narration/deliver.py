@@ -39,3 +39,51 @@ class Outcome:
     def ok(self) -> bool:
         """Whether every segment was spoken and passed."""
         return not self.problems
+
+
+class Delivery:
+    """Makes the files of one narration."""
+
+    def __init__(self, folder: Folder, kept: Kept, book: Book, store: Store, chapters: Mapping[int, Planned]) -> None:
+        """Prepare."""
+        self._folder = folder
+        self._kept = kept
+        self._book = book
+        self._store = store
+        self._chapters = chapters
+        self.outcome: Outcome | None = None
+
+    def chapter(self, track: Track) -> Iterator[Made]:
+        """Make what can be made of a chapter before the others are whole."""
+        check_whole(track)
+        if self._kept.recipe.loudness is None:
+            yield from self._audio(track)
+
+    def _audio(self, track: Track) -> Iterator[Made]:
+        from voxspool.audio import Recorder
+        from voxspool.protocol.stream import Audio, Begin, End
+
+        for suffix in self._kept.recipe.formats:
+            if suffix in AUDIO:
+                path = self._folder.place(file_name(track.title, f".{suffix}", track.number, len(self._book.chapters)))
+                with Recorder(path) as recorder:
+                    recorder.add(Begin(0, track.sample_rate, "", "", "", "", 0))
+                    pos = 0
+                    for pcm in track.audio(self._store):
+                        recorder.add(Audio(pos, pcm.tobytes()))
+                        pos += len(pcm)
+                    recorder.add(End(pos, 0.0, 0, None, None))
+                yield Made(path, new=True)
+
+    def book(self, tracks, given_up):
+        yield from ()
+        cues = [cue for track in tracks.values() for cue in track.cues]
+        self.outcome = Outcome(
+            self._folder.path,
+            self._folder.place("report.html"),
+            len(tracks),
+            sum(t.duration_s for t in tracks.values()),
+            sum(not c.reused for c in cues),
+            sum(c.reused for c in cues),
+            [str(e) for e in given_up.values()],
+        )
