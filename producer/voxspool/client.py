@@ -590,6 +590,11 @@ class Listener:
         self._playhead = Playhead(heard_samples)
         self._sample_rate = sample_rate
 
+    @property
+    def heard_samples(self) -> int:
+        """How many samples of the speech have been heard so far."""
+        return self._playhead.given_samples
+
     def hear(self, received: Received) -> Chunk | None:
         """Give what is new in an entry. Raises SpeechFailedError or SpeechCancelledError for a bad end."""
         raise_for(received.entry)
