@@ -1,4 +1,4 @@
-"""A book, narrated by real workers through the real command: killed, repeated, edited; and what lies in the folder then."""
+"""A book, narrated by real workers through the real command: killed, repeated, edited; and what lies there then."""
 
 from __future__ import annotations
 
@@ -57,9 +57,6 @@ class Command:
         """Wait for its end; give its last word."""
         assert self.process.wait(180) == code, self.log.read_text()
         return self.events[-1]
-
-
-Narrate = "Callable[..., Command]"
 
 
 @pytest.fixture

@@ -86,9 +86,9 @@ class _Voiced:
         return self._found[asked]
 
     def _find(self, name: str | None, language: str | None, *, foreign: bool) -> tuple[Voice, str]:
-        """Find a voice, and what it speaks. A paragraph in a language that it does not speak is spoken as the rest is:
+        """Find a voice, and what it speaks. A `foreign` paragraph that it cannot speak is spoken as the rest is.
 
-        a word of French in an English book is no reason to leave it out.
+        A line of French in an English book is no reason to leave it out.
         """
         voice = voices.find(name, self.engine.voices, self.engine.name, language)
         try:

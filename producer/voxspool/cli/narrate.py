@@ -1,4 +1,4 @@
-"""`voxspool narrate`: a book becomes chapters, chapters jobs, and jobs files. The command may be left, lost or repeated."""
+"""`voxspool narrate`: a book becomes chapters, chapters jobs, jobs files. It may be left, lost or run again."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def _follow(
     from voxspool.narration.narration import Spoken, Waiting
 
     unserved, queue = Unserved(client), queue_name(kept.recipe.engine, "batch")
-    delivery = Delivery(folder, kept, book, store, narration.chapters)
+    delivery = Delivery(folder, kept, book, store)
     for news in narration.news():
         show.take(news)
         if isinstance(news, Spoken):
@@ -232,8 +232,9 @@ def _follow(
             unserved.look(queue)
     for made in delivery.book(narration.tracks, narration.given_up):
         show.made(made)
-    show.end(delivery.outcome)
-    return 0 if delivery.outcome.ok else FAILED
+    outcome = delivery.outcome(narration.tracks, narration.given_up, narration.found)
+    show.end(outcome)
+    return 0 if outcome.ok else FAILED
 
 
 def check_workers(

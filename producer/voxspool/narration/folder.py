@@ -73,8 +73,7 @@ class Folder:
         """Say what is narrated here. Raises BookError where nothing is."""
         try:
             about = json.loads((self._state / "recipe.json").read_text(encoding="utf-8"))
-            if about["version"] != VERSION or not _ID.fullmatch(about["id"]):
-                raise ValueError(about["version"])
+            _check(about["version"] == VERSION and _ID.fullmatch(about["id"]), about["version"])
             rules = tuple(self._inside(name) for name in about["pronunciations"])
             recipe = Recipe.decode(json.dumps(about["recipe"]))
             return Kept(about["id"], str(about["title"]), recipe, self._inside(about["source"]), rules)
@@ -163,9 +162,8 @@ class Folder:
 
     def _inside(self, name: object) -> Path:
         """Give a file of ours by its name. Raises ValueError for what would lie elsewhere."""
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(name)
-        return self._state / name
+        _check(isinstance(name, str) and Path(str(name)).name == name, name)
+        return self._state / str(name)
 
     def _track_path(self, number: int, digest: str) -> Path:
         return self._state / "tracks" / f"{number}-{digest}.json"
@@ -174,6 +172,12 @@ class Folder:
         from voxspool.audio import as_output_error
 
         return as_output_error(self.path)
+
+
+def _check(right: object, value: object) -> None:
+    """Raise ValueError for a value that is not right."""
+    if not right:
+        raise ValueError(value)
 
 
 def narration_id(title: str, folder: Path) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from voxspool.client import NarrationRecord
 from voxspool.errors import BusyError, SpeechFailedError, UnknownJobError, VoxspoolError
+from voxspool.narration.plan import check_whole
 from voxspool.protocol.stream import Begin, End, Mark
 from voxspool.reader import raise_for
 
@@ -98,6 +99,8 @@ class Narration:
         self._digests = {number: one.digest(recipe, store.id) for number, one in self.chapters.items()}
         self.tracks: dict[int, Track] = {}
         """The chapters that are whole."""
+        self.found: frozenset[int] = frozenset()
+        """Those that an earlier run had heard to their end."""
         self.given_up: dict[int, VoxspoolError] = {}
         """Those that are not, and why."""
         self.jobs: dict[int, str] = {}
@@ -109,6 +112,7 @@ class Narration:
             track = self._folder.track(number, digest)
             if track and all(cue.stored and self._store.find(cue.stored.key) for cue in track.cues):
                 self.tracks[number] = track
+        self.found = frozenset(self.tracks)
 
     def place(self, on_busy: Callable[[BusyError], None]) -> None:
         """Enqueue the chapters that are not whole, unless they are already. `on_busy` is told before each wait."""
@@ -150,12 +154,13 @@ class Narration:
         """Make a track of what was heard, and keep it."""
         chapter = hearing.chapter
         track = chapter.track(hearing.marks, hearing.sample_rate, self._store)
+        check_whole(track)
         self.tracks[chapter.number] = track
         self._folder.keep_track(track, self._digests[chapter.number])
         return track
 
     def _find_or_put(self, chapter: Planned, on_busy: Callable[[BusyError], None]) -> str:
-        """Enqueue a chapter, unless it is; give its job. What failed or came out incomplete is begun under another id."""
+        """Enqueue a chapter, unless it is; give its job. What failed or lacks a segment is begun under another id."""
         stem = f"{self.id}-{chapter.number}-{self._digests[chapter.number]}"
         for attempt in range(1, MAX_TRIES + 1):
             job = f"{stem}-{attempt}"

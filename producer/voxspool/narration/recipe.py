@@ -1,4 +1,4 @@
-"""What somebody wants of a book: who speaks it, which chapters of it, which files. Values, and how they are written down.
+"""What somebody wants of a book: who speaks it, which chapters, which files. Values, and how they are written down.
 
 A recipe and a book say everything that follows: the same two give the same jobs, the same samples and the same files.
 """
