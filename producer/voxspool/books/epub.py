@@ -61,7 +61,7 @@ def read_epub(source: Path | bytes, name: str) -> Book:
         language=language,
         cover=front,
         publisher=next(iter(package.metadata("publisher")), ""),
-        date=next(iter(package.metadata("date")), ""),
+        date=package.date,
         description=_plain(next(iter(package.metadata("description")), "")),
         unread=read.unread + faults,
     )

@@ -9,39 +9,11 @@ _TAG: Final = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{1,8})*")
 _NONE: Final = frozenset({"und", "mul", "zxx", "mis"})
 _SHORT: Final = dict(
     pair.split(":")
-    for pair in [
-        "eng:en",
-        "fra:fr",
-        "fre:fr",
-        "deu:de",
-        "ger:de",
-        "spa:es",
-        "ita:it",
-        "por:pt",
-        "nld:nl",
-        "dut:nl",
-        "pol:pl",
-        "rus:ru",
-        "tur:tr",
-        "ces:cs",
-        "cze:cs",
-        "ara:ar",
-        "zho:zh",
-        "chi:zh",
-        "jpn:ja",
-        "hun:hu",
-        "kor:ko",
-        "hin:hi",
-        "swe:sv",
-        "nor:no",
-        "dan:da",
-        "fin:fi",
-        "ell:el",
-        "gre:el",
-        "ukr:uk",
-        "ron:ro",
-        "rum:ro",
-    ]
+    for pair in str.split(
+        "eng:en fra:fr fre:fr deu:de ger:de spa:es ita:it por:pt nld:nl dut:nl pol:pl rus:ru tur:tr ces:cs cze:cs"
+        " ara:ar zho:zh chi:zh jpn:ja hun:hu kor:ko hin:hi swe:sv nor:no dan:da fin:fi ell:el gre:el ukr:uk ron:ro"
+        " rum:ro"
+    )
 )
 """Three letters (ISO 639-2), which books have and voices have not."""
 

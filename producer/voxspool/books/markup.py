@@ -47,6 +47,7 @@ _XML_DECLARATION: Final = re.compile(r"\s*<\?xml\b[^>]*\?>")
 _DOCTYPE: Final = re.compile(r"<!DOCTYPE[^\[>]*(\[.*?\]\s*)?>", re.DOTALL | re.IGNORECASE)
 _ENTITY: Final = re.compile(r"""<!ENTITY\s+([\w.-]+)\s+(?:"([^"<&%]{0,256})"|'([^'<&%]{0,256})')\s*>""")
 _NAME: Final = re.compile(r"&([A-Za-z_][\w.-]{0,60});")
+_XML_NAME: Final = re.compile(r"(?:\{[^}]*\})?[^\W\d][\w.-]*")
 _XML_NAMES: Final = frozenset({"lt", "gt", "amp", "quot", "apos"})
 _ENTITIES_MAY_ADD_CHARS: Final = 1_000_000
 
@@ -146,7 +147,7 @@ def _in_xhtml(root: Element) -> Element:
     for element in list(new.iter(etree.Element)):
         if not str(element.tag).startswith("{"):
             element.tag = f"{{{XHTML}}}{_sane(str(element.tag))}"
-        for name in [name for name in element.attrib if ":" in name and not name.startswith("{")]:
+        for name in [name for name in map(str, element.attrib) if not _XML_NAME.fullmatch(name)]:
             value = element.attrib.pop(name)
             if name in _PREFIXES:
                 element.set(_PREFIXES[name], value)

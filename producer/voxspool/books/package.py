@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from voxspool.books.archive import Archive
 
 CONTAINER: Final = "META-INF/container.xml"
+OPF: Final = "http://www.idpf.org/2007/opf"
+EVENT: Final = f"{{{OPF}}}event"
 _ENCRYPTION: Final = "META-INF/encryption.xml"
 _XHTML_TYPES: Final = frozenset({"application/xhtml+xml", "text/html", "application/xml", "text/x-oeb1-document"})
 _PICTURES: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
@@ -81,6 +83,13 @@ class Package:
         """The documents that the guide of EPUB 2 calls the table of contents."""
         said = (one for one in named(self.root, "reference") if one.get("type", "").casefold() == "toc")
         return frozenset(resolve(self.path, one.get("href", ""))[0] for one in said)
+
+    @property
+    def date(self) -> str:
+        """When the book came out; an EPUB 2 may say when the file was changed as well."""
+        dates = named(self.root, "date")
+        dates.sort(key=lambda one: one.get(EVENT, "publication") != "publication")
+        return next((text for text in map(visible, dates) if text), "")
 
     def metadata(self, name: str) -> list[str]:
         """Give the texts of a term of Dublin Core, in order."""

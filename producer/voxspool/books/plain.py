@@ -43,7 +43,7 @@ _WORDED: Final = re.compile(
 )
 _TITLED: Final = re.compile(rf"(?:chapter|book|part)\s+{_NUMBER}\s+[A-Z].{{0,60}}(?<![.!?,;:])", re.IGNORECASE)
 _NUMERAL: Final = re.compile(rf"{_ROMAN}\.?")
-_CAPITALS: Final = re.compile(r"(?=(?:[^a-zà-ÿ]*[A-ZÀ-Þ]){3})[^a-zà-ÿ]{3,60}(?<![.!?,;:\"”'’…)\]-])")
+_CAPITALS: Final = re.compile(r"(?=(?:[^a-zà-ÿ]*[A-ZÀ-Þ]){3})[^a-zà-ÿ]{3,60}(?<![.!?,;:\"”'\u2019…)\]-])")
 _FINALE: Final = re.compile(r"(?:the\s+end|finis|fin|ende|fine)\.?", re.IGNORECASE)
 _BOMS: Final = (
     (b"\xef\xbb\xbf", "utf-8-sig"),

@@ -26,103 +26,23 @@ _HEADINGS: Final = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 _MINOR: Final = 7
 """The level of a heading that the markup ranks nowhere."""
 _BLOCKS: Final = frozenset(
-    [
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "body",
-        "caption",
-        "center",
-        "dd",
-        "details",
-        "dialog",
-        "dir",
-        "div",
-        "dl",
-        "dt",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "footer",
-        "form",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "header",
-        "hgroup",
-        "hr",
-        "html",
-        "legend",
-        "li",
-        "main",
-        "menu",
-        "nav",
-        "ol",
-        "p",
-        "pre",
-        "search",
-        "section",
-        "summary",
-        "table",
-        "tbody",
-        "td",
-        "tfoot",
-        "th",
-        "thead",
-        "tr",
-        "ul",
-    ]
+    str.split(
+        "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption"
+        " figure footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol p pre search section"
+        " summary table tbody td tfoot th thead tr ul"
+    )
 )
 _SILENT: Final = frozenset(
-    [
-        "annotation",
-        "annotation-xml",
-        "audio",
-        "canvas",
-        "datalist",
-        "embed",
-        "head",
-        "iframe",
-        "img",
-        "input",
-        "map",
-        "nav",
-        "noscript",
-        "object",
-        "rp",
-        "rt",
-        "rtc",
-        "script",
-        "select",
-        "style",
-        "svg",
-        "template",
-        "textarea",
-        "video",
-    ]
+    str.split(
+        "annotation annotation-xml audio canvas datalist embed head iframe img input map nav noscript object rp rt rtc"
+        " script select style svg template textarea video"
+    )
 )
 _LEFT_OUT: Final = frozenset(
-    [
-        "footnote",
-        "footnotes",
-        "endnote",
-        "endnotes",
-        "rearnote",
-        "rearnotes",
-        "backlink",
-        "landmarks",
-        "page-list",
-        "doc-footnote",
-        "doc-endnote",
-        "doc-endnotes",
-        "doc-backlink",
-        "doc-pagelist",
-        "doc-toc",
-    ]
+    str.split(
+        "footnote footnotes endnote endnotes rearnote rearnotes backlink landmarks page-list doc-footnote doc-endnote"
+        " doc-endnotes doc-backlink doc-pagelist doc-toc"
+    )
 )
 """Of epub:type and role."""
 _TITLES: Final = frozenset({"title", "subtitle", "heading", "doc-subtitle"})
