@@ -280,7 +280,7 @@ class Hands:
     def _speak(self, hold: _Hold) -> None:
         """Speak a segment that is in hand, unless the store has it; say what came of it."""
         store, key = self._shelf.store(), hold.chapter.plan.keys[hold.claimed.index]
-        if found := store.find(key):
+        if found := store.check(key):
             self._end(hold, Outcome(hold.claimed.index, "found", found.samples, found.seed, found.tries, found.fault))
             return
         try:
@@ -369,7 +369,7 @@ class Hands:
         }  # fmt: skip
         for wait_s in (*KEEP_WAITS_S, None):
             try:
-                store.write(best.pcm, **about)
+                stored = store.write(best.pcm, **about)
                 break
             except (StoreError, OSError) as error:
                 log.warning("store.away job=%s error=%s", hold.chapter.job, error)
@@ -380,7 +380,7 @@ class Hands:
         self._observer.segment_done(
             Mark(0, len(best.pcm), segment.index, segment.start, segment.end, best.spoken.seed, tries, fault)
         )
-        return Outcome(segment.index, "spoken", len(best.pcm), best.spoken.seed, tries, fault)
+        return Outcome(segment.index, "spoken", stored.samples, stored.seed, stored.tries, stored.fault)
 
     def _end(self, hold: _Hold, outcome: Outcome) -> None:
         """Say what came of a segment."""

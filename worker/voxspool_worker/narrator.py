@@ -234,7 +234,7 @@ class Known:
         """Find the segments that the store has. Raises StoreError where it cannot be reached, EndedEarlyError."""
         with ThreadPoolExecutor(LOOKUPS, "lookup") as threads:
             try:
-                for (key, index), found in zip(wanted.items(), threads.map(self._store.find, wanted), strict=True):
+                for (key, index), found in zip(wanted.items(), threads.map(self._store.check, wanted), strict=True):
                     self._at.token.check()
                     if found:
                         about = (found.samples, found.seed, found.tries, found.fault)

@@ -20,7 +20,6 @@ from voxspool.errors import (
     UnknownEngineError,
     UnknownLanguageError,
     UnknownVoiceError,
-    VoxspoolError,
 )
 from voxspool.narration.recipe import ALWAYS, FORMATS, Recipe, chosen, voices_of
 from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, JobSpec, queue_name
@@ -57,7 +56,7 @@ class Asked:
     pronunciations: Path | None
     formats: tuple[str, ...]
     loudness: str | None
-    verify: bool
+    verify: str | None
     speech: dict[str, Any]
     """voice, language, engine, speed, seed: those that were said."""
 
@@ -69,10 +68,16 @@ class Asked:
             **said,
             chapters=chosen(last, self.only, self.skip),
             voices=voices_of(self.voices, last),
-            formats=tuple(one for one in FORMATS if one in {*ALWAYS, *self.formats}),
+            formats=self._formats,
             loudness=self.loudness,
             verify=self.verify,
         )
+
+    @property
+    def _formats(self) -> tuple[str, ...]:
+        """Name the files that are made of a chapter or of the book: what ACX takes is MP3."""
+        wanted = {*ALWAYS, *self.formats, *(["mp3"] if self.loudness == "acx" else [])}
+        return tuple(one for one in FORMATS if one in wanted)
 
     @property
     def rules(self) -> list[Path]:
@@ -98,7 +103,8 @@ class Asked:
 @click.option("--to", "formats", type=click.Choice(FORMATS), multiple=True,
               help="Make these files too; repeat it [flac, srt and vtt are always made].")  # fmt: skip
 @click.option("--loudness", type=click.Choice(PRESETS), help="Bring the whole book to a level [as it was spoken].")
-@click.option("--verify", is_flag=True, help="Transcribe what was spoken and compare (voxspool[verify]).")
+@click.option("--verify", is_flag=False, flag_value="base", metavar="[MODEL]",
+              help="Transcribe what was spoken and compare; a Whisper model's name or folder [base].")  # fmt: skip
 @click.option("--detach", is_flag=True, help="Enqueue, say how to come back, and leave.")
 @click.option("--attach", metavar="ID", help="Come back to a narration that was begun.")
 @options.JSON
@@ -152,6 +158,8 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
     with as_path(source) as path:
         book = read_book(path)
         warn(book)
+        if "epub" in asked.formats and not book.has_places:
+            raise BookError(f"{source} is no EPUB, and --to epub puts what was spoken into the one that was read")
         wanted = asked.speech.get("engine", asked.settings.engine)
         asked.recipe(book, wanted)  # refused here, before anything is started
         if detach:
@@ -232,7 +240,7 @@ def _follow(
             unserved.look(queue)
     for made in delivery.book(narration.tracks, narration.given_up):
         show.made(made)
-    outcome = delivery.outcome(narration.tracks, narration.given_up, narration.found)
+    outcome = delivery.outcome(narration.found)
     show.end(outcome)
     return 0 if outcome.ok else FAILED
 
@@ -247,11 +255,11 @@ def check_workers(
     """
     if not serving:
         return
-    sharing = [card for card in serving if card.store == store.id]
+    sharing = [card for card in serving if card.store in ("", store.id)]  # "": it is being opened
     if not sharing:
         raise StoreError(
             f"no worker with the engine {recipe.engine} keeps its segments in {store}, where this command looks for "
-            f"them; give all of them the same VOXSPOOL_STORE"
+            "them; give all of them the same VOXSPOOL_STORE"
         )
     for voice in voices:
         if not any(card.has(voice) or card.clones for card in sharing):
@@ -306,22 +314,31 @@ def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
     """Show what would be narrated: chapters, time, size."""
     from voxspool.books import read_book
     from voxspool.books.pronunciation import Pronunciations
+    from voxspool.cli.narration_plan import show_plan
     from voxspool.narration.plan import plan
+    from voxspool.store import Store
 
     with as_path(source) as path:
         book = read_book(path)
-    wanted = asked.speech.get("engine", asked.settings.engine)
-    recipe = asked.recipe(book, wanted)
     warn(book)
-    show_plan(book, plan(book, recipe, Pronunciations.read(*asked.rules)), recipe, _live(asked), as_json=as_json)
+    live, engine = _live(asked)
+    recipe = asked.recipe(book, engine)
+    chapters = plan(book, recipe, Pronunciations.read(*asked.rules))
+    own = {card.store for card in live} - {""}
+    store = Store(asked.settings.store).id if own else ""
+    show_plan(book, chapters, recipe, live, store, as_json=as_json)
 
 
-def _live(asked: Asked) -> list[WorkerCard]:
-    """Give the workers alive now; none where there is no Redis."""
+def _live(asked: Asked) -> tuple[list[WorkerCard], str]:
+    """Give the workers alive now, and the engine that would speak; none, and any, where there is no Redis."""
     from voxspool.client import Client
 
-    try:
-        with Client(settings=asked.settings) as client:
-            return client.workers() if redis_answers(asked.settings.redis_url) else []
-    except VoxspoolError:
-        return []
+    wanted = asked.speech.get("engine", asked.settings.engine)
+    if not redis_answers(asked.settings.redis_url):
+        return [], wanted
+    with Client(settings=asked.settings) as client:
+        live = client.workers()
+        try:
+            return live, _engine(client, asked, wanted)
+        except UnknownEngineError:
+            return live, wanted

@@ -104,11 +104,6 @@ class Folder:
                 old.unlink()
             self.write(path, json.dumps(asdict(track)))
 
-    def forget_track(self, number: int) -> None:
-        """Forget what was spoken of a chapter: the store has lost some of it."""
-        for old in (self._state / "tracks").glob(f"{number}-*.json"):
-            old.unlink()
-
     def place(self, name: str) -> Path:
         """Say where a file for people lies."""
         return self.path / name
