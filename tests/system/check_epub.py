@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OPF = "{http://www.idpf.org/2007/opf}"
 SMIL = "{http://www.w3.org/ns/SMIL}"
+TEXTREF = "{http://www.idpf.org/2007/ops}textref"
 CLOCK_MS = 2  # what adding up cut milliseconds may lose
 
 
@@ -83,9 +84,11 @@ def epubcheck(path: Path) -> list[str] | None:
 
 def _pars(archive: zipfile.ZipFile, smil: str) -> list[Par]:
     found = []
-    for par in etree.fromstring(archive.read(smil)).iter(f"{SMIL}par"):
-        document, _, name = _src(smil, par, "text").partition("#")
-        target = next(one for one in etree.fromstring(archive.read(document)).iter() if one.get("id") == name)
+    root = etree.fromstring(archive.read(smil))
+    document = _from(smil, next(root.iter(f"{SMIL}seq")).get(TEXTREF))
+    by_id = {one.get("id"): one for one in etree.fromstring(archive.read(document)).iter()}
+    for par in root.iter(f"{SMIL}par"):
+        target = by_id[_src(smil, par, "text").partition("#")[2]]
         audio = par.find(f"{SMIL}audio")
         begin, end = seconds(audio.get("clipBegin")), seconds(audio.get("clipEnd"))
         found.append(Par(str(target.xpath("string()")), _src(smil, par, "audio"), begin, end))
@@ -96,18 +99,19 @@ def _smil_faults(
     archive: zipfile.ZipFile, smil: str, document: str, audio_s: Mapping[str, float]
 ) -> tuple[list[str], float]:
     """Check one overlay: every text is there, clips ascend and end within their audio; also say how long it lasts."""
-    faults, spent_s, before = [], 0.0, {}
+    faults, spent_s, before, there = [], 0.0, {}, set(archive.namelist())
     ids = [one.get("id") for one in etree.fromstring(archive.read(document)).iter() if one.get("id")]
-    if len(ids) != len(set(ids)):
+    known = set(ids)
+    if len(ids) != len(known):
         faults.append(f"{document} has an id twice")
     for par in etree.fromstring(archive.read(smil)).iter(f"{SMIL}par"):
         target, _, name = _src(smil, par, "text").partition("#")
-        if target != document or name not in ids:
+        if target != document or name not in known:
             faults.append(f"{smil}: {target}#{name} is nowhere")
         source = _src(smil, par, "audio")
         clip = par.find(f"{SMIL}audio")
         begin, end = seconds(clip.get("clipBegin")), seconds(clip.get("clipEnd"))
-        if source not in archive.namelist():
+        if source not in there:
             faults.append(f"{smil}: no {source}")
         elif not before.get(source, 0.0) <= begin < end <= audio_s[posixpath.basename(source)] + 0.0005:
             faults.append(f"{smil}: {begin} to {end} is no clip of {source}")

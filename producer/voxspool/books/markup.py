@@ -47,6 +47,12 @@ _XML_DECLARATION: Final = re.compile(r"\s*<\?xml\b[^>]*\?>")
 _DOCTYPE: Final = re.compile(r"<!DOCTYPE[^\[>]*(\[.*?\]\s*)?>", re.DOTALL | re.IGNORECASE)
 _ENTITY: Final = re.compile(r"""<!ENTITY\s+([\w.-]+)\s+(?:"([^"<&%]{0,256})"|'([^'<&%]{0,256})')\s*>""")
 _NAME: Final = re.compile(r"&([A-Za-z_][\w.-]{0,60});")
+_NO_XML: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]+"
+    r"|&#(?:x0*(?:[0-8bcef]|1[0-9a-f]|fff[ef])|0*(?:[0-8]|1[124-9]|2\d|3[01]|6553[45]));",
+    re.IGNORECASE,
+)
+"""Characters that XML has not, and their numbers."""
 _XML_NAME: Final = re.compile(r"(?:\{[^}]*\})?[^\W\d][\w.-]*")
 _XML_NAMES: Final = frozenset({"lt", "gt", "amp", "quot", "apos"})
 _ENTITIES_MAY_ADD_CHARS: Final = 1_000_000
@@ -128,13 +134,16 @@ def _xml(text: str, *, recover: bool = False) -> Element | None:
 
 def _html(text: str) -> Element:
     """Parse HTML, and put it into the namespace of XHTML."""
-    parser = etree.HTMLParser(encoding="utf-8", no_network=True)
+    # HTML has no entities that multiply, and without this a parser drops what is nested deeper than 256 elements.
+    parser = etree.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
     try:
-        root = etree.fromstring(text.encode("utf-8", "replace"), parser)
+        root = etree.fromstring(_NO_XML.sub("", text).encode("utf-8", "replace"), parser)
     except (etree.XMLSyntaxError, ValueError):
         root = None
     if root is None or not isinstance(root.tag, str):
         raise BookError("there is nothing in it that can be read")
+    if any("depth" in entry.message for entry in parser.error_log):
+        raise BookError("its elements are nested too deeply; some of its text would be lost")
     return _in_xhtml(root)
 
 
@@ -148,9 +157,7 @@ def _in_xhtml(root: Element) -> Element:
         if not str(element.tag).startswith("{"):
             element.tag = f"{{{XHTML}}}{_sane(str(element.tag))}"
         for name in [name for name in map(str, element.attrib) if not _XML_NAME.fullmatch(name)]:
-            value = element.attrib.pop(name)
-            if name in _PREFIXES:
-                element.set(_PREFIXES[name], value)
+            _set(element, name, element.attrib.pop(name))
     etree.cleanup_namespaces(new, keep_ns_prefixes=["epub"])
     return new
 
@@ -159,9 +166,15 @@ def _move(old: Element, new: Element) -> None:
     """Give one element all that another has."""
     new.text = old.text
     for name, value in old.attrib.items():
-        if name not in {"xmlns", "xmlns:epub"}:
-            new.set(name, value)
+        _set(new, str(name), value)
     new.extend(list(old))
+
+
+def _set(element: Element, name: str, value: str | bytes) -> None:
+    """Set an attribute, with the namespace that its prefix means; what XML does not take is let go."""
+    known = _PREFIXES.get(name, name)
+    if _XML_NAME.fullmatch(known) and known != "xmlns":
+        element.set(known, value)
 
 
 def _sane(tag: str) -> str:

@@ -67,7 +67,7 @@ class Slot(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A text of the tree as it stands there, or what is put between two cells."""
+    """A text of the tree as it stands there, or what is put between two lines or cells."""
 
     text: str
     slot: Slot | None
@@ -93,7 +93,7 @@ class Run:
         return settle("".join(piece.text for piece in self.pieces))
 
     def origins(self) -> list[tuple[Slot, int] | None]:
-        """Give for each character of the text where it stands in the tree; None for what was put between cells.
+        """Give for each character of the text where it stands in the tree; None for what was put there.
 
         White space that became one space stands where its first character does.
         """
@@ -210,6 +210,8 @@ class _Walk:
         self._frames.append(frame)
         if read and not frame.block and local(node) in {"td", "th"} and self._said:
             self._pieces.append(Piece(self._separator(), None, frame.language))
+        if local(node) == "br":
+            self._pieces.append(Piece(" ", None, frame.language))
         return read
 
     def _leave(self) -> None:

@@ -47,8 +47,8 @@ def wrap(run: Run, spans: Sequence[tuple[int, int]], name: Callable[[], str]) ->
 
     None where one of them cannot have a span of its own: then the tree is as it was.
     """
-    origins = run.origins()
-    cuts = [_cut(run, origins, start, end) for start, end in spans]
+    text, origins = run.text, run.origins()
+    cuts = [_cut(run, text, origins, start, end) for start, end in spans]
     if not all(cuts):
         return None
     names = [name() for _ in cuts]
@@ -58,9 +58,8 @@ def wrap(run: Run, spans: Sequence[tuple[int, int]], name: Callable[[], str]) ->
     return names
 
 
-def _cut(run: Run, origins: Sequence[Origin], start: int, end: int) -> _Cut | None:
+def _cut(run: Run, text: str, origins: Sequence[Origin], start: int, end: int) -> _Cut | None:
     """Find the edges of a stretch; None where markup crosses them."""
-    text = run.text
     inside = [index for index in range(start, min(end, len(text))) if _is_said(text, origins, index)]
     if not inside:
         return None
