@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from make_epub import epub, packed, paragraph
 from processes import clean_env, until
 
 if TYPE_CHECKING:
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
+    from make_epub import epub, packed, paragraph
+from processes import RedisServer, WorkerProcess
 
 pytestmark = pytest.mark.system
 
 CHAPTERS = 30
-WORDS = ("The lamp was lit.", "Nobody came that night.", "The keeper counted the steps.", "Rain fell on the sea.")
+TITLE_PAGE = 1
 
 
 @dataclass
@@ -85,14 +87,9 @@ def narrate(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[...,
             command.kill()
 
 
-def write_book(path: Path, chapters: int = CHAPTERS, change: Callable[[str], str] = lambda text: text) -> Path:
-    """Write a book of Markdown in which no two sentences are the same."""
-    lines = ["---", "title: The Lamp", "---"]
-    for number in range(1, chapters + 1):
-        lines += [f"# Chapter {number}", ""]
-        for paragraph, words in enumerate(WORDS):
-            lines += [f"In chapter {number}, part {paragraph}. {words[:-1]}, {number} times {paragraph}.", ""]
-    path.write_text(change("\n".join(lines)))
+def write_book(path: Path, chapters: int = CHAPTERS, edited: dict[int, str] | None = None) -> Path:
+    """Write an EPUB with nested contents, notes, a picture and two languages."""
+    path.write_bytes(packed(epub(chapters, paragraphs=2, edited=edited).entries))
     return path
 
 
@@ -110,7 +107,7 @@ def speakers(store: Path) -> Counter[str]:
 def test_a_book_comes_out_the_same_though_a_worker_and_the_command_are_killed(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], db: redis.Redis, tmp_path: Path
 ) -> None:
-    book = write_book(tmp_path / "lamp.md")
+    book = write_book(tmp_path / "lamp.epub")
     options = ("--voice", "sine-live", "--seed", "7")
 
     def worker(store: str) -> WorkerProcess:
@@ -135,7 +132,7 @@ def test_a_book_comes_out_the_same_though_a_worker_and_the_command_are_killed(
     said = again.end()
     assert said["ok"], said
     assert audio_of(tmp_path / "out") == audio_of(tmp_path / "calm-out")
-    assert len(list((tmp_path / "out").glob("*.flac"))) == CHAPTERS
+    assert len(list((tmp_path / "out").glob("*.flac"))) == CHAPTERS + TITLE_PAGE
     assert len(speakers(tmp_path / "store")) == 3, "all three had a part in it"
     assert second.process.poll() is None
 
@@ -145,10 +142,10 @@ def test_a_second_run_speaks_nothing_and_one_edited_sentence_is_one_segment(
 ) -> None:
     start_worker("tone")
     start_worker("tone")
-    book, out = write_book(tmp_path / "lamp.md", 6), tmp_path / "out"
+    book, out = write_book(tmp_path / "lamp.epub", 6), tmp_path / "out"
     said = narrate(book, "-o", out).end()
     spoken = said["spoken"]
-    assert spoken == sum(speakers(tmp_path / "store").values()) > 6 * len(WORDS)
+    assert spoken == sum(speakers(tmp_path / "store").values()) > 6 * 6
     before = audio_of(out)
     changed = {path.name: path.stat().st_mtime_ns for path in out.glob("*.flac")}
 
@@ -162,12 +159,12 @@ def test_a_second_run_speaks_nothing_and_one_edited_sentence_is_one_segment(
     assert audio_of(out) == before
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.flac")} == changed
 
-    write_book(book, 6, lambda text: text.replace("3 times 2.", "3 times two."))
+    write_book(book, 6, {4: paragraph(4, 1).replace("a moment ago", "an hour ago")})
     command = narrate(book, "-o", out)
     assert command.end()["spoken"] == 1
     assert sum(speakers(tmp_path / "store").values()) == spoken + 1
     differing = [name for name, samples in audio_of(out).items() if samples != before[name]]
-    assert differing == ["03 Chapter 3.flac", "03 Chapter 3.srt"]
+    assert differing == ["05 Chapter 4 Of lamps.flac", "05 Chapter 4 Of lamps.srt", "The Warm Lamp.srt"]
 
 
 def test_one_long_chapter_is_spoken_by_all_workers(
@@ -187,7 +184,7 @@ def test_ctrl_c_leaves_the_work_running_and_attach_brings_the_files(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     start_worker("tone")
-    book, out = write_book(tmp_path / "lamp.md", 2), tmp_path / "out"
+    book, out = write_book(tmp_path / "lamp.epub", 2), tmp_path / "out"
     command = narrate(book, "-o", out, "--voice", "sine-live")
     command.until("segment", 1)
     command.process.send_signal(signal.SIGINT)
@@ -196,7 +193,7 @@ def test_ctrl_c_leaves_the_work_running_and_attach_brings_the_files(
     book.unlink()
     said = narrate("--attach", left["id"]).end()
     assert said["ok"]
-    assert len(list(out.glob("*.flac"))) == 2
+    assert len(list(out.glob("*.flac"))) == 2 + TITLE_PAGE
 
 
 def test_a_detached_narration_is_cancelled_by_its_name(
@@ -204,11 +201,11 @@ def test_a_detached_narration_is_cancelled_by_its_name(
     run_cli: Callable[..., subprocess.CompletedProcess[bytes]],
 ) -> None:  # fmt: skip
     start_worker("tone")
-    book = write_book(tmp_path / "lamp.md", 5)
+    book = write_book(tmp_path / "lamp.epub", 5)
     left = narrate(book, "-o", tmp_path / "out", "--voice", "sine-live", "--detach").end()
     assert left["event"] == "left"
     cancelled = run_cli("cancel", left["id"])
-    assert b"5 chapters are cancelled" in cancelled.stdout, cancelled
+    assert b"6 chapters are cancelled" in cancelled.stdout, cancelled
     said = narrate("--attach", left["id"])
     said.until("begin", 1)
     assert said.end()["ok"], "who comes back wants it after all"
@@ -219,8 +216,8 @@ def test_a_chapter_is_heard_while_it_is_made(
     redis_server: RedisServer, db: redis.Redis,
 ) -> None:  # fmt: skip
     start_worker("tone")
-    book = write_book(tmp_path / "lamp.md", 1)
-    command = narrate(book, "-o", tmp_path / "out", "--voice", "sine-live")
+    book = write_book(tmp_path / "lamp.epub", 1)
+    command = narrate(book, "-o", tmp_path / "out", "--voice", "sine-live", "--chapters", "2")
     command.until("segment", 1)
     (job,) = [key.decode().split("{")[1].split("}")[0] for key in db.keys("voxspool:{*}:audio")]
     environ = clean_env() | {"VOXSPOOL_REDIS_URL": redis_server.url, "VOXSPOOL_STORE": str(tmp_path / "store")}
