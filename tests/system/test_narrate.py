@@ -15,6 +15,7 @@ import pytest
 import soundfile as sf
 
 from make_epub import epub, packed, paragraph
+from make_epub import epub, packed, paragraph
 from processes import clean_env, until
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     import redis
 
-    from make_epub import epub, packed, paragraph
 from processes import RedisServer, WorkerProcess
 
 pytestmark = pytest.mark.system
