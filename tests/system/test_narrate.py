@@ -15,7 +15,6 @@ import pytest
 import soundfile as sf
 
 from make_epub import epub, packed, paragraph
-from make_epub import epub, packed, paragraph
 from processes import clean_env, until
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     import redis
 
-from processes import RedisServer, WorkerProcess
+    from processes import RedisServer, WorkerProcess
 
 pytestmark = pytest.mark.system
 
