@@ -162,13 +162,14 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
             raise BookError(f"{source} is no EPUB, and --to epub puts what was spoken into the one that was read")
         wanted = asked.speech.get("engine", asked.settings.engine)
         asked.recipe(book, wanted)  # refused here, before anything is started
+        folder = Folder(output)
+        folder.make()
         if detach:
             open_client: Any = options.open_client(asked.settings)
         else:
             open_client = client_or_embedded(asked.settings, wanted)
         with open_client as client:
             recipe = asked.recipe(book, _engine(client, asked, wanted))
-            folder = Folder(output)
             kept = folder.prepare(book.title, recipe, path, asked.rules)
             return _run(client, folder, kept, book, as_json=as_json, detach=detach)
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from voxspool.protocol.jobs import queue_name
+from voxspool.protocol.jobs import AUTO, queue_name
 from voxspool.protocol.stream import SAMPLE_BYTES
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _speech_rate(card: WorkerCard) -> float | None:
 def _why(engine: str, serving: list[WorkerCard], able: list[WorkerCard], rates: list[float]) -> str:
     """Say what the time goes by, or why there is none."""
     if not serving:
-        return f"no live worker takes books for {engine}"
+        return "no live worker takes books" + ("" if engine == AUTO else f" for {engine}")
     if not able:
         return f"{_workers(len(serving))} of {engine}, and none has this segment store"
     if not rates:

@@ -58,11 +58,16 @@ class Folder:
         self.path = path.absolute()
         self._state = self.path / _STATE
 
+    def make(self) -> None:
+        """Make it, where it is not there: what cannot be written to is refused before anything is begun."""
+        with self._as_output_error():
+            self._state.mkdir(parents=True, exist_ok=True)
+
     def prepare(self, title: str, recipe: Recipe, source: Path, pronunciations: Sequence[Path]) -> Kept:
         """Keep everything that a later run needs; what an earlier one wanted is forgotten, what it made is not."""
         name = narration_id(title, self.path)
+        self.make()
         with self._as_output_error():
-            self._state.mkdir(parents=True, exist_ok=True)
             kept = self._keep(source, "source")
             rules = [self._keep(path, f"pronunciations-{number}").name for number, path in enumerate(pronunciations)]
             about = {"version": VERSION, "id": name, "title": title, "source": kept.name, "pronunciations": rules}
