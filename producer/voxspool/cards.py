@@ -62,6 +62,10 @@ class WorkerCard:
     """Seconds of work a second of audio: the mean of the same jobs."""
     jobs_per_minute: float | None = None
     """How many of the same jobs ended in a minute."""
+    speech_rate: float | None = None
+    """Seconds of audio that it makes in a second of its engine's work, all rows together; since it started."""
+    store: str = ""
+    """The id of its segment store; empty where it has none (yet): then it narrates no book."""
 
     def has(self, voice: str | None) -> bool:
         """Whether it has a voice; None is the engine's own. A mix of voices is taken on trust."""
@@ -120,6 +124,8 @@ def _read(name: str, fields: dict[bytes, bytes]) -> WorkerCard | None:
             first_chunk_s=_measured(card, "first_chunk_s"),
             real_time_factor=_measured(card, "real_time_factor"),
             jobs_per_minute=_measured(card, "jobs_per_minute"),
+            speech_rate=_measured(card, "speech_rate"),
+            store=card.get("store", ""),
         )
     except (KeyError, ValueError, TypeError):
         return None

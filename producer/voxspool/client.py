@@ -241,6 +241,15 @@ class Client:
             raise BusyError("Redis is at its memory's limit", admission.UNKNOWN_S) from error
         return True
 
+    def cancel_narration(self, name: str) -> list[str]:
+        """Cancel the chapters of a narration that are not over; give their jobs. Raises UnknownJobError."""
+        stopped = []
+        for job in self.narration(name).jobs:
+            with contextlib.suppress(UnknownJobError):
+                if self.speech(job).cancel("voxspool cancel") in ("asked", "cancelled"):
+                    stopped.append(job)
+        return stopped
+
     def speech(self, job_id: str) -> Speech:
         """Give the handle of a job by its id. Nothing is asked yet."""
         return Speech(self._redis, JobSpec("", id=job_id).id, self.url)
@@ -580,6 +589,11 @@ class Listener:
 
         self._playhead = Playhead(heard_samples)
         self._sample_rate = sample_rate
+
+    @property
+    def heard_samples(self) -> int:
+        """How many samples of the speech have been heard so far."""
+        return self._playhead.given_samples
 
     def hear(self, received: Received) -> Chunk | None:
         """Give what is new in an entry. Raises SpeechFailedError or SpeechCancelledError for a bad end."""

@@ -105,6 +105,10 @@ def test_every_key_is_named() -> None:
         keys.audio: "<job>",
         keys.control: "<job>",
         keys.acknowledged: "<job>",
+        keys.pool: "<job>",
+        keys.unspoken: "<job>",
+        keys.results: "<job>",
+        keys.narrating: "<engine>",
         keys.worker: "<name>",
         keys.clips: "<name>",
         keys.conditioning: "<key>",
@@ -119,6 +123,7 @@ def test_every_key_is_named() -> None:
         keys.CONDITIONING_TTL_S,
         keys.CONDITIONING_LOCK_TTL_S,
         keys.ACKNOWLEDGED_TTL_S,
+        keys.POOL_TTL_S,
     ):
         assert f"| {ttl_s} s " in text
 

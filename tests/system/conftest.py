@@ -78,7 +78,9 @@ def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> 
                 stderr=out,
                 stdout=out,
                 text=True,
-                env=clean_env() | {"VOXSPOOL_HEALTH_DIR": str(tmp_path / "health")} | (environ or {}),
+                env=clean_env()
+                | {"VOXSPOOL_HEALTH_DIR": str(tmp_path / "health"), "VOXSPOOL_STORE": str(tmp_path / "store")}
+                | (environ or {}),
             )
         worker = WorkerProcess(process, log)
         started.append(worker)

@@ -1,7 +1,7 @@
 """Runs the real `voxspool-worker` with an engine like tone that breaks at certain words: a process to be started.
 
-`python faulty.py run --engine tone …`. A segment that says one of WORDS breaks the engine in that way. With
-JUMPING_CLOCK=1 the process's wall clock jumps by a day, there and back, every second.
+`python faulty.py run --engine tone …`. A segment that says one of WORDS breaks the engine in that way; one that says
+one of SOUNDS sounds so. With JUMPING_CLOCK=1 the process's wall clock jumps by a day, there and back, every second.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
+    import numpy.typing as npt
+
     from voxspool_worker.engines.base import Chunk, Prepared, Segment
     from voxspool_worker.voices import Voice
+
+    Samples = npt.NDArray[np.int16]
 
 DAY_S = 86_400
 
@@ -67,6 +72,18 @@ WORDS: dict[str, Callable[[Segment], object]] = {
     "hang": lambda _: threading.Event().wait(),
 }
 """A word in a segment's text -> what the step with it does."""
+
+
+def faint(samples: Samples) -> Samples:
+    return (samples * 0.02).astype(samples.dtype)
+
+
+SOUNDS: dict[str, Callable[[int, Samples], Samples]] = {
+    "hoarse": lambda seed, samples: samples if seed % 2 else faint(samples),
+    "mute": lambda _, samples: samples * 0,
+    "worn": lambda seed, samples: faint(samples if seed % 2 else samples.repeat(30)),
+}
+"""A word in a segment's text -> what becomes of its sound, by its seed."""
 PATIENCE_S = 3.0
 """After how long a step, or a job that was told to end, hangs, in seconds; a real worker has more patience."""
 PREPARE_S = {"slow": 2.0, "deaf": None}
@@ -91,11 +108,15 @@ def main() -> None:
                 threading.Event().wait(PREPARE_S[voice.name])
             return super().prepare(voice)
 
+        def admit(self, segment: Segment) -> None:
+            super().admit(segment)
+            for sound in [sound for word, sound in SOUNDS.items() if word in segment.text]:
+                self._rows[-1].samples = sound(segment.seed, self._rows[-1].samples)
+
         def step(self) -> list[Chunk]:
-            for row in self._rows:
-                for word, act in WORDS.items():
-                    if word in row.segment.text and row.given:  # after its first chunk
-                        act(row.segment)
+            for segment in [row.segment for row in self._rows if row.given]:  # after its first chunk
+                for act in [act for word, act in WORDS.items() if word in segment.text]:
+                    act(segment)
             return super().step()
 
     tone.ToneEngine = FaultyEngine  # type: ignore[misc]

@@ -20,7 +20,7 @@ from acl import PLAIN, PRECISE, USERS, GuardedRedis, Traffic, allowed, denials
 from processes import server_path, until
 from reference import SENTENCE, tone
 from voxspool import Client, RedisUnavailableError, SpeechCancelledError
-from voxspool.protocol import keys
+from voxspool.protocol import keys, narration
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool_worker.conditioning import ConditioningCache
 from voxspool_worker.library import VoiceLibrary
@@ -167,6 +167,9 @@ def work(
     Queue("voxspool-xtts-interactive", connection=db, serializer=JSONSerializer).enqueue_call(TASK, **call)
     client.speech("left").wait(timeout_s=20)
     assert "job.let_go" in second.said()
+    chapter = narration.chapter("chapter", [narration.Passage(SENTENCE)], client.workers()[0].store, engine="tone")
+    client.place_chapter(chapter)
+    client.speech("chapter").wait(timeout_s=20)
     then = JobSpec(SENTENCE, id="then")
     long = client.enqueue(SENTENCE * 20)
     queue = Queue(then.queue, connection=db, serializer=JSONSerializer)

@@ -30,7 +30,7 @@ BREACHES = {
         ("voxspool/client.py", "import torch"),
         ("voxspool/protocol/jobs.py", "from voxspool_worker import tasks"),
     ],
-    "The worker knows the producer by its protocol, its errors, its cards and how to reach Redis": [
+    "The worker knows the producer by its protocol, its errors, its cards, the segment store and how to reach Redis": [
         ("voxspool_worker/pipeline.py", "from voxspool.client import Client"),
     ],
     "The producer runs one way": [("voxspool/reader.py", "from voxspool import client")],

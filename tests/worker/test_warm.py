@@ -36,13 +36,13 @@ class Refusing(ToneEngine):
 
 def test_an_engine_has_spoken_before_its_first_job_and_is_free_again() -> None:
     engine = Counting()
-    assert warm_up(engine) > 0
+    assert warm_up(engine).elapsed_s > 0
     assert engine.steps > 1
     assert engine.free == engine.rows
 
 
 def test_a_segment_that_cannot_be_said_does_not_keep_an_engine_from_serving() -> None:
-    assert warm_up(Refusing(SegmentError)) > 0
+    assert warm_up(Refusing(SegmentError)).speech_rate is None
 
 
 def test_an_engine_that_is_broken_says_so_before_it_takes_a_job() -> None:

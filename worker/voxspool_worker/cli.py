@@ -106,6 +106,7 @@ def run(
         jobs=settings.jobs,
         fallback_from=loaded.fallback_from,
         health=health_files.HealthFile(folder, settings.engine),
+        store=settings.store,
         memory_limit_bytes=settings.memory_mb * 2**20 if settings.memory_mb else None,
     )
     if show:

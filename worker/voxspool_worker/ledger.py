@@ -160,8 +160,10 @@ class Ledger:
         )  # fmt: skip
         return said.decode()
 
-    def requeue(self, run: Run, why: Why, *, to: str | None = None) -> str:
+    def requeue(self, run: Run, why: Why, *, to: str | None = None, last: bool = False) -> str:
         """Put a started job back at the front of its queue, or of another that it goes `to`, without a retry.
+
+        `last`: at the end, for others to take, so that it does not stand before what this worker can do.
 
         Gives `requeued`, `alive` (EXPIRED, and its lease has not run out), `gone` (somebody else did it) or `over`.
         """
@@ -170,7 +172,7 @@ class Ledger:
                 run.lease_key, _queue_key(to or run.queue), _job_key(run.job), *run.record_keys,
                 keys.control(run.job), Queue.redis_queues_keys,
             ],
-            args=[run.composite, run.job, run.id, to or run.queue, why.value],
+            args=[run.composite, run.job, run.id, to or run.queue, why.value, int(last)],
         )  # fmt: skip
         return said.decode()
 
@@ -201,6 +203,11 @@ class Ledger:
             for job in ids:
                 pipeline.hget(_job_key(job), "data")
             return [(job, self._argument(job, data)) for job, data in zip(ids, pipeline.execute(), strict=True)]
+
+    def argument(self, job: str) -> object:
+        """Give a job's one argument; None where it has none, or there is no such job."""
+        data: Any = self._redis.hget(_job_key(job), "data")
+        return self._argument(job, data)
 
     def _argument(self, name: str, data: bytes | None) -> object:
         """Read a job's argument from its data; None where they are not a job's."""

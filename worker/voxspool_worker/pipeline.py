@@ -1,7 +1,8 @@
 """One job, start to end: its spec -> segments -> chunks in text order -> entries.
 
 Runs in the job's own thread and waits there; the engine computes elsewhere. Knows the order of things and nothing of
-RQ, leases or Lua. Every way out of `speak` but a lost claim leaves a terminal entry in the stream.
+RQ, leases or Lua. Every way out of `tell` but a lost claim leaves a terminal entry in the stream. How a job begins,
+goes on and ends is the same for a speech and for a chapter of a book: `tell` does it for both; a Telling says the rest.
 """
 
 from __future__ import annotations
@@ -23,12 +24,20 @@ from voxspool.protocol.stream import STATES, Audio, Begin, Cancelled, End, Faile
 from voxspool_worker import text, voices
 from voxspool_worker.attention import Attention
 from voxspool_worker.engines.base import Chunk, Prepared, Segment, SegmentError, Spoken
-from voxspool_worker.publisher import ClosedError, ElsewhereError, HeldError, LostWritesError, Publisher, Scripts
+from voxspool_worker.publisher import (
+    ClosedError,
+    ElsewhereError,
+    HeldError,
+    LostWritesError,
+    NotHereError,
+    Publisher,
+    Scripts,
+)
 from voxspool_worker.scheduler import EngineLostError, Work
 from voxspool_worker.token import EndedEarlyError, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     from redis import Redis
@@ -78,8 +87,27 @@ class Observer(Protocol):
         """An end entry was published."""
 
 
+class Telling(Protocol):
+    """What one kind of job is: how it is cut, and how its segments come to be marked."""
+
+    max_deaths: int
+    """A job that so many workers died of, in one segment, is set aside."""
+
+    def plan(self, at: Speaking) -> list[Segment]:
+        """Cut the job into segments; none where there is nothing to say.
+
+        Raises VoxspoolError for a job that cannot be spoken, NotHereError for one that others can.
+        """
+
+    def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
+        """Publish what comes of these segments, in their order, with a mark for each."""
+
+    def ended(self, end: End) -> None:
+        """Take note of how it ended."""
+
+
 @dataclass(slots=True)
-class _Speaking:
+class Speaking:
     """One run of one job, and what it has measured so far."""
 
     spec: JobSpec
@@ -107,11 +135,13 @@ class _Speaking:
         """Seconds since the run began."""
         return time.monotonic() - self.started
 
-    def count(self, mark: Mark) -> None:
-        """Take a complete segment into account."""
-        self.characters += mark.end - mark.start
-        self.spoken_again += mark.tries > 1
+    def publish_mark(self, mark: Mark) -> None:
+        """Say that a segment is complete, and take it into account."""
+        self.publisher.publish(mark)
+        self.characters += 0 if mark.reused else mark.end - mark.start
+        self.spoken_again += mark.tries > 1 and not mark.reused
         self.faults += bool(mark.fault)
+        self.on_segment()
 
 
 class Pipeline:
@@ -130,20 +160,32 @@ class Pipeline:
 
         `on_segment` is told of each segment that is complete. A job that MAX_DEATHS workers died of is not spoken.
 
-        Raises HeldError where another run holds the job, ElsewhereError where it is another engine's,
+        Raises what `tell` raises.
+        """
+        return self.tell(self.speaking(spec, run, worker, token, on_segment), _Speech(self, self._observer))
+
+    def speaking(self, spec: JobSpec, run: Run, worker: str, token: Token, on_segment: Callable[[], None]) -> Speaking:
+        """Prepare a run; nothing is asked yet."""
+        attention = Attention(self._scripts.redis, spec)
+        publisher = Publisher(self._scripts, run, spec.keep_s, lambda wait_s: _stand_still(wait_s, token, attention))
+        return Speaking(spec, run, worker, token, publisher, attention, on_segment)
+
+    def tell(self, at: Speaking, telling: Telling) -> dict[str, Any]:
+        """Take a job from wherever an earlier run left it to its end; give a summary.
+
+        Raises HeldError where another run holds the job, ElsewhereError or NotHereError where it is another worker's,
         EndedEarlyError where it was cancelled, handed back or fenced off, SpeechGivenUpError where it failed, and
         whatever Redis raises when it is not there: then nothing is decided and the job is brought back later.
         """
-        attention = Attention(self._scripts.redis, spec)
-        publisher = Publisher(self._scripts, run, spec.keep_s, lambda wait_s: _stand_still(wait_s, token, attention))
+        spec, publisher = at.spec, at.publisher
         try:
-            return self._speak(_Speaking(spec, run, worker, token, publisher, attention, on_segment))
+            return self._tell(at, telling)
         except ClosedError as closed:
             return _as_it_ended(spec.id, str(closed))
         except EndedEarlyError as ended:
             _close_early(ended, publisher)
             raise
-        except (HeldError, ElsewhereError, LostWritesError, EngineLostError, RedisError):
+        except (HeldError, ElsewhereError, NotHereError, LostWritesError, EngineLostError, RedisError):
             raise
         except Exception as error:
             given_up = _given_up(error)
@@ -167,17 +209,19 @@ class Pipeline:
             return
         publisher.publish(Failed(publisher.pos, error.code, str(error), retryable=False))
 
-    def _speak(self, at: _Speaking) -> dict[str, Any]:
+    def _tell(self, at: Speaking, telling: Telling) -> dict[str, Any]:
         """Claim, say, end."""
         spec, problem = at.spec, None
         segments: list[Segment] = []
         voice, language = spec.voice or "", spec.language or ""
-        if at.run.deaths >= MAX_DEATHS:
+        if at.run.deaths >= telling.max_deaths:
             self._set_aside(at, self._begin_entry(voice, language, spec.seed))
         try:
-            segments = self.plan(spec, at.run.id)
+            segments = telling.plan(at)
             if segments:
                 voice, language = segments[0].voice.name, segments[0].language
+        except NotHereError:
+            raise
         except Exception as error:  # noqa: BLE001 - raised again below: only the owner of the stream may say so there
             problem = error
             self._pass_on(at, error)
@@ -189,11 +233,14 @@ class Pipeline:
         log.info("job.begin job=%s attempt=%d segments=%d voice=%s", spec.id, resume.attempt, len(segments), voice)
         at.first_pos = resume.pos
         if left := segments[resume.segment :]:
-            self._prepare(at, left[0])
-            self._say(at, left)
-        return self._end(at, len(segments))
+            telling.say(at, left)
+        end = self._end_entry(at, len(segments))
+        at.publisher.publish(end)
+        telling.ended(end)
+        log.info("job.end %s", end_line(spec, at.prepared, end))
+        return {"state": STATES[End.type], "duration_s": end.duration_s, "segments": len(segments)}
 
-    def _set_aside(self, at: _Speaking, begin: Begin) -> NoReturn:
+    def _set_aside(self, at: Speaking, begin: Begin) -> NoReturn:
         """End a job that workers die of, before it meets the engine: not even its text is looked at."""
         resume = self._begin(at, begin, self._facts(at.worker, begin))
         raise SpeechGivenUpError(
@@ -202,7 +249,7 @@ class Pipeline:
             "see their logs, change the passage or the voice, and enqueue it under a new id",
         )
 
-    def _begin(self, at: _Speaking, begin: Begin, facts: dict[str, str | int]) -> Resume:
+    def _begin(self, at: Speaking, begin: Begin, facts: dict[str, str | int]) -> Resume:
         """Claim the stream, if this engine may go on with it.
 
         Raises ElsewhereError where it began with another engine. Where it began with ours at another rate, no queue
@@ -221,7 +268,7 @@ class Pipeline:
                 "enqueue it under a new id, and name a voice",
             ) from elsewhere
 
-    def _pass_on(self, at: _Speaking, error: Exception) -> None:
+    def _pass_on(self, at: Speaking, error: Exception) -> None:
         """Raise ElsewhereError for a job that lay in `auto` and lacks only what a live worker of another engine has."""
         if not isinstance(error, InvalidJobError) or engine_of(at.run.queue) != AUTO:
             return
@@ -229,7 +276,7 @@ class Pipeline:
         if others := able - {self._engine.name}:
             raise ElsewhereError(min(others - {cards.LAST} or others)) from error
 
-    def _prepare(self, at: _Speaking, segment: Segment) -> None:
+    def prepare(self, at: Speaking, segment: Segment) -> None:
         """Make the job's voice ready, in the job's own thread, so that nobody else waits for it."""
         at.prepared = self._engine.prepare(segment.voice)
         self._observer.voice_ready(at.prepared)
@@ -240,8 +287,7 @@ class Pipeline:
 
         Raises UnknownEngineError, UnknownVoiceError or UnknownLanguageError.
         """
-        if spec.engine not in (AUTO, self._engine.name):
-            raise UnknownEngineError(f"this worker speaks with {self._engine.name}, not {spec.engine}")
+        check_engine(spec, self._engine)
         voice = voices.find(spec.voice, self._engine.voices, self._engine.name, spec.language)
         language = voice.language(spec.language)
         pieces = text.split(spec.text, language, self._engine.limits(language))
@@ -253,7 +299,7 @@ class Pipeline:
             for index, piece in enumerate(pieces)
         ]  # fmt: skip
 
-    def _say(self, at: _Speaking, segments: list[Segment]) -> None:
+    def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
         """Publish the audio of these segments in the order of the text, with a mark behind each."""
         at.work_before = self._scheduler.work
         window_s = at.spec.window_s
@@ -268,7 +314,7 @@ class Pipeline:
             at.token.on_end(lambda: None)
             self._scheduler.drop(at.run.id)
 
-    def _say_one(self, at: _Speaking, segment: Segment, chunks: Iterator[Chunk]) -> int:
+    def _say_one(self, at: Speaking, segment: Segment, chunks: Iterator[Chunk]) -> int:
         """Publish one segment: its audio, the pause after it, its mark. Give the pause, in samples."""
         start, last = at.publisher.pos, False
         spoken: Spoken | None = None
@@ -279,13 +325,11 @@ class Pipeline:
         pause = np.zeros(round(segment.pause_s * self._engine.sample_rate), np.int16)
         self._publish_audio(at, pause)
         mark = mark_of(segment, start, at.publisher.pos, spoken or Spoken(segment.seed))
-        at.publisher.publish(mark)
-        at.count(mark)
-        at.on_segment()
+        at.publish_mark(mark)
         self._observer.segment_done(mark)
         return len(pause)
 
-    def _publish_audio(self, at: _Speaking, pcm: npt.NDArray[np.int16]) -> None:
+    def _publish_audio(self, at: Speaking, pcm: npt.NDArray[np.int16]) -> None:
         """Publish samples, shape (n,), in entries of at most MAX_ENTRY_S."""
         rate = self._engine.sample_rate
         most = round(MAX_ENTRY_S * rate)
@@ -304,18 +348,10 @@ class Pipeline:
                 at.first_chunk_s = at.elapsed_s
                 self._observer.first_audio(at.first_chunk_s)
 
-    def _end(self, at: _Speaking, segments: int) -> dict[str, Any]:
-        """Close the stream and say what it took."""
-        end = self._end_entry(at, segments)
-        at.publisher.publish(end)
-        self._observer.job_ended(end)
-        log.info("job.end %s", end_line(at.spec, at.prepared, end))
-        return {"state": STATES[End.type], "duration_s": end.duration_s, "segments": segments}
-
-    def _end_entry(self, at: _Speaking, segments: int) -> End:
+    def _end_entry(self, at: Speaking, segments: int) -> End:
         """Sum up a run."""
         rate, pos, elapsed_s = self._engine.sample_rate, at.publisher.pos, at.elapsed_s
-        said_s = (pos - at.first_pos) / rate
+        said_s = (pos - at.first_pos) / rate if at.chunks else 0.0
         rows = self._scheduler.work.mean_rows(at.work_before) if at.prepared else None
         return End(
             pos,
@@ -341,6 +377,31 @@ class Pipeline:
     def _facts(worker: str, begin: Begin) -> dict[str, str | int]:
         """Say who speaks, for `status`."""
         return {"worker": worker, "voice": begin.voice}
+
+
+class _Speech:
+    """The telling of a speech: its audio goes into the stream as it is made."""
+
+    max_deaths = MAX_DEATHS
+
+    def __init__(self, pipeline: Pipeline, observer: Observer) -> None:
+        self._pipeline = pipeline
+        self.ended = observer.job_ended
+
+    def plan(self, at: Speaking) -> list[Segment]:
+        """Cut its text."""
+        return self._pipeline.plan(at.spec, at.run.id)
+
+    def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
+        """Speak with the engine's rows."""
+        self._pipeline.prepare(at, segments[0])
+        self._pipeline.say(at, segments)
+
+
+def check_engine(spec: JobSpec, engine: Engine) -> None:
+    """Refuse a job that names another engine. Raises UnknownEngineError."""
+    if spec.engine not in (AUTO, engine.name):
+        raise UnknownEngineError(f"this worker speaks with {engine.name}, not {spec.engine}")
 
 
 def _said_of(spec: JobSpec, segments: int) -> dict[str, str | int]:
@@ -396,7 +457,7 @@ def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
         publisher.publish(Failed(publisher.pos, "timeout", sentence, retryable=True))
 
 
-def _heard(lane: Lane, at: _Speaking) -> Iterator[Chunk]:
+def _heard(lane: Lane, at: Speaking) -> Iterator[Chunk]:
     """Give chunks as the engine makes them; end as the token, the readers or the engine say."""
     while True:
         wait_s, held = min(LOOK_S, at.token.remaining_s), lane.far_ahead

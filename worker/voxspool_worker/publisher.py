@@ -54,6 +54,10 @@ class ElsewhereError(Exception):
         """Of the stream, in Hz; None where it has not begun."""
 
 
+class NotHereError(Exception):
+    """The job has not begun, and needs what other live workers of its engine have and this one has not."""
+
+
 class LostWritesError(Exception):
     """Entries that Redis had acknowledged are gone (a failover, a restart without its append-only file)."""
 
@@ -127,7 +131,7 @@ class Publisher:
         Raises EndedEarlyError where the job was cancelled or the stream belongs to another run, LostWritesError where
         Redis has forgotten what it had acknowledged.
         """
-        after = entry.pos + len(entry.pcm) // SAMPLE_BYTES if isinstance(entry, Audio) else self.pos
+        after = _pos_after(entry, self.pos)
         segments = entry.segment + 1 if isinstance(entry, Mark) else ""
         state = STATES.get(entry.type, "")
         said = _text(
@@ -170,6 +174,16 @@ class Publisher:
     def cancelled_by(self) -> str:
         """Say who asked to stop the job; empty where nobody did through the stream."""
         return _text(self._scripts.redis.hget(self._keys[1], "cancel") or "")
+
+
+def _pos_after(entry: Entry, pos: int) -> int:
+    """Give how many samples the speech has with an entry; `pos` without it.
+
+    A chapter's marks stand for audio that is not in the stream.
+    """
+    if isinstance(entry, Audio):
+        return entry.pos + len(entry.pcm) // SAMPLE_BYTES
+    return entry.end_pos if isinstance(entry, Mark) else pos
 
 
 def _text(reply: bytes | str) -> str:

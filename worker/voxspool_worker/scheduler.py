@@ -58,6 +58,8 @@ class Lane:
         """Pauses that the job added to what the engine made. Its own thread says so, and the following too."""
         self.read_samples = 0
         """How much of it its reader has read."""
+        self.seated: float | None = None
+        """When the job first got a row, by `time.monotonic`. The engine's thread says so."""
 
     def put(self, heard: Heard) -> None:
         """Say something to the job. From any thread; a chunk from the engine's alone."""
@@ -160,6 +162,12 @@ class Work(NamedTuple):
     """The rows that were in use, summed over the steps."""
     busy_s: float = 0.0
     """Seconds within steps."""
+    samples: int = 0
+    """What came out of them, dropped jobs' too."""
+
+    def speech_rate(self, sample_rate: int) -> float | None:
+        """Give the seconds of audio that came of a second of work; None before anything was said."""
+        return self.samples / sample_rate / self.busy_s if self.samples else None
 
     def mean_rows(self, before: Work) -> float | None:
         """Give the mean of the rows in use since an earlier moment; None where there was no step."""
@@ -246,12 +254,15 @@ class Scheduler:
         """Move the engine once, and count the work."""
         rows, began = self.rows_in_use, time.perf_counter()
         self.step_began = time.monotonic()
+        chunks: list[Chunk] = []
         try:
-            return self._engine.step()
+            chunks = self._engine.step()
         finally:
             self.step_began = None
-            steps, row_steps, busy_s = self.work
-            self.work = Work(steps + 1, row_steps + rows, busy_s + time.perf_counter() - began)
+            before, spent_s = self.work, time.perf_counter() - began
+            samples = before.samples + sum(len(chunk.pcm) for chunk in chunks)
+            self.work = Work(before.steps + 1, before.row_steps + rows, before.busy_s + spent_s, samples)
+        return chunks
 
     def _free_dropped(self) -> None:
         """Free the rows of jobs that were dropped since the last step."""
@@ -265,8 +276,10 @@ class Scheduler:
         while self._engine.free:
             with self._changed:
                 segment = self._turns.take()
-            if segment is None:
+                lane = self._turns.jobs[segment.job].lane if segment else None
+            if segment is None or lane is None:
                 return
+            lane.seated = lane.seated or time.monotonic()
             self._engine.admit(segment)
 
     def _hand_out(self, chunk: Chunk) -> None:

@@ -1,20 +1,24 @@
-"""The only function that a job may name. Light for ever: RQ imports this module to find it, inside the worker.
+"""The only two functions that a job may name. Light for ever: RQ imports this module to find them, inside the worker.
 
-Knows no engine and no Redis; the worker says who speaks, through `speaker`.
+Knows no engine and no Redis; the worker says who speaks, through `speaker` and `narrator`.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from voxspool.protocol.jobs import JobSpec
+from voxspool.protocol.narration import ChapterSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 speaker: ContextVar[Callable[[JobSpec], dict[str, Any]]] = ContextVar("speaker")
+narrator: ContextVar[Callable[[ChapterSpec], dict[str, Any]]] = ContextVar("narrator")
 """Who speaks for the job that this thread runs; set by the worker, a job at a time."""
+
+_Who = TypeVar("_Who")
 
 
 def synthesize(spec: dict[str, Any]) -> dict[str, Any]:
@@ -22,8 +26,17 @@ def synthesize(spec: dict[str, Any]) -> dict[str, Any]:
 
     Only a voxspool worker can: under any other RQ worker this raises RuntimeError.
     """
+    return _who(speaker)(JobSpec.decode(spec))
+
+
+def narrate(chapter: dict[str, Any]) -> dict[str, Any]:
+    """Narrate a chapter of a book to its end, likewise."""
+    return _who(narrator)(ChapterSpec.decode(chapter))
+
+
+def _who(variable: ContextVar[_Who]) -> _Who:
+    """Give whom the worker set."""
     try:
-        speak = speaker.get()
+        return variable.get()
     except LookupError:
         raise RuntimeError("speech jobs need a voxspool worker; start one: voxspool-worker run") from None
-    return speak(JobSpec.decode(spec))

@@ -80,6 +80,11 @@ class Ticker:
         now_s = self._clock()
         return now_s if now_s - self._beaten > LATE_S else self._patient_until
 
+    @property
+    def redis_is_new(self) -> bool:
+        """Whether Redis is away, or was a moment ago: leases may have run out of those who could not renew them."""
+        return self._clock() < self._patient_until or self._clock() - self._beaten > LATE_S
+
     def set_adrift(self, run: Run) -> None:
         """Take a run whose thread gave up because Redis was away: it goes back to its queue. From any thread."""
         self._adrift.append(run)
@@ -124,8 +129,7 @@ class Ticker:
         Not at once after a time in which nothing was heard of Redis: the leases of all workers ran out in it, and those
         that live renew them as soon as they can.
         """
-        now_s = self._clock()
-        if now_s >= self._patient_until and now_s - self._beaten <= LATE_S:
+        if not self.redis_is_new:
             self._recovery.look()
 
     def _trim(self) -> None:

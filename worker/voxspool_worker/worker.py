@@ -1,7 +1,8 @@
 """The RQ worker: several jobs in one process around one engine thread. Leases, stop, drain.
 
     main thread    takes a slot, dequeues, starts a job thread
-    job threads    tasks.synthesize -> pipeline; they wait, the engine computes
+    job threads    tasks.synthesize -> pipeline, tasks.narrate -> narrator; they wait, the engine computes
+    hands          speak segments of chapters, whosever they are (hands.py)
     engine thread  Scheduler.run, the only one that calls the engine
     ticker thread  renews leases, says that we live, brings back the jobs of dead workers (ticker.py)
     watch thread   sees whether all of them get on, and how large the process is (watch.py)
@@ -11,8 +12,9 @@
 Nothing forks: a model's process must not. RQ gives the queue, the registries and the results; everything of RQ that is
 private and leaned on stands in this class, and tests/worker/test_rq_contract.py fails when RQ changes it.
 
-First SIGTERM or Ctrl-C: no new job, the running ones are spoken to their end. Second: they are handed back at the next
-chunk, to the front of their queue and without a retry, and go on elsewhere at the segment they were in.
+First SIGTERM or Ctrl-C: no new job, the running ones are spoken to their end; chapters of books, which take long, are
+handed back when the segments in hand are spoken. Second: all are handed back at the next chunk, to the front of their
+queue and without a retry, and go on elsewhere at the segment they were in.
 """
 
 from __future__ import annotations
@@ -43,16 +45,21 @@ from rq.worker import BaseWorker, WorkerStatus
 
 from voxspool import connection
 from voxspool.errors import InvalidJobError
-from voxspool.protocol import keys
+from voxspool.protocol import keys, narration
+from voxspool.protocol.environment import DEFAULT_STORE
 from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
+from voxspool.protocol.narration import ChapterSpec
 from voxspool_worker import tasks
+from voxspool_worker.hands import Hands
 from voxspool_worker.ledger import DEPENDENTS, LOST, Claim, Ledger, PausedError, SuspendedError, Why
 from voxspool_worker.metrics import Gauges, Metrics
+from voxspool_worker.narrator import Narrator
 from voxspool_worker.pipeline import Pipeline, SpeechGivenUpError
-from voxspool_worker.publisher import LEASE_S, ElsewhereError, HeldError, LostWritesError
+from voxspool_worker.publisher import LEASE_S, ElsewhereError, HeldError, LostWritesError, NotHereError
 from voxspool_worker.recovery import Recovery
 from voxspool_worker.runs import Run
 from voxspool_worker.scheduler import EngineLostError, Scheduler
+from voxspool_worker.shelf import Shelf
 from voxspool_worker.ticker import Ticker
 from voxspool_worker.token import EndedEarlyError, Reason, Token
 from voxspool_worker.voices import VoiceBook, built_in
@@ -61,6 +68,7 @@ from voxspool_worker.watch import Growth, resident_bytes, what_hangs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import FrameType, TracebackType
 
     from redis import Redis
@@ -78,8 +86,15 @@ WATCH_S: Final = 3.0
 """How often a worker sees whether it gets on, and says so, in seconds."""
 IDLE_S: Final = 1.0
 """How long the main thread waits for a bell, in seconds, before it looks at the queues and the signals by itself."""
+JOIN_S: Final = 0.2
+"""How often a shutdown looks whether the last job has ended, in seconds."""
 HAND_BACK_S: Final = 10.0
 """How long a shutdown waits for job threads to notice, in seconds; a step of a slow engine is below it."""
+CHAPTERS: Final = 2
+"""How many chapters of books a worker has at once, beside its jobs: while one comes to its end, the other has work for
+all rows. More would only stand in others' way, who may have none."""
+NOT_HERE_S: Final = 5.0
+"""How long a worker leaves batch work to others after a job that only they can do, in seconds."""
 EXIT_ENGINE_LOST: Final = 70
 """Exit code when the engine broke, or something hung: EX_SOFTWARE. A supervisor starts the worker again."""
 EXIT_RESTART: Final = 75
@@ -114,6 +129,8 @@ class _Running:
     run: Run
     token: Token
     thread: threading.Thread
+    chapter: bool = False
+    """Whether it is a book's: it takes no slot, as its owner speaks nothing itself."""
 
 
 class SpeechWorker(BaseWorker):
@@ -131,12 +148,13 @@ class SpeechWorker(BaseWorker):
         name: str | None = None,
         fallback_from: str = "",
         health: HealthFile | None = None,
+        store: str | Path = DEFAULT_STORE,
         memory_limit_bytes: int | None = None,
     ) -> None:
         """Prepare; nothing is taken before `work`. `fallback_from` is what the engine stands in for, and why.
 
-        `health` is told that the worker gets on. Above `memory_limit_bytes` (None: see `watch.Growth`) it ends between
-        jobs, to be started again.
+        `health` is told that the worker gets on, `store` is where spoken segments of books are kept. Above
+        `memory_limit_bytes` (None: see `watch.Growth`) it ends between jobs, to be started again.
         `connect` gives a Redis client with the options it is passed. The threads have clients of their own: RQ raises
         its pool's socket timeout, and what must not be sent twice must not be retried.
         """
@@ -164,6 +182,15 @@ class SpeechWorker(BaseWorker):
             say_alive=self._say_alive,
             say_away=self._say_away,
         )
+        self._shelf = Shelf(store)
+        self._hands = Hands(
+            engine, self._scheduler, connect(), self._shelf, self.metrics, self.name,
+            argument_of=self._ledger.argument, redis_is_new=lambda: self._ticker.redis_is_new,
+        )  # fmt: skip
+        self._narrator = Narrator(engine, self._pipeline, self._hands, self._shelf, connect())
+        self._batch_queue = queue_name(engine.name, "batch")
+        self._not_here_until = 0.0
+        self._speech_rate: float | None = None
         self._fallback_from = fallback_from
         self._jobs = jobs
         self._claimed: Run | None = None
@@ -194,7 +221,9 @@ class SpeechWorker(BaseWorker):
     def bootstrap(self, *_: object, **__: object) -> None:
         """Come to life: register, listen, start the threads. Logging is the CLI's to set up."""
         self._install_signal_handlers()  # RQ does it after this: too late for a signal that comes meanwhile
-        warm_s = warm_up(self._engine)
+        self._shelf.start()
+        warmed = warm_up(self._engine)
+        self._speech_rate = warmed.speech_rate
         self._growth = Growth(self._memory_limit_bytes, resident_bytes)
         self._when_there_is_room(self.register_birth)
         self.subscribe()
@@ -202,13 +231,14 @@ class SpeechWorker(BaseWorker):
         self._say_alive()
         self._turned = time.monotonic()
         self._engine_thread.start()
+        self._hands.start()
         threading.Thread(target=self._ticker.run, name="ticker", daemon=True).start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         for queue in self.queues:
             threading.Thread(target=self._ring, args=(queue,), name=f"bell-{queue.name}", daemon=True).start()
         log.info(
             "worker.ready name=%s engine=%s device=%s jobs=%d rows=%d warm_s=%.3g memory_limit_mb=%d queues=%s",
-            self.name, self._engine.name, self._engine.device, self._jobs, self._engine.rows, warm_s,
+            self.name, self._engine.name, self._engine.device, self._jobs, self._engine.rows, warmed.elapsed_s,
             self._growth.limit_bytes >> 20, ",".join(self.queue_names()),
         )  # fmt: skip
 
@@ -229,12 +259,17 @@ class SpeechWorker(BaseWorker):
         """Let the running jobs end (or hand them back, after a second signal), then leave."""
         log.info("worker.stopping name=%s running=%d", self.name, len(self._alive()))
         self._turned = math.inf  # the loop is left: what hangs from here on is a job, or the engine
-        while running := self._alive():
+        self._hands.close()
+        while (running := self._alive()) or self._hands.busy:
             if self._engine_lost or self._force:
+                self._hands.give_back()
                 self._hand_back(running)
                 break
-            running[0].thread.join(0.2)
+            self._hand_chapters_back(running)
+            self._quit.wait(JOIN_S)
         self._quit.set()
+        self._hands.stop()
+        self._shelf.stop()
         self._ticker.stop()
         self._scheduler.stop()
         self._engine_thread.join(0 if self._engine_lost else HAND_BACK_S)
@@ -343,7 +378,7 @@ class SpeechWorker(BaseWorker):
         """Claim the next job that can be read; None where there is none, or Redis is away."""
         try:
             self._paused = frozenset()
-            while claim := self._ledger.claim(self.queue_names(), name := uuid4().hex):
+            while claim := self._ledger.claim(self._open_queues(), name := uuid4().hex):
                 if job := self._read(claim):
                     self._claimed = claim.run
                     return job, next(queue for queue in self.queues if queue.name == claim.run.queue)
@@ -356,6 +391,11 @@ class SpeechWorker(BaseWorker):
             self._say_away(error)
             self._quit.wait(IDLE_S)
         return None
+
+    def _open_queues(self) -> list[str]:
+        """Name the queues to take from now: without chapters, while there are enough or others should have them."""
+        shut = sum(one.chapter for one in self._alive()) >= CHAPTERS or time.monotonic() < self._not_here_until
+        return [queue for queue in self.queue_names() if not (shut and queue == self._batch_queue)]
 
     def _wait_suspended(self) -> None:
         """Wait until somebody resumes RQ's workers."""
@@ -391,7 +431,7 @@ class SpeechWorker(BaseWorker):
         self.metrics.run_over("failed", error.code)
 
     def _ring(self, queue: Queue) -> None:
-        """Ring when a job lies in a queue; one that is paused is looked at by the main thread, once a second.
+        """Ring when a job lies in a queue; one that is paused or shut is left to the main thread, once a second.
 
         Moving a list's head onto itself blocks until there is one and changes nothing. So one thread a queue can wait
         for all of them at once, where Redis lets a single command wait for only one without losing jobs in a crash.
@@ -400,7 +440,7 @@ class SpeechWorker(BaseWorker):
         while not self._quit.is_set():
             if not self._idle.wait(IDLE_S):
                 continue
-            if queue.name in self._paused:
+            if queue.name in self._paused or queue.name not in self._open_queues():
                 self._quit.wait(IDLE_S)
                 continue
             try:
@@ -416,10 +456,12 @@ class SpeechWorker(BaseWorker):
         """Start a thread for a job; its slot is free again when the thread ends."""
         run, self._claimed = self._claimed, None
         assert run, "work() executes what it has just dequeued"
-        limit_s, problem = job.timeout, None
+        limit_s, problem, chapter = job.timeout, None, False
         try:
             spec = spec_of(job)
-            limit_s = min(limit_s if limit_s and limit_s > 0 else spec.timeout_s, MAX_LIMIT_S)
+            chapter = isinstance(spec, ChapterSpec)
+            usual_s = narration.TIMEOUT_S if isinstance(spec, ChapterSpec) else spec.timeout_s
+            limit_s = min(limit_s if limit_s and limit_s > 0 else usual_s, MAX_LIMIT_S)
         except InvalidJobError as error:
             limit_s, problem = MAX_LIMIT_S, error
         token = Token(limit_s)
@@ -427,8 +469,10 @@ class SpeechWorker(BaseWorker):
             target=self._run, args=(job, queue, run, token, problem), name=f"job-{job.id}", daemon=True
         )
         with self._running_lock:
-            self._running[run.id] = _Running(run, token, thread)
-        if run.deaths:
+            self._running[run.id] = _Running(run, token, thread, chapter)
+        if chapter:
+            self._slots.release()
+        elif run.deaths:  # of a chapter each segment has a trial of its own
             self._trials.add(run.id)
             log.warning("job.on_trial job=%s deaths=%d", job.id, run.deaths)
         try:
@@ -439,7 +483,9 @@ class SpeechWorker(BaseWorker):
 
     def _run(self, job: Job, queue: Queue, run: Run, token: Token, problem: InvalidJobError | None) -> None:
         """Run one job in its thread, or refuse it there."""
-        tasks.speaker.set(lambda spec: self._pipeline.speak(spec, run, self.name, token, lambda: self._acquit(run)))
+        about = run, self.name, token, lambda: self._acquit(run)
+        tasks.speaker.set(lambda spec: self._pipeline.speak(spec, *about))
+        tasks.narrator.set(lambda chapter: self._narrator.narrate(chapter, *about))
         try:
             if problem:
                 self._refuse(job, queue, run, problem)
@@ -464,10 +510,11 @@ class SpeechWorker(BaseWorker):
     def _ended(self, run: Run) -> None:
         """Free a run's slot."""
         with self._running_lock:
-            self._running.pop(run.id, None)
+            ended = self._running.pop(run.id)
         self._acquit(run)
-        self._slots.release()
-        if self._burst or self._end_awaited.is_set():
+        if not ended.chapter:
+            self._slots.release()
+        if ended.chapter or self._burst or self._end_awaited.is_set():
             self._rung.set()
 
     def _refuse(self, job: Job, queue: Queue, run: Run, problem: InvalidJobError) -> None:
@@ -534,6 +581,8 @@ class SpeechWorker(BaseWorker):
             self._ledger.forget(run)
         elif isinstance(error, ElsewhereError):
             self._pass_on(run, error.engine)
+        elif isinstance(error, NotHereError):
+            self._leave_to_others(run, error)
         elif isinstance(error, EngineLostError | LostWritesError):
             self._give_back(run, Why.BROKEN if isinstance(error, EngineLostError) else Why.RETURNED)
         elif isinstance(error, SpeechGivenUpError):
@@ -587,6 +636,12 @@ class SpeechWorker(BaseWorker):
         said = self._ledger.requeue(run, Why.RETURNED, to=to)
         log.info("job.passed_on job=%s to=%s said=%s", run.job, to, said)
 
+    def _leave_to_others(self, run: Run, error: NotHereError) -> None:
+        """Put a job that only others can do at the end of its queue, and take nothing from there for a while."""
+        self._not_here_until = time.monotonic() + NOT_HERE_S
+        said = self._ledger.requeue(run, Why.RETURNED, last=True)
+        log.info("job.not_here job=%s why=%s said=%s", run.job, error, said)
+
     # -- stopping a job --------------------------------------------------------------------------------------------
 
     def handle_payload(self, message: dict[str, Any]) -> None:
@@ -617,6 +672,12 @@ class SpeechWorker(BaseWorker):
         """Give the jobs that run now."""
         with self._running_lock:
             return list(self._running.values())
+
+    def _hand_chapters_back(self, running: list[_Running]) -> None:
+        """Let chapters go on elsewhere, as soon as the segments in hand are spoken."""
+        for one in running:
+            if one.chapter and not self._hands.busy:
+                one.token.end(Reason.HANDED_BACK)
 
     def _hand_back(self, running: list[_Running]) -> None:
         """Ask jobs to go back to their queue at the next chunk, and wait until they have."""
@@ -711,6 +772,8 @@ class SpeechWorker(BaseWorker):
             "first_chunk_s": shown(recent.first_chunk_s),
             "real_time_factor": shown(recent.real_time_factor),
             "jobs_per_minute": shown(recent.jobs_per_minute),
+            "speech_rate": shown(self._scheduler.work.speech_rate(self._engine.sample_rate) or self._speech_rate),
+            "store": self._shelf.id,
         }
         self._ledger.say_alive(card, self.serialize() | self._statistics())
         self.metrics.redis_here()
@@ -737,7 +800,7 @@ def outcome_of(error: BaseException | None) -> tuple[str, str]:
     """Name how a run ended that raised, and the code of a failure."""
     if isinstance(error, EndedEarlyError):
         return OUTCOMES[error.reason]
-    if isinstance(error, EngineLostError | LostWritesError | ElsewhereError):
+    if isinstance(error, EngineLostError | LostWritesError | ElsewhereError | NotHereError):
         return "handed_back", ""
     if isinstance(error, HeldError):
         return "held", ""
@@ -749,10 +812,10 @@ def shown(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def spec_of(job: Job) -> JobSpec:
+def spec_of(job: Job) -> JobSpec | ChapterSpec:
     """Read what a job asks for.
 
-    Raises InvalidJobError for a job that may not be performed: data that is not JSON, another function than ours,
+    Raises InvalidJobError for a job that may not be performed: data that is not JSON, another function than our two,
     callbacks and webhooks, and a speech that names another job, whose stream it would write.
     """
     try:
@@ -760,16 +823,18 @@ def spec_of(job: Job) -> JobSpec:
     except DeserializationError as error:
         message = "the job's data is not JSON; enqueue with RQ's JSONSerializer (pickle is never read)"
         raise InvalidJobError(message) from error
-    if function != TASK:
-        raise InvalidJobError(f"the job names the function {_named(function)}; this worker runs only {TASK}")
+    if function not in (TASK, narration.TASK):
+        runs = f"{TASK} and {narration.TASK}"
+        raise InvalidJobError(f"the job names the function {_named(function)}; this worker runs only {runs}")
     hooks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name, job.webhooks)  # noqa: SLF001 - the public properties import what the producer named
     if any(hooks):
         raise InvalidJobError("the job has callbacks or webhooks; this worker runs none, read its stream instead")
     if instance is not None or not isinstance(arguments, list) or len(arguments) != 1 or named:
-        raise InvalidJobError(f"{TASK} takes exactly one argument, the job's JSON object")
-    spec = JobSpec.decode(arguments[0])
-    if spec.id != job.id:
-        raise InvalidJobError(f"the job's id is {job.id!r} and its speech names {spec.id!r}")
+        raise InvalidJobError(f"{function} takes exactly one argument, the job's JSON object")
+    spec = JobSpec.decode(arguments[0]) if function == TASK else ChapterSpec.decode(arguments[0])
+    named_id = spec.id if isinstance(spec, JobSpec) else spec.speech.id
+    if named_id != job.id:
+        raise InvalidJobError(f"the job's id is {job.id!r} and its speech names {named_id!r}")
     return spec
 
 

@@ -1,10 +1,7 @@
-"""`voxspool narrate`: a book becomes chapters, chapters jobs, and jobs files. The command may be left, lost or repeated."""
+"""`voxspool narrate`: a book becomes chapters, chapters jobs, jobs files. It may be left, lost or run again."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,14 +9,25 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from voxspool.cli import options
+from voxspool.cli.books import as_path, warn
 from voxspool.cli.progress import Unserved
 from voxspool.cli.speak import client_or_embedded
-from voxspool.errors import BookError, InvalidJobError, StoreError, UnknownVoiceError, VoxspoolError
+from voxspool.embedded import redis_answers
+from voxspool.errors import (
+    BookError,
+    InvalidJobError,
+    StoreError,
+    UnknownEngineError,
+    UnknownLanguageError,
+    UnknownVoiceError,
+)
 from voxspool.narration.recipe import ALWAYS, FORMATS, Recipe, chosen, voices_of
 from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, JobSpec, queue_name
+from voxspool.protocol.near import did_you_mean
+from voxspool.routing import route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from voxspool.books.book import Book
     from voxspool.cards import WorkerCard
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
     from voxspool.client import Client
     from voxspool.narration.folder import Folder, Kept
     from voxspool.narration.narration import Narration
+    from voxspool.narration.plan import Planned
     from voxspool.settings import Settings
     from voxspool.store import Store
 
@@ -47,7 +56,7 @@ class Asked:
     pronunciations: Path | None
     formats: tuple[str, ...]
     loudness: str | None
-    verify: bool
+    verify: str | None
     speech: dict[str, Any]
     """voice, language, engine, speed, seed: those that were said."""
 
@@ -59,10 +68,16 @@ class Asked:
             **said,
             chapters=chosen(last, self.only, self.skip),
             voices=voices_of(self.voices, last),
-            formats=tuple(one for one in FORMATS if one in {*ALWAYS, *self.formats}),
+            formats=self._formats,
             loudness=self.loudness,
             verify=self.verify,
         )
+
+    @property
+    def _formats(self) -> tuple[str, ...]:
+        """Name the files that are made of a chapter or of the book: what ACX takes is MP3."""
+        wanted = {*ALWAYS, *self.formats, *(["mp3"] if self.loudness == "acx" else [])}
+        return tuple(one for one in FORMATS if one in wanted)
 
     @property
     def rules(self) -> list[Path]:
@@ -88,7 +103,8 @@ class Asked:
 @click.option("--to", "formats", type=click.Choice(FORMATS), multiple=True,
               help="Make these files too; repeat it [flac, srt and vtt are always made].")  # fmt: skip
 @click.option("--loudness", type=click.Choice(PRESETS), help="Bring the whole book to a level [as it was spoken].")
-@click.option("--verify", is_flag=True, help="Transcribe what was spoken and compare (voxspool[verify]).")
+@click.option("--verify", is_flag=False, flag_value="base", metavar="[MODEL]",
+              help="Transcribe what was spoken and compare; a Whisper model's name or folder [base].")  # fmt: skip
 @click.option("--detach", is_flag=True, help="Enqueue, say how to come back, and leave.")
 @click.option("--attach", metavar="ID", help="Come back to a narration that was begun.")
 @options.JSON
@@ -139,8 +155,11 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
     from voxspool.books import read_book
     from voxspool.narration.folder import Folder
 
-    with _as_path(source) as path:
+    with as_path(source) as path:
         book = read_book(path)
+        warn(book)
+        if "epub" in asked.formats and not book.has_places:
+            raise BookError(f"{source} is no EPUB, and --to epub puts what was spoken into the one that was read")
         wanted = asked.speech.get("engine", asked.settings.engine)
         asked.recipe(book, wanted)  # refused here, before anything is started
         if detach:
@@ -177,6 +196,7 @@ def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
 def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: bool, detach: bool) -> int:
     """Enqueue what is missing, follow it, and make the files; give the exit code."""
     from voxspool.books.pronunciation import Pronunciations
+    from voxspool.cli.narration_progress import show_for
     from voxspool.narration.narration import Narration
     from voxspool.narration.plan import plan
     from voxspool.store import Store
@@ -184,7 +204,7 @@ def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: boo
     store = Store(client.settings.store)
     chapters = plan(book, kept.recipe, Pronunciations.read(*kept.pronunciations))
     serving = client.serving(queue_name(kept.recipe.engine, "batch"))
-    check_workers(kept.recipe, _voices(chapters), serving, store)
+    check_workers(kept.recipe, kept.recipe.language or book.language, _voices(chapters), serving, store)
     narration = Narration(client, folder, kept.id, book.title, kept.recipe, store, chapters)
     narration.find_tracks()
     with show_for(narration, client, book, as_json=as_json) as show:
@@ -195,7 +215,10 @@ def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: boo
                 return 0
             return _follow(narration, client, show, folder, kept, book, store)
         except KeyboardInterrupt:
-            show.left(kept.id)
+            if client.url == client.settings.redis_url:
+                show.left(kept.id)
+            else:
+                show.stopped()
             return INTERRUPTED
 
 
@@ -207,40 +230,58 @@ def _follow(
     from voxspool.narration.narration import Spoken, Waiting
 
     unserved, queue = Unserved(client), queue_name(kept.recipe.engine, "batch")
-    delivery = Delivery(folder, kept, book, store, narration.chapters)
+    delivery = Delivery(folder, kept, book, store)
     for news in narration.news():
         show.take(news)
         if isinstance(news, Spoken):
             for made in delivery.chapter(news.track):
                 show.made(made)
-        if isinstance(news, Waiting) and show.idle:
+        if isinstance(news, Waiting):
             unserved.look(queue)
     for made in delivery.book(narration.tracks, narration.given_up):
         show.made(made)
-    return show.end(delivery.outcome)
+    outcome = delivery.outcome(narration.found)
+    show.end(outcome)
+    return 0 if outcome.ok else FAILED
 
 
-def check_workers(recipe: Recipe, voices: Sequence[str], serving: list[WorkerCard], store: Store) -> None:
+def check_workers(
+    recipe: Recipe, language: str | None, voices: Sequence[str], serving: list[WorkerCard], store: Store
+) -> None:
     """Refuse what none of the workers that would do it can do. With no worker, the jobs wait for one.
 
-    Raises UnknownVoiceError, StoreError, and InvalidJobError where they would speak with different voices.
+    Raises UnknownVoiceError, UnknownLanguageError, StoreError, and InvalidJobError where they would speak with
+    different voices.
     """
     if not serving:
         return
-    sharing = [card for card in serving if card.store == store.id]
+    sharing = [card for card in serving if card.store in ("", store.id)]  # "": it is being opened
     if not sharing:
         raise StoreError(
             f"no worker with the engine {recipe.engine} keeps its segments in {store}, where this command looks for "
-            f"them; give all of them the same VOXSPOOL_STORE"
+            "them; give all of them the same VOXSPOOL_STORE"
         )
     for voice in voices:
         if not any(card.has(voice) or card.clones for card in sharing):
             hint = did_you_mean(voice, {name for card in sharing for name in card.voices})
             raise UnknownVoiceError(f"no live worker has a voice {voice!r}{hint}; `voxspool voices` lists them")
+    _check_language(recipe, language, sharing)
     own = {next(iter(card.voices), "") for card in sharing}
     if recipe.voice is None and len(own) > 1:
         raise InvalidJobError(
             f"the workers have voices of their own ({', '.join(sorted(own))}), and a book has one; name it with --voice"
+        )
+
+
+def _check_language(recipe: Recipe, language: str | None, sharing: list[WorkerCard]) -> None:
+    """Refuse a language that no worker speaks, with the voice of the book or any. Raises UnknownLanguageError."""
+    named = recipe.voice if any(recipe.voice in card.voices for card in sharing) else None
+    spec = JobSpec("", voice=named, language=language, engine=recipe.engine)
+    if not any(card.could_speak(spec) for card in sharing):
+        voice = f"the voice {named}" if named else "any voice here"
+        raise UnknownLanguageError(
+            f"the book's language is {language}, and {voice} does not speak it; choose another voice, or say with "
+            "--language what to speak it as"
         )
 
 
@@ -273,36 +314,31 @@ def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
     """Show what would be narrated: chapters, time, size."""
     from voxspool.books import read_book
     from voxspool.books.pronunciation import Pronunciations
+    from voxspool.cli.narration_plan import show_plan
     from voxspool.narration.plan import plan
+    from voxspool.store import Store
 
-    with _as_path(source) as path:
+    with as_path(source) as path:
         book = read_book(path)
-    wanted = asked.speech.get("engine", asked.settings.engine)
-    recipe = asked.recipe(book, wanted)
-    show_plan(book, plan(book, recipe, Pronunciations.read(*asked.rules)), recipe, _live(asked), as_json=as_json)
+    warn(book)
+    live, engine = _live(asked)
+    recipe = asked.recipe(book, engine)
+    chapters = plan(book, recipe, Pronunciations.read(*asked.rules))
+    own = {card.store for card in live} - {""}
+    store = Store(asked.settings.store).id if own else ""
+    show_plan(book, chapters, recipe, live, store, as_json=as_json)
 
 
-def _live(asked: Asked) -> list[WorkerCard]:
-    """Give the workers alive now; none where there is no Redis."""
+def _live(asked: Asked) -> tuple[list[WorkerCard], str]:
+    """Give the workers alive now, and the engine that would speak; none, and any, where there is no Redis."""
     from voxspool.client import Client
 
-    try:
-        with Client(settings=asked.settings) as client:
-            return client.workers() if redis_answers(asked.settings.redis_url) else []
-    except VoxspoolError:
-        return []
-
-
-@contextlib.contextmanager
-def _as_path(source: str) -> Iterator[Path]:
-    """Give a book's path; of stdin (`-`), for as long as it is needed."""
-    if source != "-":
-        yield Path(source)
-        return
-    if sys.stdin is None:
-        raise BookError("stdin is closed; name a file")
-    data = sys.stdin.buffer.read()
-    with tempfile.TemporaryDirectory(prefix="voxspool-") as folder:
-        path = Path(folder) / f"stdin{suffix_of(data)}"
-        path.write_bytes(data)
-        yield path
+    wanted = asked.speech.get("engine", asked.settings.engine)
+    if not redis_answers(asked.settings.redis_url):
+        return [], wanted
+    with Client(settings=asked.settings) as client:
+        live = client.workers()
+        try:
+            return live, _engine(client, asked, wanted)
+        except UnknownEngineError:
+            return live, wanted

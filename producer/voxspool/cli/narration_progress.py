@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from voxspool.narration.narration import GivenUp, Segment, Spoken, Waiting
+from voxspool.narration.narration import GivenUp, Segment, Spoken
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -56,6 +56,9 @@ class Show(Protocol):
 
     def left(self, name: str) -> None:
         """The command leaves, the work goes on."""
+
+    def stopped(self) -> None:
+        """The command leaves, and its own worker with it."""
 
     def end(self, outcome: Outcome) -> None:
         """All is done."""
@@ -159,6 +162,11 @@ class Display:
             err=True,
         )
 
+    def stopped(self) -> None:
+        """Say that nothing is lost."""
+        self._progress.stop()
+        click.echo("voxspool: interrupted; what was spoken is kept: run the same command again to go on", err=True)
+
     def end(self, outcome: Outcome) -> None:
         """Say what came of it."""
         self._progress.stop()
@@ -215,7 +223,9 @@ class Display:
 
 
 class Lines:
-    """JSON lines on stdout, an event each: `begin`, `segment`, `chapter`, `given-up`, `busy`, `file`, `left`, `end`."""
+    """JSON lines on stdout, an event each: `begin`, `segment`, `chapter`, `given-up`, `busy`, `file`, `left`,
+    `stopped`, `end`.
+    """
 
     def __init__(self, narration: Narration, book: Book) -> None:
         self._narration = narration
@@ -262,6 +272,10 @@ class Lines:
     def left(self, name: str) -> None:
         """Say it."""
         self._say("left", id=name)
+
+    def stopped(self) -> None:
+        """Say it."""
+        self._say("stopped")
 
     def end(self, outcome: Outcome) -> None:
         """Say it."""

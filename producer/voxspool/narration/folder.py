@@ -73,8 +73,7 @@ class Folder:
         """Say what is narrated here. Raises BookError where nothing is."""
         try:
             about = json.loads((self._state / "recipe.json").read_text(encoding="utf-8"))
-            if about["version"] != VERSION or not _ID.fullmatch(about["id"]):
-                raise ValueError(about["version"])
+            _check(about["version"] == VERSION and _ID.fullmatch(about["id"]), about["version"])
             rules = tuple(self._inside(name) for name in about["pronunciations"])
             recipe = Recipe.decode(json.dumps(about["recipe"]))
             return Kept(about["id"], str(about["title"]), recipe, self._inside(about["source"]), rules)
@@ -104,11 +103,6 @@ class Folder:
             for old in path.parent.glob(f"{track.number}-*.json"):
                 old.unlink()
             self.write(path, json.dumps(asdict(track)))
-
-    def forget_track(self, number: int) -> None:
-        """Forget what was spoken of a chapter: the store has lost some of it."""
-        for old in (self._state / "tracks").glob(f"{number}-*.json"):
-            old.unlink()
 
     def place(self, name: str) -> Path:
         """Say where a file for people lies."""
@@ -163,9 +157,8 @@ class Folder:
 
     def _inside(self, name: object) -> Path:
         """Give a file of ours by its name. Raises ValueError for what would lie elsewhere."""
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(name)
-        return self._state / name
+        _check(isinstance(name, str) and Path(str(name)).name == name, name)
+        return self._state / str(name)
 
     def _track_path(self, number: int, digest: str) -> Path:
         return self._state / "tracks" / f"{number}-{digest}.json"
@@ -174,6 +167,12 @@ class Folder:
         from voxspool.audio import as_output_error
 
         return as_output_error(self.path)
+
+
+def _check(right: object, value: object) -> None:
+    """Raise ValueError for a value that is not right."""
+    if not right:
+        raise ValueError(value)
 
 
 def narration_id(title: str, folder: Path) -> str:
@@ -185,7 +184,7 @@ def narration_id(title: str, folder: Path) -> str:
 
 def file_name(title: str, suffix: str, number: int | None = None, last: int = 0) -> str:
     """Name a file for people: `03 The Title.flac`, or the title alone; in any folder of any system."""
-    shown = _FORBIDDEN.sub(" ", title).strip(" .")[:_NAME_CHARS].strip(" .") or "Untitled"
+    shown = " ".join(_FORBIDDEN.sub(" ", title).split())[:_NAME_CHARS].strip(" .") or "Untitled"
     return f"{shown}{suffix}" if number is None else f"{number:0{max(2, len(str(last)))}d} {shown}{suffix}"
 
 

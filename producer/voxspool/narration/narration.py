@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from voxspool.client import NarrationRecord
 from voxspool.errors import BusyError, SpeechFailedError, UnknownJobError, VoxspoolError
+from voxspool.narration.plan import check_whole
 from voxspool.protocol.stream import Begin, End, Mark
 from voxspool.reader import raise_for
 
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
     from voxspool.narration.folder import Folder
     from voxspool.narration.plan import Planned
     from voxspool.narration.recipe import Recipe
-    from voxspool.narration.track import Track
+    from voxspool.narration.track import Cue, Track
     from voxspool.reader import Received
     from voxspool.store import Store
 
+LOOKUPS: Final = 16
+"""How many segments are looked for in the store at once: one far away takes 30 ms for each."""
 MAX_TRIES: Final = 100
 """How often a chapter may be enqueued anew within a week, having failed or been cancelled each time."""
 
@@ -98,17 +102,21 @@ class Narration:
         self._digests = {number: one.digest(recipe, store.id) for number, one in self.chapters.items()}
         self.tracks: dict[int, Track] = {}
         """The chapters that are whole."""
+        self.found: frozenset[int] = frozenset()
+        """Those that an earlier run had heard to their end."""
         self.given_up: dict[int, VoxspoolError] = {}
         """Those that are not, and why."""
         self.jobs: dict[int, str] = {}
         """The jobs of the chapters that are not whole yet, or were not when this command began."""
 
     def find_tracks(self) -> None:
-        """Take up the chapters that an earlier run heard to their end, if the store has all of them still."""
-        for number, digest in self._digests.items():
-            track = self._folder.track(number, digest)
-            if track and all(cue.stored and self._store.find(cue.stored.key) for cue in track.cues):
-                self.tracks[number] = track
+        """Take up the chapters that an earlier run heard to their end, if the store has all of them, undamaged."""
+        with ThreadPoolExecutor(LOOKUPS) as threads:
+            for number, digest in self._digests.items():
+                track = self._folder.track(number, digest)
+                if track and all(threads.map(self._has, track.cues)):
+                    self.tracks[number] = track
+        self.found = frozenset(self.tracks)
 
     def place(self, on_busy: Callable[[BusyError], None]) -> None:
         """Enqueue the chapters that are not whole, unless they are already. `on_busy` is told before each wait."""
@@ -127,6 +135,10 @@ class Narration:
             else:
                 job, what = heard
                 yield from self._take(hearing[job], what)
+
+    def _has(self, cue: Cue) -> bool:
+        """Whether the store has a segment that was heard."""
+        return cue.stored is not None and self._store.check(cue.stored.key) is not None
 
     def _take(self, hearing: _Hearing, what: Received | VoxspoolError) -> Iterator[News]:
         """Give what an entry of a chapter's job means."""
@@ -150,12 +162,13 @@ class Narration:
         """Make a track of what was heard, and keep it."""
         chapter = hearing.chapter
         track = chapter.track(hearing.marks, hearing.sample_rate, self._store)
+        check_whole(track)
         self.tracks[chapter.number] = track
         self._folder.keep_track(track, self._digests[chapter.number])
         return track
 
     def _find_or_put(self, chapter: Planned, on_busy: Callable[[BusyError], None]) -> str:
-        """Enqueue a chapter, unless it is; give its job. What failed or came out incomplete is begun under another id."""
+        """Enqueue a chapter, unless it is; give its job. What failed or lacks a segment is begun under another id."""
         stem = f"{self.id}-{chapter.number}-{self._digests[chapter.number]}"
         for attempt in range(1, MAX_TRIES + 1):
             job = f"{stem}-{attempt}"
@@ -186,15 +199,3 @@ class Narration:
             except BusyError as busy:
                 on_busy(busy)
                 time.sleep(busy.retry_after_s)
-
-
-def cancel(client: Client, name: str) -> list[str]:
-    """Cancel what is left of a narration; give the jobs that were stopped, or will stop. Raises UnknownJobError."""
-    stopped = []
-    for job in client.narration(name).jobs:
-        try:
-            if client.speech(job).cancel("voxspool cancel") in ("asked", "cancelled"):
-                stopped.append(job)
-        except UnknownJobError:
-            continue
-    return stopped

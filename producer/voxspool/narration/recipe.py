@@ -1,4 +1,4 @@
-"""What somebody wants of a book: who speaks it, which chapters of it, which files. Values, and how they are written down.
+"""What somebody wants of a book: who speaks it, which chapters, which files. Values, and how they are written down.
 
 A recipe and a book say everything that follows: the same two give the same jobs, the same samples and the same files.
 """
@@ -40,8 +40,8 @@ class Recipe:
     formats: tuple[str, ...] = ALWAYS
     loudness: str | None = None
     """A preset of `loudness`; None: as it was spoken."""
-    verify: bool = False
-    """Whether what was spoken is transcribed and compared."""
+    verify: str | None = None
+    """The Whisper model that what was spoken is transcribed with and compared; None: it is not."""
 
     def wants(self, number: int) -> bool:
         """Whether a chapter is to be narrated."""

@@ -31,6 +31,12 @@ CONDITIONING_TTL_S = 30 * 24 * 3600
 CONDITIONING_LOCK_TTL_S = 10
 """Lifetime of the lock after its last beat: so long do the others wait when who computes has died."""
 
+POOL_TTL_S = 24 * 3600
+"""Lifetime of what workers share of a chapter, after the last of them touched it, in seconds: a day.
+
+It goes with the chapter's end; where nobody came to end it, what was spoken is in the segment store all the same.
+"""
+
 
 def audio(job: str) -> str:
     """Stream: the job's audio. Lives while the job runs, then `JobSpec.keep_s` after its terminal entry."""
@@ -56,6 +62,35 @@ def narration(name: str) -> str:
     Lives NARRATION_TTL_S after its command last wrote it.
     """
     return f"voxspool:{{{name}}}:narration"
+
+
+def narrating(engine: str) -> str:
+    """Sorted set: the chapters that workers with this engine narrate, by when they were begun.
+
+    Lives POOL_TTL_S after the last was begun, or said that it goes on.
+    """
+    return f"voxspool:narrating:{{{engine}}}"
+
+
+def pool(job: str) -> str:
+    """Hash: `plan`, which plan a chapter's segments are of; who holds each, and how many died of it.
+
+    Of a chapter that runs, as the two below. Lives POOL_TTL_S after the last touch.
+    """
+    return f"voxspool:{{{job}}}:pool"
+
+
+def unspoken(job: str) -> str:
+    """Sorted set: a chapter's segments that are not spoken yet: 0 for a free one, else when its lease ends.
+
+    In ms of Redis's clock. Lives as long as `pool`.
+    """
+    return f"voxspool:{{{job}}}:unspoken"
+
+
+def results(job: str) -> str:
+    """List: what came of a chapter's segments, in the order in which they were ended. Lives as long as `pool`."""
+    return f"voxspool:{{{job}}}:results"
 
 
 def worker(name: str) -> str:

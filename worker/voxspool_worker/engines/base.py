@@ -3,7 +3,7 @@
 An engine has a number of rows, seats in its batch. `admit` gives a segment a row; `step` moves all running rows once
 and returns the chunks that came loose. For tone a step is 50 ms of sine, for Piper a whole segment, for XTTS one audio
 token on every row: the scheduler never learns which. One thread alone calls an engine, so no engine has a lock;
-`prepare` and `voices` alone may be used by any.
+`prepare`, `digest` and `voices` alone may be used by any.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Spoken:
     tries: int = 1
     """How often it was spoken; the best try is what was heard."""
     fault: str = ""
-    """What is still wrong with the best try: `cap`, `rate`, `silence` or `noise`; empty where nothing is."""
+    """What is still wrong with the best try, as the engine found: `cap`, `rate`, `silence` or `noise`; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,12 @@ class Engine(Protocol):
 
     def limits(self, language: str) -> Limits:
         """How long a segment of this language may be."""
+
+    def digest(self, voice: Voice) -> str:
+        """Say of which file a voice is made, where neither its parts nor `model` do; else nothing. From any thread.
+
+        What was spoken with a voice that was replaced by another of its name is not taken for it.
+        """
 
     def prepare(self, voice: Voice) -> Prepared:
         """Make a voice ready, before a segment with it is admitted. From any thread; the first time takes seconds."""

@@ -10,6 +10,7 @@ piper-tts is GPL-3 and an extra; it is imported when the engine is made.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -82,6 +83,7 @@ class PiperEngine:
         self.voices: Mapping[str, Voice] = {name: voice for name, (voice, _) in found.items()}
         self._sources = {name: source for name, (_, source) in found.items()}
         self._loaded: OrderedDict[Path, PiperVoice] = OrderedDict()
+        self._digests: dict[Path, str] = {}
         self._waiting: Segment | None = None
         self._load(default)
 
@@ -101,6 +103,13 @@ class PiperEngine:
         """The same for every language."""
         del language
         return LIMITS
+
+    def digest(self, voice: Voice) -> str:
+        """The hash of the voice's model, as it was when first asked for: 0.1 s a file."""
+        path = self._sources[voice.name].model
+        if path not in self._digests:
+            self._digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return self._digests[path]
 
     def prepare(self, voice: Voice) -> Prepared:
         """Do nothing: its voices come with it."""

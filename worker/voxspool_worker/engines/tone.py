@@ -75,6 +75,11 @@ class ToneEngine:
         del language
         return Limits(max_chars=200, first_max_chars=80)
 
+    def digest(self, voice: Voice) -> str:
+        """Nothing: its voices are computed."""
+        del voice
+        return ""
+
     def prepare(self, voice: Voice) -> Prepared:
         """Do nothing: its voices come with it."""
         del voice

@@ -10,6 +10,7 @@
 -- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 <queue to go to>
 --       5 why: "expired" (its worker died; only if its lease has run out) | "broken" (its worker ends with its engine)
 --         | "returned" (nobody died)
+--       6 "1": to the end of the queue
 -- gives "requeued" | "alive" | "gone" | "over" (its run had ended; only the execution was left)
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not score then
@@ -42,5 +43,5 @@ if ARGV[5] ~= 'returned' then
 end
 redis.call('HSET', KEYS[3], 'status', 'queued', 'worker_name', '', 'origin', ARGV[4])
 redis.call('SADD', KEYS[7], KEYS[2])
-redis.call('LPUSH', KEYS[2], ARGV[2])
+redis.call(ARGV[6] == '1' and 'RPUSH' or 'LPUSH', KEYS[2], ARGV[2])
 return 'requeued'

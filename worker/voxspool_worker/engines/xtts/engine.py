@@ -69,6 +69,11 @@ class XttsEngine:
         """As much text as XTTS takes at once, in characters and in tokens."""
         return self._tokenizer.limits(language)
 
+    def digest(self, voice: Voice) -> str:
+        """Nothing: a voice's clips are among its parts, and the checkpoint's fingerprint in the model's name."""
+        del voice
+        return ""
+
     def prepare(self, voice: Voice) -> Prepared:
         """Make a voice's conditioning ready: in memory, from a cache, or computed. From any thread."""
         return self._voiced.prepare(voice)

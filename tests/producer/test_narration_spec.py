@@ -1,0 +1,93 @@
+"""A chapter as it travels: what is taken, and that anything else is one clear refusal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxspool.errors import InvalidJobError
+from voxspool.protocol.jobs import MAX_TEXT_CHARS
+from voxspool.protocol.narration import BETWEEN, ChapterSpec, Passage, chapter
+
+STORE = "0123456789abcdef" * 2
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+def encoded(**changed: object) -> dict[str, Any]:
+    """Give a chapter as it comes out of JSON, with fields changed."""
+    return sent(chapter("a", [Passage("One.", 0.5), Passage("Two.", voice="joe")], STORE, engine="tone")) | changed
+
+
+def sent(spec: ChapterSpec) -> dict[str, Any]:
+    """Give a chapter as it comes out of JSON."""
+    fields: dict[str, Any] = json.loads(json.dumps(spec.encode()))
+    return fields
+
+
+def read(data: object) -> ChapterSpec | None:
+    """Read a chapter; None where it is refused, with one line that can be shown."""
+    try:
+        return ChapterSpec.decode(data)
+    except InvalidJobError as error:
+        said = str(error)
+    assert said.isprintable()
+    assert len(said) < 400
+    return None
+
+
+@given(st.lists(st.builds(Passage, st.text(max_size=50), st.floats(0, 60)), max_size=5), st.integers(0, 99))
+def test_a_chapter_is_read_as_it_was_written(passages: list[Passage], seed: int) -> None:
+    spec = chapter("a", passages, STORE, engine="tone", seed=seed)
+    assert ChapterSpec.decode(sent(spec)) == spec
+    assert spec.speech.text == BETWEEN.join(passage.text for passage in passages)
+    assert spec.speech.priority == "batch"
+
+
+@given(JSON)
+def test_anything_else_is_refused(data: object) -> None:
+    with pytest.raises(InvalidJobError):
+        ChapterSpec.decode(data)
+
+
+@given(st.sampled_from(sorted(encoded())), JSON)
+def test_a_chapter_with_anything_in_a_field_is_read_or_refused(name: str, value: object) -> None:
+    spec = read(encoded(**{name: value}))
+    assert spec is None or ChapterSpec.decode(sent(spec)) == spec
+
+
+@given(st.lists(JSON, max_size=5))
+def test_a_passage_of_anything_is_read_or_refused(fields: list[object]) -> None:
+    spec = read(encoded(passages=[fields]))
+    assert spec is None or isinstance(fields[0], str)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"passages": None}, "passages"),
+        ({"passages": [["One.", 0.0, None]]}, "a passage is a list"),
+        ({"passages": [["One.", -1, None, None]]}, "a pause is -1"),
+        ({"passages": [["One.", float("nan"), None, None]]}, "a pause is nan"),
+        ({"passages": [["One.", 61, None, None]]}, "0 to 60"),
+        ({"passages": [[7, 0, None, None]]}, "text is int"),
+        ({"passages": [["x" * MAX_TEXT_CHARS, 0, None, None], ["x", 0, None, None]]}, "100,003"),
+        ({"text": "One."}, "no text beside them"),
+        ({"store": None}, "store"),
+        ({"store": "../../etc"}, "32 hexadecimal"),
+        ({"engine": "auto"}, "names its engine"),
+        ({"version": 2}, "version 2"),
+        ({"colour": "red"}, "colour"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrong_is_said(changed: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidJobError, match=said):
+        ChapterSpec.decode(encoded(**changed))

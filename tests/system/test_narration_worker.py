@@ -1,0 +1,417 @@
+"""Chapters of books: many workers on one chapter, whatever dies; nothing lost, and nothing spoken twice."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults import FAULTY, Supervisor, deaths_of
+from narrated import LIVE, book_of, check, held, long_book, marked, narrate, place, sounding
+from processes import until
+from reference import SENTENCE
+from voxspool import SpeechCancelledError, SpeechFailedError
+from voxspool.protocol import keys
+from voxspool.protocol.narration import Passage
+from voxspool.protocol.stream import Begin, Mark
+from voxspool.store import Store
+from voxspool_worker.pool import Claimed, Outcome, Pool, Scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import redis
+
+    from processes import WorkerProcess
+    from voxspool import Client
+
+    StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """The store that `start_worker` gives its workers."""
+    return Store(tmp_path / "store")
+
+
+def spoken_by(store: Store, marks: list[Mark]) -> set[str]:
+    """Name the workers that spoke these segments."""
+    found = [store.find(mark.key) for mark in marks]
+    return {one.worker for one in found if one}
+
+
+def assert_no_pool_is_left(db: redis.Redis) -> None:
+    until(lambda: not db.keys("rq:wip:*"), "the leases to go")
+    for pattern in ("voxspool:narrating:*", "voxspool:*:pool", "voxspool:*:unspoken", "voxspool:*:results"):
+        assert db.keys(pattern) == [], pattern
+
+
+# What a chapter comes to
+
+
+def test_a_chapter_is_marked_in_order_and_its_audio_lies_in_the_store(
+    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
+) -> None:
+    worker = start_worker()
+    twice = Passage("A word.", 0.25, voice="sine")
+    chapter = place(client, store, "one", [Passage(SENTENCE * 3, 1.5), Passage("***", 0.5), twice, twice])
+    marks = narrate(client, chapter)
+    check(chapter, marks, store)
+    assert not any(mark.reused for mark in marks)
+    assert chapter.speech.text[marks[3].start : marks[3].end] == "A word."
+    assert marks[3].key == marks[4].key
+    end = client.speech("one").end()
+    assert end is not None
+    assert (end.pos, end.segments, end.faults) == (marks[-1].end_pos, 5, 0)
+    assert_no_pool_is_left(db)
+    assert "chapter.end job=one" in worker.said()
+    assert "spoken=5" in worker.said()
+    (card,) = client.workers()
+    assert card.store == store.id
+    assert card.speech_rate is not None
+    assert card.speech_rate > 1
+
+
+def test_a_chapter_with_nothing_to_say_ends_at_once(client: Client, start_worker: StartWorker, store: Store) -> None:
+    start_worker()
+    chapter = place(client, store, "empty", [Passage("***", 2.0), Passage("")])
+    assert narrate(client, chapter) == []
+
+
+def test_a_second_narration_speaks_nothing_and_an_edit_one_segment(
+    client: Client, start_worker: StartWorker, store: Store
+) -> None:
+    start_worker()
+    book = book_of(12)
+    first = narrate(client, place(client, store, "first", book))
+    second = narrate(client, place(client, store, "second", book))
+    assert all(mark.reused for mark in second)
+    assert [replace(mark, reused=False) for mark in second] == first
+    edited = [*book[:5], Passage("Another sentence stands here.", 0.1), *book[6:]]
+    chapter = place(client, store, "edited", edited)
+    marks = narrate(client, chapter)
+    assert [mark.segment for mark in marks if not mark.reused] == [5]
+    check(chapter, marks, store)
+
+
+def test_what_was_damaged_in_the_job_is_refused(client: Client, start_worker: StartWorker, store: Store) -> None:
+    start_worker()
+    place(client, store, "nobody", book_of(1), voice="nobody")
+    with pytest.raises(SpeechFailedError) as failed:
+        client.speech("nobody").wait(timeout_s=20)
+    assert failed.value.code == "unknown-voice"
+
+
+# Many workers
+
+
+def test_two_workers_share_one_chapter(client: Client, start_worker: StartWorker, store: Store) -> None:
+    workers = [start_worker(), start_worker()]
+    chapter = place(client, store, "shared", book_of(30), voice=LIVE)
+    marks = narrate(client, chapter)
+    check(chapter, marks, store)
+    assert spoken_by(store, marks) == {worker.name for worker in workers}
+
+
+def test_a_killed_owners_chapter_goes_on_elsewhere_without_a_gap(
+    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
+) -> None:
+    owner = start_worker()
+    chapter = place(client, store, "orphan", book_of(20), voice=LIVE)
+    until(lambda: marked(db, "orphan") >= 2, "the chapter to get on")
+    heir = start_worker()
+    owner.kill()
+    marks = narrate(client, chapter)
+    check(chapter, marks, store)
+    assert spoken_by(store, marks) == {owner.name, heir.name}
+    attempts = [one.id.attempt for one in client.speech("orphan").entries() if isinstance(one.entry, Begin)]
+    assert attempts == [1, 2]
+    assert_no_pool_is_left(db)
+
+
+def test_a_killed_helpers_segments_come_back(
+    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
+) -> None:
+    owner = start_worker()
+    chapter = place(client, store, "helped", book_of(40), voice=LIVE)
+    until(lambda: held(db, "helped") == 7, "the owner's hands to be full")
+    helper = start_worker()
+    until(lambda: held(db, "helped") > 7, "the helper to have a segment")
+    helper.kill()
+    marks = narrate(client, chapter)
+    check(chapter, marks, store)
+    assert "segment.on_trial" in owner.said()
+    assert deaths_of(db, "helped") == 0
+
+
+def test_the_first_sigterm_hands_a_chapter_back_when_the_segments_in_hand_are_spoken(
+    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
+) -> None:
+    first = start_worker()
+    chapter = place(client, store, "handed", book_of(24), voice=LIVE)
+    until(lambda: held(db, "handed") == 7, "its hands to be full")
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait(10) == 0
+    assert "job.handed_back" in first.said()
+    assert held(db, "handed") == 0, "nothing waits for a lease to run out"
+    assert client.speech("handed").status().state == "queued"
+    second = start_worker()
+    check(chapter, narrate(client, chapter), store)
+    assert "on_trial" not in second.said()
+    assert deaths_of(db, "handed") == 0
+
+
+def test_the_second_sigterm_hands_it_back_at_once(
+    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
+) -> None:
+    first = start_worker()
+    chapter = place(client, store, "handed", long_book(10), voice=LIVE)
+    until(lambda: held(db, "handed") == 7, "its hands to be full")
+    for _ in range(2):
+        first.process.send_signal(signal.SIGTERM)
+        until(lambda: "worker.stopping" in first.said(), "the signal to be taken")
+    began = time.monotonic()
+    assert first.wait(10) == 0
+    assert time.monotonic() - began < 3, "a segment lasts 4.3 s"
+    until(lambda: held(db, "handed") == 0, "the segments to be free", 1)
+    start_worker()
+    check(chapter, narrate(client, chapter), store)
+
+
+def test_a_burst_worker_narrates_what_is_there_and_leaves(
+    client: Client, start_worker: StartWorker, store: Store
+) -> None:
+    chapters = [place(client, store, f"burst-{number}", book_of(3, 10 * number)) for number in range(5)]
+    assert start_worker("tone", "--burst", wait=False).wait() == 0
+    for chapter in chapters:
+        check(chapter, narrate(client, chapter), store)
+
+
+# Beside other work
+
+
+def test_a_listener_overtakes_a_book_that_has_all_a_workers_attention(
+    client: Client, start_worker: StartWorker, store: Store
+) -> None:
+    start_worker("tone", "--jobs", "1")
+    books = [place(client, store, f"book-{number}", book_of(40, 100 * number), voice=LIVE) for number in range(3)]
+    states = [client.speech(book.speech.id) for book in books]
+    until(lambda: [speech.status().state for speech in states] == ["running", "running", "queued"], "two to begin")
+    client.enqueue("A short word.", voice=LIVE).wait(timeout_s=5)
+    assert [speech.status().state for speech in states] == ["running", "running", "queued"]
+
+
+def test_a_cancelled_chapter_ends_promptly_and_leaves_nothing(
+    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
+) -> None:
+    for _ in range(2):
+        start_worker()
+    place(client, store, "cancelled", long_book(60), voice=LIVE)
+    until(lambda: held(db, "cancelled") == 14, "all hands to be full")
+    began = time.monotonic()
+    client.speech("cancelled").cancel()
+    with pytest.raises(SpeechCancelledError):
+        client.speech("cancelled").wait(timeout_s=10)
+    assert time.monotonic() - began < 1
+    assert_no_pool_is_left(db)
+    chapter = place(client, store, "after", book_of(2))
+    check(chapter, narrate(client, chapter), store)
+    assert db.keys("voxspool:*cancelled*:pool") == [], "a helper that heard of it late brings nothing back"
+
+
+# Stores
+
+
+def test_a_chapter_whose_store_nobody_has_fails_with_a_sentence(
+    client: Client, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker()
+    place(client, Store(tmp_path / "elsewhere"), "lost", book_of(1))
+    with pytest.raises(SpeechFailedError, match="VOXSPOOL_STORE") as failed:
+        client.speech("lost").wait(timeout_s=20)
+    assert failed.value.code == "store"
+
+
+def test_a_worker_with_another_store_leaves_a_chapter_to_those_who_have_its_store(
+    client: Client, start_worker: StartWorker, store: Store, tmp_path: Path
+) -> None:
+    other = start_worker(environ={"VOXSPOOL_STORE": str(tmp_path / "elsewhere")})
+    right = start_worker()
+    until(lambda: {card.store for card in client.workers()} > {store.id}, "both stores to be open")
+    chapters = [place(client, store, f"book-{number}", book_of(4, 10 * number), voice=LIVE) for number in range(5)]
+    for chapter in chapters:
+        marks = narrate(client, chapter)
+        check(chapter, marks, store)
+        assert spoken_by(store, marks) == {right.name}
+    assert other.said().count("job.not_here") < 5
+
+
+def test_a_store_that_cannot_be_opened_keeps_no_worker_from_speaking(
+    client: Client, start_worker: StartWorker, store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    worker = start_worker(environ={"VOXSPOOL_STORE": str(tmp_path / "file" / "store")})
+    client.enqueue("A short word.").wait(timeout_s=20)
+    until(lambda: "store.away" in worker.said(), "a warning")
+    place(client, store, "book", book_of(1))
+    with pytest.raises(SpeechFailedError) as failed:
+        client.speech("book").wait(timeout_s=20)
+    assert failed.value.code == "store"
+
+
+# What goes wrong with a segment
+
+
+def test_a_segment_that_workers_die_of_is_set_aside_and_the_chapter_goes_on(
+    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
+) -> None:
+    passages = [*book_of(3), Passage("After this word workers vanish.", 0.5), *book_of(3, 3)]
+    supervisor = Supervisor(lambda: start_worker(program=FAULTY))
+    chapter = place(client, store, "poison", passages)
+    supervisor.until(lambda: client.speech("poison").status().state == "ended", "the chapter", 90)
+    marks = narrate(client, chapter)
+    assert [mark.fault for mark in marks] == [""] * 3 + ["poison"] + [""] * 3
+    assert (marks[3].key, marks[3].end_pos - marks[3].pos) == ("", 12_000)
+    assert len(supervisor.exits) == 2
+    assert_no_pool_is_left(db)
+
+
+def test_a_segment_that_the_engine_cannot_say_is_marked_and_the_chapter_goes_on(
+    client: Client, start_worker: StartWorker, store: Store
+) -> None:
+    worker = start_worker(program=FAULTY)
+    chapter = place(client, store, "hard", [*book_of(2), Passage("This is unspeakable.", 0.5), *book_of(2, 2)])
+    marks = narrate(client, chapter)
+    assert [mark.fault for mark in marks] == ["", "", "engine", "", ""]
+    assert (marks[2].key, marks[2].end_pos - marks[2].pos) == ("", 12_000)
+    assert worker.said().count("segment.again") == 1
+    end = client.speech("hard").end()
+    assert end is not None
+    assert end.faults == 1
+
+
+def test_a_fault_is_spoken_again_with_another_seed_and_the_best_try_is_kept(
+    client: Client, start_worker: StartWorker, store: Store
+) -> None:
+    start_worker(program=FAULTY)
+    passages = [
+        sounding("hoarse", 0, 1),
+        sounding("hoarse", 0, 0, 0),
+        sounding("mute"),
+        sounding("worn", 0, 1, 0),
+        Passage("This one is clear."),
+    ]
+    marks = narrate(client, place(client, store, "tried", passages))
+    assert [(mark.fault, mark.tries) for mark in marks] == [("", 2), ("level", 3), ("empty", 2), ("level", 3), ("", 1)]
+    found = [store.find(mark.key) for mark in marks]
+    assert [(one.seed, one.tries, one.fault) for one in found if one] == [(m.seed, m.tries, m.fault) for m in marks]
+    assert [mark.seed % 2 for mark in marks[:2]] == [1, 0]
+    assert marks[3].seed % 2 == 1, "the even ones are too long besides"
+    again = narrate(client, place(client, store, "again", passages))
+    assert all(mark.reused for mark in again), "what is the best there is, is not spoken again"
+
+
+# The pool
+
+
+def pool_of(db: redis.Redis, segments: int) -> Pool:
+    """Give the pool of a running chapter."""
+    db.hset(keys.control("job"), "state", "running")
+    shared = Pool(Scripts(db), "job", "tone", "a-plan")
+    shared.take()
+    shared.offer(range(segments))
+    assert shared.announce()
+    return shared
+
+
+def expire(db: redis.Redis, *segments: int) -> None:
+    """Let leases have run out."""
+    db.zadd(keys.unspoken("job"), {f"{segment:06d}": 1 for segment in segments}, xx=True)
+
+
+def claim(shared: Pool, holder: str = "me", *, count_deaths: bool = True, alone: bool = True) -> Claimed | str:
+    return shared.claim(holder, count_deaths=count_deaths, alone=alone)
+
+
+def test_segments_are_given_out_in_order_each_once(db: redis.Redis) -> None:
+    shared = pool_of(db, 12)
+    assert [claim(shared) for _ in range(13)] == [*(Claimed(number, 0) for number in range(12)), "none"]
+
+
+def test_a_suspect_is_given_to_who_speaks_no_other_and_set_aside_after_its_second_death(db: redis.Redis) -> None:
+    shared = pool_of(db, 3)
+    for _ in range(2):
+        claim(shared)
+    expire(db, 0, 1)
+    assert claim(shared, count_deaths=False) == Claimed(2, 0), "while Redis is new, no lease has run out"
+    assert claim(shared, alone=False) == "suspect"
+    assert claim(shared) == Claimed(0, 1)
+    expire(db, 0)
+    assert claim(shared) == Claimed(1, 1), "0 is set aside, its neighbour is not"
+    assert shared.results(0) == [Outcome(0, "poison")]
+
+
+def test_a_suspect_that_is_given_back_is_one_still(db: redis.Redis) -> None:
+    shared = pool_of(db, 2)
+    claim(shared)
+    expire(db, 0)
+    assert claim(shared, "me") == Claimed(0, 1)
+    shared.give_back({0: "me"})
+    assert claim(shared, alone=False) == "suspect"
+    assert claim(shared) == Claimed(0, 1), "nobody died this time"
+
+
+def test_a_lease_is_renewed_by_its_holder_alone_and_the_first_result_counts(db: redis.Redis) -> None:
+    shared = pool_of(db, 1)
+    claim(shared, "first")
+    expire(db, 0)
+    claim(shared, "second")
+    assert shared.renew({0: "first"}) == {0}
+    assert shared.renew({0: "second"}) == set()
+    shared.give_back({0: "first"})
+    assert claim(shared) == "none", "who lost it cannot give it back"
+    assert shared.end(Outcome(0, "spoken", 5, 7))
+    assert not shared.end(Outcome(0, "spoken", 6, 8))
+    assert shared.results(0) == [Outcome(0, "spoken", 5, 7)]
+    assert shared.results(1) == []
+
+
+def test_another_plan_begins_anew_and_the_same_goes_on(db: redis.Redis) -> None:
+    shared = pool_of(db, 2)
+    claim(shared)
+    shared.end(Outcome(0, "spoken"))
+    shared.take()
+    assert shared.results(0)
+    other = Pool(Scripts(db), "job", "tone", "another plan")
+    assert claim(other) == "other"
+    other.take()
+    assert other.results(0) == []
+    assert claim(shared) == "other"
+
+
+def test_a_pool_goes_with_its_chapter_and_what_comes_late_brings_nothing_back(db: redis.Redis) -> None:
+    shared = pool_of(db, 2)
+    claim(shared, "late")
+    shared.close()
+    assert db.exists(keys.pool("job")), "it runs"
+    db.hset(keys.control("job"), "state", "cancelled")
+    shared.close()
+    assert claim(shared) == "over"
+    assert shared.renew({0: "late"}) == {0}
+    shared.give_back({0: "late"})
+    assert not shared.end(Outcome(0, "spoken"))
+    assert not shared.announce()
+    db.delete(keys.narrating("tone"))
+    assert db.keys("*") == [keys.control("job").encode()]
+
+
+def test_everything_of_a_pool_has_a_lifetime(db: redis.Redis) -> None:
+    shared = pool_of(db, 2)
+    claim(shared)
+    shared.end(Outcome(0, "spoken"))
+    for key in (keys.pool("job"), keys.unspoken("job"), keys.results("job"), keys.narrating("tone")):
+        assert 0 < db.ttl(key) <= keys.POOL_TTL_S, key

@@ -1,0 +1,254 @@
+"""A chapter's owner: begins its stream, lets its segments be spoken by whoever is free, and marks them in their order.
+
+The owner speaks nothing itself: hands do, in this worker and in others. It may die at any time: the next run of the job
+finds the marks in the stream, the results in the pool and the audio in the store. Knows the pool and the store; how a
+job begins and ends, the pipeline knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError, ResponseError
+
+from voxspool import cards, connection
+from voxspool.errors import StoreError
+from voxspool.protocol.stream import Mark
+from voxspool_worker.chapters import plan
+from voxspool_worker.hands import Chapter
+from voxspool_worker.pool import Outcome
+from voxspool_worker.publisher import NotHereError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from redis import Redis
+
+    from voxspool.protocol.narration import ChapterSpec
+    from voxspool.protocol.stream import End
+    from voxspool.store import Store
+    from voxspool_worker.chapters import Plan
+    from voxspool_worker.engines.base import Engine, Segment
+    from voxspool_worker.hands import Hands
+    from voxspool_worker.pipeline import Pipeline, Speaking
+    from voxspool_worker.pool import Pool
+    from voxspool_worker.runs import Run
+    from voxspool_worker.shelf import Shelf
+    from voxspool_worker.token import Token
+
+log = logging.getLogger(__name__)
+
+MAX_DEATHS: Final = 4
+"""A chapter that so many workers died of, in one segment, is set aside: the segment is before that, after two."""
+LOOK_S: Final = 0.25
+"""How often a waiting owner looks for results of others, and at its token, in seconds."""
+ANNOUNCE_S: Final = 30.0
+"""How often it says that the chapter goes on, and sees whether Redis still knows of it, in seconds."""
+LOOKUPS: Final = 16
+"""How many segments are looked for in the store at once: one far away takes 50 ms for each."""
+FULL_WAIT_S: Final = 1.0
+"""How long to wait for Redis to have memory, in seconds, before the segments are offered again."""
+MISSING: Final = {"engine": "engine", "poison": "poison"}
+"""What came of a segment that has no audio -> the fault in its mark."""
+
+
+class Narrator:
+    """Narrates the chapters whose jobs this worker has taken. Shared by their threads; holds no chapter's state."""
+
+    def __init__(self, engine: Engine, pipeline: Pipeline, hands: Hands, shelf: Shelf, redis: Redis) -> None:
+        self._engine = engine
+        self._pipeline = pipeline
+        self._hands = hands
+        self._shelf = shelf
+        self._redis = redis
+
+    def narrate(
+        self, chapter: ChapterSpec, run: Run, worker: str, token: Token, on_segment: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Narrate a chapter to its end, from wherever an earlier run left it; give a summary.
+
+        Raises what `Pipeline.tell` raises.
+        """
+        telling = _Narration(chapter, self)
+        at = self._pipeline.speaking(chapter.speech, run, worker, token, on_segment)
+        try:
+            return self._pipeline.tell(at, telling)
+        finally:
+            if telling.chapter:
+                self._hands.leave(telling.chapter)
+            with contextlib.suppress(RedisError):  # its keys have a lifetime
+                self._hands.pool(run.job, "").close()
+
+    def plan(self, chapter: ChapterSpec, run: Run) -> Plan:
+        """Cut a chapter.
+
+        Raises NotHereError where only other live workers have its store, StoreError where nobody has it.
+        """
+        if self._has(chapter.store):
+            return plan(chapter, self._engine, run.id)
+        others = [card for card in cards.live(self._redis) if card.queues and card.engine == self._engine.name]
+        if any(card.store == chapter.store for card in others):
+            raise NotHereError(f"the chapter's segment store is {chapter.store}, and another worker has it")
+        raise StoreError(
+            f"the chapter's segment store is {chapter.store}, and no worker of {self._engine.name} has it; start "
+            "workers with the VOXSPOOL_STORE that the narrator has"
+        )
+
+    def _has(self, store: str) -> bool:
+        """Whether this worker has a store."""
+        try:
+            return self._shelf.store().id == store
+        except StoreError:
+            return False
+
+    def open(self, job: str, planned: Plan, at: Speaking) -> Known:
+        """Begin, or take over, what is shared of a chapter."""
+        return Known(planned, self._hands.pool(job, planned.digest), self._shelf.store(), at)
+
+    @property
+    def sample_rate(self) -> int:
+        """The engine's, in Hz."""
+        return self._engine.sample_rate
+
+    def serve(self, chapter: Chapter) -> None:
+        """Let this worker's hands speak it first."""
+        self._hands.serve(chapter)
+
+
+class _Narration:
+    """The telling of a chapter: its marks go into the stream, its audio into the store."""
+
+    max_deaths = MAX_DEATHS
+
+    def __init__(self, chapter: ChapterSpec, narrator: Narrator) -> None:
+        self._spec = chapter
+        self._narrator = narrator
+        self._plan: Plan | None = None
+        self.chapter: Chapter | None = None
+        """As the hands see it, once they do."""
+        self._counts: Counter[str] = Counter()
+
+    def plan(self, at: Speaking) -> list[Segment]:
+        """Cut it."""
+        self._plan = self._narrator.plan(self._spec, at.run)
+        return self._plan.segments
+
+    def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
+        """Have the segments spoken that the store has not, and mark all."""
+        assert self._plan, "a job is planned first"
+        known = self._narrator.open(at.run.job, self._plan, at)
+        missing = known.open(segments)
+        log.info("chapter.begin job=%s segments=%d missing=%d", at.run.job, len(segments), missing)
+        self.chapter = Chapter(at.run.job, self._plan, known.pool, known.news.set)
+        self._narrator.serve(self.chapter)
+        for segment in segments:
+            self._mark(at, segment, known.await_outcome(segment))
+
+    def ended(self, end: End) -> None:
+        """Say how it ended."""
+        counts = " ".join(f"{word}={count}" for word, count in sorted(self._counts.items()))
+        log.info("chapter.end job=%s audio_s=%.4g %s", self._spec.speech.id, end.duration_s, counts)
+
+    def _mark(self, at: Speaking, segment: Segment, outcome: Outcome) -> None:
+        """Publish a segment's mark. Raises StoreError where it could not be kept."""
+        assert self._plan, "a job is planned first"
+        if outcome.word == "store":
+            raise StoreError(outcome.fault)
+        fault = MISSING.get(outcome.word, outcome.fault)
+        key = "" if outcome.word in MISSING else self._plan.keys[segment.index]
+        pos, pause = at.publisher.pos, round(segment.pause_s * self._narrator.sample_rate)
+        self._counts.update([outcome.word, *(["faults"] if fault else [])])
+        at.publish_mark(
+            Mark(
+                pos, pos + outcome.samples + pause, segment.index, segment.start, segment.end, outcome.seed,
+                outcome.tries, fault, key, reused=outcome.word == "found",
+            )
+        )  # fmt: skip
+
+
+class Known:
+    """What an owner knows of its segments: what came of each, by its key. One thread's, but for `news`."""
+
+    def __init__(self, planned: Plan, pool: Pool, store: Store, at: Speaking) -> None:
+        self.pool = pool
+        self.news = threading.Event()
+        """Set when a segment was ended in this worker."""
+        self._plan = planned
+        self._store = store
+        self._at = at
+        self._outcomes: dict[str, Outcome] = {}
+        self._results = 0
+        """How many results were read."""
+        self._announced = 0.0
+
+    def open(self, segments: Iterable[Segment]) -> int:
+        """Learn what is there already, and offer the rest; give how many those are."""
+        self._patiently(self.pool.take)
+        self._results = 0
+        while self._read():
+            pass
+        wanted = {self._plan.keys[segment.index]: segment.index for segment in reversed(list(segments))}
+        self._look_up({key: index for key, index in wanted.items() if key not in self._outcomes})
+        missing = sorted(index for key, index in wanted.items() if key not in self._outcomes)
+        self._patiently(lambda: self.pool.offer(missing))
+        self._patiently(self._announce)
+        return len(missing)
+
+    def await_outcome(self, segment: Segment) -> Outcome:
+        """Wait for what comes of a segment. Raises EndedEarlyError, or what Redis raises when it is not there."""
+        key = self._plan.keys[segment.index]
+        while key not in self._outcomes:
+            self.news.clear()
+            if not self._read():
+                self.news.wait(LOOK_S)
+                self._see_to_pool()
+            self._at.token.check()
+            self._at.attention.look()
+        return self._outcomes[key]
+
+    def _read(self) -> bool:
+        """Take in what came of segments meanwhile; whether there was anything."""
+        found = self.pool.results(self._results)
+        self._results += len(found)
+        for outcome in found:
+            self._outcomes.setdefault(self._plan.keys[outcome.segment], outcome)
+        return bool(found)
+
+    def _see_to_pool(self) -> None:
+        """Say, now and then, that the chapter goes on; begin its pool again where Redis has lost it."""
+        if time.monotonic() - self._announced > ANNOUNCE_S and not self._patiently(self._announce):
+            log.warning("pool.lost job=%s", self._at.run.job)
+            self.open(self._plan.segments)
+
+    def _announce(self) -> bool:
+        self._announced = time.monotonic()
+        return self.pool.announce()
+
+    def _look_up(self, wanted: dict[str, int]) -> None:
+        """Find the segments that the store has. Raises StoreError where it cannot be reached, EndedEarlyError."""
+        with ThreadPoolExecutor(LOOKUPS, "lookup") as threads:
+            try:
+                for (key, index), found in zip(wanted.items(), threads.map(self._store.check, wanted), strict=True):
+                    self._at.token.check()
+                    if found:
+                        about = (found.samples, found.seed, found.tries, found.fault)
+                        self._outcomes[key] = Outcome(index, "found", *about)
+            except BaseException:
+                threads.shutdown(cancel_futures=True)
+                raise
+
+    def _patiently(self, act: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it gives
+        """Do it as soon as Redis has memory for it."""
+        while True:
+            try:
+                return act()
+            except ResponseError as error:
+                if not connection.is_full(error):
+                    raise
+                self._at.token.stand_still(FULL_WAIT_S)
