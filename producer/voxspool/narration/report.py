@@ -12,7 +12,7 @@ The object, in JSON; times are seconds, levels are dB against full scale, and wh
       work_s, real_time_factor           what the engines worked for what was spoken; the same a second of its audio
       level_dbfs                         the median of the segments
       word_error_rate                    mean of those that were transcribed, by their words
-    workers         worker, spoken, reused (segments), audio_s, work_s, share (of the book's speech)
+    workers         worker, spoken, reused (segments), audio_s, share (of the book's speech), work_s, real_time_factor
     chapters        chapter, title, start_s (in the book), duration_s, segments, faults
     segments        a row each, in order:
       chapter, segment                   count from 1 and from 0
@@ -109,7 +109,7 @@ def _stored(cue: Cue) -> Row:
 
 def _totals(rows: Sequence[Row], tracks: Sequence[Track]) -> Row:
     spoken = [row for row in rows if row["key"] and not row["reused"]]
-    work_s, audio_s = sum(row["elapsed_s"] for row in spoken), sum(map(_audio_s, spoken))
+    work_s = sum(row["elapsed_s"] for row in spoken)
     levels = [row["level_dbfs"] for row in rows if row["key"] and _audio_s(row)]
     return {
         "characters": sum(len(row["text"]) for row in rows),
@@ -120,7 +120,7 @@ def _totals(rows: Sequence[Row], tracks: Sequence[Track]) -> Row:
         "reused": sum(row["reused"] for row in rows),
         "spoken_again": sum(row["tries"] > 1 for row in spoken),
         "work_s": round(work_s, _DECIMALS),
-        "real_time_factor": round(work_s / audio_s, _DECIMALS) if audio_s else None,
+        "real_time_factor": _factor(work_s, spoken),
         "level_dbfs": round(median(levels), 1) if levels else None,
         "word_error_rate": _word_error_rate(rows),
     }
@@ -135,25 +135,33 @@ def _word_error_rate(rows: Iterable[Row]) -> float | None:
 
 def _workers(rows: Iterable[Row]) -> list[Row]:
     """Say what each worker did, the busiest first."""
-    spoken, reused = Counter[str](), Counter[str]()
-    audio_s, work_s = defaultdict[str, float](float), defaultdict[str, float](float)
-    for row in rows:
-        if row["key"]:
-            (reused if row["reused"] else spoken)[row["worker"]] += 1
-            audio_s[row["worker"]] += _audio_s(row)
-            work_s[row["worker"]] += 0 if row["reused"] else row["elapsed_s"]
-    all_s = sum(audio_s.values())
-    return [
-        {
-            "worker": name,
-            "spoken": spoken[name],
-            "reused": reused[name],
-            "audio_s": round(audio_s[name], _DECIMALS),
-            "work_s": round(work_s[name], _DECIMALS),
-            "share": round(audio_s[name] / all_s, _DECIMALS) if all_s else 0.0,
-        }
-        for name in sorted(audio_s, key=lambda name: (-audio_s[name], name))
-    ]
+    kept = [row for row in rows if row["key"]]
+    all_s = sum(map(_audio_s, kept))
+    of: dict[str, list[Row]] = defaultdict(list)
+    for row in kept:
+        of[row["worker"]].append(row)
+    found = [{"worker": name} | _work(of[name], all_s) for name in sorted(of)]
+    return sorted(found, key=lambda one: one["audio_s"], reverse=True)
+
+
+def _work(rows: Sequence[Row], all_s: float) -> Row:
+    """Say what a worker did, of all speech."""
+    spoken = [row for row in rows if not row["reused"]]
+    audio_s, work_s = sum(map(_audio_s, rows)), sum(row["elapsed_s"] for row in spoken)
+    return {
+        "spoken": len(spoken),
+        "reused": len(rows) - len(spoken),
+        "audio_s": round(audio_s, _DECIMALS),
+        "share": round(audio_s / all_s, _DECIMALS) if all_s else 0.0,
+        "work_s": round(work_s, _DECIMALS),
+        "real_time_factor": _factor(work_s, spoken),
+    }
+
+
+def _factor(work_s: float, spoken: Iterable[Row]) -> float | None:
+    """Give the seconds of work for a second of speech."""
+    audio_s = sum(map(_audio_s, spoken))
+    return round(work_s / audio_s, _DECIMALS) if audio_s else None
 
 
 def _chapters(rows: Iterable[Row], tracks: Iterable[Track]) -> list[Row]:

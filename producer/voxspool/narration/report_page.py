@@ -12,7 +12,7 @@ from html import escape
 from importlib.resources import files
 from itertools import groupby
 from string import Template
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ FAULTS: Final = {
 
 _COLOURS: Final = 8
 """More workers than that share them."""
-_OPEN_MOST: Final = 100
+_OPEN_MOST: Final = 20
 """Of longer lists a reader opens what is wanted."""
 _WIDTH: Final = 1000
 _HEIGHT: Final = 220
@@ -131,7 +131,6 @@ def _timeline(report: Report, colours: dict[str, str]) -> Iterator[str]:
         title = f"{chapter['chapter']} {chapter['title']}"
         yield f'<span title="{_text(title)}"><a href="#chapter-{chapter["chapter"]}">{_text(title)}</a></span>'
         yield f'<svg viewBox="0 0 {_WIDTH} 10" preserveAspectRatio="none" role="img" aria-label="{_text(title)}">'
-        yield f'<path class="rest" d="M0 4.5h{_WIDTH * chapter["duration_s"] / longest_s:.1f}v1H0z"/>'
         yield from _bars(rows, _WIDTH / longest_s, colours)
         yield "</svg>"
     ticks = "".join(f"<span>{_clock(longest_s * part / 4)}</span>" for part in range(5))
@@ -186,10 +185,8 @@ def _level_plot(report: Report) -> str:
             *_grid(middle),
             *_chapter_borders(report, all_s),
             f'<path class="dots" d="{"".join(plain)}"/><path class="dots bad" d="{"".join(failed)}"/></svg>',
-            (
-                f'<p class="soft">A dot is a segment: its level against the median of {middle:.1f} dBFS, over the book. '
-                f"What is {_SPAN_DB:g} dB off or more lies at the edge.</p>"
-            ),
+            f'<p class="soft">A dot is a segment: its level against the median of {middle:.1f} dBFS, over the book. ',
+            f"What is {_SPAN_DB:g} dB off or more lies at the edge.</p>",
         ]
     )
 
@@ -229,7 +226,7 @@ def _workers(workers: Iterable[Row], colours: dict[str, str]) -> str:
     rows = "".join(
         f'<tr><td class="left"><i class="w {colours[one["worker"]]}"></i> {_text(one["worker"])}<td>{one["spoken"]:,}'
         f"<td>{one['reused']:,}<td>{_clock(one['audio_s'])}<td>{one['share']:.1%}<td>{_clock(one['work_s'])}"
-        f"<td>{_number(one['work_s'] / one['audio_s'] if one['audio_s'] and not one['reused'] else None, 2)}"
+        f"<td>{_number(one['real_time_factor'], 2)}"
         for one in workers
     )
     return f'<div class="scroll"><table>{head}{rows}</table></div>'
@@ -282,7 +279,7 @@ def _words(row: Row) -> str:
     return f"{_text(row['text'])}{said}{heard}"
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 - JSON
+def _text(value: object) -> str:
     """Write a text so that it is nothing but text, also within quotation marks."""
     return escape(_UNPRINTABLE.sub("\ufffd", str(value)))
 

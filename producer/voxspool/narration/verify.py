@@ -112,9 +112,8 @@ class Heard:
 def verify(tracks: Iterable[Track], store: Store, model: str = MODEL) -> Iterator[tuple[int, int, Heard]]:
     """Yield a chapter's number, a cue's index and what was heard, for all that were spoken and say a word.
 
-    `model` is a folder with a Whisper model of CTranslate2, or the name of one that faster-whisper knows. Takes some
-    0.5 s a segment with a small one, on two cores. Raises MissingExtraError, CheckpointError, and StoreError where the
-    store has lost a segment.
+    `model` is a Listener's. Takes some 0.5 s a segment with a small one, on two cores. Raises what a Listener does, and
+    StoreError where the store has lost a segment.
     """
     listener = Listener(model)
     for track in tracks:
@@ -125,9 +124,14 @@ def verify(tracks: Iterable[Track], store: Store, model: str = MODEL) -> Iterato
 
 
 class Listener:
-    """A transcriber. Raises MissingExtraError and CheckpointError."""
+    """A transcriber: Whisper in memory. Made in a second, it shows before anything is spoken whether all is there.
+
+    `model` is a folder with a Whisper model of CTranslate2, or the name of one that faster-whisper knows. Raises
+    MissingExtraError, also where only what compares is missing, and CheckpointError.
+    """
 
     def __init__(self, model: str = MODEL) -> None:
+        _jiwer()
         self._whisper = _load(model)
 
     def hear(self, pcm: NDArray[np.int16], rate: int, language: str | None = None) -> str:

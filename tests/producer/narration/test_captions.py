@@ -84,6 +84,13 @@ def test_what_says_nothing_has_no_caption() -> None:
     assert webvtt([]) == "WEBVTT\n"
 
 
+def test_captions_shorter_than_a_millisecond_do_not_overlap() -> None:
+    cues = tuple(cue("Ah!", 3 * number, 3, block=number) for number in range(50))
+    found = read_srt(srt([Track(1, "", 22_050, cues)]))
+    assert len(found) == 50
+    assert all(before[1] <= after[0] < after[1] for before, after in pairwise(found))
+
+
 def test_markup_is_text() -> None:
     text = "1 --> 2 & <b>3</b>\n\n4 \x00\ud800 &amp; 00:01"
     assert read_srt(srt([track(text)]))[0][2] == "1 → 2 & <b>3</b> 4 &amp; 00:01"
