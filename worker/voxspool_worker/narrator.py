@@ -162,12 +162,13 @@ class _Narration:
             raise StoreError(outcome.fault)
         fault = MISSING.get(outcome.word, outcome.fault)
         key = "" if outcome.word in MISSING else self._plan.keys[segment.index]
+        reused = outcome.word == "found" or self._plan.keys.index(self._plan.keys[segment.index]) < segment.index
         pos, pause = at.publisher.pos, round(segment.pause_s * self._narrator.sample_rate)
         self._counts.update([outcome.word, *(["faults"] if fault else [])])
         at.publish_mark(
             Mark(
                 pos, pos + outcome.samples + pause, segment.index, segment.start, segment.end, outcome.seed,
-                outcome.tries, fault, key, reused=outcome.word == "found",
+                outcome.tries, fault, key, reused=reused,
             )
         )  # fmt: skip
 

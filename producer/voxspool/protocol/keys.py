@@ -59,7 +59,7 @@ def acknowledged(job: str) -> str:
 def narration(name: str) -> str:
     """Hash: `title`, `host`, `folder` of a book's narration, and `jobs`, a JSON list of its chapters' jobs.
 
-    Lives NARRATION_TTL_S after its command last wrote it.
+    Lives NARRATION_TTL_S after its command last began.
     """
     return f"voxspool:{{{name}}}:narration"
 
