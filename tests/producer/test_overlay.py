@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import re
 import zipfile
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile as sf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lxml import etree
 
 import make_epub
 from check_epub import epubcheck, overlay_faults, pars
 from voxspool.books import read_book
+from voxspool.books.markup import parse_html
+from voxspool.books.prose import prose, settle
 from voxspool.errors import BookError, OutputError
 from voxspool.narration.overlay import write_overlay
+from voxspool.narration.spans import wrap
 from voxspool.narration.track import Cue, Track
 
 if TYPE_CHECKING:
@@ -118,6 +124,42 @@ def test_spans_are_put_around_sentences_whatever_the_markup(body: str, expected:
     assert lit(out) == expected
     assert overlay_faults(out, lengths_s(spoken)) == []
     assert [b.text for b in read_book(out).chapters[0].blocks] == [b.text for b in book.chapters[0].blocks]
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_spans_hold_their_stretch_alone_or_nothing_is_changed(data: st.DataObject) -> None:
+    inline = st.sampled_from(["b", "i", "a", "ruby", "span"])
+
+    def text(depth: int) -> str:
+        parts = []
+        for _ in range(data.draw(st.integers(1, 4))):
+            parts.append(data.draw(st.sampled_from(["x", "y z", " ", "\u00ad", "<!-- c -->", "<br/>"])))
+            if depth:
+                name = data.draw(inline)
+                parts.append(f"<{name}>{text(depth - 1)}</{name}>")
+        return "".join(parts)
+
+    tree = parse_html(f"<p>w{text(2)}w</p>".encode())
+    (run,) = prose(tree).runs
+    before, said = etree.tostring(tree), run.text
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(said)), max_size=5)) | {0, len(said)})
+    spans = [(start, end) for start, end in pairwise(cuts) if said[start:end].strip()]
+    names = iter("abcdef")
+    ids = wrap(run, spans, lambda: next(names))
+    if ids is None:
+        assert etree.tostring(tree) == before
+        return
+    by_id = {one.get("id"): one for one in tree.iter()}
+    for name, (start, end) in zip(ids, spans, strict=True):
+        shown = by_id[name].xpath("string()")
+        assert "".join(settle(shown).split()) == "".join(said[start:end].split())
+    (after,) = prose(tree).runs
+    assert after.text == said
+    for name in ids:
+        by_id[name].tag = "own"
+    etree.strip_tags(tree, "own")
+    assert etree.tostring(tree) == before
 
 
 def test_a_narrated_book_can_be_narrated_again(tmp_path: Path) -> None:

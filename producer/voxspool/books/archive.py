@@ -53,7 +53,8 @@ class Archive:
         infos = self._zip.infolist()
         if len(infos) > MAX_ENTRIES:
             raise BookError(f"its archive has {len(infos)} entries; {MAX_ENTRIES} are read at most")
-        self._infos = {info.filename: info for info in infos if not info.is_dir()}
+        # ZipInfo.is_dir raises IndexError over a name of nothing, which damage makes.
+        self._infos = {info.filename: info for info in infos if info.filename and not info.filename.endswith("/")}
         self._folded = {name.casefold(): name for name in self._infos}
         self._read_bytes = 0
 
@@ -80,6 +81,11 @@ class Archive:
         if self._read_bytes > MAX_READ_BYTES:
             raise BookError(f"there are more than {MAX_READ_BYTES >> 20} MiB to read in the archive, which no book has")
         return data
+
+    def check(self, most_bytes: int) -> None:
+        """Read all of it and keep nothing, before a library reads it without bounds. Raises BookError."""
+        for info in self.infos:
+            most_bytes -= sum(map(len, self.chunks(info.filename, most_bytes)))
 
     def chunks(self, name: str, most_bytes: int) -> Iterator[bytes]:
         """Give an entry's bytes piece by piece. Raises BookError as `read` does."""

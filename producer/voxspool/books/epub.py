@@ -15,9 +15,9 @@ from voxspool.books.book import Block, Book, Chapter, Cover
 from voxspool.books.chapters import bounded, shortened
 from voxspool.books.languages import tag
 from voxspool.books.markup import named, parse_document, whole_text
-from voxspool.books.notes import notes
+from voxspool.books.notes import notes, resolve
 from voxspool.books.package import Entry, Package, contents, cover, open_package
-from voxspool.books.prose import Prose, is_left_out, prose, visible
+from voxspool.books.prose import Prose, is_block, is_left_out, prose, visible
 from voxspool.errors import BookError
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def read_contents(archive: Archive, package: Package) -> Contents:
     unread = [f"{one}: the spine names it, the package does not list it" for one in package.dangling]
     for item in package.spine:
         if not item.is_document:
-            continue  # a picture in the spine has no text
+            if not item.media_type.startswith("image/"):
+                unread.append(f"{item.path}: it is no XHTML but {item.media_type or 'of no type'}")
+            continue
         try:
             trees[item.path], unknown = parse_document(archive.read(item.path))
         except BookError as error:
@@ -84,20 +86,26 @@ def read_contents(archive: Archive, package: Package) -> Contents:
     proses = {path: prose(tree, omitted) for path, tree in trees.items()}
     listed = package.guided_contents | ({package.nav.path} if package.nav else set())
     left_out = {
-        path for path, said in proses.items() if _is_apparatus(said, trees[path], omitted, listed=path in listed)
+        path for path, said in proses.items() if _is_apparatus(path, said, trees[path], omitted, listed=path in listed)
     }
     proses = {path: said for path, said in proses.items() if path not in left_out}
     return Contents(trees, proses, tuple(unread))
 
 
-def _is_apparatus(said: Prose, tree: Element, omitted: set[Element], *, listed: bool) -> bool:
+def _is_apparatus(path: str, said: Prose, tree: Element, omitted: set[Element], *, listed: bool) -> bool:
     """Whether a document is a table of contents, or only the heading of notes or of a list that is left out."""
     paragraphs = [run for run in said.runs if not run.level]
     if not paragraphs:
-        return listed or any(one in omitted or is_left_out(one) for one in tree.iter("{*}*"))
-    links = [link for link in named(tree, "a") if link.get("href") and link not in omitted]
+        return listed or any(is_left_out(one) or (one in omitted and is_block(one)) for one in tree.iter("{*}*"))
+    links = [link for link in named(tree, "a") if link not in omitted and _leads_out(path, link)]
     linked = len("".join(map(whole_text, links)).replace(" ", ""))
     return len(links) >= _LEAST_LINKS and linked >= sum(len(run.text.replace(" ", "")) for run in paragraphs)
+
+
+def _leads_out(path: str, link: Element) -> bool:
+    """Whether a link leads to another document of the book."""
+    href = link.get("href", "")
+    return bool(href) and "://" not in href and resolve(path, href)[0] != path
 
 
 class _Cutter:

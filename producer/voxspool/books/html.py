@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from voxspool.books.book import Book
 from voxspool.books.chapters import bounded, by_headings
 from voxspool.books.languages import tag
-from voxspool.books.markup import LANGUAGE, named, parse_document, parse_html
+from voxspool.books.markup import LANGUAGE, decode, named, parse_document, parse_html
 from voxspool.books.notes import notes
 from voxspool.books.prose import prose, settle, visible
 from voxspool.errors import BookError
@@ -20,6 +20,8 @@ _XHTML_STARTS = (b"<?xml", b"\xef\xbb\xbf<?xml")
 
 def read_html(data: bytes, name: str) -> Book:
     """Read a page. Raises BookError, without the file's name."""
+    if "\0" in decode(data):
+        raise BookError("it is not text; convert it to EPUB")
     root = parse_document(data).root if data.startswith(_XHTML_STARTS) else parse_html(data)
     return book_of(root, next((visible(one) for one in named(root, "title")), "") or name)
 

@@ -209,7 +209,7 @@ class _Walk:
         self._note_ids(node, below=not read)
         self._frames.append(frame)
         if read and not frame.block and local(node) in {"td", "th"} and self._said:
-            self._pieces.append(Piece(self._separator(), None, frame.language))
+            self._separate(frame.language)
         if local(node) == "br":
             self._pieces.append(Piece(" ", None, frame.language))
         return read
@@ -226,10 +226,14 @@ class _Walk:
             self._pieces.append(Piece(text, slot, self._frames[-1].language))
             self._said = self._said or not text.isspace()
 
-    def _separator(self) -> str:
-        """Say what stands between two cells of a row: a comma where the first has no end of its own."""
-        before = settle("".join(piece.text for piece in self._pieces))
-        return _BETWEEN_CELLS if before[-1:].isalnum() else " "
+    def _separate(self, language: str | None) -> None:
+        """Begin another cell of a row: a comma stands before it where the last has no end of its own."""
+        while self._pieces[-1].text.isspace():
+            self._pieces.pop()
+        last = self._pieces[-1]
+        self._pieces[-1] = last._replace(text=last.text.rstrip())
+        between = _BETWEEN_CELLS if last.text.rstrip()[-1:].isalnum() else " "
+        self._pieces.append(Piece(between, None, language))
 
     def _close(self) -> None:
         """End the open run. One without text never was."""

@@ -49,7 +49,7 @@ def read_book(path: Path, *, name: str | None = None) -> Book:
         from voxspool.books.folder import read_folder
 
         return _named(path, lambda: read_folder(path, read_book))
-    kind = _kind(path.suffix, _head(path), str(path))
+    kind = _kind(path.suffix, _head(path), str(path), path)
     source = path if kind == "epub" else _content(path)
     return _named(path, lambda: _read(kind, source, name or path.stem))
 
@@ -91,14 +91,13 @@ def _reader(kind: str) -> Reader:
         raise MissingExtraError(missing) from error
 
 
-def _kind(suffix: str, head: bytes, name: str, data: bytes | None = None) -> str:
+def _kind(suffix: str, head: bytes, name: str, source: Path | bytes) -> str:
     """Say which reader a file takes. Raises BookError where none does."""
     known = _SUFFIXES.get(suffix.lower())
     if known:
         return known
     if head.startswith(b"PK\x03\x04"):
-        inside = head if data is None else data
-        return "docx" if b"word/" in inside and b"container.xml" not in inside else "epub"
+        return _kind_of_archive(source)
     if b"%PDF-" in head:
         return "pdf"
     if _HTML.match(head):
@@ -106,6 +105,17 @@ def _kind(suffix: str, head: bytes, name: str, data: bytes | None = None) -> str
     if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BookError(f"{name} is no book that is read here: there are {_FORMATS}; convert it to EPUB")
     return "plain"
+
+
+def _kind_of_archive(source: Path | bytes) -> str:
+    """Tell a document of Word from an EPUB; a damaged archive is left to the reader of EPUB, who says so."""
+    from voxspool.books.archive import Archive
+
+    try:
+        with Archive(source) as archive:
+            return "docx" if archive.find("word/document.xml") else "epub"
+    except BookError:
+        return "epub"
 
 
 def _head(path: Path) -> bytes:

@@ -14,6 +14,8 @@ import make_epub
 from voxspool.books import Book, Place, read_book, read_bytes
 from voxspool.books import archive as archives
 from voxspool.books.chapters import MAX_CHAPTER_CHARS
+from voxspool.books.markup import parse_html
+from voxspool.books.prose import prose
 from voxspool.errors import BookError
 
 if TYPE_CHECKING:
@@ -258,6 +260,39 @@ def test_other_encodings_are_read(encoding: str) -> None:
     assert make_epub.SPANISH in spoken(read(entries))
 
 
+def test_a_page_of_links_is_contents_and_a_title_with_a_note_is_not() -> None:
+    page = "<html xmlns='http://www.w3.org/1999/xhtml'><body>{}</body></html>"
+    links = "".join(f"<p><a href='{n}.xhtml'>Go to {n}</a></p>" for n in "abc")
+    pages = {
+        "contents.xhtml": page.format(f"<h1>Contents</h1>{links}"),
+        "a.xhtml": page.format("<h1>Part One<sup><a href='c.xhtml#n'>1</a></sup></h1>"),
+        "b.xhtml": page.format("<p>Text.</p>"),
+        "c.xhtml": page.format("<h1>Notes</h1><p id='n'>1. A note.</p>"),
+    }
+    book = read_bytes(make_epub.small("", documents=pages), "x.epub")
+    assert spoken(book) == "Part One\nText."
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_each_character_knows_where_it_stands_in_the_tree(data: st.DataObject) -> None:
+    pieces = st.sampled_from(
+        ["a", " ", "\u00ad", "\n ", "<b>", "</b>", "<br/>", "<!-- x -->", "é\u3000", "<td/>", "x."]
+    )
+    body = "".join(data.draw(st.lists(pieces, max_size=20)))
+    table = f"<table><tr><td>{body}</td><td>z</td></tr></table>"
+    for run in prose(parse_html(f"<p>{body}</p>{table}".encode())).runs:
+        origins = run.origins()
+        assert len(origins) == len(run.text)
+        for one, origin in zip(run.text, origins, strict=True):
+            if origin is not None:
+                (owner, tail), at = origin
+                there = ((owner.tail if tail else owner.text) or "")[at]
+                assert one == (" " if there.isspace() else there)
+            else:
+                assert one in ", "
+
+
 # Damaged and hostile
 
 
@@ -335,6 +370,19 @@ def test_a_bomb_that_lies_about_its_size_is_not_unpacked() -> None:
 def test_many_large_entries_together_are_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_READ_BYTES", 3_000)
     assert read(MADE.entries).unread
+
+
+def test_a_document_in_another_format_is_named() -> None:
+    kind = 'media-type="application/xhtml+xml"'
+    book = changed("OEBPS/book.opf", f'c01.xhtml" {kind}', 'c01.xml" media-type="text/dtbook"')
+    assert book.unread == ("OEBPS/text/c01.xml: it is no XHTML but text/dtbook",)
+
+
+def test_a_name_of_nothing_in_an_archive_is_passed_over() -> None:
+    name = b"OEBPS/style.css"
+    before, found, after = make_epub.packed(MADE.entries).rpartition(name)
+    book = read_bytes(before + found.replace(b"O", b"\0", 1) + after, "x.epub")
+    assert len(book.chapters) == len(MADE.titles)
 
 
 def test_too_many_entries_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
