@@ -27,6 +27,7 @@ from voxspool_worker.chapters import Plan, plan, seed_of
 from voxspool_worker.engines.base import Chunk, SegmentError, Spoken
 from voxspool_worker.pool import Claimed, Outcome, Pool
 from voxspool_worker.scheduler import RESERVED_SHARE, EngineLostError
+from voxspool_worker.shelf import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from redis import Redis
 
-    from voxspool.store import Store
+    from voxspool.store import Store, Stored
     from voxspool_worker.engines.base import Engine, Segment
     from voxspool_worker.pipeline import Observer
     from voxspool_worker.scheduler import Lane, Scheduler
@@ -49,10 +50,6 @@ TRIES: Final = 3
 LOOK_S: Final = 1.0
 """How often an idle worker looks for segments, in seconds."""
 RENEW_S: Final = pool.LEASE_S / 3
-KEEP_WAITS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""How long to wait before a segment that could not be kept is kept again, in seconds; then its chapter fails."""
-
-
 _Given = TypeVar("_Given")
 
 
@@ -85,7 +82,7 @@ class _Hold:
     @property
     def segment(self) -> Segment:
         """What it says, as a job of its own."""
-        return replace(self.chapter.plan.segments[self.claimed.index], job=self.id)
+        return replace(self.chapter.plan.segments[self.claimed.index], job=self.id, live=False)
 
     def drop(self) -> None:
         """Let its hand see that it is wanted no more. From any thread."""
@@ -279,17 +276,27 @@ class Hands:
 
     def _speak(self, hold: _Hold) -> None:
         """Speak a segment that is in hand, unless the store has it; say what came of it."""
-        store, key = self._shelf.store(), hold.chapter.plan.keys[hold.claimed.index]
-        if found := store.check(key):
-            self._end(hold, Outcome(hold.claimed.index, "found", found.samples, found.seed, found.tries, found.fault))
-            return
+        index = hold.claimed.index
         try:
-            best, tries, elapsed_s = self._best(hold)
+            outcome = self._found(hold) or self._spoken(hold)
         except SegmentError as error:
-            log.warning("segment.unspeakable job=%s segment=%d error=%s", hold.chapter.job, hold.claimed.index, error)
-            self._end(hold, Outcome(hold.claimed.index, "engine", seed=hold.segment.seed, tries=2, fault="engine"))
-            return
-        self._end(hold, self._keep(hold, store, best, tries, elapsed_s))
+            log.warning("segment.unspeakable job=%s segment=%d error=%s", hold.chapter.job, index, error)
+            outcome = Outcome(index, "engine", seed=hold.segment.seed, tries=2)
+        except StoreError as error:
+            outcome = Outcome(index, "store", fault=str(error))
+        hold.chapter.pool.end(outcome)
+        hold.chapter.on_end()
+
+    def _found(self, hold: _Hold) -> Outcome | None:
+        """Say what the store has of a segment, if anything: another worker may have been quicker."""
+        key, store = hold.chapter.plan.keys[hold.claimed.index], self._shelf.store()
+        found = patiently(lambda: store.check(key), self._quit.wait)
+        return found_outcome(hold.claimed.index, found) if found else None
+
+    def _spoken(self, hold: _Hold) -> Outcome:
+        """Speak a segment and keep it."""
+        best, tries, elapsed_s = self._best(hold)
+        return self._keep(hold, self._shelf.store(), best, tries, elapsed_s)
 
     def _best(self, hold: _Hold) -> tuple[Try, int, float]:
         """Speak a segment until nothing is wrong with it, TRIES times at most; give the best try, and what it took.
@@ -367,25 +374,12 @@ class Hands:
             "elapsed_s": round(elapsed_s, 4), "level_dbfs": best.heard.level_dbfs, "peak_dbfs": best.heard.peak_dbfs,
             "silent_share": round(best.heard.silent_share, 4), "worker": self._worker,
         }  # fmt: skip
-        for wait_s in (*KEEP_WAITS_S, None):
-            try:
-                stored = store.write(best.pcm, **about)
-                break
-            except (StoreError, OSError) as error:
-                log.warning("store.away job=%s error=%s", hold.chapter.job, error)
-                if wait_s is None:
-                    return Outcome(segment.index, "store", fault=f"a segment could not be kept ({error})")
-                self._quit.wait(wait_s)
+        stored = patiently(lambda: store.write(best.pcm, **about), self._quit.wait)
         self._observer.audio(best.heard.duration_s)
         self._observer.segment_done(
             Mark(0, len(best.pcm), segment.index, segment.start, segment.end, best.spoken.seed, tries, fault)
         )
         return Outcome(segment.index, "spoken", stored.samples, stored.seed, stored.tries, stored.fault)
-
-    def _end(self, hold: _Hold, outcome: Outcome) -> None:
-        """Say what came of a segment."""
-        hold.chapter.pool.end(outcome)
-        hold.chapter.on_end()
 
     # -- holding it ------------------------------------------------------------------------------------------------
 
@@ -416,3 +410,8 @@ class Hands:
         except Exception:
             log.exception("hand.error")
         return None
+
+
+def found_outcome(index: int, found: Stored) -> Outcome:
+    """Say of a segment what the store says."""
+    return Outcome(index, "found", found.samples, found.seed, found.tries, found.fault)

@@ -8,11 +8,13 @@ job begins and ends, the pipeline knows.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError, ResponseError
@@ -21,9 +23,10 @@ from voxspool import cards, connection
 from voxspool.errors import StoreError
 from voxspool.protocol.stream import Mark
 from voxspool_worker.chapters import plan
-from voxspool_worker.hands import Chapter
-from voxspool_worker.pool import Outcome
+from voxspool_worker.hands import Chapter, found_outcome
+from voxspool_worker.pool import WORDS, Outcome
 from voxspool_worker.publisher import NotHereError
+from voxspool_worker.shelf import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
     from voxspool.protocol.narration import ChapterSpec
     from voxspool.protocol.stream import End
-    from voxspool.store import Store
+    from voxspool.store import Store, Stored
     from voxspool_worker.chapters import Plan
     from voxspool_worker.engines.base import Engine, Segment
     from voxspool_worker.hands import Hands
@@ -144,16 +147,19 @@ class _Narration:
         assert self._plan, "a job is planned first"
         known = self._narrator.open(at.run.job, self._plan, at)
         missing = known.open(segments)
-        log.info("chapter.begin job=%s segments=%d missing=%d", at.run.job, len(segments), missing)
+        log.debug("chapter.opened job=%s segments=%d missing=%d", at.run.job, len(segments), missing)
         self.chapter = Chapter(at.run.job, self._plan, known.pool, known.news.set)
         self._narrator.serve(self.chapter)
         for segment in segments:
             self._mark(at, segment, known.await_outcome(segment))
 
-    def ended(self, end: End) -> None:
-        """Say how it ended."""
-        counts = " ".join(f"{word}={count}" for word, count in sorted(self._counts.items()))
-        log.info("chapter.end job=%s audio_s=%.4g %s", self._spec.speech.id, end.duration_s, counts)
+    def ended(self, at: Speaking, end: End) -> None:
+        """Say what came of its segments in this run."""
+        counts = " ".join(f"{word}={self._counts[word]}" for word in (*WORDS, "faults"))
+        log.info(
+            "chapter.end job=%s audio_s=%.4g elapsed_s=%.4g segments=%d %s",
+            at.run.job, end.duration_s, at.elapsed_s, end.segments, counts,
+        )  # fmt: skip
 
     def _mark(self, at: Speaking, segment: Segment, outcome: Outcome) -> None:
         """Publish a segment's mark. Raises StoreError where it could not be kept."""
@@ -233,16 +239,23 @@ class Known:
 
     def _look_up(self, wanted: dict[str, int]) -> None:
         """Find the segments that the store has. Raises StoreError where it cannot be reached, EndedEarlyError."""
-        with ThreadPoolExecutor(LOOKUPS, "lookup") as threads:
-            try:
-                for (key, index), found in zip(wanted.items(), threads.map(self._store.check, wanted), strict=True):
-                    self._at.token.check()
-                    if found:
-                        about = (found.samples, found.seed, found.tries, found.fault)
-                        self._outcomes[key] = Outcome(index, "found", *about)
-            except BaseException:
-                threads.shutdown(cancel_futures=True)
-                raise
+        threads = ThreadPoolExecutor(LOOKUPS, "lookup")
+        try:
+            asked = {
+                key: threads.submit(patiently, functools.partial(self._store.check, key), time.sleep) for key in wanted
+            }
+            for key, answer in asked.items():
+                if found := self._await(answer):
+                    self._outcomes[key] = found_outcome(wanted[key], found)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _await(self, answer: Future[Stored | None]) -> Stored | None:
+        """Wait for what the store says, with an eye on the token."""
+        while True:
+            self._at.token.check()
+            with contextlib.suppress(futures.TimeoutError):
+                return answer.result(LOOK_S)
 
     def _patiently(self, act: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it gives
         """Do it as soon as Redis has memory for it."""

@@ -102,8 +102,8 @@ class Telling(Protocol):
     def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
         """Publish what comes of these segments, in their order, with a mark for each."""
 
-    def ended(self, end: End) -> None:
-        """Take note of how it ended."""
+    def ended(self, at: Speaking, end: End) -> None:
+        """Take note of how it ended, and say so in the log's one line of it."""
 
 
 @dataclass(slots=True)
@@ -236,8 +236,7 @@ class Pipeline:
             telling.say(at, left)
         end = self._end_entry(at, len(segments))
         at.publisher.publish(end)
-        telling.ended(end)
-        log.info("job.end %s", end_line(spec, at.prepared, end))
+        telling.ended(at, end)
         return {"state": STATES[End.type], "duration_s": end.duration_s, "segments": len(segments)}
 
     def _set_aside(self, at: Speaking, begin: Begin) -> NoReturn:
@@ -386,7 +385,7 @@ class _Speech:
 
     def __init__(self, pipeline: Pipeline, observer: Observer) -> None:
         self._pipeline = pipeline
-        self.ended = observer.job_ended
+        self._observer = observer
 
     def plan(self, at: Speaking) -> list[Segment]:
         """Cut its text."""
@@ -396,6 +395,11 @@ class _Speech:
         """Speak with the engine's rows."""
         self._pipeline.prepare(at, segments[0])
         self._pipeline.say(at, segments)
+
+    def ended(self, at: Speaking, end: End) -> None:
+        """Measure it."""
+        self._observer.job_ended(end)
+        log.info("job.end %s", end_line(at.spec, at.prepared, end))
 
 
 def check_engine(spec: JobSpec, engine: Engine) -> None:

@@ -27,13 +27,18 @@ PAGE: Final = 500
 """How many segments, or results, go into one command."""
 
 
+WORDS: Final = ("spoken", "found", "engine", "poison")
+"""What may come of a segment: it was spoken; the store had it; the engine failed; workers died. And `store`: it could
+not be kept, and its chapter fails."""
+
+
 class Outcome(NamedTuple):
     """What came of a segment: what its mark says."""
 
     segment: int
     """Counts from 0."""
     word: str
-    """`spoken`, `found` (the store had it), `engine` or `poison` (it could not be spoken), `store`."""
+    """One of WORDS, or `store`."""
     samples: int = 0
     seed: int = 0
     tries: int = 1

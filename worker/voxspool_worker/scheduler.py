@@ -162,12 +162,14 @@ class Work(NamedTuple):
     """The rows that were in use, summed over the steps."""
     busy_s: float = 0.0
     """Seconds within steps."""
+    seating_s: float = 0.0
+    """Seconds before them, in which segments were seated."""
     samples: int = 0
     """What came out of them, dropped jobs' too."""
 
     def speech_rate(self, sample_rate: int) -> float | None:
         """Give the seconds of audio that came of a second of work; None before anything was said."""
-        return self.samples / sample_rate / self.busy_s if self.samples else None
+        return self.samples / sample_rate / (self.busy_s + self.seating_s) if self.samples else None
 
     def mean_rows(self, before: Work) -> float | None:
         """Give the mean of the rows in use since an earlier moment; None where there was no step."""
@@ -260,8 +262,12 @@ class Scheduler:
         finally:
             self.step_began = None
             before, spent_s = self.work, time.perf_counter() - began
-            samples = before.samples + sum(len(chunk.pcm) for chunk in chunks)
-            self.work = Work(before.steps + 1, before.row_steps + rows, before.busy_s + spent_s, samples)
+            self.work = before._replace(
+                steps=before.steps + 1,
+                row_steps=before.row_steps + rows,
+                busy_s=before.busy_s + spent_s,
+                samples=before.samples + sum(len(chunk.pcm) for chunk in chunks),
+            )
         return chunks
 
     def _free_dropped(self) -> None:
@@ -280,7 +286,9 @@ class Scheduler:
             if segment is None or lane is None:
                 return
             lane.seated = lane.seated or time.monotonic()
+            began = time.perf_counter()
             self._engine.admit(segment)
+            self.work = self.work._replace(seating_s=self.work.seating_s + time.perf_counter() - began)
 
     def _hand_out(self, chunk: Chunk) -> None:
         """Give a chunk to its job, unless the job was dropped meanwhile."""

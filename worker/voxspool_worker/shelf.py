@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from voxspool.errors import StoreError, VoxspoolError
 from voxspool.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,10 @@ AGAIN_S: Final = 30.0
 """How long after a failure the store is tried again, in seconds."""
 PATIENCE_S: Final = 10.0
 """How long a chapter waits for a store that is being opened, in seconds."""
+WAITS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""How long to wait before something that the store refused is tried again, in seconds; then it is given up."""
+
+_Given = TypeVar("_Given")
 
 
 class Shelf:
@@ -61,9 +66,26 @@ class Shelf:
             try:
                 self._store = Store(self._place)
             except (VoxspoolError, OSError, ValueError, KeyError) as error:
-                self._why = f"{type(error).__name__}: {error}"
-                log.warning("store.away error=%s", self._why)
+                why, self._why = self._why, f"{type(error).__name__}: {error}"
+                if why != self._why:
+                    log.warning("store.away error=%s", self._why)
             self._tried.set()
             if self._store:
                 return
             self._quit.wait(AGAIN_S)
+
+
+def patiently(act: Callable[[], _Given], wait: Callable[[float], object]) -> _Given:
+    """Do something with the store, and again where it fails: one far away does at times.
+
+    `wait` spends seconds. Raises StoreError where the store fails to the end.
+    """
+    for wait_s in (*WAITS_S, None):
+        try:
+            return act()
+        except (StoreError, OSError) as error:
+            log.warning("store.away error=%s", error)
+            if wait_s is None:
+                raise StoreError(f"the segment store refuses ({error}); see to it, and narrate again") from error
+            wait(wait_s)
+    raise AssertionError

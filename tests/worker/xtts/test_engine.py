@@ -181,6 +181,15 @@ def test_what_nobody_heard_is_spoken_again_and_the_best_is_kept(make: Make) -> N
     assert spoken.seed in {7, again_seed(7, 2), again_seed(7, 3)}
 
 
+def test_what_nobody_waits_for_comes_whole_and_is_spoken_again(make: Make) -> None:
+    engine = make(NEVER)
+    engine.admit(dataclasses.replace(segment(engine, "No."), live=False))
+    (chunk,) = to_end(engine)
+    assert chunk.last
+    assert chunk.spoken is not None
+    assert (chunk.spoken.tries, chunk.spoken.fault) == (3, "rate")
+
+
 def test_another_seed_mends_what_it_can(make: Make) -> None:
     engine = make(SOON)
     fates = []

@@ -41,6 +41,8 @@ class Segment:
     language: str
     speed: float
     seed: int
+    live: bool = True
+    """Whether its sound is wanted as it is made. Else it comes when it is whole: until then an engine may mend it."""
 
 
 @dataclass(frozen=True, slots=True)

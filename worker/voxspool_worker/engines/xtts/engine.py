@@ -160,7 +160,9 @@ class XttsEngine:
     def _is_live(self, seat: Seat) -> bool:
         """Whether its audio is what its job hears next."""
         one = seat.segment
-        return not any(other.segment.job == one.job and other.segment.index < one.index for other in self._seats)
+        return one.live and not any(
+            other.segment.job == one.job and other.segment.index < one.index for other in self._seats
+        )
 
     def _due(self) -> list[Seat]:
         """Choose whose latents are vocoded in this step: on a CPU one seat's, live ones first; else all that wait."""
