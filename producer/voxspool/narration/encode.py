@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from voxspool.narration.loudness import Gain
     from voxspool.narration.track import Track
@@ -48,7 +49,7 @@ class _File:
         encoding = DELIVERY if for_acx else Encoding()
         self._writer = Writer(target, track.sample_rate, tags=tags, encoding=encoding, samples=track.samples)
 
-    def __enter__(self) -> _File:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:

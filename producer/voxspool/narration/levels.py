@@ -41,21 +41,16 @@ class Slots:
     def feed(self, squares: Floats) -> Floats:
         """Take the next, shape (n,); give the means of the slots that are full now, shape (slots,), often none."""
         self._held = np.concatenate([self._held, squares])
-        start = self._bound(self._slot)
-        last = (start + len(self._held)) * 10 // self._rate_hz + 1
-        bounds = self._bound(np.arange(self._slot, last + 1)) - start
-        bounds = bounds[
-            bounds <= len(self._held)
-        ]  # the rate need not be a multiple of 10: the guess may be one too far
+        start = self._slot * self._rate_hz // 10
+        last = (start + len(self._held)) * 10 // self._rate_hz + 1  # where the rate is no multiple of 10, one too far
+        bounds = np.arange(self._slot, last + 1) * self._rate_hz // 10 - start
+        bounds = bounds[bounds <= len(self._held)]
         if len(bounds) < 2:
             return np.zeros(0)
         full, self._held = self._held[: bounds[-1]], self._held[bounds[-1] :]
         self._slot += len(bounds) - 1
         means: Floats = np.add.reduceat(full, bounds[:-1]) / np.diff(bounds)
         return means
-
-    def _bound(self, slot):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - a number or an array of them
-        return slot * self._rate_hz // 10
 
 
 class Levels:

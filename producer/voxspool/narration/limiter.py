@@ -77,7 +77,8 @@ class Limiter:
         slope = self._release_db * np.arange(1, len(needed) + 1)
         raised = needed + slope
         np.maximum(raised, self._depths[-1], out=raised)
-        return np.maximum(0.0, np.maximum.accumulate(raised) - slope)
+        depths: Floats = np.maximum(0.0, np.maximum.accumulate(raised) - slope)
+        return depths
 
     def _give(self, count: int) -> Pcm:
         """Turn down the next `count` samples; their depths and `ahead` to either side are known."""
@@ -86,8 +87,9 @@ class Limiter:
         self._depths = self._depths[count:]
         if count == 0 or (self._gain == 1 and not around.any()):
             return pcm
-        turned = pcm * (self._gain * self._smooth(around))
-        return np.rint(turned).clip(-self._ceiling, self._ceiling).astype(np.int16)
+        turned = np.rint(pcm * (self._gain * self._smooth(around)))
+        limited: Pcm = turned.clip(-self._ceiling, self._ceiling).astype(np.int16)
+        return limited
 
     def _smooth(self, around: Floats) -> Floats | float:
         """Give the factors, 1 where nothing is near.

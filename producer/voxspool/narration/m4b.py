@@ -1,8 +1,8 @@
 """A book's Tracks -> one M4B: AAC, chapters in both styles that players read, the cover, what the book is called.
 
-PyAV (extra `m4b`) does the work. The book is encoded in pieces at once on all cores: each piece begins some frames early
-and ends some late, and only the frames between are kept, so the packets are those of one long encoding, frame for frame.
-Memory: a few pieces of a minute, whatever the book's length.
+PyAV (extra `m4b`) does the work. The book is encoded in pieces, on all cores at once: each piece begins some frames
+early and ends some late, and only the frames between are kept, so they follow each other as those of one long encoding.
+Memory: a few pieces of a minute, and the table of the frames.
 """
 
 from __future__ import annotations
