@@ -292,7 +292,7 @@ class Writer:
         libsndfile calls back into Python to write bytes. Ctrl-C raises in the main thread alone; raised inside such a
         callback it would be printed and lost, and the bytes with it. On a thread of its own no callback is interrupted.
         """
-        with _as_output_error(self._path):
+        with as_output_error(self._path):
             return self._thread.submit(work, *args, **kwargs).result()
 
 
@@ -319,12 +319,12 @@ class Part:
 
     def sync(self) -> None:
         """Bring its bytes to the disk, where the library that wrote them did not."""
-        with _as_output_error(self._name), self.path.open("rb+") as file:
+        with as_output_error(self._name), self.path.open("rb+") as file:
             os.fsync(file.fileno())
 
     def place(self) -> None:
         """Give it its name; what had the name is gone."""
-        with _as_output_error(self._name):
+        with as_output_error(self._name):
             self.path.replace(self._place)
 
     def remove(self) -> None:
@@ -570,6 +570,7 @@ def resampler(rate_hz: int, file_rate_hz: int) -> Callable[..., Pcm]:
 
 @contextmanager
 def as_output_error(path: Path) -> Iterator[None]:
+    """Raise OutputError where the system cannot write."""
     try:
         yield
     except OSError as error:

@@ -223,8 +223,9 @@ class Display:
 
 
 class Lines:
-    """JSON lines on stdout, an event each: `begin`, `segment`, `chapter`, `given-up`, `busy`, `file`, `left`,
-    `stopped`, `end`.
+    """JSON lines on stdout, an event each.
+
+    `begin`, `segment`, `chapter`, `given-up`, `busy`, `file`, `left`, `stopped`, `end`.
     """
 
     def __init__(self, narration: Narration, book: Book) -> None:
