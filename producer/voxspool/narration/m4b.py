@@ -59,7 +59,7 @@ def write_m4b(
     A cover that `cover_fault` finds fault with is left out, and so is a chapter without a sample.
     Raises OutputError, StoreError, MissingExtraError.
     """
-    av = _av()
+    av = pyav()
     check_place(target)
     tracks = [track for track in tracks if track.samples]
     if not tracks:
@@ -76,7 +76,7 @@ def write_m4b(
 def cover_fault(cover: Cover) -> str:
     """Say why a cover cannot go into an M4B; empty where it can. Raises MissingExtraError."""
     try:
-        _picture(_av(), cover)
+        _picture(pyav(), cover)
     except ValueError as error:
         return str(error)
     return ""
@@ -287,7 +287,8 @@ def _picture(av: Any, cover: Cover) -> tuple[str, int, int]:  # noqa: ANN401 - t
     return codec_name, frames[0].width, frames[0].height
 
 
-def _av() -> Any:  # noqa: ANN401 - the module, imported late
+def pyav() -> Any:  # noqa: ANN401 - the module, imported late
+    """Give PyAV. Raises MissingExtraError."""
     try:
         import av
     except ImportError as error:
