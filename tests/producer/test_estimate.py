@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -81,12 +80,6 @@ def test_a_worker_that_has_not_said_yet_makes_the_time_a_most() -> None:
     made = estimate(BOOK, "en", [card(), card("w2", speech_rate=None)], "xtts", STORE)
     assert made.work_s == pytest.approx(150)
     assert made.why == "1 live worker of xtts, 20 s of audio a second in all; 1 more, and how fast is not known yet"
-
-
-def test_a_worker_older_than_its_speech_rate_is_one_that_has_not_said_it() -> None:
-    old = {field.name: getattr(card(), field.name) for field in fields(WorkerCard)}
-    made = estimate(BOOK, "en", [WorkerCard(**(old | dict.fromkeys({"speech_rate"} & old.keys())))], "xtts", STORE)
-    assert made.work_s is None
 
 
 def test_files_are_as_large_as_their_formats_make_them() -> None:

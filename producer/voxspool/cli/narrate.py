@@ -212,6 +212,7 @@ def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: boo
     with show_for(narration, client, book, as_json=as_json) as show:
         try:
             narration.place(show.busy)
+            show.placed(narration.jobs)
             if detach:
                 show.left(kept.id)
                 return 0
