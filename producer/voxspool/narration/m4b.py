@@ -68,7 +68,7 @@ def write_m4b(
         try:
             _write(av, part.path, book, tracks, store, gain, kbit_s)
         except av.FFmpegError as error:
-            raise OutputError(f"cannot write {target}: {error}; make room or choose another place") from error
+            raise OutputError(f"cannot write {target}: {error.strerror}; make room or choose another place") from error
         part.sync()
         part.place()
 
@@ -94,7 +94,9 @@ def _write(
     rate_hz = _rate_hz(tracks)
     encoder = _Encoder(av, rate_hz, kbit_s * 1000)
     # Not `ipod`, which PyAV gives no picture; the brand makes it an audiobook. faststart: the index comes first.
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart", "brand": "M4B "}) as out:
+    # movie_timescale: how long the sound is stands there in these units; in the usual ms its last samples are lost.
+    options = {"movflags": "+faststart", "brand": "M4B ", "movie_timescale": str(rate_hz)}
+    with av.open(str(path), "w", format="mp4", options=options) as out:
         out.metadata.update(_metadata(book))
         out.set_chapters(_chapters(tracks, rate_hz))
         audio = out.add_stream("aac", rate=rate_hz, layout="mono", format="fltp")
@@ -281,7 +283,7 @@ def _picture(av: Any, cover: Cover) -> tuple[str, int, int]:  # noqa: ANN401 - t
     try:
         frames = [*codec.decode(av.Packet(cover.data)), *codec.decode(None)]
     except av.FFmpegError as error:
-        raise ValueError(f"the cover ({cover.media_type}) is broken: {error}") from error
+        raise ValueError(f"the cover ({cover.media_type}) is broken: {error.strerror}") from error
     if not frames:
         raise ValueError(f"the cover ({cover.media_type}) is broken: there is no picture in it")
     return codec_name, frames[0].width, frames[0].height
