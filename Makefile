@@ -56,10 +56,10 @@ $(BIN)/python:
 
 $(VENV)/.demo: $(BIN)/python $(SOURCES)
 	@echo "installing what the demo needs into $(VENV)"
-	$(PIP) --editable producer --editable 'worker[demo]'
+	$(PIP) --editable 'producer[books,m4b]' --editable 'worker[demo]'
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.demo
 	@echo "installing what the tests need into $(VENV)"
-	$(PIP) --editable 'worker[xtts,metrics]' --requirement tests/requirements.txt
+	$(PIP) --editable 'producer[books,m4b,pdf,docx,verify,store]' --editable 'worker[xtts,metrics]' --requirement tests/requirements.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""Entries -> WAV, FLAC, MP3, Ogg Vorbis and Opus files, the loudspeaker, and the bytes a live listener still lacks.
+"""Entries or samples -> WAV, FLAC, MP3, Ogg Vorbis and Opus files; entries -> the loudspeaker, a live listener's bytes.
 
 Knows the order of a stream: positions without a hole, segments closed by marks, attempts that say a segment again.
 A file appears under its name when it is whole and on the disk, or not at all. Knows nothing of Redis, waits for nobody
@@ -24,12 +24,14 @@ from voxspool.errors import MissingExtraError, OutputError, ProtocolError, Strea
 from voxspool.protocol.stream import SAMPLE_BYTES, Audio, Begin, Cancelled, End, Entry, Failed, Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
     from typing_extensions import Self
+
+    from voxspool.tags import Tags
 
     Pcm = NDArray[np.int16]
 
@@ -68,6 +70,12 @@ LEAST_SILENCE_S: Final = 0.02
 _BLOCK_SAMPLES: Final = 16_384
 """Most samples given to libsndfile at once: 1.2.2 put two minutes of Vorbis on the stack and the process died."""
 
+_WAV_BYTES: Final = 2**32 - 2**16
+"""Most bytes of samples in a WAV file, whose sizes are 32 bits, with room for tags. What is longer becomes RF64."""
+
+_MP3_KBIT_S: Final = (32, 320)
+"""Between these libsndfile 1.2.2 divides its compression level, 1 to 0, at 32 kHz and above (MPEG 1)."""
+
 _PLAY_BLOCK_S: Final = 0.1
 """Most seconds given to the loudspeaker at once: an interrupt is only seen between blocks."""
 
@@ -83,8 +91,13 @@ def check_output(path: Path) -> None:
     Raises OutputError: unknown suffix, no such folder, a folder itself, no right to write. It creates nothing.
     """
     _format(path)
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path that no file could be written to, whatever its suffix. Raises OutputError; it creates nothing."""
     place = _place(path)
-    with _as_output_error(path):
+    with as_output_error(path):
         mode = _mode(place)  # a name too long and a closed folder show here
     if mode is not None and stat.S_ISDIR(mode):
         raise OutputError(f"{path} is a folder; name a file in it")
@@ -111,14 +124,10 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         check_output(path)
         self._path = path
-        self._place = _place(path)
-        name = f".{path.name[:_PART_NAME_CHARS]}.{os.getpid()}-{secrets.token_hex(4)}.part"
-        self._part = self._place.with_name(name)
         self._held = bytearray()  # s16le samples [written, samples): their segment has no mark yet
         self._written = 0
         self._sample_rate: int | None = None
-        self._encoder: _Encoder | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._writer: Writer | None = None
         self._done = False
 
     def __enter__(self) -> Self:
@@ -127,7 +136,8 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._discard()
+        if self._writer is not None:
+            self._writer.discard()
 
     @property
     def samples(self) -> int:
@@ -169,9 +179,8 @@ class Recorder:
             )
         self._sample_rate = begin.sample_rate
         del self._held[(begin.pos - self._written) * SAMPLE_BYTES :]
-        if self._encoder is None:
-            self._thread = ThreadPoolExecutor(1, "voxspool-encoder")
-            self._encoder = self._run(_Encoder, self._part, _format(self._path), begin.sample_rate)
+        if self._writer is None:
+            self._writer = Writer(self._path, begin.sample_rate)
 
     def _hold(self, audio: Audio) -> None:
         self._begun()
@@ -181,41 +190,101 @@ class Recorder:
 
     def _write_until(self, end_pos: int) -> None:
         """Write what is held of the samples before `end_pos`: nobody will say them again."""
-        encoder = self._begun()
+        writer = self._begun()
         if end_pos > self.samples:
             raise _gap(end_pos, self.samples)
         size_bytes = max(0, end_pos - self._written) * SAMPLE_BYTES
         if size_bytes:
-            self._run(encoder.write, bytes(self._held[:size_bytes]))
+            writer.write(np.frombuffer(bytes(self._held[:size_bytes]), "<i2").astype(np.int16, copy=False))
             del self._held[:size_bytes]
             self._written = end_pos
 
     def _finish(self, end: End) -> None:
-        encoder = self._begun()
+        writer = self._begun()
         if end.pos != self.samples:
             raise _gap(end.pos, self.samples)
         self._write_until(end.pos)
-        self._run(encoder.finish)
-        with _as_output_error(self._path):
-            self._part.replace(self._place)
+        writer.finish()
         self._done = True
 
-    def _begun(self) -> _Encoder:
-        if self._encoder is None:
+    def _begun(self) -> Writer:
+        if self._writer is None:
             raise StreamGapError(_NO_BEGIN)
-        return self._encoder
+        return self._writer
 
-    def _discard(self) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What is asked of a file beyond that it plays."""
+
+    rate_hz: int | None = None
+    """Its sample rate; None: the speech's, or the next that the codec takes."""
+    constant_kbit_s: int | None = None
+    """Of an MP3 at 32 kHz and above: every frame has this bit rate. None: the codec's choice."""
+
+
+class Writer:
+    """Writes samples to a file, block by block, beside its place; the finished file is renamed into place.
+
+    Use it as a context manager: `write` in order, then `finish`, and the file is there, synced to the disk. Left before
+    that, in any way, it leaves nothing behind, and a file that had the name stays as it was. Memory does not grow.
+
+    Raises OutputError where the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        rate_hz: int,
+        *,
+        tags: Tags | None = None,
+        encoding: Encoding = Encoding(),
+        samples: int = 0,
+    ) -> None:
+        """`rate_hz` is of the samples that come, `samples` how many: where they are known a WAV can pass 4 GB.
+
+        It trusts the path: see check_output.
+        """
+        self._path = path
+        self._part = Part(path)
+        self._thread = ThreadPoolExecutor(1, "voxspool-encoder")
+        self._encoder: _Encoder | None = None
+        form = _format(path)
+        container = "RF64" if form.container == "WAV" and samples * SAMPLE_BYTES > _WAV_BYTES else form.container
+        try:
+            self._encoder = self._run(_Encoder, self._part.path, form, container, rate_hz, encoding, tags)
+        except BaseException:
+            self.discard()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def write(self, pcm: Pcm) -> None:
+        """Take the next samples, shape (n,)."""
+        assert self._encoder is not None, "it was left"
+        self._run(self._encoder.write, pcm)
+
+    def finish(self) -> None:
+        """Write what is still held, and put the file in its place."""
+        assert self._encoder is not None, "it was left"
+        self._run(self._encoder.finish)
+        self._part.place()
+
+    def discard(self) -> None:
         """Close what is open and remove the part, if there is one. Harmless after the end."""
         try:
             if self._encoder is not None:
                 self._run(self._encoder.discard)
-            if self._thread is not None:
-                self._thread.shutdown()
+            self._thread.shutdown()
         finally:
-            self._encoder = self._thread = None
-            with suppress(OSError):
-                self._part.unlink(missing_ok=True)
+            self._encoder = None
+            self._part.remove()
 
     def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Have the encoder's thread do it, and wait.
@@ -223,31 +292,74 @@ class Recorder:
         libsndfile calls back into Python to write bytes. Ctrl-C raises in the main thread alone; raised inside such a
         callback it would be printed and lost, and the bytes with it. On a thread of its own no callback is interrupted.
         """
-        assert self._thread is not None, "nothing has begun"
-        with _as_output_error(self._path):
+        with as_output_error(self._path):
             return self._thread.submit(work, *args, **kwargs).result()
 
 
-class _Encoder:
-    """Samples -> encoded bytes in a file, block by block. Raises OSError. One thread uses it, see Recorder._run."""
+class Part:
+    """A file on its way: written beside its place, renamed into it when it is whole.
 
-    def __init__(self, part: Path, form: _Format, rate_hz: int) -> None:
-        file_rate_hz = _file_rate_hz(form, rate_hz)
+    Raises OutputError. It opens nothing: who writes it opens `path`, and must have closed it before `place`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = path
+        self._place = _place(path)
+        name = f".{path.name[:_PART_NAME_CHARS]}.{os.getpid()}-{secrets.token_hex(4)}.part"
+        self.path = self._place.with_name(name)
+        """Where to write it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def sync(self) -> None:
+        """Bring its bytes to the disk, where the library that wrote them did not."""
+        with as_output_error(self._name), self.path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+    def place(self) -> None:
+        """Give it its name; what had the name is gone."""
+        with as_output_error(self._name):
+            self.path.replace(self._place)
+
+    def remove(self) -> None:
+        """Leave nothing behind. Harmless once it is in its place."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+class _Encoder:
+    """Samples -> encoded bytes in a file, block by block. Raises OSError. One thread uses it, see Writer._run."""
+
+    def __init__(
+        self, part: Path, form: _Format, container: str, rate_hz: int, encoding: Encoding, tags: Tags | None
+    ) -> None:
+        file_rate_hz = encoding.rate_hz or _file_rate_hz(form, rate_hz)
         self._form = form
-        self._resample = _resampler(rate_hz, file_rate_hz)
+        self._resample = resampler(rate_hz, file_rate_hz)
         self._silence: Pcm = np.zeros(int(LEAST_SILENCE_S * file_rate_hz), np.int16)
         self._frames = 0
-        self._sink = _Sink(part)
+        # libsndfile writes an MP3's tags as Latin-1, whatever they are.
+        self._sink = _Sink(part, tags.id3() if tags and container == "MP3" else b"")
         try:
             with self._checked():
-                self._file = sf.SoundFile(self._sink, "w", file_rate_hz, 1, format=form.container, subtype=form.subtype)
+                self._file = sf.SoundFile(
+                    self._sink, "w", file_rate_hz, 1, format=container, subtype=form.subtype, **_bit_rate(encoding)
+                )
+                if tags and container != "MP3":
+                    self._tag(tags)
         except BaseException:
             self._sink.discard()
             raise
 
-    def write(self, pcm: bytes) -> None:
-        """Take whole samples, s16le."""
-        self._put(self._resample(np.frombuffer(pcm, "<i2").astype(np.int16, copy=False), last=False))
+    def write(self, pcm: Pcm) -> None:
+        """Take the next samples."""
+        self._put(self._resample(pcm, last=False))
 
     def finish(self) -> None:
         """Write what the resampler and the codec still hold, and sync the file to the disk."""
@@ -263,6 +375,10 @@ class _Encoder:
         with suppress(sf.LibsndfileError, AssertionError):
             self._file.close()
         self._sink.discard()
+
+    def _tag(self, tags: Tags) -> None:
+        for name, value in tags.named().items():
+            setattr(self._file, name, value)
 
     def _put(self, pcm: Pcm) -> None:
         for start in range(0, len(pcm), _BLOCK_SAMPLES):
@@ -287,19 +403,23 @@ class _Sink:
     Given a path instead, libsndfile loses what goes wrong while it closes the file, and the disk's own reason.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, head: bytes = b"") -> None:
+        """What libsndfile writes comes after `head`, and it knows nothing of that."""
         self.failure: OSError | None = None
         # Created as any program creates a file: the umask says who may read it. `x`: never somebody else's.
         self._file = path.open("x+b")
+        self._head_bytes = len(head)
+        self.write(head)
 
     def write(self, data: bytes) -> int:
         return self._try(self._file.write, data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._try(self._file.seek, offset, whence)
+        shift = self._head_bytes if whence == os.SEEK_SET else 0
+        return self._try(self._file.seek, offset + shift, whence) - self._head_bytes
 
     def tell(self) -> int:
-        return self._try(self._file.tell)
+        return self._try(self._file.tell) - self._head_bytes
 
     def finish(self) -> None:
         """Bring all bytes to the disk and close."""
@@ -430,7 +550,15 @@ def _file_rate_hz(form: _Format, rate_hz: int) -> int:
     return next((rate for rate in form.rates_hz if rate >= rate_hz), form.rates_hz[-1])
 
 
-def _resampler(rate_hz: int, file_rate_hz: int) -> Callable[..., Pcm]:
+def _bit_rate(encoding: Encoding) -> Mapping[str, Any]:
+    """Say to libsndfile what bit rate is wanted; nothing where none is."""
+    if encoding.constant_kbit_s is None:
+        return {}
+    least, most = _MP3_KBIT_S
+    return {"bitrate_mode": "CONSTANT", "compression_level": (most - encoding.constant_kbit_s) / (most - least)}
+
+
+def resampler(rate_hz: int, file_rate_hz: int) -> Callable[..., Pcm]:
     """Give what turns samples at one rate into samples at the other, called in order, `last=True` once at the end."""
     if rate_hz == file_rate_hz:
         return lambda pcm, *, last: pcm  # noqa: ARG005 - nothing is held back
@@ -441,7 +569,8 @@ def _resampler(rate_hz: int, file_rate_hz: int) -> Callable[..., Pcm]:
 
 
 @contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
+def as_output_error(path: Path) -> Iterator[None]:
+    """Raise OutputError where the system cannot write."""
     try:
         yield
     except OSError as error:

@@ -8,6 +8,7 @@ one job, so enqueueing may be retried at will.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -35,13 +36,14 @@ from voxspool.errors import (
     UnknownJobError,
     UnknownVoiceError,
     VoiceExistsError,
+    VoxspoolError,
 )
 from voxspool.protocol import keys, narration, voices
 from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, TASK, JobSpec, all_queue_names, queue_name, queues_named
 from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.stream import START, Begin, Cancelled, End, EntryId, encode_data
 from voxspool.protocol.voices import ClonedVoice
-from voxspool.reader import JobState, Reader, Received, position_after, raise_for
+from voxspool.reader import JobState, Reader, Readers, Received, position_after, raise_for
 from voxspool.routing import route
 from voxspool.settings import Settings
 
@@ -103,6 +105,18 @@ class Placed:
     speech: Speech
     queue: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NarrationRecord:
+    """What Redis holds of a book's narration: where its command ran last, and what it enqueued."""
+
+    title: str
+    host: str
+    folder: str
+    """An absolute path on that host."""
+    jobs: tuple[str, ...]
+    """Of the chapters that were not whole then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +182,41 @@ class Client:
                 queue, why = self.speech(spec.id).status().queue, "it is there already"
         return Placed(Speech(self._redis, spec.id, self.url), queue, why)
 
-    def place_chapter(self, chapter: ChapterSpec) -> Placed:
-        """Enqueue a chapter of a book in its engine's batch queue; give its handle. Its id stands for all it says.
+    def place_chapter(self, chapter: ChapterSpec) -> bool:
+        """Enqueue a chapter of a book in its engine's batch queue; False where there is a job of its id already.
 
         Raises BusyError, RedisUnavailableError.
         """
         spec = chapter.speech
         with connection.translated(self.url):
-            put = self._put(narration.TASK, chapter.encode(), spec, spec.queue, narration.TIMEOUT_S)
-        why = "it names an engine" if put else "it is there already"
-        return Placed(Speech(self._redis, spec.id, self.url), spec.queue, why)
+            return self._put(narration.TASK, chapter.encode(), spec, spec.queue, narration.TIMEOUT_S)
+
+    def read_all(self, jobs: Sequence[str]) -> Iterator[tuple[str, Received | VoxspoolError] | None]:
+        """Give the entries of several jobs as they come. See Readers.read."""
+        with connection.translated(self.url):
+            yield from Readers(self._redis, jobs).read()
+
+    def record_narration(self, name: str, record: NarrationRecord) -> None:
+        """Let a narration be found by its name, for a week."""
+        fields = {"title": record.title, "host": record.host, "folder": record.folder, "jobs": json.dumps(record.jobs)}
+        with connection.translated(self.url), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hset(keys.narration(name), mapping=fields)  # type: ignore[arg-type] # its dict is invariant
+            pipeline.expire(keys.narration(name), keys.NARRATION_TTL_S)
+            pipeline.execute()
+
+    def narration(self, name: str) -> NarrationRecord:
+        """Find a narration by its name. Raises UnknownJobError."""
+        JobSpec("", id=name)  # a name is of the characters of an id
+        with connection.translated(self.url):
+            found: Any = self._redis.hgetall(keys.narration(name))
+        try:
+            fields = {field.decode(): value.decode() for field, value in found.items()}
+            jobs = tuple(str(job) for job in json.loads(fields["jobs"]))
+            return NarrationRecord(fields["title"], fields["host"], fields["folder"], jobs)
+        except (KeyError, ValueError, TypeError):
+            raise UnknownJobError(
+                f"there is no narration {name!r}, or it is older than a week; run the same voxspool narrate again"
+            ) from None
 
     def _put(self, task: str, argument: dict[str, Any], spec: JobSpec, queue: str, timeout_s: int = 0) -> bool:
         """Put a job into a queue; False where its id is there already. Raises BusyError."""
@@ -201,6 +240,15 @@ class Client:
                 raise
             raise BusyError("Redis is at its memory's limit", admission.UNKNOWN_S) from error
         return True
+
+    def cancel_narration(self, name: str) -> list[str]:
+        """Cancel the chapters of a narration that are not over; give their jobs. Raises UnknownJobError."""
+        stopped = []
+        for job in self.narration(name).jobs:
+            with contextlib.suppress(UnknownJobError):
+                if self.speech(job).cancel("voxspool cancel") in ("asked", "cancelled"):
+                    stopped.append(job)
+        return stopped
 
     def speech(self, job_id: str) -> Speech:
         """Give the handle of a job by its id. Nothing is asked yet."""
@@ -541,6 +589,11 @@ class Listener:
 
         self._playhead = Playhead(heard_samples)
         self._sample_rate = sample_rate
+
+    @property
+    def heard_samples(self) -> int:
+        """How many samples of the speech have been heard so far."""
+        return self._playhead.given_samples
 
     def hear(self, received: Received) -> Chunk | None:
         """Give what is new in an entry. Raises SpeechFailedError or SpeechCancelledError for a bad end."""

@@ -20,12 +20,13 @@ from voxspool.errors import (
     SpeechFailedError,
     StreamGapError,
     UnknownJobError,
+    VoxspoolError,
 )
 from voxspool.protocol import keys
 from voxspool.protocol.stream import START, TERMINAL, Audio, Begin, Cancelled, End, Entry, EntryId, Failed, Mark, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from redis import Redis
 
@@ -248,6 +249,64 @@ class Reader:
     def _nothing_after(self, entry_id: EntryId) -> bool:
         """Whether the stream ends here."""
         return not self._redis.xrange(keys.audio(self._job), f"({entry_id}", count=1)
+
+
+class Readers:
+    """Reads several jobs' streams side by side, for one who waits for all of them."""
+
+    def __init__(self, redis: Redis, jobs: Iterable[str]) -> None:
+        self._redis = redis
+        self._open = {job: Cursor() for job in jobs}
+
+    def read(self) -> Iterator[tuple[str, Received | VoxspoolError] | None]:
+        """Give each job's entries as they come, to its terminal one; None after a second in which none came.
+
+        What is wrong with one job (it is gone, its stream has a hole) is given in its place, and ends that job alone.
+        """
+        while self._open:
+            wanted = {keys.audio(job): str(cursor.after) for job, cursor in self._open.items()}
+            reply: Any = self._redis.xread(wanted, count=COUNT, block=BLOCK_MS)  # type: ignore[arg-type] # its dict is invariant
+            for job, entries in _by_job(reply, list(self._open)):
+                yield from self._take(job, entries)
+            if not reply:
+                yield from self._missed()
+                yield None
+
+    def _take(self, job: str, entries: Any) -> Iterator[tuple[str, Received | VoxspoolError]]:  # noqa: ANN401 - redis-py's reply
+        """Give what came of one job."""
+        cursor = self._open[job]
+        try:
+            for received in cursor.take([(b"", entries)]):
+                yield job, received
+        except VoxspoolError as error:
+            yield job, error
+            cursor.closed = True
+        if cursor.closed:
+            del self._open[job]
+
+    def _missed(self) -> Iterator[tuple[str, VoxspoolError]]:
+        """Give up the jobs that are over, though their streams do not say so."""
+        for job, cursor in list(self._open.items()):
+            reader = Reader(self._redis, job)
+            try:
+                state = reader.state()
+                if not state.over or self._redis.xrange(keys.audio(job), f"({cursor.after}", count=1):
+                    continue
+                ended_without_entry(state, cursor, there=False)
+            except VoxspoolError as error:
+                del self._open[job]
+                yield job, error
+
+
+def _by_job(reply: Any, jobs: list[str]) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - see entries_of
+    """Sort a reply of XREAD on several streams, RESP2 or RESP3, by their jobs."""
+    if not reply:
+        return
+    named = {keys.audio(job).encode(): job for job in jobs}
+    if isinstance(reply, dict):
+        yield from ((named[name], [entry for batch in batches for entry in batch]) for name, batches in reply.items())
+    else:
+        yield from ((named[name], entries) for name, entries in reply)
 
 
 def block_ms(timeout_s: float | None, silence_s: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxspool.errors import SettingsError
@@ -27,6 +28,8 @@ class Settings:
     voice: str | None = None
     store: str = environment.DEFAULT_STORE
     """Where spoken segments of books are kept: a folder or a URL."""
+    pronunciations: Path | None = None
+    """How words are spoken in every book."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -42,5 +45,6 @@ class Settings:
             redis_named=url is not None,
             engine=engine,
             voice=environ.get(environment.VOICE) or None,
+            pronunciations=Path(said).expanduser() if (said := environ.get(environment.PRONUNCIATIONS)) else None,
             store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
         )

@@ -282,7 +282,7 @@ def options() -> list[click.Option]:
 def test_the_variables_that_options_name_exist_and_all_of_a_producers_are_named() -> None:
     named = {name for one in options() for name in re.findall(r"VOXSPOOL_\w+", one.help or "")}
     assert named <= set(VARIABLES)
-    assert named == {"VOXSPOOL_REDIS_URL", "VOXSPOOL_ENGINE", "VOXSPOOL_VOICE"}
+    assert named == {"VOXSPOOL_REDIS_URL", "VOXSPOOL_ENGINE", "VOXSPOOL_VOICE", "VOXSPOOL_PRONUNCIATIONS"}
 
 
 def test_each_option_names_the_variable_that_stands_in_for_it() -> None:

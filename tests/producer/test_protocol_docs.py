@@ -109,6 +109,7 @@ def test_every_key_is_named() -> None:
         keys.unspoken: "<job>",
         keys.results: "<job>",
         keys.narrating: "<engine>",
+        keys.narration: "<narration>",
         keys.worker: "<name>",
         keys.clips: "<name>",
         keys.conditioning: "<key>",

@@ -93,12 +93,18 @@ def test_a_passage_may_have_a_voice_and_a_language_of_its_own() -> None:
     ]  # fmt: skip
 
 
+def test_a_passage_in_a_language_that_its_voice_does_not_speak_is_spoken_as_the_rest_is() -> None:
+    found = planned(Passage("One."), Passage("Zwei.", language="de"), voice="joe", language="en")
+    assert [segment.text for segment in found.segments] == ["One.", "Zwei."]
+    assert len({segment.language for segment in found.segments}) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "passage", "error"),
     [
         ({"engine": "piper"}, Passage("x"), UnknownEngineError),
         ({}, Passage("x", voice="nobody"), UnknownVoiceError),
-        ({}, Passage("x", voice="joe", language="de"), UnknownLanguageError),
+        ({"voice": "joe", "language": "de"}, Passage("x"), UnknownLanguageError),
     ],
 )
 def test_what_cannot_be_spoken_is_refused(options: dict[str, Any], passage: Passage, error: type[Exception]) -> None:

@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from voxspool.errors import UnknownLanguageError
 from voxspool.protocol.narration import BETWEEN
 from voxspool.store import key_of
 from voxspool_worker import checks, text, voices
@@ -81,9 +82,21 @@ class _Voiced:
         """Give a passage's voice and language."""
         asked = (passage.voice or self.speech.voice, passage.language or self.speech.language)
         if asked not in self._found:
-            voice = voices.find(asked[0], self.engine.voices, self.engine.name, asked[1])
-            self._found[asked] = voice, voice.language(asked[1])
+            self._found[asked] = self._find(*asked, foreign=passage.language is not None)
         return self._found[asked]
+
+    def _find(self, name: str | None, language: str | None, *, foreign: bool) -> tuple[Voice, str]:
+        """Find a voice, and what it speaks. A `foreign` paragraph that it cannot speak is spoken as the rest is.
+
+        A line of French in an English book is no reason to leave it out.
+        """
+        voice = voices.find(name, self.engine.voices, self.engine.name, language)
+        try:
+            return voice, voice.language(language)
+        except UnknownLanguageError:
+            if not foreign:
+                raise
+            return voice, voice.language(self.speech.language)
 
 
 def _cut(passage: Passage, start: int, index: int, spoken: _Voiced, run: str) -> Iterator[Segment]:

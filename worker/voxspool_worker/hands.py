@@ -297,7 +297,7 @@ class Hands:
     def _found(self, hold: _Hold) -> Outcome | None:
         """Say what the store has of a segment, if anything: another worker may have been quicker."""
         key, store = hold.chapter.plan.keys[hold.claimed.index], self._shelf.store()
-        found = patiently(lambda: store.find(key), self._quit.wait)
+        found = patiently(lambda: store.check(key), self._quit.wait)
         return found_outcome(hold.claimed.index, found) if found else None
 
     def _spoken(self, hold: _Hold) -> Outcome:
@@ -387,12 +387,12 @@ class Hands:
             "elapsed_s": round(elapsed_s, 4), "level_dbfs": best.heard.level_dbfs, "peak_dbfs": best.heard.peak_dbfs,
             "silent_share": round(best.heard.silent_share, 4), "worker": self._worker,
         }  # fmt: skip
-        patiently(lambda: store.write(best.pcm, **about), self._quit.wait)
+        stored = patiently(lambda: store.write(best.pcm, **about), self._quit.wait)
         self._observer.audio(best.heard.duration_s)
         self._observer.segment_done(
             Mark(0, len(best.pcm), segment.index, segment.start, segment.end, best.spoken.seed, tries, fault)
         )
-        return Outcome(segment.index, "spoken", len(best.pcm), best.spoken.seed, tries, fault)
+        return Outcome(segment.index, "spoken", stored.samples, stored.seed, stored.tries, stored.fault)
 
     # -- holding it ------------------------------------------------------------------------------------------------
 

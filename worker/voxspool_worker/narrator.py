@@ -169,12 +169,13 @@ class _Narration:
             raise SpeechGivenUpError(outcome.word, outcome.fault)
         fault = outcome.word if outcome.word in MISSING else outcome.fault
         key = "" if outcome.word in MISSING else self._plan.keys[segment.index]
+        reused = outcome.word == "found" or self._plan.keys.index(self._plan.keys[segment.index]) < segment.index
         pos, pause = at.publisher.pos, round(segment.pause_s * self._narrator.sample_rate)
         self._counts.update([outcome.word, *(["faults"] if fault else [])])
         at.publish_mark(
             Mark(
                 pos, pos + outcome.samples + pause, segment.index, segment.start, segment.end, outcome.seed,
-                outcome.tries, fault, key, reused=outcome.word == "found",
+                outcome.tries, fault, key, reused=reused,
             )
         )  # fmt: skip
 
@@ -242,7 +243,7 @@ class Known:
         threads = ThreadPoolExecutor(LOOKUPS, "lookup")
         try:
             asked = {
-                key: threads.submit(patiently, functools.partial(self._store.find, key), time.sleep) for key in wanted
+                key: threads.submit(patiently, functools.partial(self._store.check, key), time.sleep) for key in wanted
             }
             for key, answer in asked.items():
                 if found := self._await(answer):

@@ -68,3 +68,8 @@ class Book:
     description: str = ""
     unread: tuple[str, ...] = ()
     """What could not be read, a line each: it is missing from the chapters."""
+
+    @property
+    def has_places(self) -> bool:
+        """Whether its blocks say where they stand in an EPUB."""
+        return any(block.place for chapter in self.chapters for block in chapter.blocks)

@@ -14,6 +14,8 @@ import click
 from voxspool.cli.demo import demo
 from voxspool.cli.follow import follow
 from voxspool.cli.jobs import cancel, enqueue, status
+from voxspool.cli.narrate import narrate
+from voxspool.cli.preview import preview
 from voxspool.cli.queues import pause, resume
 from voxspool.cli.speak import speak
 from voxspool.cli.voices import voices
@@ -54,10 +56,11 @@ def main() -> None:
     voxspool enqueue --file chapter.txt             leave it in the queue; prints the job's id
     voxspool follow JOB -o chapter.flac             read it, now or later, as often as you like
     voxspool status                                 queues, workers, running jobs
+    voxspool narrate book.epub -o book              a book into files, by all workers
     voxspool pause batch                            let a queue wait; resume lets it go on
     voxspool voices add alice alice.wav             clone a voice from a recording
     """
 
 
-for command in (speak, enqueue, follow, status, cancel, pause, resume, voices, demo):
+for command in (speak, enqueue, follow, status, cancel, narrate, preview, pause, resume, voices, demo):
     main.add_command(command)

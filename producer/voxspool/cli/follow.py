@@ -1,4 +1,7 @@
-"""`voxspool follow`: read a job's stream into a file, to stdout or to the loudspeaker, while it is made or later."""
+"""`voxspool follow`: read a job's stream into a file, to stdout or to the loudspeaker, while it is made or later.
+
+A chapter's audio comes from the segment store, whatever else is the same.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +57,12 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
         spec, unserved = speech.spec(), Unserved(client)
         try:
             with SpeechProgress(len(spec.text) if spec else 1, "following") as line:
+                store = client.settings.store
                 if after:
-                    said = f"went on after {after} to {write_raw_after(speech, after, line, unserved)}"
+                    said = f"went on after {after} to {write_raw_after(speech, after, line, unserved, store)}"
                 else:
-                    record(speech, "-" if raw else str(output) if output else None, line, unserved, play=play)
+                    target = "-" if raw else str(output) if output else None
+                    record(speech, target, line, unserved, store, play=play)
                     said = f"{line.spoken_s:.1f} s of speech"
         except KeyboardInterrupt:
             click.echo(f"voxspool: interrupted; the job goes on, come back with: voxspool follow {job}", err=True)
@@ -65,41 +70,64 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
         click.echo(f"job {job}: {said}", err=True)
 
 
-def record(speech: Speech, target: str | None, line: SpeechProgress, unserved: Unserved, *, play: bool = False) -> None:
-    """Bring a speech to a file, to stdout (`-`), to the loudspeaker, or just to its end; `line` moves with it."""
+def record(
+    speech: Speech,
+    target: str | None,
+    line: SpeechProgress,
+    unserved: Unserved,
+    store: str | None = None,
+    *,
+    play: bool = False,
+) -> None:
+    """Bring a speech to a file, to stdout (`-`), to the loudspeaker, or just to its end; `line` moves with it.
+
+    `store` is where the audio lies if it is a chapter of a book.
+    """
     if target == "-":
-        write_raw_after(speech, str(START), line, unserved)
-        return
-    entries = (received.entry for received in watched(speech, line, unserved))
-    if play:
+        write_raw_after(speech, str(START), line, unserved, store)
+    elif play:
         from voxspool.audio import play as play_entries
 
-        play_entries(entries)
+        play_entries(one.entry for one in watched(speech, line, unserved, store=store))
     elif target is None:
-        for _ in entries:
+        for _ in watched(speech, line, unserved):
             pass
     else:
         from voxspool.audio import Recorder
 
         with Recorder(Path(target)) as recorder:
-            for entry in entries:
-                recorder.add(entry)
+            for one in watched(speech, line, unserved, store=store):
+                recorder.add(one.entry)
 
 
-def watched(speech: Speech, line: SpeechProgress, unserved: Unserved, after: str = str(START)) -> Iterator[Received]:
+def watched(
+    speech: Speech,
+    line: SpeechProgress,
+    unserved: Unserved,
+    after: str = str(START),
+    store: str | None = None,
+    heard_samples: int = 0,
+) -> Iterator[Received]:
     """Give the entries; the line moves, a missing worker is said, a bad end raises."""
-    for received in speech.entries(after, on_wait=unserved.on_wait):
+    entries = speech.entries(after, on_wait=unserved.on_wait)
+    if store is not None:
+        from voxspool.narration.listening import voiced
+
+        entries = voiced(entries, store, heard_samples)
+    for received in entries:
         raise_for(received.entry)
         line.take(received.entry)
         yield received
 
 
-def write_raw_after(speech: Speech, after: str, line: SpeechProgress, unserved: Unserved) -> str:
+def write_raw_after(
+    speech: Speech, after: str, line: SpeechProgress, unserved: Unserved, store: str | None = None
+) -> str:
     """Write the samples after an entry to stdout, each once, as they come; give the id of the last entry."""
     if sys.stdout is None:
         raise OutputError("stdout is closed; nobody would hear the samples")
     listener, last = speech.listener(after), after
-    for received in watched(speech, line, unserved, after):
+    for received in watched(speech, line, unserved, after, store, listener.heard_samples):
         if chunk := listener.hear(received):
             sys.stdout.buffer.write(chunk.pcm)
             sys.stdout.buffer.flush()

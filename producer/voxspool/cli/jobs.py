@@ -10,6 +10,7 @@ import click
 
 from voxspool.cli import options
 from voxspool.cli.progress import Unserved
+from voxspool.errors import UnknownJobError
 from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import STATES, End
 
@@ -65,15 +66,28 @@ def status(job: str | None, as_json: bool, redis_url: str | None) -> None:  # no
 @click.argument("job")
 @options.REDIS
 def cancel(job: str, redis_url: str | None) -> None:
-    """Cancel JOB: taken off the queue, or stopped at its next chunk.
+    """Cancel JOB, or all that is left of a narration: taken off the queue, or stopped at its next chunk.
 
     \b
     voxspool cancel JOB
     """
     with options.open_client(options.settings(redis_url)) as client:
-        said = client.speech(job).cancel("voxspool cancel")
+        try:
+            said = client.speech(job).cancel("voxspool cancel")
+        except UnknownJobError:
+            _cancel_narration(client, job)
+            return
     meaning = {"asked": "is running and stops at its next chunk", "cancelled": "is cancelled"}
     click.echo(f"job {job} {meaning.get(said, f'was over already: {said}')}")
+
+
+def _cancel_narration(client: Client, name: str) -> None:
+    """Cancel a narration's chapters. Raises UnknownJobError where it is none."""
+    try:
+        stopped = client.cancel_narration(name)
+    except UnknownJobError:
+        raise UnknownJobError(f"there is no job and no narration {name!r}, or it has expired; check the id") from None
+    click.echo(f"narration {name}: {len(stopped)} chapters are cancelled; what was spoken is kept in the store")
 
 
 def _show_job(client: Client, job: str, *, as_json: bool) -> None:

@@ -28,6 +28,7 @@ CACHE_DIR = "VOXSPOOL_CACHE_DIR"
 HEALTH_DIR = "VOXSPOOL_HEALTH_DIR"
 WORKER_MEMORY_MB = "VOXSPOOL_WORKER_MEMORY_MB"
 STORE = "VOXSPOOL_STORE"
+PRONUNCIATIONS = "VOXSPOOL_PRONUNCIATIONS"
 
 VARIABLES: dict[str, str] = {
     REDIS_URL: "where Redis is: redis://, rediss:// or unix://; then REDIS_URL, then redis://localhost:6379/0",
@@ -41,6 +42,7 @@ VARIABLES: dict[str, str] = {
     PRECISION: "how XTTS computes: auto, fp32, bf16 or int8 (default auto: int8 on a CPU, bf16 on CUDA, fp32 on MPS)",
     CACHE_DIR: "a folder for what is computed once: voices' conditioning, kernels (default ~/.cache/voxspool)",
     HEALTH_DIR: "a folder where workers say that they get on, for `voxspool-worker health` (default: a temporary one)",
+    PRONUNCIATIONS: "a file of `word => spoken` lines for every book that `voxspool narrate` narrates (default: none)",
     STORE: "where spoken segments of books are kept: a folder or a URL (s3://…), the same for workers and narrators "
     "(default ~/.cache/voxspool/segments)",
     WORKER_MEMORY_MB: "the size in MiB at which a worker ends, to be started again (default: twice its first)",

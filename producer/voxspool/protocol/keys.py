@@ -19,6 +19,9 @@ PAUSED = "voxspool:paused"
 ACKNOWLEDGED_TTL_S = 24 * 3600
 """Lifetime of what readers acknowledged, after the last time, in seconds: a day."""
 
+NARRATION_TTL_S = 7 * 24 * 3600
+"""Lifetime of a narration's record and of its chapters' jobs, in seconds: a week. What was spoken lies in the store."""
+
 VOICES = "voxspool:{voices}"
 """Hash: a cloned voice's name -> its description, `voices.ClonedVoice` as JSON. A voice lives until it is removed."""
 
@@ -51,6 +54,14 @@ def acknowledged(job: str) -> str:
     Only of jobs that ask for it. Lives ACKNOWLEDGED_TTL_S after the last time.
     """
     return f"voxspool:{{{job}}}:ack"
+
+
+def narration(name: str) -> str:
+    """Hash: `title`, `host`, `folder` of a book's narration, and `jobs`, a JSON list of its chapters' jobs.
+
+    Lives NARRATION_TTL_S after its command last began.
+    """
+    return f"voxspool:{{{name}}}:narration"
 
 
 def narrating(engine: str) -> str:

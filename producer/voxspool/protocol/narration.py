@@ -78,7 +78,7 @@ class ChapterSpec:
         """Give the JSON object that travels as the job's only argument. The text travels once, in the passages."""
         speech = self.speech.encode()
         del speech["text"]
-        return speech | {"store": self.store, "passages": [dataclasses.astuple(one) for one in self.passages]}
+        return speech | {"store": self.store, "passages": [list(dataclasses.astuple(one)) for one in self.passages]}
 
     @classmethod
     def decode(cls, data: object) -> ChapterSpec:

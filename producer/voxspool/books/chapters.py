@@ -1,0 +1,85 @@
+"""Blocks -> chapters: cut where a book has its headings, and where a chapter would be longer than a job may be.
+
+Knows blocks and their ranks; not what file they came from.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from voxspool.books.book import Block, Chapter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+MAX_CHAPTER_CHARS: Final = 80_000
+"""With a separator for each paragraph: below what a job may say (`protocol.jobs.MAX_TEXT_CHARS`), since
+pronunciations and marks add to it."""
+_SEPARATOR_CHARS: Final = 2
+MAX_TITLE_CHARS: Final = 200
+_SENTENCE_END: Final = re.compile(r"""[.!?…。！？][\"'”’»)\]]*(?:\s|(?<=[。！？]))""")  # noqa: RUF001 - signs of many scripts
+
+
+def by_headings(blocks: Sequence[Block], levels: Sequence[int], title: str) -> list[Chapter]:
+    """Cut a text at the headings of its first level, or of the topmost that occurs more than once.
+
+    `levels` has a rank for each block, 0 for paragraphs. What stands before the first of them is a chapter called as
+    the book is, or part of the first chapter where it is headings alone.
+    """
+    ranks = sorted({level for level in levels if level})
+    rank = next((one for one in ranks if levels.count(one) > 1), ranks[0] if ranks else None)
+    starts = [index for index, level in enumerate(levels) if level and level == rank]
+    return at_starts(blocks, starts, title)
+
+
+def at_starts(blocks: Sequence[Block], starts: Sequence[int], title: str) -> list[Chapter]:
+    """Cut a text before these blocks, whose texts are the chapters' titles."""
+    if not starts:
+        return [Chapter(title, tuple(blocks))] if blocks else []
+    titles = [blocks[start].text for start in starts]
+    if any(block.kind == "paragraph" for block in blocks[: starts[0]]):
+        starts, titles = [0, *starts], [title, *titles]
+    bounds = [0, *starts[1:], len(blocks)]
+    return [
+        Chapter(shortened(name), tuple(blocks[start:end]))
+        for name, (start, end) in zip(titles, pairwise(bounds), strict=True)
+    ]
+
+
+def shortened(title: str) -> str:
+    """Give a title that fits a line: some books set whole paragraphs as headings."""
+    return title if len(title) <= MAX_TITLE_CHARS else title[: MAX_TITLE_CHARS - 1].rstrip() + "…"
+
+
+def bounded(chapters: Iterable[Chapter]) -> tuple[Chapter, ...]:
+    """Cut chapters that are too long for a job into parts: "Title (1)", "Title (2)" and so on."""
+    return tuple(part for chapter in chapters for part in _parts(chapter))
+
+
+def _parts(chapter: Chapter) -> list[Chapter]:
+    parts: list[list[Block]] = [[]]
+    room = MAX_CHAPTER_CHARS
+    for block in (piece for whole in chapter.blocks for piece in _pieces(whole)):
+        size = len(block.text) + _SEPARATOR_CHARS
+        if size > room and parts[-1]:
+            parts.append([])
+            room = MAX_CHAPTER_CHARS
+        parts[-1].append(block)
+        room -= size
+    if len(parts) == 1:
+        return [chapter]
+    return [replace(chapter, title=f"{chapter.title} ({n})", blocks=tuple(part)) for n, part in enumerate(parts, 1)]
+
+
+def _pieces(block: Block) -> Iterator[Block]:
+    """Cut a paragraph that is longer than a chapter: at a sentence, else at a space, else anywhere."""
+    text, most = block.text, MAX_CHAPTER_CHARS - _SEPARATOR_CHARS
+    while len(text) > most:
+        ends = [found.end() for found in _SENTENCE_END.finditer(text, 0, most)]
+        at = ends[-1] if ends else text.rfind(" ", 1, most) + 1 or most
+        yield replace(block, text=text[:at].strip())
+        text = text[at:].strip()
+    yield replace(block, text=text)

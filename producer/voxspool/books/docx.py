@@ -1,0 +1,134 @@
+"""DOCX -> a Book: its paragraphs in order, with chapters by heading styles. Notes, comments and contents are left out.
+
+Goes over the document's own XML for the text: python-docx's paragraphs leave out what was inserted with changes tracked
+and what stands in content controls.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING, Final
+
+import docx
+
+from voxspool.books.archive import Archive
+from voxspool.books.book import Block, Book
+from voxspool.books.chapters import bounded, by_headings
+from voxspool.books.languages import tag
+from voxspool.books.prose import settle
+from voxspool.errors import BookError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from docx.document import Document
+    from lxml.etree import _Element as Element
+
+_W: Final = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_FALLBACK: Final = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_SPACES: Final = frozenset({f"{_W}tab", f"{_W}br", f"{_W}cr"})
+_MOST_BYTES: Final = 256 * 2**20
+"""All of a document, its pictures too: python-docx has them in memory."""
+_TITLE_LEVEL: Final = 1
+_MINOR_LEVEL: Final = 7
+_BETWEEN_CELLS: Final = ", "
+
+
+def read_docx(data: bytes, name: str) -> Book:
+    """Read a document of Word. Raises BookError, without the file's name."""
+    with Archive(data) as archive:
+        archive.check(_MOST_BYTES)
+    try:
+        document = docx.Document(BytesIO(data))
+        read = _Reader(document)
+        found = list(read.blocks())
+        core = document.core_properties
+        title, author, language = settle(core.title or ""), settle(core.author or ""), tag(core.language)
+    except Exception as error:
+        raise BookError(f"it is a damaged document ({error}); save it again as DOCX") from error
+    if not found:
+        raise BookError("there is no text in it")
+    chapters = by_headings([block for block, _ in found], [level for _, level in found], title or name)
+    return Book(title or name, bounded(chapters), (author,) if author and author != "python-docx" else (), language)
+
+
+class _Reader:
+    """Goes over a document's body once."""
+
+    def __init__(self, document: Document) -> None:
+        self._body = document.element.body
+        self._names = {style.style_id: (style.name or "").casefold() for style in document.styles}
+        self._bases = {style.style_id: _base(style.element) for style in document.styles}
+
+    def blocks(self) -> Iterator[tuple[Block, int]]:
+        """Give each paragraph, and each row of a table as one, with its rank."""
+        for one in self._body.iter(f"{_W}p", f"{_W}tr"):
+            if _inside(one, f"{_W}tr", _FALLBACK):
+                continue
+            level = 0 if one.tag == f"{_W}tr" else self._level(one)
+            text = _row(one) if one.tag == f"{_W}tr" else _text(one)
+            if text and level is not None:
+                yield Block(text, "heading" if level else "paragraph"), level
+
+    def _level(self, paragraph: Element) -> int | None:
+        """Rank a paragraph by its style, or by one that this is based on; None for a line of the contents."""
+        style = paragraph.find(f"{_W}pPr/{_W}pStyle")
+        ident = None if style is None else style.get(f"{_W}val")
+        for _ in range(len(self._names)):
+            name = self._names.get(ident or "", "")
+            if name.startswith("toc "):
+                return None
+            if name.startswith("heading ") and name[8:].isdigit():
+                return min(int(name[8:]), _MINOR_LEVEL)
+            if name in {"title", "subtitle"}:
+                return _TITLE_LEVEL if name == "title" else _MINOR_LEVEL
+            ident = self._bases.get(ident or "")
+        return 0
+
+
+def _base(style: Element) -> str | None:
+    based = style.find(f"{_W}basedOn")
+    return None if based is None else based.get(f"{_W}val")
+
+
+def _inside(element: Element, *tags: str) -> bool:
+    return next(element.iterancestors(*tags), None) is not None
+
+
+def _text(paragraph: Element) -> str:
+    """Give a paragraph's text; not that of text boxes in it, which are paragraphs of their own."""
+    parts = []
+    for one in paragraph.iter():
+        if next(one.iterancestors(f"{_W}p"), None) is not paragraph or _inside(one, _FALLBACK) or _vanishes(one):
+            continue
+        if one.tag == f"{_W}t":
+            parts.append(one.text or "")
+        elif one.tag in _SPACES and _inside_run(one):
+            parts.append(" ")
+        elif one.tag == f"{_W}noBreakHyphen":
+            parts.append("-")
+    return settle("".join(parts))
+
+
+def _vanishes(element: Element) -> bool:
+    """Whether it is in a run that Word hides."""
+    run = element.getparent()
+    hidden = None if run is None else run.find(f"{_W}rPr/{_W}vanish")
+    return hidden is not None and hidden.get(f"{_W}val", "true") not in {"0", "false", "off"}
+
+
+def _inside_run(element: Element) -> bool:
+    """Tell a tab of the text from one that a paragraph's settings define."""
+    around = element.getparent()
+    return around is not None and around.tag == f"{_W}r"
+
+
+def _row(row: Element) -> str:
+    """Give the cells of a row as one line, tables inside of it too."""
+    cells = [
+        " ".join(filter(None, map(_text, cell.iter(f"{_W}p"))))
+        for cell in row.findall(f".//{_W}tc")
+        if next(cell.iterancestors(f"{_W}tr")) is row
+    ]
+    said = [cell for cell in cells if cell]
+    return "".join(cell + ("" if cell is said[-1] else _BETWEEN_CELLS if cell[-1].isalnum() else " ") for cell in said)

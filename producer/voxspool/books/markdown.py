@@ -1,0 +1,57 @@
+"""Markdown (CommonMark with tables) -> a Book: rendered to HTML, and read as that is."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from markdown_it import MarkdownIt
+
+from voxspool.books.html import book_of
+from voxspool.books.markup import named, parse_html
+from voxspool.books.prose import visible
+
+if TYPE_CHECKING:
+    from voxspool.books.book import Book
+
+_FRONT: Final = re.compile(r"\A---[ \t]*\n(.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_FIELD: Final = re.compile(r"^(\w+)[ \t]*:[ \t]*(.*)$", re.MULTILINE)
+_NOTE: Final = re.compile(
+    r"^ {0,3}\[\^([^\]\s]+)\]:.*\n?(?:(?:[ \t]*\n)*(?:[ ]{2,}|\t).*\n?|(?!\s*\[\^|\s*\n|#).+\n?)*", re.MULTILINE
+)
+"""A note and what is indented below it, or wraps from it."""
+_NAMES: Final = {"lang": "language", "summary": "description", "authors": "author"}
+
+
+def read_markdown(text: str, name: str) -> Book:
+    """Read Markdown. Raises BookError, without the file's name."""
+    about, body = _front(text.replace("\r\n", "\n").replace("\r", "\n"))
+    renderer = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    root = parse_html(f"<html><body>{renderer.render(_without_notes(body))}</body></html>".encode())
+    first = next((visible(one) for one in named(root, "h1")), "")
+    return book_of(root, about.pop("title", "") or first or name, **about)
+
+
+def _front(text: str) -> tuple[dict[str, str], str]:
+    """Cut off the front matter, and give its plain fields."""
+    found = _FRONT.match(text)
+    if not found:
+        return {}, text
+    fields = {_NAMES.get(key.lower(), key.lower()): value for key, value in _FIELD.findall(found[1] or "")}
+    wanted = ("title", "author", "language", "date", "description", "publisher")
+    about = {key: _unquoted(fields[key]) for key in wanted if fields.get(key)}
+    return about, text[found.end() :]
+
+
+def _unquoted(value: str) -> str:
+    """Give a scalar of YAML, or the first of a list in brackets, without quotes."""
+    plain = value.strip().strip("[]").strip()
+    return plain[1:-1] if len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "\"'" else plain
+
+
+def _without_notes(text: str) -> str:
+    """Leave out the notes that are written as [^1]: … and the references to them; the rest stays as it is."""
+    defined = {found[1] for found in _NOTE.finditer(text)}
+    if not defined:
+        return text
+    return re.sub(r"\[\^([^\]\s]+)\]", lambda one: "" if one[1] in defined else one[0], _NOTE.sub("\n", text))

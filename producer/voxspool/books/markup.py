@@ -1,0 +1,210 @@
+"""Bytes of XHTML, HTML and XML -> a tree in the namespace of XHTML, whoever wrote them.
+
+Nothing is fetched and no parser sees a DTD: the declaration is cut out, names such as &nbsp; and the simple entities of
+the document itself are put in as text first, within a bound. What is not well-formed is read as a browser would. Knows
+nothing of archives and of what the text means.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from html.entities import html5
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+from lxml import etree
+
+from voxspool.errors import BookError
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element as Element
+
+XHTML: Final = "http://www.w3.org/1999/xhtml"
+OPS: Final = "http://www.idpf.org/2007/ops"
+TYPE: Final = f"{{{OPS}}}type"
+LANGUAGE: Final = "{http://www.w3.org/XML/1998/namespace}lang"
+
+_NAMESPACES: Final = cast("dict[str, str]", {None: XHTML, "epub": OPS})
+_PREFIXES: Final = {
+    "epub:type": TYPE,
+    "xml:lang": LANGUAGE,
+    "xlink:href": "{http://www.w3.org/1999/xlink}href",
+}
+"""What a parser of HTML leaves of the attributes that EPUB writes with a prefix."""
+
+_BOMS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (b"<\0", "utf-16-le"),
+    (b"\0<", "utf-16-be"),
+)
+_DECLARED: Final = re.compile(rb"""(?:encoding|charset)\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE | re.ASCII)
+_DECLARED_WITHIN_BYTES: Final = 2_048
+_XML_DECLARATION: Final = re.compile(r"\s*<\?xml\b[^>]*\?>")
+_DOCTYPE: Final = re.compile(r"<!DOCTYPE[^\[>]*(\[.*?\]\s*)?>", re.DOTALL | re.IGNORECASE)
+_ENTITY: Final = re.compile(r"""<!ENTITY\s+([\w.-]+)\s+(?:"([^"<&%]{0,256})"|'([^'<&%]{0,256})')\s*>""")
+_NAME: Final = re.compile(r"&([A-Za-z_][\w.-]{0,60});")
+_NO_XML: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]+"
+    r"|&#(?:x0*(?:[0-8bcef]|1[0-9a-f]|fff[ef])|0*(?:[0-8]|1[124-9]|2\d|3[01]|6553[45]));",
+    re.IGNORECASE,
+)
+"""Characters that XML has not, and their numbers."""
+_XML_NAME: Final = re.compile(r"(?:\{[^}]*\})?[^\W\d][\w.-]*")
+_XML_NAMES: Final = frozenset({"lt", "gt", "amp", "quot", "apos"})
+_ENTITIES_MAY_ADD_CHARS: Final = 1_000_000
+
+
+class Parsed(NamedTuple):
+    """A document as it was read."""
+
+    root: Element
+    unknown: tuple[str, ...]
+    """Entities that nobody defines, without & and ;: they are left out."""
+
+
+def decode(data: bytes) -> str:
+    """Give the text of a document by its BOM, its declaration, UTF-8 or, where all that fails, as Windows wrote it."""
+    for bom, encoding in _BOMS:
+        if data.startswith(bom):
+            return data.decode(encoding, "replace").removeprefix("\ufeff")
+    declared = _DECLARED.search(data, 0, _DECLARED_WITHIN_BYTES)
+    for encoding in ([declared[1].decode("ascii")] if declared else []) + ["utf-8"]:
+        try:
+            return data.decode(encoding)
+        except (LookupError, UnicodeError):
+            continue
+    return data.decode("cp1252", "replace")
+
+
+def parse_xml(data: bytes) -> Element:
+    """Read XML that is not prose: a package, a container, an NCX. What is a little broken is mended.
+
+    Raises BookError.
+    """
+    text, _ = _without_entities(_XML_DECLARATION.sub("", decode(data), count=1))
+    root = _xml(text, recover=True)
+    if root is None:
+        raise BookError("it is not XML")
+    return root
+
+
+def parse_document(data: bytes) -> Parsed:
+    """Read a document of an EPUB: as XHTML, and where that fails as HTML. Raises BookError."""
+    source = _XML_DECLARATION.sub("", decode(data), count=1)
+    text, unknown = _without_entities(source)
+    root = _xml(text)
+    if root is None:
+        return Parsed(_html(source), ())
+    return Parsed(_in_xhtml(root), unknown)
+
+
+def parse_html(data: bytes) -> Element:
+    """Read a page as a browser would. Raises BookError where there is nothing in it."""
+    return _html(_XML_DECLARATION.sub("", decode(data), count=1))
+
+
+def local(element: Element) -> str:
+    """Give an element's name without its namespace; a comment has none."""
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+
+
+def named(element: Element, *names: str) -> list[Element]:
+    """Give the elements below one that have one of these names, in whatever namespace, in order."""
+    return [one for one in element.iter(etree.Element) if one is not element and local(one) in names]
+
+
+def whole_text(element: Element) -> str:
+    """Give all text in an element, as it stands there; comments are none."""
+    return str(element.xpath("string()"))
+
+
+def _xml(text: str, *, recover: bool = False) -> Element | None:
+    """Parse XML; None where it is not well-formed."""
+    parser = etree.XMLParser(encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, recover=recover)
+    try:
+        root = etree.fromstring(text.encode("utf-8", "replace"), parser)
+    except (etree.XMLSyntaxError, ValueError):
+        return None
+    return root if root is not None and isinstance(root.tag, str) else None
+
+
+def _html(text: str) -> Element:
+    """Parse HTML, and put it into the namespace of XHTML."""
+    # HTML has no entities that multiply, and without this a parser drops what is nested deeper than 256 elements.
+    parser = etree.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
+    try:
+        root = etree.fromstring(_NO_XML.sub("", text).encode("utf-8", "replace"), parser)
+    except (etree.XMLSyntaxError, ValueError):
+        root = None
+    if root is None or not isinstance(root.tag, str):
+        raise BookError("there is nothing in it that can be read")
+    if any("depth" in entry.message for entry in parser.error_log):
+        raise BookError("its elements are nested too deeply; some of its text would be lost")
+    return _in_xhtml(root)
+
+
+def _in_xhtml(root: Element) -> Element:
+    """Put elements without a namespace into that of XHTML, and prefixes without one where they belong."""
+    if str(root.tag).startswith("{"):
+        return root
+    new = etree.Element(f"{{{XHTML}}}{local(root)}", nsmap=_NAMESPACES)
+    _move(root, new)
+    for element in list(new.iter(etree.Element)):
+        if not str(element.tag).startswith("{"):
+            element.tag = f"{{{XHTML}}}{_sane(str(element.tag))}"
+        for name in [name for name in map(str, element.attrib) if not _XML_NAME.fullmatch(name)]:
+            _set(element, name, element.attrib.pop(name))
+    etree.cleanup_namespaces(new, keep_ns_prefixes=["epub"])
+    return new
+
+
+def _move(old: Element, new: Element) -> None:
+    """Give one element all that another has."""
+    new.text = old.text
+    for name, value in old.attrib.items():
+        _set(new, str(name), value)
+    new.extend(list(old))
+
+
+def _set(element: Element, name: str, value: str | bytes) -> None:
+    """Set an attribute, with the namespace that its prefix means; what XML does not take is let go."""
+    known = _PREFIXES.get(name, name)
+    if _XML_NAME.fullmatch(known) and known != "xmlns":
+        element.set(known, value)
+
+
+def _sane(tag: str) -> str:
+    """Give a name that XML takes: parsers of HTML let a:b and a"b through."""
+    return re.sub(r"[^\w.-]", "-", tag.rpartition(":")[2]) or "span"
+
+
+def _without_entities(text: str) -> tuple[str, tuple[str, ...]]:
+    """Take the DTD out of a document and put characters where entities were; also name those that nobody defines."""
+    own: dict[str, str] = {}
+    at = text.find("<!DOCTYPE")
+    declared = _DOCTYPE.match(text, at) if at >= 0 else None
+    if declared:
+        own = {one[1]: one[2] or one[3] or "" for one in _ENTITY.finditer(declared[1] or "")}
+        text = text[:at] + text[declared.end() :]
+    unknown: dict[str, None] = {}
+    added = 0
+
+    def characters(found: re.Match[str]) -> str:
+        nonlocal added
+        name = found[1]
+        if name in _XML_NAMES:
+            return found[0]
+        meant = own.get(name, html5.get(f"{name};"))
+        if meant is None:
+            unknown[name] = None
+            return ""
+        added += len(meant)
+        if added > _ENTITIES_MAY_ADD_CHARS:
+            raise BookError(f"its entities expand to more than {_ENTITIES_MAY_ADD_CHARS} characters")
+        return "".join(f"&#{ord(one)};" for one in meant)
+
+    return _NAME.sub(characters, text), tuple(unknown)

@@ -1,0 +1,345 @@
+"""`voxspool narrate`: a book becomes chapters, chapters jobs, jobs files. It may be left, lost or run again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from voxspool.cli import options
+from voxspool.cli.books import as_path, warn
+from voxspool.cli.progress import Unserved
+from voxspool.cli.speak import client_or_embedded
+from voxspool.embedded import redis_answers
+from voxspool.errors import (
+    BookError,
+    InvalidJobError,
+    StoreError,
+    UnknownEngineError,
+    UnknownLanguageError,
+    UnknownVoiceError,
+)
+from voxspool.narration.recipe import ALWAYS, FORMATS, Recipe, chosen, voices_of
+from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, JobSpec, queue_name
+from voxspool.protocol.near import did_you_mean
+from voxspool.routing import route
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from voxspool.books.book import Book
+    from voxspool.cards import WorkerCard
+    from voxspool.cli.narration_progress import Show
+    from voxspool.client import Client
+    from voxspool.narration.folder import Folder, Kept
+    from voxspool.narration.narration import Narration
+    from voxspool.narration.plan import Planned
+    from voxspool.settings import Settings
+    from voxspool.store import Store
+
+PRESETS: Final = ("podcast", "ebu", "acx")
+FAILED: Final = 1
+"""Exit code where a segment did not pass its checks, a chapter was given up, or some of the book could not be read."""
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command line says, beside the book and the folder."""
+
+    settings: Settings
+    only: str | None
+    skip: str | None
+    voices: tuple[str, ...]
+    pronunciations: Path | None
+    formats: tuple[str, ...]
+    loudness: str | None
+    verify: str | None
+    speech: dict[str, Any]
+    """voice, language, engine, speed, seed: those that were said."""
+
+    def recipe(self, book: Book, engine: str) -> Recipe:
+        """Say what is wanted of a book. Raises BookError."""
+        last = len(book.chapters)
+        said = {"voice": self.settings.voice} | self.speech | {"engine": engine}
+        return Recipe(
+            **said,
+            chapters=chosen(last, self.only, self.skip),
+            voices=voices_of(self.voices, last),
+            formats=self._formats,
+            loudness=self.loudness,
+            verify=self.verify,
+        )
+
+    @property
+    def _formats(self) -> tuple[str, ...]:
+        """Name the files that are made of a chapter or of the book: what ACX takes is MP3."""
+        wanted = {*ALWAYS, *self.formats, *(["mp3"] if self.loudness == "acx" else [])}
+        return tuple(one for one in FORMATS if one in wanted)
+
+    @property
+    def rules(self) -> list[Path]:
+        """Name the pronunciation files; the later one wins."""
+        return [path for path in (self.settings.pronunciations, self.pronunciations) if path]
+
+
+@click.command()
+@click.argument("book", required=False)
+@click.option("-o", "--output", "output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Where the files go; run again with the same, it does what is missing.")  # fmt: skip
+@click.option("--plan", "plan_only", is_flag=True, help="Show chapters, time and size; speak nothing.")
+@click.option("--chapters", "only", metavar="2-5", help="Narrate these alone; several with commas.")
+@click.option("--skip", metavar="1,9", help="Leave these out.")
+@click.option("--voice", help="A name from `voxspool voices` [VOXSPOOL_VOICE, else the engine's own].")
+@click.option("--voice-of", "voices", metavar="2-5=NAME", multiple=True, help="Another voice for chapters; repeat it.")
+@click.option("--language", help="Such as en or pt-br [the book's own].")
+@click.option("--engine", type=click.Choice((AUTO, *ENGINES)), help="What speaks [VOXSPOOL_ENGINE, else auto].")
+@click.option("--speed", type=float, help=f"Rate of speech, {MIN_SPEED} to {MAX_SPEED} [1.0].")
+@click.option("--seed", type=int, help="Another seed, another reading, where the engine has any chance in it [0].")
+@click.option("--pronunciations", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Lines of `word => spoken`; they win over [VOXSPOOL_PRONUNCIATIONS].")  # fmt: skip
+@click.option("--to", "formats", type=click.Choice(FORMATS), multiple=True,
+              help="Make these files too; repeat it [flac, srt and vtt are always made].")  # fmt: skip
+@click.option("--loudness", type=click.Choice(PRESETS), help="Bring the whole book to a level [as it was spoken].")
+@click.option("--verify", is_flag=False, flag_value="base", metavar="[MODEL]",
+              help="Transcribe what was spoken and compare; a Whisper model's name or folder [base].")  # fmt: skip
+@click.option("--detach", is_flag=True, help="Enqueue, say how to come back, and leave.")
+@click.option("--attach", metavar="ID", help="Come back to a narration that was begun.")
+@options.JSON
+@options.REDIS
+def narrate(
+    book: str | None, output: Path | None, redis_url: str | None, attach: str | None, plan_only: bool,  # noqa: FBT001 - click's way
+    detach: bool, as_json: bool, **said: Any,  # noqa: ANN401, FBT001 - click's way
+) -> None:  # fmt: skip
+    """Narrate BOOK (EPUB, Markdown, text, HTML, PDF, DOCX, a folder of such, or - for stdin) into DIR.
+
+    \b
+    voxspool narrate book.epub --plan                       chapters, time, size
+    voxspool narrate book.epub -o book --to m4b --loudness podcast
+    voxspool narrate article.md -o article --detach         leave it to the workers
+    voxspool narrate --attach book-3fa12c                   come back, from any terminal
+
+    Ctrl-C leaves the work running. Exit code 0: every segment was spoken and passed its checks.
+    """
+    settings = options.settings(redis_url)
+    if attach is not None:
+        if book or output or plan_only or detach:
+            raise click.UsageError("--attach ID goes alone: what was begun says the rest")
+        raise SystemExit(_attach(settings, attach, as_json=as_json))
+    if book is None:
+        raise click.UsageError("name a BOOK, or - for stdin")
+    if output is None and not plan_only:
+        raise click.UsageError("say where the files go: -o DIR")
+    asked = _asked(settings, said)
+    if plan_only:
+        _plan(asked, book, as_json=as_json)
+        return
+    assert output
+    raise SystemExit(_begin(asked, book, output, as_json=as_json, detach=detach))
+
+
+def _asked(settings: Settings, said: dict[str, Any]) -> Asked:
+    """Sort what was said; what no speech can have is refused here."""
+    speech = options.said({name: said[name] for name in ("voice", "language", "engine", "speed", "seed")})
+    JobSpec("", **speech)
+    return Asked(
+        settings, said["only"], said["skip"], said["voices"], said["pronunciations"], said["formats"],
+        said["loudness"], said["verify"], speech,
+    )  # fmt: skip
+
+
+def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bool) -> int:
+    """Begin a narration, or go on with one that was begun in the same folder."""
+    from voxspool.books import read_book
+    from voxspool.narration.folder import Folder
+
+    with as_path(source) as path:
+        book = read_book(path)
+        warn(book)
+        if "epub" in asked.formats and not book.has_places:
+            raise BookError(f"{source} is no EPUB, and --to epub puts what was spoken into the one that was read")
+        wanted = asked.speech.get("engine", asked.settings.engine)
+        asked.recipe(book, wanted)  # refused here, before anything is started
+        folder = Folder(output)
+        folder.make()
+        if detach:
+            open_client: Any = options.open_client(asked.settings)
+        else:
+            open_client = client_or_embedded(asked.settings, wanted)
+        with open_client as client:
+            recipe = asked.recipe(book, _engine(client, asked, wanted))
+            kept = folder.prepare(book.title, recipe, path, asked.rules)
+            return _run(client, folder, kept, book, as_json=as_json, detach=detach)
+
+
+def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
+    """Come back to a narration that was begun on this machine."""
+    from voxspool.books import read_book
+    from voxspool.narration.folder import Folder
+
+    with options.open_client(settings) as client:
+        record = client.narration(name)
+        folder = Folder(Path(record.folder))
+        try:
+            kept = folder.kept()
+        except BookError:
+            kept = None
+        if kept is None or kept.id != name:
+            raise BookError(
+                f"narration {name} goes into {record.folder} on {record.host}, which is not to be seen from here; "
+                "attach to it there"
+            )
+        return _run(client, folder, kept, read_book(kept.source), as_json=as_json, detach=False)
+
+
+def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: bool, detach: bool) -> int:
+    """Enqueue what is missing, follow it, and make the files; give the exit code."""
+    from voxspool.books.pronunciation import Pronunciations
+    from voxspool.cli.narration_progress import show_for
+    from voxspool.narration.narration import Narration
+    from voxspool.narration.plan import plan
+    from voxspool.store import Store
+
+    store = Store(client.settings.store)
+    chapters = plan(book, kept.recipe, Pronunciations.read(*kept.pronunciations))
+    serving = client.serving(queue_name(kept.recipe.engine, "batch"))
+    check_workers(kept.recipe, kept.recipe.language or book.language, _voices(chapters), serving, store)
+    narration = Narration(client, folder, kept.id, book.title, kept.recipe, store, chapters)
+    narration.find_tracks()
+    with show_for(narration, client, book, as_json=as_json) as show:
+        try:
+            narration.place(show.busy)
+            if detach:
+                show.left(kept.id)
+                return 0
+            return _follow(narration, client, show, folder, kept, book, store)
+        except KeyboardInterrupt:
+            if client.url == client.settings.redis_url:
+                show.left(kept.id)
+            else:
+                show.stopped()
+            return INTERRUPTED
+
+
+def _follow(
+    narration: Narration, client: Client, show: Show, folder: Folder, kept: Kept, book: Book, store: Store
+) -> int:
+    """Follow the chapters to their ends, make the files, say what came of it."""
+    from voxspool.narration.deliver import Delivery
+    from voxspool.narration.narration import Spoken, Waiting
+
+    unserved, queue = Unserved(client), queue_name(kept.recipe.engine, "batch")
+    delivery = Delivery(folder, kept, book, store)
+    for news in narration.news():
+        show.take(news)
+        if isinstance(news, Spoken):
+            for made in delivery.chapter(news.track):
+                show.made(made)
+        if isinstance(news, Waiting):
+            unserved.look(queue)
+    for made in delivery.book(narration.tracks, narration.given_up):
+        show.made(made)
+    outcome = delivery.outcome(narration.found)
+    show.end(outcome)
+    return 0 if outcome.ok else FAILED
+
+
+def check_workers(
+    recipe: Recipe, language: str | None, voices: Sequence[str], serving: list[WorkerCard], store: Store
+) -> None:
+    """Refuse what none of the workers that would do it can do. With no worker, the jobs wait for one.
+
+    Raises UnknownVoiceError, UnknownLanguageError, StoreError, and InvalidJobError where they would speak with
+    different voices.
+    """
+    if not serving:
+        return
+    sharing = [card for card in serving if card.store in ("", store.id)]  # "": it is being opened
+    if not sharing:
+        raise StoreError(
+            f"no worker with the engine {recipe.engine} keeps its segments in {store}, where this command looks for "
+            "them; give all of them the same VOXSPOOL_STORE"
+        )
+    for voice in voices:
+        if not any(card.has(voice) or card.clones for card in sharing):
+            hint = did_you_mean(voice, {name for card in sharing for name in card.voices})
+            raise UnknownVoiceError(f"no live worker has a voice {voice!r}{hint}; `voxspool voices` lists them")
+    _check_language(recipe, language, sharing)
+    own = {next(iter(card.voices), "") for card in sharing}
+    if recipe.voice is None and len(own) > 1:
+        raise InvalidJobError(
+            f"the workers have voices of their own ({', '.join(sorted(own))}), and a book has one; name it with --voice"
+        )
+
+
+def _check_language(recipe: Recipe, language: str | None, sharing: list[WorkerCard]) -> None:
+    """Refuse a language that no worker speaks, with the voice of the book or any. Raises UnknownLanguageError."""
+    named = recipe.voice if any(recipe.voice in card.voices for card in sharing) else None
+    spec = JobSpec("", voice=named, language=language, engine=recipe.engine)
+    if not any(card.could_speak(spec) for card in sharing):
+        voice = f"the voice {named}" if named else "any voice here"
+        raise UnknownLanguageError(
+            f"the book's language is {language}, and {voice} does not speak it; choose another voice, or say with "
+            "--language what to speak it as"
+        )
+
+
+def _voices(chapters: Sequence[Planned]) -> list[str]:
+    """Name the voices that are asked for, each once."""
+    named = [chapter.voice for chapter in chapters] + [part.voice for chapter in chapters for part in chapter.parts]
+    return list(dict.fromkeys(voice for voice in named if voice))
+
+
+def _engine(client: Client, asked: Asked, wanted: str) -> str:
+    """Choose the engine of a book, by the workers that live now, where none was named. Raises UnknownEngineError."""
+    if wanted != AUTO:
+        return wanted
+    voice = asked.speech.get("voice", asked.settings.voice)
+    spec = JobSpec("", voice=voice, language=asked.speech.get("language"), priority="batch")
+    live = client.workers()
+    chosen = route(spec, live, client.cloned_voices() if voice else ()).engine
+    engines = {card.engine for card in live if card.queues}
+    if chosen == AUTO and len(engines) == 1:
+        return engines.pop()
+    if chosen == AUTO:
+        raise UnknownEngineError(
+            f"no live worker says which engine speaks this book{f' with the voice {voice!r}' if voice else ''}; "
+            "start a worker, or name one with --engine"
+        )
+    return chosen
+
+
+def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
+    """Show what would be narrated: chapters, time, size."""
+    from voxspool.books import read_book
+    from voxspool.books.pronunciation import Pronunciations
+    from voxspool.cli.narration_plan import show_plan
+    from voxspool.narration.plan import plan
+    from voxspool.store import Store
+
+    with as_path(source) as path:
+        book = read_book(path)
+    warn(book)
+    live, engine = _live(asked)
+    recipe = asked.recipe(book, engine)
+    chapters = plan(book, recipe, Pronunciations.read(*asked.rules))
+    own = {card.store for card in live} - {""}
+    store = Store(asked.settings.store).id if own else ""
+    show_plan(book, chapters, recipe, live, store, as_json=as_json)
+
+
+def _live(asked: Asked) -> tuple[list[WorkerCard], str]:
+    """Give the workers alive now, and the engine that would speak; none, and any, where there is no Redis."""
+    from voxspool.client import Client
+
+    wanted = asked.speech.get("engine", asked.settings.engine)
+    if not redis_answers(asked.settings.redis_url):
+        return [], wanted
+    with Client(settings=asked.settings) as client:
+        live = client.workers()
+        try:
+            return live, _engine(client, asked, wanted)
+        except UnknownEngineError:
+            return live, wanted

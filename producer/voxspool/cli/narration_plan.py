@@ -1,0 +1,69 @@
+"""What `voxspool narrate --plan` shows: chapters, and what the book will come to, before anybody speaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from voxspool.cli.narration_progress import hours
+from voxspool.narration.estimate import estimate
+from voxspool.narration.recipe import AUDIO
+
+if TYPE_CHECKING:
+    from voxspool.books.book import Book
+    from voxspool.cards import WorkerCard
+    from voxspool.narration.estimate import Estimate
+    from voxspool.narration.plan import Planned
+    from voxspool.narration.recipe import Recipe
+
+_SIZED = {*AUDIO, "m4b"}
+"""Formats whose size is worth a word."""
+
+
+def show_plan(
+    book: Book, chapters: tuple[Planned, ...], recipe: Recipe, cards: list[WorkerCard], store: str, *, as_json: bool
+) -> None:
+    """Show it on stdout."""
+    language = recipe.language or book.language
+    pauses_s = sum(part.pause_s for chapter in chapters for part in chapter.parts)
+    characters = [chapter.characters for chapter in chapters]
+    found = estimate(characters, language, cards, recipe.engine, store, speed=recipe.speed, pauses_s=pauses_s)
+    if as_json:
+        about = [dataclasses.asdict(found) | {"title": book.title, "chapters": [_about(one) for one in chapters]}]
+        click.echo(json.dumps(about[0]))
+        return
+    _print(book, chapters, found, recipe)
+
+
+def _print(book: Book, chapters: tuple[Planned, ...], found: Estimate, recipe: Recipe) -> None:
+    """Write it for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("chapter", justify="right")
+    table.add_column("title", overflow="fold")
+    table.add_column("characters", justify="right")
+    for chapter in chapters:
+        table.add_row(str(chapter.number), chapter.chapter.title, f"{chapter.characters:,}")
+    console = Console()
+    console.print(book.title, style="bold", markup=False, highlight=False)
+    console.print(table)
+    total = sum(chapter.characters for chapter in chapters)
+    click.echo(f"{len(chapters)} chapters, {total:,} characters, about {hours(found.audio_s)} of speech")
+    time = "time unknown" if found.work_s is None else f"about {hours(found.work_s)} of work"
+    click.echo(f"{time}: {found.why}")
+    sizes = [f"{one} {_size(found.files_bytes[one])}" for one in recipe.formats if one in _SIZED]
+    click.echo(f"files: {', '.join(sizes)}")
+
+
+def _about(chapter: Planned) -> dict[str, object]:
+    return {"chapter": chapter.number, "title": chapter.chapter.title, "characters": chapter.characters}
+
+
+def _size(size_bytes: int) -> str:
+    """Write a size for people."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{max(0.1, size_bytes / 1e6):.1f} MB"

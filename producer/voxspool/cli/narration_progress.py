@@ -1,0 +1,314 @@
+"""What a person, or a script, sees of a narration: a live display on a terminal's stderr, JSON lines on stdout.
+
+Into a pipe the display is quiet, and only what came of it is said at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from voxspool.narration.narration import GivenUp, Segment, Spoken
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from voxspool.books.book import Book
+    from voxspool.client import Client
+    from voxspool.errors import BusyError
+    from voxspool.narration.deliver import Made, Outcome
+    from voxspool.narration.narration import Narration, News
+    from voxspool.narration.plan import Planned
+
+LOOK_S: Final = 3.0
+"""How often the workers are counted, in seconds: they say that they live as often."""
+MOST_LINES: Final = 8
+"""Chapters shown at once, below the book's own line."""
+LISTED: Final = 20
+"""Most segments with a fault that are listed on a terminal; the report has all of them."""
+
+
+class Show(Protocol):
+    """Who tells somebody how a narration goes. A context; what it is told comes in order."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def busy(self, error: BusyError) -> None:
+        """There is no room for a chapter now."""
+
+    def take(self, news: News) -> None:
+        """Something happened to a chapter."""
+
+    def made(self, made: Made) -> None:
+        """A file was made, or was there."""
+
+    def left(self, name: str) -> None:
+        """The command leaves, the work goes on."""
+
+    def stopped(self) -> None:
+        """The command leaves, and its own worker with it."""
+
+    def end(self, outcome: Outcome) -> None:
+        """All is done."""
+
+
+class Pace:
+    """How fast it goes: over what was spoken while somebody looked, not over what the store had."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.spoken_chars = 0
+        self.spoken_s = 0.0
+
+    def add(self, segment: Segment) -> None:
+        """Take a segment into account."""
+        mark = segment.mark
+        if not mark.reused:
+            self.spoken_chars += mark.end - mark.start
+            self.spoken_s += (mark.end_pos - mark.pos) / segment.sample_rate
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the command began."""
+        return time.monotonic() - self._began
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of waiting a second of speech; None before there is a second of it."""
+        return self.elapsed_s / self.spoken_s if self.spoken_s >= 1 else None
+
+    def left_s(self, characters: int) -> float | None:
+        """Estimate how long so many characters take."""
+        return characters * self.elapsed_s / self.spoken_chars if self.spoken_chars else None
+
+
+class Display:
+    """The live display."""
+
+    def __init__(self, narration: Narration, client: Client, book: Book) -> None:
+        self._chapters = narration.chapters
+        self._client = client
+        self._id = narration.id
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[said]}", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._whole = len(narration.tracks)
+        found = sum(narration.chapters[number].characters for number in narration.tracks)
+        self._characters = max(1, sum(chapter.characters for chapter in narration.chapters.values()))
+        self._book = self._progress.add_task(_cut(book.title), total=self._characters, completed=found, said="")
+        self._lines: dict[int, TaskID] = {}
+        self._pace = Pace()
+        self._looked_s = 0.0
+        self._workers = 0
+        self._faults = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def busy(self, error: BusyError) -> None:
+        """Say why the rest of the book waits."""
+        click.echo(f"voxspool: {error}; the rest of the book is enqueued then", err=True)
+
+    def take(self, news: News) -> None:
+        """Move with it."""
+        if isinstance(news, Segment):
+            self._advance(news)
+        elif isinstance(news, Spoken):
+            self._close(news.number)
+            self._whole += 1
+        elif isinstance(news, GivenUp):
+            self._close(news.number)
+            click.echo(f"voxspool: chapter {news.number} was given up: {news.error}", err=True)
+        self._count_workers()
+        self._progress.update(self._book, said=self._line())
+
+    def made(self, made: Made) -> None:
+        """Say which file is being looked after."""
+        if made.new:
+            self._progress.update(self._book, said=f"{self._line()}  wrote {made.path.name}")
+
+    def left(self, name: str) -> None:
+        """Say how to come back."""
+        self._progress.stop()
+        click.echo(
+            f"narration {name} goes on without this command; the files are made when you come back:\n"
+            f"  voxspool narrate --attach {name}\n"
+            f"to end it: voxspool cancel {name}",
+            err=True,
+        )
+
+    def stopped(self) -> None:
+        """Say that nothing is lost."""
+        self._progress.stop()
+        click.echo("voxspool: interrupted; what was spoken is kept: run the same command again to go on", err=True)
+
+    def end(self, outcome: Outcome) -> None:
+        """Say what came of it."""
+        self._progress.stop()
+        for line in outcome.problems[:LISTED]:
+            click.echo(f"voxspool: {line}", err=True)
+        if len(outcome.problems) > LISTED:
+            click.echo(f"voxspool: and {len(outcome.problems) - LISTED} more; see {outcome.report}", err=True)
+        factor = self._pace.real_time_factor
+        pace = "" if factor is None else f", {factor:.3f} of real time"
+        click.echo(
+            f"{outcome.folder}: {outcome.chapters} chapters, {hours(outcome.duration_s)} of speech in "
+            f"{hours(self._pace.elapsed_s)}{pace}; {outcome.spoken} segments spoken, {outcome.reused} were there",
+            err=True,
+        )
+
+    def _advance(self, news: Segment) -> None:
+        """Move the book's line and the chapter's."""
+        said = news.mark.end - news.mark.start
+        self._pace.add(news)
+        self._faults += bool(news.mark.fault)
+        self._progress.advance(self._book, said)
+        line = self._lines.get(news.number)
+        if line is None and len(self._lines) < MOST_LINES:
+            chapter = self._chapters[news.number]
+            label = _cut(f"  {chapter.number}. {chapter.chapter.title}")
+            line = self._lines[news.number] = self._progress.add_task(label, total=max(1, chapter.characters), said="")
+        if line is not None:
+            self._progress.advance(line, said)
+            seconds = news.mark.end_pos / news.sample_rate
+            self._progress.update(line, said=f"{hours(seconds)} of speech")
+
+    def _close(self, number: int) -> None:
+        """Take a chapter's line away."""
+        line = self._lines.pop(number, None)
+        if line is not None:
+            self._progress.remove_task(line)
+
+    def _line(self) -> str:
+        """Say it in numbers."""
+        factor = self._pace.real_time_factor
+        left = self._pace.left_s(self._characters - round(self._progress.tasks[0].completed))
+        parts = [f"{self._whole}/{len(self._chapters)} chapters"]
+        parts += [] if factor is None else [f"{factor:.3f} of real time"]
+        parts += [] if left is None else [f"{hours(left)} left"]
+        parts += [f"{self._workers} worker{'' if self._workers == 1 else 's'}"]
+        parts += [f"{self._faults} with a fault"] if self._faults else []
+        return ", ".join(parts)
+
+    def _count_workers(self) -> None:
+        """Count those that are alive, now and then, where somebody sees it."""
+        if self._console.is_terminal and time.monotonic() - self._looked_s > LOOK_S:
+            self._looked_s = time.monotonic()
+            self._workers = len(self._client.workers())
+
+
+class Lines:
+    """JSON lines on stdout, an event each.
+
+    `begin`, `segment`, `chapter`, `given-up`, `busy`, `file`, `left`, `stopped`, `end`.
+    """
+
+    def __init__(self, narration: Narration, book: Book) -> None:
+        self._narration = narration
+        self._title = book.title
+
+    def __enter__(self) -> Self:
+        self._say(
+            "begin",
+            id=self._narration.id,
+            title=self._title,
+            chapters=[_about(chapter) for chapter in self._narration.chapters.values()],
+            whole=sorted(self._narration.tracks),
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def busy(self, error: BusyError) -> None:
+        """Say it."""
+        self._say("busy", why=str(error), retry_after_s=error.retry_after_s)
+
+    def take(self, news: News) -> None:
+        """Say it, unless nothing happened."""
+        if isinstance(news, Segment):
+            mark = news.mark
+            self._say(
+                "segment", chapter=news.number, segment=mark.segment, pos_s=round(mark.pos / news.sample_rate, 3),
+                end_s=round(mark.end_pos / news.sample_rate, 3), tries=mark.tries, fault=mark.fault,
+                reused=mark.reused,
+            )  # fmt: skip
+        elif isinstance(news, Spoken):
+            faults = sum(bool(cue.fault) for cue in news.track.cues)
+            self._say("chapter", chapter=news.number, duration_s=round(news.track.duration_s, 3), faults=faults)
+        elif isinstance(news, GivenUp):
+            self._say("given-up", chapter=news.number, code=news.error.code, why=str(news.error))
+
+    def made(self, made: Made) -> None:
+        """Say it."""
+        self._say("file", path=str(made.path), new=made.new)
+
+    def left(self, name: str) -> None:
+        """Say it."""
+        self._say("left", id=name)
+
+    def stopped(self) -> None:
+        """Say it."""
+        self._say("stopped")
+
+    def end(self, outcome: Outcome) -> None:
+        """Say it."""
+        self._say(
+            "end", ok=outcome.ok, duration_s=round(outcome.duration_s, 3), spoken=outcome.spoken,
+            reused=outcome.reused, problems=outcome.problems, report=str(outcome.report),
+        )  # fmt: skip
+
+    @staticmethod
+    def _say(event: str, **fields: Any) -> None:  # noqa: ANN401 - JSON
+        sys.stdout.write(json.dumps({"event": event} | fields) + "\n")
+        sys.stdout.flush()
+
+
+def show_for(narration: Narration, client: Client, book: Book, *, as_json: bool) -> Show:
+    """Choose how to tell."""
+    return Lines(narration, book) if as_json else Display(narration, client, book)
+
+
+def hours(seconds: float) -> str:
+    """Write a span for people: 48 s, 12 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _about(chapter: Planned) -> dict[str, Any]:
+    """Say what a chapter is."""
+    return {"chapter": chapter.number, "title": chapter.chapter.title, "characters": chapter.characters}
+
+
+def _cut(title: str) -> str:
+    """Give a title that fits into its column."""
+    return title if len(title) <= 32 else f"{title[:31]}…"

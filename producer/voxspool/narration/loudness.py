@@ -1,0 +1,267 @@
+"""Samples -> how loud ears find them (ITU-R BS.1770-4), and the one gain that brings a book to where it should be.
+
+Streams: memory stays flat in the book's length. Mono alone. The filters are pyloudnorm's, for the sample rate at hand;
+pyloudnorm itself wants all samples at once, and is what the tests compare with.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from voxspool.errors import MissingExtraError
+from voxspool.narration.levels import FULL_SCALE, SILENCE_DB, Levels, Slots, decibels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from voxspool.narration.track import Track
+    from voxspool.store import Store
+
+    Floats = NDArray[np.float64]
+    Pcm = NDArray[np.int16]
+
+# ITU-R BS.1770-4, annex 1.
+_GATE_SLOTS: Final = 4
+"""A gating block, 400 ms, in slots of 100 ms: that is the overlap of 75 %."""
+_ABSOLUTE_GATE_LUFS: Final = -70.0
+_RELATIVE_GATE_LU: Final = -10.0
+_OFFSET_LU: Final = -0.691
+
+_BINS_PER_LU: Final = 100
+"""Blocks are counted by loudness, not kept. Only where the relative gate cuts through a bin is anything lost."""
+_BINS: Final = 80 * _BINS_PER_LU
+"""From the absolute gate to +10 LUFS, louder than a full-scale square wave."""
+
+_OVERSAMPLING: Final = 4
+_INTERPOLATOR_TAPS: Final = 49
+"""A windowed sinc of 12 samples, the length of the filter in BS.1770-4, annex 2."""
+
+PresetName = Literal["podcast", "ebu", "acx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How loud a book should be."""
+
+    peak_dbfs: float
+    """What no sample of a delivered file passes."""
+    loudness_lufs: float | None = None
+    rms_dbfs: float | None = None
+    """One of the two is aimed at."""
+
+
+PRESETS: Final[dict[PresetName, Preset]] = {
+    "podcast": Preset(peak_dbfs=-1.0, loudness_lufs=-16.0),
+    "ebu": Preset(peak_dbfs=-1.0, loudness_lufs=-23.0),
+    "acx": Preset(peak_dbfs=-3.0, rms_dbfs=-20.0),  # ACX wants -23 to -18 dB of every file
+}
+
+_HEADROOM_DB: Final = 0.7
+"""The limiter stays this much under the preset's peak. Resampling and lossy codecs go over what they are given: 0.5 dB
+in an MP3 of 192 kbit/s made of speech whose peaks were limited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What is done to every sample of a book."""
+
+    preset: PresetName
+    db: float
+    ceiling_dbfs: float
+    """What the limiter lets nothing pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How loud something is. Silence is SILENCE_DB in every row."""
+
+    loudness_lufs: float
+    rms_dbfs: float
+    peak_dbfs: float
+    true_peak_dbfs: float
+    """Between the samples too: oversampled four times."""
+    floor_dbfs: float
+    """Of its quietest half second."""
+
+
+def gain_for(name: PresetName, measured: Measured) -> Gain:
+    """Give the one gain that brings a whole book to a preset. Silence stays as it is."""
+    preset = PRESETS[name]
+    if preset.rms_dbfs is not None:
+        aim, have = preset.rms_dbfs, measured.rms_dbfs
+    else:
+        assert preset.loudness_lufs is not None, "a preset aims at something"
+        aim, have = preset.loudness_lufs, measured.loudness_lufs
+    return Gain(name, aim - have if have > SILENCE_DB else 0.0, preset.peak_dbfs - _HEADROOM_DB)
+
+
+def measure(tracks: Iterable[Track], store: Store) -> Measured:
+    """Listen to a whole book. Raises StoreError, MissingExtraError."""
+    tally = Tally()
+    for track in tracks:
+        meter = Meter(track.sample_rate)
+        for pcm in track.audio(store):
+            meter.feed(pcm)
+        tally.add(meter)
+    return tally.measured()
+
+
+class Tally:
+    """What meters saw, added up: chapters are measured each by itself, and are a book together."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.squares = 0.0
+        self.peak = 0.0
+        self.true_peak = 0.0
+        self.floor_square = math.inf
+        self.gated = _Gated()
+
+    def add(self, meter: Meter) -> None:
+        """Count what a meter has seen to its end."""
+        self.samples += meter.levels.samples
+        self.squares += meter.levels.squares
+        self.peak = max(self.peak, meter.levels.peak)
+        self.true_peak = max(self.true_peak, meter.true_peak)
+        self.floor_square = min(self.floor_square, meter.levels.floor_square)
+        self.gated.add(meter.gated)
+
+    def measured(self) -> Measured:
+        """Say how loud all of it is together."""
+        rms = math.sqrt(self.squares / self.samples) if self.samples else 0.0
+        floor = math.sqrt(self.floor_square) if math.isfinite(self.floor_square) else rms
+        return Measured(
+            self.gated.loudness_lufs(), decibels(rms), decibels(self.peak), decibels(self.true_peak), decibels(floor)
+        )
+
+
+class Meter:
+    """Measures one stretch of mono audio, block by block; any sizes give the same."""
+
+    def __init__(self, rate_hz: int) -> None:
+        self.levels = Levels(rate_hz)
+        self.gated = _Gated()
+        self._ears = _Ears(rate_hz)
+        self._between = _Between()
+        self._slots = Slots(rate_hz)
+        self._recent: Floats = np.zeros(0)
+
+    def feed(self, pcm: Pcm) -> None:
+        """Take the next samples, shape (n,)."""
+        samples = pcm / FULL_SCALE
+        self.levels.feed(samples)
+        self._between.feed(samples)
+        recent = np.concatenate([self._recent, self._slots.feed(np.square(self._ears.hear(samples)))])
+        if len(recent) >= _GATE_SLOTS:
+            self.gated.count(np.convolve(recent, np.full(_GATE_SLOTS, 1 / _GATE_SLOTS), "valid"))
+        self._recent = recent[-(_GATE_SLOTS - 1) :]
+
+    @property
+    def true_peak(self) -> float:
+        """Full scale 1."""
+        return max(self.levels.peak, self._between.peak())
+
+    def measured(self) -> Measured:
+        """Say how loud it is up to now. Less than 400 ms have no loudness."""
+        tally = Tally()
+        tally.add(self)
+        return tally.measured()
+
+
+class _Gated:
+    """Gating blocks, counted by their loudness; those under the absolute gate do not count."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_BINS, np.int64)
+        self._powers: Floats = np.zeros(_BINS)
+
+    def count(self, powers: Floats) -> None:
+        """Take the mean squares of blocks."""
+        powers = powers[powers > 0]
+        lufs = _OFFSET_LU + 10 * np.log10(powers)
+        loud = lufs >= _ABSOLUTE_GATE_LUFS
+        bins = np.minimum(_bin(lufs[loud]), _BINS - 1)
+        np.add.at(self._counts, bins, 1)
+        np.add.at(self._powers, bins, powers[loud])
+
+    def add(self, other: _Gated) -> None:
+        """Count what another counted."""
+        self._counts += other._counts
+        self._powers += other._powers
+
+    def loudness_lufs(self) -> float:
+        """Give the integrated loudness; SILENCE_DB where no block counts."""
+        if not self._counts.any():
+            return SILENCE_DB
+        gate = max(0, int(_bin(np.array(self._mean_lufs(0) + _RELATIVE_GATE_LU))))
+        return self._mean_lufs(gate)
+
+    def _mean_lufs(self, first_bin: int) -> float:
+        power = self._powers[first_bin:].sum() / self._counts[first_bin:].sum()
+        return float(_OFFSET_LU + 10 * np.log10(power))
+
+
+def _bin(lufs: Floats) -> NDArray[np.int64]:
+    bins: NDArray[np.int64] = np.floor((lufs - _ABSOLUTE_GATE_LUFS) * _BINS_PER_LU).astype(np.int64)
+    return bins
+
+
+class _Ears:
+    """The K-weighting: what a head and an ear make of sound. Keeps the filters' state between blocks."""
+
+    def __init__(self, rate_hz: int) -> None:
+        try:
+            import pyloudnorm
+            from scipy import signal
+        except ImportError as error:
+            raise MissingExtraError(
+                "loudness needs pyloudnorm and scipy; install them with: pip install 'voxspool[books]'"
+            ) from error
+        # Gain in dB, Q, frequency in Hz, as pyloudnorm's own meter has them.
+        shelf = pyloudnorm.IIRfilter(4.0, 1 / math.sqrt(2), 1500.0, rate_hz, "high_shelf")
+        high_pass = pyloudnorm.IIRfilter(0.0, 0.5, 38.0, rate_hz, "high_pass")
+        self._sections = np.array([[*shelf.b, *shelf.a], [*high_pass.b, *high_pass.a]])
+        self._state = np.zeros((2, 2))
+        self._filter: Any = signal.sosfilt
+
+    def hear(self, samples: Floats) -> Floats:
+        heard: Floats
+        heard, self._state = self._filter(self._sections, samples, zi=self._state)
+        return heard
+
+
+class _Between:
+    """The peak between the samples. Where the samples are too low to matter it does not look."""
+
+    def __init__(self) -> None:
+        from scipy import signal
+
+        self._taps: Floats = signal.firwin(_INTERPOLATOR_TAPS, 1 / _OVERSAMPLING, window="hann") * _OVERSAMPLING
+        self._most = max(float(np.abs(self._taps[phase::_OVERSAMPLING]).sum()) for phase in range(_OVERSAMPLING))
+        self._upsample: Any = signal.upfirdn
+        self._recent: Floats = np.zeros(_INTERPOLATOR_TAPS // _OVERSAMPLING)
+        self._peak = 0.0
+
+    def feed(self, samples: Floats) -> None:
+        joined = np.concatenate([self._recent, samples])
+        self._peak = max(self._peak, self._look(joined))
+        self._recent = joined[len(joined) - len(self._recent) :]
+
+    def peak(self) -> float:
+        """Give it as if silence followed."""
+        return max(self._peak, self._look(np.concatenate([self._recent, np.zeros(len(self._recent))])))
+
+    def _look(self, joined: Floats) -> float:
+        """Give the peak of what the interpolator makes of samples whose predecessors came before."""
+        if float(np.abs(joined).max()) * self._most <= self._peak:
+            return 0.0
+        between = self._upsample(self._taps, joined, up=_OVERSAMPLING)
+        inner = between[_INTERPOLATOR_TAPS - 1 : len(joined) * _OVERSAMPLING]
+        return float(np.abs(inner).max(initial=0.0))

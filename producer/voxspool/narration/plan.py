@@ -1,0 +1,110 @@
+"""A book and a recipe -> the chapters as they will be spoken, and the job of each.
+
+Pure: the same book, recipe, pronunciations and store give the same jobs, so that a command that is run again finds its
+own. From a job's marks it makes the chapter's Track. Knows no Redis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
+
+from voxspool.books.script import script
+from voxspool.errors import StoreError
+from voxspool.narration.track import Cue, Track
+from voxspool.protocol import keys, narration
+from voxspool.protocol.narration import BETWEEN, ChapterSpec, Passage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from voxspool.books.book import Book, Chapter
+    from voxspool.books.pronunciation import Pronunciations
+    from voxspool.books.script import Part
+    from voxspool.narration.recipe import Recipe
+    from voxspool.protocol.stream import Mark
+    from voxspool.store import Store
+
+LOST: Final = "lost"
+"""The fault of a segment that the store had and has no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A chapter that will be spoken."""
+
+    number: int
+    """Counts from 1, over all chapters of the book."""
+    chapter: Chapter
+    parts: tuple[Part, ...]
+    voice: str | None
+    language: str | None
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """What its job says: a passage a part."""
+        return tuple(Passage(part.spoken, part.pause_s, part.voice, part.language) for part in self.parts)
+
+    @property
+    def characters(self) -> int:
+        """How much is spoken."""
+        return sum(len(part.spoken) for part in self.parts)
+
+    def spec(self, job: str, recipe: Recipe, store: str) -> ChapterSpec:
+        """Make its job."""
+        return narration.chapter(
+            job,
+            self.passages,
+            store,
+            voice=self.voice,
+            language=self.language,
+            engine=recipe.engine,
+            speed=recipe.speed,
+            seed=recipe.seed,
+            keep_s=keys.NARRATION_TTL_S,
+        )
+
+    def digest(self, recipe: Recipe, store: str) -> str:
+        """Give 12 hexadecimal digits that stand for everything its job says, and the store that it lies in."""
+        said = json.dumps(self.spec("digest", recipe, store).encode())
+        return hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
+
+    def track(self, marks: Iterable[Mark], sample_rate: int, store: Store) -> Track:
+        """Make what was spoken of its job's marks. A segment that the store has lost has the fault LOST."""
+        starts = [0, *accumulate(len(part.spoken) + len(BETWEEN) for part in self.parts)]
+        cues = tuple(self._cue(mark, bisect_right(starts, mark.start) - 1, starts, store) for mark in marks)
+        return Track(self.number, self.chapter.title, sample_rate, cues)
+
+    def _cue(self, mark: Mark, index: int, starts: list[int], store: Store) -> Cue:
+        """Make a cue of a mark of the part with an index."""
+        part = self.parts[index]
+        spoken = slice(mark.start - starts[index], mark.end - starts[index])
+        start, end = part.origin(spoken.start, spoken.stop)
+        stored = store.find(mark.key) if mark.key else None
+        fault = LOST if mark.key and stored is None else mark.fault
+        text = self.chapter.blocks[part.block].text[start:end]
+        return Cue(
+            part.block, start, end, text, part.spoken[spoken], mark.pos, mark.end_pos, stored, fault, mark.reused
+        )
+
+
+def plan(book: Book, recipe: Recipe, pronunciations: Pronunciations) -> tuple[Planned, ...]:
+    """Say how the wanted chapters of a book will be spoken. Raises BookError."""
+    found = []
+    for number, chapter in enumerate(book.chapters, start=1):
+        if recipe.wants(number):
+            parts = tuple(script(chapter, pronunciations))
+            language = recipe.language or book.language
+            found.append(Planned(number, chapter, parts, recipe.voice_of(number), language))
+    return tuple(found)
+
+
+def check_whole(track: Track) -> None:
+    """Refuse a track that lacks a segment which the store had. Raises StoreError."""
+    lost = sum(cue.fault == LOST for cue in track.cues)
+    if lost:
+        raise StoreError(f"the store has lost {lost} segments of chapter {track.number}; narrate again to speak them")

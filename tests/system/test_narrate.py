@@ -1,0 +1,231 @@
+"""A book, narrated by real workers through the real command: killed, repeated, edited; and what lies there then."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from make_epub import epub, packed, paragraph
+from processes import clean_env, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import redis
+
+    from processes import RedisServer, WorkerProcess
+
+pytestmark = pytest.mark.system
+
+CHAPTERS = 30
+TITLE_PAGE = 1
+
+
+@dataclass
+class Command:
+    """`voxspool narrate … --json` in a process of its own, and what it has said."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    code: int | None = field(default=None)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [one for one in self.events if one["event"] == event]
+
+    def until(self, event: str, count: int) -> None:
+        until(lambda: len(self.of(event)) >= count or self.process.poll() is not None, f"{count} of {event}", 90)
+        assert len(self.of(event)) >= count, self.log.read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, code: int = 0) -> dict[str, Any]:
+        """Wait for its end; give its last word."""
+        assert self.process.wait(180) == code, self.log.read_text()
+        return self.events[-1]
+
+
+@pytest.fixture
+def narrate(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    """Start the command on the test's Redis and store."""
+    started: list[Command] = []
+
+    def start(*arguments: str | Path, **environ: str) -> Command:
+        log = tmp_path / f"narrate-{len(started)}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "voxspool", "narrate", *map(str, arguments), "--json"],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=clean_env()
+                | {"VOXSPOOL_REDIS_URL": redis_server.url, "VOXSPOOL_STORE": str(tmp_path / "store")}
+                | environ,
+            )
+        started.append(Command(process, log))
+        return started[-1]
+
+    yield start
+    for command in started:
+        if command.process.poll() is None:
+            command.kill()
+
+
+def write_book(path: Path, chapters: int = CHAPTERS, edited: dict[int, str] | None = None) -> Path:
+    """Write an EPUB with nested contents, notes, a picture and two languages."""
+    path.write_bytes(packed(epub(chapters, paragraphs=2, edited=edited).entries))
+    return path
+
+
+def audio_of(folder: Path) -> dict[str, bytes]:
+    """Give the samples of every chapter, and the text of every caption file."""
+    found = {path.name: sf.read(path, dtype="int16")[0].tobytes() for path in sorted(folder.glob("*.flac"))}
+    return found | {path.name: path.read_bytes() for path in sorted(folder.glob("*.srt"))}
+
+
+def speakers(store: Path) -> Counter[str]:
+    """Count the segments in a store by who spoke them."""
+    return Counter(json.loads(path.read_text())["worker"] for path in store.glob("??/*.json"))
+
+
+def test_a_book_comes_out_the_same_though_a_worker_and_the_command_are_killed(
+    narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], db: redis.Redis, tmp_path: Path
+) -> None:
+    book = write_book(tmp_path / "lamp.epub")
+    options = ("--voice", "sine-live", "--seed", "7")
+
+    def worker(store: str) -> WorkerProcess:
+        return start_worker("tone", environ={"VOXSPOOL_STORE": str(tmp_path / store)})
+
+    undisturbed = [worker("calm") for _ in range(2)]
+    calm = narrate(book, "-o", tmp_path / "calm-out", *options, VOXSPOOL_STORE=str(tmp_path / "calm"))
+    calm.end()
+    for one in undisturbed:
+        one.process.send_signal(signal.SIGTERM)
+        one.wait()
+    db.flushall()
+
+    first, second = worker("store"), worker("store")
+    command = narrate(book, "-o", tmp_path / "out", *options)
+    command.until("segment", 20)
+    first.kill()
+    command.until("segment", 40)
+    command.kill()
+    worker("store")
+    again = narrate(book, "-o", tmp_path / "out", *options)
+    said = again.end()
+    assert said["ok"], said
+    assert audio_of(tmp_path / "out") == audio_of(tmp_path / "calm-out")
+    assert len(list((tmp_path / "out").glob("*.flac"))) == CHAPTERS + TITLE_PAGE
+    assert len(speakers(tmp_path / "store")) == 3, "all three had a part in it"
+    assert second.process.poll() is None
+
+
+def test_a_second_run_speaks_nothing_and_one_edited_sentence_is_one_segment(
+    narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], db: redis.Redis, tmp_path: Path
+) -> None:
+    start_worker("tone")
+    start_worker("tone")
+    book, out = write_book(tmp_path / "lamp.epub", 6), tmp_path / "out"
+    said = narrate(book, "-o", out).end()
+    segments = said["spoken"] + said["reused"]
+    stored = sum(speakers(tmp_path / "store").values())
+    assert said["spoken"] >= stored > 20, "what is said twice is spoken once, but by two who begin it at once"
+    before = audio_of(out)
+    changed = {path.name: path.stat().st_mtime_ns for path in out.glob("*.flac")}
+
+    assert (again := narrate(book, "-o", out)).end()["spoken"] == 0
+    assert not again.of("segment"), "nothing was even asked of a worker"
+    db.flushall()  # whatever Redis knew is gone
+    for path in (out / ".voxspool" / "tracks").glob("*"):
+        path.unlink()
+    said = narrate(book, "-o", out).end()
+    assert (said["spoken"], said["reused"]) == (0, segments)
+    assert audio_of(out) == before
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.flac")} == changed
+
+    write_book(book, 6, {4: paragraph(4, 1).replace("a moment ago", "an hour ago")})
+    command = narrate(book, "-o", out)
+    assert command.end()["spoken"] == 1
+    assert sum(speakers(tmp_path / "store").values()) == stored + 1
+    differing = [name for name, samples in audio_of(out).items() if samples != before[name]]
+    assert differing == ["05 Chapter 4 Of lamps.flac", "05 Chapter 4 Of lamps.srt", "The Warm Lamp.srt"]
+
+
+def test_one_long_chapter_is_spoken_by_all_workers(
+    narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        start_worker("tone")
+    text = " ".join(f"This is the sentence with the number {number}." for number in range(60))
+    (tmp_path / "long.txt").write_text(text)
+    narrate(tmp_path / "long.txt", "-o", tmp_path / "out", "--voice", "sine-live").end()
+    counts = speakers(tmp_path / "store")
+    assert len(counts) == 2
+    assert min(counts.values()) > 0.25 * sum(counts.values()), counts
+
+
+def test_ctrl_c_leaves_the_work_running_and_attach_brings_the_files(
+    narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    start_worker("tone")
+    book, out = write_book(tmp_path / "lamp.epub", 2), tmp_path / "out"
+    command = narrate(book, "-o", out, "--voice", "sine-live")
+    command.until("segment", 1)
+    command.process.send_signal(signal.SIGINT)
+    left = command.end(130)
+    assert left["event"] == "left"
+    book.unlink()
+    said = narrate("--attach", left["id"]).end()
+    assert said["ok"]
+    assert len(list(out.glob("*.flac"))) == 2 + TITLE_PAGE
+
+
+def test_a_detached_narration_is_cancelled_by_its_name(
+    narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path,
+    run_cli: Callable[..., subprocess.CompletedProcess[bytes]],
+) -> None:  # fmt: skip
+    start_worker("tone")
+    book = write_book(tmp_path / "lamp.epub", 5)
+    left = narrate(book, "-o", tmp_path / "out", "--voice", "sine-live", "--detach").end()
+    assert left["event"] == "left"
+    cancelled = run_cli("cancel", left["id"])
+    assert b"6 chapters are cancelled" in cancelled.stdout, cancelled
+    said = narrate("--attach", left["id"])
+    said.until("begin", 1)
+    assert said.end()["ok"], "who comes back wants it after all"
+
+
+def test_a_chapter_is_heard_while_it_is_made(
+    narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path,
+    redis_server: RedisServer, db: redis.Redis,
+) -> None:  # fmt: skip
+    start_worker("tone")
+    book = write_book(tmp_path / "lamp.epub", 1)
+    command = narrate(book, "-o", tmp_path / "out", "--voice", "sine-live", "--chapters", "2")
+    command.until("segment", 1)
+    (job,) = [key.decode().split("{")[1].split("}")[0] for key in db.keys("voxspool:{*}:audio")]
+    environ = clean_env() | {"VOXSPOOL_REDIS_URL": redis_server.url, "VOXSPOOL_STORE": str(tmp_path / "store")}
+    heard = subprocess.run(
+        [sys.executable, "-m", "voxspool", "follow", job, "-o", str(tmp_path / "heard.flac")],
+        env=environ, capture_output=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert heard.returncode == 0, heard.stderr
+    command.end()
+    (made,) = (tmp_path / "out").glob("*.flac")
+    np.testing.assert_array_equal(sf.read(tmp_path / "heard.flac", dtype="int16")[0], sf.read(made, dtype="int16")[0])

@@ -1,0 +1,239 @@
+"""The segment store in every kind of place, with real processes at it; S3 as a server of its own speaks it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import numpy as np
+import pytest
+
+from processes import clean_env, free_port, until
+from voxspool.errors import StoreError
+from voxspool.store import Store, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SAMPLES = (8_000 * np.sin(np.arange(24_000) / 20)).astype(np.int16)
+FIELDS: dict[str, Any] = {
+    "sample_rate": 24_000, "engine": "tone", "model": "tone", "voice": "a", "language": "en", "seed": 7, "tries": 1,
+    "fault": "", "elapsed_s": 0.5, "level_dbfs": -20.0, "peak_dbfs": -3.0, "silent_share": 0.1,
+}  # fmt: skip
+BUCKET = "segments"
+SERVER = "import sys; from moto.server import main; main(sys.argv[1:])"
+WRITER = """
+import sys
+import numpy as np
+from voxspool.store import Store, key_of
+
+place, number, fields = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])
+input()
+store = Store(place)
+print(store.id, flush=True)
+for key in range(int(sys.argv[4])):
+    pcm = np.arange(number, 20_000 + number).astype(np.int16)
+    stored = store.write(pcm, key=key_of(key), worker=f"w{number}", **fields)
+    print(stored.worker, stored.sha256, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """An S3 server on loopback with a bucket, and the environment that leads there."""
+    port = free_port()
+    with pytest.MonkeyPatch.context() as patch, server(port):
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}", "AWS_MAX_ATTEMPTS": "1",
+        }.items():  # fmt: skip
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir(BUCKET)
+        yield f"s3://{BUCKET}"
+
+
+@contextlib.contextmanager
+def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", SERVER, "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: answers(port) or process.poll(), "the S3 server")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    import socket
+
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+@pytest.fixture(params=["folder", "local", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place of each kind where nothing is yet."""
+    name = uuid.uuid4().hex
+    if request.param == "s3":
+        return f"{request.getfixturevalue('s3')}/{name}"
+    return {"folder": str(tmp_path / name), "local": f"local://{tmp_path / name}", "memory": f"memory://{name}"}[
+        request.param
+    ]
+
+
+BETWEEN_PROCESSES = pytest.mark.parametrize("place", ["folder", "local", "s3"], indirect=True)
+"""A process's memory is its own."""
+
+
+@pytest.fixture
+def writer() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start processes that write segments as soon as they are given a line, and end them with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(place: str, number: int, keys: int) -> subprocess.Popen[str]:
+            aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", WRITER, place, str(number), repr(FIELDS), str(keys)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_env() | aws,
+                )
+            )  # fmt: skip
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def keep(store: Store, pcm: np.ndarray = SAMPLES, key: str = key_of("a")) -> None:
+    store.write(pcm, key=key, worker="w", **FIELDS)
+
+
+def test_a_place_of_any_kind_is_a_store(place: str) -> None:
+    store = Store(place)
+    assert Store(place).id == store.id
+    for number, samples in enumerate([0, 1, 24_000]):
+        key = key_of(number)
+        assert store.find(key) is None
+        stored = store.write(SAMPLES[:samples], key=key, worker="w", **FIELDS)
+        assert Store(place).find(key) == Store(place).check(key) == stored
+        np.testing.assert_array_equal(Store(place).read(key), SAMPLES[:samples])
+    assert store.write(SAMPLES[:5], key=key_of(2), worker="late", **FIELDS) == stored
+
+
+def test_damage_in_a_place_of_any_kind_is_seen_and_mended(place: str) -> None:
+    store = Store(place)
+    keep(store)
+    files, root = fsspec.url_to_fs(place)
+    files.invalidate_cache()
+    (flac,) = files.glob(f"{root}/**/*.flac")
+    good = files.cat_file(flac)
+    for bad in (good[:-1] + bytes([good[-1] ^ 1]), good[:100], b""):
+        files.pipe_file(flac, bad)
+        assert store.check(key_of("a")) is None
+        with pytest.raises(StoreError, match="missing from the store"):
+            store.read(key_of("a"))
+        keep(store)
+        np.testing.assert_array_equal(store.read(key_of("a")), SAMPLES)
+    files.rm_file(flac)
+    assert store.find(key_of("a")) is None
+
+
+@BETWEEN_PROCESSES
+def test_processes_that_race_agree_on_the_store_and_on_each_segment(
+    place: str, writer: Callable[..., subprocess.Popen[str]]
+) -> None:
+    processes = [writer(place, number, 10) for number in range(3)]
+    for process in processes:
+        go(process)
+    said = [process.communicate(timeout=60)[0].splitlines() for process in processes]
+    store = Store(place)
+    assert {lines[0] for lines in said} == {store.id}
+    for key in range(10):
+        kept = store.check(key_of(key))
+        assert kept is not None
+        assert {lines[1 + key] for lines in said} >= {f"{kept.worker} {kept.sha256}"}
+        first = int(kept.worker[1:])
+        np.testing.assert_array_equal(store.read(key_of(key)), np.arange(first, 20_000 + first))
+
+
+@BETWEEN_PROCESSES
+def test_what_a_killed_process_leaves_is_whole_or_missing(
+    place: str, writer: Callable[..., subprocess.Popen[str]]
+) -> None:
+    written = 0
+    for number in range(4):
+        process = writer(place, number, 1_000)
+        go(process)
+        assert process.stdout
+        for _ in range(2 + written + 3 * number):  # its id, what was there, and a few of its own
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        store = Store(place)
+        written = next(key for key in range(1_000) if store.find(key_of(key)) is None)
+        assert written > 3 * number
+        for key in range(written + 1):
+            assert store.find(key_of(key)) == store.check(key_of(key))
+    assert {store.find(key_of(key)).worker for key in range(written)} == {"w0", "w1", "w2", "w3"}
+
+
+def test_a_bucket_that_is_not_there_is_named_and_not_made(s3: str) -> None:
+    assert s3
+    with pytest.raises(
+        StoreError, match=r"s3://nobodys/x cannot be written to: .*bucket does not exist; see that it is"
+    ):
+        Store("s3://nobodys/x")
+    assert not fsspec.filesystem("s3").exists("nobodys")
+
+
+def test_a_bucket_that_vanished_lacks_nothing_it_is_gone(s3: str) -> None:
+    assert s3
+    files = fsspec.filesystem("s3")
+    files.mkdir("vanishing")
+    store = Store("s3://vanishing")
+    keep(store)
+    files.rm("vanishing", recursive=True)
+    for use in (lambda: store.find(key_of("a")), lambda: keep(store)):
+        with pytest.raises(StoreError, match="s3://vanishing is gone, or another"):
+            use()
+
+
+def test_an_s3_server_that_is_away_is_said_within_seconds_and_is_used_again_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+    fsspec.filesystem("s3").clear_instance_cache()
+    with server(port):
+        fsspec.filesystem("s3").mkdir(BUCKET)
+        store = Store(f"s3://{BUCKET}/x")
+        keep(store)
+    began = time.monotonic()
+    for use in (lambda: store.find(key_of("a")), lambda: store.read(key_of("a")), lambda: keep(store)):
+        with pytest.raises(StoreError, match=rf"s3://{BUCKET}/x cannot be read: .*; see that it is there") as caught:
+            use()
+        assert "hush" not in str(caught.value)
+    assert time.monotonic() - began < 60
+    with server(port):  # its memory is new: another store, and none
+        fsspec.filesystem("s3").mkdir(BUCKET)
+        with pytest.raises(StoreError, match="is gone, or another"):
+            store.find(key_of("a"))
+    fsspec.filesystem("s3").clear_instance_cache()
