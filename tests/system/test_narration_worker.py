@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from faults import FAULTY, Supervisor, deaths_of
+from faults import FAULTY, Supervisor, deaths_of, freeze, thaw
 from narrated import LIVE, book_of, check, held, long_book, marked, narrate, place, sounding
 from processes import until
 from reference import SENTENCE
@@ -18,7 +19,7 @@ from voxspool.protocol import keys
 from voxspool.protocol.narration import Passage
 from voxspool.protocol.stream import Begin, Mark
 from voxspool.store import Store
-from voxspool_worker.pool import Claimed, Outcome, Pool, Scripts
+from voxspool_worker.pool import LEASE_S, Claimed, Outcome, Pool, Scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import WorkerProcess
+    from processes import RedisServer, WorkerProcess
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]
@@ -313,6 +314,59 @@ def test_a_fault_is_spoken_again_with_another_seed_and_the_best_try_is_kept(
     assert marks[3].seed % 2 == 1, "the even ones are too long besides"
     again = narrate(client, place(client, store, "again", passages))
     assert all(mark.reused for mark in again), "what is the best there is, is not spoken again"
+
+
+def test_a_store_that_refuses_for_good_ends_the_chapter_with_a_sentence(
+    client: Client, start_worker: StartWorker, store: Store, tmp_path: Path
+) -> None:
+    start_worker()
+    until(lambda: client.workers()[0].store, "the store to be open")
+    for number in range(256):
+        (tmp_path / "store" / f"{number:02x}").write_text("no folder")
+    place(client, store, "refused", book_of(3))
+    with pytest.raises(SpeechFailedError, match="segment store refuses") as failed:
+        client.speech("refused").wait(timeout_s=60)
+    assert failed.value.code == "store"
+
+
+# When Redis is away
+
+
+def test_a_chapter_outlives_a_time_without_redis_and_no_segment_is_blamed(
+    client: Client, start_worker: StartWorker, store: Store, redis_server: RedisServer, db: redis.Redis
+) -> None:
+    workers = [start_worker(), start_worker()]
+    chapter = place(client, store, "frozen", book_of(40), voice=LIVE)
+    until(lambda: marked(db, "frozen") >= 4, "the chapter to get on")
+    freeze(redis_server)
+    with pytest.raises(subprocess.TimeoutExpired):
+        workers[0].process.wait(LEASE_S + 3)
+    thaw(redis_server)
+    marks = narrate(client, chapter)
+    check(chapter, marks, store)
+    assert not any("on_trial" in worker.said() for worker in workers)
+
+
+@pytest.mark.parametrize("redis_server", [("--appendonly", "yes")], indirect=True, ids=["append-only"])
+def test_a_chapter_outlives_a_restart_of_redis(
+    client: Client, start_worker: StartWorker, store: Store, redis_server: RedisServer, db: redis.Redis
+) -> None:
+    start_worker()
+    chapter = place(client, store, "restarted", book_of(30), voice=LIVE)
+    until(lambda: marked(db, "restarted") >= 4, "the chapter to get on")
+    redis_server.stop()
+    redis_server.start()
+    check(chapter, narrate(client, chapter), store)
+
+
+def test_a_pool_that_redis_lost_begins_again(
+    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
+) -> None:
+    start_worker()
+    chapter = place(client, store, "lost", book_of(20), voice=LIVE)
+    until(lambda: marked(db, "lost") >= 4, "the chapter to get on")
+    db.delete(keys.pool("lost"), keys.unspoken("lost"), keys.results("lost"))
+    check(chapter, narrate(client, chapter), store)
 
 
 # The pool

@@ -33,6 +33,7 @@ from rq.webhook import Webhook
 from rq.worker import BaseWorker, WorkerStatus
 
 from voxspool.errors import InvalidJobError
+from voxspool.protocol import narration
 from voxspool.protocol.jobs import TASK, JobSpec, all_queue_names
 from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.runs import Run
@@ -607,6 +608,18 @@ def refusal(job: Job) -> str:
 def test_a_job_of_ours_is_taken() -> None:
     assert spec_of(job_of(spec())) == JobSpec("Hello.", id="a-job")
     assert spec_of(job_with(JSONSerializer.dumps((TASK, None, [spec()], {})))) == JobSpec("Hello.", id="a-job")
+
+
+def a_chapter(id: str = "a-job") -> dict[str, Any]:  # noqa: A002 - JobSpec's name
+    return narration.chapter(id, [narration.Passage("Hello.", 0.5)], "0" * 32, engine="tone").encode()
+
+
+def test_a_chapter_is_taken_and_nothing_else_under_its_name() -> None:
+    data = JSONSerializer.dumps((narration.TASK, None, [a_chapter()], {}))
+    assert spec_of(job_with(data)) == narration.ChapterSpec.decode(json.loads(json.dumps(a_chapter())))
+    for argument, said in ((spec(), "passages"), ("Hello.", "JSON object"), (a_chapter("another-job"), "another-job")):
+        assert said in refusal(job_with(JSONSerializer.dumps((narration.TASK, None, [argument], {}))))
+    assert "passages" in refusal(job_with(JSONSerializer.dumps((TASK, None, [a_chapter() | {"text": "Hello."}], {}))))
 
 
 def test_the_attributes_that_hold_a_jobs_hooks_are_there() -> None:

@@ -18,7 +18,7 @@ from uuid import uuid4
 import numpy as np
 from redis.exceptions import RedisError
 
-from voxspool.errors import StoreError, VoxspoolError
+from voxspool.errors import VoxspoolError
 from voxspool.protocol.jobs import AUDIO_BASE_S, AUDIO_PER_CHAR_S
 from voxspool.protocol.narration import ChapterSpec
 from voxspool.protocol.stream import Mark
@@ -49,6 +49,8 @@ TRIES: Final = 3
 """How often a segment is spoken, at most, until nothing is wrong with it."""
 LOOK_S: Final = 1.0
 """How often an idle worker looks for segments, in seconds."""
+FREE_S: Final = 0.05
+"""How often it is looked whether all hands are free, in seconds, where that is waited for."""
 RENEW_S: Final = pool.LEASE_S / 3
 _Given = TypeVar("_Given")
 
@@ -160,10 +162,15 @@ class Hands:
         """Take no more segments; those in hand are spoken."""
         self._closing = True
 
-    def give_back(self) -> None:
-        """Let others speak the segments in hand, now."""
+    def give_back(self, limit_s: float) -> None:
+        """Let others speak the segments in hand, now; wait until they may."""
         self._closing = True
-        self._drop(list(self._holds.values()))
+        with self._lock:
+            holds = list(self._holds.values())
+        self._drop(holds)
+        deadline = time.monotonic() + limit_s
+        while self.busy and time.monotonic() < deadline:
+            self._quit.wait(FREE_S)
 
     def pool(self, job: str, digest: str) -> Pool:
         """Give a chapter's pool, by its plan's digest; without it, it can only be closed."""
@@ -282,8 +289,8 @@ class Hands:
         except SegmentError as error:
             log.warning("segment.unspeakable job=%s segment=%d error=%s", hold.chapter.job, index, error)
             outcome = Outcome(index, "engine", seed=hold.segment.seed, tries=2)
-        except StoreError as error:
-            outcome = Outcome(index, "store", fault=str(error))
+        except VoxspoolError as error:  # the store refuses, the voice is gone …: no other segment would fare better
+            outcome = Outcome(index, error.code, fault=str(error))
         hold.chapter.pool.end(outcome)
         hold.chapter.on_end()
 
@@ -301,14 +308,20 @@ class Hands:
     def _best(self, hold: _Hold) -> tuple[Try, int, float]:
         """Speak a segment until nothing is wrong with it, TRIES times at most; give the best try, and what it took.
 
-        An engine that checks what it says has tried again itself. Raises SegmentError where it fails twice.
+        An engine that checks what it says has tried again itself. Raises SegmentError where it fails twice, and nothing
+        was said before.
         """
         tried: list[Try] = []
         tries, elapsed_s = 0, 0.0
         segment = hold.segment
         for again in range(TRIES):
             seed = seed_of(segment.seed, segment.voice.name, segment.text, again) if again else segment.seed
-            one, spent_s = self._once(hold, replace(segment, seed=seed))
+            try:
+                one, spent_s = self._once(hold, replace(segment, seed=seed))
+            except SegmentError:
+                if tried:
+                    break
+                raise
             tries, elapsed_s = tries + one.spoken.tries, elapsed_s + spent_s
             tried.append(one)
             done = not one.faults or (one.spoken.fault and one.spoken.tries > 1)

@@ -24,6 +24,7 @@ from voxspool.errors import StoreError
 from voxspool.protocol.stream import Mark
 from voxspool_worker.chapters import plan
 from voxspool_worker.hands import Chapter, found_outcome
+from voxspool_worker.pipeline import SpeechGivenUpError
 from voxspool_worker.pool import WORDS, Outcome
 from voxspool_worker.publisher import NotHereError
 from voxspool_worker.shelf import patiently
@@ -51,14 +52,14 @@ MAX_DEATHS: Final = 4
 """A chapter that so many workers died of, in one segment, is set aside: the segment is before that, after two."""
 LOOK_S: Final = 0.25
 """How often a waiting owner looks for results of others, and at its token, in seconds."""
-ANNOUNCE_S: Final = 30.0
+ANNOUNCE_S: Final = 10.0
 """How often it says that the chapter goes on, and sees whether Redis still knows of it, in seconds."""
 LOOKUPS: Final = 16
 """How many segments are looked for in the store at once: one far away takes 50 ms for each."""
 FULL_WAIT_S: Final = 1.0
 """How long to wait for Redis to have memory, in seconds, before the segments are offered again."""
-MISSING: Final = {"engine": "engine", "poison": "poison"}
-"""What came of a segment that has no audio -> the fault in its mark."""
+MISSING: Final = ("engine", "poison")
+"""What comes of a segment that has no audio: it is the fault in its mark."""
 
 
 class Narrator:
@@ -162,11 +163,11 @@ class _Narration:
         )  # fmt: skip
 
     def _mark(self, at: Speaking, segment: Segment, outcome: Outcome) -> None:
-        """Publish a segment's mark. Raises StoreError where it could not be kept."""
+        """Publish a segment's mark. Raises SpeechGivenUpError where what came of it ends the chapter."""
         assert self._plan, "a job is planned first"
-        if outcome.word == "store":
-            raise StoreError(outcome.fault)
-        fault = MISSING.get(outcome.word, outcome.fault)
+        if outcome.word not in WORDS:
+            raise SpeechGivenUpError(outcome.word, outcome.fault)
+        fault = outcome.word if outcome.word in MISSING else outcome.fault
         key = "" if outcome.word in MISSING else self._plan.keys[segment.index]
         reused = outcome.word == "found" or self._plan.keys.index(self._plan.keys[segment.index]) < segment.index
         pos, pause = at.publisher.pos, round(segment.pause_s * self._narrator.sample_rate)

@@ -28,8 +28,7 @@ PAGE: Final = 500
 
 
 WORDS: Final = ("spoken", "found", "engine", "poison")
-"""What may come of a segment: it was spoken; the store had it; the engine failed; workers died. And `store`: it could
-not be kept, and its chapter fails."""
+"""What may come of a segment: it was spoken; the store had it; the engine failed; workers died."""
 
 
 class Outcome(NamedTuple):
@@ -38,12 +37,12 @@ class Outcome(NamedTuple):
     segment: int
     """Counts from 0."""
     word: str
-    """One of WORDS, or `store`."""
+    """One of WORDS; or the code of an error that ends the chapter, as `store`."""
     samples: int = 0
     seed: int = 0
     tries: int = 1
     fault: str = ""
-    """What is wrong with it. Of `store`: why it could not be kept, for people."""
+    """What is wrong with it; of an error, its sentence."""
 
 
 @dataclass(frozen=True, slots=True)

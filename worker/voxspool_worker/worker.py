@@ -262,7 +262,8 @@ class SpeechWorker(BaseWorker):
         self._hands.close()
         while (running := self._alive()) or self._hands.busy:
             if self._engine_lost or self._force:
-                self._hands.give_back()
+                if not self._engine_lost:  # else their leases run out: that is a death
+                    self._hands.give_back(HAND_BACK_S)
                 self._hand_back(running)
                 break
             self._hand_chapters_back(running)
