@@ -5,7 +5,8 @@
 
 *Speed*: one book on Piper with one, two and three worker processes, free to use all cores, as Piper does by itself; and
 pinned to one core each (where there is taskset), which shows what a worker more is worth. *Memory*: books of three
-lengths on tone, with one worker. Every run has a Redis, a store and a folder of its own; the files are FLAC, captions and one M4B.
+lengths on tone, with one worker. Every run has a Redis, a store and a folder of its own; the files are FLAC, captions
+and one M4B.
 
 *characters a second* are the book's, from `begin` (the book is read, nothing is enqueued) to the last segment, and
 *scaling* is the same against one worker of the same kind of run. *not speech* is the share of that time, times the
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -41,6 +43,17 @@ from voxspool import Client, Settings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+FIGURES: Final = {
+    "characters_per_s": "{:.0f}",
+    "scaling": "{:.2f}",
+    "not_speech": "{:.1%}",
+    "first_segment_s": "{:.2f}",
+    "files_s": "{:.1f}",
+    "command_mb": "{:.0f}",
+    "worker_mb": "{:.0f}",
+    "redis_mb": "{:.1f}",
+}
+"""What the table shows of a run, and how it is written."""
 VM_HWM: Final = "VmHWM:"
 """A process's peak of resident memory, in Linux's /proc/PID/status, in KiB."""
 
@@ -49,6 +62,8 @@ VM_HWM: Final = "VmHWM:"
 class Plan:
     """How much of everything."""
 
+    rounds: int = 1
+    """Of the runs on Piper, which take turns: what else the machine does hits them alike."""
     characters: int = 50_000
     workers: tuple[int, ...] = (1, 2, 3)
     pinned: tuple[int, ...] = (1, 2)
@@ -69,6 +84,7 @@ class Course:
     characters: int
     workers: int
     pinned: bool = False
+    round: int = 1
 
 
 @dataclass(slots=True)
@@ -79,6 +95,7 @@ class Run:
     engine: str
     workers: int
     pinned: bool
+    round: int
     characters: int = 0
     segments: int = 0
     first_segment_s: float = 0.0
@@ -91,7 +108,7 @@ class Run:
     worker_mb: float | None = None
     redis_mb: float = 0.0
     scaling: float | None = None
-    """Speed against one worker."""
+    """Speed against one worker in the same round."""
     events: dict[str, float] = field(default_factory=dict, repr=False)
     """An event of the command -> when it came last, from the command's start."""
 
@@ -115,11 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the narration of a book.")
     parser.add_argument("--out", type=Path, default=Path("build/bench-narration.json"), help="where the JSON goes")
     parser.add_argument("--quick", action="store_true", help="a short run, with rough figures")
+    parser.add_argument("--rounds", type=int, help="how often Piper's runs are repeated, in turns; medians are shown")
     parser.add_argument("--characters", type=int, help=f"how long Piper's book is [{Plan().characters:,}]")
     asked = parser.parse_args()
     plan = QUICK if asked.quick else Plan()
-    if asked.characters:
-        plan = replace(plan, characters=asked.characters)
+    plan = replace(plan, rounds=asked.rounds or plan.rounds, characters=asked.characters or plan.characters)
     report = measure(plan, Console(stderr=True))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -157,10 +174,13 @@ def measure(plan: Plan, progress: Console) -> dict[str, Any]:
 
 def courses(plan: Plan) -> Iterator[Course]:
     """Say what is narrated, in order."""
-    for workers in plan.workers:
-        yield Course(f"piper, {_count(workers)}", "piper", plan.characters, workers)
-    for workers in plan.pinned if shutil.which("taskset") else ():
-        yield Course(f"piper, {workers} pinned", "piper", plan.characters, workers, pinned=True)
+    pinned = plan.pinned if shutil.which("taskset") else ()
+    for number in range(1, plan.rounds + 1):
+        for workers in plan.workers:
+            yield Course(f"piper, {_count(workers)}", "piper", plan.characters, workers, round=number)
+        for workers in pinned:
+            name = f"piper, {workers} pinned"
+            yield Course(name, "piper", plan.characters, workers, pinned=True, round=number)
     for characters in plan.lengths:
         yield Course(f"tone, {characters:,} characters", "tone", characters, 1)
 
@@ -175,7 +195,7 @@ def narrate(course: Course) -> Run:
             )
             for number in range(course.workers)
         ]
-        run = Run(course.name, course.engine, course.workers, course.pinned)
+        run = Run(course.name, course.engine, course.workers, course.pinned, course.round)
         out = stage.folder / "out"
         source = stage.folder / "book.md"
         source.write_text(book(course.characters), encoding="utf-8")
@@ -224,11 +244,11 @@ def peak_mb(pid: int) -> float | None:
 
 def scale(runs: Iterable[Run]) -> None:
     """Hold runs on Piper against the one with one worker, free or with one core."""
-    alone: dict[bool, float] = {}
+    alone: dict[tuple[bool, int], float] = {}
     for run in runs:
         if run.engine == "piper":
-            alone.setdefault(run.pinned, run.characters_per_s)
-            run.scaling = run.characters_per_s / alone[run.pinned]
+            one = alone.setdefault((run.pinned, run.round), run.characters_per_s)
+            run.scaling = run.characters_per_s / one
 
 
 def table(report: dict[str, Any]) -> Table:
@@ -236,29 +256,21 @@ def table(report: dict[str, Any]) -> Table:
     shown = Table(title="{cpu_count} CPUs, Python {python}, Redis {redis}".format_map(report["machine"]))
     shown.add_column("narration", no_wrap=True)
     shown.add_column("characters", justify="right", no_wrap=True)
-    for heading in ("a second", "scaling", "not speech", "first segment, s", "files, s"):
+    for heading in ("a second", "scaling", "not speech", "first, s", "files, s", "command", "worker", "Redis, MB"):
         shown.add_column(heading, justify="right")
-    for heading in ("command, MB", "worker, MB", "Redis, MB"):
-        shown.add_column(heading, justify="right")
+    rounds: dict[str, list[dict[str, Any]]] = {}
     for run in report["runs"]:
-        shown.add_row(*_row(run))
+        rounds.setdefault(run["name"], []).append(run)
+    for name, runs in rounds.items():
+        shown.add_row(name, f"{runs[0]['characters']:,}", *_figures(runs))
     return shown
 
 
-def _row(run: dict[str, Any]) -> list[str]:
-    """Write one run."""
-    scaling, not_speech = run["scaling"], run["not_speech"]
-    return [
-        run["name"],
-        f"{run['characters']:,}",
-        f"{run['characters_per_s']:.0f}",
-        "" if scaling is None else f"{scaling:.2f}",
-        "" if not_speech is None else f"{not_speech:.1%}",
-        f"{run['first_segment_s']:.2f}",
-        f"{run['files_s']:.1f}",
-        *("-" if run[name] is None else f"{run[name]:.0f}" for name in ("command_mb", "worker_mb")),
-        f"{run['redis_mb']:.1f}",
-    ]
+def _figures(runs: list[dict[str, Any]]) -> Iterator[str]:
+    """Write the medians of the same run in all rounds."""
+    for name, form in FIGURES.items():
+        values = [run[name] for run in runs if run[name] is not None]
+        yield form.format(statistics.median(values)) if values else "-"
 
 
 def _count(workers: int) -> str:
