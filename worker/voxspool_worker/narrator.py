@@ -169,13 +169,14 @@ class _Narration:
             raise SpeechGivenUpError(outcome.word, outcome.fault)
         fault = outcome.word if outcome.word in MISSING else outcome.fault
         key = "" if outcome.word in MISSING else self._plan.keys[segment.index]
-        reused = outcome.word == "found" or self._plan.keys.index(self._plan.keys[segment.index]) < segment.index
+        said_before = self._plan.keys.index(self._plan.keys[segment.index]) < segment.index
+        word = "found" if said_before and outcome.word == "spoken" else outcome.word
         pos, pause = at.publisher.pos, round(segment.pause_s * self._narrator.sample_rate)
-        self._counts.update([outcome.word, *(["faults"] if fault else [])])
+        self._counts.update([word, *(["faults"] if fault else [])])
         at.publish_mark(
             Mark(
                 pos, pos + outcome.samples + pause, segment.index, segment.start, segment.end, outcome.seed,
-                outcome.tries, fault, key, reused=reused,
+                outcome.tries, fault, key, reused=word == "found",
             )
         )  # fmt: skip
 
