@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -15,21 +14,14 @@ BOOK = [9_000, 15_000, 24_000]
 """Characters of its chapters: 48,000, or 3,000 s at 16 a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Card(WorkerCard):
-    """A card of a worker that says how fast it speaks, and where."""
-
-    speech_rate: float | None = 20.0
-    store: str = STORE
-
-
 def card(name: str = "w1", **said: object) -> WorkerCard:
     about: dict[str, Any] = {
         "engine": "xtts", "model": "m", "device": "cpu", "sample_rate": 24_000, "voices": {}, "jobs": 8, "running": 0,
         "queues": [queue_name("xtts", "interactive"), queue_name("xtts", "batch")],
         "rows": 8, "rows_in_use": 0, "host": "h", "pid": 1,
+        "speech_rate": 20.0, "store": STORE,
     }  # fmt: skip
-    return Card(name=name, **(about | said))
+    return WorkerCard(name=name, **(about | said))
 
 
 def test_a_book_lasts_as_long_as_its_characters_take_to_say() -> None:
@@ -88,12 +80,6 @@ def test_a_worker_that_has_not_said_yet_makes_the_time_a_most() -> None:
     made = estimate(BOOK, "en", [card(), card("w2", speech_rate=None)], "xtts", STORE)
     assert made.work_s == pytest.approx(150)
     assert made.why == "1 live worker of xtts, 20 s of audio a second in all; 1 more, and how fast is not known yet"
-
-
-def test_a_worker_older_than_its_speech_rate_is_one_that_has_not_said_it() -> None:
-    old = {field.name: getattr(card(), field.name) for field in fields(WorkerCard)}
-    made = estimate(BOOK, "en", [WorkerCard(**(old | dict.fromkeys({"speech_rate"} & old.keys())))], "xtts", STORE)
-    assert made.work_s is None
 
 
 def test_files_are_as_large_as_their_formats_make_them() -> None:

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import soundfile as sf
+import srt
+from mutagen.mp4 import MP4
 
+from check_epub import epubcheck, overlay_faults, pars
 from make_epub import epub, packed, paragraph
 from processes import clean_env, until
 
@@ -229,3 +232,70 @@ def test_a_chapter_is_heard_while_it_is_made(
     command.end()
     (made,) = (tmp_path / "out").glob("*.flac")
     np.testing.assert_array_equal(sf.read(tmp_path / "heard.flac", dtype="int16")[0], sf.read(made, dtype="int16")[0])
+
+
+@pytest.mark.voice
+def test_every_kind_of_file_is_what_other_programs_take(
+    narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    start_worker("piper")
+    book, out = write_book(tmp_path / "lamp.epub", 2), tmp_path / "out"
+    forms = ("--to", "m4b", "--to", "epub", "--to", "opus", "--to", "wav")
+    said = narrate(book, "-o", out, *forms, "--loudness", "acx", "--skip", "1").end()
+    assert said["ok"], said["problems"]
+    report = json.loads((out / "report.json").read_text())
+    chapters = report["chapters"]
+    assert [chapter["title"] for chapter in chapters] == ["Chapter 1: Of lamps", "Chapter 2: Of lamps"]
+
+    spoken = MP4(out / "The Warm Lamp.m4b")
+    assert [chapter.title for chapter in spoken.chapters] == [chapter["title"] for chapter in chapters]
+    for found, chapter in zip(spoken.chapters, chapters, strict=True):
+        assert found.start == pytest.approx(chapter["start_s"], abs=0.05)
+    assert spoken.info.length == pytest.approx(report["totals"]["duration_s"], abs=0.1)
+    assert spoken["covr"]
+    assert spoken["\xa9alb"] == ["The Warm Lamp"]
+
+    lengths = {f"chapter-{one['chapter']:03d}.m4a": one["duration_s"] for one in chapters}
+    epub_made = out / "The Warm Lamp.epub"
+    assert not overlay_faults(epub_made, lengths)
+    assert "Visitor 101 walked into the library" in " ".join(par.text for par in pars(epub_made))
+    assert len(pars(epub_made)) == report["totals"]["segments"]
+    assert not epubcheck(epub_made)
+
+    for suffix in (".flac", ".wav", ".opus"):
+        for found, chapter in zip(sorted(out.glob(f"*{suffix}")), chapters, strict=True):
+            assert sf.info(found).duration == pytest.approx(chapter["duration_s"], abs=0.05)
+    assert len(list(out.glob("*.mp3"))) == 2, "what ACX takes"
+    assert next(iter(srt.parse((out / "The Warm Lamp.srt").read_text()))).content == "Chapter 1: Of lamps"
+
+
+def test_faults_are_said_by_the_exit_code_and_the_rest_is_delivered(
+    narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    start_worker("tone")
+    book = tmp_path / "lamp.epub"
+    entries = dict(epub(3, paragraphs=2).entries)
+    del entries["OEBPS/text/c02.xhtml"]
+    book.write_bytes(packed(entries))
+    said = narrate(book, "-o", tmp_path / "out").end(1)
+    assert not said["ok"]
+    assert "c02.xhtml" in " ".join(said["problems"])
+    assert len(list((tmp_path / "out").glob("*.flac"))) == 2 + TITLE_PAGE
+
+
+def test_a_damaged_segment_is_spoken_again(
+    narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    start_worker("tone")
+    book, out = write_book(tmp_path / "lamp.epub", 2), tmp_path / "out"
+    narrate(book, "-o", out).end()
+    before = audio_of(out)
+    victim = max((tmp_path / "store").glob("??/*.flac"), key=lambda path: path.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    victim.write_bytes(data)
+    for path in out.glob("*.flac"):
+        path.unlink()
+    said = narrate(book, "-o", out).end()
+    assert said["spoken"] == 1
+    assert audio_of(out) == before

@@ -53,7 +53,7 @@ _NO_XML: Final = re.compile(
     re.IGNORECASE,
 )
 """Characters that XML has not, and their numbers."""
-_XML_NAME: Final = re.compile(r"(?:\{[^}]*\})?[^\W\d][\w.-]*")
+_XML_NAME: Final = re.compile(r"(?:\{[^}]*\})?[A-Za-z_][A-Za-z0-9_.-]*")
 _XML_NAMES: Final = frozenset({"lt", "gt", "amp", "quot", "apos"})
 _ENTITIES_MAY_ADD_CHARS: Final = 1_000_000
 
@@ -179,7 +179,8 @@ def _set(element: Element, name: str, value: str | bytes) -> None:
 
 def _sane(tag: str) -> str:
     """Give a name that XML takes: parsers of HTML let a:b and a"b through."""
-    return re.sub(r"[^\w.-]", "-", tag.rpartition(":")[2]) or "span"
+    name = tag.rpartition(":")[2]
+    return name if _XML_NAME.fullmatch(name) else "span"
 
 
 def _without_entities(text: str) -> tuple[str, tuple[str, ...]]:

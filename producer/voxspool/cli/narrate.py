@@ -153,6 +153,7 @@ def _asked(settings: Settings, said: dict[str, Any]) -> Asked:
 def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bool) -> int:
     """Begin a narration, or go on with one that was begun in the same folder."""
     from voxspool.books import read_book
+    from voxspool.narration.deliver import check_extras
     from voxspool.narration.folder import Folder
 
     with as_path(source) as path:
@@ -161,7 +162,7 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
         if "epub" in asked.formats and not book.has_places:
             raise BookError(f"{source} is no EPUB, and --to epub puts what was spoken into the one that was read")
         wanted = asked.speech.get("engine", asked.settings.engine)
-        asked.recipe(book, wanted)  # refused here, before anything is started
+        check_extras(asked.recipe(book, wanted))  # refused here, before anything is started
         folder = Folder(output)
         folder.make()
         if detach:
@@ -211,6 +212,7 @@ def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: boo
     with show_for(narration, client, book, as_json=as_json) as show:
         try:
             narration.place(show.busy)
+            show.placed(narration.jobs)
             if detach:
                 show.left(kept.id)
                 return 0

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from voxspool.narration.narration import GivenUp, Segment, Spoken
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from typing_extensions import Self
@@ -47,6 +48,9 @@ class Show(Protocol):
 
     def busy(self, error: BusyError) -> None:
         """There is no room for a chapter now."""
+
+    def placed(self, jobs: Mapping[int, str]) -> None:
+        """The chapters that were not whole have a job each now."""
 
     def take(self, news: News) -> None:
         """Something happened to a chapter."""
@@ -133,6 +137,12 @@ class Display:
     def busy(self, error: BusyError) -> None:
         """Say why the rest of the book waits."""
         click.echo(f"voxspool: {error}; the rest of the book is enqueued then", err=True)
+
+    def placed(self, jobs: Mapping[int, str]) -> None:
+        """Say how to hear one."""
+        if jobs and self._console.is_terminal:
+            first = jobs[min(jobs)]
+            click.echo(f"narration {self._id}; to listen while it is made: voxspool follow {first} --play", err=True)
 
     def take(self, news: News) -> None:
         """Move with it."""
@@ -225,7 +235,7 @@ class Display:
 class Lines:
     """JSON lines on stdout, an event each.
 
-    `begin`, `segment`, `chapter`, `given-up`, `busy`, `file`, `left`, `stopped`, `end`.
+    `begin`, `placed`, `segment`, `chapter`, `given-up`, `busy`, `file`, `left`, `stopped`, `end`.
     """
 
     def __init__(self, narration: Narration, book: Book) -> None:
@@ -250,6 +260,10 @@ class Lines:
     def busy(self, error: BusyError) -> None:
         """Say it."""
         self._say("busy", why=str(error), retry_after_s=error.retry_after_s)
+
+    def placed(self, jobs: Mapping[int, str]) -> None:
+        """Say it."""
+        self._say("placed", jobs=jobs)
 
     def take(self, news: News) -> None:
         """Say it, unless nothing happened."""

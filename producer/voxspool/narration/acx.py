@@ -118,8 +118,8 @@ def _listen(file: sf.SoundFile) -> tuple[Levels, float, float]:
     for samples in file.blocks(block, dtype="float64", always_2d=True):
         loud = _loud(samples, window, _QUIET_DBFS)
         if len(loud):
-            first = levels.samples + loud[0] * window if first is None else first
-            last = levels.samples + (loud[-1] + 1) * window
+            first = levels.samples + int(loud[0]) * window if first is None else first
+            last = levels.samples + (int(loud[-1]) + 1) * window
         levels.feed(samples)
     if first is None or last is None:
         return levels, levels.samples / file.samplerate, levels.samples / file.samplerate

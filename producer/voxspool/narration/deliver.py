@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from voxspool.audio import as_output_error
 from voxspool.narration.captions import srt, webvtt
 from voxspool.narration.encode import write_chapter
+from voxspool.narration.estimate import USUAL_RATE_HZ
 from voxspool.narration.folder import file_name
 from voxspool.narration.recipe import AUDIO
 from voxspool.narration.report import encoded, report
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from voxspool.errors import VoxspoolError
     from voxspool.narration.folder import Folder, Kept
     from voxspool.narration.loudness import Gain, PresetName
+    from voxspool.narration.recipe import Recipe
     from voxspool.narration.track import Track
     from voxspool.narration.verify import Heard
     from voxspool.store import Store
@@ -67,6 +69,25 @@ class Outcome:
     def ok(self) -> bool:
         """Whether everything was spoken and passed."""
         return not self.problems
+
+
+def check_extras(recipe: Recipe) -> None:
+    """Refuse what needs a library, or a model, that is not there, before hours are spent on the book.
+
+    Raises MissingExtraError, CheckpointError.
+    """
+    if {"m4b", "epub"} & {*recipe.formats}:
+        from voxspool.narration.m4b import pyav
+
+        pyav()
+    if recipe.loudness is not None:
+        from voxspool.narration.loudness import Meter
+
+        Meter(USUAL_RATE_HZ)
+    if recipe.verify is not None:
+        from voxspool.narration.verify import Listener
+
+        Listener(recipe.verify)
 
 
 class Delivery:

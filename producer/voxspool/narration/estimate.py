@@ -70,7 +70,7 @@ def estimate(
     """
     audio_s = sum(characters) / pace(language, engine) / speed + pauses_s
     serving = [card for card in cards if queue_name(engine, "batch") in card.queues]
-    able = [card for card in serving if getattr(card, "store", store_id) == store_id]
+    able = [card for card in serving if card.store == store_id]
     rates = [rate for card in able if (rate := _speech_rate(card))]
     work_s = (audio_s - pauses_s) / sum(rates) if rates else None
     return Estimate(audio_s, work_s, _why(engine, serving, able, rates), _files_bytes(audio_s, able))
@@ -85,7 +85,7 @@ def pace(language: str | None, engine: str) -> float:
 
 def _speech_rate(card: WorkerCard) -> float | None:
     """Give the seconds of audio that a worker makes in a second; None where its card says none that can be."""
-    rate: float | None = getattr(card, "speech_rate", None)
+    rate = card.speech_rate
     return rate if rate is not None and 0 < rate < math.inf else None
 
 

@@ -59,7 +59,7 @@ def write_m4b(
     A cover that `cover_fault` finds fault with is left out, and so is a chapter without a sample.
     Raises OutputError, StoreError, MissingExtraError.
     """
-    av = _av()
+    av = pyav()
     check_place(target)
     tracks = [track for track in tracks if track.samples]
     if not tracks:
@@ -68,7 +68,7 @@ def write_m4b(
         try:
             _write(av, part.path, book, tracks, store, gain, kbit_s)
         except av.FFmpegError as error:
-            raise OutputError(f"cannot write {target}: {error}; make room or choose another place") from error
+            raise OutputError(f"cannot write {target}: {error.strerror}; make room or choose another place") from error
         part.sync()
         part.place()
 
@@ -76,7 +76,7 @@ def write_m4b(
 def cover_fault(cover: Cover) -> str:
     """Say why a cover cannot go into an M4B; empty where it can. Raises MissingExtraError."""
     try:
-        _picture(_av(), cover)
+        _picture(pyav(), cover)
     except ValueError as error:
         return str(error)
     return ""
@@ -94,7 +94,9 @@ def _write(
     rate_hz = _rate_hz(tracks)
     encoder = _Encoder(av, rate_hz, kbit_s * 1000)
     # Not `ipod`, which PyAV gives no picture; the brand makes it an audiobook. faststart: the index comes first.
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart", "brand": "M4B "}) as out:
+    # movie_timescale: how long the sound is stands there in these units; in the usual ms its last samples are lost.
+    options = {"movflags": "+faststart", "brand": "M4B ", "movie_timescale": str(rate_hz)}
+    with av.open(str(path), "w", format="mp4", options=options) as out:
         out.metadata.update(_metadata(book))
         out.set_chapters(_chapters(tracks, rate_hz))
         audio = out.add_stream("aac", rate=rate_hz, layout="mono", format="fltp")
@@ -281,13 +283,14 @@ def _picture(av: Any, cover: Cover) -> tuple[str, int, int]:  # noqa: ANN401 - t
     try:
         frames = [*codec.decode(av.Packet(cover.data)), *codec.decode(None)]
     except av.FFmpegError as error:
-        raise ValueError(f"the cover ({cover.media_type}) is broken: {error}") from error
+        raise ValueError(f"the cover ({cover.media_type}) is broken: {error.strerror}") from error
     if not frames:
         raise ValueError(f"the cover ({cover.media_type}) is broken: there is no picture in it")
     return codec_name, frames[0].width, frames[0].height
 
 
-def _av() -> Any:  # noqa: ANN401 - the module, imported late
+def pyav() -> Any:  # noqa: ANN401 - the module, imported late
+    """Give PyAV. Raises MissingExtraError."""
     try:
         import av
     except ImportError as error:

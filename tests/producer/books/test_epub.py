@@ -204,6 +204,11 @@ def test_several_lines_of_the_contents_cut_one_document() -> None:
     ]
 
 
+def test_of_several_lines_for_one_place_the_one_that_stands_there_is_the_title() -> None:
+    lines = '<li><a href="a.xhtml">Part</a></li><li><a href="a.xhtml#one">One</a></li><li><a href="a.xhtml">X</a></li>'
+    assert outline(with_nav(lines, {"a.xhtml": "<h1 id='one'>One</h1><p>1</p>"})) == [("One", ["One", "1"])]
+
+
 def test_what_the_contents_do_not_list_belongs_to_the_chapter_before_unless_it_has_a_heading() -> None:
     lines = '<li><a href="b.xhtml">B</a></li><li><a href="d.xhtml#d">D</a></li>'
     pages = {
@@ -458,6 +463,11 @@ def test_an_archive_with_wrong_bytes_is_read_or_refused(flips: list[tuple[int, i
     for at, value in flips:
         data[at] = value
     survives(bytes(data))
+
+
+@pytest.mark.parametrize("tag", ["h\u00b9", "a:1b", 'p"x', "x\u00e9"])
+def test_names_that_xml_does_not_take_are_read(tag: str) -> None:
+    assert " ".join(texts(f"<{tag} \u00b9='1' a:b='2'>one</{tag}><p>&two</p>")) == "one &two"
 
 
 @given(length=st.integers(0, len(SMALL)))
