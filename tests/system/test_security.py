@@ -170,6 +170,8 @@ def work(
     assert "job.let_go" in second.said()
     chapter = narration.chapter("chapter", [narration.Passage(SENTENCE)], client.workers()[0].store, engine="tone")
     client.place_chapter(chapter)
+    client.record_narration("a-book", NarrationRecord("A Book", "here", "out", ("chapter",)))
+    assert client.narration("a-book").jobs == ("chapter",)
     client.speech("chapter").wait(timeout_s=20)
     record = NarrationRecord("A book", "here", "/book", ("chapter",))
     client.record_narration("book-000000", record)
