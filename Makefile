@@ -9,7 +9,7 @@ SEED ?= 1
 SOURCES := producer/pyproject.toml worker/pyproject.toml constraints.txt tests/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-redis rq-suite soak check bench bench-xtts load clean
+.PHONY: help install demo test test-redis rq-suite soak check bench bench-xtts bench-narration load clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -44,6 +44,9 @@ bench: $(VENV)/.tests ## measure, print a table, store build/bench.json
 
 bench-xtts: $(VENV)/.tests ## measure XTTS beside upstream, store build/bench-xtts.json and .png; a quarter of an hour
 	$(BIN)/python benchmarks/xtts.py --out build/bench-xtts.json
+
+bench-narration: $(VENV)/.tests ## measure the narration of a book, store build/bench-narration.json; a quarter of an hour
+	$(BIN)/python benchmarks/narration.py --out build/bench-narration.json
 
 load: $(VENV)/.tests ## 1,000 jobs, 100 readers, a kill -9, a stalled Redis: print a table, store build/load.json
 	$(BIN)/python benchmarks/load.py --out build/load.json

@@ -29,7 +29,7 @@ from voxspool.embedded import find_server
 from voxspool.protocol.jobs import TASK, JobSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Self
 
     from rq.queue import EnqueueData
@@ -52,7 +52,8 @@ class Stage:
     """A context in which a Redis is there, and the processes that were started on it."""
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="voxspool-bench-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="voxspool-bench-"))
+        """A place for files; gone with the stage."""
         self._started: dict[subprocess.Popen[bytes], Path] = {}
         """Process -> its log."""
         port = _free_port()
@@ -70,7 +71,7 @@ class Stage:
             process.kill()
             process.wait()
         self.redis.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def voxspool_worker(self, engine: str) -> Voxspool:
         """Start a voxspool worker, and give our side of it. Raises StartError."""
@@ -78,10 +79,15 @@ class Stage:
         self.start_worker(client, engine)
         return Voxspool(self.redis, client, engine)
 
-    def start_worker(self, client: Client, engine: str) -> subprocess.Popen[bytes]:
-        """Start a voxspool worker; give its process when its card is there. Raises StartError."""
+    def start_worker(
+        self, client: Client, engine: str, *, environ: Mapping[str, str] | None = None, before: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
+        """Start a voxspool worker; give its process when its card is there. Raises StartError.
+
+        `before` is a command that runs the worker's, such as taskset.
+        """
         command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", engine, "--redis", self.url]
-        process = self._launch(engine, [*command, "--jobs", str(JOBS_AT_ONCE)])
+        process = self._launch(engine, [*before, *command, "--jobs", str(JOBS_AT_ONCE)], environ)
         self._wait(process, lambda: any(card.pid == process.pid for card in client.workers()))
         return process
 
@@ -95,7 +101,7 @@ class Stage:
         """Start redis-server on a port of loopback."""
         command = [
             str(find_server()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--dir", str(self._folder), "--daemonize", "no",
+            "--dir", str(self.folder), "--daemonize", "no",
         ]  # fmt: skip
         probe = redis.Redis(port=port, retry=Retry(NoBackoff(), 0))
         self.server = self._start("redis", command, lambda: _answers(probe))
@@ -106,10 +112,10 @@ class Stage:
         self._wait(process, ready)
         return process
 
-    def _launch(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
-        """Start a process, with a log of its own."""
-        log = self._folder / f"{name}-{len(self._started)}.log"
-        environ = environment() | {"VOXSPOOL_HEALTH_DIR": str(self._folder / "health")}
+    def _launch(self, name: str, command: list[str], more: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start a process, with a log of its own, and more in its environment."""
+        log = self.folder / f"{name}-{len(self._started)}.log"
+        environ = environment() | {"VOXSPOOL_HEALTH_DIR": str(self.folder / "health")} | dict(more or {})
         with log.open("wb") as out:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environ)
         self._started[process] = log

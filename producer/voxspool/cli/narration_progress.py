@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from voxspool.narration.narration import GivenUp, Segment, Spoken
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
+    from rich.console import RenderableType
     from typing_extensions import Self
 
     from voxspool.books.book import Book
@@ -98,6 +100,17 @@ class Pace:
         return characters * self.elapsed_s / self.spoken_chars if self.spoken_chars else None
 
 
+class _Bars(Progress):
+    """Bars, and a line below that may be as long as the terminal is wide: beside a bar it would leave it no room."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Give the bars, then the line."""
+        yield from super().get_renderables()
+        yield Text(self.below, no_wrap=True, overflow="ellipsis")
+
+
 class Display:
     """The live display."""
 
@@ -106,11 +119,12 @@ class Display:
         self._client = client
         self._id = narration.id
         self._console = Console(stderr=True)
-        self._progress = Progress(
+        self._progress = _Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[said]}", markup=False),
+            TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[said]}"),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
@@ -155,12 +169,12 @@ class Display:
             self._close(news.number)
             click.echo(f"voxspool: chapter {news.number} was given up: {news.error}", err=True)
         self._count_workers()
-        self._progress.update(self._book, said=self._line())
+        self._progress.below = self._line()
 
     def made(self, made: Made) -> None:
         """Say which file is being looked after."""
         if made.new:
-            self._progress.update(self._book, said=f"{self._line()}  wrote {made.path.name}")
+            self._progress.below = f"{self._line()}, wrote {made.path.name}"
 
     def left(self, name: str) -> None:
         """Say how to come back."""
@@ -185,10 +199,10 @@ class Display:
         if len(outcome.problems) > LISTED:
             click.echo(f"voxspool: and {len(outcome.problems) - LISTED} more; see {outcome.report}", err=True)
         factor = self._pace.real_time_factor
-        pace = "" if factor is None else f", {factor:.3f} of real time"
+        pace = "" if factor is None else f", {factor:.2g} of real time"
         click.echo(
             f"{outcome.folder}: {outcome.chapters} chapters, {hours(outcome.duration_s)} of speech in "
-            f"{hours(self._pace.elapsed_s)}{pace}; {outcome.spoken} segments spoken, {outcome.reused} were there",
+            f"{hours(self._pace.elapsed_s)}{pace}; {_segments(outcome.spoken)} spoken, {outcome.reused} were there",
             err=True,
         )
 
@@ -201,7 +215,7 @@ class Display:
         line = self._lines.get(news.number)
         if line is None and len(self._lines) < MOST_LINES:
             chapter = self._chapters[news.number]
-            label = _cut(f"  {chapter.number}. {chapter.chapter.title}")
+            label = _cut(f"{chapter.number:>4}. {chapter.chapter.title}")
             line = self._lines[news.number] = self._progress.add_task(label, total=max(1, chapter.characters), said="")
         if line is not None:
             self._progress.advance(line, said)
@@ -219,7 +233,7 @@ class Display:
         factor = self._pace.real_time_factor
         left = self._pace.left_s(self._characters - round(self._progress.tasks[0].completed))
         parts = [f"{self._whole}/{len(self._chapters)} chapters"]
-        parts += [] if factor is None else [f"{factor:.3f} of real time"]
+        parts += [] if factor is None else [f"{factor:.2g} of real time"]
         parts += [] if left is None else [f"{hours(left)} left"]
         parts += [f"{self._workers} worker{'' if self._workers == 1 else 's'}"]
         parts += [f"{self._faults} with a fault"] if self._faults else []
@@ -321,6 +335,11 @@ def hours(seconds: float) -> str:
 def _about(chapter: Planned) -> dict[str, Any]:
     """Say what a chapter is."""
     return {"chapter": chapter.number, "title": chapter.chapter.title, "characters": chapter.characters}
+
+
+def _segments(count: int) -> str:
+    """Count them."""
+    return f"{count} segment{'' if count == 1 else 's'}"
 
 
 def _cut(title: str) -> str:

@@ -1,0 +1,50 @@
+"""The benchmark of narration runs and measures what it says; how fast anything is, is not a test's to say."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from narration_book import CHAPTER_SHARES, book
+
+BENCH = Path(__file__).parents[2] / "benchmarks" / "narration.py"
+
+
+def test_a_quick_run_measures_every_narration(tmp_path: Path) -> None:
+    out = tmp_path / "narration.json"
+    command = [sys.executable, str(BENCH), "--quick", "--out", str(out)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert said.returncode == 0, said.stderr
+    assert said.stderr == "", "quiet in a pipe"
+
+    report = json.loads(out.read_text())
+    runs = {run["name"]: run for run in report["runs"]}
+    assert {"date", "machine", "plan", "runs", "skipped"} == report.keys()
+    assert len(runs) + len(report["skipped"]) >= len(report["plan"]["workers"]) + len(report["plan"]["lengths"])
+    for run in runs.values():
+        assert run["characters"] > 0
+        assert run["segments"] >= len(CHAPTER_SHARES)
+        assert run["audio_s"] > 10
+        assert min(run[name] for name in ("first_segment_s", "speaking_s", "files_s", "redis_mb")) > 0
+        assert min(run[name] or 1 for name in ("command_mb", "worker_mb")) > 0
+        assert run["name"].partition(",")[0] in said.stdout
+    if sys.platform == "linux":
+        assert all(run["command_mb"] > 30 and run["worker_mb"] > 30 for run in runs.values()), "in MB"
+    for run in runs.values():
+        assert (run["scaling"] is None, run["not_speech"] is None) == (run["engine"] == "tone",) * 2
+
+
+@pytest.mark.parametrize("characters", [10_000, 50_000, 200_000])
+def test_the_book_is_as_long_as_wanted_and_says_nothing_twice(characters: int) -> None:
+    text = book(characters)
+    sentences = re.findall(r"[A-Z][^.\n#]+\.", text)
+    chapters = [len(one) for one in text.split("\n# ")[1:]]
+    assert characters < len(text) < 1.1 * characters
+    assert len(sentences) == len(set(sentences)) > characters / 100
+    assert len(chapters) == len(set(chapters)) == len(CHAPTER_SHARES), "of unequal length"
+    assert text == book(characters)
