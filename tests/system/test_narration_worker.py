@@ -70,7 +70,7 @@ def test_a_chapter_is_marked_in_order_and_its_audio_lies_in_the_store(
     assert (end.pos, end.segments, end.faults) == (marks[-1].end_pos, 5, 0)
     assert_no_pool_is_left(db)
     assert "chapter.end job=one" in worker.said()
-    assert "found=3 spoken=2" in worker.said()
+    assert "spoken=2 found=3" in worker.said()
     (card,) = client.workers()
     assert card.store == store.id
     assert card.speech_rate is not None
