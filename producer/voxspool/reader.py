@@ -35,6 +35,9 @@ BLOCK_MS: Final = 1000
 COUNT: Final = 256
 """Entries in one reply: at 50 ms an entry, 13 s of audio and 600 KB."""
 
+LOOK_S: Final = 5
+"""How often one who waits for many jobs asks whether they are over, in seconds of silence: four commands a job."""
+
 
 class Received(NamedTuple):
     """An entry and where it stands."""
@@ -257,6 +260,8 @@ class Readers:
     def __init__(self, redis: Redis, jobs: Iterable[str]) -> None:
         self._redis = redis
         self._open = {job: Cursor() for job in jobs}
+        self._silent = 0
+        """Seconds in a row in which nothing came of any."""
 
     def read(self) -> Iterator[tuple[str, Received | VoxspoolError] | None]:
         """Give each job's entries as they come, to its terminal one; None after a second in which none came.
@@ -268,8 +273,9 @@ class Readers:
             reply: Any = self._redis.xread(wanted, count=COUNT, block=BLOCK_MS)  # type: ignore[arg-type] # its dict is invariant
             for job, entries in _by_job(reply, list(self._open)):
                 yield from self._take(job, entries)
-            if not reply:
-                yield from self._missed()
+            self._silent = 0 if reply else self._silent + 1
+            if self._silent:
+                yield from self._missed() if self._silent % LOOK_S == 0 else ()
                 yield None
 
     def _take(self, job: str, entries: Any) -> Iterator[tuple[str, Received | VoxspoolError]]:  # noqa: ANN401 - redis-py's reply

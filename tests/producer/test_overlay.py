@@ -162,6 +162,12 @@ def test_spans_hold_their_stretch_alone_or_nothing_is_changed(data: st.DataObjec
     assert etree.tostring(tree) == before
 
 
+def test_no_span_stands_between_a_ruby_and_its_readings(tmp_path: Path) -> None:
+    out, _, _ = narrated(tmp_path, make_epub.small("<p>A. <ruby>b<rt>x</rt>c<rt>y</rt></ruby></p>"))
+    assert lit(out) == ["A.", "bxcy"]
+    assert b"<ruby>b<rt>" in zipfile.ZipFile(out).read("OEBPS/c.xhtml")
+
+
 def test_a_narrated_book_can_be_narrated_again(tmp_path: Path) -> None:
     out, book, _ = narrated(tmp_path, make_epub.packed(make_epub.epub(2).entries))
     again = tmp_path / "again"

@@ -20,6 +20,7 @@ from acl import PLAIN, PRECISE, USERS, GuardedRedis, Traffic, allowed, denials
 from processes import server_path, until
 from reference import SENTENCE, tone
 from voxspool import Client, RedisUnavailableError, SpeechCancelledError
+from voxspool.client import NarrationRecord
 from voxspool.protocol import keys, narration
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool_worker.conditioning import ConditioningCache
@@ -169,7 +170,12 @@ def work(
     assert "job.let_go" in second.said()
     chapter = narration.chapter("chapter", [narration.Passage(SENTENCE)], client.workers()[0].store, engine="tone")
     client.place_chapter(chapter)
+    client.record_narration("a-book", NarrationRecord("A Book", "here", "out", ("chapter",)))
+    assert client.narration("a-book").jobs == ("chapter",)
     client.speech("chapter").wait(timeout_s=20)
+    record = NarrationRecord("A book", "here", "/book", ("chapter",))
+    client.record_narration("book-000000", record)
+    assert client.narration("book-000000") == record
     then = JobSpec(SENTENCE, id="then")
     long = client.enqueue(SENTENCE * 20)
     queue = Queue(then.queue, connection=db, serializer=JSONSerializer)

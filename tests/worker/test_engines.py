@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -404,6 +405,16 @@ def test_voices_are_listed_from_their_descriptions(tmp_path: Path) -> None:
     }
     source = found["de_DE-karl-low"][1]
     assert (source.model, source.sample_rate, source.speaker) == (tmp_path / "de_DE-karl-low.onnx", 16_000, None)
+
+
+@pytest.mark.voice
+def test_a_voice_of_a_file_has_the_files_digest() -> None:
+    engine = loaded("piper")
+    assert isinstance(engine, PiperEngine)
+    voice = next(iter(engine.voices.values()))
+    model = engine._sources[voice.name].model
+    assert engine.digest(voice) == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert loaded("tone").digest(FAST) == ""
 
 
 def test_each_speaker_of_a_voice_is_a_voice(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from voxspool_worker.engines.base import Chunk, Segment, SegmentError
 from voxspool_worker.engines.tone import CHAR_S, FAST, STEP_S, ToneEngine, sine
-from voxspool_worker.scheduler import BACKLOG_CHUNKS, RESERVED_SHARE, EngineLostError, Heard, Lane, Scheduler
+from voxspool_worker.scheduler import BACKLOG_CHUNKS, RESERVED_SHARE, EngineLostError, Heard, Lane, Scheduler, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -526,6 +526,19 @@ def test_the_loop_looks_again_at_a_job_that_was_behind() -> None:
     finally:
         scheduler.stop()
         assert loop.ended()
+
+
+def test_work_says_what_a_second_of_it_makes() -> None:
+    assert Work().speech_rate(24_000) is None
+    assert Work(busy_s=1.5, seating_s=0.5, samples=96_000).speech_rate(24_000) == 2.0
+
+
+def test_a_job_knows_since_when_it_has_a_row() -> None:
+    scheduler = Scheduler(ToneEngine(rows=1))
+    first, second = (scheduler.submit(job, "batch", segments(job, 1)) for job in "ab")
+    scheduler.tick()
+    assert first.seated is not None
+    assert second.seated is None, "there is one row"
 
 
 def test_a_lane_wakes_its_job() -> None:

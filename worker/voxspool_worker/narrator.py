@@ -134,6 +134,8 @@ class _Narration:
         self._spec = chapter
         self._narrator = narrator
         self._plan: Plan | None = None
+        self._repeated: set[int] = set()
+        """The segments that say what one before them says: spoken once, they are in the store for these."""
         self.chapter: Chapter | None = None
         """As the hands see it, once they do."""
         self._counts: Counter[str] = Counter()
@@ -141,6 +143,8 @@ class _Narration:
     def plan(self, at: Speaking) -> list[Segment]:
         """Cut it."""
         self._plan = self._narrator.plan(self._spec, at.run)
+        first = {key: index for index, key in reversed(list(enumerate(self._plan.keys)))}
+        self._repeated = {index for index, key in enumerate(self._plan.keys) if first[key] != index}
         return self._plan.segments
 
     def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
@@ -169,13 +173,14 @@ class _Narration:
             raise SpeechGivenUpError(outcome.word, outcome.fault)
         fault = outcome.word if outcome.word in MISSING else outcome.fault
         key = "" if outcome.word in MISSING else self._plan.keys[segment.index]
-        reused = outcome.word == "found" or self._plan.keys.index(self._plan.keys[segment.index]) < segment.index
+        said_before = segment.index in self._repeated
+        word = "found" if said_before and outcome.word == "spoken" else outcome.word
         pos, pause = at.publisher.pos, round(segment.pause_s * self._narrator.sample_rate)
-        self._counts.update([outcome.word, *(["faults"] if fault else [])])
+        self._counts.update([word, *(["faults"] if fault else [])])
         at.publish_mark(
             Mark(
                 pos, pos + outcome.samples + pause, segment.index, segment.start, segment.end, outcome.seed,
-                outcome.tries, fault, key, reused=reused,
+                outcome.tries, fault, key, reused=word == "found",
             )
         )  # fmt: skip
 

@@ -207,8 +207,10 @@ class Delivery:
         if self._recipe.verify is not None:
             from voxspool.narration.verify import verify
 
-            for number, index, heard in verify(self._whole, self._store, self._recipe.verify):
+            texts = self._folder.heard(self._recipe.verify)
+            for number, index, heard in verify(self._whole, self._store, self._recipe.verify, texts):
                 self._heard[number, index] = heard
+            self._folder.keep_heard(self._recipe.verify, texts)
 
     def _check_acx(self) -> None:
         """Hold what would be sent to ACX against its rules, if it is made for it."""

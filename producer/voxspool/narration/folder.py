@@ -6,6 +6,7 @@
       source.epub        the book as it was (source/ where it is a folder), and the pronunciations
       tracks/3-….json    what was spoken of chapter 3, once it is whole
       files.json         which files we wrote, and from what
+      heard.json         what a transcriber heard of each segment
 
 Nothing here is needed to speak: that lies in the store and in Redis. Knows files, not how they are made.
 """
@@ -29,10 +30,11 @@ from voxspool.narration.track import Cue, Track
 from voxspool.store import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 VERSION: Final = 1
 _STATE: Final = ".voxspool"
+_HEARD: Final = "heard.json"
 _NAME_CHARS: Final = 80
 """Longest title in a file's name, in characters: at 3 bytes each under the usual limit of 255."""
 _FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\u2028\u2029]+')
@@ -109,6 +111,17 @@ class Folder:
                 old.unlink()
             self.write(path, json.dumps(asdict(track)))
 
+    def heard(self, model: str) -> dict[str, str]:
+        """Give what a model heard of segments, by their keys in the store."""
+        found = self._json(_HEARD)
+        texts = found.get(model)
+        return texts if isinstance(texts, dict) else {}
+
+    def keep_heard(self, model: str, texts: Mapping[str, str]) -> None:
+        """Keep what a model heard; what others did is forgotten."""
+        with self._as_output_error():
+            self.write(self._state / _HEARD, json.dumps({model: texts}))
+
     def place(self, name: str) -> Path:
         """Say where a file for people lies."""
         return self.path / name
@@ -140,8 +153,12 @@ class Folder:
 
     def _files(self) -> dict[str, str]:
         """Say which files were made of what."""
+        return self._json("files.json")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        """Read an object of ours; an empty one, where it cannot be read."""
         try:
-            found: Any = json.loads((self._state / "files.json").read_text(encoding="utf-8"))
+            found: Any = json.loads((self._state / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

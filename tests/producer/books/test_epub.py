@@ -97,6 +97,9 @@ def test_a_block_knows_its_place() -> None:
         ("Two.", Place(here, (1, 0))),
         ("Three.", Place(here, (1, 0, 1))),
     ]
+    body = "<div>One.<aside epub:type='footnote'>No.</aside></div>"
+    (block,) = read_bytes(make_epub.small(body), "x.epub").chapters[0].blocks
+    assert block.place == Place(here, (1, 0))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +205,12 @@ def test_several_lines_of_the_contents_cut_one_document() -> None:
         ("X", ["X", "x"]),
         ("Two", ["Two", "2"]),
     ]
+
+
+def test_an_anchor_at_the_end_of_a_paragraph_means_the_next_one() -> None:
+    lines = '<li><a href="a.xhtml">One</a></li><li><a href="a.xhtml#two">Two</a></li>'
+    body = "<p>1 ends.<a id='two'></a></p><p>2 begins.</p>"
+    assert outline(with_nav(lines, {"a.xhtml": body})) == [("One", ["1 ends."]), ("Two", ["2 begins."])]
 
 
 def test_of_several_lines_for_one_place_the_one_that_stands_there_is_the_title() -> None:

@@ -14,6 +14,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 import make_epub
 from voxspool.books import Book, read_book, read_bytes
+from voxspool.books import docx as word_reader
 from voxspool.books.plain import paragraphs
 from voxspool.errors import BookError, MissingExtraError
 
@@ -212,6 +213,12 @@ def test_a_document_of_word_has_chapters_by_its_styles() -> None:
         ("Two", ["Two", "Line break and tab."]),
     ]
     assert outline(read_bytes(word(), "stdin")) == outline(book)
+
+
+def test_a_document_of_word_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_reader, "_MOST_BYTES", 10_000)
+    with pytest.raises(BookError, match="larger than"):
+        read_bytes(word(), "x.docx")
 
 
 # PDF

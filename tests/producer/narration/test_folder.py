@@ -126,6 +126,13 @@ def test_a_chapter_that_has_another_title_leaves_no_second_file(folder: Folder, 
     ]  # fmt: skip
 
 
+def test_what_was_heard_is_kept_for_the_model_that_heard_it(folder: Folder, book: Path) -> None:
+    folder.prepare("Title", RECIPE, book, [])
+    assert folder.heard("base") == {}
+    folder.keep_heard("base", {"ab": "One."})
+    assert (folder.heard("base"), folder.heard("small")) == ({"ab": "One."}, {})
+
+
 @pytest.mark.parametrize(
     ("title", "name"),
     [

@@ -65,6 +65,7 @@ def test_the_gain_is_down_when_a_peak_comes_and_back_to_exactly_one_behind_it() 
     ahead, behind = int(0.01 * RATE_HZ), int(0.3 * RATE_HZ)
     assert gain[at] <= 32_768 * 10 ** (-12 / 20) / 32_000
     assert (gain[: at - ahead] == 1).all()
+    assert gain[at + int(0.05 * RATE_HZ)] < 0.5  # slowly: faster would be heard as distortion
     assert (gain[at + behind :] == 1).all()
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
+import zlib
 from typing import TYPE_CHECKING
 
 import av
@@ -202,8 +204,15 @@ def test_a_png_is_a_cover_too_and_what_it_is_decides_not_what_is_said_of_it(
 
 
 def bomb() -> bytes:
-    """A PNG that says it is 40,000 by 40,000."""
-    return PNG.data[:16] + (40_000).to_bytes(4) + (40_000).to_bytes(4) + PNG.data[24:]
+    """A PNG of 12 kB that has 100 million pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    side = 10_000
+    rows = zlib.compress(bytes(side * (1 + side // 8)))
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return PNG.data[:8] + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(

