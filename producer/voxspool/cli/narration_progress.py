@@ -153,8 +153,9 @@ class Display:
         click.echo(f"voxspool: {error}; the rest of the book is enqueued then", err=True)
 
     def placed(self, jobs: Mapping[int, str]) -> None:
-        """Say how to hear one."""
-        if jobs and self._console.is_terminal:
+        """Say how to hear one, from another terminal: a Redis of this command's own is not to be reached from there."""
+        shared = self._client.url == self._client.settings.redis_url
+        if jobs and shared and self._console.is_terminal:
             first = jobs[min(jobs)]
             click.echo(f"narration {self._id}; to listen while it is made: voxspool follow {first} --play", err=True)
 
