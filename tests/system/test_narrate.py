@@ -234,6 +234,18 @@ def test_a_chapter_is_heard_while_it_is_made(
     np.testing.assert_array_equal(sf.read(tmp_path / "heard.flac", dtype="int16")[0], sf.read(made, dtype="int16")[0])
 
 
+def test_a_book_keeps_the_engine_that_it_was_begun_with_though_other_workers_live_now(
+    narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    start_worker("tone")
+    book, out = write_book(tmp_path / "lamp.epub", 2), tmp_path / "out"
+    narrate(book, "-o", out, "--chapters", "1").end()
+    start_worker("piper")
+    assert narrate(book, "-o", out, "--chapters", "1").end()["spoken"] == 0
+    report = json.loads((out / "report.json").read_text())
+    assert {row["engine"] for row in report["segments"]} == {"tone"}
+
+
 @pytest.mark.voice
 def test_every_kind_of_file_is_what_other_programs_take(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path

@@ -125,8 +125,8 @@ def narrate(
     """
     settings = options.settings(redis_url)
     if attach is not None:
-        if book or output or plan_only or detach:
-            raise click.UsageError("--attach ID goes alone: what was begun says the rest")
+        if book or output or plan_only or detach or any(said.values()):
+            raise click.UsageError("--attach ID goes alone, or with --json: what was begun says the rest")
         raise SystemExit(_attach(settings, attach, as_json=as_json))
     if book is None:
         raise click.UsageError("name a BOOK, or - for stdin")
@@ -165,6 +165,8 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
         check_extras(asked.recipe(book, wanted))  # refused here, before anything is started
         folder = Folder(output)
         folder.make()
+        if wanted == AUTO:
+            wanted = _engine_before(folder, book) or AUTO
         if detach:
             open_client: Any = options.open_client(asked.settings)
         else:
@@ -311,6 +313,15 @@ def _engine(client: Client, asked: Asked, wanted: str) -> str:
             "start a worker, or name one with --engine"
         )
     return chosen
+
+
+def _engine_before(folder: Folder, book: Book) -> str | None:
+    """Name the engine that the same book was begun with in a folder: it keeps it, whoever lives now."""
+    try:
+        kept = folder.kept()
+    except BookError:
+        return None
+    return kept.recipe.engine if kept.title == book.title else None
 
 
 def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
