@@ -153,8 +153,10 @@ def _asked(settings: Settings, said: dict[str, Any]) -> Asked:
 def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bool) -> int:
     """Begin a narration, or go on with one that was begun in the same folder."""
     from voxspool.books import read_book
+    from voxspool.books.pronunciation import Pronunciations
     from voxspool.narration.deliver import check_extras
     from voxspool.narration.folder import Folder
+    from voxspool.narration.plan import plan
 
     with as_path(source) as path:
         book = read_book(path)
@@ -162,7 +164,9 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
         if "epub" in asked.formats and not book.has_places:
             raise BookError(f"{source} is no EPUB, and --to epub puts what was spoken into the one that was read")
         wanted = asked.speech.get("engine", asked.settings.engine)
-        check_extras(asked.recipe(book, wanted))  # refused here, before anything is started
+        recipe = asked.recipe(book, wanted)
+        check_extras(recipe)
+        plan(book, recipe, Pronunciations.read(*asked.rules))  # what is wrong is refused before anything is started
         folder = Folder(output)
         folder.make()
         if wanted == AUTO:
