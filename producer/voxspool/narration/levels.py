@@ -6,6 +6,7 @@ Knows no file and no rule; `loudness` adds what ears make of it.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -21,6 +22,12 @@ SILENCE_DB: Final = -120.0
 FULL_SCALE: Final = 32_768
 """The int16 amplitude that 0 dBFS is."""
 
+REACH: Final = 6
+"""How many samples to either side say what lies between two of them: 12, the taps of BS.1770-4, annex 2."""
+
+_QUARTERS: Final = np.arange(1, 4) / 4
+"""Where to look between two samples: with the samples themselves that is four times as many."""
+
 _FLOOR_SLOTS: Final = 5
 """Half a second in slots: the noise floor is the RMS of the quietest half second, as ACX's own checks measure it."""
 
@@ -28,6 +35,31 @@ _FLOOR_SLOTS: Final = 5
 def decibels(amplitude: float) -> float:
     """Give an amplitude in dB of 1.0, at least SILENCE_DB."""
     return max(SILENCE_DB, 20 * math.log10(amplitude)) if amplitude > 0 else SILENCE_DB
+
+
+def between(samples: Floats) -> Floats:
+    """Give the greatest amplitude between each sample and its next one.
+
+    Shape (n,) to (n - 11,): the first is behind samples[5], the last behind samples[n - 7].
+    """
+    points = [np.abs(np.convolve(samples, taps[::-1], "valid")) for taps in _interpolators()]
+    greatest: Floats = np.maximum.reduce(points)
+    return greatest
+
+
+@cache
+def _interpolators() -> Floats:
+    """Windowed sincs, one for each quarter, shape (3, 12)."""
+    distances = np.arange(1 - REACH, REACH + 1) - _QUARTERS[:, None]
+    taps: Floats = np.sinc(distances) * np.cos(np.pi * distances / (2 * REACH + 2)) ** 2
+    taps /= taps.sum(axis=1, keepdims=True)
+    return taps
+
+
+@cache
+def between_gain() -> float:
+    """Give how many times as high as all samples it can at most be between them."""
+    return float(np.abs(_interpolators()).sum(axis=1).max())
 
 
 class Slots:

@@ -72,7 +72,7 @@ def test_the_peak_between_the_samples_is_seen() -> None:
     # A quarter of the rate, 45 degrees off: every sample is 3 dB below the crest.
     row = metered(sine(1, 24_000, amplitude=0.5, hz=6_000, phase=np.pi / 4), 24_000)
     assert row.peak_dbfs == pytest.approx(-9.03, abs=0.01)
-    assert row.true_peak_dbfs == pytest.approx(-6.02, abs=0.1)
+    assert row.true_peak_dbfs == pytest.approx(-6.02, abs=0.2)  # it begins with a jump
 
 
 @pytest.mark.parametrize("samples", [0, 1, 500, RATE_HZ * 2])
