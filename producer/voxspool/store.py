@@ -100,6 +100,9 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self._place)!r})"
 
+    def __str__(self) -> str:
+        return str(self._place)
+
     def find(self, key: str) -> Stored | None:
         """Say what lies under a key; None where nothing does, or where a look shows that it is damaged.
 

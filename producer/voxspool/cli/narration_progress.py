@@ -81,7 +81,7 @@ class Pace:
     def add(self, segment: Segment) -> None:
         """Take a segment into account."""
         mark = segment.mark
-        if not mark.reused:
+        if not (mark.reused or segment.before):
             self.spoken_chars += mark.end - mark.start
             self.spoken_s += (mark.end_pos - mark.pos) / segment.sample_rate
 

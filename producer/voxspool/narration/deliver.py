@@ -282,7 +282,8 @@ def _faults(tracks: Iterable[Track], heard: Mapping[tuple[int, int], Heard]) -> 
         for index, cue in enumerate(track.cues):
             found = heard.get((track.number, index))
             if fault := cue.fault or (found.fault if found else ""):
-                text = cue.text if len(cue.text) <= _SHOWN_CHARS else f"{cue.text[:_SHOWN_CHARS]}…"
+                said = cue.text.strip()
+                text = said if len(said) <= _SHOWN_CHARS else f"{said[:_SHOWN_CHARS]}…"
                 yield f"chapter {track.number} at {cue.pos / track.sample_rate:.1f} s: {fault}: {text}"
 
 

@@ -42,6 +42,8 @@ class Segment:
     number: int
     mark: Mark
     sample_rate: int
+    before: bool
+    """Whether that was before this command began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Narration:
         """Those that are not, and why."""
         self.jobs: dict[int, str] = {}
         """The jobs of the chapters that are not whole yet, or were not when this command began."""
+        self._marked: dict[int, int] = {}
+        """How many segments of a chapter were spoken then."""
 
     def find_tracks(self) -> None:
         """Take up the chapters that an earlier run heard to their end, if the store has all of them, undamaged."""
@@ -151,7 +155,7 @@ class Narration:
             if isinstance(entry, Begin):
                 hearing.sample_rate = entry.sample_rate
             elif isinstance(entry, Mark) and hearing.take(entry):
-                yield Segment(number, entry, hearing.sample_rate)
+                yield Segment(number, entry, hearing.sample_rate, entry.segment < self._marked.get(number, 0))
             elif isinstance(entry, End):
                 yield Spoken(number, self._keep(hearing))
         except VoxspoolError as error:
@@ -172,19 +176,21 @@ class Narration:
         stem = f"{self.id}-{chapter.number}-{self._digests[chapter.number]}"
         for attempt in range(1, MAX_TRIES + 1):
             job = f"{stem}-{attempt}"
-            state = self._state(job)
+            state = self._state(job, chapter.number)
             if state in ("queued", "running") or (state == "ended" and not self._heard_whole(chapter.number)):
                 return job
             if state == "unknown" and self._put(chapter, job, on_busy):
                 return job
         raise SpeechFailedError(f"chapter {chapter.number} failed {MAX_TRIES} times this week; see the workers' logs")
 
-    def _state(self, job: str) -> str:
-        """Say where a job is; `unknown` where there is none."""
+    def _state(self, job: str, number: int) -> str:
+        """Say where a job is, and note how far; `unknown` where there is none."""
         try:
-            return self._client.speech(job).status().state
+            found = self._client.speech(job).status()
         except UnknownJobError:
-            return "unknown"
+            found = None
+        self._marked[number] = found.segments_done if found else 0
+        return found.state if found else "unknown"
 
     def _heard_whole(self, number: int) -> bool:
         """Whether an earlier run heard a chapter to its end: then what it lacks is not to be had from the same job."""
