@@ -145,9 +145,10 @@ class Delivery:
         """The one gain of the book, for which all of it is listened to; None where it stays as it was spoken."""
         if self._recipe.loudness is None:
             return None
-        from voxspool.narration.loudness import gain_for, measure
+        from voxspool.narration.loudness import fit
 
-        return gain_for(cast("PresetName", self._recipe.loudness), measure(self._whole, self._store))
+        _, gain = fit(cast("PresetName", self._recipe.loudness), self._whole, self._store)
+        return gain
 
     def _audio(self, track: Track) -> Iterator[Made]:
         """Make a chapter's audio files, those that are missing in one pass."""
