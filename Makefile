@@ -32,7 +32,7 @@ rq-suite: $(VENV)/.tests ## RQ's own tests of workers, run against ours
 soak: $(VENV)/.tests ## RUNS=1000 random runs of faults on real processes, from SEED=1 on; half an hour
 	MODEL_RUNS=$(RUNS) MODEL_SEED=$(SEED) $(BIN)/python -m pytest -s tests/system/test_model.py
 
-check: $(VENV)/.tests ## lint, types, import contracts and unit tests but those of XTTS, under a minute
+check: $(VENV)/.tests ## lint, types, import contracts and unit tests but those of XTTS, two minutes
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
