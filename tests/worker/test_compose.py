@@ -199,9 +199,18 @@ def test_the_worker_speaks_with_piper_and_finds_its_voices_in_a_mounted_folder()
     worker = SERVICES["worker"]
     assert resolved(worker["build"]["args"]["EXTRAS"]) == "piper"
     assert worker["environment"]["VOXSPOOL_WORKER_ENGINE"] == "piper"
-    [mount] = worker["volumes"]
-    assert mount["target"] == worker["environment"]["VOXSPOOL_PIPER_VOICES"]
+    [mount] = [
+        mount for mount in worker["volumes"] if mount["target"] == worker["environment"]["VOXSPOOL_PIPER_VOICES"]
+    ]
     assert mount["read_only"] is True
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-cuda"])
+def test_a_worker_keeps_a_books_segments_where_the_host_sees_them(name: str) -> None:
+    worker = SERVICES[name]
+    [mount] = [mount for mount in worker["volumes"] if isinstance(mount, dict) and mount["target"] == "/segments"]
+    assert worker["environment"]["VOXSPOOL_STORE"] == mount["target"]
+    assert "read_only" not in mount
 
 
 @pytest.mark.parametrize("name", BUILT)
