@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from voxspool.books.book import Book
     from voxspool.errors import VoxspoolError
     from voxspool.narration.folder import Folder, Kept
-    from voxspool.narration.loudness import Gain, PresetName
+    from voxspool.narration.master import Gain, PresetName
     from voxspool.narration.recipe import Recipe
     from voxspool.narration.track import Track
     from voxspool.narration.verify import Heard

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from voxspool.narration.loudness import Gain
+    from voxspool.narration.master import Gain
     from voxspool.narration.track import Track
     from voxspool.store import Store
     from voxspool.tags import Tags

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from voxspool.errors import MissingExtraError
 from voxspool.narration.levels import FULL_SCALE, REACH, SILENCE_DB, Levels, Slots, between, between_gain, decibels
-from voxspool.narration.master import master
+from voxspool.narration.master import Gain, PresetName, master
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,8 +39,6 @@ _BINS_PER_LU: Final = 100
 """Blocks are counted by loudness, not kept. Only where the relative gate cuts through a bin is anything lost."""
 _BINS: Final = 80 * _BINS_PER_LU
 """From the absolute gate to +10 LUFS, louder than a full-scale square wave."""
-
-PresetName = Literal["podcast", "ebu", "acx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +66,6 @@ _SAMPLE_S: Final = 600.0
 """How much of a book is listened to, again and again, to find out what the limiter takes."""
 _CORRECTIONS: Final = 6
 _CLOSE_DB: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """What is done to every sample of a book."""
-
-    preset: PresetName
-    db: float
-    ceiling_dbfs: float
-    """What the limiter lets nothing pass."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from voxspool.books.book import Book, Cover
-    from voxspool.narration.loudness import Gain
+    from voxspool.narration.master import Gain
     from voxspool.narration.track import Track
     from voxspool.store import Store
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
 
 from voxspool.narration.limiter import Limiter
 
@@ -12,12 +13,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from voxspool.narration.loudness import Gain
     from voxspool.narration.track import Track
     from voxspool.store import Store
 
 _BLOCK_SAMPLES: Final = 65_536
 """Most samples at once: a pause may be as long as its author likes."""
+
+
+PresetName = Literal["podcast", "ebu", "acx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What is done to every sample of a book."""
+
+    preset: PresetName
+    db: float
+    ceiling_dbfs: float
+    """What the limiter lets nothing pass."""
 
 
 def master(track: Track, store: Store, gain: Gain | None) -> Iterator[NDArray[np.int16]]:

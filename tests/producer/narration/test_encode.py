@@ -15,8 +15,7 @@ from spoken import sine, speech, track
 from voxspool.audio import Writer
 from voxspool.errors import OutputError, StoreError
 from voxspool.narration.encode import write_chapter
-from voxspool.narration.loudness import Gain
-from voxspool.narration.master import master
+from voxspool.narration.master import Gain, master
 from voxspool.store import Store
 from voxspool.tags import Tags
 
@@ -155,7 +154,7 @@ _PEAK = """
 import resource, sys
 from pathlib import Path
 from voxspool.narration.encode import write_chapter
-from voxspool.narration.loudness import Gain, fit
+from voxspool.narration.loudness import fit
 from voxspool.narration.track import Cue, Track
 from voxspool.store import Store
 from voxspool.tags import Tags

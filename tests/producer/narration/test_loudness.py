@@ -13,11 +13,13 @@ from spoken import sine, speech, track
 from voxspool.errors import MissingExtraError
 from voxspool.narration import loudness
 from voxspool.narration.levels import Levels
-from voxspool.narration.loudness import PRESETS, Measured, Meter, PresetName, fit, gain_for, measure
+from voxspool.narration.loudness import PRESETS, Measured, Meter, fit, gain_for, measure
 from voxspool.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from voxspool.narration.master import PresetName
 
 RATE_HZ = 22_050
 

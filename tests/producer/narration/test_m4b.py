@@ -18,9 +18,8 @@ from test_encode import files_end_at
 from voxspool.books.book import Book, Cover
 from voxspool.errors import MissingExtraError, OutputError, StoreError
 from voxspool.narration import m4b
-from voxspool.narration.loudness import Gain
 from voxspool.narration.m4b import cover_fault, write_m4b
-from voxspool.narration.master import master
+from voxspool.narration.master import Gain, master
 from voxspool.store import Store
 
 if TYPE_CHECKING:
