@@ -17,7 +17,7 @@ from voxspool import acknowledge, connection
 from voxspool.acknowledge import Acknowledgement
 from voxspool.client import Chunk, Client, unended
 from voxspool.protocol import keys
-from voxspool.protocol.stream import START, End, EntryId
+from voxspool.protocol.stream import START, End, EntryId, position_after
 from voxspool.reader import (
     COUNT,
     Cursor,
@@ -26,7 +26,6 @@ from voxspool.reader import (
     block_ms,
     ended_without_entry,
     judge,
-    position_after,
     raise_for,
     silent_too_long,
 )

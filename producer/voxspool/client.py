@@ -41,9 +41,9 @@ from voxspool.errors import (
 from voxspool.protocol import keys, narration, voices
 from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, TASK, JobSpec, all_queue_names, queue_name, queues_named
 from voxspool.protocol.near import did_you_mean
-from voxspool.protocol.stream import START, Begin, Cancelled, End, EntryId, encode_data
+from voxspool.protocol.stream import START, Begin, Cancelled, End, EntryId, encode_data, position_after
 from voxspool.protocol.voices import ClonedVoice
-from voxspool.reader import JobState, Reader, Readers, Received, position_after, raise_for
+from voxspool.reader import JobState, Reader, Readers, Received, raise_for
 from voxspool.routing import route
 from voxspool.settings import Settings
 

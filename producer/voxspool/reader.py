@@ -23,7 +23,18 @@ from voxspool.errors import (
     VoxspoolError,
 )
 from voxspool.protocol import keys
-from voxspool.protocol.stream import START, TERMINAL, Audio, Begin, Cancelled, End, Entry, EntryId, Failed, Mark, decode
+from voxspool.protocol.stream import (
+    START,
+    TERMINAL,
+    Begin,
+    Cancelled,
+    End,
+    Entry,
+    EntryId,
+    Failed,
+    decode,
+    position_after,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -168,13 +179,6 @@ def raise_for(entry: Entry) -> None:
         raise SpeechFailedError(entry.sentence, code=entry.code, retryable=entry.retryable)
     if isinstance(entry, Cancelled):
         raise SpeechCancelledError(f"the speech was cancelled by {entry.by}")
-
-
-def position_after(entry: Entry) -> int:
-    """Give the sample that follows an entry."""
-    if isinstance(entry, Audio):
-        return entry.pos + len(entry.pcm) // 2
-    return entry.end_pos if isinstance(entry, Mark) else entry.pos
 
 
 class Reader:

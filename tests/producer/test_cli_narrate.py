@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -116,6 +117,22 @@ def test_a_book_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.epub").write_bytes(b"PK\x03\x04 and no more")
     assert "bad.epub cannot be read" in refused("narrate", tmp_path / "bad.epub", "--plan")
     assert "[pause:soon]" in refused("preview", "-", stdin="[pause:soon] Hello.\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "module", "extra"),
+    [
+        (("--to", "m4b"), "av", "m4b"),
+        (("--loudness", "ebu"), "pyloudnorm", "books"),
+        (("--verify",), "faster_whisper", "verify"),
+    ],
+)
+def test_a_library_that_is_missing_is_named_before_anything_is_begun(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert f"voxspool[{extra}]" in refused("narrate", book, "-o", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_redis_is_asked(book: Path) -> None:

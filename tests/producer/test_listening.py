@@ -9,13 +9,13 @@ import soundfile as sf
 from voxspool.audio import Recorder
 from voxspool.client import Listener
 from voxspool.errors import StoreError, StreamGapError
-from voxspool.narration.listening import CHUNK_SAMPLES, voiced, with_audio
+from voxspool.narration.listening import CHUNK_SAMPLES, voiced
 from voxspool.protocol.stream import Audio, Begin, Cancelled, End, Entry, EntryId, Mark
 from voxspool.reader import Received
 from voxspool.store import Store, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 RATE_HZ = 24_000
@@ -62,6 +62,11 @@ def store(tmp_path: Path) -> Store:
 
 def received(entries: Iterable[Entry]) -> list[Received]:
     return [Received(EntryId(1, seq), entry) for seq, entry in enumerate(entries, 1)]
+
+
+def with_audio(entries: Iterable[Entry], store: Store) -> Iterator[Entry]:
+    each = (Received(EntryId(1, seq), entry) for seq, entry in enumerate(entries, 1))
+    return (one.entry for one in voiced(each, str(store)))
 
 
 def samples(entries: Iterable[Entry]) -> np.ndarray:

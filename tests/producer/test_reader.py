@@ -19,14 +19,25 @@ from voxspool.errors import (
     StreamGapError,
     UnknownJobError,
 )
-from voxspool.protocol.stream import START, Audio, Begin, Cancelled, End, Entry, EntryId, Failed, Mark, encode_data
+from voxspool.protocol.stream import (
+    START,
+    Audio,
+    Begin,
+    Cancelled,
+    End,
+    Entry,
+    EntryId,
+    Failed,
+    Mark,
+    encode_data,
+    position_after,
+)
 from voxspool.reader import (
     Cursor,
     JobState,
     Received,
     ended_without_entry,
     judge,
-    position_after,
     raise_for,
     silent_too_long,
 )

@@ -19,6 +19,7 @@ from mutagen.mp4 import MP4
 from check_epub import epubcheck, overlay_faults, pars
 from make_epub import epub, packed, paragraph
 from processes import clean_env, until
+from voxspool.errors import UnknownJobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import redis
 
     from processes import RedisServer, WorkerProcess
+    from voxspool import Client
 
 pytestmark = pytest.mark.system
 
@@ -244,6 +246,20 @@ def test_a_book_keeps_the_engine_that_it_was_begun_with_though_other_workers_liv
     assert narrate(book, "-o", out, "--chapters", "1").end()["spoken"] == 0
     report = json.loads((out / "report.json").read_text())
     assert {row["engine"] for row in report["segments"]} == {"tone"}
+
+
+def test_a_job_that_is_gone_ends_its_own_reading_alone(
+    client: Client, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    start_worker("tone")
+    there = client.enqueue("The lamp was lit.", voice="sine")
+    heard: dict[str, list[object]] = {there.id: [], "gone": []}
+    for one in client.read_all([there.id, "gone"]):
+        if one:
+            heard[one[0]].append(one[1])
+    assert [received.entry for received in there.entries()] == [received.entry for received in heard[there.id]]
+    (error,) = heard["gone"]
+    assert isinstance(error, UnknownJobError)
 
 
 @pytest.mark.voice

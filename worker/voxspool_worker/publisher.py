@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from voxspool import connection
 from voxspool.protocol import keys
-from voxspool.protocol.stream import SAMPLE_BYTES, STATES, Audio, Mark, encode_data
+from voxspool.protocol.stream import STATES, Mark, encode_data, position_after
 from voxspool_worker import lua
 from voxspool_worker.token import EndedEarlyError, Reason
 
@@ -131,7 +131,7 @@ class Publisher:
         Raises EndedEarlyError where the job was cancelled or the stream belongs to another run, LostWritesError where
         Redis has forgotten what it had acknowledged.
         """
-        after = _pos_after(entry, self.pos)
+        after = position_after(entry)
         segments = entry.segment + 1 if isinstance(entry, Mark) else ""
         state = STATES.get(entry.type, "")
         said = _text(
@@ -174,16 +174,6 @@ class Publisher:
     def cancelled_by(self) -> str:
         """Say who asked to stop the job; empty where nobody did through the stream."""
         return _text(self._scripts.redis.hget(self._keys[1], "cancel") or "")
-
-
-def _pos_after(entry: Entry, pos: int) -> int:
-    """Give how many samples the speech has with an entry; `pos` without it.
-
-    A chapter's marks stand for audio that is not in the stream.
-    """
-    if isinstance(entry, Audio):
-        return entry.pos + len(entry.pcm) // SAMPLE_BYTES
-    return entry.end_pos if isinstance(entry, Mark) else pos
 
 
 def _text(reply: bytes | str) -> str:

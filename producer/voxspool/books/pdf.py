@@ -64,7 +64,7 @@ def _pages(reader: PdfReader, count: int) -> tuple[list[list[str]], tuple[str, .
     for index in range(count):
         try:
             text = reader.pages[index].extract_text()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - pypdf raises whatever damage leads it to
             text = ""
             unread.append(f"page {index + 1} is damaged ({error})")
         pages.append([line.rstrip() for line in text.split("\n") if line.strip()])
@@ -128,7 +128,7 @@ def _outline(reader: PdfReader) -> list[tuple[int, str]]:
     """Give the page (from 0) and the title of each chapter; empty where the file has no outline that can be read."""
     try:
         top = [(reader.get_destination_page_number(one), settle(one.title or "")) for one in _top(reader.outline)]
-    except Exception:  # noqa: BLE001 - as above; headings make the chapters then
+    except Exception:  # noqa: BLE001 - pypdf raises whatever damage leads it to; headings make the chapters then
         return []
     return [(page, title) for page, title in top if page is not None and page >= 0 and title]
 
@@ -164,7 +164,7 @@ def _about(reader: PdfReader) -> tuple[str, tuple[str, ...]]:
     try:
         info = reader.metadata
         title, author = settle((info and info.title) or ""), settle((info and info.author) or "")
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:  # noqa: BLE001 - pypdf raises whatever damage leads it to
         return "", ()
     known = title.casefold() not in {"untitled", "(anonymous)", "anonymous"}
     return title if known else "", (author,) if author and author.casefold() not in {"(anonymous)", "anonymous"} else ()
@@ -173,5 +173,5 @@ def _about(reader: PdfReader) -> tuple[str, tuple[str, ...]]:
 def _language(reader: PdfReader) -> str | None:
     try:
         return tag(str(reader.root_object.get("/Lang") or ""))
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:  # noqa: BLE001 - pypdf raises whatever damage leads it to
         return None

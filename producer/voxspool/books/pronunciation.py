@@ -188,12 +188,9 @@ class Pronunciations:
 
         Raises BookError: a file that cannot be read, or a line that is none, with its number and what is right.
         """
-        words: list[_Word] = []
-        expressions: list[_Expression] = []
-        for index, path in enumerate(paths):
-            for rule in _rules(path, -index):
-                (words if isinstance(rule, _Word) else expressions).append(rule)  # type: ignore[arg-type]
-        return cls(words, expressions)
+        rules = [rule for index, path in enumerate(paths) for rule in _rules(path, -index)]
+        words = [rule for rule in rules if isinstance(rule, _Word)]
+        return cls(words, [rule for rule in rules if isinstance(rule, _Expression)])
 
     def apply(self, text: str) -> tuple[str, Alignment]:
         """Give what is said for a text, and the way back."""

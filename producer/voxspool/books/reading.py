@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
-from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, cast
 
 from voxspool.errors import BookError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from voxspool.books.book import Book
 
@@ -54,15 +54,6 @@ def read_book(path: Path, *, name: str | None = None) -> Book:
     return _named(path, lambda: _read(kind, source, name or path.stem))
 
 
-def read_bytes(data: bytes, name: str = "stdin") -> Book:
-    """Read a book that came without a file; `name` is what it may have been called, and its title where it has none.
-
-    Raises as `read_book` does.
-    """
-    kind = _kind(PurePath(name).suffix, data[:_SNIFFED_BYTES], name, data)
-    return _named(name, lambda: _read(kind, data, PurePath(name).stem or name))
-
-
 def _named(path: Path | str, read: Callable[[], Book]) -> Book:
     """Read, and put the file's name before what goes wrong."""
     try:
@@ -91,7 +82,7 @@ def _reader(kind: str) -> Reader:
         raise MissingExtraError(missing) from error
 
 
-def _kind(suffix: str, head: bytes, name: str, source: Path | bytes) -> str:
+def _kind(suffix: str, head: bytes, name: str, source: Path) -> str:
     """Say which reader a file takes. Raises BookError where none does."""
     known = _SUFFIXES.get(suffix.lower())
     if known:
@@ -107,7 +98,7 @@ def _kind(suffix: str, head: bytes, name: str, source: Path | bytes) -> str:
     return "plain"
 
 
-def _kind_of_archive(source: Path | bytes) -> str:
+def _kind_of_archive(source: Path) -> str:
     """Tell a document of Word from an EPUB; a damaged archive is left to the reader of EPUB, who says so."""
     from voxspool.books.archive import Archive
 

@@ -129,7 +129,7 @@ def narrate(
             raise click.UsageError("--attach ID goes alone, or with --json: what was begun says the rest")
         raise SystemExit(_attach(settings, attach, as_json=as_json))
     if book is None:
-        raise click.UsageError("name a BOOK, or - for stdin")
+        raise click.UsageError("name a BOOK, or - for stdin; what stands behind --verify is a model's name")
     if output is None and not plan_only:
         raise click.UsageError("say where the files go: -o DIR")
     asked = _asked(settings, said)

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from voxspool.protocol.jobs import AUTO, engine_of
-from voxspool.protocol.stream import Audio, Begin, Mark
-from voxspool.reader import position_after
+from voxspool.protocol.stream import Audio, Begin, Mark, position_after
 
 if TYPE_CHECKING:
     from types import TracebackType

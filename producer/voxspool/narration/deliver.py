@@ -109,7 +109,7 @@ class Delivery:
         """Make what can be made of a chapter before the others are whole."""
         if self._recipe.loudness is None:
             yield from self._audio(track)
-        yield from self._captions(self._named(track), [track])
+        yield from self._captions(self._named(track), [track], track.number)
 
     def book(self, tracks: Mapping[int, Track], given_up: Mapping[int, VoxspoolError]) -> Iterator[Made]:
         """Make everything of the chapters that are whole."""
@@ -117,7 +117,7 @@ class Delivery:
         self._problems += [f"chapter {number} is missing: {given_up[number]}" for number in sorted(given_up)]
         for track in self._whole:
             yield from self._audio(track)
-            yield from self._captions(self._named(track), [track])
+            yield from self._captions(self._named(track), [track], track.number)
         if self._whole:
             yield from self._captions(file_name(self._book.title, ""), self._whole)
             yield from self._m4b()
@@ -160,14 +160,14 @@ class Delivery:
             targets = [self._folder.place(name) for name in missing]
             write_chapter(track, self._store, targets, tags=tags, gain=self._gain)
         for name in missing:
-            self._folder.wrote(name, made_of)
+            self._folder.wrote(name, made_of, track.number)
         for name in names:
             yield Made(self._folder.place(name), new=name in missing)
 
-    def _captions(self, name: str, tracks: Sequence[Track]) -> Iterator[Made]:
+    def _captions(self, name: str, tracks: Sequence[Track], chapter: int | None = None) -> Iterator[Made]:
         """Make the captions of one chapter, or of all."""
         for form, write in CAPTIONS.items():
-            yield self._text(f"{name}.{form}", write(tracks))
+            yield self._text(f"{name}.{form}", write(tracks), chapter)
 
     def _m4b(self) -> Iterator[Made]:
         """Make the one file of the whole book."""
@@ -231,22 +231,22 @@ class Delivery:
         yield self._text("report.json", encoded(found))
         yield self._text(REPORT, page(found))
 
-    def _text(self, name: str, text: str) -> Made:
+    def _text(self, name: str, text: str, chapter: int | None = None) -> Made:
         """Make a text file."""
 
         def write(path: Path) -> None:
             with as_output_error(path):
                 self._folder.write(path, text)
 
-        return self._made(name, _digest(text), write)
+        return self._made(name, _digest(text), write, chapter)
 
-    def _made(self, name: str, made_of: str, make: Callable[[Path], None]) -> Made:
+    def _made(self, name: str, made_of: str, make: Callable[[Path], None], chapter: int | None = None) -> Made:
         """Make a file, unless it is there and was made of the same."""
         path = self._folder.place(name)
         if self._folder.has(name, made_of):
             return Made(path, new=False)
         make(path)
-        self._folder.wrote(name, made_of)
+        self._folder.wrote(name, made_of, chapter)
         return Made(path, new=True)
 
     @property

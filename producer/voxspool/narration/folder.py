@@ -31,6 +31,7 @@ from voxspool.store import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 VERSION: Final = 1
 _STATE: Final = ".voxspool"
@@ -128,16 +129,21 @@ class Folder:
 
     def has(self, name: str, made_of: str) -> bool:
         """Whether a file is there that was made of exactly this."""
-        return self._files().get(name) == made_of and self.place(name).is_file()
+        written = self._files().get(name)
+        return written is not None and written[0] == made_of and self.place(name).is_file()
 
-    def wrote(self, name: str, made_of: str) -> None:
-        """Take note of what a file was made of. One of the same number under another title is removed."""
+    def wrote(self, name: str, made_of: str, chapter: int | None = None) -> None:
+        """Take note of what a file was made of, and of which chapter it is; None: of the book.
+
+        One of the same chapter, or of the book, in the same format and under another title is removed.
+        """
         files = self._files()
-        for old in [one for one in files if one != name and _same_place(one, name)]:
-            del files[old]
-            self.place(old).unlink(missing_ok=True)
+        for old, (_, of) in list(files.items()):
+            if of == chapter and old != name and Path(old).suffix == Path(name).suffix:
+                del files[old]
+                self.place(old).unlink(missing_ok=True)
         with self._as_output_error():
-            self.write(self._state / "files.json", json.dumps(files | {name: made_of}))
+            self.write(self._state / "files.json", json.dumps(files | {name: (made_of, chapter)}))
 
     def write(self, path: Path, text: str) -> None:
         """Write a text file, whole or not at all. Raises OSError."""
@@ -151,9 +157,10 @@ class Folder:
         finally:
             part.unlink(missing_ok=True)
 
-    def _files(self) -> dict[str, str]:
-        """Say which files were made of what."""
-        return self._json("files.json")
+    def _files(self) -> dict[str, tuple[str, int | None]]:
+        """Say which files were made of what, and of which chapter."""
+        found = self._json("files.json").items()
+        return {name: tuple(said) for name, said in found if isinstance(said, list) and len(said) == 2}
 
     def _json(self, name: str) -> dict[str, Any]:
         """Read an object of ours; an empty one, where it cannot be read."""
@@ -185,7 +192,7 @@ class Folder:
     def _track_path(self, number: int, digest: str) -> Path:
         return self._state / "tracks" / f"{number}-{digest}.json"
 
-    def _as_output_error(self) -> Any:  # noqa: ANN401 - a context manager
+    def _as_output_error(self) -> AbstractContextManager[None]:
         from voxspool.audio import as_output_error
 
         return as_output_error(self.path)
@@ -208,9 +215,3 @@ def file_name(title: str, suffix: str, number: int | None = None, last: int = 0)
     """Name a file for people: `03 The Title.flac`, or the title alone; in any folder of any system."""
     shown = " ".join(_FORBIDDEN.sub(" ", title).split())[:_NAME_CHARS].strip(" .") or "Untitled"
     return f"{shown}{suffix}" if number is None else f"{number:0{max(2, len(str(last)))}d} {shown}{suffix}"
-
-
-def _same_place(one: str, other: str) -> bool:
-    """Whether two names are of the same chapter and format, or both of the whole book in one format."""
-    (first, _, _), (second, _, _) = one.partition(" "), other.partition(" ")
-    return Path(one).suffix == Path(other).suffix and first == second and first.isdigit()

@@ -10,13 +10,12 @@ import functools
 from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import StoreError
-from voxspool.protocol.stream import SAMPLE_BYTES, START, Audio, Mark
-from voxspool.reader import Received, position_after
+from voxspool.protocol.stream import SAMPLE_BYTES, Audio, Mark, position_after
+from voxspool.reader import Received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from voxspool.protocol.stream import Entry
     from voxspool.store import Store
 
 CHUNK_SAMPLES: Final = 8_000
@@ -26,22 +25,14 @@ _LONGEST_SAMPLES: Final = 3600 * 48_000
 the stream, and silence without end would fill a disk."""
 
 
-def with_audio(entries: Iterable[Entry], store: Store, given_samples: int = 0) -> Iterator[Entry]:
+def voiced(received: Iterable[Received], place: str, given_samples: int = 0) -> Iterator[Received]:
     """Give a chapter's entries as a speech has them: before each mark the audio of its key, then silence to its end.
 
-    The entries of a speech are given as they are. `given_samples` is where the first entry goes on. Raises StoreError
-    where the store has lost a segment, or has another than the one that was marked.
+    The entries of a speech are given as they are: the store at the place is opened where a chapter asks for it.
+    `given_samples` is where the first entry goes on. Raises StoreError where the store has lost a segment, or has
+    another than the one that was marked.
     """
-    received = (Received(START, entry) for entry in entries)
-    return (one.entry for one in _voiced(received, lambda: store, given_samples))
-
-
-def voiced(received: Iterable[Received], place: str, given_samples: int = 0) -> Iterator[Received]:
-    """Do the same for entries as they are received. The store at the place is opened where a chapter asks for it."""
-    return _voiced(received, functools.cache(lambda: _store(place)), given_samples)
-
-
-def _voiced(received: Iterable[Received], store: Callable[[], Store], given_samples: int) -> Iterator[Received]:
+    store = functools.cache(lambda: _store(place))
     for one in received:
         if isinstance(one.entry, Mark) and _is_mute(one.entry, given_samples):
             for audio in _audio(one.entry, store()):

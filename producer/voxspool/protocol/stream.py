@@ -249,3 +249,10 @@ def _check_begin(values: Mapping[str, Any]) -> None:
     stated = (values["protocol"], values["channels"], values["format"])
     if stated != (VERSION, 1, FORMAT):
         raise ValueError(f"protocol, channels, format are {stated}, known here are {(VERSION, 1, FORMAT)}")
+
+
+def position_after(entry: Entry) -> int:
+    """Give the sample that follows an entry."""
+    if isinstance(entry, Audio):
+        return entry.pos + len(entry.pcm) // SAMPLE_BYTES
+    return entry.end_pos if isinstance(entry, Mark) else entry.pos

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import make_epub
-from voxspool.books import Book, Place, read_book, read_bytes
+from in_a_file import read_bytes
+from voxspool.books import Book, Place, read_book
 from voxspool.books import archive as archives
 from voxspool.books.chapters import MAX_CHAPTER_CHARS
 from voxspool.books.markup import parse_html

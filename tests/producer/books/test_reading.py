@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from reportlab.pdfgen.canvas import Canvas
 
 import make_epub
-from voxspool.books import Book, read_book, read_bytes
+from in_a_file import read_bytes
+from voxspool.books import Book, read_book
 from voxspool.books import docx as word_reader
 from voxspool.books.plain import paragraphs
 from voxspool.errors import BookError, MissingExtraError

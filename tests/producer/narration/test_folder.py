@@ -118,12 +118,24 @@ def test_a_file_is_there_if_it_was_made_of_the_same_and_lies_there_still(folder:
 
 def test_a_chapter_that_has_another_title_leaves_no_second_file(folder: Folder, book: Path) -> None:
     folder.prepare("Title", RECIPE, book, [])
-    for name in ("01 One.flac", "01 One.srt", "02 One.flac", "01 Uno.flac"):
+    for name, chapter in (("01 One.flac", 1), ("01 One.srt", 1), ("02 One.flac", 2), ("01 Uno.flac", 1)):
         folder.place(name).write_bytes(b"x")
-        folder.wrote(name, "a")
+        folder.wrote(name, "a", chapter)
     assert sorted(path.name for path in folder.path.iterdir() if path.is_file()) == [
         "01 One.srt", "01 Uno.flac", "02 One.flac",
     ]  # fmt: skip
+
+
+def test_a_book_whose_title_begins_like_a_chapters_file_keeps_both(folder: Folder, book: Path) -> None:
+    folder.prepare("10 Lamps", RECIPE, book, [])
+    written = (("10 Ten.srt", 10), ("10 Lamps.srt", None), ("Lamps.m4b", None), ("10 Lamps.m4b", None))
+    for name, chapter in (*written, *written[:2]):
+        folder.place(name).write_bytes(b"x")
+        folder.wrote(name, "a", chapter)
+    files = sorted(path.name for path in folder.path.iterdir() if path.is_file())
+    assert files == ["10 Lamps.m4b", "10 Lamps.srt", "10 Ten.srt"]
+    (folder.path / ".voxspool" / "files.json").write_text('{"10 Ten.srt": "a", "10 Lamps.srt": [1]}')
+    assert not folder.has("10 Ten.srt", "a"), "what somebody else wrote there is not believed"
 
 
 def test_what_was_heard_is_kept_for_the_model_that_heard_it(folder: Folder, book: Path) -> None:
