@@ -155,6 +155,7 @@ import resource, sys
 from pathlib import Path
 from voxspool.narration.encode import write_chapter
 from voxspool.narration.loudness import fit
+from voxspool.narration.master import Gain
 from voxspool.narration.track import Cue, Track
 from voxspool.store import Store
 from voxspool.tags import Tags
