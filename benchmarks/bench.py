@@ -16,7 +16,7 @@ import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -82,7 +82,7 @@ def main() -> None:
 
 def measure(plan: Plan, progress: Console) -> dict[str, Any]:
     """Measure everything that can be measured here."""
-    began = datetime.now(timezone.utc)
+    began = datetime.now(UTC)
     figures: list[Figure] = []
     skipped: dict[str, str] = {}
     with Stage() as stage:

@@ -29,7 +29,7 @@ import subprocess
 import threading
 import time
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -120,7 +120,7 @@ def main() -> None:
 
 def run(plan: Plan, progress: Console) -> dict[str, Any]:
     """Start everybody, let the faults happen, judge; give the report."""
-    began = datetime.now(timezone.utc)
+    began = datetime.now(UTC)
     with Stage() as stage, Client(settings=Settings(redis_url=stage.url)) as client:
         machine = bench.about(stage)
         workers = [stage.start_worker(client, "tone") for _ in range(plan.workers)]

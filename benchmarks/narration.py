@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -149,7 +149,7 @@ def main() -> None:
 
 def measure(plan: Plan, progress: Console) -> dict[str, Any]:
     """Narrate every book of a plan."""
-    began = datetime.now(timezone.utc)
+    began = datetime.now(UTC)
     with Stage() as stage:
         machine = bench.about(stage)
     runs: list[Run] = []

@@ -9,7 +9,7 @@ of the start stands in Redis, directly before the job's function is called: by t
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ def _starts(side: Voxspool | SimpleWorker, jobs: int) -> Samples:
     """Measure one round, in ms."""
     calls, starts = [], []
     for _ in settled(jobs):
-        before, clock = datetime.now(timezone.utc), time.perf_counter()
+        before, clock = datetime.now(UTC), time.perf_counter()
         job_id = side.enqueue()
         calls.append((time.perf_counter() - clock) * 1e3)
         wait_done(side.redis, job_id)

@@ -29,7 +29,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from itertools import chain, pairwise
@@ -104,7 +104,7 @@ def checkpoint(folder: Path, plan: Plan) -> Path:
 
 def measure(plan: Plan, folder: Path, names: Sequence[str], progress: Console) -> dict[str, Any]:
     """Measure everything."""
-    began = datetime.now(timezone.utc)
+    began = datetime.now(UTC)
     load_before = os.getloadavg()[0]
     with progress.status("measuring load time and memory"):
         figures = alternate(plan.load_rounds, {name: partial(load, name, folder) for name in names})
@@ -118,7 +118,7 @@ def measure(plan: Plan, folder: Path, names: Sequence[str], progress: Console) -
             figures += step
     return {
         "date": began.isoformat(timespec="seconds"),
-        "took_s": (datetime.now(timezone.utc) - began).total_seconds(),
+        "took_s": (datetime.now(UTC) - began).total_seconds(),
         "machine": about(load_before),
         "plan": asdict(plan),
         "figures": [figure.as_json() for figure in figures],

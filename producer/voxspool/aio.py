@@ -32,8 +32,9 @@ from voxspool.reader import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from typing import Self
 
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
     from voxspool.cards import WorkerCard
     from voxspool.client import Overview, Speech, SpeechOptions

@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -49,10 +49,10 @@ from voxspool.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import TypedDict
+    from typing import Self, TypedDict
 
     from redis import Redis
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
     from voxspool.cards import WorkerCard
     from voxspool.protocol.jobs import Priority
@@ -287,7 +287,7 @@ class Client:
         voices.check_name(name)
         spoken = voices.check_languages(languages)
         read = recordings.read(clips)
-        added = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        added = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         voice = ClonedVoice(name, spoken, added, tuple(clip.about for clip in read))
         self._check_free(name)
         with connection.translated(self.url):

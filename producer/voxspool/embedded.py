@@ -26,8 +26,7 @@ from voxspool.protocol import keys
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 PR_SET_PDEATHSIG: Final = 1
 """From Linux's sys/prctl.h."""

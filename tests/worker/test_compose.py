@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,6 @@ import yaml
 from voxspool.protocol.environment import check_names
 from voxspool_worker.cli import main
 from voxspool_worker.health import STALE_S
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "compose.yaml"
@@ -235,7 +231,7 @@ def test_our_images_are_built_in_stages_and_carry_no_build_tools(path: str) -> N
 @pytest.mark.parametrize("path", DOCKERFILES)
 def test_our_images_install_the_tested_versions_and_start_a_command_that_exists(path: str) -> None:
     dockerfile = (ROOT / path).read_text()
-    assert "--constraint constraints.txt" in dockerfile
+    assert "--constraint requirements.lock" in dockerfile
     project = tomllib.loads((ROOT / Path(path).parent / "pyproject.toml").read_text())["project"]
     [entrypoint] = instructions(dockerfile, "ENTRYPOINT")
     assert json.loads(entrypoint) == list(project["scripts"])

@@ -17,8 +17,7 @@ from voxspool.errors import BookError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from typing_extensions import Self
+    from typing import Self
 
 MAX_ENTRIES: Final = 20_000
 MAX_ENTRY_BYTES: Final = 16 * 2**20

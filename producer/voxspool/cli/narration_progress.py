@@ -20,9 +20,9 @@ from voxspool.narration.narration import GivenUp, Segment, Spoken
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType
+    from typing import Self
 
     from rich.console import RenderableType
-    from typing_extensions import Self
 
     from voxspool.books.book import Book
     from voxspool.client import Client

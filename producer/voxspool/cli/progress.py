@@ -17,8 +17,7 @@ from voxspool.protocol.stream import Audio, Begin, Mark, position_after
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
     from voxspool.client import Client
     from voxspool.protocol.stream import Entry

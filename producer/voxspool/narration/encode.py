@@ -12,10 +12,10 @@ from voxspool.narration.master import master
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import Self
 
     import numpy as np
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from voxspool.narration.master import Gain
     from voxspool.narration.track import Track

@@ -1,0 +1,159 @@
+"""Renew the lock of all dependencies, or check which platforms can install from it with wheels alone.
+
+Usage: dependencies.py lock | platforms [--out FILE]
+
+Both need uv on the PATH and the package index.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LOCK = ROOT / "requirements.lock"
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+PLATFORMS = {
+    "Linux x86-64": "x86_64-manylinux_2_28",
+    "Linux aarch64": "aarch64-manylinux_2_28",
+    "macOS 14 arm64": "aarch64-apple-darwin",
+}
+"""The platforms of the README, by uv's names for them."""
+
+MACOS = "14.0"
+"""The oldest macOS for which wheels are looked for. uv reads it from MACOSX_DEPLOYMENT_TARGET."""
+
+SOURCES = ("docopt",)
+"""Pure-Python packages that publish no wheel: an installer builds one without a compiler."""
+
+HEADER = """\
+# Every dependency of both packages and of the tests, for every supported system and Python, with hashes.
+# The Makefile, the Dockerfiles and CI install from it. Written by `make lock`: do not edit.
+"""
+
+
+@dataclass(frozen=True)
+class Install:
+    """What a user of one kind installs: a row of the table of platforms."""
+
+    name: str
+    packages: tuple[str, ...]
+
+
+INSTALLS = (
+    Install("client", ("./producer[play,books,m4b,pdf,docx,verify,store]",)),
+    Install("worker, Piper", ("./producer[play]", "./worker[demo,metrics]")),
+    Install("worker, XTTS", ("./producer", "./worker[xtts]")),
+    Install("XTTS, Japanese", ("./producer", "./worker[xtts-ja]")),
+    Install("XTTS, Chinese", ("./producer", "./worker[xtts-zh]")),
+    Install("XTTS, Korean", ("./producer", "./worker[xtts-ko]")),
+)
+OPTIONAL = ("XTTS, Japanese", "XTTS, Chinese", "XTTS, Korean")
+"""Installs that may need a compiler somewhere: why they are extras of their own."""
+
+
+def main() -> None:
+    """Run the command named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("lock", "platforms"))
+    parser.add_argument("--out", type=Path, help="where the table of platforms goes as JSON")
+    arguments = parser.parse_args()
+    if arguments.command == "lock":
+        write_lock()
+    elif not check_platforms(arguments.out):
+        sys.exit("some install that must work everywhere has no wheels somewhere: see the table")
+
+
+def write_lock() -> None:
+    """Resolve everything anew, for all systems and Pythons at once, and replace the lock."""
+    requirements = "\n".join([*all_extras(), "-r tests/requirements.txt", "uv"])
+    resolved = compile_requirements(
+        requirements,
+        "--universal",
+        "--generate-hashes",
+        "--upgrade",
+        "--fork-strategy",
+        "fewest",
+        "--python-version",
+        PYTHONS[0],
+        "--no-emit-package",
+        "voxspool",
+        "--no-emit-package",
+        "voxspool-worker",
+    )
+    if resolved.returncode:
+        sys.exit(resolved.stderr)
+    LOCK.write_text(HEADER + resolved.stdout, encoding="utf-8")
+    sys.stdout.write(f"{LOCK.name}: {resolved.stdout.count('==')} versions\n")
+
+
+def all_extras() -> Iterator[str]:
+    """Yield both packages as editable requirements with every extra they have."""
+    for folder in ("producer", "worker"):
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        yield f"-e ./{folder}[{','.join(project['optional-dependencies'])}]"
+
+
+def check_platforms(out: Path | None) -> bool:
+    """Resolve every install on every platform and Python with wheels alone; print a table of the verdicts.
+
+    Return whether everything resolves that must. Versions are those of the lock.
+    """
+    cells = list(itertools.product(INSTALLS, PLATFORMS, PYTHONS))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        verdicts = dict(zip(cells, pool.map(lambda cell: verdict(*cell), cells), strict=True))
+    sys.stdout.write(f"{'':16}{'':16}" + "".join(f"{python:>8}" for python in PYTHONS) + "\n")
+    for install, platform in itertools.product(INSTALLS, PLATFORMS):
+        row = [verdicts[install, platform, python] for python in PYTHONS]
+        sys.stdout.write(f"{install.name:16}{platform:16}" + "".join(f"{cell or 'wheels':>8}" for cell in row) + "\n")
+    reasons = sorted({reason for reason in verdicts.values() if reason})
+    sys.stdout.write("".join(f"{reason}\n" for reason in reasons))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"install": install.name, "platform": platform, "python": python, "verdict": found or "wheels"}
+            for (install, platform, python), found in verdicts.items()
+        ]
+        out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return not any(found for (install, *_), found in verdicts.items() if install.name not in OPTIONAL)
+
+
+def verdict(install: Install, platform: str, python: str) -> str:
+    """Return "" where the install resolves with wheels alone, else the package that has none there."""
+    resolved = compile_requirements(
+        "\n".join(install.packages),
+        "--constraint",
+        str(LOCK),
+        "--python-platform",
+        PLATFORMS[platform],
+        "--python-version",
+        python,
+        "--only-binary",
+        ":all:",
+        *(flag for name in SOURCES for flag in ("--no-binary", name)),
+    )
+    if not resolved.returncode:
+        return ""
+    found = re.search(r"Because (?P<package>\S+?)(==|>=|<)?\S* has no", resolved.stderr)
+    return found["package"] if found else resolved.stderr
+
+
+def compile_requirements(requirements: str, *flags: str) -> "subprocess.CompletedProcess[str]":
+    """Resolve requirements, given as the text of a file, with `uv pip compile`."""
+    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", *flags, "-"]
+    environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": MACOS}
+    return subprocess.run(
+        command, input=requirements, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+if __name__ == "__main__":
+    main()
