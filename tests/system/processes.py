@@ -55,7 +55,7 @@ def oldest_server() -> Path:
     return Path(place) / "bin" / "redis-server"
 
 
-def start_program(command: list[str], **options: Any) -> subprocess.Popen[Any]:
+def start_program(command: list[str], **options: Any) -> subprocess.Popen[Any]:  # noqa: ANN401 - those of Popen
     """Start a program that Ctrl-C interrupts, even where the tests run in the background of a shell (`pytest &`).
 
     There SIGINT is ignored, which a child inherits; a handler of ours it does not inherit.
