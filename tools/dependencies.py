@@ -76,7 +76,7 @@ def main() -> None:
     if arguments.command == "lock":
         write_lock()
     elif not check_platforms(arguments.out):
-        sys.exit("an install needs a compiler where it needed none before: compare the table with COMPILED in this script")
+        sys.exit("an install needs a compiler where it needed none before: compare the table with COMPILED here")
 
 
 def write_lock() -> None:
