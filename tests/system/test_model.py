@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from voxspool import Speech
 
-RUNS: Final = 50
+RUNS: Final = 12
 LANES: Final = 12
 """Runs at once: nearly all of a run is waiting, for leases to run out and for live speech."""
 STEPS: Final = 14

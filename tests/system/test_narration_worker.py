@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -175,10 +174,9 @@ def test_the_second_sigterm_hands_it_back_at_once(
     for _ in range(2):
         first.process.send_signal(signal.SIGTERM)
         until(lambda: "worker.stopping" in first.said(), "the signal to be taken")
-    began = time.monotonic()
-    assert first.wait(10) == 0
-    assert time.monotonic() - began < 3, "a segment lasts 4.3 s"
-    until(lambda: held(db, "handed") == 0, "the segments to be free", 1)
+    assert first.wait() == 0
+    assert db.zcard(keys.unspoken("handed")) == 10, "no segment was spoken to its end"
+    until(lambda: held(db, "handed") == 0, "the segments to be free")
     start_worker()
     check(chapter, narrate(client, chapter), store)
 
@@ -207,17 +205,16 @@ def test_a_listener_overtakes_a_book_that_has_all_a_workers_attention(
 
 
 def test_a_cancelled_chapter_ends_promptly_and_leaves_nothing(
-    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
+    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis, tmp_path: Path
 ) -> None:
     for _ in range(2):
         start_worker()
     place(client, store, "cancelled", long_book(60), voice=LIVE)
     until(lambda: held(db, "cancelled") == 14, "all hands to be full")
-    began = time.monotonic()
     client.speech("cancelled").cancel()
     with pytest.raises(SpeechCancelledError):
         client.speech("cancelled").wait(timeout_s=10)
-    assert time.monotonic() - began < 1
+    assert list(tmp_path.glob("store/**/*.flac")) == [], "no segment was spoken to its end"
     assert_no_pool_is_left(db)
     chapter = place(client, store, "after", book_of(2))
     check(chapter, narrate(client, chapter), store)

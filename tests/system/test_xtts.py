@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-import random_xtts
+from checkpoints import small_checkpoint
 from processes import until
 from voxspool.protocol.stream import Begin, End, Mark
 
@@ -29,10 +29,8 @@ ENDS_SELDOM = 2.0
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    random_xtts.write_checkpoint(folder, stop_bias=ENDS_SELDOM, **random_xtts.SMALL)
-    return folder
+def checkpoint() -> Path:
+    return small_checkpoint(stop_bias=ENDS_SELDOM)
 
 
 @pytest.fixture

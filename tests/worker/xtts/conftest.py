@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-import random_xtts
+import checkpoints
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,20 +21,19 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("xtts")
-    random_xtts.write_checkpoint(folder, **random_xtts.SMALL)
-    return folder
+def small_checkpoint() -> Path:
+    return checkpoints.small_checkpoint()
 
 
 @pytest.fixture(scope="session")
-def upstream(small_checkpoint: Path) -> Any:
-    """Upstream's Xtts, loaded its own way."""
+def upstream(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Upstream's Xtts, loaded its own way, from a copy: upstream may rewrite a checkpoint when it loads it."""
+    folder = shutil.copytree(small_checkpoint, tmp_path_factory.mktemp("upstream") / "checkpoint")
     from TTS.tts.configs.xtts_config import XttsConfig
     from TTS.tts.models.xtts import Xtts
 
     config = XttsConfig()
-    config.load_json(str(small_checkpoint / "config.json"))
+    config.load_json(str(folder / "config.json"))
     model = Xtts(config)
-    model.load_checkpoint(config, checkpoint_dir=str(small_checkpoint), eval=True)
+    model.load_checkpoint(config, checkpoint_dir=str(folder), eval=True)
     return model

@@ -1,0 +1,11 @@
+"""What all tests share: the order in which they start."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the tests that take longest first, so that none of them runs on alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

@@ -1,0 +1,41 @@
+"""Small random checkpoints of XTTS, made once for all tests: writing one takes seconds and imports all of PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from processes import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FOLDER = ROOT / "build" / "checkpoints"
+SCRIPT = ROOT / "benchmarks" / "random_xtts.py"
+MAKERS = (SCRIPT, SCRIPT.with_name("random_vocab.py"))
+LIBRARIES = ("torch", "coqui-tts")
+LIMIT_S = 180
+
+
+def small_checkpoint(*, stop_bias: float = 0.0) -> Path:
+    """Return the folder of a small random checkpoint, for reading only; a test that changes it copies it.
+
+    `stop_bias` is added to the logit of the stop token: the higher, the sooner a segment ends.
+    """
+    made_of = [path.read_text(encoding="utf-8") for path in MAKERS] + [version(name) for name in LIBRARIES]
+    key = hashlib.sha256(repr((made_of, stop_bias)).encode()).hexdigest()[:16]
+    folder = FOLDER / key
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with FileLock(FOLDER / f"{key}.lock"):
+        if not folder.exists():
+            making = FOLDER / f"{key}.part"
+            command = [sys.executable, str(SCRIPT), str(making), "--small", "--stop-bias", str(stop_bias)]
+            subprocess.run(command, timeout=LIMIT_S, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            making.rename(folder)
+    return folder
