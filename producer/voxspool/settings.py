@@ -48,3 +48,8 @@ class Settings:
             pronunciations=Path(said).expanduser() if (said := environ.get(environment.PRONUNCIATIONS)) else None,
             store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
         )
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a program that we start: our own, with changes."""
+    return os.environ | changes

@@ -310,7 +310,7 @@ def test_a_server_that_is_new_enough_is_taken(said: str) -> None:
 def test_a_server_that_is_too_old_is_refused_with_both_versions(said: str) -> None:
     with server(version(said)) as url, pytest.raises(RedisTooOldError) as caught:
         check(url)
-    assert str(caught.value) == f"Redis at {url} is version {said}; voxspool needs 6.2 or later"
+    assert str(caught.value).startswith(f"Redis at {url} is version {said}; voxspool needs 6.2 or later; name another")
 
 
 @pytest.mark.parametrize(

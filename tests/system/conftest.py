@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from processes import RedisServer, WorkerProcess, clean_env, server_path, until
+from processes import RedisServer, WorkerProcess, clean_env, server_path, start_program, until
 from proxy import Proxy
 from voxspool import Client, Settings
 from voxspool.protocol import keys
@@ -73,7 +73,7 @@ def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> 
         log = tmp_path / f"worker-{len(started)}.log"
         command = [sys.executable, *program, "run", "--engine", engine, "--redis", redis_url]
         with log.open("w") as out:
-            process = subprocess.Popen(
+            process = start_program(
                 [*command, *options],
                 stderr=out,
                 stdout=out,

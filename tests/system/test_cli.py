@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import soundfile
 
-from processes import ROOT, RedisServer, clean_env, free_port, until
+from processes import RedisServer, clean_env, free_port, start_program, until
 from reference import SENTENCE, tone
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def test_check_says_what_this_machine_has(redis_server: RedisServer) -> None:
 
 def start_speak(redis_server: RedisServer, out: Path, *, text: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "voxspool", "speak", text, "-o", str(out), "--redis", redis_server.url]
-    return subprocess.Popen([*command, "--voice", "sine-live"], stderr=subprocess.PIPE, env=clean_env())
+    return start_program([*command, "--voice", "sine-live"], stderr=subprocess.PIPE, env=clean_env())
 
 
 def test_ctrl_c_cancels_a_speak_and_leaves_no_file(
@@ -223,7 +223,7 @@ def test_ctrl_c_leaves_a_followed_job_alone(
     start_worker()
     speech = client.enqueue(SENTENCE, voice="sine-live")
     command = [sys.executable, "-m", "voxspool", "follow", speech.id, "--raw", "--redis", redis_server.url]
-    following = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_env())
+    following = start_program(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_env())
     assert following.stdout is not None
     assert following.stdout.read(4800)
     following.send_signal(signal.SIGINT)
@@ -244,38 +244,6 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_file(
     done = subprocess.run(command, capture_output=True, env=environ, timeout=60, check=False)
     assert f"cannot write {out}" in one_line(done)
     assert list(tmp_path.glob("*out*")) == []
-
-
-def test_speak_brings_its_own_redis_and_worker_where_there_are_none(tmp_path: Path) -> None:
-    environ = {name: value for name, value in clean_env().items() if name != "REDIS_URL"}
-    command = [sys.executable, "-m", "voxspool", "speak", SENTENCE, "--engine", "tone", "-o", str(tmp_path / "a.wav")]
-    done = subprocess.run(command, capture_output=True, env=environ, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    if b"starting a private one" not in done.stderr:
-        pytest.skip("somebody's Redis is on the default port")
-    assert soundfile.read(tmp_path / "a.wav", dtype="int16")[0].tobytes() == tone(SENTENCE)
-    assert not [line for line in processes_of(environ) if "voxspool-" in line and "redis.sock" in line]
-
-
-def processes_of(environ: dict[str, str]) -> list[str]:
-    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, env=environ, check=True).stdout.split(
-        "\n"
-    )
-
-
-def test_a_missing_worker_package_names_its_install_command(tmp_path: Path) -> None:
-    blind = tmp_path / "blind.py"
-    blind.write_text(
-        "import importlib.util, sys\n"
-        "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name == 'voxspool_worker' else find(name, *rest)\n"
-        "from voxspool.cli import main\n"
-        "main(['demo', '-o', sys.argv[1]])\n"
-    )
-    command = [sys.executable, str(blind), str(tmp_path / "demo.wav")]
-    done = subprocess.run(command, capture_output=True, env=clean_env(), timeout=60, cwd=ROOT, check=False)
-    assert done.returncode == 1
-    assert b"pip install 'voxspool-worker[demo]'" in done.stderr.splitlines()[-1]
 
 
 def test_a_live_line_is_shown_on_a_terminal_alone(
@@ -308,21 +276,3 @@ def test_a_live_line_is_shown_on_a_terminal_alone(
     os.close(terminal)
     assert b"s of speech  first after" in shown
     assert b"%" in shown
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
-def test_a_speak_with_its_own_redis_leaves_nothing_running_however_it_ends(name: str, tmp_path: Path) -> None:
-    environ = {key: value for key, value in clean_env().items() if key != "REDIS_URL"} | {"TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "voxspool", "speak", SENTENCE * 9, "--engine", "tone", "--voice", "sine-live"]
-    speaking = subprocess.Popen([*command, "-o", str(tmp_path / "a.wav")], stderr=subprocess.DEVNULL, env=environ)
-
-    def left() -> list[str]:
-        return [line for line in processes_of(environ) if str(tmp_path) in line and "redis.sock" in line]
-
-    until(lambda: list(tmp_path.glob(".a.wav.*.part")) or speaking.poll() is not None, "the speech")
-    assert len(left()) == 2, "a Redis and a worker"
-    speaking.send_signal(getattr(signal, name))
-    speaking.wait(30)
-    until(lambda: not left(), "both to end")
-    if name != "SIGKILL":
-        assert list(tmp_path.glob("*")) == list(tmp_path.glob(".*.part")) == []

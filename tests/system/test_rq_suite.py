@@ -8,14 +8,15 @@ import sys
 
 import pytest
 
-from processes import ROOT, clean_env
+from processes import ROOT, clean_env, server_path
 
 NOT_TO_BE_HAD = 3
 
 
 def test_rqs_own_tests_of_workers_do_with_ours_what_is_listed() -> None:
     command = [sys.executable, "tests/rq_suite/run.py"]
-    done = subprocess.run(command, cwd=ROOT, env=clean_env(), capture_output=True, text=True, timeout=300, check=False)
+    environ = clean_env() | {"REDIS_SERVER": str(server_path())}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode == NOT_TO_BE_HAD and not os.environ.get("CI"):
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr

@@ -60,6 +60,7 @@ OVERRIDDEN = {
     "_finalize_success": ["job", "queue", "execution", "return_value"],
     "_finalize_failure": ["job", "queue", "execution", "exc_info"],
     "handle_payload": ["message"],
+    "_set_ip_address": ["connection"],
     "_pubsub_exception_handler": ["exc", "pubsub", "pubsub_thread"],
 }
 """Methods of BaseWorker that SpeechWorker overrides, with the parameters that RQ gives them."""
@@ -84,6 +85,7 @@ OVERRIDDEN_ATTRIBUTES = {"death_penalty_class", "log_result_lifespan"}
 USED_ATTRIBUTES = {
     *("connection", "serializer", "queues", "executions", "name", "key", "hostname", "executions_key"),
     *("redis_workers_keys", "last_heartbeat", "last_cleaned_at", "_stop_requested", "_shutdown_requested_date"),
+    "ip_address",
     *("successful_job_count", "failed_job_count", "total_working_time", "_stopped_job_id"),
 }
 

@@ -318,6 +318,16 @@ class SpeechWorker(BaseWorker):
         """Leave RQ's own out: its cleaners are not atomic and fail jobs that wait. The ticker does the work."""
         self.last_cleaned_at = now()  # type: ignore[assignment] # RQ declares it None
 
+    def _set_ip_address(self, connection: Redis) -> None:
+        """Ask for our own address, for RQ's record of the worker; on a Unix socket its path stands there.
+
+        redis-py 8 (`parse_client_info`) cannot read a path with a blank or a `=`; RQ's word for no address is unknown.
+        """
+        try:
+            super()._set_ip_address(connection)
+        except ValueError:
+            self.ip_address = "unknown"
+
     def heartbeat(self, timeout: int | None = None, pipeline: RedisPipeline | None = None) -> None:
         """Leave it to the ticker: RQ's heartbeats are three commands at every turn."""
 

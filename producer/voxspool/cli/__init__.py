@@ -29,9 +29,10 @@ class Command(click.Group):
         """Run a command; an error of ours is one line and exit code 1, an interrupt 130.
 
         A SIGTERM (a `timeout`) and a SIGHUP (a closed terminal) end it as Ctrl-C does: what it started, it stops.
+        A signal that it was told to ignore (by `nohup`) stays ignored, as Python does with Ctrl-C.
         """
         for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
                 signal.signal(getattr(signal, name), signal.default_int_handler)
         try:
             return super().invoke(ctx)

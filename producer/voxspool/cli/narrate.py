@@ -12,10 +12,10 @@ from voxspool.cli import options
 from voxspool.cli.books import as_path, warn
 from voxspool.cli.progress import Unserved
 from voxspool.cli.speak import client_or_embedded
-from voxspool.embedded import redis_answers
 from voxspool.errors import (
     BookError,
     InvalidJobError,
+    RedisError,
     StoreError,
     UnknownEngineError,
     UnknownLanguageError,
@@ -50,6 +50,7 @@ class Asked:
     """What the command line says, beside the book and the folder."""
 
     settings: Settings
+    private: bool
     only: str | None
     skip: str | None
     voices: tuple[str, ...]
@@ -108,10 +109,11 @@ class Asked:
 @click.option("--detach", is_flag=True, help="Enqueue, say how to come back, and leave.")
 @click.option("--attach", metavar="ID", help="Come back to a narration that was begun.")
 @options.JSON
+@options.PRIVATE
 @options.REDIS
 def narrate(
     book: str | None, output: Path | None, redis_url: str | None, attach: str | None, plan_only: bool,  # noqa: FBT001 - click's way
-    detach: bool, as_json: bool, **said: Any,  # noqa: ANN401, FBT001 - click's way
+    private: bool, detach: bool, as_json: bool, **said: Any,  # noqa: ANN401, FBT001 - click's way
 ) -> None:  # fmt: skip
     """Narrate BOOK (EPUB, Markdown, text, HTML, PDF, DOCX, a folder of such, or - for stdin) into DIR.
 
@@ -123,16 +125,18 @@ def narrate(
 
     Ctrl-C leaves the work running. Exit code 0: every segment was spoken and passed its checks.
     """
-    settings = options.settings(redis_url)
+    settings = options.settings(redis_url, private=private)
     if attach is not None:
-        if book or output or plan_only or detach or any(said.values()):
+        if book or output or plan_only or detach or private or any(said.values()):
             raise click.UsageError("--attach ID goes alone, or with --json: what was begun says the rest")
         raise SystemExit(_attach(settings, attach, as_json=as_json))
     if book is None:
         raise click.UsageError("name a BOOK, or - for stdin; what stands behind --verify is a model's name")
     if output is None and not plan_only:
         raise click.UsageError("say where the files go: -o DIR")
-    asked = _asked(settings, said)
+    if private and detach:
+        raise click.UsageError("--private and --detach exclude each other: a private worker ends with the command")
+    asked = _asked(settings, said, private=private)
     if plan_only:
         _plan(asked, book, as_json=as_json)
         return
@@ -140,12 +144,12 @@ def narrate(
     raise SystemExit(_begin(asked, book, output, as_json=as_json, detach=detach))
 
 
-def _asked(settings: Settings, said: dict[str, Any]) -> Asked:
+def _asked(settings: Settings, said: dict[str, Any], *, private: bool) -> Asked:
     """Sort what was said; what no speech can have is refused here."""
     speech = options.said({name: said[name] for name in ("voice", "language", "engine", "speed", "seed")})
     JobSpec("", **speech)
     return Asked(
-        settings, said["only"], said["skip"], said["voices"], said["pronunciations"], said["formats"],
+        settings, private, said["only"], said["skip"], said["voices"], said["pronunciations"], said["formats"],
         said["loudness"], said["verify"], speech,
     )  # fmt: skip
 
@@ -174,7 +178,7 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
         if detach:
             open_client: Any = options.open_client(asked.settings)
         else:
-            open_client = client_or_embedded(asked.settings, wanted)
+            open_client = client_or_embedded(asked.settings, wanted, private=asked.private)
         with open_client as client:
             recipe = asked.recipe(book, _engine(client, asked, wanted))
             kept = folder.prepare(book.title, recipe, path, asked.rules)
@@ -238,7 +242,7 @@ def _follow(
     from voxspool.narration.deliver import Delivery
     from voxspool.narration.narration import Spoken, Waiting
 
-    unserved, queue = Unserved(client), queue_name(kept.recipe.engine, "batch")
+    unserved, queue = Unserved(client, has_private=True), queue_name(kept.recipe.engine, "batch")
     delivery = Delivery(folder, kept, book, store)
     for news in narration.news():
         show.take(news)
@@ -315,6 +319,7 @@ def _engine(client: Client, asked: Asked, wanted: str) -> str:
         raise UnknownEngineError(
             f"no live worker says which engine speaks this book{f' with the voice {voice!r}' if voice else ''}; "
             "start a worker, or name one with --engine"
+            f"{'' if asked.settings.redis_named else f'; or {options.ADD_PRIVATE}'}"
         )
     return chosen
 
@@ -349,12 +354,16 @@ def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
 
 def _live(asked: Asked) -> tuple[list[WorkerCard], str]:
     """Give the workers alive now, and the engine that would speak; none, and any, where there is no Redis."""
-    from voxspool.client import Client
-
     wanted = asked.speech.get("engine", asked.settings.engine)
-    if not redis_answers(asked.settings.redis_url):
+    if asked.private:
         return [], wanted
-    with Client(settings=asked.settings) as client:
+    try:
+        client = options.open_client(asked.settings)
+    except RedisError as error:
+        if asked.settings.redis_named:
+            click.echo(f"voxspool: the plan cannot say how long it takes: {error}", err=True)
+        return [], wanted
+    with client:
         live = client.workers()
         try:
             return live, _engine(client, asked, wanted)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from voxspool.client import Client
 
 REDIS = click.option("--redis", "redis_url", metavar="URL", help="Where Redis is [VOXSPOOL_REDIS_URL, REDIS_URL].")
+PRIVATE = click.option(
+    "--private", is_flag=True, help="Start a Redis and a worker of its own, even where a Redis answers."
+)
+ADD_PRIVATE = "add --private, which starts a Redis and a worker of its own"
+"""What helps where a Redis was found that nobody named: it may be another program's."""
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 _TEXT = (
@@ -70,8 +75,10 @@ def read_text(text: str | None, path: Path | None) -> str:
         raise InvalidJobError(f"cannot read {source}: {error.strerror or error}") from error
 
 
-def settings(redis_url: str | None) -> Settings:
-    """Read the environment; --redis wins."""
+def settings(redis_url: str | None, *, private: bool = False) -> Settings:
+    """Read the environment; --redis wins. Raises click.UsageError where it is said together with --private."""
+    if private and redis_url:
+        raise click.UsageError("--private and --redis exclude each other: --private starts a Redis of its own")
     found = Settings.from_env()
     return replace(found, redis_url=redis_url, redis_named=True) if redis_url else found
 

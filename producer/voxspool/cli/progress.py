@@ -5,6 +5,7 @@ Also the notice, due within two seconds wherever stderr goes, that no live worke
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from voxspool.cli.options import ADD_PRIVATE
 from voxspool.protocol.jobs import AUTO, engine_of
 from voxspool.protocol.stream import Audio, Begin, Mark, position_after
 
@@ -93,8 +95,10 @@ class SpeechProgress:
 class Unserved:
     """Says once, on stderr, that nobody takes jobs from a queue: it is paused, or no live worker serves it."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, has_private: bool = False) -> None:
+        """Prepare. `has_private` says that the command has the option --private, which would help."""
         self._client = client
+        self._has_private = has_private
         self._told = False
 
     def look(self, queue: str) -> None:
@@ -112,7 +116,7 @@ class Unserved:
         option = "" if engine == AUTO else f" --engine {engine}"
         click.echo(
             f"voxspool: no live worker serves the queue {queue}; the job waits. "
-            f"Start one: voxspool-worker run{option} --redis {self._shown_url()}",
+            f"Start one: voxspool-worker run{option} --redis {shlex.quote(self._shown_url())}{self._or_private()}",
             err=True,
         )
 
@@ -120,6 +124,12 @@ class Unserved:
         """Look, while a job waits for a worker."""
         if state.state == "queued" and state.queue:
             self.look(state.queue)
+
+    def _or_private(self) -> str:
+        """Name the option that does without this Redis, where nobody named it."""
+        if not self._has_private or self._client.settings.redis_named:
+            return ""
+        return f"; or stop this with Ctrl-C and {ADD_PRIVATE}"
 
     def _shown_url(self) -> str:
         from voxspool.connection import shown

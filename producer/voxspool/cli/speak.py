@@ -11,6 +11,7 @@ import click
 from voxspool.cli import options
 from voxspool.cli.follow import record
 from voxspool.cli.progress import SpeechProgress, Unserved
+from voxspool.errors import RedisError
 from voxspool.protocol.jobs import AUTO, JobSpec
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @options.text_options
+@options.PRIVATE
 @click.option(
     "-o",
     "--output",
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
     metavar="OUT",
     help="A file (.wav .flac .mp3 .ogg .opus), or - for raw samples on stdout.",
 )
-def speak(text: str | None, path: Path | None, target: str, redis_url: str | None, **chosen: Any) -> None:  # noqa: ANN401 - the speech's options
+def speak(
+    text: str | None, path: Path | None, target: str, redis_url: str | None, private: bool,  # noqa: FBT001 - click's way
+    **chosen: Any,  # noqa: ANN401 - the speech's options
+) -> None:  # fmt: skip
     """Speak TEXT (or - for stdin) into a file.
 
     \b
@@ -38,16 +43,18 @@ def speak(text: str | None, path: Path | None, target: str, redis_url: str | Non
     voxspool speak --file page.txt -o page.opus --voice en_US-joe-medium
     voxspool speak - -o - < page.txt | aplay -r 22050 -f S16_LE
 
-    Where no Redis is named and none is on the default port, it starts one of its own, and a worker. Ctrl-C cancels.
+    Where no Redis is named and none is on the default port, or with --private, it starts one of its own, and a
+    worker. Ctrl-C cancels.
     """
     words = options.read_text(text, path)
-    settings = options.settings(redis_url)
+    settings = options.settings(redis_url, private=private)
     spec_options = {"engine": settings.engine, "voice": settings.voice} | options.said(chosen)
     spec = JobSpec(words, **spec_options)  # refused here, before anything is started
     check_target(target)
-    with client_or_embedded(settings, spec.engine) as client, SpeechProgress(len(words), "speaking") as line:
+    opened = client_or_embedded(settings, spec.engine, private=private)
+    with opened as client, SpeechProgress(len(words), "speaking") as line:
         placed = client.place(spec)
-        unserved = Unserved(client)
+        unserved = Unserved(client, has_private=True)
         unserved.look(placed.queue)
         with cancelled_by_interrupt(placed.speech):
             record(placed.speech, target, line, unserved)
@@ -63,19 +70,36 @@ def check_target(target: str) -> None:
 
 
 @contextlib.contextmanager
-def client_or_embedded(settings: Settings, engine: str) -> Iterator[Client]:
-    """Give a client of the Redis that was named or answers on the default port; else of one of our own, and say so."""
-    from voxspool.client import Client
-    from voxspool.embedded import Embedded, redis_answers
+def client_or_embedded(settings: Settings, engine: str, *, private: bool) -> Iterator[Client]:
+    """Give a client of the Redis that was named or listens on the default port; else of one of our own, and say so.
 
-    if settings.redis_named or redis_answers(settings.redis_url):
-        with options.open_client(settings) as client:
+    With `private` it is always one of our own. Raises RedisError for a Redis that cannot be used.
+    """
+    from voxspool.client import Client
+    from voxspool.embedded import Embedded, somebody_listens
+
+    if not private and (settings.redis_named or somebody_listens(settings.redis_url)):
+        with _open_found(settings) as client:
             yield client
         return
     speaker = "piper" if engine == AUTO else engine
-    click.echo(f"voxspool: no Redis on the default port; starting a private one, and a worker with {speaker}", err=True)
+    why = "starting a private Redis" if private else "no Redis on the default port; starting a private one"
+    click.echo(f"voxspool: {why}, and a worker with {speaker}", err=True)
     with Embedded(speaker) as own, Client(own.url, settings=settings) as client:
         yield client
+
+
+def _open_found(settings: Settings) -> Client:
+    """Give a client; what cannot be used and was not even named may be left alone with --private.
+
+    Raises RedisError.
+    """
+    try:
+        return options.open_client(settings)
+    except RedisError as error:
+        if settings.redis_named:
+            raise
+        raise type(error)(f"{error}; or {options.ADD_PRIVATE}") from error
 
 
 @contextlib.contextmanager
