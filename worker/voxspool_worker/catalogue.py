@@ -90,6 +90,11 @@ class CatalogueVoice:
         """How much is to be downloaded."""
         return self.model.size_bytes + self.config.size_bytes
 
+    @property
+    def spoken(self) -> str:
+        """Its language and country in words."""
+        return f"{self.language} ({self.country})" if self.country else self.language
+
     def speaks(self, wanted: str) -> bool:
         """Return whether its language is meant by `de`, `de_DE`, `de-de`, `german` or `Deutsch`."""
         return _plain(wanted) in {
@@ -156,11 +161,9 @@ class Card:
                 "sell what this voice speaks"
             )
         if base := _BASE.search(self.training):
-            noncommercial = ", and the data of that voice do not allow commercial use"
-            said.append(
-                f"it was made from another voice ({base[1].strip()[:80]})"
-                f"{noncommercial if _NO_COMMERCE.search(base[1]) else '; the terms of its data may count too'}"
-            )
+            name = base[1] if len(base[1]) <= 80 else base[1][:77] + "..."
+            terms = "do not allow commercial use" if _NO_COMMERCE.search(base[1]) else "have terms of their own"
+            said.append(f"it was made from another voice ({name}), whose data {terms}")
         return said
 
 
@@ -170,7 +173,7 @@ _FREE: Final = re.compile(
 _NO_COMMERCE: Final = re.compile(r"\bNC\b|non-?commercial|research|blizzard|\blessac\b", re.IGNORECASE)
 """The recordings of lessac, from which many voices are made, are the corpus of the Blizzard Challenge 2013; its licence
 is for research and rules out commercial use: https://www.cstr.ed.ac.uk/projects/blizzard/2013/lessac_blizzard2013/."""
-_BASE: Final = re.compile(r"fine-?\s?tuned\s+(?:from|on top of)\s+(?:the\s+)?([^.\n]+)", re.IGNORECASE)
+_BASE: Final = re.compile(r"fine-?\s?tuned\s+from\s+(.+?)\.?$", re.IGNORECASE)
 
 
 def fetch(url: str) -> Catalogue:

@@ -55,23 +55,25 @@ def voices() -> None:
     """List the voices of this machine; search, get and try Piper's.
 
     \b
-    voxspool-worker voices list                       the voices of this machine
-    voxspool-worker voices search german              what Piper's catalogue has
-    voxspool-worker voices get de_DE-thorsten-medium  download a voice for the worker
-    voxspool-worker voices try de_DE-thorsten-medium  hear it
+    voxspool-worker voices list                         the voices of this machine
+    voxspool-worker voices search german                what Piper's catalogue has
+    voxspool-worker voices get en_US-ljspeech-medium    download a voice for the worker
+    voxspool-worker voices try en_US-ljspeech-medium    hear it
 
-    Cloned voices lie in Redis: `voxspool voices`.
+    Cloned voices lie in Redis; `voxspool voices` lists them.
     """
 
 
 @voices.command("list")
 @_JSON
 def list_voices(as_json: bool) -> None:  # noqa: FBT001 - click's way
-    """List the voices of this machine, by engine: Piper's in its folders, and those of XTTS's checkpoint.
+    """List the voices of this machine.
 
     \b
     voxspool-worker voices list
     voxspool-worker voices list --json
+
+    These are Piper's voices in the folders where the worker looks, and the speakers of XTTS's checkpoint.
     """
     settings = Settings.from_env()
     rows = [*_piper_rows(settings), *_xtts_rows(settings)]
@@ -85,6 +87,8 @@ def list_voices(as_json: bool) -> None:  # noqa: FBT001 - click's way
         if row["speakers"]:
             count, name = len(row["speakers"]), row["name"]
             click.echo(f"{name} has {count} speakers: {name}#{row['speakers'][0]} and so on; --json lists them")
+        for warning in row["warnings"]:
+            click.echo(f"{row['name']}: {warning}")
     if not rows:
         click.echo(f"there is no voice on this machine; {_how_to_begin(settings)}", err=True)
     elif importlib.util.find_spec("piper") is None:
@@ -95,13 +99,14 @@ def list_voices(as_json: bool) -> None:  # noqa: FBT001 - click's way
 @click.argument("language", required=False)
 @_JSON
 def search(language: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's way
-    """Search Piper's catalogue for the voices of LANGUAGE: de, de_DE or german; without it, all.
+    """Search Piper's catalogue of voices.
 
     \b
     voxspool-worker voices search german
     voxspool-worker voices search en_GB --json
 
-    The catalogue is fetched each time; nothing else is downloaded.
+    LANGUAGE is written like de, de_DE or german; without it, all voices are shown. The catalogue is fetched each time;
+    nothing else is downloaded.
     """
     settings = Settings.from_env()
     here = _names_here(settings)
@@ -114,7 +119,7 @@ def search(language: str | None, as_json: bool) -> None:  # noqa: FBT001 - click
         ("name", "language", "quality", "size", "speakers", "here"),
         [
             (
-                voice.name, f"{voice.language} ({voice.country})", voice.quality, f"{voice.size_bytes / 1e6:.0f} MB",
+                voice.name, voice.spoken, voice.quality, f"{voice.size_bytes / 1e6:.0f} MB",
                 str(voice.speakers), "yes" if voice.name in here else "",
             )
             for voice in found
@@ -125,13 +130,13 @@ def search(language: str | None, as_json: bool) -> None:  # noqa: FBT001 - click
 @voices.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def get(names: tuple[str, ...]) -> None:
-    """Download voices of Piper's catalogue to where this machine's worker looks for them.
+    """Download voices for this machine's worker.
 
     \b
     voxspool-worker voices get en_US-ljspeech-medium
 
-    Shows each voice's data set and licence first. The files are held against the catalogue's digests, and appear when
-    all are whole. They are stored in the folder that VOXSPOOL_PIPER_VOICES names, else in one of your own.
+    Each voice's data set and licence are shown first. The files are compared with the catalogue's digests, and appear
+    when all are whole. They are stored in the folder that VOXSPOOL_PIPER_VOICES names, else in one of your own.
     """
     from voxspool_worker.engines.piper import voice_folders
 
@@ -149,13 +154,14 @@ def get(names: tuple[str, ...]) -> None:
     help=f"Write a file ({' '.join(SOUND_FILES)}) instead of playing.",
 )  # fmt: skip
 def try_voice(name: str, output: Path | None) -> None:
-    """Speak a sentence with the Piper voice NAME, which must be on this machine, and play it.
+    """Speak a sentence with a voice, and play it.
 
     \b
     voxspool-worker voices try en_US-ljspeech-medium
     voxspool-worker voices try en_US-ljspeech-medium -o try.wav
 
-    The sentence is the first of article 1 of the Universal Declaration of Human Rights, in the voice's language.
+    NAME is a Piper voice that is on this machine. The sentence is the first of article 1 of the Universal Declaration
+    of Human Rights, in the voice's language.
     """
     if output and output.suffix.lower() not in SOUND_FILES:
         raise click.BadParameter(f"{output} ends in none of {' '.join(SOUND_FILES)}", param_hint="-o")
@@ -179,12 +185,14 @@ def _piper_rows(settings: Settings) -> Iterator[dict[str, Any]]:
     for name, (voice, source) in found.items():
         if "#" in name:
             continue
+        card = Card.read(card_of(source.model))
         yield {
             "name": name,
             "engine": "piper",
             "languages": list(voice.languages),
             "quality": name.rpartition("-")[2] if PIPER_NAME.fullmatch(name) else "",
-            "licence": Card.read(card_of(source.model)).licence,
+            "licence": card.licence,
+            "warnings": card.warnings(),
             "folder": str(source.model.parent),
             "speakers": [one.partition("#")[2] for one in found if one.startswith(f"{name}#")],
         }
@@ -208,7 +216,7 @@ def _xtts_rows(settings: Settings) -> Iterator[dict[str, Any]]:
     for name in names:
         yield {
             "name": name, "engine": "xtts", "languages": list(LANGUAGES), "quality": "", "licence": "CPML",
-            "folder": str(found.folder), "speakers": [],
+            "folder": str(found.folder), "speakers": [], "warnings": [],
         }  # fmt: skip
 
 
@@ -298,7 +306,7 @@ def _described(voice: CatalogueVoice, card: str) -> Iterator[str]:
     told = Card.read(card)
     speakers = "1 speaker" if voice.speakers == 1 else f"{voice.speakers} speakers"
     size = f"{voice.size_bytes / 1e6:.0f} MB"
-    yield f"{voice.name}: {voice.language} ({voice.code}), {voice.quality}, {speakers}, {size}"
+    yield f"{voice.name}: {voice.spoken}, {voice.quality}, {speakers}, {size}"
     yield f"  data set: {told.dataset or 'the model card names none'}"
     yield f"  licence:  {told.licence or 'the model card names none'}"
     if told.training:
