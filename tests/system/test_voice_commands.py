@@ -154,6 +154,19 @@ def test_a_voice_that_was_got_is_listed_spoken_by_a_plain_worker_and_tried(
     assert soundfile.info(tmp_path / "try.flac").duration > 2
 
 
+def test_the_speakers_of_an_xtts_checkpoint_are_listed(voices: Callable[..., Done], tmp_path: Path) -> None:
+    import random_xtts
+
+    random_xtts.write_checkpoint(tmp_path / "xtts", **random_xtts.SMALL)
+    listed = json.loads(voices("list", "--json", VOXSPOOL_XTTS_DIR=str(tmp_path / "xtts")).stdout)
+    assert [row["name"] for row in listed if row["engine"] == "xtts"] == list(random_xtts.SPEAKERS)
+    (tmp_path / "xtts" / "model.pth").unlink()
+    broken = voices("list", VOXSPOOL_XTTS_DIR=str(tmp_path / "xtts"))
+    assert broken.returncode == 0
+    assert JOE in broken.stdout, "Piper's are listed all the same"
+    assert "has no model.pth" in broken.stderr
+
+
 def test_search_shows_what_there_is_and_what_is_here(server: VoiceServer, voices: Callable[..., Done]) -> None:
     server.add(ANNA)
     server.add("en_GB-carl-medium")
@@ -267,7 +280,8 @@ def test_a_run_without_any_voice_names_a_command_that_works_when_it_is_pasted(
 
     chosen = tmp_path / "my voices"
     chosen.mkdir()
-    for changed in ({}, {"VOXSPOOL_PIPER_VOICES": str(chosen)}):
+    outside = clean_env()["PATH"].replace(str(Path(sys.executable).parent), "")
+    for changed in ({}, {"VOXSPOOL_PIPER_VOICES": str(chosen), "PATH": outside}):
         said = one_line(run("run", "--burst", "--redis", redis_server.url, **changed))
         assert "engine piper found no voice in" in said
         pasted = said.partition("get one: ")[2]
@@ -275,8 +289,9 @@ def test_a_run_without_any_voice_names_a_command_that_works_when_it_is_pasted(
         assert pasted in run("check", "--redis", redis_server.url, **changed).stdout
         assert pasted in run("voices", "list", **changed).stderr
         done = subprocess.run(
-            ["sh", "-c", pasted], capture_output=True, text=True, env=environ, cwd=tmp_path, timeout=60, check=False
-        )
+            ["sh", "-c", pasted], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False,
+            env=environ | {"PATH": changed.get("PATH", environ["PATH"])},
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         ready = run("run", "--burst", "--redis", redis_server.url, **changed)
         assert (ready.returncode, "worker.ready" in ready.stderr) == (0, True), ready.stderr

@@ -302,6 +302,13 @@ def test_a_card_says_what_is_allowed(licence: str, training: str, warnings: list
         assert part in said
 
 
+def test_the_corpus_of_a_challenge_is_not_free_whatever_a_card_calls_its_licence() -> None:
+    url = "https://www.cstr.ed.ac.uk/projects/blizzard/2013/lessac_blizzard2013/"
+    card = Card.read(JOE_CARD.replace("https://github.com/NabuCasa/voice-datasets", url).replace("CC0", "mit"))
+    assert card.licence == "mit"
+    assert card.warnings()[0] == "the licence of its data does not allow commercial use"
+
+
 def test_a_card_in_another_form_is_unclear_and_harmless() -> None:
     for text in ("", "\x00\x1b[2J", "License", "# Training", JOE_CARD.replace("License", "Rights")):
         assert Card.read(text).warnings()[0].startswith("the card does not say clearly")

@@ -153,8 +153,8 @@ class Card:
     def warnings(self) -> list[str]:
         """Return what a person who wants to publish or sell speech of the voice must know, one sentence each."""
         said = []
-        if _NO_COMMERCE.search(self.licence):
-            said.append("this licence does not allow commercial use")
+        if _NO_COMMERCE.search(self.licence) or _LESSAC.search(self.licence + self.dataset):
+            said.append("the licence of its data does not allow commercial use")
         elif not _FREE.search(self.licence):
             said.append(
                 "the card does not say clearly what is allowed; read the data set's own page before you publish or "
@@ -162,7 +162,7 @@ class Card:
             )
         if base := _BASE.search(self.training):
             name = base[1] if len(base[1]) <= 80 else base[1][:77] + "..."
-            terms = "do not allow commercial use" if _NO_COMMERCE.search(base[1]) else "have terms of their own"
+            terms = "do not allow commercial use" if _LESSAC.search(base[1]) else "have terms of their own"
             said.append(f"it was made from another voice ({name}), whose data {terms}")
         return said
 
@@ -170,9 +170,10 @@ class Card:
 _FREE: Final = re.compile(
     r"\bCC[- ]?0\b|public[- ]?domain|\bCC[- ]BY\b|creativecommons\.org/licenses/by|\b(MIT|BSD|Apache)\b", re.IGNORECASE
 )
-_NO_COMMERCE: Final = re.compile(r"\bNC\b|non-?commercial|research|blizzard|\blessac\b", re.IGNORECASE)
-"""The recordings of lessac, from which many voices are made, are the corpus of the Blizzard Challenge 2013; its licence
-is for research and rules out commercial use: https://www.cstr.ed.ac.uk/projects/blizzard/2013/lessac_blizzard2013/."""
+_NO_COMMERCE: Final = re.compile(r"\bNC\b|non-?commercial|research", re.IGNORECASE)
+_LESSAC: Final = re.compile(r"blizzard|lessac", re.IGNORECASE)
+"""Recordings from which many voices are made: the corpus of the Blizzard Challenge 2013. Its licence is for research
+and rules out commercial use: https://www.cstr.ed.ac.uk/projects/blizzard/2013/lessac_blizzard2013/license.html."""
 _BASE: Final = re.compile(r"fine-?\s?tuned\s+from\s+(.+?)\.?$", re.IGNORECASE)
 
 

@@ -131,7 +131,8 @@ def _web_address(environ: Mapping[str, str], name: str) -> str | None:
     except ValueError:
         usable = False
     if not usable:
-        raise SettingsError(f"{name} is not an address like https://example.org/voices.json (without a password)")
+        shown = "it has a password" if "@" in value else f"it is {value!r:.200}"
+        raise SettingsError(f"{name} is not an address like https://example.org/voices.json: {shown}")
     return value
 
 

@@ -359,7 +359,8 @@ def _not_here(name: str, found: Iterable[str], command: str) -> UnknownVoiceErro
     if PIPER_NAME.fullmatch(voice) and voice not in found:
         return UnknownVoiceError(f"voice {name} is not on this machine; get it: {command} {voice}")
     hint = did_you_mean(name, found)
-    return UnknownVoiceError(f"there is no Piper voice {name!r:.80} on this machine{hint}; others: voices search")
+    search = f"{program('voxspool-worker')} voices search"
+    return UnknownVoiceError(f"there is no Piper voice {name!r:.80} on this machine{hint}; `{search}` shows others")
 
 
 def _write(path: Path, samples: npt.NDArray[np.int16], rate: int) -> None:
