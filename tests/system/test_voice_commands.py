@@ -327,6 +327,11 @@ def test_try_says_how_to_get_a_voice_and_how_to_hear_it_without_a_loudspeaker(
         "class PortAudioError(Exception): ...\ndef play(*_, **__): raise PortAudioError('Error querying device -1')"
     )
     assert one_line(voices("try", JOE, PYTHONPATH=str(silent))).endswith(instead)
+    (silent / "sounddevice.py").write_text(
+        "class PortAudioError(Exception): ...\n"
+        "def play(samples, rate, blocking): print(samples.dtype, len(samples) / rate > 2, blocking)"
+    )
+    assert voices("try", JOE, PYTHONPATH=str(silent)).stdout == "int16 True True\n"
     subprocess.run(["sh", "-c", instead], env=environ, cwd=tmp_path, timeout=60, check=True)
     assert soundfile.info(tmp_path / "try.wav").duration > 2
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOCS = (ROOT / "docs" / "voices.md").read_text(encoding="utf-8")
+VOICES = voxspool_worker.commands["voices"]
+assert isinstance(VOICES, click.Group)
 PROGRAMS = {"voxspool": voxspool, "voxspool-worker": voxspool_worker}
 
 
@@ -83,7 +85,15 @@ def commands() -> Iterator[str]:
         yield from (line for line in block.splitlines() if "voxspool" in line and not line.startswith("pip "))
 
 
-@pytest.mark.parametrize("line", list(commands()))
+def examples() -> Iterator[str]:
+    """Give every example in the help of the worker's commands around voices."""
+    for command in (VOICES, *VOICES.commands.values()):
+        found = re.findall(r"^ *(voxspool-worker voices .*)$", command.help or "", re.MULTILINE)
+        assert found, command.name
+        yield from (re.split(r" {3,}", line)[0] for line in found)  # what stands after it explains it
+
+
+@pytest.mark.parametrize("line", [*commands(), *examples()])
 def test_every_command_is_one_that_can_be_given(line: str) -> None:
     name, *words = [word for word in shlex.split(line) if not re.match(r"[A-Z_]+=", word)]
     command: click.Command = PROGRAMS[name]
