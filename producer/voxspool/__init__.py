@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from voxspool.errors import (
     BookError,
     BusyError,
+    CatalogueError,
     CheckpointError,
     ClipError,
     DeadlineError,
@@ -62,6 +63,7 @@ __all__ = [
     "AsyncSpeech",
     "BookError",
     "BusyError",
+    "CatalogueError",
     "CheckpointError",
     "Chunk",
     "Client",

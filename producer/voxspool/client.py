@@ -429,7 +429,9 @@ def _unknown_voice(
     for name, _ in wanted.parts:
         if name not in own and name not in cloned:
             hint = did_you_mean(name, {*own, *cloned})
-            return UnknownVoiceError(f"no live worker has a voice {name!r}{hint}; `voxspool voices` lists them")
+            return UnknownVoiceError(
+                f"no live worker has a voice {name!r}{hint}; `voxspool voices` lists them{voices.how_to_get(name)}"
+            )
     return UnknownVoiceError(
         f"voice {asked!r} is {'a mix' if wanted.mixed else 'cloned'}, and no live worker that takes the job speaks "
         f"those; start one: voxspool-worker run --engine {voices.CLONING_ENGINE}"

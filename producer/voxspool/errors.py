@@ -28,6 +28,7 @@
     ├── OutputError                 a file or a loudspeaker that cannot be written to
     ├── MissingExtraError           an optional library is not installed
     ├── CheckpointError             a speech model's files that are missing or broken
+    ├── CatalogueError              a catalogue of voices that cannot be read, or a voice that cannot be got from it
     └── EmbeddedError               the private Redis or worker did not come up
 
 A message is one line: what was wrong, the value, what to do. Across the wire travel a code and a sentence, never a
@@ -215,6 +216,12 @@ class CheckpointError(VoxspoolError):
     """A speech model's files are missing or broken; the message names the file and what to do."""
 
     code = "checkpoint"
+
+
+class CatalogueError(VoxspoolError):
+    """A catalogue of voices cannot be read, or a voice cannot be got from it."""
+
+    code = "catalogue"
 
 
 class EmbeddedError(VoxspoolError):

@@ -28,6 +28,15 @@ def install_command(distribution: str, *extras: str) -> str:
     return f"{_installer()} {shlex.quote(_source(distribution) + chosen)}"
 
 
+def program(name: str) -> str:
+    """Return how one calls a program of this environment in a shell here: by its name, or by its path if need be."""
+    own = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if (found and Path(found).parent == own.parent) or not own.exists():
+        return name
+    return shlex.quote(_shortest(own))
+
+
 def _source(distribution: str) -> str:
     """Return where a distribution is to be had: a path where it, or its sibling, came from one, else its name."""
     for installed in (distribution, *REPOSITORY_FOLDERS):

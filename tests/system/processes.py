@@ -133,5 +133,6 @@ class WorkerProcess:
 
 
 def clean_env() -> dict[str, str]:
-    """The environment without what would change the programs under test."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("VOXSPOOL_")}
+    """The environment without what would change the programs under test, such as the voices of who runs them."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VOXSPOOL_")}
+    return kept | {"XDG_DATA_HOME": "/nonexistent"}

@@ -95,7 +95,7 @@ def test_a_voice_is_added_listed_shown_and_removed(run_cli: Cli, db: redis.Redis
     (row,) = json.loads(run_cli("voices", "--json").stdout)
     assert row == {"voice": "alice", "engine": "xtts", "languages": ["de", "en"], "workers": 0, "cloned": True}
     assert run_cli("voices", "list").stdout == run_cli("voices").stdout
-    assert run_cli("voices").stdout.decode().split() == ["alice", "xtts", "de/en", "0", "worker(s)", "cloned"]
+    assert run_cli("voices").stdout.decode().split() == ["alice", "xtts", "de/en", "0", "workers", "cloned"]
 
     shown = json.loads(run_cli("voices", "show", "alice", "--json").stdout)
     flacs = db.lrange(keys.clips("alice"), 0, -1)

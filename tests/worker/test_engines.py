@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from voxspool.errors import MissingExtraError, UnknownEngineError, UnknownVoiceError
+from voxspool.errors import CheckpointError, MissingExtraError, UnknownEngineError, UnknownVoiceError
 from voxspool.protocol.jobs import ENGINES
 from voxspool_worker.engines import load, piper, tone
 from voxspool_worker.engines.base import Chunk, Segment, SegmentError
-from voxspool_worker.engines.piper import PACKAGED_VOICE, PiperEngine, find_voices, voice_folders
+from voxspool_worker.engines.piper import PACKAGED_VOICE, STARTER, PiperEngine, find_voices, voice_folders
 from voxspool_worker.engines.tone import CHAR_S, FAST, LIVE, STEP_S, ToneEngine, sine
 from voxspool_worker.settings import Settings
 from voxspool_worker.text import split
@@ -365,10 +365,10 @@ def test_what_is_said_of_a_text_is_not_silence(piper_engine: PiperEngine) -> Non
 
 @pytest.mark.voice
 @pytest.mark.parametrize("exists", [True, False])
-def test_without_a_voice_piper_says_where_to_put_one(tmp_path: Path, exists: bool) -> None:  # noqa: FBT001
+def test_without_a_voice_piper_says_how_to_get_one(tmp_path: Path, exists: bool) -> None:  # noqa: FBT001
     need_piper()
     folder = tmp_path if exists else tmp_path / "nowhere"
-    with pytest.raises(UnknownVoiceError, match="VOXSPOOL_PIPER_VOICES") as refused:
+    with pytest.raises(UnknownVoiceError, match=f"get one: voxspool-worker voices get {STARTER}$") as refused:
         PiperEngine([folder])
     assert str(folder) in str(refused.value)
 
@@ -458,12 +458,38 @@ def test_the_chosen_folders_voice_wins_over_the_packaged_one_of_the_same_name(tm
 
 
 @pytest.mark.voice
-def test_a_voice_of_another_sample_rate_is_left_out(tmp_path: Path) -> None:
-    copy_of_packaged_voice(tmp_path, "a-first")
-    describe(tmp_path, "b-low", audio={"sample_rate": 16_000})
-    engine = PiperEngine([tmp_path])
-    assert engine.sample_rate == 22_050
-    assert list(engine.voices) == ["a-first"]
+def test_voices_of_several_sample_rates_speak_at_the_highest(tmp_path: Path) -> None:
+    copy_of_packaged_voice(tmp_path, "a-low")
+    config = tmp_path / "a-low.onnx.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"audio": {"sample_rate": 16_000}}))
+    low = PiperEngine([tmp_path])
+    spoken = say(low, segment(low))
+    copy_of_packaged_voice(tmp_path, "b-medium")
+    both = PiperEngine([tmp_path])
+    assert (low.sample_rate, both.sample_rate, list(both.voices)) == (16_000, 22_050, ["a-low", "b-medium"])
+    resampled = say(both, segment(both))
+    assert len(resampled) == pytest.approx(len(spoken) * 22_050 / 16_000, abs=2)
+    assert np.array_equal(say(both, segment(both)), resampled), "the same each time"
+    spectrum = np.abs(np.fft.rfft(resampled.astype(float)))
+    above = spectrum[round(len(spectrum) * 16_000 / 22_050) :]
+    assert np.sum(above**2) < 1e-4 * np.sum(spectrum**2), "nothing is heard that the voice did not say"
+
+
+def test_piper_looks_in_the_chosen_folder_or_in_the_users_own(tmp_path: Path) -> None:
+    chosen, own = tmp_path / "chosen", tmp_path / "own"
+    chosen.mkdir()
+    packaged = voice_folders(None)
+    assert voice_folders(chosen, own) == [chosen, *packaged]
+    assert voice_folders(None, own) == [own, *packaged]
+    assert find_voices([own]) == {}, "it need not be there"
+
+
+@pytest.mark.voice
+def test_a_voice_that_cannot_be_loaded_at_the_start_is_one_clear_error(tmp_path: Path) -> None:
+    need_piper()
+    describe(tmp_path, "de_DE-karl-low")
+    with pytest.raises(CheckpointError, match=r"karl-low.onnx cannot be loaded .* voices get de_DE-karl-low$"):
+        PiperEngine([tmp_path])
 
 
 @pytest.mark.voice

@@ -9,7 +9,7 @@ import pytest
 
 from voxspool.errors import SettingsError
 from voxspool.protocol import environment
-from voxspool_worker.settings import DEFAULT_JOBS, SPIN_COUNT, Settings, let_threads_sleep
+from voxspool_worker.settings import DEFAULT_DATA_DIR, DEFAULT_JOBS, SPIN_COUNT, Settings, let_threads_sleep
 
 
 def test_without_an_environment_there_are_defaults() -> None:
@@ -123,6 +123,27 @@ def test_models_lie_where_coqui_and_hugging_face_put_them(
     settings = Settings.from_env(environ)
     assert settings.coqui_dir == (Path(coqui) if coqui else Settings().coqui_dir)
     assert settings.hub_dir == (Path(hub) if hub else Settings().hub_dir)
+
+
+@pytest.mark.parametrize("named", [None, "/data"])
+def test_a_users_own_voices_lie_where_data_of_a_user_lie(named: str | None) -> None:
+    home = Path(named) if named else DEFAULT_DATA_DIR
+    environ = {"XDG_DATA_HOME": named} if named else {}
+    assert Settings.from_env(environ).voices_dir == home / "voxspool" / "piper-voices"
+
+
+def test_a_catalogue_has_an_address_of_the_web() -> None:
+    url = "http://127.0.0.1:8000/voices.json"
+    assert Settings.from_env({"VOXSPOOL_PIPER_CATALOGUE": url}).piper_catalogue == url
+
+
+@pytest.mark.parametrize(
+    "value", ["voices.json", "file:///voices.json", "http://", "https://me:secret@host/", "http://[x"]
+)
+def test_what_is_no_address_of_the_web_is_refused_without_its_password(value: str) -> None:
+    with pytest.raises(SettingsError, match="VOXSPOOL_PIPER_CATALOGUE is not an address like https://") as refused:
+        Settings.from_env({"VOXSPOOL_PIPER_CATALOGUE": value})
+    assert "secret" not in str(refused.value)
 
 
 def test_threads_sleep_sooner_unless_somebody_chose() -> None:

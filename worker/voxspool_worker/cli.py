@@ -22,6 +22,7 @@ from voxspool.protocol.jobs import ENGINES
 from voxspool_worker import health as health_files
 from voxspool_worker.settings import Settings
 from voxspool_worker.voices import built_in
+from voxspool_worker.voices_cli import voices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,8 +59,12 @@ def main() -> None:
     voxspool-worker check                  what this machine has
     voxspool-worker run                    speak with Piper until stopped
     voxspool-worker run --engine tone      a sine for every sentence: no model needed
+    voxspool-worker voices                 list, search, get and try voices
     voxspool-worker warm                   fetch XTTS's weights, once
     """
+
+
+main.add_command(voices)
 
 
 def redis_option(command: Callable[..., Any]) -> Callable[..., Any]:

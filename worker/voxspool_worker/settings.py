@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from voxspool.errors import SettingsError
 from voxspool.protocol import environment
@@ -24,6 +25,9 @@ DEFAULT_COQUI_DIR: Final = Path(
     "~/Library/Application Support/tts" if sys.platform == "darwin" else "~/.local/share/tts"
 )
 DEFAULT_HUB_DIR: Final = Path("~/.cache/huggingface/hub")
+DEFAULT_DATA_DIR: Final = Path("~/Library/Application Support" if sys.platform == "darwin" else "~/.local/share")
+VOICES_DIR: Final = Path("voxspool", "piper-voices")
+"""Where a user's own Piper voices lie, below the folder for data."""
 
 
 SPIN_COUNT: Final = "2000"
@@ -59,6 +63,10 @@ class Settings:
     """Where Coqui keeps its models."""
     hub_dir: Path = DEFAULT_HUB_DIR
     """Where Hugging Face keeps what was fetched; there Coqui's newer versions keep XTTS."""
+    voices_dir: Path = DEFAULT_DATA_DIR / VOICES_DIR
+    """Where Piper voices lie if `piper_voices` names no folder: this user's own."""
+    piper_catalogue: str | None = None
+    """The address of a catalogue of Piper voices; None: piper-tts's own."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -78,6 +86,8 @@ class Settings:
             memory_mb=_positive(environ, environment.WORKER_MEMORY_MB),
             coqui_dir=_coqui_dir(environ),
             hub_dir=_hub_dir(environ),
+            voices_dir=Path(environ.get("XDG_DATA_HOME") or DEFAULT_DATA_DIR) / VOICES_DIR,
+            piper_catalogue=_web_address(environ, environment.PIPER_CATALOGUE),
             tos_agreed=environ.get("COQUI_TOS_AGREED") == "1",
         )
 
@@ -108,6 +118,22 @@ def _path(environ: Mapping[str, str], name: str) -> Path | None:
     """Read a path; None where it is not said."""
     value = environ.get(name)
     return Path(value).expanduser() if value else None
+
+
+def _web_address(environ: Mapping[str, str], name: str) -> str | None:
+    """Read an address of the web; None where it is not said."""
+    value = environ.get(name)
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+    except ValueError:
+        usable = False
+    if not usable:
+        shown = "it has a password" if "@" in value else f"it is {value!r:.200}"
+        raise SettingsError(f"{name} is not an address like https://example.org/voices.json: {shown}")
+    return value
 
 
 def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:

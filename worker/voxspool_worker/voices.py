@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from voxspool.errors import InvalidJobError, UnknownLanguageError, UnknownVoiceError
 from voxspool.protocol.languages import meant
 from voxspool.protocol.near import did_you_mean
-from voxspool.protocol.voices import CLONING_ENGINE, parse
+from voxspool.protocol.voices import CLONING_ENGINE, how_to_get, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -125,7 +125,7 @@ class VoiceBook(Mapping[str, Voice]):
         """Make a voice of a cloned one."""
         if clone is None:
             hint = did_you_mean(name, self)
-            raise UnknownVoiceError(f"there is no voice {name!r}{hint}; `voxspool voices` lists them")
+            raise UnknownVoiceError(f"there is no voice {name!r}{hint}; `voxspool voices` lists them{how_to_get(name)}")
         spoken = self._spoken(clone)
         if not spoken:
             raise UnknownLanguageError(
@@ -158,7 +158,7 @@ def find(name: str | None, voices: Mapping[str, Voice], engine: str, language: s
         hint = did_you_mean(name, voices)
         raise UnknownVoiceError(
             f"engine {engine} has no voice {name!r}{hint}; `voxspool voices` lists them "
-            f"(cloned voices and mixes need engine {CLONING_ENGINE})"
+            f"(cloned voices and mixes need engine {CLONING_ENGINE}){how_to_get(name)}"
         ) from None
 
 

@@ -24,6 +24,7 @@ from voxspool.errors import (
 from voxspool.narration.recipe import ALWAYS, FORMATS, Recipe, chosen, voices_of
 from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, JobSpec, queue_name
 from voxspool.protocol.near import did_you_mean
+from voxspool.protocol.voices import how_to_get
 from voxspool.routing import route
 
 if TYPE_CHECKING:
@@ -277,7 +278,9 @@ def check_workers(
     for voice in voices:
         if not any(card.has(voice) or card.clones for card in sharing):
             hint = did_you_mean(voice, {name for card in sharing for name in card.voices})
-            raise UnknownVoiceError(f"no live worker has a voice {voice!r}{hint}; `voxspool voices` lists them")
+            raise UnknownVoiceError(
+                f"no live worker has a voice {voice!r}{hint}; `voxspool voices` lists them{how_to_get(voice)}"
+            )
     _check_language(recipe, language, sharing)
     own = {next(iter(card.voices), "") for card in sharing}
     if recipe.voice is None and len(own) > 1:

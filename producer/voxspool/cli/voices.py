@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from voxspool.cli import options
-from voxspool.errors import UnknownVoiceError
+from voxspool.errors import MissingExtraError, UnknownVoiceError
+from voxspool.hints import install_command
 from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.voices import CLONING_ENGINE, LANGUAGES
 
@@ -54,20 +58,26 @@ def voices(context: click.Context, /, **given: Any) -> None:  # noqa: ANN401 - w
 @options.JSON
 @options.REDIS
 def list_voices(as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
-    """List the voices that live workers have, and the cloned ones.
+    """List the voices that live workers have, and the cloned ones; without a Redis, those of this machine.
 
     \b
     voxspool voices list --json
     """
-    with options.open_client(options.settings(redis_url)) as client:
+    from voxspool.embedded import redis_answers
+
+    settings = options.settings(redis_url)
+    if not settings.redis_named and not redis_answers(settings.redis_url):
+        _list_own(as_json=as_json)
+        return
+    with options.open_client(settings) as client:
         rows = _rows(client.workers(), client.cloned_voices())
     if as_json:
         click.echo(json.dumps(rows))
         return
     for row in rows:
         click.echo(
-            f"{row['voice']:<28} {row['engine']:<6} {'/'.join(row['languages']) or 'any':<8} {row['workers']} worker(s)"
-            f"{'  cloned' if row['cloned'] else ''}"
+            f"{row['voice']:<28} {row['engine']:<6} {'/'.join(row['languages']) or 'any':<8} "
+            f"{row['workers']} {'worker' if row['workers'] == 1 else 'workers'}{'  cloned' if row['cloned'] else ''}"
         )
     if not rows:
         click.echo("no live worker, so no voices; start one: voxspool-worker run", err=True)
@@ -134,6 +144,31 @@ def rm(name: str, redis_url: str | None) -> None:
     with options.open_client(options.settings(redis_url)) as client:
         client.remove_voice(name)
     click.echo(f"voice {name} is removed")
+
+
+def _list_own(*, as_json: bool) -> None:
+    """List the voices of this machine, which the worker that is installed here tells; say that it is those.
+
+    Raises MissingExtraError where no worker is installed.
+    """
+    if importlib.util.find_spec("voxspool_worker") is None:
+        raise MissingExtraError(
+            "no Redis answers on the default port, and there is no worker on this machine; name a Redis with --redis "
+            f"URL, or install a worker: {install_command('voxspool-worker', 'piper')}"
+        )
+    click.echo("voxspool: no Redis answers on the default port; these are the voices of this machine:", err=True)
+    command = [sys.executable, "-m", "voxspool_worker", "voices", "list"]
+    if not as_json:
+        raise SystemExit(subprocess.call(command))
+    done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)  # it has said why
+    rows = [
+        _row(name, row["engine"], row["languages"], 0)
+        for row in json.loads(done.stdout)
+        for name in (row["name"], *(f"{row['name']}#{speaker}" for speaker in row["speakers"]))
+    ]
+    click.echo(json.dumps(rows))
 
 
 def _rows(workers: list[WorkerCard], cloned: dict[str, ClonedVoice]) -> list[dict[str, Any]]:

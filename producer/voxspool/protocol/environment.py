@@ -21,6 +21,7 @@ VOICE = "VOXSPOOL_VOICE"
 WORKER_ENGINE = "VOXSPOOL_WORKER_ENGINE"
 WORKER_JOBS = "VOXSPOOL_WORKER_JOBS"
 PIPER_VOICES = "VOXSPOOL_PIPER_VOICES"
+PIPER_CATALOGUE = "VOXSPOOL_PIPER_CATALOGUE"
 XTTS_DIR = "VOXSPOOL_XTTS_DIR"
 DEVICE = "VOXSPOOL_DEVICE"
 PRECISION = "VOXSPOOL_PRECISION"
@@ -36,7 +37,10 @@ VARIABLES: dict[str, str] = {
     VOICE: "the voice that a producer asks for when it names none (default: the engine's own)",
     WORKER_ENGINE: "the engine that `voxspool-worker run` loads: piper, tone or xtts (default piper)",
     WORKER_JOBS: "how many jobs one worker process speaks at once (default 8)",
-    PIPER_VOICES: "a folder of Piper voices: NAME.onnx beside NAME.onnx.json",
+    PIPER_VOICES: "a folder of Piper voices: NAME.onnx beside NAME.onnx.json "
+    "(default: where `voxspool-worker voices get` stores them)",
+    PIPER_CATALOGUE: "the address of a catalogue of Piper voices, voices.json, with the voices beside it "
+    "(default: piper-tts's own)",
     XTTS_DIR: "a folder with an XTTS checkpoint: config.json, model.pth, vocab.json, speakers_xtts.pth",
     DEVICE: "where XTTS computes: auto, mps, cuda or cpu (default auto)",
     PRECISION: "how XTTS computes: auto, fp32, bf16 or int8 (default auto: int8 on a CPU, bf16 on CUDA, fp32 on MPS)",

