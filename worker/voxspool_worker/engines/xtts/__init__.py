@@ -18,6 +18,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import CheckpointError, MissingExtraError
+from voxspool.hints import missing
 from voxspool_worker.settings import let_threads_sleep
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> Xtt
     """
     from voxspool_worker.engines.xtts import checkpoint
 
-    found = checkpoint.find(settings)
     _check_installed()
+    found = checkpoint.find(settings)
     let_threads_sleep()
     try:
         return _load(found, settings, connect)
@@ -88,11 +89,9 @@ def _check_installed() -> None:
     """Refuse where the extra is not installed."""
     from importlib.util import find_spec
 
-    missing = [name for name in ("torch", "TTS", "safetensors") if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"engine xtts needs {' and '.join(missing)}; install it: pip install 'voxspool-worker[xtts]'"
-        )
+    absent = [name for name in ("torch", "TTS", "safetensors") if find_spec(name) is None]
+    if absent:
+        raise MissingExtraError(missing("engine xtts", " and ".join(absent), "voxspool-worker", "xtts"))
 
 
 def make_gpt(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from voxspool.errors import CheckpointError, MissingExtraError
+from voxspool.hints import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -193,7 +194,7 @@ def _download(settings: Settings) -> None:
         from TTS.utils.manage import ModelManager
     except ImportError as error:
         raise MissingExtraError(
-            f"XTTS is not installed ({error}); install it: pip install 'voxspool-worker[xtts]'"
+            f"XTTS cannot be imported ({error}); install it with: {install_command('voxspool-worker', 'xtts')}"
         ) from error
 
     class AgreedManager(ModelManager):  # type: ignore[misc] # upstream is untyped
