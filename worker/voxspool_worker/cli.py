@@ -203,6 +203,9 @@ def _bench(settings: Settings) -> None:
 
 def _fidelity(settings: Settings) -> None:
     """Measure XTTS's precisions and print what came of it."""
+    from voxspool_worker.engines import xtts
+
+    xtts.check_installed()
     from voxspool_worker.engines.xtts import fidelity
 
     click.echo(f"{'against fp32':<14} {'greedy':>7} {'sampled':>8} {'gap':>7} {'largest':>8} {'audio':>8}")

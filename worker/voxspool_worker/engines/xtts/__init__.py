@@ -18,7 +18,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import CheckpointError, MissingExtraError
-from voxspool.hints import missing
+from voxspool.hints import install_command, missing
 from voxspool_worker.settings import let_threads_sleep
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LIBRARIES: Final = {"torch": "torch", "torchaudio": "torchaudio", "TTS": "coqui-tts", "safetensors": "safetensors"}
+"""Module -> the package that has it, of the extra."""
 PREFIX_POSITIONS: Final = 32
 """Latents of a voice: the perceiver's, in every XTTS v2."""
 
@@ -50,11 +52,15 @@ def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> Xtt
     """
     from voxspool_worker.engines.xtts import checkpoint
 
-    _check_installed()
+    check_installed()
     found = checkpoint.find(settings)
     let_threads_sleep()
     try:
         return _load(found, settings, connect)
+    except ImportError as error:  # installed, and broken
+        raise MissingExtraError(
+            f"XTTS cannot be imported ({error}); install it with: {install_command('voxspool-worker', 'xtts')}"
+        ) from error
     except (RuntimeError, MemoryError, OSError) as error:  # a driver, a file that went away, no memory
         raise CheckpointError(
             f"XTTS cannot be loaded from {found.folder} ({type(error).__name__}: {error}); "
@@ -85,13 +91,13 @@ def _load(found: Checkpoint, settings: Settings, connect: Callable[..., Redis] |
     return engine
 
 
-def _check_installed() -> None:
-    """Refuse where the extra is not installed."""
+def check_installed() -> None:
+    """Raise MissingExtraError where a library of the extra is not installed."""
     from importlib.util import find_spec
 
-    absent = [name for name in ("torch", "TTS", "safetensors") if find_spec(name) is None]
+    absent = [package for module, package in LIBRARIES.items() if find_spec(module) is None]
     if absent:
-        raise MissingExtraError(missing("engine xtts", " and ".join(absent), "voxspool-worker", "xtts"))
+        raise MissingExtraError(missing("engine xtts", ", ".join(absent), "voxspool-worker", "xtts"))
 
 
 def make_gpt(

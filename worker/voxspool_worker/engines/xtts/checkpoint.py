@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from voxspool.errors import CheckpointError, MissingExtraError
 from voxspool.hints import install_command
+from voxspool_worker.engines.xtts import check_installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -180,6 +181,7 @@ def fetch(settings: Settings) -> Checkpoint:
     """
     if settings.xtts_dir is not None or any((folder / WEIGHTS).exists() for folder in places(settings)):
         return find(settings)
+    check_installed()
     if not settings.tos_agreed:
         raise CheckpointError(
             f"XTTS's weights are under {LICENCE}; if you agree to it, say so: COQUI_TOS_AGREED=1 voxspool-worker warm"
