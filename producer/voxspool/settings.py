@@ -13,7 +13,7 @@ from voxspool.protocol.jobs import AUTO, ENGINES
 from voxspool.protocol.near import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +48,8 @@ class Settings:
             pronunciations=Path(said).expanduser() if (said := environ.get(environment.PRONUNCIATIONS)) else None,
             store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
         )
+
+
+def forbid_telemetry(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Switch off the telemetry of libraries. Call it before one of them is imported."""
+    environ.update(environment.TELEMETRY_OFF)

@@ -25,6 +25,7 @@ import numpy as np
 from voxspool.errors import MissingExtraError, SettingsError, UnknownVoiceError
 from voxspool.hints import install_command, missing
 from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
+from voxspool_worker.settings import forbid_telemetry
 from voxspool_worker.text import Limits
 from voxspool_worker.voices import Voice
 
@@ -171,6 +172,7 @@ def _load(path: Path) -> PiperVoice:
     other's cores while they wait, and together are slower than one (measured: 4.4 s of speech a second against 8.1 and
     more).
     """
+    forbid_telemetry()
     import onnxruntime
     from piper import PiperConfig, PiperVoice
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import CheckpointError, MissingExtraError
 from voxspool.hints import install_command, missing
-from voxspool_worker.settings import let_threads_sleep
+from voxspool_worker.settings import forbid_telemetry, let_threads_sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +55,7 @@ def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> Xtt
     check_installed()
     found = checkpoint.find(settings)
     let_threads_sleep()
+    forbid_telemetry()
     try:
         return _load(found, settings, connect)
     except ImportError as error:  # installed, and broken

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from voxspool.errors import CheckpointError, MissingExtraError
 from voxspool.hints import install_command
 from voxspool_worker.engines.xtts import check_installed
+from voxspool_worker.settings import forbid_telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -192,6 +193,7 @@ def fetch(settings: Settings) -> Checkpoint:
 
 def _download(settings: Settings) -> None:
     """Let Coqui's library fetch XTTS."""
+    forbid_telemetry()
     try:
         from TTS.utils.manage import ModelManager
     except ImportError as error:
