@@ -29,6 +29,7 @@ from voxspool.reader import (
     raise_for,
     silent_too_long,
 )
+from voxspool.waiting import Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -123,8 +124,8 @@ class AsyncSpeech:
         timeout_s: float | None = None,
         on_wait: Callable[[JobState], None] | None = None,
     ) -> AsyncIterator[Received]:
-        """Give the stream's entries as they come, to the terminal one. See Reader.read."""
-        cursor, ack = Cursor(EntryId.parse(after)), Acknowledgement(self.id)
+        """Yield the stream's entries as they come, to the terminal one; see Speech.entries."""
+        cursor, ack, watch = Cursor(EntryId.parse(after)), Acknowledgement(self.id), Watch()
         heard = time.monotonic()
         while not cursor.closed:
             await self._acknowledge(ack)
@@ -138,6 +139,7 @@ class AsyncSpeech:
                 await self._acknowledge(ack)
             if received:
                 heard = time.monotonic()
+                watch.heard()
                 continue
             state = await self.status()
             with connection.translated(self._url):
@@ -145,6 +147,8 @@ class AsyncSpeech:
                     ended_without_entry(state, cursor, there=bool(await self._redis.exists(keys.audio(self.id))))
                     return
             silent_too_long(state, time.monotonic() - heard, timeout_s)
+            if watch.due(state.state):
+                watch.warn(await asyncio.to_thread(self._speech.why_unserved, state.queue))
             if on_wait:
                 on_wait(state)
 

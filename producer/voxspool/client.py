@@ -46,6 +46,7 @@ from voxspool.protocol.voices import ClonedVoice
 from voxspool.reader import JobState, Reader, Readers, Received, raise_for
 from voxspool.routing import route
 from voxspool.settings import Settings
+from voxspool.waiting import Watch, why_unserved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -261,6 +262,10 @@ class Client:
         self._seen = (time.monotonic(), found)
         return found
 
+    def why_unserved(self, queue: str) -> str | None:
+        """Return why nobody takes jobs from a queue, and what to do; None where a live worker serves it."""
+        return why_unserved(self._redis, self.url, queue)
+
     def serving(self, queue: str) -> list[WorkerCard]:
         """Give the live workers that take jobs from a queue."""
         return [card for card in self.workers() if queue in card.queues]
@@ -457,9 +462,26 @@ class Speech:
         timeout_s: float | None = None,
         on_wait: Callable[[JobState], None] | None = None,
     ) -> Iterator[Received]:
-        """Give the stream's entries as they come, to the terminal one. See Reader.read."""
+        """Yield the stream's entries as they come, to the terminal one.
+
+        `timeout_s` is the longest silence to accept, in seconds; without it a reader waits as long as the job lives.
+        `on_wait` is called with the job's state after each second of silence. A job that waits for a worker that is
+        not there gives a NoWorkerWarning after two. Raises DeadlineError, and what Reader.read raises.
+        """
+        watch = Watch()
+
+        def waited(state: JobState) -> None:
+            if watch.due(state.state):
+                watch.warn(self.why_unserved(state.queue))
+            if on_wait:
+                on_wait(state)
+
         with connection.translated(self._url):
-            yield from Reader(self._redis, self.id).read(EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait)
+            for received in Reader(self._redis, self.id).read(
+                EntryId.parse(after), timeout_s=timeout_s, on_wait=waited
+            ):
+                watch.heard()
+                yield received
 
     def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> Iterator[Chunk]:
         """Give the audio as it is made, each sample once, from the start or after the id of the last chunk you had.
@@ -520,6 +542,10 @@ class Speech:
         """Say where the job is. Raises UnknownJobError."""
         with connection.translated(self._url):
             return Reader(self._redis, self.id).state()
+
+    def why_unserved(self, queue: str) -> str | None:
+        """Return why nobody takes jobs from a queue, and what to do; None where a live worker serves it."""
+        return why_unserved(self._redis, self._url, queue)
 
     def end(self) -> End | None:
         """Give the end entry of a speech that has ended, with what it took; None where it has not. Waits for nothing.
