@@ -55,8 +55,7 @@ class AsyncClient:
     def __init__(self, redis_url: str | None = None, *, settings: Settings | None = None) -> None:
         """Prepare; the first call connects. Without a URL, the environment names it."""
         self._client = Client(redis_url, settings=settings)
-        pool = connection.AsyncPatientPool.from_url(self._client.url, **connection.async_options())
-        self._redis = redis_asyncio.Redis.from_pool(pool)
+        self._redis = connection.connect_async(self._client.url)
 
     async def __aenter__(self) -> Self:
         return self

@@ -139,7 +139,7 @@ class Client:
         """Prepare; the first call connects. Without a URL, the environment names it."""
         self.settings = settings or Settings.from_env()
         self.url = redis_url or self.settings.redis_url
-        self._redis = connection.connect(self.url)
+        self._redis = connection.connect(self.url, first_answer=True)
         self._queues: dict[str, Queue] = {}
         self._seen: tuple[float, list[WorkerCard]] = (-RECENT_S, [])
         """When the workers' cards were read last, and what they said. Replaced as a whole: threads share it."""

@@ -174,7 +174,7 @@ def carried_server() -> Path | None:
 def redis_answers(url: str) -> bool:
     """Whether any Redis listens at a URL, even one that does not let us in."""
     try:
-        with contextlib.closing(connection.connect(url, retries=0)) as client:
+        with contextlib.closing(connection.connect(url, retries=0, first_answer=True)) as client:
             client.ping()
     except (redis.AuthenticationError, redis.ResponseError):
         return True
