@@ -84,7 +84,7 @@ def _load(found: Checkpoint, settings: Settings, connect: Callable[..., Redis] |
     tokenizer = XttsTokenizer(found.vocab)
     engine = XttsEngine(
         make_gpt(loaded, tokenizer, plan, settings), Vocoder(loaded.vocoder, plan.torch_device, plan.vocoder),
-        tokenizer, make_voices(loaded, settings, connect, tokenizer.languages),
+        tokenizer, make_voices(loaded, settings, connect, tokenizer),
         model=f"xtts {found.fingerprint[:12]} {plan.precision}", device=plan.device,
         sample_rate=loaded.config.model_args.output_sample_rate, rows=plan.rows,
     )  # fmt: skip
@@ -145,7 +145,7 @@ def _decoder(weights: GptWeights, plan: Plan, settings: Settings, positions: int
 
 
 def make_voices(
-    loaded: LoadedModel, settings: Settings, connect: Callable[..., Redis] | None, languages: tuple[str, ...]
+    loaded: LoadedModel, settings: Settings, connect: Callable[..., Redis] | None, tokenizer: XttsTokenizer
 ) -> VoicedVoices:
     """Bring together what knows of voices."""
     from importlib.metadata import version
@@ -169,4 +169,5 @@ def make_voices(
         lambda clips: latents.compute(loaded.listener(), clips, listening), listening, loaded.checkpoint.fingerprint,
         f"coqui-tts {version('coqui-tts')}",
     )  # fmt: skip
-    return VoicedVoices(loaded.speakers, VoiceBook(loaded.speakers, languages, library), library, cache, recipe)
+    book = VoiceBook(loaded.speakers, tokenizer.languages, library, tokenizer.lacking)
+    return VoicedVoices(loaded.speakers, book, library, cache, recipe)
