@@ -152,7 +152,7 @@ class AsyncSpeech:
                 on_wait(state)
 
     async def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> AsyncIterator[Chunk]:
-        """Give the audio as it is made, each sample once; see Speech.chunks."""
+        """Yield the audio as it is made, each sample once; see Speech.chunks, for `timeout_s` too."""
         listener = await asyncio.to_thread(self._speech.listener, after)
         async for received in self.entries(after, timeout_s=timeout_s):
             if chunk := listener.hear(received):
@@ -175,7 +175,7 @@ class AsyncSpeech:
         await asyncio.to_thread(self._speech.play, timeout_s=timeout_s)
 
     async def wait(self, *, timeout_s: float | None = None) -> End:
-        """Wait for the end, without keeping the audio; give the end entry."""
+        """Wait for the end, without keeping the audio; return the end entry. See Speech.wait."""
         async for received in self.entries(timeout_s=timeout_s):
             raise_for(received.entry)
             if isinstance(received.entry, End):

@@ -484,8 +484,9 @@ class Speech:
                 yield received
 
     def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> Iterator[Chunk]:
-        """Give the audio as it is made, each sample once, from the start or after the id of the last chunk you had.
+        """Yield the audio as it is made, each sample once, from the start or after the id of the last chunk you had.
 
+        `timeout_s` is the longest silence to accept, in seconds; without it the wait lasts as long as the job lives.
         Raises SpeechFailedError or SpeechCancelledError where the speech ends so, and what `entries` raises.
         """
         listener = self.listener(after)
@@ -512,7 +513,8 @@ class Speech:
     def save(self, path: str | Path, *, timeout_s: float | None = None) -> End:
         """Write the speech to a file as it is made: WAV, FLAC, MP3, Ogg or Opus, by suffix.
 
-        The file appears under its name when it is whole. Raises OutputError, and what `chunks` raises.
+        The file appears under its name when it is whole. `timeout_s` is the longest silence to accept, in seconds.
+        Raises OutputError, and what `chunks` raises.
         """
         from voxspool.audio import Recorder
 
@@ -525,13 +527,20 @@ class Speech:
         raise unended(self.id)
 
     def play(self, *, timeout_s: float | None = None) -> None:
-        """Play the speech as it is made. Raises MissingExtraError without sounddevice, and what `chunks` raises."""
+        """Play the speech as it is made. `timeout_s` is the longest silence of its stream to accept, in seconds.
+
+        Raises MissingExtraError without sounddevice, and what `chunks` raises.
+        """
         from voxspool.audio import play
 
         play(_checked(self.entries(timeout_s=timeout_s)))
 
     def wait(self, *, timeout_s: float | None = None) -> End:
-        """Wait for the end, without keeping the audio; give the end entry. Raises what `chunks` raises."""
+        """Wait for the end, without keeping the audio; return the end entry.
+
+        `timeout_s` is the longest silence to accept, in seconds: not the time that the whole speech may take. Raises
+        what `chunks` raises.
+        """
         for received in self.entries(timeout_s=timeout_s):
             raise_for(received.entry)
             if isinstance(received.entry, End):
