@@ -1,8 +1,12 @@
-"""What all tests share: the order in which they start."""
+"""What all tests share: the order in which they start; and nothing reports home, neither from here nor from a child."""
 
 from __future__ import annotations
 
 import pytest
+
+from voxspool.settings import forbid_telemetry
+
+forbid_telemetry()
 
 
 @pytest.hookimpl(trylast=True)

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from voxspool.protocol.voices import ClonedVoice
     from voxspool.reader import JobState
     from voxspool.settings import Settings
+    from voxspool.waiting import NoWorkerWarning
 
 __all__ = [
     "AsyncClient",
@@ -76,6 +77,7 @@ __all__ = [
     "JobExistsError",
     "JobState",
     "MissingExtraError",
+    "NoWorkerWarning",
     "OutputError",
     "Overview",
     "Placed",
@@ -111,6 +113,7 @@ _HOMES = {
     "ClonedVoice": "protocol.voices",
     "Embedded": "embedded",
     "JobState": "reader",
+    "NoWorkerWarning": "waiting",
     "Overview": "client",
     "Placed": "client",
     "Settings": "settings",

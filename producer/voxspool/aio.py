@@ -29,6 +29,7 @@ from voxspool.reader import (
     raise_for,
     silent_too_long,
 )
+from voxspool.waiting import Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,8 +55,7 @@ class AsyncClient:
     def __init__(self, redis_url: str | None = None, *, settings: Settings | None = None) -> None:
         """Prepare; the first call connects. Without a URL, the environment names it."""
         self._client = Client(redis_url, settings=settings)
-        pool = connection.AsyncPatientPool.from_url(self._client.url, **connection.async_options())
-        self._redis = redis_asyncio.Redis.from_pool(pool)
+        self._redis = connection.connect_async(self._client.url)
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,8 +123,8 @@ class AsyncSpeech:
         timeout_s: float | None = None,
         on_wait: Callable[[JobState], None] | None = None,
     ) -> AsyncIterator[Received]:
-        """Give the stream's entries as they come, to the terminal one. See Reader.read."""
-        cursor, ack = Cursor(EntryId.parse(after)), Acknowledgement(self.id)
+        """Yield the stream's entries as they come, to the terminal one; see Speech.entries."""
+        cursor, ack, watch = Cursor(EntryId.parse(after)), Acknowledgement(self.id), Watch()
         heard = time.monotonic()
         while not cursor.closed:
             await self._acknowledge(ack)
@@ -138,6 +138,7 @@ class AsyncSpeech:
                 await self._acknowledge(ack)
             if received:
                 heard = time.monotonic()
+                watch.heard()
                 continue
             state = await self.status()
             with connection.translated(self._url):
@@ -145,11 +146,13 @@ class AsyncSpeech:
                     ended_without_entry(state, cursor, there=bool(await self._redis.exists(keys.audio(self.id))))
                     return
             silent_too_long(state, time.monotonic() - heard, timeout_s)
+            if watch.due(state.state):
+                watch.warn(await asyncio.to_thread(self._speech.why_unserved, state.queue))
             if on_wait:
                 on_wait(state)
 
     async def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> AsyncIterator[Chunk]:
-        """Give the audio as it is made, each sample once; see Speech.chunks."""
+        """Yield the audio as it is made, each sample once; see Speech.chunks, for `timeout_s` too."""
         listener = await asyncio.to_thread(self._speech.listener, after)
         async for received in self.entries(after, timeout_s=timeout_s):
             if chunk := listener.hear(received):
@@ -172,7 +175,7 @@ class AsyncSpeech:
         await asyncio.to_thread(self._speech.play, timeout_s=timeout_s)
 
     async def wait(self, *, timeout_s: float | None = None) -> End:
-        """Wait for the end, without keeping the audio; give the end entry."""
+        """Wait for the end, without keeping the audio; return the end entry. See Speech.wait."""
         async for received in self.entries(timeout_s=timeout_s):
             raise_for(received.entry)
             if isinstance(received.entry, End):

@@ -21,6 +21,7 @@ import numpy as np
 import soundfile as sf
 
 from voxspool.errors import MissingExtraError, OutputError, ProtocolError, StreamGapError
+from voxspool.hints import missing
 from voxspool.protocol.stream import SAMPLE_BYTES, Audio, Begin, Cancelled, End, Entry, Failed, Mark
 
 if TYPE_CHECKING:
@@ -515,7 +516,7 @@ def _sounddevice() -> Any:  # noqa: ANN401 - the module: untyped, optional
     try:
         import sounddevice
     except ImportError as error:
-        raise MissingExtraError("playing needs sounddevice; install it with: pip install 'voxspool[play]'") from error
+        raise MissingExtraError(missing("playing", "sounddevice", "voxspool", "play")) from error
     except OSError as error:  # sounddevice is there, the C library under it is not
         raise OutputError(
             f"the loudspeaker cannot be used: {error}; install PortAudio (Debian: apt install libportaudio2)"

@@ -46,6 +46,7 @@ from voxspool.protocol.voices import ClonedVoice
 from voxspool.reader import JobState, Reader, Readers, Received, raise_for
 from voxspool.routing import route
 from voxspool.settings import Settings
+from voxspool.waiting import Watch, why_unserved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -138,7 +139,7 @@ class Client:
         """Prepare; the first call connects. Without a URL, the environment names it."""
         self.settings = settings or Settings.from_env()
         self.url = redis_url or self.settings.redis_url
-        self._redis = connection.connect(self.url)
+        self._redis = connection.connect(self.url, first_answer=True)
         self._queues: dict[str, Queue] = {}
         self._seen: tuple[float, list[WorkerCard]] = (-RECENT_S, [])
         """When the workers' cards were read last, and what they said. Replaced as a whole: threads share it."""
@@ -260,6 +261,10 @@ class Client:
             found = cards.live(self._redis)
         self._seen = (time.monotonic(), found)
         return found
+
+    def why_unserved(self, queue: str) -> str | None:
+        """Return why nobody takes jobs from a queue, and what to do; None where a live worker serves it."""
+        return why_unserved(self._redis, self.url, queue)
 
     def serving(self, queue: str) -> list[WorkerCard]:
         """Give the live workers that take jobs from a queue."""
@@ -459,13 +464,31 @@ class Speech:
         timeout_s: float | None = None,
         on_wait: Callable[[JobState], None] | None = None,
     ) -> Iterator[Received]:
-        """Give the stream's entries as they come, to the terminal one. See Reader.read."""
+        """Yield the stream's entries as they come, to the terminal one.
+
+        `timeout_s` is the longest silence to accept, in seconds; without it a reader waits as long as the job lives.
+        `on_wait` is called with the job's state after each second of silence. A job that waits for a worker that is
+        not there gives a NoWorkerWarning after two. Raises DeadlineError, and what Reader.read raises.
+        """
+        watch = Watch()
+
+        def waited(state: JobState) -> None:
+            if watch.due(state.state):
+                watch.warn(self.why_unserved(state.queue))
+            if on_wait:
+                on_wait(state)
+
         with connection.translated(self._url):
-            yield from Reader(self._redis, self.id).read(EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait)
+            for received in Reader(self._redis, self.id).read(
+                EntryId.parse(after), timeout_s=timeout_s, on_wait=waited
+            ):
+                watch.heard()
+                yield received
 
     def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> Iterator[Chunk]:
-        """Give the audio as it is made, each sample once, from the start or after the id of the last chunk you had.
+        """Yield the audio as it is made, each sample once, from the start or after the id of the last chunk you had.
 
+        `timeout_s` is the longest silence to accept, in seconds; without it the wait lasts as long as the job lives.
         Raises SpeechFailedError or SpeechCancelledError where the speech ends so, and what `entries` raises.
         """
         listener = self.listener(after)
@@ -492,7 +515,8 @@ class Speech:
     def save(self, path: str | Path, *, timeout_s: float | None = None) -> End:
         """Write the speech to a file as it is made: WAV, FLAC, MP3, Ogg or Opus, by suffix.
 
-        The file appears under its name when it is whole. Raises OutputError, and what `chunks` raises.
+        The file appears under its name when it is whole. `timeout_s` is the longest silence to accept, in seconds.
+        Raises OutputError, and what `chunks` raises.
         """
         from voxspool.audio import Recorder
 
@@ -505,13 +529,20 @@ class Speech:
         raise unended(self.id)
 
     def play(self, *, timeout_s: float | None = None) -> None:
-        """Play the speech as it is made. Raises MissingExtraError without sounddevice, and what `chunks` raises."""
+        """Play the speech as it is made. `timeout_s` is the longest silence of its stream to accept, in seconds.
+
+        Raises MissingExtraError without sounddevice, and what `chunks` raises.
+        """
         from voxspool.audio import play
 
         play(_checked(self.entries(timeout_s=timeout_s)))
 
     def wait(self, *, timeout_s: float | None = None) -> End:
-        """Wait for the end, without keeping the audio; give the end entry. Raises what `chunks` raises."""
+        """Wait for the end, without keeping the audio; return the end entry.
+
+        `timeout_s` is the longest silence to accept, in seconds: not the time that the whole speech may take. Raises
+        what `chunks` raises.
+        """
         for received in self.entries(timeout_s=timeout_s):
             raise_for(received.entry)
             if isinstance(received.entry, End):
@@ -522,6 +553,10 @@ class Speech:
         """Say where the job is. Raises UnknownJobError."""
         with connection.translated(self._url):
             return Reader(self._redis, self.id).state()
+
+    def why_unserved(self, queue: str) -> str | None:
+        """Return why nobody takes jobs from a queue, and what to do; None where a live worker serves it."""
+        return why_unserved(self._redis, self._url, queue)
 
     def end(self) -> End | None:
         """Give the end entry of a speech that has ended, with what it took; None where it has not. Waits for nothing.

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
 from redis import asyncio as redis_asyncio
@@ -20,12 +22,16 @@ from redis.retry import Retry
 from voxspool.errors import RedisTooOldError, RedisUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 OLDEST: Final = (6, 2)
 """LMOVE and streams' exclusive ranges came with Redis 6.2 (February 2021)."""
 TIMEOUT_S: Final = 5.0
 """How long a connect or a reply may take, in seconds; longer than any BLOCK that we ask for."""
+FIRST_S: Final = 1.5
+"""How long a server that has never answered may take for its first answer, in seconds: perhaps there is none."""
 RETRIES: Final = 10
 """With waits of up to 2 s this outlasts a restart of Redis. Only for what may be sent twice."""
 _FULL: Final = "command not allowed when used memory"
@@ -45,12 +51,86 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-def connect(url: str, *, retries: int = RETRIES) -> redis.Redis:
-    """Make a client; nothing is sent yet. Raises RedisUnavailableError for a URL that is none."""
+def connect(url: str, *, retries: int = RETRIES, first_answer: bool = False) -> redis.Redis:
+    """Make a client; nothing is sent yet. Raises RedisUnavailableError for a URL that is none.
+
+    With `first_answer` its first command fails within FIRST_S where nobody answers; the later ones are tried again.
+    """
     try:
-        return redis.Redis.from_pool(PatientPool.from_url(url, **options(retries)))
+        pool = PatientPool.from_url(url, **options(retries))
     except ValueError:
         raise _no_url(url) from None  # the reason may quote what must not be shown, and a traceback prints a cause
+    pool.first = FirstAnswer(url) if first_answer else None
+    return redis.Redis.from_pool(pool)
+
+
+def connect_async(url: str) -> redis_asyncio.Redis:
+    """Make an asyncio client, as `connect` with `first_answer` makes one."""
+    pool = AsyncPatientPool.from_url(url, **async_options())
+    pool.first = FirstAnswer(url)
+    return redis_asyncio.Redis.from_pool(pool)
+
+
+class FirstAnswer:
+    """Whether a server has ever answered. Until it has, it is asked once, and not again and again.
+
+    A thread asks: no timeout of a socket bounds the lookup of a host's name, or the tries of its several addresses.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._there = False
+
+    def wait(self) -> None:
+        """Wait for it. Raises redis.ConnectionError or redis.TimeoutError."""
+        if not self._there:
+            _bounded(self._ask)
+            self._there = True
+
+    async def wait_async(self) -> None:
+        """Wait for it in a loop that goes on meanwhile."""
+        if not self._there:
+            asked = asyncio.wrap_future(_in_a_thread(self._ask))
+            if not (await asyncio.wait({asked}, timeout=FIRST_S))[0]:
+                raise _late()
+            asked.result()
+            self._there = True
+
+    def _ask(self) -> None:
+        """Ask. What any server answers, a refusal too, is an answer: the command that follows will say so."""
+        with (
+            contextlib.suppress(redis.ResponseError, redis.AuthenticationError, redis.BusyLoadingError),
+            contextlib.closing(connect(self._url, retries=0)) as client,
+        ):
+            client.ping()
+
+
+def _bounded(act: Callable[[], T]) -> T:
+    """Do something that may take FIRST_S at the most. Raises redis.TimeoutError, and what it raises."""
+    asked = _in_a_thread(act)
+    try:
+        return asked.result(FIRST_S)
+    except TimeoutError:
+        raise _late() from None
+
+
+def _in_a_thread(act: Callable[[], T]) -> Future[T]:
+    """Do something in a thread that nobody has to wait for, not even the end of the program."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(act())
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="voxspool-first-answer", daemon=True).start()
+    return future
+
+
+def _late() -> redis.TimeoutError:
+    return redis.TimeoutError(f"no answer within {FIRST_S:g} s")
 
 
 class PatientPool(redis.ConnectionPool):
@@ -59,8 +139,12 @@ class PatientPool(redis.ConnectionPool):
     redis-py tries a command again, but not to get the connection for it. That sends nothing: it may be done at will.
     """
 
+    first: FirstAnswer | None = None
+
     def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own signature
-        """Give a connection that is good. Raises redis.ConnectionError."""
+        """Give a connection that is good. Raises redis.ConnectionError or redis.TimeoutError."""
+        if self.first:
+            self.first.wait()
         for wait_s in _CLOSED_WAITS_S:
             try:
                 return super().get_connection(*args, **options)
@@ -74,8 +158,12 @@ class PatientPool(redis.ConnectionPool):
 class AsyncPatientPool(redis_asyncio.ConnectionPool):
     """The same for asyncio."""
 
+    first: FirstAnswer | None = None
+
     async def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own signature
-        """Give a connection that is good. Raises redis.ConnectionError."""
+        """Give a connection that is good. Raises redis.ConnectionError or redis.TimeoutError."""
+        if self.first:
+            await self.first.wait_async()
         for wait_s in _CLOSED_WAITS_S:
             try:
                 return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call] # redis-py's decorator
@@ -103,13 +191,15 @@ def _backoff(retries: int) -> AbstractBackoff:
 
 
 def check(url: str) -> str:
-    """Ask the server for its version, once and without patience; give it.
+    """Return the server's version, asked for once, within FIRST_S. Raises RedisUnavailableError or RedisTooOldError."""
 
-    Raises RedisUnavailableError or RedisTooOldError.
-    """
+    def ask() -> str:
+        with contextlib.closing(connect(url, retries=0)) as client:
+            return str(client.info("server").get("redis_version"))
+
     try:
-        with translated(url), contextlib.closing(connect(url, retries=0)) as client:
-            version = str(client.info("server").get("redis_version"))
+        with translated(url):
+            version = _bounded(ask)
     except (TypeError, UnicodeError):  # an option or a host name that only the first connect looks at
         raise _no_url(url) from None
     numbers = re.match(r"(\d+)\.(\d+)", version)

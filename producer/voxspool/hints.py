@@ -1,6 +1,7 @@
 """Install commands for error messages: the command that works for this installation, as it was made.
 
-A package that was installed from a folder or a file is not on the package index, so its extras come from there too.
+A package that was installed from a folder, a file or a repository may not be on the package index, so its extras are
+installed from the same place.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-REPOSITORY_FOLDERS = {"voxspool": "producer", "voxspool-worker": "worker"}
+FOLDERS: Final = {"voxspool": "producer", "voxspool-worker": "worker"}
 """Where each distribution lies in a clone of the repository."""
 
 
@@ -25,7 +27,7 @@ def install_command(distribution: str, *extras: str) -> str:
     The distribution is `voxspool`, `voxspool-worker`, or the name of any other package on the index.
     """
     chosen = f"[{','.join(extras)}]" if extras else ""
-    return f"{_installer()} {shlex.quote(_source(distribution) + chosen)}"
+    return f"{_installer()} {shlex.join(_requirement(distribution, chosen))}"
 
 
 def program(name: str) -> str:
@@ -37,30 +39,60 @@ def program(name: str) -> str:
     return shlex.quote(_shortest(own))
 
 
-def _source(distribution: str) -> str:
-    """Return where a distribution is to be had: a path where it, or its sibling, came from one, else its name."""
-    for installed in (distribution, *REPOSITORY_FOLDERS):
-        origin = _origin(installed) if distribution in REPOSITORY_FOLDERS else None
-        if origin is None:
-            continue
-        if installed != distribution:  # beside its sibling, in a clone
-            origin = origin.parent / REPOSITORY_FOLDERS[distribution]
-        if origin.exists():
-            return _shortest(origin)
-    return distribution
+def missing(what: str, package: str | None, distribution: str, *extras: str) -> str:
+    """Return the message of a MissingExtraError: what needs which package, and the command that installs it."""
+    return f"{what} needs {package}; install it with: {install_command(distribution, *extras)}"
 
 
-def _origin(distribution: str) -> Path | None:
-    """Return the folder or file that an installed distribution came from; None for one from an index.
+def _requirement(distribution: str, extras: str) -> list[str]:
+    """Return the arguments that name a distribution: from where it, or its sibling, was installed, else by name."""
+    for installed in (distribution, *FOLDERS) if distribution in FOLDERS else ():
+        record = _direct_url(installed)
+        found = _from_repository(record, distribution, extras) or _from_disk(record, installed, distribution, extras)
+        if found:
+            return found
+    return [distribution + extras]
 
-    Installers record it in `direct_url.json` (https://packaging.python.org/specifications/direct-url/).
+
+def _direct_url(distribution: str) -> dict[str, Any]:
+    """Read what the installer recorded of a distribution that it did not take from an index; empty for all others.
+
+    https://packaging.python.org/specifications/direct-url/
     """
     try:
         recorded = importlib.metadata.distribution(distribution).read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
-        return None
-    url = urlsplit(str(json.loads(recorded).get("url", "")) if recorded else "")
-    return Path(url2pathname(url.path)) if url.scheme == "file" else None
+        return {}
+    return dict(json.loads(recorded)) if recorded else {}
+
+
+def _from_repository(record: dict[str, Any], distribution: str, extras: str) -> list[str]:
+    """Return the arguments for an installation from a version control system; none for any other."""
+    if "vcs_info" not in record:
+        return []
+    vcs = record["vcs_info"]
+    source = f"{vcs['vcs']}+{record['url']}@{vcs['commit_id']}#subdirectory={FOLDERS[distribution]}"
+    return [f"{distribution}{extras} @ {source}"]
+
+
+def _from_disk(record: dict[str, Any], installed: str, distribution: str, extras: str) -> list[str]:
+    """Return the arguments for an installation from a folder or a file that is still there; none for any other."""
+    url = urlsplit(record.get("url", ""))
+    origin = Path(url2pathname(url.path)) if url.scheme == "file" else None
+    if origin and installed != distribution:
+        origin = _sibling(origin, distribution)
+    if origin is None or not origin.exists():
+        return []
+    editable = record.get("dir_info", {}).get("editable")
+    return [*(["-e"] if editable else []), _shortest(origin) + extras]
+
+
+def _sibling(origin: Path, distribution: str) -> Path | None:
+    """Return where the other distribution lies: its folder in the clone, or its wheel beside the wheel."""
+    if origin.is_dir():
+        return origin.parent / FOLDERS[distribution]
+    wheels = origin.parent.glob(f"{distribution.replace('-', '_')}-[0-9]*.whl")
+    return max(wheels, default=None, key=lambda wheel: wheel.stat().st_mtime)
 
 
 def _installer() -> str:
@@ -75,8 +107,9 @@ def _installer() -> str:
 
 
 def _shortest(path: Path) -> str:
-    """Return a path as one would type it here: relative where it lies below the working folder."""
+    """Return a path as one would type it here: relative where it is the working folder or lies below it."""
     try:
-        return f"./{path.relative_to(Path.cwd())}"
+        below = path.relative_to(Path.cwd())
     except (ValueError, OSError):
         return str(path)
+    return min(f"./{below}" if below.parts else ".", str(path), key=len)

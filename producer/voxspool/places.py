@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from voxspool.errors import MissingExtraError, StoreError
+from voxspool.hints import missing
 from voxspool.protocol.near import did_you_mean
 
 if TYPE_CHECKING:
@@ -334,9 +335,7 @@ def _fsspec(place: str) -> Any:  # noqa: ANN401 - the module: untyped, optional
     try:
         import fsspec
     except ImportError as error:
-        raise MissingExtraError(
-            f"a segment store at {place} needs fsspec; install it with: pip install 'voxspool[store]'"
-        ) from error
+        raise MissingExtraError(missing(f"a segment store at {place}", "fsspec", "voxspool", "store")) from error
     return fsspec
 
 
@@ -344,4 +343,4 @@ def _lacks(place: str, error: ImportError) -> str:
     """Name the package that a kind of place needs beside fsspec."""
     cause = error.__cause__
     package = (getattr(cause, "name", None) or str(error)).partition(".")[0]
-    return f"a segment store at {place} needs {package}; install it with: pip install {package}"
+    return missing(f"a segment store at {place}", package, package)

@@ -13,7 +13,7 @@ from voxspool.protocol.jobs import AUTO, ENGINES
 from voxspool.protocol.near import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +53,8 @@ class Settings:
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a program that we start: our own, with changes."""
     return os.environ | changes
+
+
+def forbid_telemetry(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Switch off the telemetry of libraries. Call it before one of them is imported."""
+    environ.update(environment.TELEMETRY_OFF)

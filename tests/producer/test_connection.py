@@ -9,15 +9,16 @@ import socket
 import socketserver
 import string
 import threading
+import time
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxspool import connection
+from voxspool import AsyncClient, Client, Settings, connection
 from voxspool.connection import check, connect, shown, translated
 from voxspool.errors import RedisTooOldError, RedisUnavailableError
 
@@ -386,3 +387,120 @@ def test_so_it_is_for_asyncio(fickle: Callable[[list[bytes]], bytes]) -> None:
 
     with server(fickle) as url:
         assert asyncio.run(ask(url)) == "7.0.0"
+
+
+# Where there is none at all
+
+SOON_S = 8.0
+"""Of a machine that is busy. Patience for one that was there would take eleven seconds, and for one that is silent a
+minute."""
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[str]:
+    """Listen, accept, and never answer."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"redis://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def crowded() -> Iterator[str]:
+    """Listen, with so many before the door that nobody else is let in."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(listening.getsockname())
+        yield f"redis://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def closed() -> Iterator[str]:
+    """A port on which nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"redis://127.0.0.1:{held.getsockname()[1]}"
+
+
+def enqueue(url: str) -> None:
+    with Client(url, settings=Settings()) as client:
+        client.enqueue("Hello.")
+
+
+def follow(url: str) -> None:
+    with Client(url, settings=Settings()) as client:
+        list(client.speech("mine"))
+
+
+def enqueue_async(url: str) -> None:
+    async def work() -> None:
+        async with AsyncClient(url, settings=Settings()) as client:
+            await client.enqueue("Hello.")
+
+    asyncio.run(work())
+
+
+def follow_async(url: str) -> None:
+    async def work() -> None:
+        async with AsyncClient(url, settings=Settings()) as client:
+            async for _ in client.speech("mine"):
+                pass
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("act", [enqueue, follow, enqueue_async, follow_async, check])
+@pytest.mark.parametrize("place", [closed, silent, crowded])
+def test_with_no_redis_at_all_one_error_comes_soon(
+    place: Callable[[], contextlib.AbstractContextManager[str]], act: Callable[[str], object]
+) -> None:
+    with place() as url:
+        began = time.monotonic()
+        with pytest.raises(
+            RedisUnavailableError, match=f"^no Redis answers at {url} \\(.*; start one, or name"
+        ) as caught:
+            act(url)
+        assert time.monotonic() - began < SOON_S
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("act", [enqueue, enqueue_async, follow_async, check])
+def test_a_name_that_is_looked_up_for_long_is_not_waited_for(
+    act: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+
+    def slow(*_: object, **__: object) -> NoReturn:
+        over.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    began = time.monotonic()
+    with pytest.raises(RedisUnavailableError, match=r"no answer within 1.5 s"):
+        act("redis://redis.example:6379")
+    assert time.monotonic() - began < SOON_S
+    over.set()
+
+
+def test_a_server_that_has_answered_once_is_waited_for() -> None:
+    commands: list[bytes] = []
+    good = version("7.0.0")
+
+    def answer(command: list[bytes]) -> bytes:
+        commands.append(command[0].upper())
+        if commands[-1] == b"INFO" and commands.count(b"INFO") < 3:
+            raise ConnectionResetError
+        return good(command) if command[0].upper() != b"PING" else b"+PONG\r\n"
+
+    with server(answer) as url, contextlib.closing(connect(url, first_answer=True)) as client:
+        assert client.info("server")["redis_version"] == "7.0.0"
+        client.info("server")
+    assert commands.count(b"PING") == 1
+    assert commands.count(b"INFO") == 4
+
+
+@pytest.mark.parametrize("line", [b"-NOAUTH Authentication required.", b"-NOPERM no permissions", b"-LOADING the data"])
+def test_a_refusal_is_an_answer(line: bytes) -> None:
+    with server(always(line)) as url:
+        connection.FirstAnswer(url).wait()

@@ -129,6 +129,7 @@ def consume(client: Client) -> None:
     assert speech.end() is not None
     assert list(speech.entries(after=str(list(speech.entries())[-1].id))) == []
     assert client.workers()
+    assert client.why_unserved("voxspool-tone-batch") is None
     with pytest.raises(SpeechCancelledError):
         client.speech("my-1").wait()
 

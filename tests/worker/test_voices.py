@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from voxspool.errors import InvalidJobError, UnknownLanguageError, UnknownVoiceError
+from voxspool.errors import InvalidJobError, MissingExtraError, UnknownLanguageError, UnknownVoiceError
 from voxspool.protocol.voices import ClonedVoice, StoredClip
 from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.library import VoiceLibrary
@@ -138,3 +138,19 @@ def test_without_a_redis_there_are_no_cloned_voices() -> None:
     assert list(voices) == ["Ana"]
     with pytest.raises(UnknownVoiceError, match="alice"):
         find("alice", voices, "xtts")
+
+
+def test_a_language_whose_reader_is_not_installed_is_refused_with_what_to_install() -> None:
+    shelf = Shelf(cloned("yuki", "ja"), cloned("alice"))
+    voices = VoiceBook(["Ana"], ("en", "de"), shelf, {"ja": "install it"})
+    for name in (None, "Ana", "alice", "Ana+alice"):
+        voice = find(name, voices, "xtts", "ja")
+        assert voice.languages == ("en", "de")
+        assert voice.language("de") == "de"
+        with pytest.raises(MissingExtraError, match=r"^install it$"):
+            voice.language("ja-JP")
+        with pytest.raises(UnknownLanguageError):
+            voice.language("fr")
+    with pytest.raises(MissingExtraError, match=r"^install it$"):
+        find("yuki", voices, "xtts")
+    assert "yuki" not in list(voices)

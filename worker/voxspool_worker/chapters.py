@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from voxspool.errors import UnknownLanguageError
+from voxspool.errors import MissingExtraError, UnknownLanguageError
 from voxspool.protocol.narration import BETWEEN
 from voxspool.store import key_of
 from voxspool_worker import checks, text, voices
@@ -48,7 +48,7 @@ class Plan:
 def plan(chapter: ChapterSpec, engine: Engine, run: str) -> Plan:
     """Cut a chapter for an engine; `run` is who speaks it, as in `Segment.job`.
 
-    Raises UnknownEngineError, UnknownVoiceError, UnknownLanguageError or InvalidJobError.
+    Raises UnknownEngineError, UnknownVoiceError, UnknownLanguageError, InvalidJobError or MissingExtraError.
     """
     check_engine(chapter.speech, engine)
     segments: list[Segment] = []
@@ -93,7 +93,7 @@ class _Voiced:
         voice = voices.find(name, self.engine.voices, self.engine.name, language)
         try:
             return voice, voice.language(language)
-        except UnknownLanguageError:
+        except (UnknownLanguageError, MissingExtraError):
             if not foreign:
                 raise
             return voice, voice.language(self.speech.language)

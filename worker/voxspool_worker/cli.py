@@ -18,6 +18,7 @@ import click
 
 from voxspool import connection
 from voxspool.errors import VoxspoolError
+from voxspool.hints import missing
 from voxspool.protocol.jobs import ENGINES
 from voxspool_worker import health as health_files
 from voxspool_worker.settings import Settings
@@ -207,6 +208,9 @@ def _bench(settings: Settings) -> None:
 
 def _fidelity(settings: Settings) -> None:
     """Measure XTTS's precisions and print what came of it."""
+    from voxspool_worker.engines import xtts
+
+    xtts.check_installed()
     from voxspool_worker.engines.xtts import fidelity
 
     click.echo(f"{'against fp32':<14} {'greedy':>7} {'sampled':>8} {'gap':>7} {'largest':>8} {'audio':>8}")
@@ -239,7 +243,7 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
         "voxspool Apache-2.0; piper-tts GPL-3, an extra; XTTS's weights CPML, non-commercial; each voice has its own",
     )
     if importlib.util.find_spec("sounddevice") is None:
-        yield NOTE, "play", "no loudspeaker for `voxspool follow --play`; install it: pip install 'voxspool[play]'"
+        yield NOTE, "play", missing("`voxspool follow --play`", "sounddevice", "voxspool", "play")
 
 
 def _engine_findings(settings: Settings) -> Iterator[tuple[str, str, str]]:

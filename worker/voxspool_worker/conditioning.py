@@ -28,6 +28,7 @@ from weakref import WeakValueDictionary
 from redis.exceptions import RedisError
 
 from voxspool.errors import MissingExtraError
+from voxspool.hints import missing
 from voxspool.protocol import keys
 from voxspool_worker import lua
 from voxspool_worker.voices import Prepared
@@ -265,9 +266,7 @@ class _Shared:
 def check_installed() -> None:
     """Raises MissingExtraError without safetensors."""
     if importlib.util.find_spec("safetensors") is None:
-        raise MissingExtraError(
-            "keeping voices' conditioning needs safetensors; install it: pip install 'voxspool-worker[xtts]'"
-        )
+        raise MissingExtraError(missing("a cache of voices", "safetensors", "voxspool-worker", "xtts"))
 
 
 def encode(arrays: Arrays) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import MissingExtraError, SettingsError
+from voxspool.hints import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,7 +34,7 @@ def serve(port: int) -> Callable[[Collector], None]:
     Until it is called the page is empty. Raises MissingExtraError, or SettingsError where the port cannot be had.
     """
     if importlib.util.find_spec("prometheus_client") is None:
-        raise MissingExtraError("--metrics needs prometheus-client; install it: pip install 'voxspool-worker[metrics]'")
+        raise MissingExtraError(missing("--metrics", "prometheus-client", "voxspool-worker", "metrics"))
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()

@@ -18,7 +18,7 @@ import numpy as np
 from redis.exceptions import RedisError
 
 from voxspool import cards
-from voxspool.errors import InvalidJobError, UnknownEngineError, VoxspoolError
+from voxspool.errors import InvalidJobError, MissingExtraError, UnknownEngineError, VoxspoolError
 from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, ENGINES, engine_of
 from voxspool.protocol.stream import STATES, Audio, Begin, Cancelled, End, Failed, Mark
 from voxspool_worker import text, voices
@@ -268,10 +268,18 @@ class Pipeline:
             ) from elsewhere
 
     def _pass_on(self, at: Speaking, error: Exception) -> None:
-        """Raise ElsewhereError for a job that lay in `auto` and lacks only what a live worker of another engine has."""
-        if not isinstance(error, InvalidJobError) or engine_of(at.run.queue) != AUTO:
+        """Leave a job to others where it lacks only what a live worker of them has.
+
+        Raises NotHereError where one of this engine has the language that this machine cannot read, ElsewhereError
+        where the job lay in `auto` and one of another engine could speak it.
+        """
+        if not isinstance(error, InvalidJobError | MissingExtraError):
             return
         able = {card.engine for card in cards.live(self._scripts.redis) if card.could_speak(at.spec)}
+        if isinstance(error, MissingExtraError) and self._engine.name in able:
+            raise NotHereError(str(error)) from error
+        if engine_of(at.run.queue) != AUTO:
+            return
         if others := able - {self._engine.name}:
             raise ElsewhereError(min(others - {cards.LAST} or others)) from error
 

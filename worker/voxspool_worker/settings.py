@@ -97,6 +97,11 @@ def let_threads_sleep(environ: MutableMapping[str, str] = os.environ) -> None:
     environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
+def forbid_telemetry(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Switch off the telemetry of libraries. Call it before one of them is imported."""
+    environ.update(environment.TELEMETRY_OFF)
+
+
 def _coqui_dir(environ: Mapping[str, str]) -> Path:
     """Give Coqui's folder, by Coqui's own rule (trainer.io.get_user_data_dir)."""
     home = environ.get("TTS_HOME") or environ.get("XDG_DATA_HOME")

@@ -7,11 +7,11 @@ engine that can clone has a VoiceBook: its own voices, then the cloned ones, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from voxspool.errors import InvalidJobError, UnknownLanguageError, UnknownVoiceError
+from voxspool.errors import InvalidJobError, MissingExtraError, UnknownLanguageError, UnknownVoiceError
 from voxspool.protocol.languages import meant
 from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.voices import CLONING_ENGINE, how_to_get, parse
@@ -44,16 +44,21 @@ class Voice:
     """Tags such as `en` or `en-us`, the default first; empty: any language (a tone has none)."""
     parts: tuple[Part, ...] = ()
     """What an engine that can clone makes it of; empty: the engine knows it by its name alone."""
+    lacking: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Language -> what to install on this machine, for those that the voice would speak if a package were there."""
 
     def language(self, wanted: str | None) -> str:
         """Give the language to speak: the one that was asked for, or the voice's own.
 
-        `en` asks for any English: it takes the voice's first tag of that language. Raises UnknownLanguageError.
+        `en` asks for any English: it takes the voice's first tag of that language. Raises UnknownLanguageError, or
+        MissingExtraError where this machine lacks what the language is read with.
         """
         if wanted is None:
             return self.languages[0] if self.languages else "en"
         if spoken := meant(wanted, self.languages):
             return spoken
+        if self.lacking and (lacking := meant(wanted, tuple(self.lacking))):
+            raise MissingExtraError(self.lacking[lacking])
         raise UnknownLanguageError(
             f"voice {self.name} does not speak {wanted}{did_you_mean(wanted, self.languages)}; choose another voice"
         )
@@ -85,10 +90,16 @@ class VoiceBook(Mapping[str, Voice]):
     ones as they were a moment ago; `resolve`, by which a job finds its voice, as they are now.
     """
 
-    def __init__(self, names: Iterable[str], languages: tuple[str, ...], clones: Clones) -> None:
-        """Take the engine's own voices, the default first, and what all of them speak, the default first."""
-        self.built_in = {name: Voice(name, languages, (Part(name, 1.0),)) for name in names}
+    def __init__(
+        self, names: Iterable[str], languages: tuple[str, ...], clones: Clones, lacking: Mapping[str, str] | None = None
+    ) -> None:
+        """Take the engine's own voices, the default first, and what all of them speak, the default first.
+
+        `lacking` has the languages that are not read here, as in `Voice`.
+        """
         self._languages = languages
+        self._lacking = lacking or {}
+        self.built_in = {name: Voice(name, languages, (Part(name, 1.0),), self._lacking) for name in names}
         self._clones = clones
 
     def __iter__(self) -> Iterator[str]:
@@ -103,13 +114,14 @@ class VoiceBook(Mapping[str, Voice]):
     def __getitem__(self, name: str) -> Voice:
         try:
             return self._resolve(name, lambda part: self._clones.known().get(part))
-        except InvalidJobError as error:
+        except (InvalidJobError, MissingExtraError) as error:
             raise KeyError(name) from error
 
     def resolve(self, name: str) -> Voice:
         """Give a voice by its name, or a mix.
 
-        Raises UnknownVoiceError with the near names, InvalidJobError for a mix that is none, UnknownLanguageError.
+        Raises UnknownVoiceError with the near names, InvalidJobError for a mix that is none, UnknownLanguageError,
+        MissingExtraError.
         """
         return self._resolve(name, self._clones.find)
 
@@ -119,7 +131,7 @@ class VoiceBook(Mapping[str, Voice]):
             return self.built_in[name]
         wanted = parse(name)
         voices = [self.built_in.get(part) or self._cloned(part, look(part)) for part, _ in wanted.parts]
-        return voices[0] if len(voices) == 1 else _mixed(wanted, voices)
+        return replace(voices[0] if len(voices) == 1 else _mixed(wanted, voices), lacking=self._lacking)
 
     def _cloned(self, name: str, clone: ClonedVoice | None) -> Voice:
         """Make a voice of a cloned one."""
@@ -128,6 +140,8 @@ class VoiceBook(Mapping[str, Voice]):
             raise UnknownVoiceError(f"there is no voice {name!r}{hint}; `voxspool voices` lists them{how_to_get(name)}")
         spoken = self._spoken(clone)
         if not spoken:
+            if lacking := next((self._lacking[one] for one in clone.languages if one in self._lacking), None):
+                raise MissingExtraError(lacking)
             raise UnknownLanguageError(
                 f"voice {name} speaks {'/'.join(clone.languages)}, and this engine does not; choose another voice"
             )

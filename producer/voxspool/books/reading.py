@@ -1,6 +1,6 @@
 """Any file -> a Book: which reader it takes is told by its name, and by its content where the name says nothing.
 
-Readers' libraries are extras and imported where a book of their kind is read.
+A reader and its library are imported where a book of their kind is read; those of PDF and DOCX are extras.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, cast
 
 from voxspool.errors import BookError, MissingExtraError
+from voxspool.hints import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,8 @@ _SUFFIXES: Final = {
     ".pdf": "pdf",
     ".docx": "docx",
 }
-_EXTRAS: Final = {"epub": "books", "html": "books", "markdown": "books", "pdf": "books,pdf", "docx": "books,docx"}
+_EXTRAS: Final = {"pdf": "pypdf", "docx": "python-docx"}
+"""Kind -> the library that its reader needs; the extra is called as the kind is."""
 _FORMATS: Final = "EPUB, Markdown, plain text, HTML, PDF, DOCX and folders of them"
 _HTML: Final = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*(?:<\?xml|<!doctype\s+html|<html|<!--)", re.IGNORECASE)
 _SNIFFED_BYTES: Final = 1_024
@@ -78,8 +80,9 @@ def _reader(kind: str) -> Reader:
     try:
         return cast("Reader", getattr(import_module(f"voxspool.books.{kind}"), f"read_{kind}"))
     except ImportError as error:
-        missing = f"reading this book needs {error.name}; install it with: pip install 'voxspool[{_EXTRAS[kind]}]'"
-        raise MissingExtraError(missing) from error
+        if kind not in _EXTRAS:
+            raise
+        raise MissingExtraError(missing(f"reading {kind.upper()}", _EXTRAS[kind], "voxspool", kind)) from error
 
 
 def _kind(suffix: str, head: bytes, name: str, source: Path) -> str:

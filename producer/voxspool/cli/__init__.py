@@ -7,6 +7,7 @@ terminal's stderr and nowhere else, so stdout can be piped.
 from __future__ import annotations
 
 import signal
+import warnings
 from typing import Any
 
 import click
@@ -20,6 +21,7 @@ from voxspool.cli.queues import pause, resume
 from voxspool.cli.speak import speak
 from voxspool.cli.voices import voices
 from voxspool.errors import VoxspoolError
+from voxspool.waiting import NoWorkerWarning
 
 
 class Command(click.Group):
@@ -34,6 +36,7 @@ class Command(click.Group):
         for name in ("SIGTERM", "SIGHUP"):
             if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
                 signal.signal(getattr(signal, name), signal.default_int_handler)
+        warnings.simplefilter("ignore", NoWorkerWarning)  # the commands say it themselves (progress.Unserved)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.argument("job")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a file: .wav .flac .mp3 .ogg .opus.")
 @click.option("--raw", is_flag=True, help="Write raw samples (s16le, mono) to stdout as they come.")
-@click.option("--play", is_flag=True, help="Play it (needs `pip install 'voxspool[play]'`).")
+@click.option("--play", is_flag=True, help="Play it (needs the extra `play`).")
 @click.option(
     "--from", "after", metavar="ID", help="Go on after this entry (with --raw); the last id is said at the end."
 )

@@ -106,7 +106,8 @@ def _show_job(client: Client, job: str, *, as_json: bool) -> None:
         )
     elif state.queue:
         click.echo(f"  in {state.queue}")
-        Unserved(client).on_wait(state)
+        if state.state == "queued":
+            Unserved(client).look(state.queue)
     if end and end.chunks:
         click.echo(f"  {_took(end)}")
 

@@ -5,7 +5,6 @@ Also the notice, due within two seconds wherever stderr goes, that no live worke
 
 from __future__ import annotations
 
-import shlex
 import time
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from voxspool.cli.options import ADD_PRIVATE
-from voxspool.protocol.jobs import AUTO, engine_of
 from voxspool.protocol.stream import Audio, Begin, Mark, position_after
+from voxspool.waiting import Watch
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -99,30 +98,18 @@ class Unserved:
         """Prepare. `has_private` says that the command has the option --private, which would help."""
         self._client = client
         self._has_private = has_private
+        self._watch = Watch()
         self._told = False
 
     def look(self, queue: str) -> None:
         """Say so if it is so."""
-        if self._told:
-            return
-        if queue in self._client.paused():
+        if not self._told and (why := self._client.why_unserved(queue)):
             self._told = True
-            click.echo(f"voxspool: {queue} is paused; the job waits. Let it go on: voxspool resume {queue}", err=True)
-            return
-        if self._client.serving(queue):
-            return
-        self._told = True
-        engine = engine_of(queue)
-        option = "" if engine == AUTO else f" --engine {engine}"
-        click.echo(
-            f"voxspool: no live worker serves the queue {queue}; the job waits. "
-            f"Start one: voxspool-worker run{option} --redis {shlex.quote(self._shown_url())}{self._or_private()}",
-            err=True,
-        )
+            click.echo(f"voxspool: {why}{self._or_private()}", err=True)
 
     def on_wait(self, state: JobState) -> None:
-        """Look, while a job waits for a worker."""
-        if state.state == "queued" and state.queue:
+        """Look, where a job has waited for a worker for a while. Call it after each second of silence."""
+        if self._watch.due(state.state):
             self.look(state.queue)
 
     def _or_private(self) -> str:
@@ -130,8 +117,3 @@ class Unserved:
         if not self._has_private or self._client.settings.redis_named:
             return ""
         return f"; or stop this with Ctrl-C and {ADD_PRIVATE}"
-
-    def _shown_url(self) -> str:
-        from voxspool.connection import shown
-
-        return shown(self._client.url)

@@ -63,10 +63,10 @@ def list_voices(as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 -
     \b
     voxspool voices list --json
     """
-    from voxspool.embedded import redis_answers
+    from voxspool.embedded import somebody_listens
 
     settings = options.settings(redis_url)
-    if not settings.redis_named and not redis_answers(settings.redis_url):
+    if not settings.redis_named and not somebody_listens(settings.redis_url):
         _list_own(as_json=as_json)
         return
     with options.open_client(settings) as client:

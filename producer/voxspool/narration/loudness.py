@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from voxspool.errors import MissingExtraError
+from voxspool.hints import missing
 from voxspool.narration.levels import FULL_SCALE, REACH, SILENCE_DB, Levels, Slots, between, between_gain, decibels
 from voxspool.narration.master import Gain, PresetName, master
 
@@ -239,9 +240,7 @@ class _Ears:
             import pyloudnorm
             from scipy import signal
         except ImportError as error:
-            raise MissingExtraError(
-                "loudness needs pyloudnorm and scipy; install them with: pip install 'voxspool[books]'"
-            ) from error
+            raise MissingExtraError(missing("loudness", "pyloudnorm and scipy", "voxspool", "books")) from error
         # Gain in dB, Q, frequency in Hz, as pyloudnorm's own meter has them.
         shelf = pyloudnorm.IIRfilter(4.0, 1 / math.sqrt(2), 1500.0, rate_hz, "high_shelf")
         high_pass = pyloudnorm.IIRfilter(0.0, 0.5, 38.0, rate_hz, "high_pass")

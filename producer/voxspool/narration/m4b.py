@@ -19,6 +19,7 @@ import numpy as np
 
 from voxspool.audio import Part, check_place, resampler
 from voxspool.errors import MissingExtraError, OutputError
+from voxspool.hints import missing
 from voxspool.narration.levels import FULL_SCALE
 from voxspool.narration.master import master
 
@@ -296,5 +297,5 @@ def pyav() -> Any:  # noqa: ANN401 - the module, imported late
     try:
         import av
     except ImportError as error:
-        raise MissingExtraError("an M4B needs PyAV; install it with: pip install 'voxspool[m4b]'") from error
+        raise MissingExtraError(missing("an M4B or EPUB with audio", "PyAV", "voxspool", "m4b")) from error
     return av

@@ -9,6 +9,7 @@ Whisper runs on the CPU: accelerators are the workers'. faster-whisper and jiwer
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import numpy as np
 import soxr
 
 from voxspool.errors import CheckpointError, MissingExtraError
+from voxspool.hints import missing
+from voxspool.settings import forbid_telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, MutableMapping
@@ -194,10 +197,13 @@ def _merged(found: Iterable[str]) -> Iterator[str]:
 
 
 def _load(model: str) -> Any:  # noqa: ANN401 - optional
+    forbid_telemetry()
     try:
         from faster_whisper import WhisperModel
     except ImportError as error:
-        raise MissingExtraError("verifying needs faster-whisper; install it: pip install 'voxspool[verify]'") from error
+        raise MissingExtraError(missing("verifying", "faster-whisper", "voxspool", "verify")) from error
+    with contextlib.suppress(RuntimeError, ValueError, OSError):  # it is here: nobody is asked for a newer one
+        return WhisperModel(model, device="cpu", compute_type="int8", local_files_only=True)
     try:
         return WhisperModel(model, device="cpu", compute_type="int8")
     except (RuntimeError, ValueError, OSError) as error:
@@ -211,5 +217,5 @@ def _jiwer() -> Any:  # noqa: ANN401 - optional
     try:
         import jiwer
     except ImportError as error:
-        raise MissingExtraError("verifying needs jiwer; install it: pip install 'voxspool[verify]'") from error
+        raise MissingExtraError(missing("verifying", "jiwer", "voxspool", "verify")) from error
     return jiwer

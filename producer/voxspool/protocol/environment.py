@@ -53,6 +53,13 @@ VARIABLES: dict[str, str] = {
 }
 """Every variable that voxspool reads, with what it means."""
 
+TELEMETRY_OFF = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""What libraries look at before they report home, set in our own processes alone.
+
+ONNX Runtime, from 1.32 on and on Linux and macOS, makes up a device id and queues events under the user's cache folder
+when it is imported. Hugging Face's library adds what runs it and where to the requests of a download.
+"""
+
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 DEFAULT_STORE = "~/.cache/voxspool/segments"
 

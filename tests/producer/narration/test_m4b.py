@@ -271,7 +271,7 @@ def test_without_pyav_the_error_says_what_to_install(
     tmp_path: Path, store: Store, tracks: list[Track], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'voxspool\[m4b\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[m4b\]'$"):
         write_m4b(BOOK, tracks, store, tmp_path / "a.m4b")
     with pytest.raises(MissingExtraError):
         cover_fault(JPEG)

@@ -56,7 +56,7 @@ def make(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Make:
         return XttsEngine(
             xtts.make_gpt(dataclasses.replace(loaded, state=state), tokenizer, plan, settings),
             Vocoder(loaded.vocoder, plan.torch_device, plan.vocoder), tokenizer,
-            xtts.make_voices(loaded, settings, None, tokenizer.languages),
+            xtts.make_voices(loaded, settings, None, tokenizer),
             model="small", device="cpu", sample_rate=24_000, rows=plan.rows, tries=tries,
         )  # fmt: skip
 

@@ -228,6 +228,22 @@ def test_without_its_package_a_language_is_read_in_plain_latin_letters_and_that_
     ]
 
 
+@pytest.mark.parametrize(
+    ("absent", "language", "extra"),
+    [("cutlet", "ja", "xtts-ja"), ("fugashi", "ja", "xtts-ja"), ("unidic_lite", "ja", "xtts-ja"),
+     ("pypinyin", "zh-cn", "xtts-zh")],
+)  # fmt: skip
+def test_a_language_whose_reader_is_not_installed_is_not_offered(
+    vocab: Path, monkeypatch: pytest.MonkeyPatch, absent: str, language: str, extra: str
+) -> None:
+    assert XttsTokenizer(vocab).languages == LANGUAGES
+    monkeypatch.setitem(sys.modules, absent, None)
+    tokenizer = XttsTokenizer(vocab)
+    assert set(LANGUAGES) - set(tokenizer.languages) == {language}
+    (hint,) = tokenizer.lacking.values()
+    assert f"worker[{extra}]" in hint
+
+
 # Limits
 
 

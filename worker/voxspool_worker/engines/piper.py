@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from voxspool.errors import CheckpointError, MissingExtraError, SettingsError, UnknownVoiceError
-from voxspool.hints import program
+from voxspool.hints import missing, program
 from voxspool.protocol.environment import PIPER_VOICES
 from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
+from voxspool_worker.settings import forbid_telemetry
 from voxspool_worker.text import Limits
 from voxspool_worker.voices import Voice
 
@@ -78,7 +79,7 @@ class PiperEngine:
 
     def __init__(self, folders: list[Path], *, first: str | None = None, get: str = GET) -> None:
         if importlib.util.find_spec("piper") is None:
-            raise MissingExtraError("engine piper needs piper-tts; install it: pip install 'voxspool-worker[piper]'")
+            raise MissingExtraError(missing("engine piper", "piper-tts", "voxspool-worker", "piper"))
         found = find_voices(folders)
         if not found:
             looked = " and ".join(str(folder) for folder in folders)
@@ -190,6 +191,7 @@ def _load(path: Path) -> PiperVoice:
     other's cores while they wait, and together are slower than one (measured: 4.4 s of speech a second against 8.1 and
     more).
     """
+    forbid_telemetry()
     import onnxruntime
     from piper import PiperConfig, PiperVoice
 

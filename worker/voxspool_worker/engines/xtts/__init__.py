@@ -18,7 +18,8 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import CheckpointError, MissingExtraError
-from voxspool_worker.settings import let_threads_sleep
+from voxspool.hints import install_command, missing
+from voxspool_worker.settings import forbid_telemetry, let_threads_sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LIBRARIES: Final = {"torch": "torch", "torchaudio": "torchaudio", "TTS": "coqui-tts", "safetensors": "safetensors"}
+"""Module -> the package that has it, of the extra."""
 PREFIX_POSITIONS: Final = 32
 """Latents of a voice: the perceiver's, in every XTTS v2."""
 
@@ -49,11 +52,16 @@ def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> Xtt
     """
     from voxspool_worker.engines.xtts import checkpoint
 
+    check_installed()
     found = checkpoint.find(settings)
-    _check_installed()
     let_threads_sleep()
+    forbid_telemetry()
     try:
         return _load(found, settings, connect)
+    except ImportError as error:  # installed, and broken
+        raise MissingExtraError(
+            f"XTTS cannot be imported ({error}); install it with: {install_command('voxspool-worker', 'xtts')}"
+        ) from error
     except (RuntimeError, MemoryError, OSError) as error:  # a driver, a file that went away, no memory
         raise CheckpointError(
             f"XTTS cannot be loaded from {found.folder} ({type(error).__name__}: {error}); "
@@ -76,7 +84,7 @@ def _load(found: Checkpoint, settings: Settings, connect: Callable[..., Redis] |
     tokenizer = XttsTokenizer(found.vocab)
     engine = XttsEngine(
         make_gpt(loaded, tokenizer, plan, settings), Vocoder(loaded.vocoder, plan.torch_device, plan.vocoder),
-        tokenizer, make_voices(loaded, settings, connect, tokenizer.languages),
+        tokenizer, make_voices(loaded, settings, connect, tokenizer),
         model=f"xtts {found.fingerprint[:12]} {plan.precision}", device=plan.device,
         sample_rate=loaded.config.model_args.output_sample_rate, rows=plan.rows,
     )  # fmt: skip
@@ -84,15 +92,13 @@ def _load(found: Checkpoint, settings: Settings, connect: Callable[..., Redis] |
     return engine
 
 
-def _check_installed() -> None:
-    """Refuse where the extra is not installed."""
+def check_installed() -> None:
+    """Raise MissingExtraError where a library of the extra is not installed."""
     from importlib.util import find_spec
 
-    missing = [name for name in ("torch", "TTS", "safetensors") if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"engine xtts needs {' and '.join(missing)}; install it: pip install 'voxspool-worker[xtts]'"
-        )
+    absent = [package for module, package in LIBRARIES.items() if find_spec(module) is None]
+    if absent:
+        raise MissingExtraError(missing("engine xtts", ", ".join(absent), "voxspool-worker", "xtts"))
 
 
 def make_gpt(
@@ -139,7 +145,7 @@ def _decoder(weights: GptWeights, plan: Plan, settings: Settings, positions: int
 
 
 def make_voices(
-    loaded: LoadedModel, settings: Settings, connect: Callable[..., Redis] | None, languages: tuple[str, ...]
+    loaded: LoadedModel, settings: Settings, connect: Callable[..., Redis] | None, tokenizer: XttsTokenizer
 ) -> VoicedVoices:
     """Bring together what knows of voices."""
     from importlib.metadata import version
@@ -163,4 +169,5 @@ def make_voices(
         lambda clips: latents.compute(loaded.listener(), clips, listening), listening, loaded.checkpoint.fingerprint,
         f"coqui-tts {version('coqui-tts')}",
     )  # fmt: skip
-    return VoicedVoices(loaded.speakers, VoiceBook(loaded.speakers, languages, library), library, cache, recipe)
+    book = VoiceBook(loaded.speakers, tokenizer.languages, library, tokenizer.lacking)
+    return VoicedVoices(loaded.speakers, book, library, cache, recipe)

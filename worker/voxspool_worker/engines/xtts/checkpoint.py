@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from voxspool.errors import CheckpointError, MissingExtraError
+from voxspool.hints import install_command
+from voxspool_worker.engines.xtts import check_installed
+from voxspool_worker.settings import forbid_telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -179,6 +182,7 @@ def fetch(settings: Settings) -> Checkpoint:
     """
     if settings.xtts_dir is not None or any((folder / WEIGHTS).exists() for folder in places(settings)):
         return find(settings)
+    check_installed()
     if not settings.tos_agreed:
         raise CheckpointError(
             f"XTTS's weights are under {LICENCE}; if you agree to it, say so: COQUI_TOS_AGREED=1 voxspool-worker warm"
@@ -189,11 +193,12 @@ def fetch(settings: Settings) -> Checkpoint:
 
 def _download(settings: Settings) -> None:
     """Let Coqui's library fetch XTTS."""
+    forbid_telemetry()
     try:
         from TTS.utils.manage import ModelManager
     except ImportError as error:
         raise MissingExtraError(
-            f"XTTS is not installed ({error}); install it: pip install 'voxspool-worker[xtts]'"
+            f"XTTS cannot be imported ({error}); install it with: {install_command('voxspool-worker', 'xtts')}"
         ) from error
 
     class AgreedManager(ModelManager):  # type: ignore[misc] # upstream is untyped

@@ -23,6 +23,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from voxspool.errors import CheckpointError, MissingExtraError
+from voxspool.hints import install_command
 from voxspool_worker.engines.xtts.checkpoint import FETCH_AGAIN
 from voxspool_worker.engines.xtts.latents import Conditioning
 
@@ -83,7 +84,7 @@ def load(checkpoint: Checkpoint) -> LoadedModel:
         from TTS.tts.layers.xtts.hifigan_decoder import HifiDecoder
     except ImportError as error:
         raise MissingExtraError(
-            f"XTTS is not installed ({error}); install it: pip install 'voxspool-worker[xtts]'"
+            f"XTTS cannot be imported ({error}); install it with: {install_command('voxspool-worker', 'xtts')}"
         ) from error
     config = XttsConfig()
     try:

