@@ -21,7 +21,7 @@ INSTALL := $(UV) pip install --python $(BIN)/python --compile-bytecode --constra
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-redis rq-suite soak check lock platforms bench bench-xtts bench-narration load clean
+.PHONY: help install demo test test-redis rq-suite soak check lock platforms packages bench bench-xtts bench-narration load clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 22
@@ -61,6 +61,13 @@ lock: $(ENVIRONMENT) ## renew requirements.lock: the newest version of every dep
 platforms: $(ENVIRONMENT) ## show which systems and Pythons can install from the lock with wheels alone, store build/platforms.json
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/dependencies.py platforms --out build/platforms.json
 
+packages: $(ENVIRONMENT) ## build both distributions into dist/ and check their metadata as a package index does
+	@$(INSTALL) build twine
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist producer
+	$(BIN)/python -m build --outdir dist worker
+	$(BIN)/twine check --strict dist/*
+
 bench: install ## measure, print a table, store build/bench.json
 	$(BIN)/python benchmarks/bench.py --out build/bench.json
 
@@ -74,7 +81,7 @@ load: install ## 1,000 jobs, 100 readers, a kill -9, a stalled Redis: print a ta
 	$(BIN)/python benchmarks/load.py --out build/load.json
 
 clean: ## remove what the other commands made
-	rm -rf $(VENV) build demo.wav .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo.wav .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11 to 3.14, or name one with PYTHON=/path/to/python"; exit 2; }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +54,7 @@ def test_the_program_runs_and_is_eight_lines_long(
     redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker()
-    program = block("From Python", "python")
+    program = README.split("```python\n", 1)[1].split("```", 1)[0]
     assert len(program.splitlines()) <= 8
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -63,28 +65,49 @@ def test_the_program_runs_and_is_eight_lines_long(
     assert soundfile.info(tmp_path / "ferry.flac").duration > 1
 
 
-def test_the_two_commands_are_make_targets() -> None:
+def test_the_make_commands_are_targets() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for line in block("Try it", "sh").splitlines():
-        target = line.split()[1]
+    named = re.findall(r"`make ([a-z-]+)`", README)
+    assert "demo" in named
+    for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 def test_the_worker_commands_exist(redis_server: RedisServer) -> None:
-    for line in block("Running it", "sh").splitlines():
-        command = line.split("#")[0].split()
-        if command[0] == "voxspool-worker":
-            command = [*command[:2], "--help"]
-            assert (
-                subprocess.run(
-                    command, capture_output=True, env=environment(redis_server), timeout=60, check=False
-                ).returncode
-                == 0
-            )
+    shown = (block("Install", "sh") + block("Run a worker", "sh")).splitlines()
+    commands = [line.split("#")[0].split() for line in shown if line.startswith("voxspool-worker ")]
+    assert len(commands) == 2
+    for program, command in commands:
+        help_shown = subprocess.run(
+            [program, command, "--help"], capture_output=True, env=environment(redis_server), timeout=60, check=False
+        )
+        assert help_shown.returncode == 0, help_shown.stderr
+
+
+def test_every_extra_and_every_page_of_the_documentation_is_named() -> None:
+    for folder in ("producer", "worker"):
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+        for extra in project["optional-dependencies"]:
+            assert f"`{extra}`" in README, extra
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{page.name})" in README, page.name
+
+
+def test_the_platforms_are_those_that_the_lock_was_resolved_for() -> None:
+    tool = runpy.run_path(str(ROOT / "tools/dependencies.py"))
+    table = README.split("### Platforms\n\n", 1)[1].split("\n\n", 1)[0]
+    heading, _, *rows = table.splitlines()
+    assert [cell.strip() for cell in heading.split("|")[2:-1]] == [
+        "Linux x86-64", "Linux ARM64", "macOS 14 or later, Apple silicon",
+    ]  # fmt: skip
+    assert len(tool["PLATFORMS"]) == 3
+    oldest, newest = tool["PYTHONS"][0], tool["PYTHONS"][-1]
+    assert f"Python {oldest} to {newest}" in README
+    assert len(re.findall(rf"{oldest} to {newest}", "\n".join(rows))) >= 5
 
 
 def test_every_variable_and_every_linked_file_is_there() -> None:
     for variable in VARIABLES:
         assert f"`{variable}`" in README
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
+    for link in re.findall(r"\]\((?!https:)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link

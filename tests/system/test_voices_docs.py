@@ -17,7 +17,7 @@ import soundfile
 from processes import ROOT, RedisServer, clean_env
 from voice_server import JOE_CARD, voice_server
 from voxspool.cli import main as voxspool
-from voxspool.embedded import redis_answers
+from voxspool.embedded import somebody_listens
 from voxspool.protocol.environment import DEFAULT_REDIS_URL, VARIABLES
 from voxspool_worker.cli import main as voxspool_worker
 from voxspool_worker.engines.piper import STARTER
@@ -57,7 +57,7 @@ def run(script: str, folder: Path, **changed: str) -> subprocess.CompletedProces
 
 @pytest.mark.voice
 def test_the_commands_around_pipers_voices_run(tmp_path: Path) -> None:
-    if redis_answers(DEFAULT_REDIS_URL):
+    if somebody_listens(DEFAULT_REDIS_URL):
         pytest.skip("somebody's Redis is on the default port")
     with voice_server() as server:
         server.add_real(STARTER)
