@@ -30,6 +30,8 @@ class Settings:
     """Where spoken segments of books are kept: a folder or a URL."""
     pronunciations: Path | None = None
     """How words are spoken in every book."""
+    shell: str = ""
+    """The shell of the user, by the variable SHELL: `demo` shows how to activate the environment in it."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -46,5 +48,6 @@ class Settings:
             engine=engine,
             voice=environ.get(environment.VOICE) or None,
             pronunciations=Path(said).expanduser() if (said := environ.get(environment.PRONUNCIATIONS)) else None,
+            shell=environ.get("SHELL", ""),
             store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
         )

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxspool import connection
+from voxspool import connection, hints
+from voxspool.command import CommandGroup
 from voxspool.errors import VoxspoolError
 from voxspool.protocol.jobs import ENGINES
 from voxspool_worker import health as health_files
@@ -34,31 +35,18 @@ VOICES_LISTED = 4
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
-class Command(click.Group):
-    """A group that says our errors in one line."""
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
-        """Run a command; an error of ours is one line and exit code 1."""
-        try:
-            return super().invoke(ctx)
-        except VoxspoolError as error:
-            raise click.ClickException(str(error)) from error
-        except BrokenPipeError:
-            raise  # whoever listened has heard enough: click ends quietly
-        except OSError as error:
-            raise click.ClickException(f"cannot read or write: {error}") from error
-
-
-@click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="voxspool-worker")
 def main() -> None:
-    """Speak the jobs that lie in Redis.
+    """Speak the jobs that are in Redis.
 
     \b
-    voxspool-worker check                  what this machine has
-    voxspool-worker run                    speak with Piper until stopped
-    voxspool-worker run --engine tone      a sine for every sentence: no model needed
-    voxspool-worker warm                   fetch XTTS's weights, once
+    voxspool-worker check               what this machine has, what is missing
+    voxspool-worker run                 speak with Piper until stopped
+    voxspool-worker run --engine tone   a sine for each sentence; needs no model
+    voxspool-worker warm                download XTTS, once
+
+    Exit codes: 0 done, 1 it failed, 2 a wrong value (nothing was started); 70 and 75 of `run`: start it again.
     """
 
 
@@ -120,10 +108,10 @@ def run(
 
 @main.command()
 def health() -> None:
-    """Say whether the workers of this machine get on; for a supervisor.
+    """Exit with 0 if all workers of this machine are healthy.
 
     \b
-    voxspool-worker health      exit code 0 if there is a worker and all get on, else 1
+    voxspool-worker health      for systemd, Docker: exit code 1 if there is no worker, or one that hangs
 
     It looks at the files in VOXSPOOL_HEALTH_DIR; neither Redis nor a worker is asked.
     """
@@ -144,7 +132,7 @@ def health() -> None:
 @click.option("--bench", is_flag=True, help="Measure how fast the engine speaks here; takes a minute or more.")
 @click.option("--fidelity", is_flag=True, help="Measure what bf16 and int8 change of XTTS, on your own weights.")
 def check(redis_url: str | None, engine: str | None, bench: bool, fidelity: bool) -> None:  # noqa: FBT001 - click's way
-    """Show what this machine has, and what to do for the rest.
+    """Show what this machine has, and what is missing.
 
     \b
     voxspool-worker check                              exit code 0 if `voxspool-worker run` could run here now
@@ -167,7 +155,7 @@ def check(redis_url: str | None, engine: str | None, bench: bool, fidelity: bool
 
 @main.command()
 def warm() -> None:
-    """Fetch XTTS, 2 GB, unless it is here; check that it is whole.
+    """Download XTTS (2 GB) unless it is here, and check its files.
 
     \b
     COQUI_TOS_AGREED=1 voxspool-worker warm      says that you agree to the licence of XTTS's weights
@@ -234,7 +222,8 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
         "voxspool Apache-2.0; piper-tts GPL-3, an extra; XTTS's weights CPML, non-commercial; each voice has its own",
     )
     if importlib.util.find_spec("sounddevice") is None:
-        yield NOTE, "play", "no loudspeaker for `voxspool follow --play`; install it: pip install 'voxspool[play]'"
+        install = hints.install_command("voxspool", "play")
+        yield NOTE, "play", f"`voxspool speak` cannot play here, only write files; install what it needs: {install}"
 
 
 def _engine_findings(settings: Settings) -> Iterator[tuple[str, str, str]]:

@@ -11,7 +11,6 @@ import click
 from voxspool.cli import options
 from voxspool.cli.progress import Unserved
 from voxspool.errors import UnknownJobError
-from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import STATES, End
 
 if TYPE_CHECKING:
@@ -35,8 +34,7 @@ def enqueue(text: str | None, path: Path | None, redis_url: str | None, as_json:
     """
     words = options.read_text(text, path)
     settings = options.settings(redis_url)
-    spec_options = {"engine": settings.engine, "voice": settings.voice} | options.said(chosen)
-    spec = JobSpec(words, **spec_options)  # refused here, before Redis is asked
+    spec = options.job_spec(words, settings, chosen)  # before Redis is asked
     with options.open_client(settings) as client:
         placed = client.place(spec)
         said = {"job": spec.id, "queue": placed.queue, "why": placed.why}
@@ -66,10 +64,12 @@ def status(job: str | None, as_json: bool, redis_url: str | None) -> None:  # no
 @click.argument("job")
 @options.REDIS
 def cancel(job: str, redis_url: str | None) -> None:
-    """Cancel JOB, or all that is left of a narration: taken off the queue, or stopped at its next chunk.
+    """Cancel JOB, or the rest of a narration.
 
     \b
     voxspool cancel JOB
+
+    A job that waits is taken off its queue; one that runs stops at its next chunk of audio.
     """
     with options.open_client(options.settings(redis_url)) as client:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from voxspool.embedded import redis_answers
 from voxspool.errors import (
     BookError,
     InvalidJobError,
+    OutputError,
     StoreError,
     UnknownEngineError,
     UnknownLanguageError,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from voxspool.store import Store
 
 PRESETS: Final = ("podcast", "ebu", "acx")
+VERIFY_MODEL: Final = "base"
+"""The Whisper model that --verify uses where none is named."""
 FAILED: Final = 1
 """Exit code where a segment did not pass its checks, a chapter was given up, or some of the book could not be read."""
 INTERRUPTED: Final = 130
@@ -85,9 +89,33 @@ class Asked:
         return [path for path in (self.settings.pronunciations, self.pronunciations) if path]
 
 
+def _folder_name(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a file where a folder is wanted, and a folder that would look like a file."""
+    if path is None or path.is_dir():
+        return path
+    if path.exists():
+        raise click.BadParameter(
+            f"{path} is a file, and a folder is needed; name one, such as -o book", context, parameter
+        )
+    kind = path.suffix.lower().removeprefix(".")
+    if kind in FORMATS or mimetypes.MimeTypes().guess_type(path.name)[0]:
+        to = f" --to {kind}" if kind in FORMATS and kind not in ALWAYS else ""
+        message = f"{path} looks like a file, and a folder is needed; write -o {path.stem}{to}"
+        raise click.BadParameter(message, context, parameter)
+    return path
+
+
+def _book_after_verify(verify: str | None) -> tuple[str, str | None]:
+    """Return the book and the model where no BOOK is left: `--verify BOOK` takes the book for the model's name."""
+    if verify is not None and (verify == "-" or Path(verify).exists()):
+        return verify, VERIFY_MODEL
+    taken = f" ({verify} after --verify is taken for a Whisper model)" if verify and verify != VERIFY_MODEL else ""
+    raise click.UsageError(f"name a book{taken}, such as: voxspool narrate book.epub -o book; or - for stdin")
+
+
 @click.command()
 @click.argument("book", required=False)
-@click.option("-o", "--output", "output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+@click.option("-o", "--output", "output", type=click.Path(path_type=Path), metavar="DIR", callback=_folder_name,
               help="Where the files go; run again with the same, it does what is missing.")  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Show chapters, time and size; speak nothing.")
 @click.option("--chapters", "only", metavar="2-5", help="Narrate these alone; several with commas.")
@@ -103,8 +131,8 @@ class Asked:
 @click.option("--to", "formats", type=click.Choice(FORMATS), multiple=True,
               help="Make these files too; repeat it [flac, srt and vtt are always made].")  # fmt: skip
 @click.option("--loudness", type=click.Choice(PRESETS), help="Bring the whole book to a level [as it was spoken].")
-@click.option("--verify", is_flag=False, flag_value="base", metavar="[MODEL]",
-              help="Transcribe what was spoken and compare; a Whisper model's name or folder [base].")  # fmt: skip
+@click.option("--verify", is_flag=False, flag_value=VERIFY_MODEL, metavar="[MODEL]",
+              help="Transcribe the speech and compare; MODEL is a Whisper model's name or folder [base].")  # fmt: skip
 @click.option("--detach", is_flag=True, help="Enqueue, say how to come back, and leave.")
 @click.option("--attach", metavar="ID", help="Come back to a narration that was begun.")
 @options.JSON
@@ -129,9 +157,15 @@ def narrate(
             raise click.UsageError("--attach ID goes alone, or with --json: what was begun says the rest")
         raise SystemExit(_attach(settings, attach, as_json=as_json))
     if book is None:
-        raise click.UsageError("name a BOOK, or - for stdin; what stands behind --verify is a model's name")
+        book, said["verify"] = _book_after_verify(said["verify"])
     if output is None and not plan_only:
-        raise click.UsageError("say where the files go: -o DIR")
+        raise click.UsageError(f"say where the files go: voxspool narrate {book} -o DIR")
+    if detach and not (settings.redis_named or redis_answers(settings.redis_url)):
+        raise click.UsageError(
+            "--detach leaves the work to a Redis and workers that go on without this command, and no Redis answers on "
+            "the default port; start redis-server and `voxspool-worker run`, name a Redis with --redis, or leave "
+            "--detach out"
+        )
     asked = _asked(settings, said)
     if plan_only:
         _plan(asked, book, as_json=as_json)
@@ -143,7 +177,7 @@ def narrate(
 def _asked(settings: Settings, said: dict[str, Any]) -> Asked:
     """Sort what was said; what no speech can have is refused here."""
     speech = options.said({name: said[name] for name in ("voice", "language", "engine", "speed", "seed")})
-    JobSpec("", **speech)
+    options.job_spec("", settings, speech)
     return Asked(
         settings, said["only"], said["skip"], said["voices"], said["pronunciations"], said["formats"],
         said["loudness"], said["verify"], speech,
@@ -162,13 +196,13 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
         book = read_book(path)
         warn(book)
         if "epub" in asked.formats and not book.has_places:
-            raise BookError(f"{source} is no EPUB, and --to epub puts what was spoken into the one that was read")
+            raise BookError(f"--to epub needs an EPUB to put the speech into, and {source} is none", wrong_value=True)
         wanted = asked.speech.get("engine", asked.settings.engine)
         recipe = asked.recipe(book, wanted)
         check_extras(recipe)
         plan(book, recipe, Pronunciations.read(*asked.rules))  # what is wrong is refused before anything is started
         folder = Folder(output)
-        folder.make()
+        _make(folder)
         if wanted == AUTO:
             wanted = _engine_before(folder, book) or AUTO
         if detach:
@@ -179,6 +213,14 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
             recipe = asked.recipe(book, _engine(client, asked, wanted))
             kept = folder.prepare(book.title, recipe, path, asked.rules)
             return _run(client, folder, kept, book, as_json=as_json, detach=detach)
+
+
+def _make(folder: Folder) -> None:
+    """Make the folder of a narration. Raises OutputError for a path that cannot be one."""
+    try:
+        folder.make()
+    except OutputError as error:
+        raise OutputError(str(error), wrong_value=True) from error
 
 
 def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
@@ -314,7 +356,8 @@ def _engine(client: Client, asked: Asked, wanted: str) -> str:
     if chosen == AUTO:
         raise UnknownEngineError(
             f"no live worker says which engine speaks this book{f' with the voice {voice!r}' if voice else ''}; "
-            "start a worker, or name one with --engine"
+            "start a worker, or name one with --engine",
+            wrong_value=False,
         )
     return chosen
 

@@ -19,7 +19,7 @@ _QUEUES = click.argument("queues", nargs=-1, metavar="[QUEUE]...")
 @_QUEUES
 @options.REDIS
 def pause(queues: Sequence[str], redis_url: str | None) -> None:
-    """Let the jobs of a QUEUE wait; what runs goes on. Without any, of all queues.
+    """Let the jobs of a QUEUE wait; jobs that run go on. Without QUEUE, pause all.
 
     \b
     voxspool pause batch                       books wait, notices are spoken
@@ -35,7 +35,7 @@ def pause(queues: Sequence[str], redis_url: str | None) -> None:
 @_QUEUES
 @options.REDIS
 def resume(queues: Sequence[str], redis_url: str | None) -> None:
-    """Let the jobs of a paused QUEUE be taken again. Without any, of all queues.
+    """Let the jobs of a paused QUEUE go on. Without QUEUE, resume all.
 
     \b
     voxspool resume batch
