@@ -30,6 +30,8 @@ class Settings:
     """Where spoken segments of books are kept: a folder or a URL."""
     pronunciations: Path | None = None
     """How words are spoken in every book."""
+    cache_dir: Path = Path(environment.DEFAULT_CACHE_DIR)
+    """Where the measured speed of this machine is kept. It may begin with ~."""
     shell: str = ""
     """The shell of the user, by the variable SHELL: `demo` shows how to activate the environment in it."""
 
@@ -48,6 +50,7 @@ class Settings:
             engine=engine,
             voice=environ.get(environment.VOICE) or None,
             pronunciations=Path(said).expanduser() if (said := environ.get(environment.PRONUNCIATIONS)) else None,
+            cache_dir=Path(environ.get(environment.CACHE_DIR) or environment.DEFAULT_CACHE_DIR),
             shell=environ.get("SHELL", ""),
             store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
         )

@@ -18,7 +18,8 @@ import click
 
 from voxspool import connection, hints
 from voxspool.command import CommandGroup
-from voxspool.errors import VoxspoolError
+from voxspool.errors import MissingExtraError, StoreError, VoxspoolError
+from voxspool.places import open_place
 from voxspool.protocol.jobs import ENGINES
 from voxspool_worker import health as health_files
 from voxspool_worker.settings import Settings
@@ -76,6 +77,7 @@ def run(
     that the engine broke or hung, 75 that it used too much memory: its jobs are safe, start it again.
     """
     settings = _settings(redis_url=redis_url, engine=engine, jobs=jobs)
+    _check_store(settings.store)
     connection.check(settings.redis_url)
 
     from voxspool_worker import engines, exposition
@@ -129,7 +131,8 @@ def health() -> None:
 @main.command()
 @redis_option
 @click.option("--engine", type=click.Choice(ENGINES), help="Which engine [VOXSPOOL_WORKER_ENGINE, else piper].")
-@click.option("--bench", is_flag=True, help="Measure how fast the engine speaks here; takes a minute or more.")
+@click.option("--bench", is_flag=True, help="Measure how fast the engine speaks here; it takes a minute or more. "
+              "`voxspool narrate --plan` uses the result.")  # fmt: skip
 @click.option("--fidelity", is_flag=True, help="Measure what bf16 and int8 change of XTTS, on your own weights.")
 def check(redis_url: str | None, engine: str | None, bench: bool, fidelity: bool) -> None:  # noqa: FBT001 - click's way
     """Show what this machine has, and what is missing.
@@ -171,12 +174,15 @@ def warm() -> None:
 
 def _bench(settings: Settings) -> None:
     """Measure the engine and print what came of it."""
+    from voxspool import speeds
     from voxspool_worker import engines
     from voxspool_worker.measure import measure
 
     engine = engines.load(settings.engine, settings)
     click.echo(f"{engine.model} on {engine.device}, {engine.rows} rows: measuring", err=True)
     speed = measure(engine)
+    if speed.many_factor:
+        speeds.remember(settings.cache_dir, engine.name, 1 / speed.many_factor)
     for name, value, unit in (
         ("voice made ready", speed.voice_s, "s"),
         ("first audio", speed.first_chunk_s, "s"),
@@ -201,10 +207,21 @@ def _fidelity(settings: Settings) -> None:
     click.echo("greedy, sampled: share of tokens chosen alike; gap: of log-probabilities, in nats; audio: of spectra")
 
 
+def _check_store(place: str) -> None:
+    """Refuse a name that is no segment store's. One that cannot be reached now may come back: the worker tries again."""
+    try:
+        open_place(place)
+    except (StoreError, MissingExtraError) as error:
+        if error.wrong_value:
+            raise
+
+
 def _settings(**flags: str | int | None) -> Settings:
-    """Read the environment; what was said on the command line wins."""
+    """Read the environment; the command line wins. Raises RedisUnavailableError for a URL that is none."""
     said: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
-    return replace(Settings.from_env(), **said)
+    settings = replace(Settings.from_env(), **said)
+    connection.connect(settings.redis_url).close()  # it sends nothing
+    return settings
 
 
 def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:

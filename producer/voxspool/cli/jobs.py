@@ -186,15 +186,26 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
 
 
 def _table(console: Console, none: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print rows, or that there are none. Ids are never cut: they are there to be copied."""
+    """Print rows as a table; where it does not fit, each row as a block of lines. Ids are never cut."""
+    from rich.cells import cell_len
     from rich.table import Table
 
     if not rows:
         console.print(none)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    widths = (max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True))
+    if sum(widths) + 2 * (len(columns) - 1) > console.width:
+        for row in rows:
+            click.echo(_block(columns, row))
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def _block(columns: tuple[str, ...], row: tuple[str, ...]) -> str:
+    """Write a row for a narrow terminal: its first cell, and the others below it."""
+    first, *others = zip(columns, row, strict=True)
+    width = max(len(name) for name in columns[1:])
+    return "\n".join([f"{first[0]} {first[1]}", *(f"  {name:<{width}}  {value}" for name, value in others)])

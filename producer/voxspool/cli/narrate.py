@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from voxspool import speeds
 from voxspool.cli import options
 from voxspool.cli.books import as_path, warn
 from voxspool.cli.progress import Unserved
-from voxspool.cli.speak import client_or_embedded
+from voxspool.cli.speak import OWN_ENGINE, client_or_embedded
 from voxspool.embedded import redis_answers
 from voxspool.errors import (
     BookError,
@@ -191,7 +192,9 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
     from voxspool.narration.deliver import check_extras
     from voxspool.narration.folder import Folder
     from voxspool.narration.plan import plan
+    from voxspool.places import open_place
 
+    open_place(asked.settings.store)  # a name that is none is refused before anything is started
     with as_path(source) as path:
         book = read_book(path)
         warn(book)
@@ -387,7 +390,8 @@ def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
     chapters = plan(book, recipe, Pronunciations.read(*asked.rules))
     own = {card.store for card in live} - {""}
     store = Store(asked.settings.store).id if own else ""
-    show_plan(book, chapters, recipe, live, store, as_json=as_json)
+    here = speeds.recall(asked.settings.cache_dir, OWN_ENGINE if engine == AUTO else engine)
+    show_plan(book, chapters, recipe, live, store, here, as_json=as_json)
 
 
 def _live(asked: Asked) -> tuple[list[WorkerCard], str]:

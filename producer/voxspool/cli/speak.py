@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from voxspool.client import Client, Speech
     from voxspool.settings import Settings
 
+OWN_ENGINE: Final = "piper"
+"""The engine of a worker that a command starts for itself, where none is named."""
 _REFUSALS: Final = frozenset(
     kind.code for kind in (InvalidJobError, UnknownEngineError, UnknownVoiceError, UnknownLanguageError)
 )
@@ -84,7 +86,7 @@ def client_or_embedded(settings: Settings, engine: str) -> Iterator[Client]:
         with options.open_client(settings) as client:
             yield client
         return
-    speaker = "piper" if engine == AUTO else engine
+    speaker = OWN_ENGINE if engine == AUTO else engine
     click.echo(f"voxspool: no Redis on the default port; starting a private one, and a worker with {speaker}", err=True)
     with Embedded(speaker) as own, Client(own.url, settings=settings) as client:
         yield client
