@@ -579,12 +579,12 @@ def _format(path: Path) -> _Format:
 
 def _not_written(path: Path) -> str:
     """Describe why no audio file can have this name, and what to do."""
-    known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-    if path.suffix.lower() in _OTHER_SUFFIXES:
-        flac = path.with_suffix(".flac")
-        convert = shlex.join(["ffmpeg", "-i", str(flac), str(path)])
-        return f"{path}: {path.suffix} files cannot be written, only {known}; write {flac} and convert it: {convert}"
-    return f"{path} does not end in the suffix of an audio file; end its name in {known}"
+    known = f"end its name in one of {', '.join(SUFFIXES)}"
+    if path.suffix.lower() not in _OTHER_SUFFIXES:
+        return f"{path} has no suffix of an audio file; {known}"
+    flac = path.with_suffix(".flac")
+    convert = shlex.join(["ffmpeg", "-i", str(flac), str(path)])
+    return f"{path} cannot be written: {known}, or write {flac} and convert it: {convert}"
 
 
 def _file_rate_hz(form: _Format, rate_hz: int) -> int:

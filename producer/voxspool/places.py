@@ -266,7 +266,7 @@ class _Objects:
             fsspec.get_filesystem_class(scheme)
         except ValueError:
             hint = did_you_mean(scheme, fsspec.available_protocols())
-            message = f"{self._shown} cannot be a segment store: unknown scheme {scheme}://{hint}"
+            message = f"{self._shown} cannot be a segment store: nobody knows {scheme}://{hint}"
             raise StoreError(message, wrong_value=True) from None
         except ImportError as error:
             raise MissingExtraError(_lacks(self._shown, error)) from error
@@ -314,7 +314,7 @@ def _absolute(folder: Path) -> Path:
     try:
         return folder.expanduser().absolute()
     except RuntimeError as error:
-        message = f"the segment store {folder} cannot be found: {error}; write its whole path"
+        message = f"the segment store {folder} is in nobody's home: {error}; write its whole path"
         raise StoreError(message, wrong_value=True) from error
 
 

@@ -208,7 +208,7 @@ def _fidelity(settings: Settings) -> None:
 
 
 def _check_store(place: str) -> None:
-    """Refuse a name that is no segment store's. One that cannot be reached now may come back: the worker tries again."""
+    """Refuse a name that is no segment store. One that cannot be reached now may come back: the worker tries again."""
     try:
         open_place(place)
     except (StoreError, MissingExtraError) as error:

@@ -18,7 +18,7 @@ DEFAULT_JOBS = 8
 """Jobs at once: one a row of a batching engine, and cheap for one that does not batch."""
 DEVICES: Final = ("auto", "mps", "cuda", "cpu")
 PRECISIONS: Final = ("auto", "fp32", "bf16", "int8")
-DEFAULT_CACHE_DIR: Final = Path(environment.DEFAULT_CACHE_DIR)
+DEFAULT_CACHE_DIR: Final = Path("~/.cache/voxspool")
 """Expanded where it is used, as those below: nothing is asked of the system at import."""
 DEFAULT_COQUI_DIR: Final = Path(
     "~/Library/Application Support/tts" if sys.platform == "darwin" else "~/.local/share/tts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -111,7 +112,7 @@ def _book_after_verify(verify: str | None) -> tuple[str, str | None]:
     if verify is not None and (verify == "-" or Path(verify).exists()):
         return verify, VERIFY_MODEL
     taken = f" ({verify} after --verify is taken for a Whisper model)" if verify and verify != VERIFY_MODEL else ""
-    raise click.UsageError(f"name a book{taken}, such as: voxspool narrate book.epub -o book; or - for stdin")
+    raise click.UsageError(f"name a BOOK{taken}, such as: voxspool narrate book.epub -o book; or - for stdin")
 
 
 @click.command()
@@ -160,7 +161,7 @@ def narrate(
     if book is None:
         book, said["verify"] = _book_after_verify(said["verify"])
     if output is None and not plan_only:
-        raise click.UsageError(f"say where the files go: voxspool narrate {book} -o DIR")
+        raise click.UsageError(f"say where the files go: -o DIR, such as: voxspool narrate {shlex.quote(book)} -o book")
     if detach and not (settings.redis_named or redis_answers(settings.redis_url)):
         raise click.UsageError(
             "--detach leaves the work to a Redis and workers that go on without this command, and no Redis answers on "
@@ -199,7 +200,7 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
         book = read_book(path)
         warn(book)
         if "epub" in asked.formats and not book.has_places:
-            raise BookError(f"--to epub needs an EPUB to put the speech into, and {source} is none", wrong_value=True)
+            raise BookError(f"{source} is no EPUB, and --to epub puts the speech into one", wrong_value=True)
         wanted = asked.speech.get("engine", asked.settings.engine)
         recipe = asked.recipe(book, wanted)
         check_extras(recipe)

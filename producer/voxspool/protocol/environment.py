@@ -50,7 +50,6 @@ VARIABLES: dict[str, str] = {
 """Every variable that voxspool reads, with what it means."""
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
-DEFAULT_CACHE_DIR = "~/.cache/voxspool"
 DEFAULT_STORE = "~/.cache/voxspool/segments"
 
 
