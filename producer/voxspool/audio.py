@@ -579,12 +579,11 @@ def _format(path: Path) -> _Format:
 
 def _not_written(path: Path) -> str:
     """Describe why no audio file can have this name, and what to do."""
-    known = f"end its name in one of {', '.join(SUFFIXES)}"
+    why = f"{path} has no suffix of an audio file that can be written; end its name in one of {', '.join(SUFFIXES)}"
     if path.suffix.lower() not in _OTHER_SUFFIXES:
-        return f"{path} has no suffix of an audio file; {known}"
+        return why
     flac = path.with_suffix(".flac")
-    convert = shlex.join(["ffmpeg", "-i", str(flac), str(path)])
-    return f"{path} cannot be written: {known}, or write {flac} and convert it: {convert}"
+    return f"{why}, or write {flac} and convert it: {shlex.join(['ffmpeg', '-i', str(flac), str(path)])}"
 
 
 def _file_rate_hz(form: _Format, rate_hz: int) -> int:

@@ -113,7 +113,9 @@ def health() -> None:
     """Exit with 0 if all workers of this machine are healthy.
 
     \b
-    voxspool-worker health      for systemd, Docker: exit code 1 if there is no worker, or one that hangs
+    voxspool-worker health      for systemd, Docker
+
+    The exit code is 1 if there is no worker, or one that hangs.
 
     It looks at the files in VOXSPOOL_HEALTH_DIR; neither Redis nor a worker is asked.
     """
@@ -138,9 +140,11 @@ def check(redis_url: str | None, engine: str | None, bench: bool, fidelity: bool
     """Show what this machine has, and what is missing.
 
     \b
-    voxspool-worker check                              exit code 0 if `voxspool-worker run` could run here now
-    voxspool-worker check --bench --engine xtts        how fast it speaks here
-    voxspool-worker check --fidelity                   what a precision does to your checkpoint
+    voxspool-worker check
+    voxspool-worker check --bench --engine xtts   how fast it speaks here
+    voxspool-worker check --fidelity              what a precision changes
+
+    The exit code is 0 if `voxspool-worker run` could run here now.
     """
     settings = _settings(redis_url=redis_url, engine=engine)
     if bench:
@@ -161,9 +165,10 @@ def warm() -> None:
     """Download XTTS (2 GB) unless it is here, and check its files.
 
     \b
-    COQUI_TOS_AGREED=1 voxspool-worker warm      says that you agree to the licence of XTTS's weights
+    COQUI_TOS_AGREED=1 voxspool-worker warm
 
-    Without that nothing is fetched, and nothing is ever asked. Coqui's library fetches, to where it keeps its models.
+    The variable says that you agree to the licence of XTTS's weights; without it nothing is downloaded. Coqui's library
+    downloads, into the folder of its models.
     """
     from voxspool_worker.engines.xtts import checkpoint
 

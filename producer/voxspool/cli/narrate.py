@@ -146,10 +146,10 @@ def narrate(
     """Narrate BOOK (EPUB, Markdown, text, HTML, PDF, DOCX, a folder of such, or - for stdin) into DIR.
 
     \b
-    voxspool narrate book.epub --plan                       chapters, time, size
+    voxspool narrate book.epub --plan                 chapters, time, size
     voxspool narrate book.epub -o book --to m4b --loudness podcast
-    voxspool narrate article.md -o article --detach         leave it to the workers
-    voxspool narrate --attach book-3fa12c                   come back, from any terminal
+    voxspool narrate article.md -o article --detach   leave it to the workers
+    voxspool narrate --attach book-3fa12c             come back, from anywhere
 
     Ctrl-C leaves the work running. Exit code 0: every segment was spoken and passed its checks.
     """

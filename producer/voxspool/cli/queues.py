@@ -24,7 +24,7 @@ def pause(queues: Sequence[str], redis_url: str | None) -> None:
     \b
     voxspool pause batch                       books wait, notices are spoken
     voxspool pause xtts                        every queue of an engine
-    voxspool pause voxspool-auto-interactive   one queue, as `voxspool status` names it
+    voxspool pause voxspool-auto-interactive   one queue, by its name
     """
     queues_named(queues)  # refused here, before Redis is asked
     with options.open_client(options.settings(redis_url)) as client:
