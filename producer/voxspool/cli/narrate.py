@@ -143,7 +143,7 @@ def narrate(
     book: str | None, output: Path | None, redis_url: str | None, attach: str | None, plan_only: bool,  # noqa: FBT001 - click's way
     detach: bool, as_json: bool, **said: Any,  # noqa: ANN401, FBT001 - click's way
 ) -> None:  # fmt: skip
-    """Narrate BOOK (EPUB, Markdown, text, HTML, PDF, DOCX, a folder of such, or - for stdin) into DIR.
+    """Make an audiobook of BOOK in the folder DIR.
 
     \b
     voxspool narrate book.epub --plan                 chapters, time, size
@@ -151,7 +151,8 @@ def narrate(
     voxspool narrate article.md -o article --detach   leave it to the workers
     voxspool narrate --attach book-3fa12c             come back, from anywhere
 
-    Ctrl-C leaves the work running. Exit code 0: every segment was spoken and passed its checks.
+    BOOK is an EPUB, Markdown, text, HTML, PDF or DOCX file, a folder of such files, or - for stdin. Ctrl-C leaves the
+    work to the workers. The exit code is 0 if every segment was spoken and passed its checks.
     """
     settings = options.settings(redis_url)
     if attach is not None:
