@@ -1,4 +1,4 @@
-"""An environment as a new user has it: only what the README's install line installs; and a loudspeaker that is a file."""
+"""An environment as a new user has it, with only what the README installs; and a loudspeaker that is a file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def install_line() -> str:
 
 
 def environment(folder: Path, interpreter: Path) -> Path:
-    """Make a virtual environment, install what the README's line names, from the lock; give the folder of its commands."""
+    """Make a virtual environment with what the README installs, from the lock; give the folder of its commands."""
     wanted = shlex.split(install_line().split("pip install", 1)[1])
     install = [uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
     for command in (
