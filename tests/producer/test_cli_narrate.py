@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 
+from processes import skip_where_a_redis_is_found
 from voxspool.cli import main
-from voxspool.embedded import redis_answers
-from voxspool.protocol.environment import DEFAULT_REDIS_URL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,8 +130,7 @@ def test_detaching_from_a_redis_of_its_own_is_a_usage_error(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VOXSPOOL_REDIS_URL")
-    if redis_answers(DEFAULT_REDIS_URL):
-        pytest.skip("somebody's Redis is on the default port")
+    skip_where_a_redis_is_found()
     said = refused("narrate", book, "-o", tmp_path / "out", "--detach", code=2)
     assert "--detach leaves the work to a Redis and workers that go on without this command" in said
     assert not (tmp_path / "out").exists()

@@ -12,8 +12,7 @@ import pytest
 import soundfile
 
 import bare
-from voxspool.embedded import redis_answers
-from voxspool.protocol.environment import DEFAULT_REDIS_URL
+from processes import skip_where_a_redis_is_found
 
 HELLO = 'voxspool speak "Hello."'
 RUNNING = ".".join(map(str, sys.version_info[:2]))
@@ -29,8 +28,7 @@ def commands(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def environ(commands: Path, tmp_path: Path) -> dict[str, str]:
     """What a new user's shell says, who has activated the environment."""
-    if redis_answers(DEFAULT_REDIS_URL):
-        pytest.skip("somebody's Redis is on the default port")
+    skip_where_a_redis_is_found()
     return {"HOME": str(tmp_path), "PATH": f"{commands}:/usr/bin:/bin", "SHELL": "/bin/bash"}
 
 
