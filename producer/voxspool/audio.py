@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -65,6 +66,12 @@ _FORMATS: Final = {
 SUFFIXES: Final = tuple(_FORMATS)
 """The suffixes of the files that can be written; upper case will do as well."""
 
+_OTHER_SUFFIXES: Final = frozenset(
+    {".aac", ".ac3", ".aif", ".aiff", ".alac", ".amr", ".ape", ".caf", ".m4a", ".m4b", ".mka", ".mp4", ".oga", ".spx",
+     ".w64", ".webm", ".wma"}
+)  # fmt: skip
+"""Suffixes of audio files that cannot be written here, and that ffmpeg can make of one that can."""
+
 LEAST_SILENCE_S: Final = 0.02
 """What a speech without a sample becomes where the container cannot be empty (FLAC, MP3, Opus): one frame of Opus."""
 
@@ -80,6 +87,12 @@ _MP3_KBIT_S: Final = (32, 320)
 _PLAY_BLOCK_S: Final = 0.1
 """Most seconds given to the loudspeaker at once: an interrupt is only seen between blocks."""
 
+_PORTAUDIO: Final = (
+    "install it: sudo apt install libportaudio2 (Debian, Ubuntu), sudo dnf install portaudio (Fedora), "
+    "sudo pacman -S portaudio (Arch)"
+)
+"""For Linux: elsewhere sounddevice brings PortAudio with it."""
+
 _NO_BEGIN: Final = "audio came before any begin: the start of the stream is missing; enqueue the job again"
 
 _PART_NAME_CHARS: Final = 40
@@ -91,8 +104,8 @@ def check_output(path: Path) -> None:
 
     Raises OutputError: unknown suffix, no such folder, a folder itself, no right to write. It creates nothing.
     """
-    _format(path)
     check_place(path)
+    _format(path)
 
 
 def check_place(path: Path) -> None:
@@ -101,13 +114,16 @@ def check_place(path: Path) -> None:
     with as_output_error(path):
         mode = _mode(place)  # a name too long and a closed folder show here
     if mode is not None and stat.S_ISDIR(mode):
-        raise OutputError(f"{path} is a folder; name a file in it")
+        raise OutputError(f"{path} is a folder; name a file in it", wrong_value=True)
     if mode is not None and not stat.S_ISREG(mode):
-        raise OutputError(f"{path} exists and is not a file; choose another name")
+        raise OutputError(f"{path} exists and is not a file; choose another name", wrong_value=True)
     if not place.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {place.parent}; create it first")
+        raise OutputError(f"cannot write {path}: there is no folder {place.parent}; create it first", wrong_value=True)
     if not os.access(place.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: no right to create files in {place.parent}; choose another folder")
+        raise OutputError(
+            f"cannot write {path}: no right to create files in {place.parent}; choose another folder",
+            wrong_value=True,
+        )
 
 
 class Recorder:
@@ -473,13 +489,30 @@ class Playhead:
 def play(entries: Iterable[Entry]) -> None:
     """Play a speech on the default loudspeaker, from its first entry to its last; return when it has been heard.
 
-    Raises MissingExtraError without sounddevice, OutputError without PortAudio or a loudspeaker, StreamGapError.
+    Raises what check_loudspeaker raises, OutputError where the loudspeaker fails later, StreamGapError.
     """
     sounddevice = _sounddevice()
     try:
         _play(entries, sounddevice)
     except sounddevice.PortAudioError as error:
-        raise OutputError(f"the loudspeaker cannot be used: {error}; write a file instead") from error
+        raise _cannot_play(error) from error
+
+
+def check_loudspeaker() -> None:
+    """Return if this machine can play audio, so that nothing is spoken in vain. It plays nothing.
+
+    Raises MissingExtraError without sounddevice, OutputError without PortAudio or an output device.
+    """
+    sounddevice = _sounddevice()
+    try:
+        sounddevice.query_devices(kind="output")
+    except (sounddevice.PortAudioError, ValueError) as error:  # ValueError: there are devices, and none is an output
+        raise _cannot_play(error) from error
+
+
+def _cannot_play(error: Exception) -> OutputError:
+    """Describe why the loudspeaker fails."""
+    return OutputError(f"this machine has no loudspeaker that works ({error}); write a file instead")
 
 
 def _play(entries: Iterable[Entry], sounddevice: Any) -> None:  # noqa: ANN401 - the module: untyped, optional
@@ -516,11 +549,11 @@ def _sounddevice() -> Any:  # noqa: ANN401 - the module: untyped, optional
     try:
         import sounddevice
     except ImportError as error:
-        raise MissingExtraError(missing("playing", "sounddevice", "voxspool", "play")) from error
-    except OSError as error:  # sounddevice is there, the C library under it is not
-        raise OutputError(
-            f"the loudspeaker cannot be used: {error}; install PortAudio (Debian: apt install libportaudio2)"
+        raise MissingExtraError(
+            f"{missing('playing', 'the Python package sounddevice', 'voxspool', 'play')}; or write a file instead"
         ) from error
+    except OSError as error:  # sounddevice is there, the C library under it is not
+        raise OutputError(f"playing needs PortAudio; {_PORTAUDIO}; or write a file instead") from error
     return sounddevice
 
 
@@ -540,8 +573,16 @@ def _format(path: Path) -> _Format:
     try:
         return _FORMATS[path.suffix.lower()]
     except KeyError:
-        known = ", ".join(SUFFIXES)
-        raise OutputError(f"{path} has no suffix of an audio file; end its name in one of {known}") from None
+        raise OutputError(_not_written(path), wrong_value=True) from None
+
+
+def _not_written(path: Path) -> str:
+    """Describe why no audio file can have this name, and what to do."""
+    why = f"{path} has no suffix of an audio file that can be written; end its name in one of {', '.join(SUFFIXES)}"
+    if path.suffix.lower() not in _OTHER_SUFFIXES:
+        return why
+    flac = path.with_suffix(".flac")
+    return f"{why}, or write {flac} and convert it: {shlex.join(['ffmpeg', '-i', str(flac), str(path)])}"
 
 
 def _file_rate_hz(form: _Format, rate_hz: int) -> int:

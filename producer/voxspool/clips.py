@@ -109,7 +109,8 @@ def _samples(source: Path | bytes, called: str) -> tuple[Samples, int, float]:
             _check_form(rate_hz, channels, called)
             samples = recording.read(math.ceil(MOST_CLIP_S * rate_hz), dtype="float32", always_2d=True)
     except OSError as error:
-        raise ClipError(f"cannot read {called}: {error.strerror or error}; name a WAV, FLAC or MP3 file") from error
+        message = f"cannot read {called}: {error.strerror or error}; name a WAV, FLAC or MP3 file"
+        raise ClipError(message, wrong_value=True) from error
     except (sf.LibsndfileError, TypeError) as error:  # TypeError: a file called .raw, which says nothing of itself
         raise ClipError(
             f"{called} is no recording that can be read ({_reason(error)}); convert it to WAV, FLAC or MP3"

@@ -241,7 +241,9 @@ def is_full(error: redis.RedisError) -> bool:
 
 def _no_url(url: str) -> RedisUnavailableError:
     """Say that a URL cannot be used."""
-    return RedisUnavailableError(f"{shown(url)!r} is not a Redis URL; write it like redis://localhost:6379/0")
+    return RedisUnavailableError(
+        f"{shown(url)!r} is not a Redis URL; write it like redis://localhost:6379/0", wrong_value=True
+    )
 
 
 def _no_redis(url: str, why: str) -> str:

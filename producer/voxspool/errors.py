@@ -1,6 +1,6 @@
 """Every error voxspool raises, in one tree.
 
-    VoxspoolError                   the root: the CLI catches it once, one line, exit 1
+    VoxspoolError                   the root: the commands print it as one line
     ├── SettingsError               an environment variable that cannot be used
     ├── InvalidJobError             a job that cannot be taken: text, voice, speed, id …
     │   ├── UnknownEngineError      no such engine, or not on this worker
@@ -32,7 +32,8 @@
     └── EmbeddedError               the private Redis or worker did not come up
 
 A message is one line: what was wrong, the value, what to do. Across the wire travel a code and a sentence, never a
-traceback. This module imports nothing of voxspool.
+traceback. An error also knows whether a wrong value caused it: the commands exit with 2 then, else with 1. This module
+imports nothing of voxspool.
 """
 
 from __future__ import annotations
@@ -43,6 +44,14 @@ class VoxspoolError(Exception):
 
     code = "error"
     """Short name of the kind of error, stable across versions: it is what a `failed` entry carries."""
+    wrong_value = False
+    """Whether the caller gave a value that can never be used: an option, a variable, a name, the text of a job."""
+
+    def __init__(self, message: str = "", *, wrong_value: bool | None = None) -> None:
+        """Take the message. `wrong_value` is said where it differs from what is usual for the class."""
+        super().__init__(message)
+        if wrong_value is not None:
+            self.wrong_value = wrong_value
 
     def __str__(self) -> str:
         return " ".join(super().__str__().split("\n"))
@@ -52,12 +61,14 @@ class SettingsError(VoxspoolError):
     """An environment variable that cannot be used."""
 
     code = "settings"
+    wrong_value = True
 
 
 class InvalidJobError(VoxspoolError):
     """A job that cannot be taken as it stands."""
 
     code = "invalid-job"
+    wrong_value = True
 
 
 class UnknownEngineError(InvalidJobError):
@@ -180,6 +191,7 @@ class UnknownQueueError(VoxspoolError):
     """A word that names no queue of voxspool."""
 
     code = "unknown-queue"
+    wrong_value = True
 
 
 class DeadlineError(VoxspoolError):

@@ -87,7 +87,8 @@ def open_place(place: str | Path) -> Place:
     if isinstance(place, Path) or not (scheme or "://" in named):
         return _Folder(_absolute(Path(place)))
     if scheme is None or not named.startswith("://", scheme.end()):
-        raise StoreError(f"{shown(named)} is neither a folder nor one URL; write it like s3://bucket/prefix")
+        message = f"{shown(named)} is neither a folder nor one URL; write it like s3://bucket/prefix"
+        raise StoreError(message, wrong_value=True)
     url = scheme[0].lower() + named[scheme.end() :]
     return _Folder(_path_of(url)) if scheme[0].lower() == "file" else _Objects(url, scheme[0].lower())
 
@@ -266,7 +267,8 @@ class _Objects:
             fsspec.get_filesystem_class(scheme)
         except ValueError:
             hint = did_you_mean(scheme, fsspec.available_protocols())
-            raise StoreError(f"{self._shown} cannot be a segment store: nobody knows {scheme}://{hint}") from None
+            message = f"{self._shown} cannot be a segment store: nobody knows {scheme}://{hint}"
+            raise StoreError(message, wrong_value=True) from None
         except ImportError as error:
             raise MissingExtraError(_lacks(self._shown, error)) from error
         with self._usable("reached"):
@@ -313,14 +315,16 @@ def _absolute(folder: Path) -> Path:
     try:
         return folder.expanduser().absolute()
     except RuntimeError as error:
-        raise StoreError(f"the segment store {folder} is in nobody's home: {error}; write its whole path") from error
+        message = f"the segment store {folder} is in nobody's home: {error}; write its whole path"
+        raise StoreError(message, wrong_value=True) from error
 
 
 def _path_of(url: str) -> Path:
     """Give the path of a file:// URL. Raises StoreError for one of another machine."""
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
-        raise StoreError(f"{shown(url)} is on another machine; write file:///FOLDER, with three slashes")
+        message = f"{shown(url)} is on another machine; write file:///FOLDER, with three slashes"
+        raise StoreError(message, wrong_value=True)
     return Path(unquote(parts.path))
 
 

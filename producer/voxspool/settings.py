@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import SettingsError
 from voxspool.protocol import environment
@@ -14,6 +14,9 @@ from voxspool.protocol.near import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
+
+DEFAULT_CACHE_DIR: Final = Path("~/.cache/voxspool")
+"""The worker's default too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class Settings:
     """Where spoken segments of books are kept: a folder or a URL."""
     pronunciations: Path | None = None
     """How words are spoken in every book."""
+    cache_dir: Path = DEFAULT_CACHE_DIR
+    """Where the measured speed of this machine is kept. It may begin with ~."""
+    shell: str = ""
+    """The shell of the user, by the variable SHELL: `demo` shows how to activate the environment in it."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -46,6 +53,8 @@ class Settings:
             engine=engine,
             voice=environ.get(environment.VOICE) or None,
             pronunciations=Path(said).expanduser() if (said := environ.get(environment.PRONUNCIATIONS)) else None,
+            cache_dir=Path(environ.get(environment.CACHE_DIR) or DEFAULT_CACHE_DIR),
+            shell=environ.get("SHELL", ""),
             store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
         )
 

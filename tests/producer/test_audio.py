@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from voxspool import audio
 from voxspool.audio import SUFFIXES, Playhead, Recorder, check_output, play
 from voxspool.errors import MissingExtraError, OutputError, ProtocolError, StreamGapError
+from voxspool.hints import install_command
 from voxspool.protocol.stream import Audio, Begin, Cancelled, End, Entry, Failed, Mark
 
 if TYPE_CHECKING:
@@ -102,8 +105,17 @@ def test_a_known_suffix_in_a_folder_is_accepted_and_nothing_is_created(tmp_path:
 
 @pytest.mark.parametrize("name", ["a.m4b", "a", "a.wav.txt", ".wav"])
 def test_an_unknown_suffix_is_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OutputError, match=r"\.wav, \.flac, \.mp3, \.ogg, \.opus"):
+    with pytest.raises(OutputError, match=r"\.wav, \.flac, \.mp3, \.ogg, \.opus") as raised:
         check_output(tmp_path / name)
+    assert raised.value.wrong_value
+
+
+def test_a_format_that_ffmpeg_makes_is_refused_with_the_command(tmp_path: Path) -> None:
+    wanted = tmp_path / "my song.aac"
+    command = shlex.join(["ffmpeg", "-i", str(wanted.with_suffix(".flac")), str(wanted)])
+    with pytest.raises(OutputError, match=re.escape(f".opus, or write {wanted.with_suffix('.flac')}") + ".*") as raised:
+        check_output(wanted)
+    assert str(raised.value).endswith(f"convert it: {command}")
 
 
 def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
@@ -567,7 +579,8 @@ def test_audio_without_a_begin_is_not_played(loudspeaker: Loudspeaker) -> None:
 
 def test_without_sounddevice_the_install_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(MissingExtraError, match=r"pip install .*\[play\]'$"):
+    command = re.escape(install_command("voxspool", "play"))
+    with pytest.raises(MissingExtraError, match=rf"sounddevice; install it with: {command}; or write a file instead$"):
         play([begin()])
 
 
@@ -575,13 +588,16 @@ def test_without_portaudio_the_system_package_is_named(tmp_path: Path, monkeypat
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
-    with pytest.raises(OutputError, match="PortAudio library not found; install PortAudio"):
+    with pytest.raises(
+        OutputError, match=r"needs PortAudio; install it: sudo apt install libportaudio2 .*write a file"
+    ):
         play([begin()])
 
 
 def test_a_machine_without_a_loudspeaker_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Loudspeaker(broken=True))
-    with pytest.raises(OutputError, match="querying device -1; write a file instead"):
+    said = r"no loudspeaker that works \(Error querying device -1\); write a file instead$"
+    with pytest.raises(OutputError, match=said):
         play([begin()])
 
 

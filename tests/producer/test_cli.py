@@ -54,11 +54,11 @@ def misused(*arguments: str) -> str:
     return result.stderr
 
 
-def refused(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> str:
-    """Give the one line that an error of ours says."""
+def refused(*arguments: str, code: int = 2, stdin: bytes | None = None, env: dict[str, str] | None = None) -> str:
+    """Give the one line that an error of ours says: of a wrong value, unless another exit code is expected."""
     result = run(*arguments, stdin=stdin, env=env)
     assert isinstance(result.exception, SystemExit), "an error that is not ours came through"
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert result.stdout == ""
     assert re.fullmatch(r"Error: [^\n]+\n", result.stderr)
     return result.stderr
@@ -72,9 +72,9 @@ def refused(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | N
     [
         (["speak", "-o", "a.wav"], "give the text, or - to read it from stdin, or --file FILE"),
         (["enqueue"], "give the text, or - to read it from stdin, or --file FILE"),
-        (["enqueue", "text", "--file", "text.txt"], "give the text"),
-        (["enqueue", "-", "--file", "text.txt"], "give the text"),
-        (["speak", "text"], "'-o'"),
+        (["enqueue", "text", "--file", "text.txt"], "give the text as an argument or with --file text.txt, not both"),
+        (["enqueue", "-", "--file", "text.txt"], "not both"),
+        (["speak", "hi", "-f", "x"], "not both"),
         (["speak", "text", "-o", "a.wav", "--engine", "espeak"], "'auto', 'piper', 'tone', 'xtts'"),
         (["enqueue", "text", "--priority", "urgent"], "'interactive', 'batch'"),
         (["enqueue", "text", "--speed", "fast"], "'fast' is not a valid float"),
@@ -86,6 +86,7 @@ def refused(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | N
         (["follow", "job", "--raw", "-o", "a.wav"], "exclude each other"),
         (["follow", "job", "--from", "1-1"], "--from goes with --raw"),
         (["follow", "job", "--from", "1-1", "-o", "a.wav"], "--from goes with --raw"),
+        (["follow", "job", "--raw", "--from", "yesterday"], "'yesterday' is not an entry's id"),
         (["cancel"], "Missing argument 'JOB'"),
         (["demo", "--engine", "auto"], "'piper', 'tone', 'xtts'"),
         (["nonsense"], "No such command 'nonsense'"),
@@ -110,6 +111,8 @@ def test_a_command_that_is_misused_says_how_it_is_used(arguments: list[str], sai
         (["--job-id", "a\n"], r'job id "a\n"'),
         (["--language", "english"], 'language "english" is not a language tag; write it like en or pt-br'),
         (["--voice", ""], 'voice ""'),
+        (["--voice", "alice("], "voice 'alice(' is not a name and not a mix of names"),
+        (["--live", "1"], "live_s 1 is outside 5 to 86400 seconds"),
     ],
 )
 @pytest.mark.parametrize("command", [["enqueue"], ["speak", "-o", "-"]], ids=lambda words: words[0])
@@ -126,7 +129,22 @@ def test_a_text_over_the_limit_is_refused(nowhere: str) -> None:
 
 def test_a_text_on_the_limit_is_not(nowhere: str) -> None:
     umlauts = "\ufeff" + "ä" * MAX_TEXT_CHARS  # twice as many bytes, and a byte order mark that is no text
-    assert "no Redis answers" in refused("enqueue", "-", "--redis", nowhere, stdin=umlauts.encode())
+    assert "no Redis answers" in refused("enqueue", "-", "--redis", nowhere, stdin=umlauts.encode(), code=1)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t ", "\ufeff", "\u200b\u2028"], ids=ascii)
+@pytest.mark.parametrize("command", ["enqueue", "speak"])
+def test_an_empty_text_is_refused_wherever_it_comes_from(tmp_path: Path, text: str, command: str) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    assert "Error: the text is empty; there is nothing to speak" in refused(command, text)
+    assert f"Error: {path} is empty" in refused(command, "--file", str(path))
+    assert "Error: stdin is empty" in refused(command, "-", stdin=text.encode())
+    assert "Error: stdin is empty" in refused(command, "--file", "-", stdin=text.encode())
+
+
+def test_an_argument_that_is_not_utf_8_is_refused() -> None:
+    assert "the text is not UTF-8 text (byte 3)" in refused("enqueue", "abc\udcff")
 
 
 @pytest.mark.parametrize(("content", "byte"), [(b"\xff\xfeH\0i\0", 0), ("Grüße".encode("latin-1"), 2), (b"abc\x80", 3)])
@@ -180,14 +198,24 @@ def test_a_file_that_could_not_be_written_is_refused_before_redis_is_asked(
     ids=" ".join,
 )
 def test_a_redis_that_is_not_there_is_one_line_that_names_it(arguments: list[str], nowhere: str) -> None:
-    said = refused(*arguments, "--redis", nowhere.replace("//", "//user:hunter2@"))
+    said = refused(*arguments, "--redis", nowhere.replace("//", "//user:hunter2@"), code=1)
     assert said.startswith(f"Error: no Redis answers at {nowhere.replace('//', '//user:***@')} (")
     assert "--redis or VOXSPOOL_REDIS_URL" in said
     assert "hunter2" not in said
 
 
-def test_a_redis_url_that_is_none_is_one_line() -> None:
-    assert "write it like redis://localhost:6379/0" in refused("status", "--redis", "localhost:6379")
+@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "nonsense", ""])
+@pytest.mark.parametrize(
+    "command", [["status"], ["speak", "hi"], ["enqueue", "hi"], ["demo"], ["voices"]], ids=" ".join
+)
+def test_a_redis_url_that_is_none_is_a_wrong_value(command: list[str], url: str) -> None:
+    assert "write it like redis://localhost:6379/0" in refused(*command, "--redis", url)
+    assert not url or "write it like" in refused(*command, env={"VOXSPOOL_REDIS_URL": url})
+
+
+@pytest.mark.parametrize("command", [["pause"], ["resume"]], ids=" ".join)
+def test_a_queue_that_is_none_is_a_wrong_value(command: list[str], nowhere: str) -> None:
+    assert 'there is no queue "xtt" (did you mean xtts?)' in refused(*command, "xtt", "--redis", nowhere)
 
 
 def test_a_file_whose_name_has_a_line_break_is_still_one_line() -> None:
@@ -198,7 +226,7 @@ def test_a_file_whose_name_has_a_line_break_is_still_one_line() -> None:
 def test_what_is_said_before_a_command_of_voices_holds_for_it(where: str, nowhere: str) -> None:
     said = ["--redis", nowhere]
     arguments = [*said, "show", "alice"] if where == "before" else ["show", "alice", *said]
-    assert f"no Redis answers at {nowhere} " in refused("voices", *arguments)
+    assert f"no Redis answers at {nowhere} " in refused("voices", *arguments, code=1)
 
 
 # Settings
@@ -206,12 +234,13 @@ def test_what_is_said_before_a_command_of_voices_holds_for_it(where: str, nowher
 
 def test_the_command_line_goes_before_the_environment(nowhere: str) -> None:
     env = {"VOXSPOOL_REDIS_URL": "redis://environment:1", "VOXSPOOL_ENGINE": "piper"}
-    assert f"no Redis answers at {nowhere} " in refused("enqueue", "a", "--redis", nowhere, "--engine", "tone", env=env)
+    said = refused("enqueue", "a", "--redis", nowhere, "--engine", "tone", env=env, code=1)
+    assert f"no Redis answers at {nowhere} " in said
 
 
 def test_the_environment_is_read(nowhere: str) -> None:
-    assert f"no Redis answers at {nowhere} " in refused("status", env={"VOXSPOOL_REDIS_URL": nowhere})
-    assert f"no Redis answers at {nowhere} " in refused("status", env={"REDIS_URL": nowhere})
+    assert f"no Redis answers at {nowhere} " in refused("status", env={"VOXSPOOL_REDIS_URL": nowhere}, code=1)
+    assert f"no Redis answers at {nowhere} " in refused("status", env={"REDIS_URL": nowhere}, code=1)
     assert "VOXSPOOL_ENGINE is 'pipper'; there is no such engine (did you mean piper?)" in refused(
         "enqueue", "a", env={"VOXSPOOL_ENGINE": "pipper"}
     )
@@ -234,6 +263,40 @@ def test_help_works_whatever_the_environment(command: str | None, flag: str) -> 
     )
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.startswith(f"Usage: {' '.join(filter(None, ['main', command]))} [OPTIONS]")
+
+
+def groups() -> Iterator[click.Group]:
+    """Give both commands, and the groups within them."""
+    todo: list[click.Command] = [main, pytest.importorskip("voxspool_worker.cli").main]
+    while todo:
+        if isinstance(command := todo.pop(), click.Group):
+            yield command
+            todo += command.commands.values()
+
+
+@pytest.mark.parametrize("group", list(groups()), ids=lambda group: str(group.name))
+@pytest.mark.parametrize("columns", [80, 40])
+def test_the_list_of_commands_is_not_cut(group: click.Group, columns: int) -> None:
+    with click.Context(group, info_name="voxspool", terminal_width=columns, max_content_width=columns) as context:
+        listed = group.get_help(context).split("\nCommands:\n")[1]
+    assert "..." not in listed
+    summaries = [re.sub(r"\s+", " ", one).strip() for one in re.split(r"^  (?=\w)", listed, flags=re.MULTILINE) if one]
+    assert len(summaries) == len(group.commands)
+    assert all(summary.endswith(".") for summary in summaries)
+    if columns == 80:
+        assert len(listed.splitlines()) == len(group.commands), "a summary takes one line"
+
+
+def every_command() -> Iterator[click.Command]:
+    for group in groups():
+        yield group
+        yield from group.commands.values()
+
+
+@pytest.mark.parametrize("command", list(every_command()), ids=lambda command: str(command.name))
+def test_help_fits_into_80_columns(command: click.Command) -> None:
+    with click.Context(command, info_name="voxspool", terminal_width=80) as context:
+        assert [line for line in command.get_help(context).splitlines() if len(line) > 80] == []
 
 
 def test_the_version_is_the_packages() -> None:

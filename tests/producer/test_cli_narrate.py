@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 
+from processes import skip_where_a_redis_is_found
 from voxspool.cli import main
 
 if TYPE_CHECKING:
@@ -19,10 +20,11 @@ BOOK = "# One\n\nThe keeper lit it.[pause:1s] It burned.\n\n# Two\n\n[voice:bob]
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [*(name for name in os.environ if name.startswith("VOXSPOOL_")), "REDIS_URL"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VOXSPOOL_REDIS_URL", "redis://127.0.0.1:1")  # nobody listens there
+    monkeypatch.setenv("VOXSPOOL_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -64,6 +66,30 @@ def test_a_plan_for_scripts_is_json(book: Path) -> None:
     assert said["work_s"] is None
 
 
+def test_a_plan_without_workers_goes_by_this_machines_measured_speed_or_says_how_to_measure_it(
+    book: Path, tmp_path: Path
+) -> None:
+    said = run("narrate", book, "--plan", "--engine", "tone").stdout
+    assert "measure this machine with `voxspool-worker check --bench --engine tone`" in said
+    worker = pytest.importorskip("voxspool_worker.cli").main
+    measured = CliRunner().invoke(worker, ["check", "--bench", "--engine", "tone"])
+    assert measured.exit_code == 0, measured.output
+    planned = json.loads(run("narrate", book, "--plan", "--engine", "tone", "--json").stdout)
+    (rate,) = [
+        float(one["speech_rate"]) for one in json.loads((tmp_path / "cache" / "speeds.json").read_text()).values()
+    ]
+    assert planned["work_s"] == pytest.approx(56 * 0.06 / rate), "56 characters at 0.06 s"
+    assert "on this machine" in planned["why"]
+    assert "measure this machine" in run("narrate", book, "--plan").stdout, "that was another engine's speed"
+
+
+def test_a_record_of_speeds_that_cannot_be_read_is_none(book: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    for content in ("", "[]", '{"piper": 3}', '{"piper": {"speech_rate": "NaN", "day": "a"}}'):
+        (tmp_path / "cache" / "speeds.json").write_text(content)
+        assert "time unknown" in run("narrate", book, "--plan").stdout
+
+
 def test_a_preview_is_the_text_as_it_will_be_spoken(book: Path, tmp_path: Path) -> None:
     rules = tmp_path / "names.txt"
     rules.write_text("Siobhan => Shivawn\n")
@@ -82,16 +108,38 @@ def test_a_book_may_come_from_a_pipe() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "name a BOOK"),
-        (("{book}",), "say where the files go: -o DIR"),
+        ((), "name a BOOK, such as: voxspool narrate book.epub -o book"),
+        (("--verify", "-o", "out"), "name a BOOK, such as"),
+        (("--verify", "tiny", "-o", "out"), "name a BOOK (tiny after --verify is taken for a Whisper model), such as"),
+        (("{book}",), "say where the files go: -o DIR, such as: voxspool narrate {book} -o book"),
+        (("--verify", "{book}"), "say where the files go: -o DIR, such as: voxspool narrate {book} -o book"),
         (("{book}", "--attach", "lamp-123456"), "--attach ID goes alone"),
         (("--attach", "lamp-123456", "--voice", "bob"), "--attach ID goes alone"),
-        (("{book}", "-o", "{book}"), "is a file"),
+        (("{book}", "-o", "{book}"), "is a file, and a folder is needed; name one, such as -o book"),
+        (("{book}", "-o", "no/app.py"), "no/app.py looks like a file, and a folder is needed; write -o app"),
+        (("{book}", "-o", "lamp.m4b"), "write -o lamp --to m4b"),
+        (("{book}", "-o", "lamp.flac"), "write -o lamp"),
         (("{book}", "-o", "out", "--to", "ogg"), "is not one of"),
     ],
 )
 def test_a_command_that_cannot_be_is_a_usage_error(book: Path, arguments: tuple[str, ...], says: str) -> None:
-    assert says in refused("narrate", *(one.format(book=book) for one in arguments), code=2)
+    assert says.format(book=book) in refused("narrate", *(one.format(book=book) for one in arguments), code=2)
+
+
+def test_detaching_from_a_redis_of_its_own_is_a_usage_error(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VOXSPOOL_REDIS_URL")
+    skip_where_a_redis_is_found()
+    said = refused("narrate", book, "-o", tmp_path / "out", "--detach", code=2)
+    assert "--detach leaves the work to a Redis and workers that go on without this command" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_book_behind_verify_is_the_book(book: Path) -> None:
+    assert "2 chapters" in run("narrate", "--plan", "--verify", book).stdout
+    assert "2 chapters" in run("narrate", "--plan", "--verify", "tiny", book).stdout
+    assert "1 chapter," in run("narrate", "--plan", "--verify", "-", stdin="Hello.").stdout
 
 
 @pytest.mark.parametrize(
@@ -103,17 +151,29 @@ def test_a_command_that_cannot_be_is_a_usage_error(book: Path, arguments: tuple[
         (("--to", "epub"), "is no EPUB"),
         (("--speed", "9"), "speed 9.0 is outside"),
         (("--pronunciations", "/nowhere/names.txt"), "names.txt"),
-        ((), "no Redis answers"),
     ],
 )
 def test_what_cannot_be_narrated_is_refused_in_one_line(
     book: Path, tmp_path: Path, arguments: tuple[str, ...], says: str
 ) -> None:
-    assert says in refused("narrate", book, "-o", tmp_path / "out", *arguments)
+    assert says in refused("narrate", book, "-o", tmp_path / "out", *arguments, code=2)
+
+
+def test_a_redis_that_is_away_is_a_failure_and_no_wrong_value(book: Path, tmp_path: Path) -> None:
+    assert "no Redis answers" in refused("narrate", book, "-o", tmp_path / "out")
+
+
+def test_a_store_that_is_none_is_refused_before_anything_is_started(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec")
+    monkeypatch.setenv("VOXSPOOL_STORE", "s4://bucket")
+    assert "s4://bucket cannot be a segment store" in refused("narrate", book, "-o", tmp_path / "out", code=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_book_that_is_none_is_refused(tmp_path: Path) -> None:
-    assert "no-book.epub" in refused("narrate", tmp_path / "no-book.epub", "--plan")
+    assert "no-book.epub" in refused("narrate", tmp_path / "no-book.epub", "--plan", code=2)
     (tmp_path / "bad.epub").write_bytes(b"PK\x03\x04 and no more")
     assert "bad.epub cannot be read" in refused("narrate", tmp_path / "bad.epub", "--plan")
     assert "[pause:soon]" in refused("preview", "-", stdin="[pause:soon] Hello.\n")
@@ -136,4 +196,4 @@ def test_a_library_that_is_missing_is_named_before_anything_is_begun(
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_redis_is_asked(book: Path) -> None:
-    assert "cannot write" in refused("narrate", book, "-o", book / "out")
+    assert "cannot write" in refused("narrate", book, "-o", book / "out", code=2)

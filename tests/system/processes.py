@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import redis
 
 from voxspool.embedded import carried_server, find_server
@@ -75,6 +76,12 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", CHANCE.randrange(*SERVER_PORTS)))
             return int(probe.getsockname()[1])
+
+
+def skip_where_a_redis_is_found() -> None:
+    """Skip the test where a program listens on the default port: a command without a URL would use it."""
+    with contextlib.suppress(OSError), socket.create_connection(("localhost", 6379), timeout=5):
+        pytest.skip("somebody's Redis is on the default port")
 
 
 @dataclass

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxspool import connection
-from voxspool.errors import VoxspoolError
-from voxspool.hints import missing
+from voxspool import connection, hints
+from voxspool.command import CommandGroup
+from voxspool.errors import MissingExtraError, StoreError, VoxspoolError
+from voxspool.places import open_place
 from voxspool.protocol.jobs import ENGINES
 from voxspool_worker import health as health_files
 from voxspool_worker.settings import Settings
@@ -36,32 +37,19 @@ VOICES_LISTED = 4
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
-class Command(click.Group):
-    """A group that says our errors in one line."""
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
-        """Run a command; an error of ours is one line and exit code 1."""
-        try:
-            return super().invoke(ctx)
-        except VoxspoolError as error:
-            raise click.ClickException(str(error)) from error
-        except BrokenPipeError:
-            raise  # whoever listened has heard enough: click ends quietly
-        except OSError as error:
-            raise click.ClickException(f"cannot read or write: {error}") from error
-
-
-@click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="voxspool-worker")
 def main() -> None:
-    """Speak the jobs that lie in Redis.
+    """Speak the jobs that are in Redis.
 
     \b
-    voxspool-worker check                  what this machine has
-    voxspool-worker run                    speak with Piper until stopped
-    voxspool-worker run --engine tone      a sine for every sentence: no model needed
-    voxspool-worker voices                 list, search, get and try voices
-    voxspool-worker warm                   fetch XTTS's weights, once
+    voxspool-worker check               what this machine has, what is missing
+    voxspool-worker run                 speak with Piper until stopped
+    voxspool-worker run --engine tone   a sine for each sentence; needs no model
+    voxspool-worker voices              list, search, get and try voices
+    voxspool-worker warm                download XTTS, once
+
+    Exit codes: 0 done, 1 it failed, 2 a wrong value (nothing was started); 70 and 75 of `run`: start it again.
     """
 
 
@@ -94,6 +82,7 @@ def run(
     that the engine broke or hung, 75 that it used too much memory: its jobs are safe, start it again.
     """
     settings = _settings(redis_url=redis_url, engine=engine, jobs=jobs)
+    _check_store(settings.store)
     connection.check(settings.redis_url)
 
     from voxspool_worker import engines, exposition
@@ -126,10 +115,12 @@ def run(
 
 @main.command()
 def health() -> None:
-    """Say whether the workers of this machine get on; for a supervisor.
+    """Exit with 0 if all workers of this machine are healthy.
 
     \b
-    voxspool-worker health      exit code 0 if there is a worker and all get on, else 1
+    voxspool-worker health      for systemd, Docker
+
+    The exit code is 1 if there is no worker, or one that hangs.
 
     It looks at the files in VOXSPOOL_HEALTH_DIR; neither Redis nor a worker is asked.
     """
@@ -147,15 +138,18 @@ def health() -> None:
 @main.command()
 @redis_option
 @click.option("--engine", type=click.Choice(ENGINES), help="Which engine [VOXSPOOL_WORKER_ENGINE, else piper].")
-@click.option("--bench", is_flag=True, help="Measure how fast the engine speaks here; takes a minute or more.")
+@click.option("--bench", is_flag=True, help="Measure how fast the engine speaks here; it takes a minute or more. "
+              "`voxspool narrate --plan` uses the result.")  # fmt: skip
 @click.option("--fidelity", is_flag=True, help="Measure what bf16 and int8 change of XTTS, on your own weights.")
 def check(redis_url: str | None, engine: str | None, bench: bool, fidelity: bool) -> None:  # noqa: FBT001 - click's way
-    """Show what this machine has, and what to do for the rest.
+    """Show what this machine has, and what is missing.
 
     \b
-    voxspool-worker check                              exit code 0 if `voxspool-worker run` could run here now
-    voxspool-worker check --bench --engine xtts        how fast it speaks here
-    voxspool-worker check --fidelity                   what a precision does to your checkpoint
+    voxspool-worker check
+    voxspool-worker check --bench --engine xtts   how fast it speaks here
+    voxspool-worker check --fidelity              what a precision changes
+
+    The exit code is 0 if `voxspool-worker run` could run here now.
     """
     settings = _settings(redis_url=redis_url, engine=engine)
     if bench:
@@ -173,12 +167,13 @@ def check(redis_url: str | None, engine: str | None, bench: bool, fidelity: bool
 
 @main.command()
 def warm() -> None:
-    """Fetch XTTS, 2 GB, unless it is here; check that it is whole.
+    """Download XTTS (2 GB) unless it is here, and check its files.
 
     \b
-    COQUI_TOS_AGREED=1 voxspool-worker warm      says that you agree to the licence of XTTS's weights
+    COQUI_TOS_AGREED=1 voxspool-worker warm
 
-    Without that nothing is fetched, and nothing is ever asked. Coqui's library fetches, to where it keeps its models.
+    The variable says that you agree to the licence of XTTS's weights; without it nothing is downloaded. Coqui's library
+    downloads, into the folder of its models.
     """
     from voxspool_worker.engines.xtts import checkpoint
 
@@ -189,12 +184,15 @@ def warm() -> None:
 
 def _bench(settings: Settings) -> None:
     """Measure the engine and print what came of it."""
+    from voxspool import speeds
     from voxspool_worker import engines
     from voxspool_worker.measure import measure
 
     engine = engines.load(settings.engine, settings)
     click.echo(f"{engine.model} on {engine.device}, {engine.rows} rows: measuring", err=True)
     speed = measure(engine)
+    if speed.many_factor:
+        speeds.remember(settings.cache_dir, engine.name, 1 / speed.many_factor)
     for name, value, unit in (
         ("voice made ready", speed.voice_s, "s"),
         ("first audio", speed.first_chunk_s, "s"),
@@ -222,10 +220,21 @@ def _fidelity(settings: Settings) -> None:
     click.echo("greedy, sampled: share of tokens chosen alike; gap: of log-probabilities, in nats; audio: of spectra")
 
 
+def _check_store(place: str) -> None:
+    """Refuse a name that is no segment store. One that cannot be reached now may come back: the worker tries again."""
+    try:
+        open_place(place)
+    except (StoreError, MissingExtraError) as error:
+        if error.wrong_value:
+            raise
+
+
 def _settings(**flags: str | int | None) -> Settings:
-    """Read the environment; what was said on the command line wins."""
+    """Read the environment; the command line wins. Raises RedisUnavailableError for a URL that is none."""
     said: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
-    return replace(Settings.from_env(), **said)
+    settings = replace(Settings.from_env(), **said)
+    connection.connect(settings.redis_url).close()  # it sends nothing
+    return settings
 
 
 def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
@@ -243,7 +252,8 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
         "voxspool Apache-2.0; piper-tts GPL-3, an extra; XTTS's weights CPML, non-commercial; each voice has its own",
     )
     if importlib.util.find_spec("sounddevice") is None:
-        yield NOTE, "play", missing("`voxspool follow --play`", "sounddevice", "voxspool", "play")
+        install = hints.install_command("voxspool", "play")
+        yield NOTE, "play", f"`voxspool speak` cannot play here, only write files; install what it needs: {install}"
 
 
 def _engine_findings(settings: Settings) -> Iterator[tuple[str, str, str]]:

@@ -245,7 +245,8 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise BookError(f"{path} is not UTF-8 text at byte {error.start}; save it as UTF-8") from error
     except OSError as error:
-        raise BookError(f"cannot read the pronunciations {path}: {error.strerror or error}") from error
+        message = f"cannot read the pronunciations {path}: {error.strerror or error}"
+        raise BookError(message, wrong_value=True) from error
 
 
 def _rule(line: str, rank: tuple[int, int]) -> _Word | _Expression:

@@ -117,7 +117,7 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_SNIFFED_BYTES)
     except OSError as error:
-        raise BookError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise BookError(f"{path} cannot be read: {error.strerror or error}", wrong_value=True) from error
 
 
 def _content(path: Path) -> bytes:

@@ -1,7 +1,7 @@
 """The command `voxspool`: one module a command group; each parses, calls, prints.
 
-An error of ours is one line on stderr and exit code 1; a usage error is click's, exit code 2. Progress goes to a
-terminal's stderr and nowhere else, so stdout can be piped.
+Errors and exit codes are those of `voxspool.command`. Progress goes to a terminal's stderr and nowhere else, so stdout
+can be piped.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from voxspool.cli.preview import preview
 from voxspool.cli.queues import pause, resume
 from voxspool.cli.speak import speak
 from voxspool.cli.voices import voices
-from voxspool.errors import VoxspoolError
+from voxspool.command import CommandGroup
 from voxspool.waiting import NoWorkerWarning
 
 
-class Command(click.Group):
-    """A group that says our errors in one line."""
+class Command(CommandGroup):
+    """The group of `voxspool`: an interrupt ends it with exit code 130."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
-        """Run a command; an error of ours is one line and exit code 1, an interrupt 130.
+        """Run a command.
 
-        A SIGTERM (a `timeout`) and a SIGHUP (a closed terminal) end it as Ctrl-C does: what it started, it stops.
-        A signal that it was told to ignore (by `nohup`) stays ignored, as Python does with Ctrl-C.
+        SIGTERM (`timeout` sends it) and SIGHUP (a closed terminal) work as Ctrl-C does, so that a command stops the
+        processes that it started. A signal that it was told to ignore (by `nohup`) stays ignored, as Python does with
+        Ctrl-C.
         """
         for name in ("SIGTERM", "SIGHUP"):
             if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
@@ -41,28 +42,24 @@ class Command(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
-        except VoxspoolError as error:
-            raise click.ClickException(str(error)) from error
-        except BrokenPipeError:
-            raise  # whoever listened has heard enough: click ends quietly
-        except OSError as error:
-            raise click.ClickException(f"cannot read or write: {error}") from error
 
 
 @click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="voxspool")
 def main() -> None:
-    """Enqueue speech, and read it from its Redis stream while it is being made.
+    """Turn text into speech: put it on a queue, and hear it while workers speak it.
 
     \b
-    voxspool speak "Hello there." -o hello.wav      speak and write a file
-    cat page.txt | voxspool speak - -o page.opus    from a pipe
-    voxspool enqueue --file chapter.txt             leave it in the queue; prints the job's id
-    voxspool follow JOB -o chapter.flac             read it, now or later, as often as you like
-    voxspool status                                 queues, workers, running jobs
-    voxspool narrate book.epub -o book              a book into files, by all workers
-    voxspool pause batch                            let a queue wait; resume lets it go on
-    voxspool voices add alice alice.wav             clone a voice from a recording
+    voxspool speak "Hello."                        play a text
+    voxspool speak "Hello." -o hello.wav           write it to a file
+    cat page.txt | voxspool speak - -o page.opus   read the text from a pipe
+    voxspool enqueue --file chapter.txt            leave a job, print its id
+    voxspool follow JOB -o chapter.flac            get its audio, now or later
+    voxspool status                                queues, workers, jobs
+    voxspool narrate book.epub -o book             make an audiobook
+    voxspool voices add alice alice.wav            clone a voice
+
+    Exit codes: 0 done, 1 it failed, 2 a wrong value (nothing was started), 130 interrupted.
     """
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Final
 
 import click
 
 from voxspool.cli import options
-from voxspool.cli.follow import record
+from voxspool.cli.follow import check_target, record
 from voxspool.cli.progress import SpeechProgress, Unserved
 from voxspool.cli.speak import cancelled_by_interrupt, report
+from voxspool.errors import MissingExtraError, OutputError
 from voxspool.protocol.jobs import ENGINES
 
 PASSAGE: Final = (
@@ -25,27 +29,41 @@ PASSAGE: Final = (
     "hands and reads on."
 )
 """What the demo says, and what the tests transcribe."""
+_PLAYERS: Final = {
+    "afplay": (".wav", ".flac", ".mp3"),
+    "aplay": (".wav",),
+    "paplay": (".wav", ".flac", ".ogg"),
+    "ffplay -nodisp -autoexit": (".wav", ".flac", ".mp3", ".ogg", ".opus"),
+    "xdg-open": (".wav", ".flac", ".mp3", ".ogg", ".opus"),
+}
+"""Commands that play a file, and the files they play: of macOS, ALSA, PulseAudio, ffmpeg and desktops."""
+_PLAIN_SHELLS: Final = ("sh", "dash", "ash")
+"""They have no command `source`."""
 
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo.wav"), show_default=True)
+@click.option("--play", is_flag=True, help="Play it too, while it is made.")
 @click.option("--engine", type=click.Choice(ENGINES), default="piper", show_default=True)
 @click.option("--redis", "redis_url", metavar="URL", help="Speak through this Redis and its workers [private ones].")
-def demo(output: Path, engine: str, redis_url: str | None) -> None:
-    """Speak a passage through a private Redis and a private worker, and leave a file.
+def demo(output: Path, play: bool, engine: str, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
+    """Speak a passage of three paragraphs into a file.
 
     \b
     voxspool demo
-    voxspool demo --redis URL      through a Redis and a worker that are there already
+    voxspool demo --play           hear it while it is made
+    voxspool demo --redis URL      with a Redis and workers that are running
+
+    Without --redis it starts a Redis and a worker of its own, and stops them at the end.
     """
-    from voxspool.audio import check_output
     from voxspool.client import Client
     from voxspool.embedded import Embedded
 
-    check_output(output)
+    settings = options.settings(redis_url)
+    check_target(str(output), play=play)
     with contextlib.ExitStack() as stack:
         if redis_url:
-            client = stack.enter_context(options.open_client(options.settings(redis_url)))
+            client = stack.enter_context(options.open_client(settings))
         else:
             click.echo(f"starting a private Redis, and a worker with {engine}", err=True)
             own = stack.enter_context(Embedded(engine))
@@ -54,5 +72,62 @@ def demo(output: Path, engine: str, redis_url: str | None) -> None:
         line = stack.enter_context(SpeechProgress(len(PASSAGE), "speaking"))
         speech = client.enqueue(PASSAGE, engine=engine, voice=None)
         with cancelled_by_interrupt(speech):
-            record(speech, str(output), line, Unserved(client))
+            record(speech, str(output), line, Unserved(client), play=play)
     report(str(output), line)
+    _show_next_steps(output, settings.shell)
+
+
+def _show_next_steps(output: Path, shell: str) -> None:
+    """Show, on stderr, how to play the file and how to go on from here."""
+    commands = Path(sys.executable).parent
+    found = shutil.which("voxspool")
+    on_path = found is not None and Path(found).parent == commands
+    activation = None if on_path else _activation(commands, shell)
+    voxspool = "voxspool" if on_path or activation else shlex.quote(_shown(commands / "voxspool"))
+    plays, player = _can_play(), _player(output)
+    steps = [
+        (player, "play the file"),
+        (activation, "put voxspool on your PATH"),
+        (f'{voxspool} speak "Hello."{"" if plays else " -o hello.wav"}', "speak a text of your own"),
+        (f"{voxspool} demo --play" if plays else None, "hear this passage while it is made"),
+    ]
+    shown = [(command, why) for command, why in steps if command]
+    width = max(len(command) for command, _ in shown)
+    click.echo("\nNext steps:", err=True)
+    if player is None:
+        click.echo(f"  play {output} with any audio player, on this machine or another", err=True)
+    for command, why in shown:
+        click.echo(f"  {command:<{width}}   {why}", err=True)
+
+
+def _player(path: Path) -> str | None:
+    """Return a command of this system that plays a file, or None."""
+    for player, suffixes in _PLAYERS.items():
+        if path.suffix.lower() in suffixes and shutil.which(player.split()[0]):
+            return f"{player} {shlex.quote(str(path))}"
+    return None
+
+
+def _activation(commands: Path, shell: str) -> str | None:
+    """Return the command that activates the virtual environment with these commands, or None where there is none."""
+    name = Path(shell).name
+    script = commands / {"fish": "activate.fish", "csh": "activate.csh", "tcsh": "activate.csh"}.get(name, "activate")
+    if not script.is_file():
+        return None
+    return f"{'.' if name in _PLAIN_SHELLS else 'source'} {shlex.quote(_shown(script))}"
+
+
+def _shown(path: Path) -> str:
+    """Return a path as one would type it: relative where it lies below the working folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _can_play() -> bool:
+    """Return whether this machine can play audio."""
+    from voxspool.audio import check_loudspeaker
+
+    try:
+        check_loudspeaker()
+    except (MissingExtraError, OutputError):
+        return False
+    return True

@@ -5,6 +5,7 @@ A chapter's audio comes from the segment store, whatever else is the same.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,16 @@ import click
 
 from voxspool.cli import options
 from voxspool.cli.progress import SpeechProgress, Unserved
-from voxspool.errors import OutputError
+from voxspool.errors import MissingExtraError, OutputError, ProtocolError
 from voxspool.protocol.stream import START, EntryId
 from voxspool.reader import raise_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from voxspool.audio import Recorder
     from voxspool.client import Speech
+    from voxspool.protocol.stream import Entry
     from voxspool.reader import Received
 
 
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 @click.argument("job")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a file: .wav .flac .mp3 .ogg .opus.")
 @click.option("--raw", is_flag=True, help="Write raw samples (s16le, mono) to stdout as they come.")
-@click.option("--play", is_flag=True, help="Play it (needs the extra `play`).")
+@click.option("--play", is_flag=True, help="Play it.")
 @click.option(
     "--from", "after", metavar="ID", help="Go on after this entry (with --raw); the last id is said at the end."
 )
@@ -46,11 +49,11 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
     if after and not raw:
         raise click.UsageError("--from goes with --raw: a file or a loudspeaker needs the speech from its start")
     if after:
-        EntryId.parse(after)
-    if output:
-        from voxspool.audio import check_output
-
-        check_output(output)
+        try:
+            EntryId.parse(after)
+        except ProtocolError as error:
+            raise click.BadParameter(str(error), param_hint="--from") from None
+    check_target(str(output) if output else None, play=play)
     with options.open_client(options.settings(redis_url)) as client:
         speech = client.speech(job)
         speech.status()
@@ -70,6 +73,22 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
         click.echo(f"job {job}: {said}", err=True)
 
 
+def check_target(target: str | None, *, play: bool) -> None:
+    """Refuse a file that could not be written, or a machine that cannot play, before anything is started.
+
+    Raises OutputError, MissingExtraError.
+    """
+    from voxspool.audio import check_loudspeaker, check_output
+
+    if target not in (None, "-"):
+        check_output(Path(target))
+    if play:
+        try:
+            check_loudspeaker()
+        except (MissingExtraError, OutputError) as error:
+            raise type(error)(f"{error}: {'-o hello.wav' if target is None else 'leave --play out'}") from error
+
+
 def record(
     speech: Speech,
     target: str | None,
@@ -81,14 +100,18 @@ def record(
 ) -> None:
     """Bring a speech to a file, to stdout (`-`), to the loudspeaker, or just to its end; `line` moves with it.
 
-    `store` is where the audio lies if it is a chapter of a book.
+    With `play` and a file, both: the file is there when all has been heard. `store` is where the audio lies if it is a
+    chapter of a book.
     """
     if target == "-":
         write_raw_after(speech, str(START), line, unserved, store)
     elif play:
+        from voxspool.audio import Recorder
         from voxspool.audio import play as play_entries
 
-        play_entries(one.entry for one in watched(speech, line, unserved, store=store))
+        entries = (one.entry for one in watched(speech, line, unserved, store=store))
+        with contextlib.nullcontext() if target is None else Recorder(Path(target)) as recorder:
+            play_entries(entries if recorder is None else _recorded(entries, recorder))
     elif target is None:
         for _ in watched(speech, line, unserved):
             pass
@@ -98,6 +121,13 @@ def record(
         with Recorder(Path(target)) as recorder:
             for one in watched(speech, line, unserved, store=store):
                 recorder.add(one.entry)
+
+
+def _recorded(entries: Iterable[Entry], recorder: Recorder) -> Iterator[Entry]:
+    """Give the entries, each recorded first."""
+    for entry in entries:
+        recorder.add(entry)
+        yield entry
 
 
 def watched(

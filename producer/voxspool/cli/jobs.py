@@ -11,7 +11,6 @@ import click
 from voxspool.cli import options
 from voxspool.cli.progress import Unserved
 from voxspool.errors import UnknownJobError
-from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import STATES, End
 
 if TYPE_CHECKING:
@@ -35,8 +34,7 @@ def enqueue(text: str | None, path: Path | None, redis_url: str | None, as_json:
     """
     words = options.read_text(text, path)
     settings = options.settings(redis_url)
-    spec_options = {"engine": settings.engine, "voice": settings.voice} | options.said(chosen)
-    spec = JobSpec(words, **spec_options)  # refused here, before Redis is asked
+    spec = options.job_spec(words, settings, chosen)  # before Redis is asked
     with options.open_client(settings) as client:
         placed = client.place(spec)
         said = {"job": spec.id, "queue": placed.queue, "why": placed.why}
@@ -66,10 +64,12 @@ def status(job: str | None, as_json: bool, redis_url: str | None) -> None:  # no
 @click.argument("job")
 @options.REDIS
 def cancel(job: str, redis_url: str | None) -> None:
-    """Cancel JOB, or all that is left of a narration: taken off the queue, or stopped at its next chunk.
+    """Cancel JOB, or the rest of a narration.
 
     \b
     voxspool cancel JOB
+
+    A job that waits is taken off its queue; one that runs stops at its next chunk of audio.
     """
     with options.open_client(options.settings(redis_url)) as client:
         try:
@@ -187,15 +187,26 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
 
 
 def _table(console: Console, none: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print rows, or that there are none. Ids are never cut: they are there to be copied."""
+    """Print rows as a table; where it does not fit, each row as a block of lines. Ids are never cut."""
+    from rich.cells import cell_len
     from rich.table import Table
 
     if not rows:
         console.print(none)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    widths = (max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True))
+    if sum(widths) + 2 * (len(columns) - 1) > console.width:
+        for row in rows:
+            click.echo(_block(columns, row))
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def _block(columns: tuple[str, ...], row: tuple[str, ...]) -> str:
+    """Write a row for a narrow terminal: its first cell, and the others below it."""
+    first, *others = zip(columns, row, strict=True)
+    width = max(len(name) for name in columns[1:])
+    return "\n".join([f"{first[0]} {first[1]}", *(f"  {name:<{width}}  {value}" for name, value in others)])

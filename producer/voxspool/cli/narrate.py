@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import mimetypes
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from voxspool import speeds
 from voxspool.cli import options
 from voxspool.cli.books import as_path, warn
 from voxspool.cli.progress import Unserved
-from voxspool.cli.speak import client_or_embedded
+from voxspool.cli.speak import OWN_ENGINE, client_or_embedded
+from voxspool.embedded import somebody_listens
 from voxspool.errors import (
     BookError,
     InvalidJobError,
+    OutputError,
     RedisError,
     StoreError,
     UnknownEngineError,
@@ -41,6 +46,8 @@ if TYPE_CHECKING:
     from voxspool.store import Store
 
 PRESETS: Final = ("podcast", "ebu", "acx")
+VERIFY_MODEL: Final = "base"
+"""The Whisper model that --verify uses where none is named."""
 FAILED: Final = 1
 """Exit code where a segment did not pass its checks, a chapter was given up, or some of the book could not be read."""
 INTERRUPTED: Final = 130
@@ -87,9 +94,33 @@ class Asked:
         return [path for path in (self.settings.pronunciations, self.pronunciations) if path]
 
 
+def _folder_name(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a file where a folder is wanted, and a folder that would look like a file."""
+    if path is None or path.is_dir():
+        return path
+    if path.exists():
+        raise click.BadParameter(
+            f"{path} is a file, and a folder is needed; name one, such as -o book", context, parameter
+        )
+    kind = path.suffix.lower().removeprefix(".")
+    if kind in FORMATS or mimetypes.MimeTypes().guess_type(path.name)[0]:
+        to = f" --to {kind}" if kind in FORMATS and kind not in ALWAYS else ""
+        message = f"{path} looks like a file, and a folder is needed; write -o {path.stem}{to}"
+        raise click.BadParameter(message, context, parameter)
+    return path
+
+
+def _book_after_verify(verify: str | None) -> tuple[str, str | None]:
+    """Return the book and the model where no BOOK is left: `--verify BOOK` takes the book for the model's name."""
+    if verify is not None and (verify == "-" or Path(verify).exists()):
+        return verify, VERIFY_MODEL
+    taken = f" ({verify} after --verify is taken for a Whisper model)" if verify and verify != VERIFY_MODEL else ""
+    raise click.UsageError(f"name a BOOK{taken}, such as: voxspool narrate book.epub -o book; or - for stdin")
+
+
 @click.command()
 @click.argument("book", required=False)
-@click.option("-o", "--output", "output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+@click.option("-o", "--output", "output", type=click.Path(path_type=Path), metavar="DIR", callback=_folder_name,
               help="Where the files go; run again with the same, it does what is missing.")  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Show chapters, time and size; speak nothing.")
 @click.option("--chapters", "only", metavar="2-5", help="Narrate these alone; several with commas.")
@@ -105,8 +136,8 @@ class Asked:
 @click.option("--to", "formats", type=click.Choice(FORMATS), multiple=True,
               help="Make these files too; repeat it [flac, srt and vtt are always made].")  # fmt: skip
 @click.option("--loudness", type=click.Choice(PRESETS), help="Bring the whole book to a level [as it was spoken].")
-@click.option("--verify", is_flag=False, flag_value="base", metavar="[MODEL]",
-              help="Transcribe what was spoken and compare; a Whisper model's name or folder [base].")  # fmt: skip
+@click.option("--verify", is_flag=False, flag_value=VERIFY_MODEL, metavar="[MODEL]",
+              help="Transcribe the speech and compare; MODEL is a Whisper model's name or folder [base].")  # fmt: skip
 @click.option("--detach", is_flag=True, help="Enqueue, say how to come back, and leave.")
 @click.option("--attach", metavar="ID", help="Come back to a narration that was begun.")
 @options.JSON
@@ -116,15 +147,16 @@ def narrate(
     book: str | None, output: Path | None, redis_url: str | None, attach: str | None, plan_only: bool,  # noqa: FBT001 - click's way
     private: bool, detach: bool, as_json: bool, **said: Any,  # noqa: ANN401, FBT001 - click's way
 ) -> None:  # fmt: skip
-    """Narrate BOOK (EPUB, Markdown, text, HTML, PDF, DOCX, a folder of such, or - for stdin) into DIR.
+    """Make an audiobook of BOOK in the folder DIR.
 
     \b
-    voxspool narrate book.epub --plan                       chapters, time, size
+    voxspool narrate book.epub --plan                 chapters, time, size
     voxspool narrate book.epub -o book --to m4b --loudness podcast
-    voxspool narrate article.md -o article --detach         leave it to the workers
-    voxspool narrate --attach book-3fa12c                   come back, from any terminal
+    voxspool narrate article.md -o article --detach   leave it to the workers
+    voxspool narrate --attach book-3fa12c             come back, from anywhere
 
-    Ctrl-C leaves the work running. Exit code 0: every segment was spoken and passed its checks.
+    BOOK is an EPUB, Markdown, text, HTML, PDF or DOCX file, a folder of such files, or - for stdin. Ctrl-C leaves the
+    work to the workers. The exit code is 0 if every segment was spoken and passed its checks.
     """
     settings = options.settings(redis_url, private=private)
     if attach is not None:
@@ -132,11 +164,17 @@ def narrate(
             raise click.UsageError("--attach ID goes alone, or with --json: what was begun says the rest")
         raise SystemExit(_attach(settings, attach, as_json=as_json))
     if book is None:
-        raise click.UsageError("name a BOOK, or - for stdin; what stands behind --verify is a model's name")
+        book, said["verify"] = _book_after_verify(said["verify"])
     if output is None and not plan_only:
-        raise click.UsageError("say where the files go: -o DIR")
+        raise click.UsageError(f"say where the files go: -o DIR, such as: voxspool narrate {shlex.quote(book)} -o book")
     if private and detach:
         raise click.UsageError("--private and --detach exclude each other: a private worker ends with the command")
+    if detach and not (settings.redis_named or somebody_listens(settings.redis_url)):
+        raise click.UsageError(
+            "--detach leaves the work to a Redis and workers that go on without this command, and no Redis answers on "
+            "the default port; start redis-server and `voxspool-worker run`, name a Redis with --redis, or leave "
+            "--detach out"
+        )
     asked = _asked(settings, said, private=private)
     if plan_only:
         _plan(asked, book, as_json=as_json)
@@ -148,7 +186,7 @@ def narrate(
 def _asked(settings: Settings, said: dict[str, Any], *, private: bool) -> Asked:
     """Sort what was said; what no speech can have is refused here."""
     speech = options.said({name: said[name] for name in ("voice", "language", "engine", "speed", "seed")})
-    JobSpec("", **speech)
+    options.job_spec("", settings, speech)
     return Asked(
         settings, private, said["only"], said["skip"], said["voices"], said["pronunciations"], said["formats"],
         said["loudness"], said["verify"], speech,
@@ -162,18 +200,20 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
     from voxspool.narration.deliver import check_extras
     from voxspool.narration.folder import Folder
     from voxspool.narration.plan import plan
+    from voxspool.places import open_place
 
+    open_place(asked.settings.store)  # a name that is none is refused before anything is started
     with as_path(source) as path:
         book = read_book(path)
         warn(book)
         if "epub" in asked.formats and not book.has_places:
-            raise BookError(f"{source} is no EPUB, and --to epub puts what was spoken into the one that was read")
+            raise BookError(f"{source} is no EPUB, and --to epub puts the speech into one", wrong_value=True)
         wanted = asked.speech.get("engine", asked.settings.engine)
         recipe = asked.recipe(book, wanted)
         check_extras(recipe)
         plan(book, recipe, Pronunciations.read(*asked.rules))  # what is wrong is refused before anything is started
         folder = Folder(output)
-        folder.make()
+        _make(folder)
         if wanted == AUTO:
             wanted = _engine_before(folder, book) or AUTO
         if detach:
@@ -184,6 +224,14 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
             recipe = asked.recipe(book, _engine(client, asked, wanted))
             kept = folder.prepare(book.title, recipe, path, asked.rules)
             return _run(client, folder, kept, book, as_json=as_json, detach=detach)
+
+
+def _make(folder: Folder) -> None:
+    """Make the folder of a narration. Raises OutputError for a path that cannot be one."""
+    try:
+        folder.make()
+    except OutputError as error:
+        raise OutputError(str(error), wrong_value=True) from error
 
 
 def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
@@ -322,7 +370,8 @@ def _engine(client: Client, asked: Asked, wanted: str) -> str:
         raise UnknownEngineError(
             f"no live worker says which engine speaks this book{f' with the voice {voice!r}' if voice else ''}; "
             "start a worker, or name one with --engine"
-            f"{'' if asked.settings.redis_named else f'; or {options.ADD_PRIVATE}'}"
+            f"{'' if asked.settings.redis_named else f'; or {options.ADD_PRIVATE}'}",
+            wrong_value=False,
         )
     return chosen
 
@@ -352,7 +401,8 @@ def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
     chapters = plan(book, recipe, Pronunciations.read(*asked.rules))
     own = {card.store for card in live} - {""}
     store = Store(asked.settings.store).id if own else ""
-    show_plan(book, chapters, recipe, live, store, as_json=as_json)
+    here = speeds.recall(asked.settings.cache_dir, OWN_ENGINE if engine == AUTO else engine)
+    show_plan(book, chapters, recipe, live, store, here, as_json=as_json)
 
 
 def _live(asked: Asked) -> tuple[list[WorkerCard], str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxspool.cli.narration_progress import hours
+from voxspool.cli.narration_progress import counted, hours
 from voxspool.narration.estimate import estimate
 from voxspool.narration.recipe import AUDIO
 
@@ -18,19 +18,29 @@ if TYPE_CHECKING:
     from voxspool.narration.estimate import Estimate
     from voxspool.narration.plan import Planned
     from voxspool.narration.recipe import Recipe
+    from voxspool.speeds import Measured
 
 _SIZED = {*AUDIO, "m4b"}
 """Formats whose size is worth a word."""
 
 
 def show_plan(
-    book: Book, chapters: tuple[Planned, ...], recipe: Recipe, cards: list[WorkerCard], store: str, *, as_json: bool
+    book: Book,
+    chapters: tuple[Planned, ...],
+    recipe: Recipe,
+    cards: list[WorkerCard],
+    store: str,
+    here: Measured | None,
+    *,
+    as_json: bool,
 ) -> None:
-    """Show it on stdout."""
+    """Show it on stdout. `here` is how fast this machine speaks, where that was measured."""
     language = recipe.language or book.language
     pauses_s = sum(part.pause_s for chapter in chapters for part in chapter.parts)
     characters = [chapter.characters for chapter in chapters]
-    found = estimate(characters, language, cards, recipe.engine, store, speed=recipe.speed, pauses_s=pauses_s)
+    found = estimate(
+        characters, language, cards, recipe.engine, store, speed=recipe.speed, pauses_s=pauses_s, here=here
+    )
     if as_json:
         about = [dataclasses.asdict(found) | {"title": book.title, "chapters": [_about(one) for one in chapters]}]
         click.echo(json.dumps(about[0]))
@@ -53,7 +63,7 @@ def _print(book: Book, chapters: tuple[Planned, ...], found: Estimate, recipe: R
     console.print(book.title, style="bold", markup=False, highlight=False)
     console.print(table)
     total = sum(chapter.characters for chapter in chapters)
-    click.echo(f"{len(chapters)} chapters, {total:,} characters, about {hours(found.audio_s)} of speech")
+    click.echo(f"{counted(len(chapters), 'chapter')}, {total:,} characters, about {hours(found.audio_s)} of speech")
     time = "time unknown" if found.work_s is None else f"about {hours(found.work_s)} of work"
     click.echo(f"{time}: {found.why}")
     sizes = [f"{one} {_size(found.files_bytes[one])}" for one in recipe.formats if one in _SIZED]

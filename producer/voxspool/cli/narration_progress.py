@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from voxspool.cli.progress import BAR, NARROW
 from voxspool.narration.narration import GivenUp, Segment, Spoken
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ LOOK_S: Final = 3.0
 """How often the workers are counted, in seconds: they say that they live as often."""
 MOST_LINES: Final = 8
 """Chapters shown at once, below the book's own line."""
+TITLE: Final = 32
+"""Most columns of a title."""
+REST: Final = len(" 100% ") + len("59 min of speech")
+"""Columns beside a title and, where the terminal has room for them, the bar and the time."""
 LISTED: Final = 20
 """Most segments with a fault that are listed on a terminal; the report has all of them."""
 
@@ -108,7 +113,7 @@ class _Bars(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         """Give the bars, then the line."""
         yield from super().get_renderables()
-        yield Text(self.below, no_wrap=True, overflow="ellipsis")
+        yield Text(self.below)
 
 
 class Display:
@@ -119,11 +124,13 @@ class Display:
         self._client = client
         self._id = narration.id
         self._console = Console(stderr=True)
+        self._narrow = self._console.width < NARROW
+        self._title_columns = max(8, min(TITLE, self._console.width - REST - (0 if self._narrow else BAR + 9)))
         self._progress = _Bars(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            *([] if self._narrow else [BarColumn(bar_width=BAR)]),
             TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
+            *([] if self._narrow else [TimeElapsedColumn()]),
             TextColumn("{task.fields[said]}"),
             console=self._console,
             transient=True,
@@ -132,7 +139,7 @@ class Display:
         self._whole = len(narration.tracks)
         found = sum(narration.chapters[number].characters for number in narration.tracks)
         self._characters = max(1, sum(chapter.characters for chapter in narration.chapters.values()))
-        self._book = self._progress.add_task(_cut(book.title), total=self._characters, completed=found, said="")
+        self._book = self._progress.add_task(self._cut(book.title), total=self._characters, completed=found, said="")
         self._lines: dict[int, TaskID] = {}
         self._pace = Pace()
         self._looked_s = 0.0
@@ -201,9 +208,10 @@ class Display:
             click.echo(f"voxspool: and {len(outcome.problems) - LISTED} more; see {outcome.report}", err=True)
         factor = self._pace.real_time_factor
         pace = "" if factor is None else f", {factor:.2g} of real time"
+        spoken = f"{counted(outcome.spoken, 'segment')} spoken, {outcome.reused} were there"
         click.echo(
-            f"{outcome.folder}: {outcome.chapters} chapters, {hours(outcome.duration_s)} of speech in "
-            f"{hours(self._pace.elapsed_s)}{pace}; {_segments(outcome.spoken)} spoken, {outcome.reused} were there",
+            f"{outcome.folder}: {counted(outcome.chapters, 'chapter')}, {hours(outcome.duration_s)} of speech in "
+            f"{hours(self._pace.elapsed_s)}{pace}; {spoken}",
             err=True,
         )
 
@@ -216,12 +224,16 @@ class Display:
         line = self._lines.get(news.number)
         if line is None and len(self._lines) < MOST_LINES:
             chapter = self._chapters[news.number]
-            label = _cut(f"{chapter.number:>4}. {chapter.chapter.title}")
+            label = self._cut(f"{chapter.number:>4}. {chapter.chapter.title}")
             line = self._lines[news.number] = self._progress.add_task(label, total=max(1, chapter.characters), said="")
         if line is not None:
             self._progress.advance(line, said)
             seconds = news.mark.end_pos / news.sample_rate
             self._progress.update(line, said=f"{hours(seconds)} of speech")
+
+    def _cut(self, title: str) -> str:
+        """Return a title that fits into its column."""
+        return title if len(title) <= self._title_columns else f"{title[: self._title_columns - 1]}…"
 
     def _close(self, number: int) -> None:
         """Take a chapter's line away."""
@@ -236,7 +248,7 @@ class Display:
         parts = [f"{self._whole}/{len(self._chapters)} chapters"]
         parts += [] if factor is None else [f"{factor:.2g} of real time"]
         parts += [] if left is None else [f"{hours(left)} left"]
-        parts += [f"{self._workers} worker{'' if self._workers == 1 else 's'}"]
+        parts += [counted(self._workers, "worker")]
         parts += [f"{self._faults} with a fault"] if self._faults else []
         return ", ".join(parts)
 
@@ -338,11 +350,6 @@ def _about(chapter: Planned) -> dict[str, Any]:
     return {"chapter": chapter.number, "title": chapter.chapter.title, "characters": chapter.characters}
 
 
-def _segments(count: int) -> str:
-    """Count them."""
-    return f"{count} segment{'' if count == 1 else 's'}"
-
-
-def _cut(title: str) -> str:
-    """Give a title that fits into its column."""
-    return title if len(title) <= 32 else f"{title[:31]}…"
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: 1 chapter, 2 chapters."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from voxspool.errors import InvalidJobError
-from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, PRIORITIES
+from voxspool.protocol import voices
+from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, PRIORITIES, JobSpec
 from voxspool.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ PRIVATE = click.option(
 ADD_PRIVATE = "add --private, which starts a Redis and a worker of its own"
 """What helps where a Redis was found that nobody named: it may be another program's."""
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+_BLANK: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+"""Unicode categories of what cannot be seen: blanks, line ends, control characters, marks of direction."""
 
 _TEXT = (
     click.argument("text", required=False),
@@ -55,32 +60,64 @@ def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_text(text: str | None, path: Path | None) -> str:
-    """Give the text: the argument, a file, or stdin for `-`.
+    """Return the text: the argument, a file, or stdin for `-`.
 
-    Raises click.UsageError for none or two of them, InvalidJobError for a file that cannot be read as UTF-8.
+    Raises click.UsageError for none or two of them, InvalidJobError for a text that is empty or is not UTF-8.
     """
-    if (text is None) == (path is None):
+    if text is not None and path is not None:
+        raise click.UsageError(f"give the text as an argument or with --file {path}, not both")
+    if text is None and path is None:
         raise click.UsageError("give the text, or - to read it from stdin, or --file FILE")
-    if path is None and text != "-":
-        return text or ""
-    source = str(path) if path else "stdin"
-    if path is None and sys.stdin is None:
-        raise InvalidJobError("stdin is closed; give the text as an argument or with --file")
+    source = "stdin" if "-" in (text, str(path)) else "the text" if path is None else str(path)
+    found = _decoded(_bytes(text, path, source), source)
+    if all(unicodedata.category(character) in _BLANK for character in found):
+        raise InvalidJobError(f"{source} is empty; there is nothing to speak")
+    return found
+
+
+def _bytes(text: str | None, path: Path | None, source: str) -> bytes:
+    """Return the text as the system gave it. Raises InvalidJobError."""
     try:
-        data = path.read_bytes() if path else sys.stdin.buffer.read()
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidJobError(f"{source} is not UTF-8 text (byte {error.start}); convert it first") from error
+        if source != "stdin":
+            return (text or "").encode(errors="surrogatepass") if path is None else path.read_bytes()
+        if sys.stdin is None:
+            raise InvalidJobError("stdin is closed; give the text as an argument or with --file")
+        return sys.stdin.buffer.read()
     except OSError as error:
         raise InvalidJobError(f"cannot read {source}: {error.strerror or error}") from error
 
 
+def _decoded(data: bytes, source: str) -> str:
+    """Return the text. Raises InvalidJobError."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidJobError(f"{source} is not UTF-8 text (byte {error.start}); convert it first") from error
+
+
+def job_spec(text: str, settings: Settings, chosen: dict[str, Any]) -> JobSpec:
+    """Return what is asked of a speech, by the options and the environment. Raises InvalidJobError."""
+    spec = JobSpec(text, **{"engine": settings.engine, "voice": settings.voice} | said(chosen))
+    if spec.voice is not None:
+        voices.parse(spec.voice)
+    return spec
+
+
 def settings(redis_url: str | None, *, private: bool = False) -> Settings:
-    """Read the environment; --redis wins. Raises click.UsageError where it is said together with --private."""
-    if private and redis_url:
+    """Read the environment; --redis wins, and with --private neither counts.
+
+    Raises click.UsageError for --redis together with --private, SettingsError, and RedisUnavailableError for a URL that
+    is none.
+    """
+    if private and redis_url is not None:
         raise click.UsageError("--private and --redis exclude each other: --private starts a Redis of its own")
+    from voxspool import connection
+
     found = Settings.from_env()
-    return replace(found, redis_url=redis_url, redis_named=True) if redis_url else found
+    chosen = replace(found, redis_url=redis_url, redis_named=True) if redis_url is not None else found
+    if not private:
+        connection.connect(chosen.redis_url).close()  # it sends nothing
+    return chosen
 
 
 def open_client(chosen: Settings) -> Client:

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 def preview(
     book: str, only: str | None, skip: str | None, voices: tuple[str, ...], pronunciations: Path | None
 ) -> None:
-    """Show BOOK (or - for stdin) as it will be spoken: with its pronunciations, pauses and voices.
+    """Show the text of BOOK (or - for stdin) as it will be spoken.
 
     \b
     voxspool preview book.epub --chapters 3 | less
+
+    Pronunciations are replaced; pauses and voices are shown as markers.
     """
     from voxspool.books import read_book
     from voxspool.books.pronunciation import Pronunciations

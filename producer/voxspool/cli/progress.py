@@ -6,7 +6,7 @@ Also the notice, due within two seconds wherever stderr goes, that no live worke
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 from rich.console import Console
@@ -24,15 +24,24 @@ if TYPE_CHECKING:
     from voxspool.protocol.stream import Entry
     from voxspool.reader import JobState
 
+BAR: Final = 24
+"""The width of a progress bar, in columns."""
+NARROW: Final = 60
+"""A terminal with fewer columns gets no bar."""
+REST: Final = len("  100%  ") + len(" 0:00:00")
+"""Columns beside the label, the bar and the numbers."""
+
 
 class SpeechProgress:
     """A live line: how far, how much speech, how soon it began, how fast against real time."""
 
     def __init__(self, characters: int, label: str) -> None:
         console = Console(stderr=True)
+        bar = [BarColumn(bar_width=BAR)] if console.width >= NARROW else []
+        self._room = console.width - len(label) - (BAR + 1) * len(bar) - REST
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            *bar,
             TextColumn("{task.percentage:>3.0f}%  {task.fields[said]}"),
             TimeElapsedColumn(),
             console=console,
@@ -84,11 +93,14 @@ class SpeechProgress:
             self._progress.update(self._task, completed=entry.end)
 
     def _line(self) -> str:
-        """Say it in numbers."""
+        """Write the numbers, as many as the terminal has room for."""
         first = "-" if self.first_chunk_s is None else f"{self.first_chunk_s:.2f} s"
         factor = self.real_time_factor
-        pace = "" if factor is None else f"  {factor:.3f} of real time"
-        return f"{self.spoken_s:.1f} s of speech  first after {first}{pace}"
+        line = f"{self.spoken_s:.1f} s of speech"
+        for more in (f"first after {first}", "" if factor is None else f"{factor:.3f} of real time"):
+            if len(line) + 2 + len(more) <= self._room:
+                line = f"{line}  {more}".rstrip()
+        return line
 
 
 class Unserved:

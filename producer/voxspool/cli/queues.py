@@ -19,12 +19,12 @@ _QUEUES = click.argument("queues", nargs=-1, metavar="[QUEUE]...")
 @_QUEUES
 @options.REDIS
 def pause(queues: Sequence[str], redis_url: str | None) -> None:
-    """Let the jobs of a QUEUE wait; what runs goes on. Without any, of all queues.
+    """Let the jobs of a QUEUE wait; jobs that run go on. Without QUEUE, pause all.
 
     \b
     voxspool pause batch                       books wait, notices are spoken
     voxspool pause xtts                        every queue of an engine
-    voxspool pause voxspool-auto-interactive   one queue, as `voxspool status` names it
+    voxspool pause voxspool-auto-interactive   one queue, by its name
     """
     queues_named(queues)  # refused here, before Redis is asked
     with options.open_client(options.settings(redis_url)) as client:
@@ -35,7 +35,7 @@ def pause(queues: Sequence[str], redis_url: str | None) -> None:
 @_QUEUES
 @options.REDIS
 def resume(queues: Sequence[str], redis_url: str | None) -> None:
-    """Let the jobs of a paused QUEUE be taken again. Without any, of all queues.
+    """Let the jobs of a paused QUEUE go on. Without QUEUE, resume all.
 
     \b
     voxspool resume batch

@@ -1,24 +1,38 @@
-"""`voxspool speak`: enqueue a text and follow it to a file; brings a Redis and a worker where there are none."""
+"""`voxspool speak`: enqueue a text and play it, or write it to a file; starts a Redis and a worker where none are."""
 
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from voxspool.cli import options
-from voxspool.cli.follow import record
+from voxspool.cli.follow import check_target, record
 from voxspool.cli.progress import SpeechProgress, Unserved
-from voxspool.errors import RedisError
-from voxspool.protocol.jobs import AUTO, JobSpec
+from voxspool.errors import (
+    InvalidJobError,
+    RedisError,
+    SpeechFailedError,
+    UnknownEngineError,
+    UnknownLanguageError,
+    UnknownVoiceError,
+)
+from voxspool.protocol.jobs import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from voxspool.client import Client, Speech
     from voxspool.settings import Settings
+
+OWN_ENGINE: Final = "piper"
+"""The engine of a worker that a command starts for itself, where none is named."""
+_REFUSALS: Final = frozenset(
+    kind.code for kind in (InvalidJobError, UnknownEngineError, UnknownVoiceError, UnknownLanguageError)
+)
+"""Codes of a failed job that could never be spoken as it was asked for."""
 
 
 @click.command()
@@ -28,45 +42,44 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     "target",
-    required=True,
     metavar="OUT",
-    help="A file (.wav .flac .mp3 .ogg .opus), or - for raw samples on stdout.",
+    help="Write a file (.wav .flac .mp3 .ogg .opus), or - for raw samples on stdout [play it].",
 )
 def speak(
-    text: str | None, path: Path | None, target: str, redis_url: str | None, private: bool,  # noqa: FBT001 - click's way
+    text: str | None, path: Path | None, target: str | None, redis_url: str | None, private: bool,  # noqa: FBT001 - click's way
     **chosen: Any,  # noqa: ANN401 - the speech's options
 ) -> None:  # fmt: skip
-    """Speak TEXT (or - for stdin) into a file.
+    """Speak TEXT (or - for stdin): play it, or write a file.
 
     \b
-    voxspool speak "Hello there." -o hello.wav
+    voxspool speak "Hello there."
     voxspool speak --file page.txt -o page.opus --voice en_US-joe-medium
     voxspool speak - -o - < page.txt | aplay -r 22050 -f S16_LE
 
-    Where no Redis is named and none is on the default port, or with --private, it starts one of its own, and a
-    worker. Ctrl-C cancels.
+    It plays while the speech is made. Where no Redis is named and none is on the default port, or with --private, it
+    starts one of its own, and a worker. Ctrl-C cancels.
     """
     words = options.read_text(text, path)
     settings = options.settings(redis_url, private=private)
-    spec_options = {"engine": settings.engine, "voice": settings.voice} | options.said(chosen)
-    spec = JobSpec(words, **spec_options)  # refused here, before anything is started
-    check_target(target)
+    spec = options.job_spec(words, settings, chosen)  # before anything is started
+    check_target(target, play=target is None)
     opened = client_or_embedded(settings, spec.engine, private=private)
     with opened as client, SpeechProgress(len(words), "speaking") as line:
         placed = client.place(spec)
         unserved = Unserved(client, has_private=True)
         unserved.look(placed.queue)
         with cancelled_by_interrupt(placed.speech):
-            record(placed.speech, target, line, unserved)
-    report(target, line)
+            _record(placed.speech, target, line, unserved)
+    report(target or "played", line)
 
 
-def check_target(target: str) -> None:
-    """Refuse a file that could not be written, before it is spoken. Raises OutputError."""
-    if target != "-":
-        from voxspool.audio import check_output
-
-        check_output(Path(target))
+def _record(speech: Speech, target: str | None, line: SpeechProgress, unserved: Unserved) -> None:
+    """Record or play a speech that was asked for here: a worker that refuses it tells of a wrong value."""
+    try:
+        record(speech, target, line, unserved, play=target is None)
+    except SpeechFailedError as error:
+        error.wrong_value = error.code in _REFUSALS
+        raise
 
 
 @contextlib.contextmanager
@@ -82,7 +95,7 @@ def client_or_embedded(settings: Settings, engine: str, *, private: bool) -> Ite
         with _open_found(settings) as client:
             yield client
         return
-    speaker = "piper" if engine == AUTO else engine
+    speaker = OWN_ENGINE if engine == AUTO else engine
     why = "starting a private Redis" if private else "no Redis on the default port; starting a private one"
     click.echo(f"voxspool: {why}, and a worker with {speaker}", err=True)
     with Embedded(speaker) as own, Client(own.url, settings=settings) as client:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxspool.cli import options
+from voxspool.command import CommandGroup
 from voxspool.errors import MissingExtraError, UnknownVoiceError
 from voxspool.hints import install_command
 from voxspool.protocol.near import did_you_mean
@@ -33,7 +34,7 @@ _LANGUAGE = click.option(
 _REPLACE = click.option("--replace", is_flag=True, help="Replace a cloned voice that has the name.")
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=CommandGroup, invoke_without_command=True)
 @options.JSON
 @options.REDIS
 @click.pass_context
@@ -90,14 +91,14 @@ def list_voices(as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 -
 @_REPLACE
 @options.REDIS
 def add(name: str, clips: tuple[Path, ...], languages: tuple[str, ...], replace: bool, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
-    """Clone the voice NAME from recordings: WAV, FLAC or MP3, one speaker, 10 to 30 s of clean speech.
+    """Clone the voice NAME from recordings of one speaker.
 
     \b
     voxspool voices add alice alice.wav
     voxspool voices add alice one.mp3 two.mp3 --language de --replace
 
-    At least 3 s of sound; of each recording the first 30 s are kept, 60 s in all. They are stored in Redis, so that
-    every worker has them. Clone only who agreed to it.
+    WAV, FLAC or MP3, 10 to 30 s of clean speech. At least 3 s of sound; of each recording the first 30 s are kept,
+    60 s in all. They are stored in Redis, so that every worker has them. Clone only who agreed to it.
     """
     with options.open_client(options.settings(redis_url)) as client:
         voice = client.add_voice(name, clips, replace=replace, languages=languages)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from voxspool.cards import WorkerCard
+    from voxspool.speeds import Measured
 
 ENGLISH: Final = 16.0
 """Characters a second, read aloud. Piper's English voice said 4,735 characters of prose, with its pauses between
@@ -46,8 +47,8 @@ class Estimate:
     audio_s: float
     """Its length, in seconds."""
     work_s: float | None
-    """How long the workers take that are alive now, if they do nothing else and nothing is in the store yet; None where
-    that cannot be said."""
+    """How long the workers take that are alive now, or this machine where none is, if they do nothing else and nothing
+    is in the store yet; None where that is not known."""
     why: str
     """What the time goes by, or why there is none, for people."""
     files_bytes: dict[str, int]
@@ -63,17 +64,22 @@ def estimate(
     *,
     speed: float = 1.0,
     pauses_s: float = 0.0,
+    here: Measured | None = None,
 ) -> Estimate:
     """Estimate a book by its chapters' characters, and the pauses that are certain.
 
-    A language that is not known here is taken as English.
+    A language that is not known here is taken as English. `here` is how fast this machine speaks: it is used where no
+    live worker takes books.
     """
     audio_s = sum(characters) / pace(language, engine) / speed + pauses_s
     serving = [card for card in cards if queue_name(engine, "batch") in card.queues]
     able = [card for card in serving if card.store == store_id]
     rates = [rate for card in able if (rate := _speech_rate(card))]
+    why = _why(engine, serving, able, rates)
+    if not serving:
+        rates, why = ([here.speech_rate] if here else []), f"{why}; {_how_fast_here(engine, here)}"
     work_s = (audio_s - pauses_s) / sum(rates) if rates else None
-    return Estimate(audio_s, work_s, _why(engine, serving, able, rates), _files_bytes(audio_s, able))
+    return Estimate(audio_s, work_s, why, _files_bytes(audio_s, able))
 
 
 def pace(language: str | None, engine: str) -> float:
@@ -100,6 +106,14 @@ def _why(engine: str, serving: list[WorkerCard], able: list[WorkerCard], rates: 
     others = len(able) - len(rates)
     more = f"; {others} more, and how fast is not known yet" if others else ""
     return f"{_workers(len(rates))} of {engine}, {sum(rates):.3g} s of audio a second in all{more}"
+
+
+def _how_fast_here(engine: str, here: Measured | None) -> str:
+    """Write how fast this machine speaks, or how to find that out."""
+    if here is None:
+        option = "" if engine == AUTO else f" --engine {engine}"
+        return f"measure this machine with `voxspool-worker check --bench{option}`, or start a worker, and plan again"
+    return f"on this machine {here.speech_rate:.3g} s of audio a second, measured on {here.day}"
 
 
 def _workers(number: int) -> str:

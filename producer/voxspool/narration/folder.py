@@ -20,6 +20,7 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -213,5 +214,7 @@ def narration_id(title: str, folder: Path) -> str:
 
 def file_name(title: str, suffix: str, number: int | None = None, last: int = 0) -> str:
     """Name a file for people: `03 The Title.flac`, or the title alone; in any folder of any system."""
+    encoding = sys.getfilesystemencoding()  # UTF-8 nearly everywhere; in a locale such as C it may be ASCII
+    title = title.encode(encoding, "ignore").decode(encoding)
     shown = " ".join(_FORBIDDEN.sub(" ", title).split())[:_NAME_CHARS].strip(" .") or "Untitled"
     return f"{shown}{suffix}" if number is None else f"{number:0{max(2, len(str(last)))}d} {shown}{suffix}"

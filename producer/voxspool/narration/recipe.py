@@ -77,11 +77,11 @@ def numbers(text: str, last: int) -> list[int]:
     for span in text.split(","):
         matched = _SPAN.fullmatch(span)
         if not matched:
-            raise BookError(f"chapters {text!r} are not numbers; write them like 3, 2-5 or 1,4,7-")
+            raise BookError(f"chapters {text!r} are not numbers; write them like 3, 2-5 or 1,4,7-", wrong_value=True)
         first = int(matched[1])
         until = first if "-" not in span else int(matched[2] or last)
         if not 1 <= first <= until <= last:
-            raise BookError(f"chapters {span.strip()!r} are not there: the book has 1 to {last}")
+            raise BookError(f"chapters {span.strip()!r} are not there: the book has 1 to {last}", wrong_value=True)
         found += range(first, until + 1)
     return found
 
@@ -93,7 +93,7 @@ def chosen(last: int, only: str | None, skipped: str | None) -> tuple[int, ...] 
     wanted = set(numbers(only, last)) if only else set(range(1, last + 1))
     left = tuple(sorted(wanted - set(numbers(skipped, last) if skipped else ())))
     if not left:
-        raise BookError("no chapter is left to narrate; see them with --plan")
+        raise BookError("no chapter is left to narrate; see them with --plan", wrong_value=True)
     return left
 
 
@@ -103,6 +103,6 @@ def voices_of(said: Iterable[str], last: int) -> tuple[tuple[int, str], ...]:
     for one in said:
         where, equals, voice = one.partition("=")
         if not (equals and voice):
-            raise BookError(f"{one!r} names no voice for a chapter; write it like 2-5=alice")
+            raise BookError(f"{one!r} names no voice for a chapter; write it like 2-5=alice", wrong_value=True)
         found |= dict.fromkeys(numbers(where, last), voice)
     return tuple(sorted(found.items()))

@@ -133,7 +133,8 @@ def check_name(name: str) -> str:
     """Give a name that a cloned voice may have. Raises VoiceError."""
     if not _NAME.fullmatch(name):
         raise VoiceError(
-            f"a voice cannot be called {_shown(name)}; take 1 to 64 letters (A to Z), digits, _ and -, such as alice-2"
+            f"a voice cannot be called {_shown(name)}; take 1 to 64 letters (A to Z), digits, _ and -, such as alice-2",
+            wrong_value=True,
         )
     return name
 

@@ -75,7 +75,8 @@ def find(settings: Settings) -> Checkpoint:
     """Find XTTS on this machine, and look at it. Raises CheckpointError where there is none, or none that is whole."""
     if settings.xtts_dir is not None:
         if not settings.xtts_dir.is_dir():
-            raise CheckpointError(f"VOXSPOOL_XTTS_DIR is {settings.xtts_dir}, and no such folder is there; correct it")
+            message = f"VOXSPOOL_XTTS_DIR is {settings.xtts_dir}, and no such folder is there; correct it"
+            raise CheckpointError(message, wrong_value=True)
         return look(settings.xtts_dir)
     for folder in places(settings):
         if (folder / WEIGHTS).exists():

@@ -1,0 +1,66 @@
+"""The command group of both `voxspool` and `voxspool-worker`: error messages, exit codes, help, output streams.
+
+Exit code 0: done. 1: it failed. 2: a wrong value on the command line, in a variable or in a text; nothing was started.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any, Final
+
+import click
+
+from voxspool.errors import VoxspoolError
+
+WRONG_VALUE: Final = 2
+"""The exit code of click's own usage errors."""
+_WHOLE_SENTENCE: Final = 1_000
+"""Longer than the first sentence of any help text."""
+
+
+class WrongValueError(click.ClickException):
+    """A wrong value that was found after the command line was parsed: one line, without the usage."""
+
+    exit_code = WRONG_VALUE
+
+
+class CommandGroup(click.Group):
+    """A group of commands that prints an error of ours as one line, and never cuts a summary in its help."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's own signature
+        """Run the command line."""
+        print_any_character()
+        return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        """Run a command, and turn an error of ours into one line and its exit code."""
+        try:
+            return super().invoke(ctx)
+        except VoxspoolError as error:
+            kind = WrongValueError if error.wrong_value else click.ClickException
+            raise kind(str(error)) from error
+        except BrokenPipeError:
+            raise  # the reader of the pipe has left: click ends quietly
+        except OSError as error:
+            raise click.ClickException(f"cannot read or write: {error}") from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands. A summary that does not fit the line is wrapped; click would cut it."""
+        rows = [
+            (name, command.get_short_help_str(_WHOLE_SENTENCE))
+            for name in self.list_commands(ctx)
+            if (command := self.get_command(ctx, name)) and not command.hidden
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def print_any_character() -> None:
+    """Let stdout and stderr print characters that their encoding lacks, as escapes such as \\u2026.
+
+    A narrow code page (cp1252 on Windows, ASCII with LANG=C) would end the command with a UnicodeEncodeError otherwise.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

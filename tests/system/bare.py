@@ -1,0 +1,98 @@
+"""An environment as a new user has it, with only what the README installs; and a loudspeaker that is a file."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from processes import ROOT
+
+README = ROOT / "README.md"
+ALSA: Path = Path("/usr/share/alsa/alsa.conf")
+
+
+def unavailable(why: str) -> NoReturn:
+    """Skip the test on a developer's machine, and fail it in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def uv() -> str:
+    """Give the uv that the Makefile would take."""
+    found = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    return found or unavailable("there is no uv: see the Makefile")
+
+
+def python(version: str) -> Path:
+    """Give an interpreter of a version; the shims of pyenv are there for versions that do not run."""
+    roots = (Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions").glob(f"{version}.*")
+    named = [shutil.which(f"python{version}"), *(root / "bin" / "python" for root in sorted(roots))]
+    for one in filter(None, named):
+        command = [one, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if (done.returncode, done.stdout.strip()) == (0, version):
+            return Path(one)
+    pytest.skip(f"there is no Python {version} on this machine")
+
+
+def install_line() -> str:
+    """Give the README's one line that installs everything from this repository."""
+    lines = re.findall(
+        r"^.*\bpip install .*\./producer.*\./worker.*$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert lines, "the README shows no line that installs both packages"
+    return str(lines[0]).partition("#")[0]
+
+
+def environment(folder: Path, interpreter: Path) -> Path:
+    """Make a virtual environment with what the README installs, from the lock; give the folder of its commands."""
+    wanted = shlex.split(install_line().split("pip install", 1)[1])
+    install = [uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
+    for command in (
+        [uv(), "venv", "--quiet", "--python", str(interpreter), str(folder)],
+        [*install, "--constraint", "requirements.lock", *wanted],
+    ):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+        if re.search("dns error|error sending request|Could not connect|Connection refused", done.stderr):
+            unavailable("the package index cannot be reached")
+        assert done.returncode == 0, done.stderr
+    return folder / "bin"
+
+
+def has_portaudio() -> bool:
+    """Whether a loudspeaker can be a file here: with PortAudio, on ALSA."""
+    return bool(ctypes.util.find_library("portaudio")) and ALSA.is_file()
+
+
+def loudspeaker(folder: Path) -> tuple[dict[str, str], Path]:
+    """Give the variables that make a file the loudspeaker, and the file: what PortAudio plays is written to it."""
+    if not has_portaudio():
+        pytest.skip("there is no PortAudio on ALSA here: apt install libportaudio2")
+    heard = folder / "heard.raw"
+    variables = _configured(
+        folder / "loudspeaker.conf",
+        f'pcm.!default {{ type plug slave.pcm "heard" }}\n'
+        f'pcm.heard {{ type file slave.pcm "null" file "{heard}" format "raw" }}\n',
+    )
+    return variables, heard
+
+
+def no_loudspeaker(folder: Path) -> dict[str, str]:
+    """Give the variables that leave this machine without a sound card, if it has one; harmless without PortAudio."""
+    return _configured(folder / "no-loudspeaker.conf", "pcm.!default { type hw card 99 }\n", alone=True)
+
+
+def _configured(path: Path, config: str, *, alone: bool = False) -> dict[str, str]:
+    """Write a configuration of ALSA; give the variable that has it read, after the system's own or alone."""
+    path.write_text(config, encoding="utf-8")
+    return {"ALSA_CONFIG_PATH": str(path) if alone else f"{ALSA}:{path}"}

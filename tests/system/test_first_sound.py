@@ -1,0 +1,80 @@
+"""The first sound: the README's one install line in a bare environment, and then a hello is heard."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import bare
+from processes import skip_where_a_redis_is_found
+
+HELLO = 'voxspool speak "Hello."'
+RUNNING = ".".join(map(str, sys.version_info[:2]))
+
+
+@pytest.fixture(scope="module", params=["3.11", "3.12", "3.13", "3.14"])
+def commands(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of commands of a bare environment, for each Python that is on this machine."""
+    interpreter = Path(sys.executable) if request.param == RUNNING else bare.python(request.param)
+    return bare.environment(tmp_path_factory.mktemp("bare") / "venv", interpreter)
+
+
+@pytest.fixture
+def environ(commands: Path, tmp_path: Path) -> dict[str, str]:
+    """What a new user's shell says, who has activated the environment."""
+    skip_where_a_redis_is_found()
+    return {"HOME": str(tmp_path), "PATH": f"{commands}:/usr/bin:/bin", "SHELL": "/bin/bash"}
+
+
+def run(line: str, folder: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = ["sh", "-c", line]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_after_the_readmes_line_a_hello_is_heard(environ: dict[str, str], tmp_path: Path) -> None:
+    assert HELLO in bare.README.read_text(encoding="utf-8")
+    variables, heard = bare.loudspeaker(tmp_path)
+    done = run(HELLO, tmp_path, environ | variables)
+    assert done.returncode == 0, done.stderr
+    samples = np.fromfile(heard, "<i2")
+    assert len(samples) > 0.3 * 22_050
+    assert np.abs(samples).max() > 3_000, "a voice, not silence"
+
+
+def test_without_a_loudspeaker_one_line_says_how_to_write_a_file_and_that_works(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    no_device = bare.no_loudspeaker(tmp_path)
+    done = run(HELLO, tmp_path, environ | no_device)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("write a file instead: -o hello.wav")
+    written = run(f"{HELLO} -o hello.wav", tmp_path, environ | no_device)
+    assert written.returncode == 0, written.stderr
+    assert soundfile.info(tmp_path / "hello.wav").duration > 0.3
+
+
+def test_the_demo_leaves_a_file_and_ends_with_the_next_steps(
+    commands: Path, environ: dict[str, str], tmp_path: Path
+) -> None:
+    off_path = environ | bare.no_loudspeaker(tmp_path) | {"PATH": "/usr/bin:/bin"}
+    done = run(f"{commands / 'voxspool'} demo --engine tone", tmp_path, off_path)
+    assert done.returncode == 0, done.stderr
+    assert soundfile.info(tmp_path / "demo.wav").duration > 10
+    _, steps = done.stderr.split("\nNext steps:\n")
+    assert "demo.wav" in steps
+    activate, speak = steps.splitlines()[-2:]
+    assert re.split(r" {3,}", activate.strip()) == [f"source {commands / 'activate'}", "put voxspool on your PATH"]
+    assert speak.strip().startswith(f"{HELLO} -o hello.wav")
+    script = f"{activate.split('   ')[0]}; {speak.split('   ')[0]} --engine tone"
+    again = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=off_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "hello.wav").exists()
