@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shlex
 import subprocess
 import venv
@@ -218,3 +219,10 @@ def test_no_module_but_hints_says_how_to_install() -> None:
         if any("pip install" in text for text in (*spoken(tree), *help_texts(tree))):
             found.add(path)
     assert found == {ROOT / "producer" / "voxspool" / "hints.py"}
+
+
+def test_no_document_installs_by_a_name_that_no_index_has_yet() -> None:
+    documents = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    assert documents
+    for path in documents:
+        assert not re.search(r"pip install\b[^`\n]* '?voxspool", path.read_text(encoding="utf-8")), path
