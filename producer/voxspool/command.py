@@ -1,11 +1,13 @@
 """The command group of both `voxspool` and `voxspool-worker`: error messages, exit codes, help, output streams.
 
 Exit code 0: done. 1: it failed. 2: a wrong value on the command line, in a variable or in a text; nothing was started.
+130: interrupted.
 """
 
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from typing import Any, Final
 
@@ -15,6 +17,8 @@ from voxspool.errors import VoxspoolError
 
 WRONG_VALUE: Final = 2
 """The exit code of click's own usage errors."""
+INTERRUPTED: Final = 130
+"""What a shell reports of a program that Ctrl-C ended: 128 and the number of SIGINT."""
 _WHOLE_SENTENCE: Final = 1_000
 """Longer than the first sentence of any help text."""
 
@@ -54,6 +58,25 @@ class CommandGroup(click.Group):
         ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+class InterruptibleGroup(CommandGroup):
+    """A group whose commands end with exit code 130 on Ctrl-C, and in the same way on SIGTERM and SIGHUP."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        """Run a command.
+
+        SIGTERM (`timeout` sends it) and SIGHUP (a closed terminal) work as Ctrl-C does, so that a command stops the
+        processes that it started. A signal that it was told to ignore (by `nohup`) stays ignored, as Python does with
+        Ctrl-C.
+        """
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
+                signal.signal(getattr(signal, name), signal.default_int_handler)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
 
 
 def print_any_character() -> None:

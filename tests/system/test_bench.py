@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parents[2] / "benchmarks" / "bench.py"
 
 BOTH = {
@@ -20,6 +22,7 @@ OURS = {
 PIPER = {"piper first chunk", "piper real-time factor"}
 
 
+@pytest.mark.long
 def test_a_quick_run_measures_every_figure(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     command = [sys.executable, str(BENCH), "--quick", "--out", str(out)]

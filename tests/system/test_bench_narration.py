@@ -15,6 +15,7 @@ from narration_book import CHAPTER_SHARES, book
 BENCH = Path(__file__).parents[2] / "benchmarks" / "narration.py"
 
 
+@pytest.mark.long
 def test_a_quick_run_measures_every_narration(tmp_path: Path) -> None:
     out = tmp_path / "narration.json"
     command = [sys.executable, str(BENCH), "--quick", "--out", str(out)]

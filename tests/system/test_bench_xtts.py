@@ -16,6 +16,7 @@ OURS = ("voxspool fp32", "voxspool bf16", "voxspool int8")
 BOTH = ("load", "peak memory", "first chunk", "sentence", "passage", "chunk")
 
 
+@pytest.mark.long
 def test_a_quick_run_measures_every_figure_of_both(tmp_path: Path) -> None:
     pytest.importorskip("TTS", reason="XTTS is not installed")
     pytest.importorskip("matplotlib", reason="pip install -r benchmarks/requirements.txt")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 LOAD = Path(__file__).parents[2] / "benchmarks" / "load.py"
 NONE = ("jobs failed", "lost samples", "doubled samples")
 TIMES = (
@@ -19,6 +21,7 @@ MEMORY = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_quick_load_with_a_kill_and_a_stall_loses_and_doubles_nothing(tmp_path: Path) -> None:
     out = tmp_path / "load.json"
     command = [sys.executable, str(LOAD), "--quick", "--out", str(out)]

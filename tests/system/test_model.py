@@ -23,6 +23,7 @@ from functools import lru_cache
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -355,6 +356,7 @@ class Lane:
         run_state_machine_as_test(spooler, settings=plan)
 
 
+@pytest.mark.long
 def test_whatever_happens_in_whatever_order_each_sample_is_spoken_once(tmp_path: Path) -> None:
     first, runs = int(os.environ.get("MODEL_SEED", "0")), int(os.environ.get("MODEL_RUNS", RUNS))
     lanes = [Lane(number, first, tmp_path) for number in range(min(LANES, runs))]

@@ -108,6 +108,7 @@ def speakers(store: Path) -> Counter[str]:
     return Counter(json.loads(path.read_text())["worker"] for path in store.glob("??/*.json"))
 
 
+@pytest.mark.long
 def test_a_book_comes_out_the_same_though_a_worker_and_the_command_are_killed(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], db: redis.Redis, tmp_path: Path
 ) -> None:
@@ -263,6 +264,7 @@ def test_a_job_that_is_gone_ends_its_own_reading_alone(
 
 
 @pytest.mark.voice
+@pytest.mark.long
 def test_every_kind_of_file_is_what_other_programs_take(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:

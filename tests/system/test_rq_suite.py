@@ -13,6 +13,7 @@ from processes import ROOT, clean_env, server_path
 NOT_TO_BE_HAD = 3
 
 
+@pytest.mark.long
 def test_rqs_own_tests_of_workers_do_with_ours_what_is_listed() -> None:
     command = [sys.executable, "tests/rq_suite/run.py"]
     environ = clean_env() | {"REDIS_SERVER": str(server_path())}

@@ -73,6 +73,7 @@ def test_a_text_is_spoken_and_its_stream_says_how(client: Client, start_xtts: St
     assert samples(other) != samples(speech)
 
 
+@pytest.mark.long
 def test_another_worker_goes_on_where_one_was_killed(client: Client, start_xtts: StartWorker) -> None:
     text = TEXT * 4
     whole = start_xtts()
@@ -106,6 +107,7 @@ def clip(tmp_path: Path) -> Path:
     return tmp_path / "clara.wav"
 
 
+@pytest.mark.long
 def test_a_voice_is_cloned_computed_once_and_cached(
     client: Client, start_xtts: StartWorker, run_cli: RunCli, clip: Path
 ) -> None:

@@ -9,12 +9,12 @@ import importlib.util
 import json
 import os
 import shlex
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from voxspool.command import InterruptibleGroup
 from voxspool.errors import CheckpointError, MissingExtraError, OutputError, UnknownLanguageError, UnknownVoiceError
 from voxspool.hints import install_command, program
 from voxspool.protocol.near import did_you_mean
@@ -33,32 +33,17 @@ if TYPE_CHECKING:
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 SOUND_FILES: Final = (".wav", ".flac", ".mp3", ".ogg")
 """What `try -o` writes."""
-INTERRUPTED: Final = 130
 
 
-class _Voices(click.Group):
-    """A group whose commands end alike by Ctrl-C, a `timeout` and a closed terminal: what they began, they undo."""
-
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
-        """Run a command; an interrupt is exit code 130."""
-        for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.default_int_handler)
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise SystemExit(INTERRUPTED) from None
-
-
-@click.group(cls=_Voices)
+@click.group(cls=InterruptibleGroup)
 def voices() -> None:
     """List the voices of this machine; search, get and try Piper's.
 
     \b
-    voxspool-worker voices list                         the voices of this machine
-    voxspool-worker voices search german                what Piper's catalogue has
-    voxspool-worker voices get en_US-ljspeech-medium    download a voice for the worker
-    voxspool-worker voices try en_US-ljspeech-medium    hear it
+    voxspool-worker voices list                        voices of this machine
+    voxspool-worker voices search german               what Piper's catalogue has
+    voxspool-worker voices get en_US-ljspeech-medium   download a voice
+    voxspool-worker voices try en_US-ljspeech-medium   hear it
 
     Cloned voices lie in Redis; `voxspool voices` lists them.
     """

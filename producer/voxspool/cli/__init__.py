@@ -6,7 +6,6 @@ can be piped.
 
 from __future__ import annotations
 
-import signal
 import warnings
 from typing import Any
 
@@ -20,28 +19,17 @@ from voxspool.cli.preview import preview
 from voxspool.cli.queues import pause, resume
 from voxspool.cli.speak import speak
 from voxspool.cli.voices import voices
-from voxspool.command import CommandGroup
+from voxspool.command import InterruptibleGroup
 from voxspool.waiting import NoWorkerWarning
 
 
-class Command(CommandGroup):
-    """The group of `voxspool`: an interrupt ends it with exit code 130."""
+class Command(InterruptibleGroup):
+    """The group of `voxspool`."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
-        """Run a command.
-
-        SIGTERM (`timeout` sends it) and SIGHUP (a closed terminal) work as Ctrl-C does, so that a command stops the
-        processes that it started. A signal that it was told to ignore (by `nohup`) stays ignored, as Python does with
-        Ctrl-C.
-        """
-        for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
-                signal.signal(getattr(signal, name), signal.default_int_handler)
+        """Run a command."""
         warnings.simplefilter("ignore", NoWorkerWarning)  # the commands say it themselves (progress.Unserved)
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
+        return super().invoke(ctx)
 
 
 @click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})

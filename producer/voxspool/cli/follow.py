@@ -14,6 +14,7 @@ import click
 
 from voxspool.cli import options
 from voxspool.cli.progress import SpeechProgress, Unserved
+from voxspool.command import INTERRUPTED
 from voxspool.errors import MissingExtraError, OutputError, ProtocolError
 from voxspool.protocol.stream import START, EntryId
 from voxspool.reader import raise_for
@@ -69,7 +70,7 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
                     said = f"{line.spoken_s:.1f} s of speech"
         except KeyboardInterrupt:
             click.echo(f"voxspool: interrupted; the job goes on, come back with: voxspool follow {job}", err=True)
-            raise SystemExit(130) from None
+            raise SystemExit(INTERRUPTED) from None
         click.echo(f"job {job}: {said}", err=True)
 
 

@@ -15,6 +15,7 @@ from voxspool.cli import options
 from voxspool.cli.books import as_path, warn
 from voxspool.cli.progress import Unserved
 from voxspool.cli.speak import OWN_ENGINE, client_or_embedded
+from voxspool.command import INTERRUPTED
 from voxspool.embedded import somebody_listens
 from voxspool.errors import (
     BookError,
@@ -50,7 +51,6 @@ VERIFY_MODEL: Final = "base"
 """The Whisper model that --verify uses where none is named."""
 FAILED: Final = 1
 """Exit code where a segment did not pass its checks, a chapter was given up, or some of the book could not be read."""
-INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import click
 from voxspool.cli import options
 from voxspool.cli.follow import check_target, record
 from voxspool.cli.progress import SpeechProgress, Unserved
+from voxspool.command import INTERRUPTED
 from voxspool.errors import (
     InvalidJobError,
     RedisError,
@@ -128,7 +129,7 @@ def cancelled_by_interrupt(speech: Speech) -> Iterator[None]:
         click.echo(
             f"voxspool: interrupted; job {speech.id} is {'being cancelled' if said == 'asked' else said}", err=True
         )
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
 
 
 def report(target: str, line: SpeechProgress) -> None:

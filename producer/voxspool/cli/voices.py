@@ -59,10 +59,12 @@ def voices(context: click.Context, /, **given: Any) -> None:  # noqa: ANN401 - w
 @options.JSON
 @options.REDIS
 def list_voices(as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
-    """List the voices that live workers have, and the cloned ones; without a Redis, those of this machine.
+    """List the voices of live workers, or of this machine.
 
     \b
     voxspool voices list --json
+
+    With a Redis it lists what live workers have, and the cloned voices; without one, the voices of this machine.
     """
     from voxspool.embedded import somebody_listens
 
