@@ -70,19 +70,6 @@ def test_the_two_commands_are_make_targets() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_the_worker_commands_exist(redis_server: RedisServer) -> None:
-    for line in block("Running it", "sh").splitlines():
-        command = line.split("#")[0].split()
-        if command[0] == "voxspool-worker":
-            command = [*command[:2], "--help"]
-            assert (
-                subprocess.run(
-                    command, capture_output=True, env=environment(redis_server), timeout=60, check=False
-                ).returncode
-                == 0
-            )
-
-
 def test_every_variable_and_every_linked_file_is_there() -> None:
     for variable in VARIABLES:
         assert f"`{variable}`" in README
