@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     StartWorker = Callable[..., WorkerProcess]
 
 
-def one_line(done: subprocess.CompletedProcess[bytes]) -> str:
-    """Exit code 1 and one line on stderr that says why."""
-    assert done.returncode == 1, done.stderr.decode()
+def one_line(done: subprocess.CompletedProcess[bytes], code: int = 1) -> str:
+    """Give the one line on stderr that says why; 1 is the exit code of a failure, 2 of a wrong value."""
+    assert done.returncode == code, done.stderr.decode()
     (line,) = done.stderr.decode().strip().splitlines()
     assert line.startswith("Error: ")
     return line
@@ -131,15 +131,18 @@ def test_what_cannot_be_spoken_is_one_clear_line(
         "has other characters": ["enqueue", "Hello.", "--job-id", "a b"],
         "no suffix of an audio file": ["speak", "Hello.", "-o", str(tmp_path / "out.mp5")],
         "there is no folder": ["speak", "Hello.", "-o", str(tmp_path / "nowhere" / "out.wav")],
-        "there is no job 'nobody'": ["follow", "nobody"],
-        "no job 'stranger'": ["status", "stranger"],
-        "is not an entry's id": ["follow", "nobody", "--raw", "--from", "yesterday"],
     }
-    run_cli("enqueue", "Known.", "--job-id", "nobodys")
     for saying, arguments in refused.items():
+        assert saying in one_line(run_cli(*arguments), code=2), arguments
+    failed = {"there is no job 'nobody'": ["follow", "nobody"], "no job 'stranger'": ["status", "stranger"]}
+    run_cli("enqueue", "Known.", "--job-id", "nobodys")
+    for saying, arguments in failed.items():
         assert saying in one_line(run_cli(*arguments)), arguments
-    assert "100,001 characters" in one_line(run_cli("enqueue", "-", stdin=b"x" * 100_001))
-    assert "is not UTF-8" in one_line(run_cli("enqueue", "-", stdin=b"\xff\xfeh\x00"))
+    assert "100,001 characters" in one_line(run_cli("enqueue", "-", stdin=b"x" * 100_001), code=2)
+    assert "is not UTF-8" in one_line(run_cli("enqueue", "-", stdin=b"\xff\xfeh\x00"), code=2)
+    assert "nobodys" in one_line(run_cli("enqueue", "Other.", "--job-id", "nobodys"), code=2)
+    other = run_cli("enqueue", "Hello.", "--voice", "sin", "--engine", "tone").stdout.decode().strip()
+    assert "did you mean sine" in one_line(run_cli("follow", other)), "the value was not wrong in this command"
     assert list(tmp_path.glob("out*")) == []
     assert db.llen("rq:queue:voxspool-auto-interactive") == 0
 
@@ -149,7 +152,7 @@ def test_no_redis_too_old_a_redis_and_a_password_are_one_clear_line(run_cli: Cli
     line = one_line(run_cli("enqueue", "Hello.", redis_url=nobody))
     assert "no Redis answers at redis://:***@127.0.0.1" in line
     assert "secret" not in line
-    assert "is not a Redis URL" in one_line(run_cli("status", redis_url="http://example.org"))
+    assert "is not a Redis URL" in one_line(run_cli("status", redis_url="http://example.org"), code=2)
 
     locked = RedisServer(tmp_path, ("--requirepass", "sesame"))
     locked.start()
@@ -169,6 +172,23 @@ def test_a_worker_without_its_redis_is_one_clear_line() -> None:
     done = subprocess.run(command, capture_output=True, env=clean_env(), timeout=30, check=False)
     assert "no Redis answers" in one_line(done)
     assert b"secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "said"),
+    [
+        (["run", "--redis", "nonsense"], {}, "'nonsense' is not a Redis URL"),
+        (["check", "--redis", "nonsense"], {}, "'nonsense' is not a Redis URL"),
+        (["run"], {"VOXSPOOL_WORKER_JOBS": "0"}, "VOXSPOOL_WORKER_JOBS is '0'"),
+        (["run"], {"VOXSPOOL_PIPER_VOICES": "/nonexistent"}, "no folder of Piper voices /nonexistent"),
+        (["run", "--engine", "tone"], {"VOXSPOOL_STORE": "s4://bucket"}, "s4://bucket cannot be a segment store"),
+        (["check"], {"VOXSPOOL_NONSENSE": "1"}, "unknown environment variable VOXSPOOL_NONSENSE"),
+    ],
+)
+def test_a_wrong_value_ends_a_worker_with_2(arguments: list[str], environ: dict[str, str], said: str) -> None:
+    command = [sys.executable, "-m", "voxspool_worker", *arguments]
+    done = subprocess.run(command, capture_output=True, env=clean_env() | environ, timeout=60, check=False)
+    assert said in one_line(done, code=2)
 
 
 def test_check_says_what_this_machine_has(redis_server: RedisServer) -> None:

@@ -73,17 +73,6 @@ def test_the_make_commands_are_targets() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_the_worker_commands_exist(redis_server: RedisServer) -> None:
-    shown = (block("Install", "sh") + block("Run a worker", "sh")).splitlines()
-    commands = [line.split("#")[0].split() for line in shown if line.startswith("voxspool-worker ")]
-    assert len(commands) == 2
-    for program, command in commands:
-        help_shown = subprocess.run(
-            [program, command, "--help"], capture_output=True, env=environment(redis_server), timeout=60, check=False
-        )
-        assert help_shown.returncode == 0, help_shown.stderr
-
-
 def test_every_extra_and_every_page_of_the_documentation_is_named() -> None:
     for folder in ("producer", "worker"):
         project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
