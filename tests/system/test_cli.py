@@ -141,8 +141,6 @@ def test_what_cannot_be_spoken_is_one_clear_line(
     assert "100,001 characters" in one_line(run_cli("enqueue", "-", stdin=b"x" * 100_001), code=2)
     assert "is not UTF-8" in one_line(run_cli("enqueue", "-", stdin=b"\xff\xfeh\x00"), code=2)
     assert "nobodys" in one_line(run_cli("enqueue", "Other.", "--job-id", "nobodys"), code=2)
-    other = run_cli("enqueue", "Hello.", "--voice", "sin", "--engine", "tone").stdout.decode().strip()
-    assert "did you mean sine" in one_line(run_cli("follow", other)), "the value was not wrong in this command"
     assert list(tmp_path.glob("out*")) == []
     assert db.llen("rq:queue:voxspool-auto-interactive") == 0
 
@@ -174,6 +172,15 @@ def test_a_worker_without_its_redis_is_one_clear_line() -> None:
     assert b"secret" not in done.stderr
 
 
+def test_a_worker_that_refuses_a_value_ends_speak_with_2_and_follow_with_1(
+    run_cli: Cli, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker("piper")
+    german = ["Guten Tag.", "--engine", "piper", "--language", "de", "--job-id", "german"]
+    assert "de" in one_line(run_cli("speak", *german, "-o", str(tmp_path / "a.wav")), code=2)
+    one_line(run_cli("follow", "german"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "environ", "said"),
     [
@@ -185,9 +192,12 @@ def test_a_worker_without_its_redis_is_one_clear_line() -> None:
         (["check"], {"VOXSPOOL_NONSENSE": "1"}, "unknown environment variable VOXSPOOL_NONSENSE"),
     ],
 )
-def test_a_wrong_value_ends_a_worker_with_2(arguments: list[str], environ: dict[str, str], said: str) -> None:
+def test_a_wrong_value_ends_a_worker_with_2(
+    redis_server: RedisServer, arguments: list[str], environ: dict[str, str], said: str
+) -> None:
     command = [sys.executable, "-m", "voxspool_worker", *arguments]
-    done = subprocess.run(command, capture_output=True, env=clean_env() | environ, timeout=60, check=False)
+    variables = clean_env() | {"VOXSPOOL_REDIS_URL": redis_server.url} | environ
+    done = subprocess.run(command, capture_output=True, env=variables, timeout=60, check=False)
     assert said in one_line(done, code=2)
 
 

@@ -404,7 +404,7 @@ def test_without_piper_too_a_worker_ends_with_the_reason_of_the_engine_that_was_
     start_worker: StartWorker, redis_server: RedisServer
 ) -> None:
     worker = start_worker("xtts", wait=False, environ=NO_XTTS | NO_PIPER)
-    assert worker.wait() == 1
+    assert worker.wait() == 2
     line = worker.said().strip().splitlines()[-1]
     assert line.startswith("Error: ")
     assert "PIPER" not in line
