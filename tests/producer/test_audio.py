@@ -452,7 +452,8 @@ def test_a_disk_that_fills_up_is_an_error_even_by_one_byte_and_leaves_no_file(
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_disk_that_has_room_again_later_does_not_hide_the_hole(tmp_path: Path, suffix: str) -> None:
-    *said, last = speech(noise(8))
+    # More than Python keeps in a buffer, 128 KiB from 3.14 on: what is still there meets no full disk.
+    *said, last = speech(noise(60))
     recorder = Recorder(tmp_path / f"a{suffix}")
 
     def record_on_a_disk_that_is_full_for_a_while() -> None:
