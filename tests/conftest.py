@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from voxspool.settings import forbid_telemetry
 
 forbid_telemetry()
+settings.register_profile("voxspool", deadline=None)  # a busy machine is slow
+settings.load_profile("voxspool")
 
 
 @pytest.hookimpl(trylast=True)

@@ -15,8 +15,11 @@ from typing import NoReturn
 import pytest
 
 from processes import ROOT
+from shared import made_once
 
 README = ROOT / "README.md"
+RUNNING = ".".join(map(str, sys.version_info[:2]))
+"""The version of the Python that runs the tests."""
 ALSA: Path = Path("/usr/share/alsa/alsa.conf")
 
 
@@ -54,19 +57,24 @@ def install_line() -> str:
     return str(lines[0]).partition("#")[0]
 
 
-def environment(folder: Path, interpreter: Path) -> Path:
-    """Make a virtual environment with what the README installs, from the lock; give the folder of its commands."""
+def environment(factory: pytest.TempPathFactory, version: str) -> Path:
+    """Return the folder of commands of a virtual environment with what the README installs, from the lock."""
+    interpreter = Path(sys.executable) if version == RUNNING else python(version)
+    return made_once(factory, f"bare-{version}", lambda folder: _install(folder, interpreter)) / "bin"
+
+
+def _install(folder: Path, interpreter: Path) -> None:
+    """Make the environment."""
     wanted = shlex.split(install_line().split("pip install", 1)[1])
-    install = [uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
+    install = [uv(), "pip", "install", "--quiet", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
     for command in (
-        [uv(), "venv", "--quiet", "--python", str(interpreter), str(folder)],
+        [uv(), "venv", "--quiet", "--clear", "--python", str(interpreter), str(folder)],
         [*install, "--constraint", "requirements.lock", *wanted],
     ):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
         if re.search("dns error|error sending request|Could not connect|Connection refused", done.stderr):
             unavailable("the package index cannot be reached")
         assert done.returncode == 0, done.stderr
-    return folder / "bin"
 
 
 def has_portaudio() -> bool:

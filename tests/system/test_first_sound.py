@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,15 +13,16 @@ import soundfile
 import bare
 from processes import skip_where_a_redis_is_found
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 HELLO = 'voxspool speak "Hello."'
-RUNNING = ".".join(map(str, sys.version_info[:2]))
 
 
 @pytest.fixture(scope="module", params=["3.11", "3.12", "3.13", "3.14"])
 def commands(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of commands of a bare environment, for each Python that is on this machine."""
-    interpreter = Path(sys.executable) if request.param == RUNNING else bare.python(request.param)
-    return bare.environment(tmp_path_factory.mktemp("bare") / "venv", interpreter)
+    return bare.environment(tmp_path_factory, request.param)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from processes import ROOT
+from shared import made_once
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -40,10 +41,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build each source distribution, and each wheel from its source distribution; give their folder."""
     if lacking := [tool for tool in TOOLS if importlib.util.find_spec(tool) is None]:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{', '.join(lacking)} not installed")
-    folder = tmp_path_factory.mktemp("dist")
-    for side in SIDES:
-        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT / side)
-    return folder
+
+    def build(folder: Path) -> None:
+        for side in SIDES:
+            run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT / side)
+
+    return made_once(tmp_path_factory, "dist", build)
 
 
 def wheel(built: Path, side: str) -> Path:

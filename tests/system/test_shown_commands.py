@@ -11,8 +11,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -24,6 +22,7 @@ from reference import SENTENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "supervisor" / "README.md"]
 COMMAND = re.compile(r"(?:[A-Z]\w*=\S+ )*(?:(?:cat|echo) [^|]*\| )?voxspool(?:-worker)?(?: (?P<words>.*))?")
@@ -69,7 +68,7 @@ def test_each_reason_is_of_a_command_that_is_shown() -> None:
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bare.environment(tmp_path_factory.mktemp("bare") / "venv", Path(sys.executable))
+    return bare.environment(tmp_path_factory, bare.RUNNING)
 
 
 @pytest.fixture
