@@ -10,6 +10,7 @@ SEED ?= 1
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses
 WAITING := $(PYTEST) $(shell expr 3 '*' $(CORES)) --maxschedchunk 1
+XTTS_TESTS := tests/worker/xtts tests/system/test_xtts.py tests/system/test_bench_xtts.py
 COMPUTING := $(PYTEST) $(CORES) --maxschedchunk 1
 
 # uv installs from requirements.lock and checks the hash of each file. The one on the PATH is used, else one in the environment.
@@ -35,8 +36,8 @@ demo: $(ENVIRONMENT) ## speak a passage with Piper through a private Redis and w
 	@$(BIN)/voxspool demo -o demo.wav
 
 test: install ## all tests: unit, and system on a real server (Valkey) and real workers
-	$(WAITING) --durations 10 --ignore tests/worker/xtts
-	$(COMPUTING) --durations 10 tests/worker/xtts
+	$(WAITING) --durations 10 $(foreach one,$(XTTS_TESTS),--ignore $(one))
+	$(COMPUTING) --durations 10 $(XTTS_TESTS)
 
 test-redis: install ## the system tests on another server: make test-redis SERVER=/path/to/redis-server, or SERVER=oldest
 	@test -n "$(SERVER)" || { echo "say which server: make test-redis SERVER=/usr/bin/redis-server, or SERVER=oldest"; exit 2; }

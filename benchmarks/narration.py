@@ -72,7 +72,7 @@ class Plan:
     """Characters of the books by which memory is measured."""
 
 
-QUICK: Final = Plan(characters=800, workers=(1, 2), pinned=(1,), lengths=(800, 1600))
+QUICK: Final = Plan(characters=400, workers=(1, 2), pinned=(1,), lengths=(400, 800))
 
 
 @dataclass(frozen=True, slots=True)

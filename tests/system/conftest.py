@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
 
-from processes import RedisServer, WorkerProcess, clean_env, server_path, start_program, until
+from forks import ForkedProcess, ForkServer
+from processes import DEADLINE_S, RedisServer, WorkerProcess, clean_env, server_path, start_program, until
 from proxy import Proxy
 from voxspool import Client, Settings
 from voxspool.protocol import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+MODULE = ("-m", "voxspool_worker")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,9 +61,21 @@ def client(redis_server: RedisServer) -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    with contextlib.closing(ForkServer()) as server:
+        yield server
+
+
 @pytest.fixture
-def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
-    """Start a worker and wait until it takes jobs. Its log stands in `worker-N.log` of the test's folder."""
+def start_worker(
+    redis_server: RedisServer, db: redis.Redis, tmp_path: Path, fork_server: ForkServer
+) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start a worker and wait until it takes jobs. Its log stands in `worker-N.log` of the test's folder.
+
+    A worker with tone is forked; one with another engine, another program, an environment for Python itself, or
+    whose start the test watches (`wait=False`) is started afresh.
+    """
     started: list[WorkerProcess] = []
 
     def start(
@@ -67,25 +84,28 @@ def start_worker(redis_server: RedisServer, db: redis.Redis, tmp_path: Path) -> 
         wait: bool = True,
         environ: dict[str, str] | None = None,
         redis_url: str = redis_server.url,
-        program: tuple[str, ...] = ("-m", "voxspool_worker"),
+        program: tuple[str, ...] = MODULE,
     ) -> WorkerProcess:
         before = db.smembers(keys.WORKERS)
         log = tmp_path / f"worker-{len(started)}.log"
-        command = [sys.executable, *program, "run", "--engine", engine, "--redis", redis_url]
-        with log.open("w") as out:
-            process = start_program(
-                [*command, *options],
-                stderr=out,
-                stdout=out,
-                text=True,
-                env=clean_env()
-                | {"VOXSPOOL_HEALTH_DIR": str(tmp_path / "health"), "VOXSPOOL_STORE": str(tmp_path / "store")}
-                | (environ or {}),
-            )
+        arguments = ["run", "--engine", engine, "--redis", redis_url, *options]
+        own = {"VOXSPOOL_HEALTH_DIR": str(tmp_path / "health"), "VOXSPOOL_STORE": str(tmp_path / "store")}
+        own |= environ or {}
+        forked = wait and engine == "tone" and program == MODULE and not any(name.startswith("PYTHON") for name in own)
+        process: subprocess.Popen[str] | ForkedProcess
+        with log.open("w") as out, Path(os.devnull).open() as nothing:
+            if forked:
+                streams = nothing.fileno(), out.fileno(), out.fileno()
+                process = fork_server.start("voxspool_worker", arguments, clean_env() | own, streams)
+            else:
+                process = start_program(
+                    [sys.executable, *program, *arguments], stderr=out, stdout=out, text=True, env=clean_env() | own
+                )
         worker = WorkerProcess(process, log)
         started.append(worker)
         if wait:
-            until(lambda: "worker.ready" in worker.said() or process.poll() is not None, "a worker")
+            limit_s = 120.0 if engine == "xtts" else DEADLINE_S  # PyTorch is large
+            until(lambda: "worker.ready" in worker.said() or process.poll() is not None, "a worker", limit_s)
             assert process.poll() is None, worker.said()
             (name,) = db.smembers(keys.WORKERS) - before
             worker.name = name.decode()
@@ -108,12 +128,21 @@ def proxies(redis_server: RedisServer, db: redis.Redis) -> Iterator[Callable[[],
 
 
 @pytest.fixture
-def run_cli(redis_server: RedisServer) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+def run_cli(redis_server: RedisServer, fork_server: ForkServer) -> Callable[..., subprocess.CompletedProcess[bytes]]:
     """Run `voxspool …` in a process of its own, against the test's Redis."""
 
     def run(*arguments: str, stdin: bytes = b"", redis_url: str | None = None) -> subprocess.CompletedProcess[bytes]:
         environ = clean_env() | {"VOXSPOOL_REDIS_URL": redis_url or redis_server.url}
-        command = [sys.executable, "-m", "voxspool", *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, env=environ, timeout=120, check=False)
+        with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+            given.write(stdin)
+            given.seek(0)
+            process = fork_server.start("voxspool", arguments, environ, (given.fileno(), out.fileno(), err.fileno()))
+            try:
+                code = process.wait(120)
+            finally:
+                process.kill()
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(["voxspool", *arguments], code, out.read(), err.read())
 
     return run

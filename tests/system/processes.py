@@ -22,6 +22,8 @@ from voxspool.embedded import carried_server, find_server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from forks import ForkedProcess
+
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0
 SERVER_PORTS = (20_000, 32_000)
@@ -124,7 +126,7 @@ class RedisServer:
 class WorkerProcess:
     """A voxspool-worker in a process of its own."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | ForkedProcess
     log: Path
     name: str = ""
 

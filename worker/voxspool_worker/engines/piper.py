@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from voxspool.errors import CheckpointError, MissingExtraError, SettingsError, UnknownVoiceError
-from voxspool.hints import missing, program
+from voxspool.hints import install_command, missing, program
 from voxspool.protocol.environment import PIPER_VOICES
 from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
 from voxspool_worker.settings import forbid_telemetry
@@ -83,7 +83,8 @@ class PiperEngine:
         found = find_voices(folders)
         if not found:
             looked = " and ".join(str(folder) for folder in folders)
-            raise UnknownVoiceError(f"engine piper found no voice in {looked}; get one: {get} {STARTER}")
+            said = f"engine piper found no voice in {looked}; get one: {get} {STARTER}"
+            raise UnknownVoiceError(said, wrong_value=False)
         self.sample_rate = max(source.sample_rate for _, source in found.values())
         self.voices: Mapping[str, Voice] = {name: voice for name, (voice, _) in found.items()}
         self._sources = {name: source for name, (_, source) in found.items()}
@@ -93,6 +94,11 @@ class PiperEngine:
         first = first or next(iter(found))
         try:
             self._load(first)
+        except ImportError as error:
+            raise MissingExtraError(
+                f"piper-tts cannot be imported ({_first_line(error)}); install it again: "
+                f"{install_command('voxspool-worker', 'piper')}"
+            ) from error
         except Exception as error:  # ONNX Runtime's errors have no base but this
             raise CheckpointError(
                 f"{self._sources[first].model} cannot be loaded ({_first_line(error)}); delete it, or get it again: "

@@ -1,0 +1,202 @@
+"""Start our programs as forks of a process that has imported them.
+
+A program started afresh spends 0.5 s of CPU on imports, and the tests start many hundreds. A fork is a process like any
+other: it has its own id, memory and environment, gets signals, and ends as Python ends. Programs that depend on how
+Python starts (PYTHONPATH, another main file, a compiled library's threads) are started afresh; see `start_worker`.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+PRELOADED: Final = (
+    "voxspool.cli", "voxspool.client", "voxspool.audio", "voxspool_worker.cli", "voxspool_worker.worker",
+    "voxspool_worker.exposition", "voxspool_worker.engines", "voxspool_worker.engines.tone",
+)  # fmt: skip
+HEADER: Final = struct.Struct("!I")
+"""The length of a request, in bytes."""
+STREAMS: Final = 3
+"""stdin, stdout and stderr go with each request, and the end of a pipe on which the exit code comes back."""
+
+
+class ForkServer:
+    """The process that forks. One for each process of the test run, ended with it: its socket closes then."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__)), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+
+    def start(
+        self, module: str, arguments: Sequence[str], environ: Mapping[str, str], streams: tuple[int, int, int]
+    ) -> ForkedProcess:
+        """Run `python -m module arguments` with an environment, and with these descriptors as its streams."""
+        result, theirs = os.pipe()
+        request = json.dumps([module, list(arguments), dict(environ), str(Path.cwd())]).encode()
+        fds = array.array("i", [*streams, theirs])
+        self._socket.sendmsg([HEADER.pack(len(request))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        self._socket.sendall(request)
+        os.close(theirs)
+        (pid,) = struct.unpack("!i", os.read(result, 4))
+        return ForkedProcess(pid, result)
+
+    def close(self) -> None:
+        """End the server. Programs that it started go on."""
+        self._socket.close()
+        self._process.wait()
+
+
+class ForkedProcess:
+    """A program that the server forked, with the methods of subprocess.Popen that tests use."""
+
+    def __init__(self, pid: int, result: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._result = result
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs."""
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end. Raises subprocess.TimeoutExpired."""
+        code = self._look(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the program is known to have ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _look(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._result], [], [], timeout)[0]:
+            data = os.read(self._result, 4)
+            os.close(self._result)
+            self.returncode = struct.unpack("!i", data)[0] if data else -signal.SIGKILL
+        return self.returncode
+
+
+# The server's side
+
+
+def serve(control: socket.socket) -> tuple[str, list[str]]:
+    """Fork for each request until the socket closes. Return in the fork alone: the module to run, and its arguments."""
+    running: dict[int, int] = {}
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        ready = select.select([control, woken], [], [])[0]
+        if woken in ready:
+            os.read(woken, 4096)
+            _report_ended(running)
+        if control in ready:
+            request = _receive(control)
+            if request is None:
+                sys.exit()
+            (module, arguments, environ, folder), fds = request
+            pid = os.fork()
+            if pid == 0:
+                for number in (*running.values(), woken, wake, control.fileno()):
+                    os.close(number)
+                control.detach()
+                _become(environ, folder, fds)
+                return module, arguments
+            os.write(fds[STREAMS], struct.pack("!i", pid))
+            running[pid] = fds[STREAMS]
+            for number in fds[:STREAMS]:
+                os.close(number)
+
+
+def _receive(control: socket.socket) -> tuple[Any, list[int]] | None:
+    """Read a request and its descriptors; None where the socket closed."""
+    fds = array.array("i")
+    header, ancillary, _, _ = control.recvmsg(HEADER.size, socket.CMSG_SPACE((STREAMS + 1) * fds.itemsize))
+    if len(header) < HEADER.size:
+        return None
+    fds.frombytes(ancillary[0][2])
+    (length,) = HEADER.unpack(header)
+    data = b""
+    while len(data) < length:
+        data += control.recv(length - len(data))
+    return json.loads(data), list(fds)
+
+
+def _report_ended(running: dict[int, int]) -> None:
+    """Write the exit codes of all that have ended."""
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        result = running.pop(pid)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(result, struct.pack("!i", os.waitstatus_to_exitcode(status)))
+        os.close(result)
+
+
+def _become(environ: dict[str, str], folder: str, fds: list[int]) -> None:
+    """Turn this fork into a program that was just started."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, fd in enumerate(fds[:STREAMS]):
+        os.dup2(fd, number)
+    for fd in fds:
+        os.close(fd)
+    os.environ.clear()
+    os.environ.update(environ)
+    if "TZ" in environ:
+        time.tzset()
+    os.chdir(folder)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
+
+
+def main() -> None:
+    """Import, serve; in a fork, run the program."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    sys.path.pop(0)  # the folder of the tests
+    for name in PRELOADED:
+        importlib.import_module(name)
+    module, arguments = serve(control)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
