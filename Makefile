@@ -22,7 +22,7 @@ INSTALL := $(UV) pip install --python $(BIN)/python --compile-bytecode --constra
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-redis rq-suite soak check lock platforms packages bench bench-xtts bench-narration load clean
+.PHONY: help install demo test test-redis rq-suite soak lint check lock platforms packages bench bench-xtts bench-narration load clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 22
@@ -49,11 +49,13 @@ rq-suite: install ## RQ's own tests of workers, run against ours
 soak: install ## RUNS=1000 random runs of faults on real processes, from SEED=1 on; half an hour
 	MODEL_RUNS=$(RUNS) MODEL_SEED=$(SEED) $(BIN)/python -m pytest -s tests/system/test_model.py
 
-check: install ## lint, types, import contracts, and all unit tests except those of XTTS; a minute
+lint: install ## style, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint ## what `make lint` does, and all unit tests except those of XTTS; a minute
 	$(COMPUTING) tests/producer tests/worker --ignore tests/worker/xtts
 
 lock: $(ENVIRONMENT) ## renew requirements.lock: the newest version of every dependency, for all systems and Pythons
