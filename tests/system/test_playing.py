@@ -94,7 +94,7 @@ def broken(tmp_path: Path, how: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("lacking", "named"),
     [
-        (without_sounddevice, r"needs the Python package sounddevice; install it: .*install .*\[play\]"),
+        (without_sounddevice, r"needs the Python package sounddevice; install it with: .*install .*\[play\]"),
         (without_portaudio, r"needs PortAudio; install it: sudo apt install libportaudio2 \(Debian"),
         (without_a_device, r"no loudspeaker that works \(Error querying device -1\)"),
     ],

@@ -97,7 +97,7 @@ def test_queues_are_paused_and_resumed_from_the_shell(client: Client, run_cli: R
     waits = run_cli("enqueue", "Hello.", "--priority", "batch")
     assert b"voxspool-auto-batch is paused; the job waits" in waits.stderr
     refused = run_cli("pause", "bach")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert refused.stderr.startswith(b'Error: there is no queue "bach" (did you mean batch')
     assert run_cli("resume").returncode == 0
     assert client.paused() == []
@@ -220,7 +220,7 @@ def test_a_worker_that_has_grown_ends_between_jobs_to_be_started_again(
 
 def test_a_worker_whose_limit_is_too_low_to_start_says_so(start_worker: StartWorker) -> None:
     worker = start_worker(environ={"VOXSPOOL_WORKER_MEMORY_MB": "1"}, wait=False)
-    assert worker.wait() == 1
+    assert worker.wait() == 2
     assert "Error: VOXSPOOL_WORKER_MEMORY_MB is 1, and this worker has" in worker.said()
     assert "Traceback" not in worker.said()
 

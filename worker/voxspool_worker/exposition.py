@@ -42,7 +42,8 @@ def serve(port: int) -> Callable[[Collector], None]:
         start_http_server(port, addr=HOST, registry=registry)
     except OSError as error:
         raise SettingsError(
-            f"metrics cannot be served on {HOST}:{port}: {error.strerror}; choose another port for --metrics"
+            f"metrics cannot be served on {HOST}:{port}: {error.strerror}; choose another port for --metrics",
+            wrong_value=False,
         ) from error
     return registry.register
 

@@ -342,7 +342,7 @@ def _not_here(name: str, found: Iterable[str], command: str) -> UnknownVoiceErro
     """Make the error for a voice that this machine has not."""
     voice = name.partition("#")[0]
     if PIPER_NAME.fullmatch(voice) and voice not in found:
-        return UnknownVoiceError(f"voice {name} is not on this machine; get it: {command} {voice}")
+        return UnknownVoiceError(f"voice {name} is not on this machine; get it: {command} {voice}", wrong_value=False)
     hint = did_you_mean(name, found)
     search = f"{program('voxspool-worker')} voices search"
     return UnknownVoiceError(f"there is no Piper voice {name!r:.80} on this machine{hint}; `{search}` shows others")
