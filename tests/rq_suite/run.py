@@ -117,7 +117,8 @@ def run_tests(folder: Path, modules: list[str], expected: Expectations) -> dict[
         )
         found = read(report)
     if done.returncode not in {0, 1}:
-        said = f"pytest ended with {done.returncode}: {last_line(done.stdout)}"
+        broken = [line for line in done.stdout.splitlines() if line.startswith("INTERNALERROR>")]
+        said = f"pytest ended with {done.returncode}: {' '.join(broken[-3:]) or last_line(done.stdout)}"
         found[f"{modules[0]}.and-others"] = Outcome("failed", worker=True, worked=False, said=said)
     return found
 

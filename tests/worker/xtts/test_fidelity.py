@@ -71,7 +71,7 @@ def test_the_command_shows_that_the_precisions_are_near_to_fp32_and_int8_is_fart
 
 def test_without_a_checkpoint_it_is_one_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["check", "--fidelity"], env={"VOXSPOOL_XTTS_DIR": str(tmp_path / "no")})
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "VOXSPOOL_XTTS_DIR" in done.output
     assert "Traceback" not in done.output
 
