@@ -33,7 +33,7 @@ JOB: Final = "shown"
 
 ELSEWHERE: Final = {
     r"--engine xtts|worker warm|check --fidelity": "needs XTTS's weights: 2 GB, and a licence to agree to",
-    r"voices (add|show|rm)\b|clara|alice": "speaks a cloned voice, which needs XTTS; tests/system/test_voices.py has one",
+    r"voices (add|show|rm)\b|clara|alice": "a cloned voice needs XTTS; tests/system/test_voices.py has one",
     r"voices (search|get|try)\b|ljspeech": "needs Piper's catalogue; tests/system/test_voice_commands.py has one",
     r"--metrics": "needs the extra metrics, and takes a fixed port; see tests/system/test_metrics.py",
     r"thewarmlamp-": "the id is of an earlier run; see tests/system/test_narration_docs.py",
