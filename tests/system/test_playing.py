@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -139,4 +140,5 @@ def test_the_next_steps_activate_the_environment_in_the_users_shell(
     start_worker()
     environ = {"SHELL": shell, "PATH": "/usr/bin:/bin"} | without_sounddevice(tmp_path)
     done = run("demo", "--engine", "tone", "--redis", redis_server.url, environ=environ)
-    assert f"  {line.format(f'{sys.prefix}/bin/')}" in done.stderr
+    verb, script = line.split("{}")
+    assert f"  {verb}{shlex.quote(f'{sys.prefix}/bin/{script.strip()}')} " in done.stderr

@@ -140,6 +140,8 @@ def test_progress_fits_the_terminal(
 def test_no_output_fails_on_a_narrow_code_page(
     redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path, environ: dict[str, str]
 ) -> None:
+    if environ is C_LOCALE and not sys.prefix.isascii():
+        pytest.skip("with this locale Python itself cannot start from such a path")
     start_worker()
     book = tmp_path / "book.md"
     book.write_text(BOOK, encoding="utf-8")

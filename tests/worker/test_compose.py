@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -264,7 +265,7 @@ def test_an_extra_that_does_not_exist_stops_the_build_with_its_name(extras: str,
     dockerfile = (ROOT / "worker/Dockerfile").read_text().replace("\\\n", "")
     [check] = [line for line in instructions(dockerfile, "RUN") if line.startswith("python -c")]
     done = subprocess.run(
-        ["sh", "-c", check.replace("python -c", f"{sys.executable} -c", 1)],
+        ["sh", "-c", check.replace("python -c", f"{shlex.quote(sys.executable)} -c", 1)],
         env={"EXTRAS": extras},
         cwd=ROOT,
         capture_output=True,
