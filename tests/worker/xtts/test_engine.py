@@ -176,7 +176,7 @@ def test_a_runaway_ends_at_what_is_plausible_and_the_mark_says_so(make: Make) ->
 
 def test_what_nobody_heard_is_spoken_again_and_the_best_is_kept(make: Make) -> None:
     engine = make(NEVER)
-    engine.admit(segment(engine))
+    engine.admit(segment(engine, SENTENCE))  # long enough for three tries of the other
     engine.admit(segment(engine, "No.", index=1))
     spoken = outcome(to_end(engine), index=1)
     assert (spoken.tries, spoken.fault) == (3, "rate")
