@@ -72,7 +72,7 @@ def connect_async(url: str) -> redis_asyncio.Redis:
 
 
 class FirstAnswer:
-    """Whether a server has ever answered. Until it has, it is asked once, and not again and again.
+    """True once a server has answered. Before that a request is not repeated.
 
     A thread asks: no timeout of a socket bounds the lookup of a host's name, or the tries of its several addresses.
     """
@@ -142,7 +142,7 @@ class PatientPool(redis.ConnectionPool):
     first: FirstAnswer | None = None
 
     def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own signature
-        """Give a connection that is good. Raises redis.ConnectionError or redis.TimeoutError."""
+        """Return a working connection. Raises redis.ConnectionError or redis.TimeoutError."""
         if self.first:
             self.first.wait()
         for wait_s in _CLOSED_WAITS_S:
@@ -161,7 +161,7 @@ class AsyncPatientPool(redis_asyncio.ConnectionPool):
     first: FirstAnswer | None = None
 
     async def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own signature
-        """Give a connection that is good. Raises redis.ConnectionError or redis.TimeoutError."""
+        """Return a working connection. Raises redis.ConnectionError or redis.TimeoutError."""
         if self.first:
             await self.first.wait_async()
         for wait_s in _CLOSED_WAITS_S:
@@ -247,12 +247,12 @@ def _no_url(url: str) -> RedisUnavailableError:
 
 
 def _no_redis(url: str, why: str) -> str:
-    """Say that another program than Redis answers."""
+    """Return the message for a URL at which a program answers that is not Redis."""
     return f"what answers at {shown(url)} is no Redis ({why}); name a Redis with --redis or VOXSPOOL_REDIS_URL"
 
 
 def _path_hint(url: str) -> str:
-    """Say how a path is written in a URL, where that may be what went wrong."""
+    """Return how to write a path in a URL, if the path may be the reason for a failure; else an empty string."""
     if url.startswith("unix:") and any(mark in url for mark in "#?%"):
         return "; in the path of the URL write % as %25, # as %23 and ? as %3F"
     return ""

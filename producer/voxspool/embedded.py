@@ -305,7 +305,7 @@ def _find_fault(server: Path) -> str | None:
 
 
 def _how_to_install() -> str:
-    """Say how to get a server on this system."""
+    """Return the advice how to get a server on this system."""
     if platform.system() == "Windows":
         return (
             "on Windows none can be started: run voxspool in WSL (wsl --install), or name a Redis with "

@@ -45,10 +45,10 @@ class VoxspoolError(Exception):
     code = "error"
     """Short name of the kind of error, stable across versions: it is what a `failed` entry carries."""
     wrong_value = False
-    """Whether the caller gave a value that can never be used: an option, a variable, a name, the text of a job."""
+    """True if the caller gave a value that can never be used: an option, a variable, a name, the text of a job."""
 
     def __init__(self, message: str = "", *, wrong_value: bool | None = None) -> None:
-        """Take the message. `wrong_value` is said where it differs from what is usual for the class."""
+        """Store the message. Pass `wrong_value` only if it differs from the default of the class."""
         super().__init__(message)
         if wrong_value is not None:
             self.wrong_value = wrong_value

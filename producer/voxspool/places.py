@@ -267,7 +267,7 @@ class _Objects:
             fsspec.get_filesystem_class(scheme)
         except ValueError:
             hint = did_you_mean(scheme, fsspec.available_protocols())
-            message = f"{self._shown} cannot be a segment store: nobody knows {scheme}://{hint}"
+            message = f"{self._shown} cannot be a segment store: unknown store scheme {scheme}://{hint}"
             raise StoreError(message, wrong_value=True) from None
         except ImportError as error:
             raise MissingExtraError(_lacks(self._shown, error)) from error

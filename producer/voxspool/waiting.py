@@ -41,7 +41,7 @@ class Watch:
         self._warned = False
 
     def due(self, state: str) -> bool:
-        """Whether to look for a worker now. Call it after each second in which nothing came, with the job's state."""
+        """Return whether to look for a worker now. Call it after each silent second, with the state of the job."""
         self._silent = self._silent + 1 if state == "queued" else 0
         return not self._warned and self._silent >= FIRST_LOOK and (self._silent - FIRST_LOOK) % LOOK_EVERY == 0
 
@@ -50,7 +50,7 @@ class Watch:
         self._silent = 0
 
     def warn(self, why: str | None) -> None:
-        """Give a NoWorkerWarning, unless a worker serves the queue (None)."""
+        """Issue a NoWorkerWarning with the reason; do nothing if a worker serves the queue (None)."""
         if why is not None:
             self._warned = True
             warnings.warn(why, NoWorkerWarning, stacklevel=_callers_level())

@@ -92,7 +92,7 @@ BAD = {
 @pytest.mark.parametrize("body", [*BAD, None])
 @pytest.mark.parametrize("carried", [True, False])
 def test_a_server_that_cannot_be_used_is_passed_over_and_said_where_there_is_no_other(
-    body: str | None, carried: bool, path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest  # noqa: FBT001
+    body: str | None, carried: bool, path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest  # noqa: FBT001 - pytest passes parameters by name
 ) -> None:  # fmt: skip
     server = program(path, "redis-server", body or "")
     if body is None:

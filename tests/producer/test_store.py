@@ -530,8 +530,8 @@ class TestAPlace:
     @pytest.mark.parametrize(
         ("place", "said"),
         [
-            ("s4://bucket/x", r"s4://bucket/x cannot be a segment store: nobody knows s4:// \(there is: "),
-            ("memroy://x", r"nobody knows memroy:// \(did you mean memory\?\)"),
+            ("s4://bucket/x", r"s4://bucket/x cannot be a segment store: unknown store scheme s4:// \(there is: "),
+            ("memroy://x", r"unknown store scheme memroy:// \(did you mean memory\?\)"),
             ("s3:/bucket/x", r"s3:/bucket/x is neither a folder nor one URL; write it like s3://bucket/prefix"),
             ("simplecache::s3://b/x", "neither a folder nor one URL"),
             ("s3::memory://x", "neither a folder nor one URL"),

@@ -249,7 +249,7 @@ def test_a_voice_with_a_hostile_description_is_not_offered(server: VoiceServer, 
 
 
 @pytest.mark.parametrize(
-    "name", ["../../de_DE-anna-low", "/tmp/de_DE-anna-low", "de_DE-a/b-low", "de_DE-a b-low", "CON"]
+    "name", ["../../de_DE-anna-low", "/anywhere/de_DE-anna-low", "de_DE-a/b-low", "de_DE-a b-low", "CON"]
 )
 def test_a_name_that_is_a_path_is_not_offered(server: VoiceServer, name: str) -> None:
     server.entries = {

@@ -125,7 +125,7 @@ def record(
 
 
 def _recorded(entries: Iterable[Entry], recorder: Recorder) -> Iterator[Entry]:
-    """Give the entries, each recorded first."""
+    """Yield the entries, after each one was recorded."""
     for entry in entries:
         recorder.add(entry)
         yield entry

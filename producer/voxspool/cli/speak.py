@@ -85,7 +85,7 @@ def _record(speech: Speech, target: str | None, line: SpeechProgress, unserved: 
 
 @contextlib.contextmanager
 def client_or_embedded(settings: Settings, engine: str, *, private: bool) -> Iterator[Client]:
-    """Give a client of the Redis that was named or listens on the default port; else of one of our own, and say so.
+    """Open a client of the Redis that was named or listens on the default port; else start a private one, and print it.
 
     With `private` it is always one of our own. Raises RedisError for a Redis that cannot be used.
     """
@@ -104,7 +104,7 @@ def client_or_embedded(settings: Settings, engine: str, *, private: bool) -> Ite
 
 
 def _open_found(settings: Settings) -> Client:
-    """Give a client; what cannot be used and was not even named may be left alone with --private.
+    """Open a client. If nobody named this Redis, the error message names --private.
 
     Raises RedisError.
     """
