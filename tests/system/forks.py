@@ -184,7 +184,7 @@ def _become(environ: dict[str, str], folder: str, fds: list[int]) -> None:
         time.tzset()
     os.chdir(folder)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
+        stream.reconfigure(encoding="utf-8", line_buffering=True)
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 def test_ten_thousand_words_do_not_slow_a_chapter(rules: object) -> None:
     few, many = (
-        rules("\n".join(f"word{number} => spoken{number}" for number in range(words)))  # type: ignore[operator]
+        rules("\n".join(f"word{number} => spoken{number}" for number in range(words)))  # type: ignore[operator] - a fixture that is a function
         for words in (100, 10_000)
     )
     text = "word17 stands among others, and nothing else. " * 2_000
