@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 READ_BYTES: Final = 1 << 30
 """Far more than any cache."""
-SIDE: Final = 2048
-"""Of the square matrices that are multiplied."""
+SMALLEST_SIDE: Final = 256
+LARGEST_SIDE: Final = 2048
+"""Of the square matrices that are multiplied, in rows."""
+ENOUGH_S: Final = 0.05
+"""A product that takes so long is measured well enough, in seconds. Without instructions for bf16 a processor needs half a
+minute for the largest."""
 TRIES: Final = 5
 
 
 def limits() -> dict[str, Any]:
-    """Measure; seconds."""
+    """Measure this machine. It takes seconds."""
     numbers = torch.ones(READ_BYTES // 8, dtype=torch.int64)
     return {
         "read_gb_s": READ_BYTES / 1e9 / _best_s(numbers.sum),
@@ -33,13 +37,18 @@ def limits() -> dict[str, Any]:
 
 
 def _gflops(dtype: torch.dtype) -> float:
-    """Measure a product of matrices."""
-    one = torch.randn(SIDE, SIDE, dtype=dtype)
-    return 2 * SIDE**3 / 1e9 / _best_s(lambda: one @ one)
+    """Measure a product of matrices: of the largest, or of the first that takes long enough."""
+    side = SMALLEST_SIDE
+    while True:
+        one = torch.randn(side, side, dtype=dtype)
+        took_s = _best_s(lambda one=one: one @ one)
+        if took_s >= ENOUGH_S or side == LARGEST_SIDE:
+            return 2 * side**3 / 1e9 / took_s
+        side *= 2
 
 
 def _best_s(work: Callable[[], object]) -> float:
-    """Give the shortest time of a few."""
+    """Return the shortest time of a few tries, in seconds."""
     work()
     took = []
     for _ in range(TRIES):
