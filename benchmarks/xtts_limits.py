@@ -20,8 +20,8 @@ SMALLEST_SIDE: Final = 256
 LARGEST_SIDE: Final = 2048
 """Of the square matrices that are multiplied, in rows."""
 ENOUGH_S: Final = 0.05
-"""A product that takes so long is measured well enough, in seconds. A processor without instructions for bf16 needs half
-a minute for the largest."""
+"""A product that takes so long is measured well enough, in seconds. A processor without instructions for bf16 needs
+half a minute for the largest."""
 TRIES: Final = 5
 
 

@@ -36,7 +36,7 @@ def program(name: str) -> str:
     found = shutil.which(name)
     if (found and Path(found).parent == own.parent) or not own.exists():
         return name
-    return shlex.quote(_shortest(own))
+    return shlex.quote(typed_path(own))
 
 
 def missing(what: str, package: str | None, distribution: str, *extras: str) -> str:
@@ -84,7 +84,7 @@ def _from_disk(record: dict[str, Any], installed: str, distribution: str, extras
     if origin is None or not origin.exists():
         return []
     editable = record.get("dir_info", {}).get("editable")
-    return [*(["-e"] if editable else []), _shortest(origin) + extras]
+    return [*(["-e"] if editable else []), typed_path(origin) + extras]
 
 
 def _sibling(origin: Path, distribution: str) -> Path | None:
@@ -100,13 +100,13 @@ def _installer() -> str:
     found = shutil.which("pip")
     if found and Path(found).parent == Path(sys.executable).parent:
         return "pip install"
-    python = shlex.quote(_shortest(Path(sys.executable)))
+    python = shlex.quote(typed_path(Path(sys.executable)))
     if importlib.util.find_spec("pip") is None and shutil.which("uv"):
         return f"uv pip install --python {python}"
     return f"{python} -m pip install"
 
 
-def _shortest(path: Path) -> str:
+def typed_path(path: Path) -> str:
     """Return a path as one would type it here: relative where it is the working folder or lies below it."""
     try:
         below = path.relative_to(Path.cwd())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 import soundfile
 
 import bare
@@ -19,8 +21,6 @@ from reference import SENTENCE, tone
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import redis
 
     from processes import WorkerProcess
     from voxspool import Client
@@ -123,6 +123,19 @@ def test_a_demo_needs_no_loudspeaker(
     _, steps = done.stderr.split("\nNext steps:\n")
     assert 'speak "Hello." -o hello.wav' in steps
     assert "--play" not in steps
+
+
+def test_the_demo_asks_for_a_voice_that_speaks_its_language(
+    run: Run, start_worker: StartWorker, redis_server: RedisServer, client: Client, tmp_path: Path
+) -> None:
+    start_worker()
+    done = run("demo", "--engine", "tone", "--redis", redis_server.url, environ=without_sounddevice(tmp_path))
+    assert done.returncode == 0, done.stderr
+    with contextlib.closing(redis.Redis.from_url(redis_server.url)) as db:
+        (key,) = db.keys("rq:job:*")
+    spec = client.speech(key.decode().removeprefix("rq:job:")).spec()
+    assert spec is not None
+    assert spec.language == "en", "the first voice of a machine may speak another"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from voxspool.cli.follow import check_target, record
 from voxspool.cli.progress import SpeechProgress, Unserved
 from voxspool.cli.speak import cancelled_by_interrupt, report
 from voxspool.errors import MissingExtraError, OutputError
+from voxspool.hints import typed_path
 from voxspool.protocol.jobs import ENGINES
 
 PASSAGE: Final = (
@@ -70,7 +71,7 @@ def demo(output: Path, play: bool, engine: str, redis_url: str | None) -> None: 
             client = stack.enter_context(Client(own.url))
         click.echo(f"speaking {len(PASSAGE)} characters", err=True)
         line = stack.enter_context(SpeechProgress(len(PASSAGE), "speaking"))
-        speech = client.enqueue(PASSAGE, engine=engine, voice=None)
+        speech = client.enqueue(PASSAGE, engine=engine, voice=None, language="en")
         with cancelled_by_interrupt(speech):
             record(speech, str(output), line, Unserved(client), play=play)
     report(str(output), line)
@@ -83,7 +84,7 @@ def _show_next_steps(output: Path, shell: str) -> None:
     found = shutil.which("voxspool")
     on_path = found is not None and Path(found).parent == commands
     activation = None if on_path else _activation(commands, shell)
-    voxspool = "voxspool" if on_path or activation else shlex.quote(_shown(commands / "voxspool"))
+    voxspool = "voxspool" if on_path or activation else shlex.quote(typed_path(commands / "voxspool"))
     plays, player = _can_play(), _player(output)
     steps = [
         (player, "play the file"),
@@ -114,12 +115,7 @@ def _activation(commands: Path, shell: str) -> str | None:
     script = commands / {"fish": "activate.fish", "csh": "activate.csh", "tcsh": "activate.csh"}.get(name, "activate")
     if not script.is_file():
         return None
-    return f"{'.' if name in _PLAIN_SHELLS else 'source'} {shlex.quote(_shown(script))}"
-
-
-def _shown(path: Path) -> str:
-    """Return a path as one would type it: relative where it lies below the working folder."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return f"{'.' if name in _PLAIN_SHELLS else 'source'} {shlex.quote(typed_path(script))}"
 
 
 def _can_play() -> bool:
