@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import threading
 import time
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
@@ -19,6 +17,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
+from voxspool import background
 from voxspool.errors import RedisTooOldError, RedisUnavailableError
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class FirstAnswer:
     async def wait_async(self) -> None:
         """Wait for it in a loop that goes on meanwhile."""
         if not self._there:
-            asked = asyncio.wrap_future(_in_a_thread(self._ask))
+            asked = asyncio.wrap_future(background.start(self._ask))
             if not (await asyncio.wait({asked}, timeout=FIRST_S))[0]:
                 raise _late()
             asked.result()
@@ -107,26 +106,11 @@ class FirstAnswer:
 
 def _bounded(act: Callable[[], T]) -> T:
     """Do something that may take FIRST_S at the most. Raises redis.TimeoutError, and what it raises."""
-    asked = _in_a_thread(act)
+    asked = background.start(act)
     try:
         return asked.result(FIRST_S)
     except TimeoutError:
         raise _late() from None
-
-
-def _in_a_thread(act: Callable[[], T]) -> Future[T]:
-    """Do something in a thread that nobody has to wait for, not even the end of the program."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            future.set_result(act())
-        except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="voxspool-first-answer", daemon=True).start()
-    return future
 
 
 def _late() -> redis.TimeoutError:

@@ -15,9 +15,7 @@ import hashlib
 import http.client
 import json
 import os
-import queue
 import re
-import threading
 import time
 import unicodedata
 import urllib.error
@@ -28,6 +26,7 @@ from urllib.parse import quote, urljoin
 
 import psutil
 
+from voxspool import background
 from voxspool.errors import CatalogueError, OutputError, UnknownLanguageError, UnknownVoiceError
 from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.voices import PIPER_NAME
@@ -290,7 +289,7 @@ def _small(url: str, most_bytes: int) -> bytes:
 
 
 def _blocks(url: str, most_bytes: int) -> Iterator[bytes]:
-    """Give the bytes at an address as they come, all that its server announces. Raises CatalogueError."""
+    """Yield the bytes at an address as they come, all that its server announces. Raises CatalogueError."""
     size = 0
     try:
         with _opened(url) as answer:
@@ -318,24 +317,14 @@ def _opened(url: str) -> http.client.HTTPResponse:
 
     It is opened by a thread: looking up a name has no time limit, and connecting has one for each address of a host.
     """
-    answers: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
-
-    def ask() -> None:
-        request = urllib.request.Request(url, headers={"User-Agent": "voxspool"})  # noqa: S310 - Settings takes http alone
-        try:
-            answers.put(urllib.request.urlopen(request, timeout=ANSWER_S))  # noqa: S310 - the same
-        except Exception as error:  # noqa: BLE001 - it is raised again, by the one who waits
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
+    request = urllib.request.Request(url, headers={"User-Agent": "voxspool"})  # noqa: S310 - Settings takes http alone
+    asked = background.start(lambda: urllib.request.urlopen(request, timeout=ANSWER_S))  # noqa: S310 - the same
     try:
-        answer = answers.get(timeout=ANSWER_S)
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(answer, urllib.error.URLError) and isinstance(answer.reason, TimeoutError):
-        raise TimeoutError from answer
-    if isinstance(answer, Exception):
-        raise answer
+        answer: http.client.HTTPResponse = asked.result(ANSWER_S)
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, TimeoutError):
+            raise TimeoutError from error
+        raise
     return answer
 
 
@@ -345,7 +334,7 @@ def _address(catalogue: Catalogue, path: str) -> str:
 
 
 def _cannot(url: str, why: str) -> str:
-    """Say that an address cannot be fetched, why, and what to do."""
+    """Return the message for an address that cannot be fetched: why, and what to do."""
     return (
         f"cannot fetch {url} ({_printable(why)}); check the network and the proxy (HTTPS_PROXY), or name a mirror in "
         "VOXSPOOL_PIPER_CATALOGUE"
