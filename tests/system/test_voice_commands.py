@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import soundfile
 
+import bare
 from processes import ROOT, RedisServer, clean_env, free_port, until
 from voice_server import CATALOGUE, JOE, Cut, VoiceServer, voice_server
 from voxspool import UnknownVoiceError
@@ -312,28 +313,31 @@ def test_try_says_how_to_get_a_voice_and_how_to_hear_it_without_a_loudspeaker(
 ) -> None:
     assert one_line(voices("try", ANNA)).endswith(f"get it: voxspool-worker voices get {ANNA}")
     assert f"there is: {JOE}" in one_line(voices("try", "nobody"), 2)
-    assert voices("try", JOE, "-o", "try.doc").returncode == 2
-    assert "cannot write no/try.wav" in one_line(voices("try", JOE, "-o", "no/try.wav"))
+    assert "try.doc has no suffix of an audio file" in one_line(voices("try", JOE, "-o", "try.doc"), 2)
+    assert "cannot write no/try.wav" in one_line(voices("try", JOE, "-o", "no/try.wav"), 2)
     assert server.asked == [], "it gets nothing by itself"
     silent = tmp_path / "silent"
     silent.mkdir()
     (silent / "sounddevice.py").write_text("raise ModuleNotFoundError('No module named sounddevice')")
     said = one_line(voices("try", JOE, PYTHONPATH=str(silent)))
-    assert "install it: " in said
-    instead = said.partition("write a file: ")[2]
+    assert "install it with: " in said
+    instead = said.partition("write a file instead: ")[2]
     (silent / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     assert one_line(voices("try", JOE, PYTHONPATH=str(silent))).endswith(instead)
     (silent / "sounddevice.py").write_text(
-        "class PortAudioError(Exception): ...\ndef play(*_, **__): raise PortAudioError('Error querying device -1')"
+        "class PortAudioError(Exception): ...\ndef query_devices(**_): raise PortAudioError('Error querying device -1')"
     )
     assert one_line(voices("try", JOE, PYTHONPATH=str(silent))).endswith(instead)
-    (silent / "sounddevice.py").write_text(
-        "class PortAudioError(Exception): ...\n"
-        "def play(samples, rate, blocking): print(samples.dtype, len(samples) / rate > 2, blocking)"
-    )
-    assert voices("try", JOE, PYTHONPATH=str(silent)).stdout == "int16 True True\n"
     subprocess.run(["sh", "-c", instead], env=environ, cwd=tmp_path, timeout=60, check=True)
     assert soundfile.info(tmp_path / "try.wav").duration > 2
+
+
+def test_try_plays_what_it_would_write(voices: Callable[..., Done], tmp_path: Path) -> None:
+    variables, heard = bare.loudspeaker(tmp_path)
+    played = voices("try", JOE, **variables)
+    assert played.returncode == 0, played.stderr
+    assert voices("try", JOE, "-o", "try.flac").returncode == 0
+    assert heard.read_bytes() == soundfile.read(tmp_path / "try.flac", dtype="int16")[0].tobytes()
 
 
 def test_a_job_that_names_a_voice_of_pipers_that_nobody_has_says_how_to_get_it(

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +17,7 @@ from voxspool.command import InterruptibleGroup
 from voxspool.errors import CheckpointError, MissingExtraError, OutputError, UnknownLanguageError, UnknownVoiceError
 from voxspool.hints import install_command, program
 from voxspool.protocol.near import did_you_mean
+from voxspool.protocol.stream import Audio, Begin, End
 from voxspool.protocol.voices import LANGUAGES, PIPER_NAME
 from voxspool_worker.settings import Settings
 
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from voxspool_worker.catalogue import Catalogue, CatalogueVoice
+    from voxspool_worker.voices import Voice
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-SOUND_FILES: Final = (".wav", ".flac", ".mp3", ".ogg")
-"""What `try -o` writes."""
 
 
 @click.group(cls=InterruptibleGroup)
@@ -136,7 +135,7 @@ def get(names: tuple[str, ...]) -> None:
 @click.argument("name")
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-    help=f"Write a file ({' '.join(SOUND_FILES)}) instead of playing.",
+    help="Write a file (.wav .flac .mp3 .ogg .opus) instead of playing.",
 )  # fmt: skip
 def try_voice(name: str, output: Path | None) -> None:
     """Speak a sentence with a voice, and play it.
@@ -148,21 +147,27 @@ def try_voice(name: str, output: Path | None) -> None:
     NAME is a Piper voice that is on this machine. The sentence is the first of article 1 of the Universal Declaration
     of Human Rights, in the voice's language.
     """
-    if output and output.suffix.lower() not in SOUND_FILES:
-        raise click.BadParameter(f"{output} ends in none of {' '.join(SOUND_FILES)}", param_hint="-o")
-    samples, rate = _speak(name, Settings.from_env())
+    from voxspool.audio import check_output
+
+    settings = Settings.from_env()
+    voice = _find(name, settings)
+    if output:
+        check_output(output)
+    else:
+        _check_loudspeaker(f"{program('voxspool-worker')} voices try {shlex.quote(name)} -o try.wav")
+    samples, rate = _speak(voice, settings)
     if output:
         _write(output, samples, rate)
         click.echo(f"{output}: {len(samples) / rate:.1f} s of {name}")
     else:
-        _play(samples, rate, f"{program('voxspool-worker')} voices try {shlex.quote(name)} -o try.wav")
+        _play(samples, rate)
 
 
 # list
 
 
 def _piper_rows(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Give one row for each voice in Piper's folders."""
+    """Yield one row for each voice in Piper's folders."""
     from voxspool_worker.catalogue import Card
     from voxspool_worker.engines.piper import card_of, find_voices, voice_folders
 
@@ -184,7 +189,7 @@ def _piper_rows(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def _xtts_rows(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Give one row for each speaker of XTTS's checkpoint, if it and PyTorch are here."""
+    """Yield one row for each speaker of XTTS's checkpoint, if it and PyTorch are here."""
     from voxspool_worker.engines.xtts import checkpoint
 
     somewhere = settings.xtts_dir or any((at / checkpoint.WEIGHTS).exists() for at in checkpoint.places(settings))
@@ -285,7 +290,7 @@ def _get(catalogue: Catalogue, voice: CatalogueVoice, folders: Sequence[Path]) -
 
 
 def _described(voice: CatalogueVoice, card: str) -> Iterator[str]:
-    """Give lines that say what a voice is, what it was made of, and what its licence allows."""
+    """Yield lines that say what a voice is, what it was made of, and what its licence allows."""
     from voxspool_worker.catalogue import Card
 
     told = Card.read(card)
@@ -315,24 +320,30 @@ def _progress() -> Progress:
 # try
 
 
-def _speak(name: str, settings: Settings) -> tuple[npt.NDArray[np.int16], int]:
-    """Speak the sentence of a voice's language; return samples, shape (n,), and their rate in Hz."""
-    from voxspool_worker.engines.base import Segment
-    from voxspool_worker.engines.piper import PiperEngine, find_voices, get_command, voice_folders
-    from voxspool_worker.sentences import SENTENCES
+def _find(name: str, settings: Settings) -> Voice:
+    """Return a voice of Piper's that is on this machine. Raises UnknownVoiceError."""
+    from voxspool_worker.engines.piper import find_voices, get_command, voice_folders
 
-    folders = voice_folders(settings.piper_voices, settings.voices_dir)
-    found = find_voices(folders)
+    found = find_voices(voice_folders(settings.piper_voices, settings.voices_dir))
     if name not in found:
         raise _not_here(name, found, get_command(settings.piper_voices))
-    voice = found[name][0]
+    return found[name][0]
+
+
+def _speak(voice: Voice, settings: Settings) -> tuple[npt.NDArray[np.int16], int]:
+    """Speak the sentence of a voice's language; return samples, shape (n,), and their rate in Hz."""
+    from voxspool_worker.engines.base import Segment
+    from voxspool_worker.engines.piper import PiperEngine, get_command, voice_folders
+    from voxspool_worker.sentences import SENTENCES
+
     language = voice.language(None)
     sentence = SENTENCES.get(language.partition("-")[0])
     if sentence is None:
         raise UnknownLanguageError(
-            f"no sentence in {language} is known here; give one: voxspool speak TEXT --voice {shlex.quote(name)}"
+            f"no sentence in {language} is known here; give one: voxspool speak TEXT --voice {shlex.quote(voice.name)}"
         )
-    engine = PiperEngine(folders, first=name, get=get_command(settings.piper_voices))
+    folders = voice_folders(settings.piper_voices, settings.voices_dir)
+    engine = PiperEngine(folders, first=voice.name, get=get_command(settings.piper_voices))
     engine.admit(Segment("try", 0, sentence, 0, len(sentence), 0.0, voice, language, 1.0, 0))
     (chunk,) = engine.step()
     return chunk.pcm, engine.sample_rate
@@ -350,30 +361,31 @@ def _not_here(name: str, found: Iterable[str], command: str) -> UnknownVoiceErro
 
 def _write(path: Path, samples: npt.NDArray[np.int16], rate: int) -> None:
     """Write samples to a sound file, which appears when it is whole."""
-    import soundfile
+    from voxspool.audio import Writer
 
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        soundfile.write(part, samples, rate, format=path.suffix[1:].upper())
-        part.replace(path)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise OutputError(f"cannot write {path} ({error})") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with Writer(path, rate) as writer:
+        writer.write(samples)
+        writer.finish()
 
 
-def _play(samples: npt.NDArray[np.int16], rate: int, instead: str) -> None:
-    """Play samples. Raises MissingExtraError and OutputError, with the command that writes a file instead."""
+def _check_loudspeaker(instead: str) -> None:
+    """Refuse a machine that cannot play. Raises MissingExtraError and OutputError with the command to run instead."""
+    from voxspool.audio import check_loudspeaker
+
     try:
-        import sounddevice
-    except ImportError as error:
-        install = install_command("voxspool", "play")
-        raise MissingExtraError(
-            f"playing needs sounddevice; install it: {install}, or write a file: {instead}"
-        ) from error
-    except OSError as error:  # sounddevice is there, the library under it is not
-        raise OutputError(f"nothing can be played here ({error}); write a file instead: {instead}") from error
-    try:
-        sounddevice.play(samples, rate, blocking=True)
-    except sounddevice.PortAudioError as error:
-        raise OutputError(f"nothing can be played here ({error}); write a file instead: {instead}") from error
+        check_loudspeaker()
+    except (MissingExtraError, OutputError) as error:
+        raise type(error)(f"{error}: {instead}") from error
+
+
+def _play(samples: npt.NDArray[np.int16], rate: int) -> None:
+    """Play samples."""
+    from voxspool.audio import play
+
+    play(
+        [
+            Begin(0, rate, "piper", model="", voice="", language="", seed=0),
+            Audio(0, samples.tobytes()),
+            End(len(samples), len(samples) / rate, segments=1, first_chunk_s=None, real_time_factor=None),
+        ]
+    )
