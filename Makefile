@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help install demo test test-redis rq-suite soak lint check lock platforms packages bench bench-xtts bench-narration load clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 22
+	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(ENVIRONMENT) ## make .venv (or VENV=elsewhere) with everything: both packages, Piper, XTTS (6 GB), test tools
 	@$(INSTALL) --editable 'producer[play,books,m4b,pdf,docx,verify,store]' --editable 'worker[demo,xtts-all,metrics]' \
