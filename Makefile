@@ -6,17 +6,16 @@ BIN := $(VENV)/bin
 RUNS ?= 1000
 SEED ?= 1
 
-# Half of a system test is waiting, so two tests a core run at once. The tests of XTTS compute: one a core.
+# Half of a system test is waiting, so two tests a core run at once. One process more runs all tests of XTTS, which compute.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := $(BIN)/python -m pytest --quiet --numprocesses
-WAITING := $(PYTEST) $(shell expr 2 '*' $(CORES)) --maxschedchunk 1
-XTTS_TESTS := tests/worker/xtts tests/system/test_xtts.py tests/system/test_bench_xtts.py
-COMPUTING := $(PYTEST) $(CORES) --maxschedchunk 1
+PYTEST := $(BIN)/python -m pytest --quiet --dist loadgroup --numprocesses $(shell expr 2 '*' $(CORES) + 1)
 
 # uv installs from requirements.lock and checks the hash of each file. The one on the PATH is used, else one in the environment.
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 ENVIRONMENT := $(BIN)/python $(filter $(BIN)/uv,$(UV))
 INSTALL := $(UV) pip install --python $(BIN)/python --compile-bytecode --constraint requirements.lock
+
+STYLE := $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports
 
 # The tests start hundreds of processes; without stored bytecode each of them would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -36,12 +35,11 @@ demo: $(ENVIRONMENT) ## speak a passage with Piper through a private Redis and w
 	@$(BIN)/voxspool demo -o demo.wav
 
 test: install ## all tests: unit, and system on a real server (Valkey) and real workers
-	$(WAITING) --durations 10 $(foreach one,$(XTTS_TESTS),--ignore $(one))
-	$(COMPUTING) --durations 10 $(XTTS_TESTS)
+	$(PYTEST) --durations 10
 
 test-redis: install ## the system tests on another server: make test-redis SERVER=/path/to/redis-server, or SERVER=oldest
 	@test -n "$(SERVER)" || { echo "say which server: make test-redis SERVER=/usr/bin/redis-server, or SERVER=oldest"; exit 2; }
-	REDIS_SERVER="$(SERVER)" $(WAITING) $(TESTS)
+	REDIS_SERVER="$(SERVER)" $(PYTEST) $(TESTS)
 
 rq-suite: install ## RQ's own tests of workers, run against ours
 	$(BIN)/python tests/rq_suite/run.py
@@ -50,13 +48,13 @@ soak: install ## RUNS=1000 random runs of faults on real processes, from SEED=1 
 	MODEL_RUNS=$(RUNS) MODEL_SEED=$(SEED) $(BIN)/python -m pytest -s tests/system/test_model.py
 
 lint: install ## style, types and import contracts
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+	$(STYLE)
 	$(BIN)/mypy
-	$(BIN)/lint-imports
 
-check: lint ## what `make lint` does, and all unit tests except those of XTTS; a minute
-	$(COMPUTING) tests/producer tests/worker --ignore tests/worker/xtts
+check: install ## what `make lint` does, and beside it all unit tests except those of XTTS; a minute
+	$(STYLE)
+	@$(BIN)/mypy & types=$$!; $(PYTEST) tests/producer tests/worker --ignore tests/worker/xtts; tests=$$?; \
+		wait $$types && exit $$tests
 
 lock: $(ENVIRONMENT) ## renew requirements.lock: the newest version of every dependency, for all systems and Pythons
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/dependencies.py lock

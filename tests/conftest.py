@@ -1,7 +1,8 @@
-"""What all tests share: the order in which they start; and nothing reports home, neither from here nor from a child."""
+"""What all tests share: their order and their signals; and nothing reports home, neither from here nor from a child."""
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,9 +19,22 @@ settings.register_profile("voxspool", deadline=None, suppress_health_check=[Heal
 settings.load_profile("voxspool")
 
 
-@pytest.hookimpl(trylast=True)
+# A shell starts a command in the background with SIGINT ignored, and nohup ignores SIGHUP. A child inherits that, but
+# not a handler: with one here, the programs under test react to Ctrl-C and to a closed terminal as they do elsewhere.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the tests that take longest first, so that none of them runs on alone at the end."""
+    """Let one process run what computes with PyTorch, and start the tests that take longest first.
+
+    Two PyTorch programs on two cores take many times as long as one after the other, as their threads wait in a loop.
+    """
+    for item in items:
+        if item.path.parent.name == "xtts" or item.path.name in {"test_xtts.py", "test_bench_xtts.py"}:
+            item.add_marker(pytest.mark.xdist_group("xtts"))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

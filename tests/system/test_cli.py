@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import soundfile
 
-from processes import RedisServer, clean_env, free_port, start_program, until
+from processes import RedisServer, clean_env, free_port, until
 from reference import SENTENCE, tone
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def test_check_says_what_this_machine_has(redis_server: RedisServer) -> None:
 
 def start_speak(redis_server: RedisServer, out: Path, *, text: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "voxspool", "speak", text, "-o", str(out), "--redis", redis_server.url]
-    return start_program([*command, "--voice", "sine-live"], stderr=subprocess.PIPE, env=clean_env())
+    return subprocess.Popen([*command, "--voice", "sine-live"], stderr=subprocess.PIPE, env=clean_env())
 
 
 def test_ctrl_c_cancels_a_speak_and_leaves_no_file(
@@ -253,7 +253,7 @@ def test_ctrl_c_leaves_a_followed_job_alone(
     start_worker()
     speech = client.enqueue(SENTENCE, voice="sine-live")
     command = [sys.executable, "-m", "voxspool", "follow", speech.id, "--raw", "--redis", redis_server.url]
-    following = start_program(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_env())
+    following = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_env())
     assert following.stdout is not None
     assert following.stdout.read(4800)
     following.send_signal(signal.SIGINT)

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import soundfile
 
-from processes import ROOT, RedisServer, clean_env, free_port, start_program, until
+from processes import ROOT, RedisServer, clean_env, free_port, until
 from reference import SENTENCE, tone
 from voxspool import AsyncClient, Client, Embedded
 from voxspool.embedded import LONGEST_SOCKET_BYTES, carried_server
@@ -93,7 +93,7 @@ class Speaking:
         command = voxspool(
             nowhere(), "speak", SENTENCE * 9, "--private", "--engine", "tone", "--voice", "sine-live", "-o", self.out
         )
-        self.command = start_program([*before, *command], stderr=subprocess.PIPE, env=environ())
+        self.command = subprocess.Popen([*before, *command], stderr=subprocess.PIPE, env=environ())
         until(lambda: list(folder.glob(".a.wav.*.part")) or self.command.poll() is not None, "the speech")
         self.started = psutil.Process(self.command.pid).children(recursive=True)
         assert {*map(self._kind, self.started)} == {"guard", "redis", "worker"}, self.started
@@ -183,7 +183,7 @@ def test_a_redis_without_our_workers_gets_a_line_that_names_both_ways_out(
     redis_server: RedisServer, client: Client, start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     command = voxspool(redis_server.url, *SPEAK, "-o", tmp_path / "a.wav")
-    with start_program(command, stderr=subprocess.PIPE, env=environ()) as waiting:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environ()) as waiting:
         line = waiting.stderr.readline().decode()
         start_worker("tone")
         _, rest = waiting.communicate(timeout=60)
@@ -282,7 +282,7 @@ def test_a_redis_of_ones_own_on_a_socket_of_odd_characters_serves_worker_and_com
         server = RedisServer(tmp_path, ("--unixsocket", str(place)))
         url = f"unix://{quote(str(place))}"
         server.start()
-        worker = start_program(
+        worker = subprocess.Popen(
             [sys.executable, "-m", "voxspool_worker", "run", "--engine", "tone", "--redis", url],
             env=environ() | {"VOXSPOOL_HEALTH_DIR": str(tmp_path / "health")}, stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from mutagen.mp4 import MP4
 
 from check_epub import epubcheck, overlay_faults, pars
 from make_epub import epub, packed, paragraph
-from processes import clean_env, start_program, until
+from processes import clean_env, until
 from voxspool.errors import UnknownJobError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def narrate(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[...,
     def start(*arguments: str | Path, **environ: str) -> Command:
         log = tmp_path / f"narrate-{len(started)}.log"
         with log.open("wb") as out:
-            process = start_program(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "voxspool", "narrate", *map(str, arguments), "--json"],
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -180,5 +180,5 @@ def test_memory_stays_flat_in_the_chapters_length(tmp_path: Path, store: Store) 
         assert run.returncode == 0, run.stderr
         return int(run.stdout)
 
-    # Four and a half minutes more: 12 MB as int16, four times that as floats.
-    assert peak_kb(30) - peak_kb(3) < 6_000
+    # Two minutes more: 5.8 MB as int16, four times that as floats.
+    assert peak_kb(14) - peak_kb(2) < 4_000
