@@ -8,12 +8,12 @@ SEED ?= 1
 
 # Half of a system test is waiting, so two tests a core run at once. One process more runs all tests of XTTS, which compute.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := $(BIN)/python -m pytest --quiet --dist loadgroup --numprocesses $(shell expr 2 '*' $(CORES) + 1)
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(shell expr 2 '*' $(CORES) + 1)
 
 # uv installs from requirements.lock and checks the hash of each file. The one on the PATH is used, else one in the environment.
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 ENVIRONMENT := $(BIN)/python $(filter $(BIN)/uv,$(UV))
-INSTALL := $(UV) pip install --python $(BIN)/python --compile-bytecode --constraint requirements.lock
+INSTALL := $(UV) pip install --python $(BIN)/python --constraint requirements.lock
 
 STYLE := $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from voxspool.settings import forbid_telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from xdist.remote import Producer
 
 forbid_telemetry()
 # A busy machine is slow, in a test and in making its examples.
@@ -26,16 +30,26 @@ for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run what computes with PyTorch, and start the tests that take longest first.
+    """Start the tests that take longest first, so that none of them runs on alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+class Scheduling(LoadScopeScheduling):
+    """Give a free process the next test, and all that compute with PyTorch to one process.
 
     Two PyTorch programs on two cores take many times as long as one after the other, as their threads wait in a loop.
     """
-    for item in items:
-        if item.path.parent.name == "xtts" or item.path.name in {"test_xtts.py", "test_bench_xtts.py"}:
-            item.add_marker(pytest.mark.xdist_group("xtts"))
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return the name of the group that one process runs: for most tests, their own."""
+        return "xtts" if re.match(r"tests/(worker/xtts/|system/test_(bench_)?xtts\.py)", nodeid) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

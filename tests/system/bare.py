@@ -66,7 +66,7 @@ def environment(factory: pytest.TempPathFactory, version: str) -> Path:
 def _install(folder: Path, interpreter: Path) -> None:
     """Make the environment."""
     wanted = shlex.split(install_line().split("pip install", 1)[1])
-    install = [uv(), "pip", "install", "--quiet", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
+    install = [uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
     for command in (
         [uv(), "venv", "--quiet", "--clear", "--python", str(interpreter), str(folder)],
         [*install, "--constraint", "requirements.lock", *wanted],

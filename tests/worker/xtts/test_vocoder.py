@@ -90,15 +90,15 @@ def test_one_latent_at_a_time(
 
 
 @pytest.mark.parametrize("speed", [0.5, 0.8, 1.25, 1.7, 2.0])
-@pytest.mark.parametrize("sizes", [[40], [8, 12, 20], [1] * 40])
 def test_speed_is_upstreams(
-    upstream: Any, vocoder: Vocoder, condition: VoiceCondition, speaker: Tensor, speed: float, sizes: list[int]
+    upstream: Any, vocoder: Vocoder, condition: VoiceCondition, speaker: Tensor, speed: float
 ) -> None:
-    latents = some(40)
+    latents = some(24)
     wanted = at_once(upstream, latents, speaker, speed)
-    heard = in_chunks(vocoder, condition, latents, sizes, speed)
-    assert len(heard) == len(wanted)
-    assert np.abs(heard - wanted).max() < 1e-4
+    for sizes in ([24], [5, 8, 11], [1] * 24):
+        heard = in_chunks(vocoder, condition, latents, sizes, speed)
+        assert len(heard) == len(wanted)
+        assert np.abs(heard - wanted).max() < 1e-4
 
 
 def test_nothing_in_nothing_out(vocoder: Vocoder, condition: VoiceCondition) -> None:
