@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 RUNS ?= 1000
 SEED ?= 1
 
-# Half of a system test is waiting, so two tests a core run at once. One process more runs all tests of XTTS, which compute.
+# Two thirds of a system test are waiting, so three tests a core run at once; of those of XTTS, which compute, only one.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(shell expr 2 '*' $(CORES) + 1)
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(shell expr 3 '*' $(CORES))
 
 # uv installs from requirements.lock and checks the hash of each file. The one on the PATH is used, else one in the environment.
 UV := $(or $(shell command -v uv),$(BIN)/uv)

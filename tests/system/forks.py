@@ -19,6 +19,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +41,7 @@ class ForkServer:
     """The process that forks. One for each process of the test run, ended with it: its socket closes then."""
 
     def __init__(self) -> None:
+        self._sending = threading.Lock()
         self._socket, theirs = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__)), str(theirs.fileno())],
@@ -56,8 +58,9 @@ class ForkServer:
         result, theirs = os.pipe()
         request = json.dumps([module, list(arguments), dict(environ), str(Path.cwd())]).encode()
         fds = array.array("i", [*streams, theirs])
-        self._socket.sendmsg([HEADER.pack(len(request))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
-        self._socket.sendall(request)
+        with self._sending:
+            self._socket.sendmsg([HEADER.pack(len(request))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+            self._socket.sendall(request)
         os.close(theirs)
         (pid,) = struct.unpack("!i", os.read(result, 4))
         return ForkedProcess(pid, result)

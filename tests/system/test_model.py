@@ -48,6 +48,7 @@ from world import Member, World
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from forks import ForkServer
     from voxspool import Speech
 
 RUNS: Final = 12
@@ -143,7 +144,7 @@ class Spooler(RuleBasedStateMachine):
     workers: Any = Bundle("workers")
     followers: Any = Bundle("followers")
 
-    def __init__(self, folder: Path, seen: Counter[str]) -> None:
+    def __init__(self, folder: Path, forks: ForkServer, seen: Counter[str]) -> None:
         super().__init__()
         self.seen = seen
         self.began = time.monotonic()
@@ -152,8 +153,9 @@ class Spooler(RuleBasedStateMachine):
         self.following: list[Follower] = []
         self.listeners = ThreadPoolExecutor(thread_name_prefix="listener")
         self.listening: dict[Follower, Future[None]] = {}
-        self.world = World(folder)
+        self.world = World(folder, forks)
         self.client = Client(settings=Settings(redis_url=self.world.server.url))
+        self.client.workers()  # the first answer is waited for only briefly, and the lanes start many workers at once
 
     def let_pass(self, seconds: float) -> None:
         """Let time pass; nothing is waited for."""
@@ -338,28 +340,32 @@ class Lane:
     number: int
     seed: int
     folder: Path
+    forks: ForkServer
     seen: Counter[str] = field(default_factory=Counter)
     """How many runs were judged, and in which states how many jobs ended."""
 
     def make(self, most: int) -> None:
-        """Make so many runs; raise for the first that fails."""
+        """Make so many runs; raise for the first that fails.
+
+        There is one more: Hypothesis begins with the simplest, in which nothing happens but the first jobs.
+        """
         folders = (self.folder / f"run-{self.number}-{number}" for number in count())
 
         @seed(self.seed * LANES + self.number)
         def spooler() -> Spooler:
-            return Spooler(next(folders), self.seen)
+            return Spooler(next(folders), self.forks, self.seen)
 
         plan = settings(
-            max_examples=most, stateful_step_count=STEPS, deadline=None, database=None, phases=[Phase.generate],
+            max_examples=most + 1, stateful_step_count=STEPS, deadline=None, database=None, phases=[Phase.generate],
             report_multiple_bugs=False, suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         run_state_machine_as_test(spooler, settings=plan)
 
 
 @pytest.mark.long
-def test_whatever_happens_in_whatever_order_each_sample_is_spoken_once(tmp_path: Path) -> None:
+def test_whatever_happens_in_whatever_order_each_sample_is_spoken_once(tmp_path: Path, fork_server: ForkServer) -> None:
     first, runs = int(os.environ.get("MODEL_SEED", "0")), int(os.environ.get("MODEL_RUNS", RUNS))
-    lanes = [Lane(number, first, tmp_path) for number in range(min(LANES, runs))]
+    lanes = [Lane(number, first, tmp_path, fork_server) for number in range(min(LANES, runs))]
     with ThreadPoolExecutor(len(lanes)) as pool:
         made = [pool.submit(lane.make, len(range(lane.number, runs, LANES))) for lane in lanes]
     print(f"seed {first}: {dict(sum((lane.seen for lane in lanes), Counter()))}")  # noqa: T201 - for whoever asked for it

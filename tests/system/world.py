@@ -6,21 +6,23 @@ processes and signals; of jobs only how many losses of a worker one may have see
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from processes import RedisServer, WorkerProcess, clean_env, until
 from voxspool import connection
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import subprocess
 
     import redis
+
+    from forks import ForkedProcess, ForkServer
 
 KEEPS: Final = ("--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0")
 """The append-only file without fsync: Redis writes it before it replies, so its own death loses nothing. A machine's
@@ -56,6 +58,7 @@ class World:
     """A redis-server that keeps everything, and the workers on it."""
 
     folder: Path
+    forks: ForkServer
     members: list[Member] = field(default_factory=list)
     stalls: list[tuple[float, float]] = field(default_factory=list)
     """From when to when Redis was stalled."""
@@ -101,10 +104,11 @@ class World:
         self.redis_is_here()
         number = len(self.members)
         log = self.folder / f"worker-{number}.log"
-        command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", "tone", "--redis", self.server.url]
+        arguments = ["run", "--engine", "tone", "--redis", self.server.url]
         environ = clean_env() | {"VOXSPOOL_HEALTH_DIR": str(self.folder / "health")}
-        with log.open("w") as out:
-            process = subprocess.Popen(command, stderr=out, stdout=out, text=True, env=environ)
+        with log.open("w") as out, Path(os.devnull).open() as nothing:
+            streams = nothing.fileno(), out.fileno(), out.fileno()
+            process = self.forks.start("voxspool_worker", arguments, environ, streams)
         worker = WorkerProcess(process, log)
         self.members.append(Member(worker, number))
         until(lambda: "worker.ready" in worker.said() or process.poll() is not None, "a worker")
@@ -151,7 +155,7 @@ class World:
         self.server.stop()
         self.server.start()
 
-    def _stop_for(self, process: subprocess.Popen[bytes] | subprocess.Popen[str], seconds: float) -> None:
+    def _stop_for(self, process: subprocess.Popen[bytes] | ForkedProcess, seconds: float) -> None:
         """Send SIGSTOP, and SIGCONT later: a process that was killed meanwhile gets neither."""
         process.send_signal(signal.SIGSTOP)
         timer = threading.Timer(seconds, process.send_signal, (signal.SIGCONT,))
