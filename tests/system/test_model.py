@@ -40,8 +40,9 @@ from hypothesis.stateful import (
 )
 
 from oracle import Expected, judge
+from processes import until
 from reference import SENTENCE, tone
-from voxspool import Client, DeadlineError, Settings, SpeechCancelledError, SpeechFailedError
+from voxspool import Client, DeadlineError, RedisUnavailableError, Settings, SpeechCancelledError, SpeechFailedError
 from voxspool.protocol.jobs import queue_names
 from world import Member, World
 
@@ -155,7 +156,15 @@ class Spooler(RuleBasedStateMachine):
         self.listening: dict[Follower, Future[None]] = {}
         self.world = World(folder, forks)
         self.client = Client(settings=Settings(redis_url=self.world.server.url))
-        self.client.workers()  # the first answer is waited for only briefly, and the lanes start many workers at once
+        until(self.redis_answers, "Redis's first answer")
+
+    def redis_answers(self) -> bool:
+        """Return whether Redis answers. A client waits briefly for a first answer, and all lanes start at once."""
+        try:
+            self.client.workers()
+        except RedisUnavailableError:
+            return False
+        return True
 
     def let_pass(self, seconds: float) -> None:
         """Let time pass; nothing is waited for."""
