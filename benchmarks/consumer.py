@@ -1,4 +1,4 @@
-"""A consumer in a process of its own: reads a job with voxspool.reader.Reader and notes when each audio entry came.
+"""A consumer in a process of its own: reads a job with Reader and notes when each audio entry came.
 
 Times are nanoseconds of the monotonic clock, which the processes of one machine share.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from voxspool import connection
 from voxspool.protocol.stream import Audio
-from voxspool.reader import Reader
+from voxspool.reading.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

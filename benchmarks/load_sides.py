@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from multiprocessing.queues import Queue
 
     from voxspool import Speech
-    from voxspool.reader import Received
+    from voxspool.reading.reader import Received
 
 VOICE: Final = "sine-live"
 """At the pace of speech, so that jobs sound side by side, as on a worker that is busy."""

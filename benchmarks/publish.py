@@ -17,8 +17,8 @@ from figures import OURS, Figure, Samples, alternate
 from voxspool import connection
 from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import Audio, Begin, End
-from voxspool_worker.publisher import Publisher, Scripts
-from voxspool_worker.runs import Run
+from voxspool_worker.jobs.execution import Run
+from voxspool_worker.speech.publisher import Publisher, Scripts
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -15,7 +15,7 @@ from consumer import Consumer, consumers, listen_all
 from figures import Figure, Samples, alternate
 from stage import wait_done
 from voxspool.protocol.jobs import JobSpec
-from voxspool_worker.measure import PASSAGE
+from voxspool_worker.engines.benchmark import PASSAGE
 
 if TYPE_CHECKING:
     from stage import Stage, Voxspool

@@ -42,7 +42,7 @@ from rich.table import Table
 import xtts_sides as sides
 from figures import Figure, Samples, alternate
 from random_xtts import NEVER, SMALL, write_checkpoint
-from voxspool_worker.measure import PASSAGE
+from voxspool_worker.engines.benchmark import PASSAGE
 from xtts_limits import limits
 
 if TYPE_CHECKING:

@@ -134,7 +134,7 @@ class Ours:
     def __init__(self, folder: Path, precision: str) -> None:
         from voxspool_worker.engines import xtts
         from voxspool_worker.settings import Settings
-        from voxspool_worker.voices import find
+        from voxspool_worker.voices.catalog import find
 
         self.engine = xtts.load(Settings(xtts_dir=folder, precision=precision, tos_agreed=True))
         self._voice = find(None, self.engine.voices, "xtts")

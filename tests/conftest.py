@@ -44,7 +44,7 @@ class Scheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         """Return the name of the group that one process runs: for most tests, their own."""
-        return "xtts" if re.match(r"tests/(worker/xtts/|system/test_(bench_)?xtts\.py)", nodeid) else nodeid
+        return "xtts" if re.match(r"tests/(worker/engines/xtts/|system/test_(bench_)?xtts\.py)", nodeid) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)

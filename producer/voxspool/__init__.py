@@ -51,13 +51,13 @@ from voxspool.errors import (
 
 if TYPE_CHECKING:
     from voxspool.aio import AsyncClient, AsyncSpeech
-    from voxspool.cards import WorkerCard
     from voxspool.client import Chunk, Client, Overview, Placed, Speech
     from voxspool.embedded import Embedded
     from voxspool.protocol.voices import ClonedVoice
-    from voxspool.reader import JobState
+    from voxspool.reading.reader import JobState
+    from voxspool.reading.waiting import NoWorkerWarning
     from voxspool.settings import Settings
-    from voxspool.waiting import NoWorkerWarning
+    from voxspool.workers import WorkerCard
 
 __all__ = [
     "AsyncClient",
@@ -112,13 +112,13 @@ _HOMES = {
     "Client": "client",
     "ClonedVoice": "protocol.voices",
     "Embedded": "embedded",
-    "JobState": "reader",
-    "NoWorkerWarning": "waiting",
+    "JobState": "reading.reader",
+    "NoWorkerWarning": "reading.waiting",
     "Overview": "client",
     "Placed": "client",
     "Settings": "settings",
     "Speech": "client",
-    "WorkerCard": "cards",
+    "WorkerCard": "workers",
 }
 
 

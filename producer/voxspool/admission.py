@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from voxspool.cards import WorkerCard
     from voxspool.protocol.jobs import Priority
+    from voxspool.workers import WorkerCard
 
 MEMORY_SHARE: Final[dict[str, float]] = {"interactive": 0.95, "batch": 0.85}
 """Up to which share of Redis's `maxmemory` a job is let in. What is left is for the audio of those that are in."""

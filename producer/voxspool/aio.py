@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import redis
 from redis import asyncio as redis_asyncio
 
-from voxspool import acknowledge, connection
-from voxspool.acknowledge import Acknowledgement
+from voxspool import connection
 from voxspool.client import Chunk, Client, unended
 from voxspool.protocol import keys
 from voxspool.protocol.stream import START, End, EntryId, position_after
-from voxspool.reader import (
+from voxspool.reading import acknowledge
+from voxspool.reading.acknowledge import Acknowledgement
+from voxspool.reading.reader import (
     COUNT,
     Cursor,
     Received,
@@ -29,7 +30,7 @@ from voxspool.reader import (
     raise_for,
     silent_too_long,
 )
-from voxspool.waiting import Watch
+from voxspool.reading.waiting import Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from voxspool.cards import WorkerCard
     from voxspool.client import Overview, Speech, SpeechOptions
-    from voxspool.reader import JobState
+    from voxspool.reading.reader import JobState
     from voxspool.settings import Settings
+    from voxspool.workers import WorkerCard
 
 
 REPLY_S: Final = 60.0
@@ -160,7 +161,7 @@ class AsyncSpeech:
 
     async def save(self, path: str | Path, *, timeout_s: float | None = None) -> End:
         """Write the speech to a file as it is made; see Speech.save."""
-        from voxspool.audio import Recorder
+        from voxspool.audio.files import Recorder
 
         with Recorder(Path(path)) as recorder:
             async for received in self.entries(timeout_s=timeout_s):

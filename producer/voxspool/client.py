@@ -25,7 +25,7 @@ from rq.job import Job, JobStatus, Retry
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from voxspool import admission, cards, connection
+from voxspool import admission, connection, workers
 from voxspool.admission import Pressure
 from voxspool.errors import (
     BusyError,
@@ -40,13 +40,13 @@ from voxspool.errors import (
 )
 from voxspool.protocol import keys, narration, voices
 from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, TASK, JobSpec, all_queue_names, queue_name, queues_named
-from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.stream import START, Begin, Cancelled, End, EntryId, encode_data, position_after
 from voxspool.protocol.voices import ClonedVoice
-from voxspool.reader import JobState, Reader, Readers, Received, raise_for
+from voxspool.reading.reader import JobState, Reader, Readers, Received, raise_for
+from voxspool.reading.waiting import Watch, why_unserved
 from voxspool.routing import route
 from voxspool.settings import Settings
-from voxspool.waiting import Watch, why_unserved
+from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,10 +55,10 @@ if TYPE_CHECKING:
     from redis import Redis
     from typing_extensions import Unpack
 
-    from voxspool.cards import WorkerCard
     from voxspool.protocol.jobs import Priority
     from voxspool.protocol.narration import ChapterSpec
     from voxspool.protocol.voices import VoiceName
+    from voxspool.workers import WorkerCard
 
     class SpeechOptions(TypedDict, total=False):
         """What may be said of a speech beside its text; see JobSpec for each."""
@@ -258,7 +258,7 @@ class Client:
     def workers(self) -> list[WorkerCard]:
         """Give the live workers' cards; forget those that died without a word."""
         with connection.translated(self.url):
-            found = cards.live(self._redis)
+            found = workers.live(self._redis)
         self._seen = (time.monotonic(), found)
         return found
 
@@ -287,7 +287,7 @@ class Client:
         cloned. Raises VoiceError for a name that cannot be, ClipError for a recording that is no good, VoiceExistsError
         where the name is taken, UnknownLanguageError. Then nothing is stored.
         """
-        from voxspool import clips as recordings
+        from voxspool.audio import voice_clips as recordings
 
         voices.check_name(name)
         spoken = voices.check_languages(languages)
@@ -518,7 +518,7 @@ class Speech:
         The file appears under its name when it is whole. `timeout_s` is the longest silence to accept, in seconds.
         Raises OutputError, and what `chunks` raises.
         """
-        from voxspool.audio import Recorder
+        from voxspool.audio.files import Recorder
 
         with Recorder(Path(path)) as recorder:
             for received in self.entries(timeout_s=timeout_s):
@@ -533,7 +533,7 @@ class Speech:
 
         Raises MissingExtraError without sounddevice, and what `chunks` raises.
         """
-        from voxspool.audio import play
+        from voxspool.audio.files import play
 
         play(_checked(self.entries(timeout_s=timeout_s)))
 
@@ -622,7 +622,7 @@ class Listener:
     """Entries -> chunks: each sample once, across attempts."""
 
     def __init__(self, heard_samples: int = 0, sample_rate: int = 0) -> None:
-        from voxspool.audio import Playhead
+        from voxspool.audio.files import Playhead
 
         self._playhead = Playhead(heard_samples)
         self._sample_rate = sample_rate

@@ -27,7 +27,7 @@ from urllib.parse import quote, urlsplit
 
 import redis
 
-from voxspool import cards, connection, hints
+from voxspool import connection, hints, workers
 from voxspool.errors import EmbeddedError, MissingExtraError, RedisError, VoxspoolError
 from voxspool.protocol import environment, keys
 from voxspool.settings import child_environment
@@ -134,7 +134,7 @@ class Embedded:
         self._started["worker"] = self._popen(command, "worker", environ)
         with contextlib.closing(connection.connect(self.url, retries=0)) as client:
             self._await("worker", lambda: bool(client.exists(keys.WORKERS)), WORKER_START_S)
-            for card in cards.live(client):
+            for card in workers.live(client):
                 if card.engine != self._engine:
                     raise EmbeddedError(f"the private worker speaks with {card.engine} instead of {card.fallback_from}")
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from voxspool.cards import LAST, is_mix
 from voxspool.protocol.jobs import AUTO, ENGINES
 from voxspool.protocol.voices import CLONING_ENGINE
+from voxspool.workers import LAST, is_mix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from voxspool.cards import WorkerCard
     from voxspool.protocol.jobs import JobSpec
+    from voxspool.workers import WorkerCard
 
 SHORT_CHARS: Final = 200
 """Two or three sentences, about 13 s of speech: Piper has all of it in 0.3 s on two cores, and who waits for a notice

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from voxspool.errors import SettingsError
 from voxspool.protocol import environment
 from voxspool.protocol.jobs import AUTO, ENGINES
-from voxspool.protocol.near import did_you_mean
+from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping

@@ -353,7 +353,7 @@ def test_what_is_not_about_the_connection_is_let_through(error: Exception) -> No
 
 
 def test_a_reply_may_take_longer_than_a_read_blocks() -> None:
-    from voxspool.reader import BLOCK_MS
+    from voxspool.reading.reader import BLOCK_MS
 
     assert BLOCK_MS / 1000 < connection.TIMEOUT_S
 

@@ -154,7 +154,9 @@ def test_the_command_needs_neither_queue_nor_samples_to_say_its_help() -> None:
 
 
 def test_the_protocol_loads_no_library() -> None:
-    found = loaded("from voxspool.protocol import jobs, stream, keys, environment, near\nimport voxspool.settings")
+    found = loaded(
+        "from voxspool.protocol import jobs, stream, keys, environment\nimport voxspool.suggestions, voxspool.settings"
+    )
     assert not found & (HEAVY | LATER)
 
 

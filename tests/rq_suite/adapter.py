@@ -31,8 +31,8 @@ from rq.worker import BaseWorker
 
 import expectations
 from voxspool.protocol.jobs import JobSpec
-from voxspool_worker import worker as ours
 from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.queue import worker as ours
 
 if TYPE_CHECKING:
     from collections.abc import Generator

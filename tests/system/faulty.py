@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from voxspool_worker.engines.base import Chunk, Prepared, Segment
-    from voxspool_worker.voices import Voice
+    from voxspool_worker.voices.catalog import Voice
 
     Samples = npt.NDArray[np.int16]
 
@@ -93,10 +93,11 @@ PREPARE_S = {"slow": 2.0, "deaf": None}
 def main() -> None:
     if os.environ.pop("JUMPING_CLOCK", ""):
         jump()
-    from voxspool_worker import watch, worker
     from voxspool_worker.cli import main as cli
     from voxspool_worker.engines import tone
-    from voxspool_worker.voices import Voice
+    from voxspool_worker.monitoring import watchdog
+    from voxspool_worker.queue import worker
+    from voxspool_worker.voices.catalog import Voice
 
     class FaultyEngine(tone.ToneEngine):
         @property
@@ -120,7 +121,7 @@ def main() -> None:
             return super().step()
 
     tone.ToneEngine = FaultyEngine  # type: ignore[misc]
-    watch.STEP_LIMIT_S = watch.TOKEN_LIMIT_S = worker.HAND_BACK_S = PATIENCE_S  # type: ignore[misc]
+    watchdog.STEP_LIMIT_S = watchdog.TOKEN_LIMIT_S = worker.HAND_BACK_S = PATIENCE_S  # type: ignore[misc]
     cli()
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PRELOADED: Final = (
-    "voxspool.cli", "voxspool.client", "voxspool.audio", "voxspool_worker.cli", "voxspool_worker.worker",
-    "voxspool_worker.exposition", "voxspool_worker.engines", "voxspool_worker.engines.tone",
+    "voxspool.cli", "voxspool.client", "voxspool.audio.files", "voxspool_worker.cli", "voxspool_worker.queue.worker",
+    "voxspool_worker.monitoring.prometheus", "voxspool_worker.engines", "voxspool_worker.engines.tone",
 )  # fmt: skip
 HEADER: Final = struct.Struct("!I")
 """The length of a request, in bytes."""

@@ -10,8 +10,8 @@ from reference import SENTENCE
 from voxspool.protocol import keys, narration
 from voxspool.protocol.narration import ChapterSpec, Passage
 from voxspool.protocol.stream import Audio, Mark
-from voxspool_worker.chapters import plan, seed_of
 from voxspool_worker.engines.tone import PITCHES, ToneEngine, sine
+from voxspool_worker.narration.segment_plan import plan, seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import redis
 
     from voxspool import Client
-    from voxspool.store import Store
+    from voxspool.store.segments import Store
     from voxspool_worker.engines.base import Segment
 
 LIVE = "sine-live"

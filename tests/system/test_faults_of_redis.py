@@ -33,8 +33,8 @@ from proxy import script
 from reference import SENTENCE, passage, tone
 from voxspool import BusyError, Client, Settings, StreamGapError, UnknownJobError
 from voxspool.protocol import keys
-from voxspool_worker.ledger import Ledger
-from voxspool_worker.recovery import Recovery
+from voxspool_worker.queue.recovery import Recovery
+from voxspool_worker.queue.rq_records import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ from voxspool import Client, Settings, VoxspoolError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool.protocol.stream import STATES, TERMINAL, decode
-from voxspool.reader import Cursor, judge
+from voxspool.reading.reader import Cursor, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ import soundfile as sf
 from voxspool.protocol import keys
 from voxspool.protocol.environment import DEFAULT_STORE
 from voxspool.protocol.stream import Begin, End, Mark, encode_data
-from voxspool.store import Store, key_of
+from voxspool.store.segments import Store, key_of
 
 if TYPE_CHECKING:
     import subprocess

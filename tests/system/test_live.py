@@ -14,7 +14,7 @@ from reference import SENTENCE, tone
 from voxspool import AsyncClient, Settings, SpeechCancelledError
 from voxspool.protocol import keys
 from voxspool.protocol.stream import Audio, Begin, Cancelled
-from voxspool_worker.attention import UNREAD
+from voxspool_worker.speech.reader_progress import UNREAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,11 +23,11 @@ from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import Audio, End, Mark
 from voxspool_worker.engines.base import Chunk, Prepared, Spoken
 from voxspool_worker.engines.tone import ToneEngine
-from voxspool_worker.metrics import Metrics
-from voxspool_worker.pipeline import Pipeline, segment_seed
-from voxspool_worker.runs import Run
-from voxspool_worker.scheduler import Scheduler
-from voxspool_worker.token import Token
+from voxspool_worker.jobs.cancellation import Token
+from voxspool_worker.jobs.execution import Run
+from voxspool_worker.monitoring.metrics import Metrics
+from voxspool_worker.speech.pipeline import Pipeline, segment_seed
+from voxspool_worker.speech.scheduler import Scheduler
 
 if TYPE_CHECKING:
     import subprocess
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from processes import RedisServer, WorkerProcess
     from voxspool import Client
-    from voxspool.reader import Received
-    from voxspool_worker.voices import Voice
+    from voxspool.reading.reader import Received
+    from voxspool_worker.voices.catalog import Voice
 
     StartWorker = Callable[..., WorkerProcess]
     Cli = Callable[..., subprocess.CompletedProcess[bytes]]

@@ -11,11 +11,11 @@ import srt as subrip
 
 from voxspool.books.book import Block, Chapter
 from voxspool.books.pronunciation import Pronunciations
-from voxspool.books.script import script
-from voxspool.narration.captions import srt
+from voxspool.books.speech_markup import script
+from voxspool.narration.exports.captions import srt
+from voxspool.narration.report.verify import Heard, Listener, compare
 from voxspool.narration.track import Cue, Track
-from voxspool.narration.verify import Heard, Listener, compare
-from voxspool.store import Store, key_of
+from voxspool.store.segments import Store, key_of
 from voxspool_worker.engines.base import Segment
 from voxspool_worker.engines.piper import PiperEngine, voice_folders
 from voxspool_worker.text import split
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from voxspool.books.script import Part
+    from voxspool.books.speech_markup import Part
 
 pytestmark = [
     pytest.mark.voice,

@@ -15,8 +15,8 @@ import pytest
 from make_epub import epub, packed
 from processes import ROOT, RedisServer, clean_env
 from voxspool.cli import main, narration_progress
-from voxspool.narration.recipe import FORMATS
-from voxspool.narration.report_page import FAULTS
+from voxspool.narration.options import FORMATS
+from voxspool.narration.report.page import FAULTS
 from voxspool.protocol.environment import VARIABLES
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from voxspool import SpeechCancelledError, SpeechFailedError
 from voxspool.protocol import keys
 from voxspool.protocol.narration import Passage
 from voxspool.protocol.stream import Begin, Mark
-from voxspool.store import Store
-from voxspool_worker.pool import LEASE_S, Claimed, Outcome, Pool, Scripts
+from voxspool.store.segments import Store
+from voxspool_worker.narration.segment_queue import LEASE_S, Claimed, Outcome, Pool, Scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,11 +23,11 @@ from voxspool.protocol import keys
 from voxspool.protocol.jobs import MAX_KEEP_S, JobSpec
 from voxspool_worker.engines.base import Chunk
 from voxspool_worker.engines.tone import ToneEngine
-from voxspool_worker.ledger import Ledger
-from voxspool_worker.metrics import Metrics
-from voxspool_worker.pipeline import Pipeline, SpeechGivenUpError
-from voxspool_worker.scheduler import Scheduler
-from voxspool_worker.token import Token
+from voxspool_worker.jobs.cancellation import Token
+from voxspool_worker.monitoring.metrics import Metrics
+from voxspool_worker.queue.rq_records import Ledger
+from voxspool_worker.speech.pipeline import Pipeline, SpeechGivenUpError
+from voxspool_worker.speech.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable

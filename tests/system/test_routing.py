@@ -21,9 +21,9 @@ from voxspool import SpeechFailedError, connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
 from voxspool.protocol.stream import Begin
-from voxspool_worker.ledger import Ledger, Why
-from voxspool_worker.publisher import Publisher, Scripts
-from voxspool_worker.recovery import AT_ONCE, PATIENCE_S, Recovery
+from voxspool_worker.queue.recovery import AT_ONCE, PATIENCE_S, Recovery
+from voxspool_worker.queue.rq_records import Ledger, Why
+from voxspool_worker.speech.publisher import Publisher, Scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

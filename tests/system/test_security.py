@@ -23,8 +23,8 @@ from voxspool import Client, RedisUnavailableError, SpeechCancelledError
 from voxspool.client import NarrationRecord
 from voxspool.protocol import keys, narration
 from voxspool.protocol.jobs import TASK, JobSpec
-from voxspool_worker.conditioning import ConditioningCache
-from voxspool_worker.library import VoiceLibrary
+from voxspool_worker.voices.cloned import VoiceLibrary
+from voxspool_worker.voices.conditioning_cache import ConditioningCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

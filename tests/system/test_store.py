@@ -17,7 +17,7 @@ import pytest
 
 from processes import clean_env, free_port, until
 from voxspool.errors import StoreError
-from voxspool.store import Store, key_of
+from voxspool.store.segments import Store, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ SERVER = "import sys; from moto.server import main; main(sys.argv[1:])"
 WRITER = """
 import sys
 import numpy as np
-from voxspool.store import Store, key_of
+from voxspool.store.segments import Store, key_of
 
 place, number, fields = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])
 input()

@@ -21,9 +21,9 @@ from processes import ROOT, clean_env, until
 from voxspool import SpeechFailedError, UnknownVoiceError, VoiceError, VoiceExistsError, connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import queue_names
-from voxspool_worker.conditioning import ConditioningCache, conditioning_key
-from voxspool_worker.library import VoiceLibrary
-from voxspool_worker.voices import Part, VoiceBook, find
+from voxspool_worker.voices.catalog import Part, VoiceBook, find
+from voxspool_worker.voices.cloned import VoiceLibrary
+from voxspool_worker.voices.conditioning_cache import ConditioningCache, conditioning_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -290,7 +290,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from voxspool import connection
-from voxspool_worker.conditioning import ConditioningCache
+from voxspool_worker.voices.conditioning_cache import ConditioningCache
 
 url, folder, log, gate = sys.argv[1], *map(Path, sys.argv[2:])
 

@@ -23,9 +23,9 @@ from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool.protocol.stream import Audio, Begin, Cancelled, Mark
 from voxspool_worker import lua
-from voxspool_worker.ledger import Ledger, Why
-from voxspool_worker.publisher import HeldError, Publisher, Scripts
-from voxspool_worker.token import EndedEarlyError
+from voxspool_worker.jobs.cancellation import EndedEarlyError
+from voxspool_worker.queue.rq_records import Ledger, Why
+from voxspool_worker.speech.publisher import HeldError, Publisher, Scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,11 +19,11 @@ import click
 from voxspool import connection, hints
 from voxspool.command import CommandGroup
 from voxspool.errors import MissingExtraError, StoreError, VoxspoolError
-from voxspool.places import open_place
 from voxspool.protocol.jobs import ENGINES
-from voxspool_worker import health as health_files
+from voxspool.store.backends import open_place
+from voxspool_worker.monitoring import health_file as health_files
 from voxspool_worker.settings import Settings
-from voxspool_worker.voices import built_in
+from voxspool_worker.voices.catalog import built_in
 from voxspool_worker.voices_cli import voices
 
 if TYPE_CHECKING:
@@ -85,14 +85,15 @@ def run(
     _check_store(settings.store)
     connection.check(settings.redis_url)
 
-    from voxspool_worker import engines, exposition
-    from voxspool_worker.worker import SpeechWorker
+    from voxspool_worker import engines
+    from voxspool_worker.monitoring import prometheus
+    from voxspool_worker.queue.worker import SpeechWorker
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # five lines a job, where ours are two
     logging.getLogger("rq.job").setLevel(logging.ERROR)  # a traceback for each part of a job that it cannot read
     connect = functools.partial(connection.connect, settings.redis_url)
-    show = exposition.serve(metrics_port) if metrics_port else None  # first: a model may take long to load
+    show = prometheus.serve(metrics_port) if metrics_port else None  # first: a model may take long to load
     loaded = engines.load_or_stand_in(settings, connect)
     folder = settings.health_dir or health_files.default_folder()
     worker = SpeechWorker(
@@ -105,7 +106,7 @@ def run(
         memory_limit_bytes=settings.memory_mb * 2**20 if settings.memory_mb else None,
     )
     if show:
-        show(exposition.Collector(worker.metrics.counts, worker.gauges))
+        show(prometheus.Collector(worker.metrics.counts, worker.gauges))
     with connection.translated(settings.redis_url):
         worker.work(burst=burst)
     for late in (signal.SIGINT, signal.SIGTERM):  # Python lets go of its handlers before the process ends
@@ -186,7 +187,7 @@ def _bench(settings: Settings) -> None:
     """Measure the engine and print what came of it."""
     from voxspool import speeds
     from voxspool_worker import engines
-    from voxspool_worker.measure import measure
+    from voxspool_worker.engines.benchmark import measure
 
     engine = engines.load(settings.engine, settings)
     click.echo(f"{engine.model} on {engine.device}, {engine.rows} rows: measuring", err=True)
@@ -209,10 +210,10 @@ def _fidelity(settings: Settings) -> None:
     from voxspool_worker.engines import xtts
 
     xtts.check_installed()
-    from voxspool_worker.engines.xtts import fidelity
+    from voxspool_worker.engines.xtts import precision_report
 
     click.echo(f"{'against fp32':<14} {'greedy':>7} {'sampled':>8} {'gap':>7} {'largest':>8} {'audio':>8}")
-    for one in fidelity.measure(settings):
+    for one in precision_report.measure(settings):
         click.echo(
             f"{one.precision:<14} {one.greedy:7.1%} {one.sampled:8.1%} {one.gap:7.3f} {one.largest_gap:8.3f} "
             f"{one.audio_db:5.2f} dB"

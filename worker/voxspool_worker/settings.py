@@ -34,7 +34,7 @@ SPIN_COUNT: Final = "2000"
 """Turns that a thread waits in a loop before it sleeps; OpenMP's own default is some 300,000.
 
 On an idle machine both are as fast; where another process wants a core, the default made a sentence take five times as
-long, and this twice. decoder.c's threads wait about as long.
+long, and this twice. cpu_decoder.c's threads wait about as long.
 """
 
 

@@ -16,9 +16,9 @@ import click
 from voxspool.command import InterruptibleGroup
 from voxspool.errors import CheckpointError, MissingExtraError, OutputError, UnknownLanguageError, UnknownVoiceError
 from voxspool.hints import install_command, program
-from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.stream import Audio, Begin, End
 from voxspool.protocol.voices import LANGUAGES, PIPER_NAME
+from voxspool.suggestions import did_you_mean
 from voxspool_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from rich.progress import Progress
 
-    from voxspool_worker.catalogue import Catalogue, CatalogueVoice
-    from voxspool_worker.voices import Voice
+    from voxspool_worker.voices.catalog import Voice
+    from voxspool_worker.voices.downloads import Catalogue, CatalogueVoice
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
@@ -147,7 +147,7 @@ def try_voice(name: str, output: Path | None) -> None:
     NAME is a Piper voice that is on this machine. The sentence is the first of article 1 of the Universal Declaration
     of Human Rights, in the voice's language.
     """
-    from voxspool.audio import check_output
+    from voxspool.audio.files import check_output
 
     settings = Settings.from_env()
     voice = _find(name, settings)
@@ -168,8 +168,8 @@ def try_voice(name: str, output: Path | None) -> None:
 
 def _piper_rows(settings: Settings) -> Iterator[dict[str, Any]]:
     """Yield one row for each voice in Piper's folders."""
-    from voxspool_worker.catalogue import Card
     from voxspool_worker.engines.piper import card_of, find_voices, voice_folders
+    from voxspool_worker.voices.downloads import Card
 
     found = find_voices(voice_folders(settings.piper_voices, settings.voices_dir))
     for name, (voice, source) in found.items():
@@ -244,9 +244,9 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 def _catalogue(settings: Settings) -> Catalogue:
     """Fetch the catalogue that the settings name, else the one that piper-tts names."""
-    from voxspool_worker import catalogue
+    from voxspool_worker.voices import downloads
 
-    return catalogue.fetch(settings.piper_catalogue or _pipers_own())
+    return downloads.fetch(settings.piper_catalogue or _pipers_own())
 
 
 def _remote_row(voice: CatalogueVoice) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def _pipers_own() -> str:
 
 def _get(catalogue: Catalogue, voice: CatalogueVoice, folders: Sequence[Path]) -> None:
     """Show what a voice is made of, download it unless it is here, and say how it is used."""
-    from voxspool_worker import catalogue as downloads
+    from voxspool_worker.voices import downloads
 
     target = folders[0]
     whole = next((folder for folder in folders if downloads.is_whole(voice, folder)), None)
@@ -291,7 +291,7 @@ def _get(catalogue: Catalogue, voice: CatalogueVoice, folders: Sequence[Path]) -
 
 def _described(voice: CatalogueVoice, card: str) -> Iterator[str]:
     """Yield lines that say what a voice is, what it was made of, and what its licence allows."""
-    from voxspool_worker.catalogue import Card
+    from voxspool_worker.voices.downloads import Card
 
     told = Card.read(card)
     speakers = "1 speaker" if voice.speakers == 1 else f"{voice.speakers} speakers"
@@ -334,7 +334,7 @@ def _speak(voice: Voice, settings: Settings) -> tuple[npt.NDArray[np.int16], int
     """Speak the sentence of a voice's language; return samples, shape (n,), and their rate in Hz."""
     from voxspool_worker.engines.base import Segment
     from voxspool_worker.engines.piper import PiperEngine, get_command, voice_folders
-    from voxspool_worker.sentences import SENTENCES
+    from voxspool_worker.voices.sample_sentences import SENTENCES
 
     language = voice.language(None)
     sentence = SENTENCES.get(language.partition("-")[0])
@@ -361,7 +361,7 @@ def _not_here(name: str, found: Iterable[str], command: str) -> UnknownVoiceErro
 
 def _write(path: Path, samples: npt.NDArray[np.int16], rate: int) -> None:
     """Write samples to a sound file, which appears when it is whole."""
-    from voxspool.audio import Writer
+    from voxspool.audio.files import Writer
 
     with Writer(path, rate) as writer:
         writer.write(samples)
@@ -370,7 +370,7 @@ def _write(path: Path, samples: npt.NDArray[np.int16], rate: int) -> None:
 
 def _check_loudspeaker(instead: str) -> None:
     """Refuse a machine that cannot play. Raises MissingExtraError and OutputError with the command to run instead."""
-    from voxspool.audio import check_loudspeaker
+    from voxspool.audio.files import check_loudspeaker
 
     try:
         check_loudspeaker()
@@ -380,7 +380,7 @@ def _check_loudspeaker(instead: str) -> None:
 
 def _play(samples: npt.NDArray[np.int16], rate: int) -> None:
     """Play samples."""
-    from voxspool.audio import play
+    from voxspool.audio.files import play
 
     play(
         [

@@ -14,8 +14,8 @@ import docx
 from voxspool.books.archive import Archive
 from voxspool.books.book import Block, Book
 from voxspool.books.chapters import bounded, by_headings
+from voxspool.books.html_text import settle
 from voxspool.books.languages import tag
-from voxspool.books.prose import settle
 from voxspool.errors import BookError
 
 if TYPE_CHECKING:

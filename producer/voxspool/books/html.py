@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from voxspool.books.book import Book
 from voxspool.books.chapters import bounded, by_headings
+from voxspool.books.html_text import prose, settle, visible
 from voxspool.books.languages import tag
-from voxspool.books.markup import LANGUAGE, decode, named, parse_document, parse_html
 from voxspool.books.notes import notes
-from voxspool.books.prose import prose, settle, visible
+from voxspool.books.xml import LANGUAGE, decode, named, parse_document, parse_html
 from voxspool.errors import BookError
 
 if TYPE_CHECKING:

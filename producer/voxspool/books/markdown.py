@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from markdown_it import MarkdownIt
 
 from voxspool.books.html import book_of
-from voxspool.books.markup import named, parse_html
-from voxspool.books.prose import visible
+from voxspool.books.html_text import visible
+from voxspool.books.xml import named, parse_html
 
 if TYPE_CHECKING:
     from voxspool.books.book import Book

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 from lxml import etree
 
-from voxspool.books.markup import local, named, whole_text
-from voxspool.books.prose import MARK, is_block, kinds, visible
+from voxspool.books.html_text import MARK, is_block, kinds, visible
+from voxspool.books.xml import local, named, whole_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -14,9 +14,9 @@ from pypdf import PdfReader
 
 from voxspool.books.book import Block, Book, Chapter
 from voxspool.books.chapters import at_starts, bounded, shortened
+from voxspool.books.html_text import settle
 from voxspool.books.languages import tag
-from voxspool.books.plain import plain_chapters
-from voxspool.books.prose import settle
+from voxspool.books.text import plain_chapters
 from voxspool.errors import BookError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from voxspool.cli.queues import pause, resume
 from voxspool.cli.speak import speak
 from voxspool.cli.voices import voices
 from voxspool.command import InterruptibleGroup
-from voxspool.waiting import NoWorkerWarning
+from voxspool.reading.waiting import NoWorkerWarning
 
 
 class Command(InterruptibleGroup):

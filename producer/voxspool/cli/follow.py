@@ -17,15 +17,15 @@ from voxspool.cli.progress import SpeechProgress, Unserved
 from voxspool.command import INTERRUPTED
 from voxspool.errors import MissingExtraError, OutputError, ProtocolError
 from voxspool.protocol.stream import START, EntryId
-from voxspool.reader import raise_for
+from voxspool.reading.reader import raise_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from voxspool.audio import Recorder
+    from voxspool.audio.files import Recorder
     from voxspool.client import Speech
     from voxspool.protocol.stream import Entry
-    from voxspool.reader import Received
+    from voxspool.reading.reader import Received
 
 
 @click.command()
@@ -79,7 +79,7 @@ def check_target(target: str | None, *, play: bool) -> None:
 
     Raises OutputError, MissingExtraError.
     """
-    from voxspool.audio import check_loudspeaker, check_output
+    from voxspool.audio.files import check_loudspeaker, check_output
 
     if target not in (None, "-"):
         check_output(Path(target))
@@ -107,8 +107,8 @@ def record(
     if target == "-":
         write_raw_after(speech, str(START), line, unserved, store)
     elif play:
-        from voxspool.audio import Recorder
-        from voxspool.audio import play as play_entries
+        from voxspool.audio.files import Recorder
+        from voxspool.audio.files import play as play_entries
 
         entries = (one.entry for one in watched(speech, line, unserved, store=store))
         with contextlib.nullcontext() if target is None else Recorder(Path(target)) as recorder:
@@ -117,7 +117,7 @@ def record(
         for _ in watched(speech, line, unserved):
             pass
     else:
-        from voxspool.audio import Recorder
+        from voxspool.audio.files import Recorder
 
         with Recorder(Path(target)) as recorder:
             for one in watched(speech, line, unserved, store=store):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from voxspool.cards import WorkerCard
     from voxspool.client import Client, Overview
+    from voxspool.workers import WorkerCard
 
 
 @click.command()

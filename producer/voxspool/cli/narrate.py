@@ -27,24 +27,24 @@ from voxspool.errors import (
     UnknownLanguageError,
     UnknownVoiceError,
 )
-from voxspool.narration.recipe import ALWAYS, FORMATS, Recipe, chosen, voices_of
+from voxspool.narration.options import ALWAYS, FORMATS, Recipe, chosen, voices_of
 from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, JobSpec, queue_name
-from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.voices import how_to_get
 from voxspool.routing import route
+from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voxspool.books.book import Book
-    from voxspool.cards import WorkerCard
     from voxspool.cli.narration_progress import Show
     from voxspool.client import Client
-    from voxspool.narration.folder import Folder, Kept
-    from voxspool.narration.narration import Narration
+    from voxspool.narration.output_folder import Folder, Kept
     from voxspool.narration.plan import Planned
+    from voxspool.narration.run import Narration
     from voxspool.settings import Settings
-    from voxspool.store import Store
+    from voxspool.store.segments import Store
+    from voxspool.workers import WorkerCard
 
 PRESETS: Final = ("podcast", "ebu", "acx")
 VERIFY_MODEL: Final = "base"
@@ -197,10 +197,10 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
     """Begin a narration, or go on with one that was begun in the same folder."""
     from voxspool.books import read_book
     from voxspool.books.pronunciation import Pronunciations
-    from voxspool.narration.deliver import check_extras
-    from voxspool.narration.folder import Folder
+    from voxspool.narration.delivery import check_extras
+    from voxspool.narration.output_folder import Folder
     from voxspool.narration.plan import plan
-    from voxspool.places import open_place
+    from voxspool.store.backends import open_place
 
     open_place(asked.settings.store)  # a name that is none is refused before anything is started
     with as_path(source) as path:
@@ -237,7 +237,7 @@ def _make(folder: Folder) -> None:
 def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
     """Come back to a narration that was begun on this machine."""
     from voxspool.books import read_book
-    from voxspool.narration.folder import Folder
+    from voxspool.narration.output_folder import Folder
 
     with options.open_client(settings) as client:
         record = client.narration(name)
@@ -258,9 +258,9 @@ def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: boo
     """Enqueue what is missing, follow it, and make the files; give the exit code."""
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.cli.narration_progress import show_for
-    from voxspool.narration.narration import Narration
     from voxspool.narration.plan import plan
-    from voxspool.store import Store
+    from voxspool.narration.run import Narration
+    from voxspool.store.segments import Store
 
     store = Store(client.settings.store)
     chapters = plan(book, kept.recipe, Pronunciations.read(*kept.pronunciations))
@@ -288,8 +288,8 @@ def _follow(
     narration: Narration, client: Client, show: Show, folder: Folder, kept: Kept, book: Book, store: Store
 ) -> int:
     """Follow the chapters to their ends, make the files, say what came of it."""
-    from voxspool.narration.deliver import Delivery
-    from voxspool.narration.narration import Spoken, Waiting
+    from voxspool.narration.delivery import Delivery
+    from voxspool.narration.run import Spoken, Waiting
 
     unserved, queue = Unserved(client, has_private=True), queue_name(kept.recipe.engine, "batch")
     delivery = Delivery(folder, kept, book, store)
@@ -391,7 +391,7 @@ def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.cli.narration_plan import show_plan
     from voxspool.narration.plan import plan
-    from voxspool.store import Store
+    from voxspool.store.segments import Store
 
     with as_path(source) as path:
         book = read_book(path)

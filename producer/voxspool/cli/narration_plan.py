@@ -10,15 +10,15 @@ import click
 
 from voxspool.cli.narration_progress import counted, hours
 from voxspool.narration.estimate import estimate
-from voxspool.narration.recipe import AUDIO
+from voxspool.narration.options import AUDIO
 
 if TYPE_CHECKING:
     from voxspool.books.book import Book
-    from voxspool.cards import WorkerCard
     from voxspool.narration.estimate import Estimate
+    from voxspool.narration.options import Recipe
     from voxspool.narration.plan import Planned
-    from voxspool.narration.recipe import Recipe
     from voxspool.speeds import Measured
+    from voxspool.workers import WorkerCard
 
 _SIZED = {*AUDIO, "m4b"}
 """Formats whose size is worth a word."""

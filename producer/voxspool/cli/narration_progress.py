@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from voxspool.cli.progress import BAR, NARROW
-from voxspool.narration.narration import GivenUp, Segment, Spoken
+from voxspool.narration.run import GivenUp, Segment, Spoken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from voxspool.books.book import Book
     from voxspool.client import Client
     from voxspool.errors import BusyError
-    from voxspool.narration.deliver import Made, Outcome
-    from voxspool.narration.narration import Narration, News
+    from voxspool.narration.delivery import Made, Outcome
     from voxspool.narration.plan import Planned
+    from voxspool.narration.run import Narration, News
 
 LOOK_S: Final = 3.0
 """How often the workers are counted, in seconds: they say that they live as often."""

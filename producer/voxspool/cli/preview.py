@@ -9,11 +9,11 @@ import click
 
 from voxspool.cli import options
 from voxspool.cli.books import as_path, warn
-from voxspool.narration.recipe import Recipe, chosen, voices_of
+from voxspool.narration.options import Recipe, chosen, voices_of
 from voxspool.protocol.jobs import AUTO
 
 if TYPE_CHECKING:
-    from voxspool.books.script import Part
+    from voxspool.books.speech_markup import Part
     from voxspool.narration.plan import Planned
 
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from voxspool.cli.options import ADD_PRIVATE
 from voxspool.protocol.stream import Audio, Begin, Mark, position_after
-from voxspool.waiting import Watch
+from voxspool.reading.waiting import Watch
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from voxspool.client import Client
     from voxspool.protocol.stream import Entry
-    from voxspool.reader import JobState
+    from voxspool.reading.reader import JobState
 
 BAR: Final = 24
 """The width of a progress bar, in columns."""

@@ -16,13 +16,13 @@ from voxspool.cli import options
 from voxspool.command import CommandGroup
 from voxspool.errors import MissingExtraError, UnknownVoiceError
 from voxspool.hints import install_command
-from voxspool.protocol.near import did_you_mean
 from voxspool.protocol.voices import CLONING_ENGINE, LANGUAGES
+from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from voxspool.cards import WorkerCard
     from voxspool.client import Client
     from voxspool.protocol.voices import ClonedVoice
+    from voxspool.workers import WorkerCard
 
 _CLIPS = click.argument("clips", nargs=-1, required=True, metavar="CLIP...", type=click.Path(path_type=Path))
 _LANGUAGE = click.option(

@@ -16,8 +16,8 @@ from voxspool.protocol.stream import SAMPLE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from voxspool.cards import WorkerCard
     from voxspool.speeds import Measured
+    from voxspool.workers import WorkerCard
 
 ENGLISH: Final = 16.0
 """Characters a second, read aloud. Piper's English voice said 4,735 characters of prose, with its pauses between

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import StoreError
 from voxspool.protocol.stream import SAMPLE_BYTES, Audio, Mark, position_after
-from voxspool.reader import Received
+from voxspool.reading.reader import Received
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from voxspool.store import Store
+    from voxspool.store.segments import Store
 
 CHUNK_SAMPLES: Final = 8_000
 """The most audio in one entry: a second at the lowest rate. Who plays it can be interrupted between two."""
@@ -64,6 +64,6 @@ def _audio(mark: Mark, store: Store) -> Iterator[Audio]:
 
 def _store(place: str) -> Store:
     """Open a store; its libraries are loaded where a chapter is heard."""
-    from voxspool.store import Store
+    from voxspool.store.segments import Store
 
     return Store(place)

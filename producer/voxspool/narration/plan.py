@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from voxspool.books.script import script
+from voxspool.books.speech_markup import script
 from voxspool.errors import StoreError
 from voxspool.narration.track import Cue, Track
 from voxspool.protocol import keys, narration
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from voxspool.books.book import Book, Chapter
     from voxspool.books.pronunciation import Pronunciations
-    from voxspool.books.script import Part
-    from voxspool.narration.recipe import Recipe
+    from voxspool.books.speech_markup import Part
+    from voxspool.narration.options import Recipe
     from voxspool.protocol.stream import Mark
-    from voxspool.store import Store
+    from voxspool.store.segments import Store
 
 LOST: Final = "lost"
 """The fault of a segment that the store had and has no more."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from voxspool.store import Store, Stored
+    from voxspool.store.segments import Store, Stored
 
 
 @dataclass(frozen=True, slots=True)

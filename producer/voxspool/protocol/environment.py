@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from voxspool.errors import SettingsError
-from voxspool.protocol.near import did_you_mean
+from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from voxspool.errors import InvalidJobError, UnknownEngineError, UnknownQueueError
 from voxspool.protocol import VERSION
-from voxspool.protocol.near import did_you_mean
+from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 from voxspool.errors import InvalidJobError, ProtocolError, UnknownLanguageError, VoiceError
-from voxspool.protocol.near import did_you_mean
+from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

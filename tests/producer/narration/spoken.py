@@ -12,7 +12,7 @@ from voxspool.narration.track import Cue, Track
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from voxspool.store import Store
+    from voxspool.store.segments import Store
 
 
 def speech(seconds: float, rate_hz: int, *, rms: float = 0.05, seed: int = 1) -> np.ndarray:

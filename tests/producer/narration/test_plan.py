@@ -11,11 +11,11 @@ import pytest
 from voxspool.books.book import Block, Book, Chapter
 from voxspool.books.pronunciation import Pronunciations
 from voxspool.errors import StoreError
+from voxspool.narration.options import Recipe
 from voxspool.narration.plan import LOST, check_whole, plan
-from voxspool.narration.recipe import Recipe
 from voxspool.protocol.narration import ChapterSpec
 from voxspool.protocol.stream import Mark
-from voxspool.store import Store, key_of
+from voxspool.store.segments import Store, key_of
 
 if TYPE_CHECKING:
     from pathlib import Path

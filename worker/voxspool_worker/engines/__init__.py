@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from voxspool.errors import UnknownEngineError, VoxspoolError
 from voxspool.protocol.jobs import ENGINES
-from voxspool.protocol.near import did_you_mean
+from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from voxspool_worker.voices import Prepared as Prepared  # noqa: PLC0414, TC001 - engines find all they need here
+from voxspool_worker.voices.catalog import Prepared as Prepared  # noqa: PLC0414, TC001 - engines find all they need here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from voxspool_worker.text import Limits
-    from voxspool_worker.voices import Voice
+    from voxspool_worker.voices.catalog import Voice
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from voxspool.protocol.environment import PIPER_VOICES
 from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
 from voxspool_worker.settings import forbid_telemetry
 from voxspool_worker.text import Limits
-from voxspool_worker.voices import Voice
+from voxspool_worker.voices.catalog import Voice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -15,7 +15,7 @@ import numpy as np
 
 from voxspool_worker.engines.base import Chunk, Prepared
 from voxspool_worker.text import Limits
-from voxspool_worker.voices import Voice
+from voxspool_worker.voices.catalog import Voice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,13 +1,15 @@
 """XTTS v2: a voice from a clip, in 17 languages. On the low-level classes of coqui-tts, with a loop of our own.
 
-    checkpoint, model      where the weights are; upstream's modules around them, in a second
-    device                 what runs where, in which precision
-    tokenizer, wording     text -> tokens
-    latents, voiced        clips -> conditioning -> what a row needs of a voice
-    gpt, sampling          tokens -> latents, on many rows at once; native (decoder.c) or torch_decoder under it
-    vocoder                latents -> audio, as they come
-    guard, seats, engine   what is plausible; one segment's way; who is heard when
-    fidelity               what a precision changes, on the user's own weights
+    checkpoint, model                       where the weights are; upstream's modules around them
+    device                                  what runs where, in which precision
+    tokenizer, punctuation                  text -> tokens
+    latents, prepared_voices                clips -> conditioning -> what a row needs of a voice
+    gpt, sampling                           tokens -> latents, on many rows at once
+    cpu_decoder (.py, .c), torch_decoder    the decoder under gpt: in C for CPUs, in PyTorch for everything else
+    vocoder                                 latents -> audio, as they come
+    output_check                            whether an output is longer than its text can explain
+    active_segment, engine                  the state of one segment; the rows, and which segment streams
+    precision_report                        what a precision changes, on the user's own weights
 
 Nothing heavy is imported before `load`.
 """
@@ -31,9 +33,9 @@ if TYPE_CHECKING:
     from voxspool_worker.engines.xtts.engine import XttsEngine
     from voxspool_worker.engines.xtts.gpt import Decoder, Gpt
     from voxspool_worker.engines.xtts.model import LoadedModel
+    from voxspool_worker.engines.xtts.prepared_voices import VoicedVoices
     from voxspool_worker.engines.xtts.sampling import Choice
     from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
-    from voxspool_worker.engines.xtts.voiced import VoicedVoices
     from voxspool_worker.engines.xtts.weights import GptWeights
     from voxspool_worker.settings import Settings
 
@@ -128,7 +130,7 @@ def make_gpt(
 
 def _decoder(weights: GptWeights, plan: Plan, settings: Settings, positions: int) -> Decoder:
     """Make the decoder: the compiled one on a CPU where it compiles, else PyTorch's."""
-    from voxspool_worker.engines.xtts.native import NativeDecoder, NoCompilerError, compiled
+    from voxspool_worker.engines.xtts.cpu_decoder import NativeDecoder, NoCompilerError, compiled
     from voxspool_worker.engines.xtts.torch_decoder import TorchDecoder
 
     if plan.device == "cpu":
@@ -150,11 +152,11 @@ def make_voices(
     """Bring together what knows of voices."""
     from importlib.metadata import version
 
-    from voxspool_worker.conditioning import ConditioningCache
     from voxspool_worker.engines.xtts import latents
-    from voxspool_worker.engines.xtts.voiced import Recipe, VoicedVoices
-    from voxspool_worker.library import VoiceLibrary
-    from voxspool_worker.voices import VoiceBook
+    from voxspool_worker.engines.xtts.prepared_voices import Recipe, VoicedVoices
+    from voxspool_worker.voices.catalog import VoiceBook
+    from voxspool_worker.voices.cloned import VoiceLibrary
+    from voxspool_worker.voices.conditioning_cache import ConditioningCache
 
     config = loaded.config
     listening = latents.Listening(

@@ -2,7 +2,7 @@
 
 | device | layers of the GPT | precision | vocoder | conditioning |
 |---|---|---|---|---|
-| cpu | decoder.c; PyTorch without a compiler | int8, bf16, fp32 | bf16 if the processor has it, else fp32 | cpu |
+| cpu | cpu_decoder.c; PyTorch without a compiler | int8, bf16, fp32 | bf16 if the processor has it, else fp32 | cpu |
 | cuda | PyTorch, a CUDA graph for each shape | bf16, fp32 | as the GPT | cpu |
 | mps | PyTorch, fixed shapes | fp32, bf16 | fp32 | cpu |
 

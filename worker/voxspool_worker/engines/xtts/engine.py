@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
-from voxspool_worker.engines.xtts import guard
-from voxspool_worker.engines.xtts.seats import TOKEN_S, Seat, to_pcm
+from voxspool_worker.engines.xtts import output_check
+from voxspool_worker.engines.xtts.active_segment import TOKEN_S, Seat, to_pcm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from voxspool_worker.engines.base import Segment
     from voxspool_worker.engines.xtts.gpt import Gpt
+    from voxspool_worker.engines.xtts.prepared_voices import VoicedVoices
     from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
     from voxspool_worker.engines.xtts.vocoder import Vocoder, VocoderStream
-    from voxspool_worker.engines.xtts.voiced import VoicedVoices
     from voxspool_worker.text import Limits
-    from voxspool_worker.voices import Voice
+    from voxspool_worker.voices.catalog import Voice
 
 TRIES: Final = 3
 """How often a segment is spoken at the most; each costs as much as the first."""
@@ -82,7 +82,7 @@ class XttsEngine:
         """Seat a segment in a free row: its text is read here, 1 ms a token on two cores."""
         voiced = self._voiced.ready(segment.voice, self._gpt, self._vocoder)
         text = self._tokenizer.tokens(segment.text, segment.language)
-        plausible = guard.band(segment.text, self._tokenizer.limits(segment.language).max_chars)
+        plausible = output_check.band(segment.text, self._tokenizer.limits(segment.language).max_chars)
         seat = Seat(segment, text, voiced, plausible)
         self._seats.append(seat)
         self._speak(seat)
@@ -199,7 +199,7 @@ class XttsEngine:
         """Give away a segment of which nothing was heard, if it may be heard as it is."""
         samples = np.concatenate(seat.held)
         if not seat.settled:
-            seat.fault = seat.fault or guard.end_fault(samples, self.sample_rate)
+            seat.fault = seat.fault or output_check.end_fault(samples, self.sample_rate)
             if not self._judge(seat, samples):
                 return []
         return [Chunk(seat.segment.job, seat.segment.index, to_pcm(samples), last=True, spoken=seat.outcome())]
@@ -208,11 +208,11 @@ class XttsEngine:
         """Give away what is held, and keep its last second for the guard."""
         segment, tail = seat.segment, seat.held[0] if seat.heard else np.zeros(0, np.float32)
         fresh = np.concatenate(seat.held[1:] if seat.heard else seat.held)
-        seat.held = [np.concatenate((tail, fresh))[-round(2 * guard.END_S * self.sample_rate) :]]
+        seat.held = [np.concatenate((tail, fresh))[-round(2 * output_check.END_S * self.sample_rate) :]]
         seat.heard = True
         if not last:
             return Chunk(segment.job, segment.index, to_pcm(fresh), last=False)
-        seat.fault = seat.fault or guard.end_fault(seat.held[0], self.sample_rate)
+        seat.fault = seat.fault or output_check.end_fault(seat.held[0], self.sample_rate)
         return Chunk(segment.job, segment.index, to_pcm(fresh), last=True, spoken=seat.outcome())
 
     def _give_up(self, seat: Seat) -> NoReturn:

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from voxspool.hints import install_command
-from voxspool_worker.engines.xtts.wording import spoken_form
+from voxspool_worker.engines.xtts.punctuation import spoken_form
 from voxspool_worker.text import Limits
 
 if TYPE_CHECKING:

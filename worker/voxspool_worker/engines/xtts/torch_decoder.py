@@ -1,10 +1,10 @@
-"""The decoder in PyTorch: what serves CUDA and Apple MPS, a CPU without a compiler, and what decoder.c is held against.
+"""The decoder in PyTorch: for CUDA, Apple MPS, a CPU without a compiler, and to hold cpu_decoder.c against.
 
 Shapes never depend on how far a row is: a step runs over the first n rows and the first c positions, both from short
 lists (`BATCHES`, `CONTEXTS`), and a mask says what each row may see. So CUDA captures each pair once as a graph, and
 MPS compiles each once. Rows beyond the ones that were asked for compute what nobody reads.
 
-The residual stream is fp32 in every precision. int8 quantises activations row by row, as decoder.c does.
+The residual stream is fp32 in every precision. int8 quantises activations row by row, as cpu_decoder.c does.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Audio files: writing, playing, tags, and clips to clone a voice from."""

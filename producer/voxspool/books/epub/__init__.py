@@ -1,0 +1,1 @@
+"""EPUB files: the package, and the reader that makes a book of it."""

@@ -1,0 +1,197 @@
+"""The package of an EPUB: where its documents are, in which order they are read, what they are called, who wrote them.
+
+Reads container.xml, the OPF, and the nav document or the NCX. Knows nothing of what stands in the documents.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from voxspool.books.book import Cover
+from voxspool.books.html_text import settle, visible
+from voxspool.books.notes import resolve
+from voxspool.books.xml import TYPE, local, named, parse_document, parse_xml
+from voxspool.errors import BookError
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element as Element
+
+    from voxspool.books.archive import Archive
+
+CONTAINER: Final = "META-INF/container.xml"
+OPF: Final = "http://www.idpf.org/2007/opf"
+EVENT: Final = f"{{{OPF}}}event"
+_ENCRYPTION: Final = "META-INF/encryption.xml"
+_XHTML_TYPES: Final = frozenset({"application/xhtml+xml", "text/html", "application/xml", "text/x-oeb1-document"})
+_PICTURES: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file that the package lists."""
+
+    id: str
+    href: str
+    path: str
+    """Its path in the archive, if it is there."""
+    media_type: str
+    properties: frozenset[str]
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is prose by its type, or by its name where the type says nothing."""
+        return self.media_type in _XHTML_TYPES or self.path.lower().endswith((".xhtml", ".html", ".htm"))
+
+
+class Entry(NamedTuple):
+    """A line of the table of contents."""
+
+    title: str
+    document: str
+    fragment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An opened package."""
+
+    path: str
+    root: Element
+    items: tuple[Item, ...]
+    spine: tuple[Item, ...]
+    """What is read in a row, each once."""
+    dangling: tuple[str, ...]
+    """What the spine names and the package does not list."""
+
+    @property
+    def nav(self) -> Item | None:
+        """The nav document of EPUB 3."""
+        return next((item for item in self.items if "nav" in item.properties), None)
+
+    @property
+    def ncx(self) -> Item | None:
+        """The table of contents of EPUB 2."""
+        spine = next(iter(named(self.root, "spine")), None)
+        named_so = None if spine is None else spine.get("toc")
+        found = [item for item in self.items if item.id == named_so]
+        return next((item for item in found + list(self.items) if "ncx" in item.media_type or item in found), None)
+
+    @property
+    def guided_contents(self) -> frozenset[str]:
+        """The documents that the guide of EPUB 2 calls the table of contents."""
+        said = (one for one in named(self.root, "reference") if one.get("type", "").casefold() == "toc")
+        return frozenset(resolve(self.path, one.get("href", ""))[0] for one in said)
+
+    @property
+    def date(self) -> str:
+        """When the book came out; an EPUB 2 may say when the file was changed as well."""
+        dates = named(self.root, "date")
+        dates.sort(key=lambda one: one.get(EVENT, "publication") != "publication")
+        return next((text for text in map(visible, dates) if text), "")
+
+    def metadata(self, name: str) -> list[str]:
+        """Give the texts of a term of Dublin Core, in order."""
+        found = (visible(one) for place in named(self.root, "metadata") for one in named(place, name))
+        return [text for text in found if text]
+
+
+def open_package(archive: Archive) -> Package:
+    """Open the package of an EPUB. Raises BookError where there is none, or where the book is locked."""
+    path = _package_path(archive)
+    try:
+        root = parse_xml(archive.read(path))
+    except BookError as error:
+        raise BookError(f"its package {path} cannot be read: {error}") from error
+    items = {one.get("id", ""): _item(archive, path, one) for one in named(root, "item") if one.get("href")}
+    wanted = [
+        one.get("idref", "") for one in named(root, "itemref") if one.get("linear", "yes").strip().lower() != "no"
+    ]
+    wanted = list(dict.fromkeys(wanted))
+    spine = tuple(items[one] for one in wanted if one in items)
+    _refuse_locked(archive, spine)
+    return Package(path, root, tuple(items.values()), spine, tuple(one for one in wanted if one not in items))
+
+
+def contents(archive: Archive, package: Package) -> list[Entry]:
+    """Give the table of contents, nested lines too, in its order; empty where there is none that can be read."""
+    for item, reader in ((package.nav, _nav_entries), (package.ncx, _ncx_entries)):
+        if item is None:
+            continue
+        try:
+            found = reader(archive.read(item.path), item.path)
+        except BookError:
+            continue  # titles come from the headings then
+        if found:
+            return [Entry(title, archive.find(path) or path, fragment) for title, path, fragment in found]
+    return []
+
+
+def cover(archive: Archive, package: Package) -> Cover | None:
+    """Give the picture on the front, if it is a JPEG or a PNG. Raises BookError where it cannot be read."""
+    called = next((one.get("content") for one in named(package.root, "meta") if one.get("name") == "cover"), None)
+    items = [item for item in package.items if "cover-image" in item.properties]
+    items += [item for item in package.items if called and called in {item.id, item.href}]
+    if not items:
+        return None
+    data = archive.read(items[0].path)
+    return next((Cover(data, kind) for magic, kind in _PICTURES if data.startswith(magic)), None)
+
+
+def _package_path(archive: Archive) -> str:
+    """Find the OPF: as the container says, else the only one there is."""
+    try:
+        said = [one.get("full-path", "") for one in named(parse_xml(archive.read(CONTAINER)), "rootfile")]
+    except BookError:
+        said = []
+    there = [info.filename for info in archive.infos if info.filename.lower().endswith(".opf")]
+    found = next((path for path in map(archive.find, said) if path), there[0] if there else None)
+    if found is None:
+        raise BookError(f"it is no EPUB: {CONTAINER} names no package that is there; convert the file to EPUB again")
+    return found
+
+
+def _item(archive: Archive, package_path: str, element: Element) -> Item:
+    href = element.get("href", "").strip()
+    joined = posixpath.normpath(posixpath.join(posixpath.dirname(package_path), href.partition("#")[0]))
+    properties = frozenset(element.get("properties", "").split())
+    kind = element.get("media-type", "").strip().lower()
+    return Item(element.get("id", ""), href, archive.find(joined) or joined, kind, properties)
+
+
+def _refuse_locked(archive: Archive, spine: tuple[Item, ...]) -> None:
+    """Raise BookError where documents are encrypted: that is DRM. Fonts may be, they are not read."""
+    try:
+        root = parse_xml(archive.read(_ENCRYPTION))
+    except BookError:
+        return
+    locked = {archive.find(one.get("URI", "")) for one in named(root, "CipherReference")}
+    if any(item.path in locked for item in spine):
+        raise BookError("it is locked by DRM: its text is encrypted; narrate a copy without it")
+
+
+def _nav_entries(data: bytes, path: str) -> list[Entry]:
+    root = parse_document(data).root
+    navs = named(root, "nav")
+    chosen = [nav for nav in navs if "toc" in nav.get(TYPE, "").split() or nav.get("role") == "doc-toc"] or navs
+    return [
+        Entry(visible(link), *resolve(path, link.get("href", "")))
+        for nav in chosen[:1]
+        for link in named(nav, "a")
+        if link.get("href")
+    ]
+
+
+def _ncx_entries(data: bytes, path: str) -> list[Entry]:
+    return [
+        Entry(_label(point), *resolve(path, content.get("src", "")))
+        for point in named(parse_xml(data), "navPoint")
+        for content in list(point)
+        if local(content) == "content" and content.get("src")
+    ]
+
+
+def _label(point: Element) -> str:
+    """Give the title of a point, not of those below it."""
+    return settle(" ".join(visible(one) for one in point if local(one) == "navLabel"))

@@ -1,0 +1,202 @@
+"""EPUB 2 and 3 -> a Book: the spine's documents in their order, cut into chapters as the table of contents says.
+
+What cannot be read is named in the book; the rest is read. `read_contents` is also what the media overlay starts from.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from voxspool.books.archive import Archive
+from voxspool.books.book import Block, Book, Chapter, Cover
+from voxspool.books.chapters import bounded, shortened
+from voxspool.books.epub.package import Entry, Package, contents, cover, open_package
+from voxspool.books.html_text import Prose, is_block, is_left_out, prose, visible
+from voxspool.books.languages import tag
+from voxspool.books.notes import notes, resolve
+from voxspool.books.xml import named, parse_document, whole_text
+from voxspool.errors import BookError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lxml.etree import _Element as Element
+
+    from voxspool.books.html_text import Run
+
+_LEAST_LINKS: Final = 3
+"""A document of links alone is a table of contents from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The documents of a spine, read."""
+
+    trees: dict[str, Element]
+    """By path in the archive, in reading order."""
+    proses: dict[str, Prose]
+    unread: tuple[str, ...]
+
+
+def read_epub(source: Path | bytes, name: str) -> Book:
+    """Read an EPUB. Raises BookError, without the file's name."""
+    with Archive(source) as archive:
+        package = open_package(archive)
+        read = read_contents(archive, package)
+        entries = contents(archive, package)
+        front, faults = _cover(archive, package)
+    language = _language(package, read)
+    title = next(iter(package.metadata("title")), name)
+    chapters = _Cutter(title, language, entries).chapters(read)
+    if not chapters:
+        why = f": {read.unread[0]}" if read.unread else ""
+        raise BookError(f"there is no text in it that can be read{why}")
+    return Book(
+        title=title,
+        chapters=bounded(chapters),
+        authors=tuple(dict.fromkeys(package.metadata("creator"))),
+        language=language,
+        cover=front,
+        publisher=next(iter(package.metadata("publisher")), ""),
+        date=package.date,
+        description=_plain(next(iter(package.metadata("description")), "")),
+        unread=read.unread + faults,
+    )
+
+
+def read_contents(archive: Archive, package: Package) -> Contents:
+    """Read every document of the spine that can be, without its notes and without tables of contents."""
+    trees: dict[str, Element] = {}
+    unread = [f"{one}: the spine names it, the package does not list it" for one in package.dangling]
+    for item in package.spine:
+        if not item.is_document:
+            if not item.media_type.startswith("image/"):
+                unread.append(f"{item.path}: it is no XHTML but {item.media_type or 'of no type'}")
+            continue
+        try:
+            trees[item.path], unknown = parse_document(archive.read(item.path))
+        except BookError as error:
+            unread.append(f"{item.path}: {error}")
+            continue
+        unread += [f"{item.path}: the entity &{one}; is defined nowhere" for one in unknown]
+    omitted = notes(trees)
+    proses = {path: prose(tree, omitted) for path, tree in trees.items()}
+    listed = package.guided_contents | ({package.nav.path} if package.nav else set())
+    left_out = {
+        path for path, said in proses.items() if _is_apparatus(path, said, trees[path], omitted, listed=path in listed)
+    }
+    proses = {path: said for path, said in proses.items() if path not in left_out}
+    return Contents(trees, proses, tuple(unread))
+
+
+def _is_apparatus(path: str, said: Prose, tree: Element, omitted: set[Element], *, listed: bool) -> bool:
+    """Whether a document is a table of contents, or only the heading of notes or of a list that is left out."""
+    paragraphs = [run for run in said.runs if not run.level]
+    if not paragraphs:
+        return listed or any(is_left_out(one) or (one in omitted and is_block(one)) for one in tree.iter("{*}*"))
+    links = [link for link in named(tree, "a") if link not in omitted and _leads_out(path, link)]
+    linked = len("".join(map(whole_text, links)).replace(" ", ""))
+    return len(links) >= _LEAST_LINKS and linked >= sum(len(run.text.replace(" ", "")) for run in paragraphs)
+
+
+def _leads_out(path: str, link: Element) -> bool:
+    """Whether a link leads to another document of the book."""
+    href = link.get("href", "")
+    return bool(href) and "://" not in href and resolve(path, href)[0] != path
+
+
+class _Cutter:
+    """Cuts the documents of a book into chapters."""
+
+    def __init__(self, title: str, language: str | None, entries: list[Entry]) -> None:
+        self._title = title
+        self._language = language
+        self._entries = entries
+        self._chapters: list[tuple[str, list[Block]]] = []
+
+    def chapters(self, read: Contents) -> list[Chapter]:
+        """Give the chapters that have text, in the order of the spine."""
+        for path, said in read.proses.items():
+            self._add(path, said)
+        return [
+            Chapter(shortened(title or f"Chapter {number}"), _titled(title, tuple(blocks)))
+            for number, (title, blocks) in enumerate(self._chapters, 1)
+        ]
+
+    def _add(self, path: str, said: Prose) -> None:
+        """Add a document: a chapter at each place that the contents name; what is before the first goes on."""
+        starts = self._starts(path, said)
+        first = min(starts, default=len(said.runs))
+        if first and not starts and not self._goes_on(said):
+            starts[0] = _heading(said.runs) or self._untitled()
+            first = 0
+        self._continue(path, said.runs[:first])
+        bounds = [*sorted(starts), len(said.runs)]
+        for start, end in pairwise(bounds):
+            self._chapters.append(
+                (starts[start] or _heading(said.runs[start:end]), self._blocks(path, said.runs[start:end]))
+            )
+
+    def _starts(self, path: str, said: Prose) -> dict[int, str]:
+        """Give the title for each run that a chapter starts with. Of several for one, that which stands there wins."""
+        starts: dict[int, str] = {}
+        for entry in self._entries:
+            if entry.document != path:
+                continue
+            at = said.anchors.get(entry.fragment, 0) if entry.fragment else 0
+            if at < len(said.runs) and (at not in starts or entry.title.casefold() == said.runs[at].text.casefold()):
+                starts[at] = entry.title
+        return starts
+
+    def _goes_on(self, said: Prose) -> bool:
+        """Whether a document that no line of the contents names is part of the chapter before."""
+        return bool(self._entries and self._chapters) and not said.runs[0].level
+
+    def _untitled(self) -> str:
+        """Name what has no heading: before all chapters that are listed it is the book's own front."""
+        return self._title if self._entries and not self._chapters else ""
+
+    def _continue(self, path: str, runs: tuple[Run, ...]) -> None:
+        if runs and not self._chapters:
+            self._chapters.append((_heading(runs) or self._title, []))
+        if runs:
+            self._chapters[-1][1].extend(self._blocks(path, runs))
+
+    def _blocks(self, path: str, runs: tuple[Run, ...]) -> list[Block]:
+        return [run.block(path, self._language) for run in runs]
+
+
+def _heading(runs: tuple[Run, ...]) -> str:
+    """Give the first heading; empty where there is none."""
+    return next((run.text for run in runs if run.level), "")
+
+
+def _titled(title: str, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    """Let a first paragraph that says the chapter's title be its heading: books of EPUB 2 often set it so."""
+    if title and blocks[0].text.casefold() == title.casefold():
+        return (replace(blocks[0], kind="heading"), *blocks[1:])
+    return blocks
+
+
+def _language(package: Package, read: Contents) -> str | None:
+    """Give the book's language: as its metadata say, else as its first document does."""
+    said = [found for found in map(tag, package.metadata("language")) if found]
+    runs = (run.language for one in read.proses.values() for run in one.runs)
+    return next(iter(said), None) or next(runs, None)
+
+
+def _cover(archive: Archive, package: Package) -> tuple[Cover | None, tuple[str, ...]]:
+    try:
+        return cover(archive, package), ()
+    except BookError as error:
+        return None, (f"the cover: {error}",)
+
+
+def _plain(description: str) -> str:
+    """Give a description without the markup that some publishers put into it, escaped."""
+    if not re.search(r"<\w+", description):
+        return description
+    return visible(parse_document(f"<div>{description}</div>".encode()).root)

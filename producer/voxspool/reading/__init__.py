@@ -1,0 +1,1 @@
+"""Reading a job's stream: entries, acknowledgements, and why a job waits."""

@@ -1,0 +1,88 @@
+"""Why a job waits: its queue is paused, or no live worker serves it. Readers warn of it, commands print it.
+
+Knows the workers' cards and the paused queues; not how a stream is read.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError
+
+from voxspool import workers
+from voxspool.connection import shown
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import AUTO, all_queue_names, engine_of
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+FIRST_LOOK: Final = 2
+"""After so many silent seconds in a row a reader looks for a worker."""
+LOOK_EVERY: Final = 5
+"""And then after so many more: a look reads the cards of all workers."""
+
+
+class NoWorkerWarning(UserWarning):
+    """A reader waits for a job that no live worker will take, and says what to do. The job stays in its queue.
+
+    It is given once a reader, after two seconds, by Python's `warnings`: a filter for this class silences it.
+    """
+
+
+class Watch:
+    """What one reader knows of the wait for its job."""
+
+    def __init__(self) -> None:
+        self._silent = 0
+        self._warned = False
+
+    def due(self, state: str) -> bool:
+        """Return whether to look for a worker now. Call it after each silent second, with the state of the job."""
+        self._silent = self._silent + 1 if state == "queued" else 0
+        return not self._warned and self._silent >= FIRST_LOOK and (self._silent - FIRST_LOOK) % LOOK_EVERY == 0
+
+    def heard(self) -> None:
+        """Start anew: something came."""
+        self._silent = 0
+
+    def warn(self, why: str | None) -> None:
+        """Issue a NoWorkerWarning with the reason; do nothing if a worker serves the queue (None)."""
+        if why is not None:
+            self._warned = True
+            warnings.warn(why, NoWorkerWarning, stacklevel=_callers_level())
+
+
+def why_unserved(redis: Redis, url: str, queue: str) -> str | None:
+    """Return in one line why nobody takes jobs from a queue, and what to do; None where a live worker serves it.
+
+    None, too, where Redis cannot be asked, as a notice never ends a wait; and for a queue that is not voxspool's.
+    """
+    if queue not in all_queue_names():
+        return None
+    try:
+        paused: Any = redis.smembers(keys.PAUSED)
+        serving = any(queue in card.queues for card in workers.live(redis))
+    except RedisError:
+        return None
+    if queue.encode() in paused:
+        return f"the queue {queue} is paused; the job waits. Let it go on: voxspool resume {queue}"
+    if serving:
+        return None
+    engine = engine_of(queue)
+    option = "" if engine == AUTO else f" --engine {engine}"
+    return (
+        f"no live worker serves the queue {queue}; the job waits. "
+        f"Start one: voxspool-worker run{option} --redis {shlex.quote(shown(url))}"
+    )
+
+
+def _callers_level() -> int:
+    """Return the `stacklevel` of the frame that reads: the first one outside this package."""
+    level, frame = 1, sys._getframe(1)  # noqa: SLF001 - warnings' own way, before Python 3.12's skip_file_prefixes
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "voxspool":
+        level, frame = level + 1, frame.f_back
+    return level

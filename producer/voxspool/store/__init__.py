@@ -1,0 +1,1 @@
+"""The segment store: where it is, and what is in it."""

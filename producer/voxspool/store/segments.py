@@ -1,0 +1,290 @@
+"""The segment store: what was spoken once is kept under a key of everything that it sounds by, and is spoken no more.
+
+A segment is two objects: its audio, KEY.HASH.flac, named by what it holds, and KEY.json, which is written last and
+makes it exist. So a writer that dies leaves nothing that counts, and of two who write one key, whose audio need not be
+the same bit for bit, the first is kept: no JSON ever stands beside the audio of another. What is damaged is as good as
+missing. Both sides use this module: workers write, narrators read. Where a store lies is said by a person
+(VOXSPOOL_STORE), never by a job; `places` knows how to reach it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import soundfile as sf
+
+from voxspool.errors import StoreError
+from voxspool.store.backends import open_place
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Pcm = NDArray[np.int16]
+
+_NAME: Final = "voxspool-store.json"
+"""The object that makes a place a store: its id, and the version of what lies beside it."""
+_VERSION: Final = 1
+"""Grows when an older voxspool could not read, or would spoil, what a newer one wrote."""
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+_KEY: Final = re.compile(r"[0-9a-f]{40}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_HASH_DIGITS: Final = 16
+"""How much of the audio's SHA-256 is in its name: it tells a few tries of one segment apart."""
+_LONGEST_SAMPLES: Final = 3600 * 48_000
+"""An hour at 48 kHz; a segment lasts seconds, and what says more is damaged."""
+_MOST: Final = 2**63
+"""Above any number of a segment: a seed has 63 bits. NaN is below nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A segment that the store has: what it is, how it was made and what the checks measured."""
+
+    key: str
+    sample_rate: int
+    samples: int
+    sha256: str
+    """Of its FLAC file."""
+    engine: str
+    model: str
+    voice: str
+    language: str
+    seed: int
+    """The seed that is heard."""
+    tries: int
+    """How often it was spoken; the best try was kept."""
+    fault: str
+    """What the checks found wrong with the best try; empty where nothing is."""
+    elapsed_s: float
+    """What it took to speak it, all tries together."""
+    level_dbfs: float
+    """RMS over the parts that are not silent; -120 for none."""
+    peak_dbfs: float
+    silent_share: float
+    """How much of it is silence, 0 to 1."""
+    worker: str
+    """Who spoke it."""
+
+
+def key_of(*parts: Any) -> str:  # noqa: ANN401 - JSON
+    """Give the key of a segment: a hash of everything that it sounds by, in JSON."""
+    return hashlib.blake2b(
+        json.dumps(parts, ensure_ascii=True, separators=(",", ":")).encode(), digest_size=20
+    ).hexdigest()
+
+
+class Store:
+    """A segment store. Safe to share between threads and processes, and between machines."""
+
+    def __init__(self, place: str | Path) -> None:
+        """Open a store in a folder or at a URL, and make it where there is none.
+
+        Raises StoreError, and MissingExtraError for a URL whose library is not installed.
+        """
+        self._place = open_place(place)
+        self.id = self._named() or self._made()
+        """32 hexadecimal digits: the same store has the same, wherever it is reached from."""
+        self._place.tidy()
+
+    def __repr__(self) -> str:
+        return f"Store({str(self._place)!r})"
+
+    def __str__(self) -> str:
+        return str(self._place)
+
+    def find(self, key: str) -> Stored | None:
+        """Say what lies under a key; None where nothing does, or where a look shows that it is damaged.
+
+        Its audio is there and of the right size; whether each bit of it is right is known to `check` and `read`. Raises
+        StoreError where the store cannot be reached, or the key is none.
+        """
+        found = self._find(key)
+        return found.stored if found else None
+
+    def check(self, key: str) -> Stored | None:
+        """Say what lies under a key as `find` does, after reading its audio: who would speak it otherwise asks this."""
+        found = self._find(key)
+        return found.stored if found and self._audio(found) is not None else None
+
+    def read(self, key: str) -> Pcm:
+        """Give a segment's samples, shape (n,). Raises StoreError where it is missing or damaged."""
+        found = self._find(key)
+        samples = self._audio(found) if found else None
+        if samples is None:
+            raise StoreError(f"segment {key} is missing from the store {self._place}, or damaged; narrate again")
+        return samples
+
+    def write(self, pcm: Pcm, **about: Any) -> Stored:  # noqa: ANN401 - the fields of Stored
+        """Keep a segment: samples, shape (n,), and the fields of Stored but `samples` and `sha256`.
+
+        Give what the store has under the key from now on: another's, where one was there first and is whole. It is on
+        the disk. Raises StoreError where the store cannot be written to, ValueError for a field that cannot be.
+        """
+        assert pcm.ndim == 1, pcm.shape
+        assert pcm.dtype == np.int16, pcm.dtype
+        flac = _encoded(pcm, about["sample_rate"])
+        found = _Found(Stored(samples=len(pcm), sha256=hashlib.sha256(flac).hexdigest(), **about), len(flac))
+        stored, data = found.stored, found.encode()
+        if _Found.decode(_checked(stored.key), data) != found:
+            raise ValueError(f"segment {stored.key} would not be found again: {data!r:.600}")
+        self._assure()
+        self._place.put(found.audio_name, flac)
+        if not self._place.create(_json_name(stored.key), data):
+            there = self.check(stored.key)
+            if there:
+                return there
+            self._place.put(_json_name(stored.key), data)
+        return stored
+
+    def _find(self, key: str) -> _Found | None:
+        data = self._place.get(_json_name(_checked(key)))
+        if data is None:
+            self._assure()
+            return None
+        found = _Found.decode(key, data)
+        return found if found and self._place.size_bytes(found.audio_name) == found.flac_bytes else None
+
+    def _audio(self, found: _Found) -> Pcm | None:
+        """Give the samples; None where they are not those that were written."""
+        flac = self._place.get(found.audio_name)
+        if flac is None or hashlib.sha256(flac).hexdigest() != found.stored.sha256:
+            return None
+        return _decoded(flac, found.stored)
+
+    def _assure(self) -> None:
+        """Make sure that the store is still there: without its disk, its folder looks like one that lacks a segment."""
+        if self._named() != self.id:
+            raise StoreError(
+                f"the segment store {self._place} is gone, or another; see that its disk is there, and restart"
+            )
+
+    def _named(self) -> str | None:
+        """Give the id of the store that is there; None where none is. Raises StoreError."""
+        data = self._place.get(_NAME)
+        if data is None:
+            return None
+        if not _json_object(data):  # where an object appears byte by byte, somebody may be writing it
+            time.sleep(self._place.settle_s)
+            data = self._place.get(_NAME) or b""
+        about = _json_object(data)
+        named, version = about.get("id"), about.get("version")
+        if isinstance(version, int) and version > _VERSION:
+            raise StoreError(
+                f"the segment store {self._place} is of version {version:d}, and this voxspool knows {_VERSION}; "
+                "install a newer voxspool, or name another place with VOXSPOOL_STORE"
+            )
+        if version != _VERSION or not isinstance(named, str) or not _ID.fullmatch(named):
+            raise StoreError(
+                f"{_NAME} in the segment store {self._place} is damaged; remove it: what is there is found again"
+            )
+        return named
+
+    def _made(self) -> str:
+        """Make the store and give its id: of those who do so at once, one names it and all agree."""
+        self._place.prepare()
+        self._place.create(_NAME, json.dumps({"id": secrets.token_hex(16), "version": _VERSION}).encode())
+        time.sleep(self._place.settle_s)
+        named = self._named()
+        if named is None:
+            raise StoreError(f"the segment store {self._place} does not keep what is written to it; name another place")
+        return named
+
+
+class _Found(NamedTuple):
+    """A segment, and how long its audio's object is."""
+
+    stored: Stored
+    flac_bytes: int
+
+    @property
+    def audio_name(self) -> str:
+        key = self.stored.key
+        return f"{key[:2]}/{key}.{self.stored.sha256[:_HASH_DIGITS]}.flac"
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self.stored) | {"flac_bytes": self.flac_bytes}).encode()
+
+    @classmethod
+    def decode(cls, key: str, data: bytes) -> _Found | None:
+        """Read what `encode` gave, from anybody; None for anything else. A field that is not known here is left out."""
+        values = _json_object(data)
+        try:
+            stored = Stored(
+                **{field.name: _typed(field.type, values[field.name]) for field in dataclasses.fields(Stored)}
+            )
+            found = cls(stored, _typed("int", values["flac_bytes"]))
+        except (KeyError, ValueError):
+            return None
+        return found if stored.key == key and _plausible(stored) else None
+
+
+def _plausible(stored: Stored) -> bool:
+    fits = 0 <= stored.samples <= _LONGEST_SAMPLES and stored.sample_rate > 0
+    return fits and _SHA256.fullmatch(stored.sha256) is not None
+
+
+def _typed(kind: Any, value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Give a value of JSON, if it is of the kind that a field states. Raises ValueError."""
+    if kind == "str" and isinstance(value, str):
+        value.encode()  # half a surrogate pair could not be shown
+        return value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MOST
+    if kind == "int" and number and isinstance(value, int):
+        return value
+    if kind == "float" and number:
+        return float(value)
+    raise ValueError(f"{value!r:.60} is no {kind}")
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    """Read a JSON object, from anybody; an empty one for anything else."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _checked(key: str) -> str:
+    """Give a key. Raises StoreError for what is none: it names a file."""
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise StoreError(f"{key!r:.60} is not the key of a segment: 40 hexadecimal digits")
+    return key
+
+
+def _json_name(key: str) -> str:
+    """Name an object: at most 256 folders, as a folder of a million files is slow everywhere."""
+    return f"{key[:2]}/{key}.json"
+
+
+def _encoded(pcm: Pcm, sample_rate: int) -> bytes:
+    """Give a FLAC file; no bytes for no samples, which libsndfile can write and not read."""
+    file = io.BytesIO()
+    if len(pcm):
+        sf.write(file, pcm, sample_rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _decoded(flac: bytes, stored: Stored) -> Pcm | None:
+    """Give a FLAC file's samples; None where they are not as long, or as fast, as is said of them."""
+    if not flac:
+        return None if stored.samples else np.zeros(0, np.int16)
+    try:
+        with sf.SoundFile(io.BytesIO(flac)) as file:
+            if (file.frames, file.samplerate, file.channels) != (stored.samples, stored.sample_rate, 1):
+                return None
+            samples: Pcm = file.read(dtype="int16")
+    except (sf.LibsndfileError, ValueError):
+        return None
+    return samples if len(samples) == stored.samples else None

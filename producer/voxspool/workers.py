@@ -1,0 +1,137 @@
+"""The cards of live workers, for both sides: what each offers, and whether it could speak a job.
+
+A worker renews its card with every heartbeat; the card of a worker that died expires.
+This module reads cards; `routing` decides for a producer what follows from them, `queue.recovery` for a worker.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import AUTO
+from voxspool.protocol.languages import meant
+from voxspool.protocol.voices import CLONING_ENGINE
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from voxspool.protocol.jobs import JobSpec
+
+LAST: Final = "tone"
+"""A sine is for tests: it is left out where another engine can speak."""
+_MIX: Final = re.compile(r"\+|\(\s*[\d.]+\s*\)\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCard:
+    """What a live worker says of itself."""
+
+    name: str
+    engine: str
+    model: str
+    device: str
+    sample_rate: int
+    voices: dict[str, list[str]]
+    """Voice -> its languages, the default first; none: any. Those that came with it, not the cloned ones."""
+    queues: list[str]
+    """None: it stops when the jobs it speaks have ended, and takes no other."""
+    jobs: int
+    running: int
+    rows: int
+    rows_in_use: int
+    host: str
+    pid: int
+    fallback_from: str = ""
+    """`xtts: why it could not be loaded`, where the worker speaks with another engine than it was started for."""
+    clones: bool = False
+    """Whether it speaks cloned voices, and mixes."""
+    jobs_ended: int = 0
+    jobs_failed: int = 0
+    """Since it started."""
+    spoken_again: int = 0
+    """Segments that took more than one try, since it started."""
+    voice_hit_rate: float | None = None
+    """The share of voices that were cached, of all that are computed once; since it started."""
+    first_chunk_s: float | None = None
+    """From the start of a run to its first audio: the median of the last 50 jobs that ended."""
+    real_time_factor: float | None = None
+    """Seconds of work a second of audio: the mean of the same jobs."""
+    jobs_per_minute: float | None = None
+    """How many of the same jobs ended in a minute."""
+    speech_rate: float | None = None
+    """Seconds of audio that it makes in a second of its engine's work, all rows together; since it started."""
+    store: str = ""
+    """The id of its segment store; empty where it has none (yet): then it narrates no book."""
+
+    def has(self, voice: str | None) -> bool:
+        """Whether it has a voice; None is the engine's own. A mix of voices is taken on trust."""
+        return voice is None or voice in self.voices or (self.engine == CLONING_ENGINE and is_mix(voice))
+
+    def could_speak(self, spec: JobSpec) -> bool:
+        """Whether it takes jobs and has this one's engine, voice and language; any, where none is named."""
+        if not self.queues or spec.engine not in (AUTO, self.engine) or not self.has(spec.voice):
+            return False
+        if spec.language is None:
+            return True
+        voices = [self.voices[spec.voice]] if spec.voice in self.voices else self.voices.values()
+        return any(meant(spec.language, languages) for languages in voices)
+
+
+def is_mix(voice: str) -> bool:
+    """Whether a voice's name is a mix, like `a(2)+b(1)`."""
+    return bool(_MIX.search(voice))
+
+
+def live(redis: Redis) -> list[WorkerCard]:
+    """Give the live workers' cards, by name."""
+    members: set[Any] = redis.smembers(keys.WORKERS)
+    names = sorted(name.decode(errors="surrogateescape") for name in members)
+    with redis.pipeline(transaction=False) as pipeline:
+        for name in names:
+            pipeline.hgetall(keys.worker(name))
+        found = [_read(name, fields) for name, fields in zip(names, pipeline.execute(), strict=True)]
+    return [card for card in found if card]
+
+
+def _read(name: str, fields: dict[bytes, bytes]) -> WorkerCard | None:
+    """Read a card; None for a dead worker's, one of another version or of anybody's making: the others stay good."""
+    try:
+        card = {field.decode(): value.decode() for field, value in fields.items()}
+        return WorkerCard(
+            name=name,
+            engine=card["engine"],
+            model=card["model"],
+            device=card["device"],
+            sample_rate=int(card["sample_rate"]),
+            voices=dict(json.loads(card["voices"])),
+            queues=[queue for queue in card["queues"].split(",") if queue],
+            jobs=int(card["jobs"]),
+            running=int(card["running"]),
+            rows=int(card["rows"]),
+            rows_in_use=int(card["rows_in_use"]),
+            host=card["host"],
+            pid=int(card["pid"]),
+            fallback_from=card.get("fallback_from", ""),
+            clones=card.get("clones") == "1",
+            jobs_ended=int(card.get("jobs_ended", 0)),
+            jobs_failed=int(card.get("jobs_failed", 0)),
+            spoken_again=int(card.get("spoken_again", 0)),
+            voice_hit_rate=_measured(card, "voice_hit_rate"),
+            first_chunk_s=_measured(card, "first_chunk_s"),
+            real_time_factor=_measured(card, "real_time_factor"),
+            jobs_per_minute=_measured(card, "jobs_per_minute"),
+            speech_rate=_measured(card, "speech_rate"),
+            store=card.get("store", ""),
+        )
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _measured(card: dict[str, str], name: str) -> float | None:
+    """Read a measurement of a card; None where there is none yet, or the worker is older than it."""
+    value = card.get(name)
+    return float(value) if value else None

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from voxspool.narration.estimate import CHARS_PER_S, estimate, pace
+from voxspool.protocol.jobs import queue_name
+from voxspool.workers import WorkerCard
+
+STORE = "0" * 32
+BOOK = [9_000, 15_000, 24_000]
+"""Characters of its chapters: 48,000, or 3,000 s at 16 a second."""
+
+
+def card(name: str = "w1", **said: object) -> WorkerCard:
+    about: dict[str, Any] = {
+        "engine": "xtts", "model": "m", "device": "cpu", "sample_rate": 24_000, "voices": {}, "jobs": 8, "running": 0,
+        "queues": [queue_name("xtts", "interactive"), queue_name("xtts", "batch")],
+        "rows": 8, "rows_in_use": 0, "host": "h", "pid": 1,
+        "speech_rate": 20.0, "store": STORE,
+    }  # fmt: skip
+    return WorkerCard(name=name, **(about | said))
+
+
+def test_a_book_lasts_as_long_as_its_characters_take_to_say() -> None:
+    made = estimate(BOOK, "en", [card()], "xtts", STORE)
+    assert made.audio_s == pytest.approx(3_000)
+    assert estimate(BOOK, "en", [], "xtts", STORE, speed=1.5).audio_s == pytest.approx(2_000)
+    assert estimate(BOOK, "en", [], "xtts", STORE, pauses_s=60).audio_s == pytest.approx(3_060)
+    assert estimate([], "en", [], "xtts", STORE).audio_s == 0
+
+
+def test_languages_have_their_pace_and_an_unknown_one_is_taken_as_english() -> None:
+    assert pace("ja", "xtts") < pace("ru", "xtts") < pace("en", "xtts") < pace("fr", "xtts")
+    assert pace("pt-BR", "xtts") == pace("pt_pt", "xtts") == CHARS_PER_S["pt"]
+    assert pace("zh-cn", "xtts") == CHARS_PER_S["zh"]
+    assert pace(None, "xtts") == pace("tlh", "piper") == pace("en-gb", "piper") == 16
+
+
+def test_the_pace_of_a_language_is_that_of_the_model_that_speaks_it() -> None:
+    limits = pytest.importorskip("voxspool_worker.engines.xtts.tokenizer").MAX_CHARS
+    of_xtts = {language.split("-")[0]: round(16 * most / limits["en"], 1) for language, most in limits.items()}
+    assert of_xtts == CHARS_PER_S
+
+
+def test_a_tone_lasts_what_the_engine_makes_of_it() -> None:
+    tone = pytest.importorskip("voxspool_worker.engines.tone")
+    assert estimate([1_000], "ja", [], "tone", STORE).audio_s == pytest.approx(1_000 * tone.CHAR_S)
+
+
+def test_workers_share_the_work() -> None:
+    assert estimate(BOOK, "en", [card()], "xtts", STORE).work_s == pytest.approx(150)
+    both = estimate(BOOK, "en", [card(), card("w2", speech_rate=5.0)], "xtts", STORE, pauses_s=600)
+    assert both.work_s == pytest.approx(120)  # nobody speaks a pause
+    assert both.why == "2 live workers of xtts, 25 s of audio a second in all"
+
+
+@pytest.mark.parametrize(
+    ("cards", "why"),
+    [
+        ([], "no live worker takes books for xtts"),
+        ([card(engine="piper", queues=[queue_name("piper", "batch")])], "no live worker takes books for xtts"),
+        ([card(queues=[])], "no live worker takes books for xtts"),
+        ([card(queues=[queue_name("xtts", "interactive")])], "no live worker takes books for xtts"),
+        ([card(store="1" * 32), card(store="")], "2 live workers of xtts, and none has this segment store"),
+        ([card(speech_rate=None)], "1 live worker of xtts, and none has said yet how fast it speaks"),
+        ([card(speech_rate=rate) for rate in (0.0, math.nan, math.inf)], "3 live workers of xtts, and none has said"),
+    ],
+)
+def test_a_time_that_cannot_be_said_is_none_and_the_reason_is_given(cards: list[WorkerCard], why: str) -> None:
+    made = estimate(BOOK, "en", cards, "xtts", STORE)
+    assert made.work_s is None
+    assert why in made.why
+    assert made.audio_s == pytest.approx(3_000)
+
+
+def test_a_worker_that_has_not_said_yet_makes_the_time_a_most() -> None:
+    made = estimate(BOOK, "en", [card(), card("w2", speech_rate=None)], "xtts", STORE)
+    assert made.work_s == pytest.approx(150)
+    assert made.why == "1 live worker of xtts, 20 s of audio a second in all; 1 more, and how fast is not known yet"
+
+
+def test_files_are_as_large_as_their_formats_make_them() -> None:
+    made = estimate(BOOK, "en", [card(sample_rate=22_050)], "xtts", STORE).files_bytes
+    assert made["wav"] == 3_000 * 22_050 * 2
+    assert made["opus"] < made["mp3"] < made["m4b"] < made["flac"] < made["wav"]
+    assert estimate(BOOK, "en", [], "xtts", STORE).files_bytes["wav"] == 3_000 * 24_000 * 2
+    assert set(made) == {"flac", "wav", "mp3", "opus", "m4b"}

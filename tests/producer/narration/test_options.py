@@ -1,0 +1,54 @@
+"""What is wanted of a book: which chapters, in which voices, and the way onto the disk and back."""
+
+from __future__ import annotations
+
+import pytest
+
+from voxspool.errors import BookError
+from voxspool.narration.options import Recipe, chosen, numbers, voices_of
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("3", [3]), ("2-5", [2, 3, 4, 5]), (" 1, 4 ,7-", [1, 4, 7, 8, 9]), ("9-9", [9]), ("1-", list(range(1, 10)))],
+)
+def test_numbers_are_single_ones_and_spans(text: str, found: list[int]) -> None:
+    assert numbers(text, 9) == found
+
+
+@pytest.mark.parametrize("text", ["", "two", "0", "10", "5-2", "-3", "3-10", "1,,2", "1.5", "٣٣"])
+def test_what_is_no_chapter_is_refused_with_its_value(text: str) -> None:
+    with pytest.raises(BookError, match="chapters"):
+        numbers(text, 9)
+
+
+def test_chapters_left_are_those_that_were_named_without_those_skipped() -> None:
+    assert chosen(9, None, None) is None
+    assert chosen(9, "2-5", "3,5") == (2, 4)
+    assert chosen(4, None, "1") == (2, 3, 4)
+    with pytest.raises(BookError, match="no chapter is left"):
+        chosen(3, "2", "1-3")
+
+
+def test_the_last_voice_that_names_a_chapter_counts() -> None:
+    assert voices_of(["1-3=alice", "2=bob (2)+x"], 4) == ((1, "alice"), (2, "bob (2)+x"), (3, "alice"))
+
+
+@pytest.mark.parametrize("said", ["alice", "2=", "=alice", "x=alice"])
+def test_a_voice_for_no_chapter_is_refused(said: str) -> None:
+    with pytest.raises(BookError):
+        voices_of([said], 4)
+
+
+def test_a_recipe_comes_back_as_it_was_written() -> None:
+    recipe = Recipe(
+        "xtts", "alice", "de", 1.25, 7, (1, 3), ((3, "bob"),), ("flac", "m4b"), loudness="acx", verify="base"
+    )
+    assert Recipe.decode(recipe.encode()) == recipe
+    assert Recipe.decode(Recipe("tone").encode()) == Recipe("tone")
+
+
+def test_a_chapter_has_its_own_voice_or_the_books() -> None:
+    recipe = Recipe("tone", "alice", voices=((3, "bob"),), chapters=(1, 3))
+    assert [recipe.voice_of(number) for number in (1, 3)] == ["alice", "bob"]
+    assert [recipe.wants(number) for number in (1, 2, 3)] == [True, False, True]

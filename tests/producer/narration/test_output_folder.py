@@ -1,0 +1,158 @@
+"""The folder of a narration: what a later run finds there, and what it must not believe."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from voxspool.errors import BookError
+from voxspool.narration.options import Recipe
+from voxspool.narration.output_folder import Folder, file_name, narration_id
+from voxspool.narration.track import Cue, Track
+from voxspool.store.segments import Stored
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECIPE = Recipe("tone", "sine")
+STORED = Stored("ab", 24_000, 10, "0" * 64, "tone", "m", "sine", "en", 1, 1, "", 0.1, -20.0, -3.0, 0.0, "w")
+TRACK = Track(3, "Three", 24_000, (Cue(0, 0, 5, "Text.", "Text.", 0, 20, STORED), Cue(1, 0, 1, "x", "x", 20, 25, None)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "out")
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    path = tmp_path / "Book.MD"
+    path.write_text("# One\n")
+    return path
+
+
+def test_everything_that_a_later_run_needs_is_kept_though_the_book_is_gone(
+    folder: Folder, book: Path, tmp_path: Path
+) -> None:
+    rules = tmp_path / "words.txt"
+    rules.write_text("one => won\n")
+    kept = folder.prepare("Title", RECIPE, book, [rules])
+    book.unlink()
+    rules.unlink()
+    again = Folder(folder.path).kept()
+    assert again == kept
+    assert (again.recipe, again.title) == (RECIPE, "Title")
+    assert again.source.read_text() == "# One\n"
+    assert again.source.suffix == ".md"
+    assert [path.read_text() for path in again.pronunciations] == ["one => won\n"]
+
+
+def test_a_folder_of_files_is_kept_whole(folder: Folder, tmp_path: Path) -> None:
+    source = tmp_path / "texts"
+    source.mkdir()
+    (source / "1.txt").write_text("one")
+    kept = folder.prepare("Texts", RECIPE, source, [])
+    assert (kept.source / "1.txt").read_text() == "one"
+    (source / "1.txt").rename(source / "2.txt")
+    kept = folder.prepare("Texts", RECIPE, source, [])
+    assert [path.name for path in kept.source.iterdir()] == ["2.txt"]
+
+
+def test_a_narration_into_the_folder_of_its_own_source_does_not_keep_itself(tmp_path: Path) -> None:
+    (tmp_path / "1.txt").write_text("one")
+    for _ in range(2):
+        kept = Folder(tmp_path).prepare("Texts", RECIPE, tmp_path, [])
+        assert sorted(path.name for path in kept.source.iterdir()) == ["1.txt"]
+
+
+def test_the_same_title_in_the_same_folder_is_the_same_narration(folder: Folder, book: Path, tmp_path: Path) -> None:
+    name = folder.prepare("The Öther: Book!", RECIPE, book, []).id
+    assert name == folder.prepare("The Öther: Book!", Recipe("piper"), book, []).id
+    assert name != Folder(tmp_path / "elsewhere").prepare("The Öther: Book!", RECIPE, book, []).id
+    assert name.startswith("thetherbook-")
+    assert narration_id("日本", tmp_path).startswith("book-")
+
+
+def test_an_empty_folder_says_that_nothing_was_begun(folder: Folder) -> None:
+    with pytest.raises(BookError, match="no narration was begun"):
+        folder.kept()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2}, {"id": "../x"}, {"source": "../../etc/passwd"}, {"pronunciations": ["/etc/passwd"]},
+        {"recipe": {}}, {"recipe": None},
+    ],
+)  # fmt: skip
+def test_what_somebody_else_wrote_there_is_refused(folder: Folder, book: Path, change: dict[str, object]) -> None:
+    folder.prepare("Title", RECIPE, book, [])
+    path = folder.path / ".voxspool" / "recipe.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BookError, match=r"recipe\.json cannot be read"):
+        folder.kept()
+
+
+def test_a_track_is_found_as_it_was_kept_and_only_for_what_it_was_made_of(folder: Folder, book: Path) -> None:
+    folder.prepare("Title", RECIPE, book, [])
+    folder.keep_track(TRACK, "aaa")
+    assert folder.track(3, "aaa") == TRACK
+    assert folder.track(3, "bbb") is None
+    folder.keep_track(TRACK, "bbb")
+    assert folder.track(3, "aaa") is None
+    (folder.path / ".voxspool" / "tracks" / "3-bbb.json").write_text("{")
+    assert folder.track(3, "bbb") is None
+
+
+def test_a_file_is_there_if_it_was_made_of_the_same_and_lies_there_still(folder: Folder, book: Path) -> None:
+    folder.prepare("Title", RECIPE, book, [])
+    folder.place("01 One.flac").write_bytes(b"x")
+    folder.wrote("01 One.flac", "a")
+    assert folder.has("01 One.flac", "a")
+    assert not folder.has("01 One.flac", "b")
+    folder.place("01 One.flac").unlink()
+    assert not folder.has("01 One.flac", "a")
+
+
+def test_a_chapter_that_has_another_title_leaves_no_second_file(folder: Folder, book: Path) -> None:
+    folder.prepare("Title", RECIPE, book, [])
+    for name, chapter in (("01 One.flac", 1), ("01 One.srt", 1), ("02 One.flac", 2), ("01 Uno.flac", 1)):
+        folder.place(name).write_bytes(b"x")
+        folder.wrote(name, "a", chapter)
+    assert sorted(path.name for path in folder.path.iterdir() if path.is_file()) == [
+        "01 One.srt", "01 Uno.flac", "02 One.flac",
+    ]  # fmt: skip
+
+
+def test_a_book_whose_title_begins_like_a_chapters_file_keeps_both(folder: Folder, book: Path) -> None:
+    folder.prepare("10 Lamps", RECIPE, book, [])
+    written = (("10 Ten.srt", 10), ("10 Lamps.srt", None), ("Lamps.m4b", None), ("10 Lamps.m4b", None))
+    for name, chapter in (*written, *written[:2]):
+        folder.place(name).write_bytes(b"x")
+        folder.wrote(name, "a", chapter)
+    files = sorted(path.name for path in folder.path.iterdir() if path.is_file())
+    assert files == ["10 Lamps.m4b", "10 Lamps.srt", "10 Ten.srt"]
+    (folder.path / ".voxspool" / "files.json").write_text('{"10 Ten.srt": "a", "10 Lamps.srt": [1]}')
+    assert not folder.has("10 Ten.srt", "a"), "what somebody else wrote there is not believed"
+
+
+def test_what_was_heard_is_kept_for_the_model_that_heard_it(folder: Folder, book: Path) -> None:
+    folder.prepare("Title", RECIPE, book, [])
+    assert folder.heard("base") == {}
+    folder.keep_heard("base", {"ab": "One."})
+    assert (folder.heard("base"), folder.heard("small")) == ({"ab": "One."}, {})
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("A/B: C?", "003 A B C.flac"),
+        ("..", "003 Untitled.flac"),
+        ("x" * 300, f"003 {'x' * 80}.flac"),
+        ("Zwölf\n\x00Tage ", "003 Zwölf Tage.flac"),
+    ],
+)
+def test_a_title_becomes_a_name_that_any_system_takes(title: str, name: str) -> None:
+    assert file_name(title, ".flac", 3, 120) == name

@@ -1,0 +1,53 @@
+"""When a reader says how far it is, and when it says no more."""
+
+from __future__ import annotations
+
+import pytest
+
+from voxspool.protocol import keys
+from voxspool.reading.acknowledge import EVERY_S, Acknowledgement
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_it_is_due_once_in_a_while_and_not_at_once(clock: Clock) -> None:
+    ack = Acknowledgement("a", clock)
+    assert not ack.due, "a short job is over before anybody asks"
+    clock.now_s += EVERY_S
+    assert ack.due
+    ack.heard(b"noted")
+    assert not ack.due
+    clock.now_s += EVERY_S
+    assert ack.due
+
+
+@pytest.mark.parametrize("said", [b"unasked", b"ended", b"failed", b"cancelled"])
+def test_a_job_that_does_not_ask_or_is_over_hears_no_more(clock: Clock, said: bytes) -> None:
+    ack = Acknowledgement("a", clock)
+    ack.heard(said)
+    clock.now_s += 1000
+    assert not ack.due
+
+
+def test_a_reader_that_may_only_read_says_nothing(clock: Clock) -> None:
+    ack = Acknowledgement("a", clock)
+    ack.forbidden()
+    clock.now_s += 1000
+    assert not ack.due
+
+
+def test_it_says_how_far_the_reader_is(clock: Clock) -> None:
+    ack = Acknowledgement("a", clock)
+    ack.pos = 4800
+    assert ack.call == {"keys": [keys.control("a"), keys.acknowledged("a")], "args": [4800, keys.ACKNOWLEDGED_TTL_S]}

@@ -1,0 +1,279 @@
+"""compose.yaml and the images: valid, durable, closed to the network, and in step with the packages they install."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from voxspool.protocol.environment import check_names
+from voxspool_worker.cli import main
+from voxspool_worker.monitoring.health_file import STALE_S
+
+ROOT = Path(__file__).parents[2]
+COMPOSE_FILE = ROOT / "compose.yaml"
+COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+BUILT = sorted(name for name, service in SERVICES.items() if "build" in service)
+DOCKERFILES = ["producer/Dockerfile", "worker/Dockerfile"]
+
+
+def validate(file: Path) -> tuple[int, str]:
+    """Check a file against the compose specification's schema, which check-jsonschema carries: no network."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "-o", "json"]
+    done = subprocess.run([*command, str(file)], capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def resolved(value: str) -> str:
+    """Give a value as compose reads it when nothing is set: `${NAME:-default}` becomes the default."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+
+
+def instructions(dockerfile: str, name: str) -> list[str]:
+    """Give the arguments of every instruction of that name, in order."""
+    found: list[str] = re.findall(rf"^{name}\s+(.+)$", dockerfile, flags=re.MULTILINE)
+    return found
+
+
+def dockerfile_of(service: str) -> str:
+    build = SERVICES[service]["build"]
+    if "dockerfile_inline" in build:
+        return str(build["dockerfile_inline"])
+    return Path(ROOT, build["context"], build["dockerfile"]).read_text()
+
+
+def test_compose_file_fits_the_specification() -> None:
+    code, output = validate(COMPOSE_FILE)
+    assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    ("service", "change"),
+    [
+        ("worker", {"imagee": "voxspool-worker"}),
+        ("worker", {"profiles": "cpu"}),
+        ("redis", {"healthcheck": {"test": "redis-cli ping", "every": "5s"}}),
+        ("redis", {"ports": {"6379": 6379}}),
+        ("worker-cuda", {"deploy": {"resources": {"reservations": {"devices": {"driver": "nvidia"}}}}}),
+        ("worker", {"depends_on": {"redis": {"condition": "service_awake"}}}),
+    ],
+)
+def test_a_broken_compose_file_does_not(tmp_path: Path, service: str, change: dict[str, Any]) -> None:
+    broken = copy.deepcopy(COMPOSE)
+    broken["services"][service].update(change)
+    file = tmp_path / "compose.yaml"
+    file.write_text(yaml.safe_dump(broken))
+    code, output = validate(file)
+    assert code == 1, output
+    report = json.loads(output)
+    assert report["status"] == "fail"
+    assert report["errors"], "refused as a file, not for what it says"
+    paths = [error["path"] for error in report["errors"]]
+    assert all(path.startswith("$.services") for path in paths), paths
+    assert next(iter(change)) in output
+
+
+def test_redis_keeps_what_it_was_told_and_drops_nothing() -> None:
+    command = SERVICES["redis"]["command"]
+    assert command[0] == "redis-server"
+    # YAML reads a bare yes as true, which redis-server would not understand.
+    assert all(isinstance(word, str) for word in command), command
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert options["--appendonly"] == "yes"
+    assert options["--appendfsync"] == "everysec"
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert re.fullmatch(r"\d+[kmg]b", resolved(options["--maxmemory"]))
+
+
+def test_redis_data_outlives_its_container() -> None:
+    volume, _, target = SERVICES["redis"]["volumes"][0].partition(":")
+    assert target == "/data"
+    assert volume in COMPOSE["volumes"]
+
+
+def test_redis_is_healthy_when_it_answers() -> None:
+    assert "redis-cli ping" in " ".join(SERVICES["redis"]["healthcheck"]["test"])
+    waiting = [name for name in SERVICES if name != "redis"]
+    assert waiting
+    for name in waiting:
+        assert SERVICES[name]["depends_on"]["redis"]["condition"] == "service_healthy", name
+
+
+def test_redis_image_is_pinned_to_a_minor_version() -> None:
+    assert re.fullmatch(r"redis:\d+\.\d+\S*", SERVICES["redis"]["image"])
+
+
+def test_every_published_port_is_bound_to_loopback() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(published) == 2
+    for port in published:
+        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", resolved(port)), port
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_service_comes_back_and_gains_no_rights(name: str) -> None:
+    service = SERVICES[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert not service.get("privileged", False)
+
+
+def test_redis_starts_alone_and_the_rest_by_profile() -> None:
+    assert {name: service.get("profiles") for name, service in SERVICES.items()} == {
+        "redis": None,
+        "worker": ["cpu"],
+        "worker-cuda": ["cuda"],
+        "dashboard": ["dashboard"],
+    }
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-cuda"])
+def test_a_worker_has_time_to_end_its_jobs(name: str) -> None:
+    assert SERVICES[name]["command"] == ["run"]
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= 30
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-cuda"])
+def test_a_worker_is_asked_whether_it_gets_on_by_a_command_that_exists(name: str) -> None:
+    check = SERVICES[name]["healthcheck"]
+    kind, program, command = check["test"]
+    assert (kind, [program]) == ("CMD", json.loads(instructions(dockerfile_of(name), "ENTRYPOINT")[0]))
+    main.commands[command].make_context(command, [])  # its parser takes it
+    assert int(check["interval"].removesuffix("s")) < STALE_S
+    assert int(check["start_period"].removesuffix("s")) >= 60, "a model takes its time to load"
+    # Its files lie in the default folder, which must be writable in a container that is not.
+    assert "/tmp" in SERVICES[name]["tmpfs"]
+    assert "VOXSPOOL_HEALTH_DIR" not in SERVICES[name]["environment"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_no_service_sets_a_variable_that_voxspool_would_refuse(name: str) -> None:
+    check_names(SERVICES[name].get("environment", {}))
+
+
+def test_no_compose_variable_could_be_mistaken_for_a_setting() -> None:
+    assert "${VOXSPOOL_" not in COMPOSE_FILE.read_text()
+
+
+def test_every_compose_variable_has_a_default_and_the_header_names_those_that_matter() -> None:
+    text = COMPOSE_FILE.read_text()
+    header = text.partition("\nname:")[0]
+    assert re.findall(r"\$\{\w+\}|\$\w+", text) == []
+    named = set(re.findall(r"\$\{(\w+):-", text)) - {"WORKER_CUDA_EXTRAS"}
+    assert named == set(re.findall(r"^#   ([A-Z_]+)  ", header, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-cuda"])
+def test_the_extras_of_an_image_exist(name: str) -> None:
+    project = tomllib.loads((ROOT / "worker/pyproject.toml").read_text())["project"]
+    known = set(project["optional-dependencies"])
+    assert set(resolved(SERVICES[name]["build"]["args"]["EXTRAS"]).split(",")) <= known
+
+
+def test_the_worker_with_xtts_finds_its_checkpoint_and_keeps_what_it_computed() -> None:
+    worker = SERVICES["worker-cuda"]
+    [mount] = [mount for mount in worker["volumes"] if isinstance(mount, dict) and mount["target"] == "/xtts"]
+    assert mount["read_only"] is True
+    assert worker["environment"]["VOXSPOOL_XTTS_DIR"] == "/xtts"
+    assert f"worker-cache:{worker['environment']['VOXSPOOL_CACHE_DIR']}" in worker["volumes"]
+    assert "worker-cache" in COMPOSE["volumes"]
+    assert "--owner voxspool --group voxspool /cache" in (ROOT / "worker/Dockerfile").read_text()
+
+
+def test_the_worker_speaks_with_piper_and_finds_its_voices_in_a_mounted_folder() -> None:
+    worker = SERVICES["worker"]
+    assert resolved(worker["build"]["args"]["EXTRAS"]) == "piper"
+    assert worker["environment"]["VOXSPOOL_WORKER_ENGINE"] == "piper"
+    [mount] = [
+        mount for mount in worker["volumes"] if mount["target"] == worker["environment"]["VOXSPOOL_PIPER_VOICES"]
+    ]
+    assert mount["read_only"] is True
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-cuda"])
+def test_a_worker_keeps_a_books_segments_where_the_host_sees_them(name: str) -> None:
+    worker = SERVICES[name]
+    [mount] = [mount for mount in worker["volumes"] if isinstance(mount, dict) and mount["target"] == "/segments"]
+    assert worker["environment"]["VOXSPOOL_STORE"] == mount["target"]
+    assert "read_only" not in mount
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_every_image_runs_as_a_user_that_is_not_root(name: str) -> None:
+    user = instructions(dockerfile_of(name), "USER")[-1]
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), user
+
+
+@pytest.mark.parametrize("path", DOCKERFILES)
+def test_our_images_are_built_in_stages_and_carry_no_build_tools(path: str) -> None:
+    dockerfile = (ROOT / path).read_text()
+    stages = instructions(dockerfile, "FROM")
+    assert len(stages) == 2
+    assert all(stage.startswith("python:3.11-slim") for stage in stages)
+    last = dockerfile[dockerfile.rindex("\nFROM ") :]
+    assert "pip" not in last
+    assert "apt-get" not in last
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", instructions(last, "USER")[-1])
+    assert instructions(last, "STOPSIGNAL") == ["SIGTERM"]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES)
+def test_our_images_install_the_tested_versions_and_start_a_command_that_exists(path: str) -> None:
+    dockerfile = (ROOT / path).read_text()
+    assert "--constraint requirements.lock" in dockerfile
+    project = tomllib.loads((ROOT / Path(path).parent / "pyproject.toml").read_text())["project"]
+    [entrypoint] = instructions(dockerfile, "ENTRYPOINT")
+    assert json.loads(entrypoint) == list(project["scripts"])
+
+
+def test_the_worker_image_has_no_gpl_code_unless_it_is_asked_for() -> None:
+    assert instructions((ROOT / "worker/Dockerfile").read_text(), "ARG") == ['EXTRAS=""']
+
+
+@pytest.mark.parametrize("path", DOCKERFILES)
+def test_all_that_an_image_copies_reaches_the_builder(path: str) -> None:
+    let_through = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE)
+    copies = [line.split() for line in instructions((ROOT / path).read_text(), "COPY") if "--from=" not in line]
+    assert copies
+    for *sources, _target in copies:
+        assert set(sources) <= set(let_through)
+
+
+def test_the_dockerfile_of_every_build_is_one_of_ours() -> None:
+    used = {SERVICES[name]["build"]["dockerfile"] for name in BUILT if "dockerfile" in SERVICES[name]["build"]}
+    assert used <= set(DOCKERFILES)
+
+
+@pytest.mark.parametrize(
+    ("extras", "refused"),
+    [("", ""), ("piper", ""), ("demo", ""), ("piper,embedded", ""), ("pipper", "pipper"), ("demo,nope", "nope")],
+)
+def test_an_extra_that_does_not_exist_stops_the_build_with_its_name(extras: str, refused: str) -> None:
+    # The builder joins continued lines before a shell sees them.
+    dockerfile = (ROOT / "worker/Dockerfile").read_text().replace("\\\n", "")
+    [check] = [line for line in instructions(dockerfile, "RUN") if line.startswith("python -c")]
+    done = subprocess.run(
+        ["sh", "-c", check.replace("python -c", f"{shlex.quote(sys.executable)} -c", 1)],
+        env={"EXTRAS": extras},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == (1 if refused else 0), done.stderr
+    if refused:
+        assert f"EXTRAS names ['{refused}']" in done.stderr
+        assert "choose from" in done.stderr

@@ -1,0 +1,154 @@
+"""A job's token: one reason to end early, from any thread, and a deadline by a clock of the test's own."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason, Token
+
+DEADLINE_S = 3600.0
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def reason_of(token: Token) -> Reason | None:
+    """Look at the token as a job does."""
+    try:
+        token.check()
+    except EndedEarlyError as ended:
+        return ended.reason
+    return None
+
+
+def test_a_job_goes_on_while_nobody_asks_it_to_end() -> None:
+    assert reason_of(Token(60.0)) is None
+
+
+def test_time_in_which_nothing_can_be_done_is_not_used_up() -> None:
+    clock = Clock()
+    token = Token(10.0, clock)
+    clock.now_s += 9
+    token.stand_still(0.01)
+    assert token.remaining_s == pytest.approx(1.01)
+    clock.now_s += 1.005
+    assert reason_of(token) is None
+
+
+def test_a_job_that_stands_still_is_woken_to_end() -> None:
+    token = Token(60.0)
+    token.end(Reason.CANCELLED)
+    with pytest.raises(EndedEarlyError, match="cancelled"):
+        token.stand_still(DEADLINE_S)  # at once: the suite would not wait for it
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_job_ends_as_it_was_told_at_every_look(reason: Reason) -> None:
+    token = Token(60.0)
+    token.end(reason, by="somebody")
+    for _ in range(2):
+        with pytest.raises(EndedEarlyError, match=reason.value) as ended:
+            token.check()
+        assert ended.value.reason is reason
+        assert ended.value.by == "somebody"
+
+
+def test_the_first_reason_stays() -> None:
+    token = Token(60.0)
+    token.end(Reason.CANCELLED, by="ann")
+    token.end(Reason.HANDED_BACK, by="bob")
+    with pytest.raises(EndedEarlyError) as ended:
+        token.check()
+    assert (ended.value.reason, ended.value.by) == (Reason.CANCELLED, "ann")
+
+
+def test_a_job_ends_when_its_time_is_up_and_not_before() -> None:
+    clock = Clock()
+    token = Token(5.0, clock)
+    assert token.remaining_s == 5.0
+    clock.now_s += 4.9
+    assert reason_of(token) is None
+    assert token.remaining_s == pytest.approx(0.1)
+    clock.now_s += 0.1
+    assert reason_of(token) is Reason.TIMED_OUT
+    clock.now_s += 100.0
+    assert token.remaining_s == 0.0
+    assert reason_of(token) is Reason.TIMED_OUT
+
+
+def test_a_reason_given_before_the_deadline_is_the_one_that_counts() -> None:
+    clock = Clock()
+    token = Token(5.0, clock)
+    token.end(Reason.HANDED_BACK)
+    clock.now_s += 10.0
+    assert reason_of(token) is Reason.HANDED_BACK
+
+
+def test_a_clock_that_jumps_by_hours_ends_a_job_and_one_that_stands_still_does_not() -> None:
+    clock = Clock()
+    token = Token(5.0, clock)
+    assert reason_of(token) is None
+    clock.now_s -= 3600.0
+    assert reason_of(token) is None
+    clock.now_s += 7200.0
+    assert reason_of(token) is Reason.TIMED_OUT
+
+
+def test_the_job_is_woken_where_it_waits() -> None:
+    token, woken = Token(60.0), threading.Event()
+    token.on_end(woken.set)
+    assert not woken.is_set()
+    token.end(Reason.CANCELLED)
+    assert woken.is_set()
+
+
+def test_a_job_that_begins_to_wait_after_it_was_ended_is_woken_at_once() -> None:
+    token, woken = Token(60.0), threading.Event()
+    token.end(Reason.CANCELLED)
+    token.on_end(woken.set)
+    assert woken.is_set()
+
+
+def test_only_the_last_place_to_wait_is_woken() -> None:
+    token, first, second = Token(60.0), threading.Event(), threading.Event()
+    token.on_end(first.set)
+    token.on_end(second.set)
+    token.end(Reason.CANCELLED)
+    assert second.is_set()
+    assert not first.is_set()
+
+
+def test_a_wake_may_look_at_the_token() -> None:
+    token = Token(60.0)
+    seen: list[Reason | None] = []
+    token.on_end(lambda: seen.append(reason_of(token)))
+    token.end(Reason.LEASE_LOST)
+    assert seen == [Reason.LEASE_LOST]
+
+
+def test_of_many_threads_that_end_a_job_one_is_heard() -> None:
+    token, start = Token(60.0), threading.Barrier(8)
+
+    def end(number: int) -> None:
+        start.wait(10)
+        token.end(Reason.CANCELLED, by=str(number))
+
+    threads = [threading.Thread(target=end, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    heard = set()
+    for thread in threads:
+        thread.join(10)
+        with pytest.raises(EndedEarlyError) as ended:
+            token.check()
+        heard.add(ended.value.by)
+    assert len(heard) == 1

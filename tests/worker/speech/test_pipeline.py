@@ -1,0 +1,241 @@
+"""From a job's spec to segments, and from chunks back to the order of the text. No Redis is asked anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from voxspool.errors import InvalidJobError, UnknownEngineError, UnknownLanguageError, UnknownVoiceError
+from voxspool.protocol.jobs import MAX_SEED, JobSpec
+from voxspool_worker.engines.base import Chunk, Segment
+from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.monitoring.metrics import Metrics
+from voxspool_worker.speech.pipeline import Pipeline, in_order, segment_seed
+from voxspool_worker.speech.scheduler import Scheduler
+from voxspool_worker.text import Limits, split
+from voxspool_worker.voices.catalog import Voice, find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from voxspool_worker.engines.base import Engine
+
+TEXT = (
+    "The keeper of the lighthouse counted every lamp before the night began. Then he went down to the boats.\n\n"
+    "Nobody came that evening, and nobody was expected; the sea was too high for it, and the road too long."
+)
+
+
+class Bilingual:
+    """An engine with three voices that says nothing: for what is decided before anything is said."""
+
+    name = "piper"
+    model = "none"
+    device = "cpu"
+    sample_rate = 16_000
+    rows = 1
+    free = 1
+
+    @property
+    def voices(self) -> Mapping[str, Voice]:
+        found = (Voice("amelie", ("fr-fr",)), Voice("joe", ("en-us", "en-gb")), Voice("jane#1", ("en-gb",)))
+        return {voice.name: voice for voice in found}
+
+    def limits(self, language: str) -> Limits:
+        return Limits(max_chars=40, first_max_chars=20) if language == "fr-fr" else Limits(200, 80)
+
+    def admit(self, segment: Segment) -> None:
+        raise NotImplementedError
+
+    def step(self) -> list[Chunk]:
+        return []
+
+    def drop(self, job: str) -> None:
+        raise NotImplementedError
+
+
+def pipeline(engine: Engine) -> Pipeline:
+    return Pipeline(engine, Scheduler(engine), Redis(), Metrics())  # a client that nobody asks anything never connects
+
+
+# Planning
+
+
+@pytest.mark.parametrize("asked", ["auto", "tone"])
+def test_a_plan_says_the_whole_text_in_the_engines_pieces(asked: str) -> None:
+    engine = ToneEngine()
+    segments = pipeline(engine).plan(JobSpec(TEXT, engine=asked, seed=5, speed=1.5), "a-run")
+    pieces = split(TEXT, "en", engine.limits("en"))
+    assert len(segments) == len(pieces) > 2
+    assert [(s.text, s.start, s.end, s.pause_s) for s in segments] == [
+        (piece.text, piece.start, piece.end, piece.pause_s) for piece in pieces
+    ]
+    assert [segment.index for segment in segments] == list(range(len(segments)))
+    assert [segment.seed for segment in segments] == [segment_seed(5, index) for index in range(len(segments))]
+    assert {(s.job, s.speed, s.voice.name, s.language) for s in segments} == {("a-run", 1.5, "sine", "en")}
+
+
+@pytest.mark.parametrize("text", ["", " \n\t ", "***", "— … —", "🎉"])
+def test_where_there_is_nothing_to_say_a_plan_is_empty(text: str) -> None:
+    assert pipeline(ToneEngine()).plan(JobSpec(text), "a-run") == []
+
+
+def test_the_plan_of_a_job_is_the_same_in_every_run() -> None:
+    spec = JobSpec(TEXT, id="a", seed=3)
+    first, second = (pipeline(ToneEngine()).plan(spec, "a-run") for _ in range(2))
+    assert first == second
+
+
+def test_the_language_that_was_asked_for_decides_on_the_limits() -> None:
+    french = pipeline(Bilingual()).plan(JobSpec(TEXT, language="fr"), "a-run")
+    assert {(segment.voice.name, segment.language) for segment in french} == {("amelie", "fr-fr")}
+    assert max(len(segment.text) for segment in french) <= 40
+    english = pipeline(Bilingual()).plan(JobSpec(TEXT, voice="joe"), "a-run")
+    assert {(segment.voice.name, segment.language) for segment in english} == {("joe", "en-us")}
+    assert max(len(segment.text) for segment in english) > 40
+
+
+def test_another_engines_job_is_refused() -> None:
+    with pytest.raises(UnknownEngineError, match=r"speaks with tone, not piper"):
+        pipeline(ToneEngine()).plan(JobSpec("x", engine="piper"), "a-run")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [("amelia", "did you mean amelie"), ("jane", "jane#1"), ("zzzzz", "there is: amelie, jane#1, joe")],
+)
+def test_an_unknown_voice_is_refused_with_the_near_names(wanted: str, hint: str) -> None:
+    with pytest.raises(UnknownVoiceError, match=rf"engine piper has no voice '{wanted}'.*{hint}") as refused:
+        pipeline(Bilingual()).plan(JobSpec("x", voice=wanted), "a-run")
+    assert isinstance(refused.value, InvalidJobError)
+    assert refused.value.code == "unknown-voice"
+
+
+def test_an_unknown_language_is_refused_with_what_the_voice_speaks() -> None:
+    with pytest.raises(UnknownLanguageError, match=r"voice joe does not speak de .*en-gb, en-us.*another voice"):
+        pipeline(Bilingual()).plan(JobSpec("x", voice="joe", language="de"), "a-run")
+
+
+# Voices
+
+
+@pytest.mark.parametrize(
+    ("languages", "wanted", "spoken"),
+    [
+        (("en-us",), None, "en-us"),
+        (("pt-br", "pt-pt"), None, "pt-br"),
+        (("en-us",), "en", "en-us"),
+        (("en-us",), "en-us", "en-us"),
+        (("en-us",), "en_US", "en-us"),
+        (("pt-br", "pt-pt"), "pt-pt", "pt-pt"),
+        (("pt-br", "pt-pt"), "pt", "pt-br"),
+        (("fr", "pt-pt"), "pt", "pt-pt"),
+        (("en",), "en-gb", "en"),
+        ((), None, "en"),
+        ((), "de", "de"),
+    ],
+)
+def test_a_voice_speaks_the_tag_that_fits(languages: tuple[str, ...], wanted: str | None, spoken: str) -> None:
+    assert Voice("v", languages).language(wanted) == spoken
+
+
+@pytest.mark.parametrize(
+    ("languages", "wanted"), [(("en-us",), "de"), (("en-us",), "en-gb"), (("es",), "e"), (("en-us",), "us")]
+)
+def test_a_voice_does_not_speak_another_language_for_want_of_better(languages: tuple[str, ...], wanted: str) -> None:
+    with pytest.raises(UnknownLanguageError, match=rf"voice v does not speak {wanted}"):
+        Voice("v", languages).language(wanted)
+
+
+def test_without_a_name_it_is_the_first_voice() -> None:
+    assert find(None, Bilingual().voices, "piper").name == "amelie"
+
+
+@pytest.mark.parametrize(
+    ("language", "name"), [("en", "joe"), ("en-gb", "joe"), ("fr", "amelie"), ("de", "amelie"), (None, "amelie")]
+)
+def test_without_a_name_it_is_the_first_voice_of_the_language_if_there_is_one(language: str | None, name: str) -> None:
+    assert find(None, Bilingual().voices, "piper", language).name == name
+
+
+# Seeds
+
+
+@pytest.mark.parametrize(
+    ("seed", "index", "derived"),
+    [(0, 0, 3529370323), (0, 1, 1228612563), (1, 0, 3175587914), (7, 3, 1550427951), (MAX_SEED, 999, 4135297126)],
+)
+def test_a_segments_seed_never_changes(seed: int, index: int, derived: int) -> None:
+    # A job that was begun by one version of the worker is ended by another.
+    assert segment_seed(seed, index) == derived
+
+
+def test_seeds_of_neighbours_are_unrelated() -> None:
+    seeds = [segment_seed(seed, index) for seed in range(20) for index in range(20)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+
+
+# The order of the text
+
+
+def chunk(index: int, number: int, *, last: bool) -> Chunk:
+    return Chunk("a-run", index, np.array([index, number], np.int16), last)
+
+
+@st.composite
+def interleaved(draw: st.DrawFn) -> tuple[list[int], list[Chunk]]:
+    """Draw the segments of a job, from any one on, and an order in which an engine may give their chunks."""
+    first = draw(st.integers(0, 5))
+    counts = draw(st.lists(st.integers(1, 5), max_size=8))
+    order = list(range(first, first + len(counts)))
+    turns = draw(st.permutations([index for index, count in zip(order, counts, strict=True) for _ in range(count)]))
+    given_so_far = dict.fromkeys(order, 0)
+    chunks = []
+    for index in turns:
+        given_so_far[index] += 1
+        number = given_so_far[index]
+        chunks.append(chunk(index, number, last=number == counts[index - first]))
+    return order, chunks
+
+
+def no_more_than(chunks: list[Chunk]) -> Iterator[Chunk]:
+    """Give chunks, as a lane does: who asks for more than there is would wait for ever."""
+    yield from chunks
+    pytest.fail("asked for a chunk after the last")
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(interleaved())
+def test_chunks_come_in_the_order_of_the_text_and_none_is_lost(drawn: tuple[list[int], list[Chunk]]) -> None:
+    order, chunks = drawn
+    came = [tuple(one.pcm) for one in in_order(no_more_than(chunks), order)]
+    assert came == sorted(tuple(one.pcm) for one in chunks)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(interleaved())
+def test_a_chunk_is_given_on_as_soon_as_it_may(drawn: tuple[list[int], list[Chunk]]) -> None:
+    order, chunks = drawn
+    taken = 0
+
+    def counted() -> Iterator[Chunk]:
+        nonlocal taken
+        for one in chunks:
+            taken += 1
+            yield one
+
+    places = {id(one): place for place, one in enumerate(chunks)}
+    latest = -1
+    for came in in_order(counted(), order):
+        latest = max(latest, places[id(came)])
+        assert taken == latest + 1, "it waited for a chunk that it did not need"
+
+
+def test_no_segments_need_no_chunks() -> None:
+    assert list(in_order(no_more_than([]), [])) == []

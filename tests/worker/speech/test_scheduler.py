@@ -1,0 +1,694 @@
+"""Whose segment gets the next free row: fairness, priority, drops and failures, on tone and a tick at a time."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxspool_worker.engines.base import Chunk, Segment, SegmentError
+from voxspool_worker.engines.tone import CHAR_S, FAST, STEP_S, ToneEngine, sine
+from voxspool_worker.speech.scheduler import (
+    BACKLOG_CHUNKS,
+    RESERVED_SHARE,
+    EngineLostError,
+    Heard,
+    Lane,
+    Scheduler,
+    Work,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from voxspool.protocol.jobs import Priority
+
+DEADLINE_S = 10.0
+"""How long a test waits for another thread, in seconds; it takes milliseconds."""
+
+
+class Watched(ToneEngine):
+    """Tone that remembers what was done to it, and lets itself be used only as an engine may be used."""
+
+    def __init__(self, rows: int = 8) -> None:
+        super().__init__(rows)
+        self.admitted: list[tuple[str, int]] = []
+        self.acts: list[str] = []
+        self.moved: Counter[str] = Counter()
+        """How many rows of each job the last step moved."""
+
+    def admit(self, segment: Segment) -> None:
+        assert self.free, "a segment was admitted and no row was free"
+        self.admitted.append((segment.job, segment.index))
+        self.acts.append(f"admit {segment.job}")
+        super().admit(segment)
+
+    def step(self) -> list[Chunk]:
+        self.acts.append("step")
+        self.moved = self.held
+        return super().step()
+
+    def drop(self, job: str) -> None:
+        self.acts.append(f"drop {job}")
+        super().drop(job)
+
+    @property
+    def held(self) -> Counter[str]:
+        """How many rows each job holds."""
+        return Counter(row.segment.job for row in self._rows)
+
+
+class Fragile(Watched):
+    """Tone that cannot say `choke`, and breaks at `break`."""
+
+    def step(self) -> list[Chunk]:
+        for row in self._rows:
+            if row.segment.text == "choke":
+                self._rows.remove(row)
+                raise SegmentError(row.segment, "it is not to be said")
+            if row.segment.text == "break":
+                raise RuntimeError("the device is gone")
+        return super().step()
+
+
+class Stepping(Watched):
+    """Tone that looks at something in the middle of a step."""
+
+    look: Callable[[], float | None]
+    saw: float | None = None
+
+    def step(self) -> list[Chunk]:
+        self.saw = self.look()
+        return super().step()
+
+
+def segment(job: str, index: int = 0, text: str = "four") -> Segment:
+    return Segment(job, index, text, 0, len(text), 0.0, FAST, "en", 1.0, index)
+
+
+def segments(job: str, count: int, text: str = "four") -> list[Segment]:
+    return [segment(job, index, text) for index in range(count)]
+
+
+def steps_of(one: Segment) -> int:
+    """How many steps tone takes for a segment."""
+    return math.ceil(round(len(one.text) * CHAR_S / STEP_S, 6))
+
+
+STEPS = steps_of(segment("any"))
+
+
+def taken(lane: Lane) -> list[Heard]:
+    """Take all that lies in a lane."""
+    heard = []
+    while (one := lane.get(0)) is not None:
+        heard.append(one)
+    return heard
+
+
+def chunks(heard: Iterable[Heard]) -> list[Chunk]:
+    """Assert that nothing but chunks was heard, and give them."""
+    found = list(heard)
+    assert all(isinstance(one, Chunk) for one in found), found
+    return [one for one in found if isinstance(one, Chunk)]
+
+
+def ticks_until_done(scheduler: Scheduler, lane: Lane, others: Iterable[Lane] = (), *, most: int = 1000) -> int:
+    """Tick until the lane's first segment is complete; everybody takes what they are given."""
+    for tick in range(1, most + 1):
+        scheduler.tick()
+        for other in others:
+            taken(other)
+        if any(chunk.last for chunk in chunks(taken(lane))):
+            return tick
+    pytest.fail(f"nothing was complete after {most} ticks")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("head_start", [0, 1, 12])
+def test_a_hundred_segments_do_not_starve_one(rows: int, head_start: int) -> None:
+    scheduler = Scheduler(Watched(rows))
+    book = scheduler.submit("book", "interactive", segments("book", 100))
+    for _ in range(head_start):
+        scheduler.tick()
+        taken(book)
+    word = scheduler.submit("word", "interactive", segments("word", 1))
+    # At worst it waits for the segments that run, for one turn of the book's, and then for its own.
+    assert ticks_until_done(scheduler, word, [book]) <= 3 * STEPS
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_nor_do_many_books(rows: int) -> None:
+    scheduler = Scheduler(Watched(rows))
+    books = [scheduler.submit(f"book-{n}", "interactive", segments(f"book-{n}", 100)) for n in range(10)]
+    for _ in range(20):
+        scheduler.tick()
+        for book in books:
+            taken(book)
+    word = scheduler.submit("word", "interactive", segments("word", 1))
+    # The turns of ten books, `rows` at a time, then its own.
+    assert ticks_until_done(scheduler, word, books) <= (math.ceil(10 / rows) + 2) * STEPS
+
+
+@pytest.mark.parametrize(("jobs", "rows"), [(1, 8), (2, 8), (3, 8), (4, 8), (3, 6), (8, 8)])
+def test_rows_are_shared_equally(jobs: int, rows: int) -> None:
+    engine = Watched(rows)
+    scheduler = Scheduler(engine)
+    for job in "abcdefgh"[:jobs]:
+        scheduler.submit(job, "interactive", segments(job, 20))
+    scheduler.tick()
+    held = engine.held
+    assert engine.free == 0
+    assert len(held) == jobs
+    assert max(held.values()) - min(held.values()) <= 1
+
+
+def test_each_job_gets_a_row_before_one_gets_two() -> None:
+    engine = Watched(8)
+    scheduler = Scheduler(engine)
+    for job in "abc":
+        scheduler.submit(job, "interactive", segments(job, 20))
+    scheduler.tick()
+    assert [job for job, _ in engine.admitted] == [*"abc", *"abc", *"ab"]
+
+
+def test_a_newcomer_gets_its_share_as_rows_fall_free() -> None:
+    engine = Watched(8)
+    scheduler = Scheduler(engine)
+    lengths = [segment("book", index, "x" * (2 + index % 5)) for index in range(100)]
+    book = scheduler.submit("book", "interactive", lengths)
+    scheduler.tick()
+    assert engine.held == {"book": 8}
+    paper = scheduler.submit("paper", "interactive", segments("paper", 100, "a longer text"))
+    for _ in range(8):
+        scheduler.tick()
+        taken(book), taken(paper)
+    assert engine.moved == {"book": 4, "paper": 4}
+
+
+def test_long_segments_win_a_job_no_more_rows_than_short_ones() -> None:
+    engine = Watched(4)
+    scheduler = Scheduler(engine)
+    book = scheduler.submit("book", "interactive", segments("book", 100, "x" * 200))
+    note = scheduler.submit("note", "interactive", segments("note", 100))
+    for _ in range(20 * STEPS):
+        scheduler.tick()
+        taken(book), taken(note)
+        assert engine.moved == {"book": 2, "note": 2}
+
+
+def test_newcomers_without_end_do_not_starve_who_was_there() -> None:
+    engine = Watched(1)
+    scheduler = Scheduler(engine)
+    lanes = [scheduler.submit("book", "interactive", segments("book", 100))]
+    for number in range(40):
+        lanes.append(scheduler.submit(f"word-{number}", "interactive", segments(f"word-{number}", 1)))
+        for _ in range(STEPS):
+            scheduler.tick()
+            for lane in lanes:
+                taken(lane)
+    seated = Counter(job for job, _ in engine.admitted)
+    assert seated["book"] >= 5
+    assert seated.total() - seated["book"] >= 5
+
+
+def test_on_one_row_jobs_take_turns() -> None:
+    engine = Watched(1)
+    scheduler = Scheduler(engine)
+    lanes = [scheduler.submit(job, "interactive", segments(job, 4)) for job in "abc"]
+    for _ in range(12 * STEPS):
+        scheduler.tick()
+        for lane in lanes:
+            taken(lane)
+    assert [job for job, _ in engine.admitted] == [*"abc"] * 4
+
+
+def test_a_jobs_segments_are_seated_in_the_order_of_its_text() -> None:
+    engine = Watched(3)
+    scheduler = Scheduler(engine)
+    lane = scheduler.submit("a", "interactive", segments("a", 10))
+    while scheduler.tick():
+        taken(lane)
+    assert [index for _, index in engine.admitted] == list(range(10))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_interactive_comes_before_batch(rows: int) -> None:
+    engine = Watched(rows)
+    scheduler = Scheduler(engine)
+    book = scheduler.submit("book", "batch", segments("book", 20))
+    word = scheduler.submit("word", "interactive", segments("word", 20))
+    while not scheduler.tick() or ("word", 19) not in engine.admitted:
+        taken(book), taken(word)
+    order = [job for job, _ in engine.admitted]
+    assert order[:20] == ["word"] * 20
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (7, 1), (8, 2), (12, 3)])
+def test_a_quarter_of_the_rows_stays_free_of_batch_work(rows: int, kept: int) -> None:
+    assert RESERVED_SHARE == 4
+    engine = Watched(rows)
+    scheduler = Scheduler(engine)
+    books = [scheduler.submit(f"book-{n}", "batch", segments(f"book-{n}", 50)) for n in range(2)]
+    for _ in range(3 * STEPS):
+        scheduler.tick()
+        assert engine.free in (kept, rows)  # all are free only where the step ended every segment
+        for book in books:
+            taken(book)
+    scheduler.submit("word", "interactive", segments("word", rows))
+    scheduler.tick()
+    assert engine.held["word"] >= kept
+
+
+def test_interactive_work_may_take_every_row() -> None:
+    engine = Watched(8)
+    scheduler = Scheduler(engine)
+    scheduler.submit("word", "interactive", segments("word", 20))
+    scheduler.tick()
+    assert engine.free == 0
+
+
+def test_batch_work_goes_on_beside_a_little_interactive_work() -> None:
+    engine = Watched(8)
+    scheduler = Scheduler(engine)
+    book = scheduler.submit("book", "batch", segments("book", 50))
+    scheduler.submit("word", "interactive", segments("word", 1))
+    scheduler.tick()
+    assert engine.held == {"word": 1, "book": 6}
+    assert chunks(taken(book))
+
+
+def test_on_one_row_interactive_overtakes_batch_at_the_next_segment_border() -> None:
+    engine = Watched(1)
+    scheduler = Scheduler(engine)
+    book = scheduler.submit("book", "batch", segments("book", 100))
+    scheduler.tick()
+    word = scheduler.submit("word", "interactive", segments("word", 3))
+    for _ in range(3):
+        ticks_until_done(scheduler, word, [book], most=2 * STEPS)
+    assert engine.admitted == [("book", 0), ("word", 0), ("word", 1), ("word", 2)]
+    scheduler.tick()
+    assert engine.admitted[-1] == ("book", 1)
+
+
+def test_a_dropped_job_frees_its_rows_before_the_next_step() -> None:
+    engine = Watched(4)
+    scheduler = Scheduler(engine)
+    gone = scheduler.submit("gone", "interactive", segments("gone", 20))
+    scheduler.tick()
+    scheduler.submit("next", "interactive", segments("next", 4))
+    assert engine.held == {"gone": 4}
+    engine.acts.clear()
+    scheduler.drop("gone")
+    taken(gone)
+    scheduler.tick()
+    assert engine.acts == ["drop gone", *["admit next"] * 4, "step"]
+    assert engine.held == {"next": 4}
+    while scheduler.tick():
+        pass
+    assert taken(gone) == []
+    assert scheduler.rows_in_use == 0
+
+
+def test_a_job_dropped_while_it_waits_is_never_spoken() -> None:
+    engine = Watched(1)
+    scheduler = Scheduler(engine)
+    scheduler.submit("first", "interactive", segments("first", 1))
+    gone = scheduler.submit("gone", "interactive", segments("gone", 5))
+    scheduler.drop("gone")
+    while scheduler.tick():
+        pass
+    assert engine.admitted == [("first", 0)]
+    assert taken(gone) == []
+
+
+def test_dropping_what_is_over_or_unknown_does_nothing() -> None:
+    engine = Watched()
+    scheduler = Scheduler(engine)
+    lane = scheduler.submit("a", "interactive", segments("a", 1))
+    ticks_until_done(scheduler, lane)
+    scheduler.drop("a")
+    scheduler.drop("nobody")
+    assert not scheduler.tick()
+    assert "drop a" not in engine.acts
+    assert "drop nobody" not in engine.acts
+
+
+def test_a_dropped_name_may_be_used_again_at_once() -> None:
+    scheduler = Scheduler(Watched(2))
+    scheduler.submit("a", "interactive", segments("a", 5, "the first text"))
+    scheduler.tick()
+    scheduler.drop("a")
+    lane = scheduler.submit("a", "interactive", segments("a", 1))
+    while scheduler.tick():
+        pass
+    assert sum(len(chunk.pcm) for chunk in chunks(taken(lane))) == len(sine(segment("a"), 24_000))
+
+
+@pytest.mark.parametrize("priority", ["interactive", "batch"])
+def test_a_job_that_does_not_keep_up_gets_no_row_until_it_does(priority: Priority) -> None:
+    engine = Watched(1)
+    scheduler = Scheduler(engine)
+    slow = scheduler.submit("slow", priority, segments("slow", 100))
+    while scheduler.tick():
+        pass
+    assert slow.full
+    seated = len(engine.admitted)
+    assert BACKLOG_CHUNKS <= seated * STEPS < BACKLOG_CHUNKS + STEPS
+    # Its rows are its neighbours' meanwhile.
+    other = scheduler.submit("other", priority, segments("other", 3))
+    for _ in range(3):
+        assert ticks_until_done(scheduler, other) == STEPS
+    assert not scheduler.tick()
+    assert len(engine.admitted) == seated + 3
+    # One look at its backlog, and it goes on.
+    while slow.full:
+        assert slow.get(0)
+    assert scheduler.tick()
+    assert engine.admitted[-1] == ("slow", seated)
+
+
+def test_a_job_with_a_window_is_spoken_no_further_ahead_of_its_reader() -> None:
+    engine = Watched(4)
+    scheduler = Scheduler(engine)
+    one = len(sine(segment("any"), engine.sample_rate))
+    lane = scheduler.submit("read", "interactive", segments("read", 100), window_samples=2 * one)
+    while scheduler.tick():
+        assert engine.held["read"] <= 1, "how long a segment is, is known when it ends"
+    assert len(engine.admitted) == 3, "two within the window, and the one that crossed it"
+    lane.read_samples += one
+    while scheduler.tick():
+        pass
+    assert len(engine.admitted) == 4
+    lane.silent_samples += one  # a pause is heard, too
+    lane.read_samples += one
+    assert not scheduler.tick()
+
+
+def test_a_job_that_waits_for_its_reader_leaves_its_rows_to_others() -> None:
+    engine = Watched(1)
+    scheduler = Scheduler(engine)
+    scheduler.submit("read", "interactive", segments("read", 9), window_samples=0)
+    while scheduler.tick():
+        pass
+    other = scheduler.submit("other", "batch", segments("other", 2))
+    assert ticks_until_done(scheduler, other) == STEPS
+
+
+def test_when_a_step_began_is_known_while_it_lasts() -> None:
+    scheduler = Scheduler(Stepping())
+    stepping: Stepping = scheduler._engine
+    stepping.look = lambda: scheduler.step_began
+    assert scheduler.step_began is None
+    scheduler.submit("a", "interactive", segments("a", 1))
+    scheduler.tick()
+    assert stepping.saw is not None
+    assert scheduler.step_began is None
+
+
+def test_who_gives_an_engine_up_ends_every_job() -> None:
+    scheduler = Scheduler(Watched(1))
+    lanes = [scheduler.submit(job, "interactive", segments(job, 2)) for job in "ab"]
+    scheduler.give_up("it hangs")
+    for lane in lanes:
+        (error,) = taken(lane)
+        assert isinstance(error, EngineLostError)
+        assert "it hangs" in str(error)
+
+
+def test_nothing_to_do_is_said_so() -> None:
+    engine = Watched()
+    scheduler = Scheduler(engine)
+    assert not scheduler.tick()
+    scheduler.submit("empty", "interactive", [])
+    assert not scheduler.tick()
+    assert "step" not in engine.acts
+
+
+def test_a_segment_that_cannot_be_spoken_ends_its_own_job_alone() -> None:
+    engine = Fragile(4)
+    scheduler = Scheduler(engine)
+    ill = scheduler.submit("ill", "interactive", [segment("ill", 0, "choke"), *segments("ill", 20)[1:]])
+    well = scheduler.submit("well", "interactive", segments("well", 3))
+    while scheduler.tick():
+        pass
+    heard = taken(ill)
+    assert isinstance(heard[-1], SegmentError)
+    assert heard[-1].segment.text == "choke"
+    assert not [one for one in heard[:-1] if not isinstance(one, Chunk)]
+    assert sum(chunk.last for chunk in chunks(taken(well))) == 3
+    assert scheduler.rows_in_use == 0
+    assert "drop ill" in engine.acts
+
+
+@dataclass
+class EngineThread:
+    """A scheduler's loop, in a thread as in a worker."""
+
+    scheduler: Scheduler
+    lost: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self.scheduler.run, args=(lambda: self.lost.append("lost"),))
+        self.thread.start()
+
+    def ended(self) -> bool:
+        self.thread.join(DEADLINE_S)
+        return not self.thread.is_alive()
+
+
+def hear(lane: Lane) -> Chunk | Exception:
+    """Wait for what comes next in a lane."""
+    heard = lane.get(DEADLINE_S)
+    assert heard is not None, "nothing came"
+    return heard
+
+
+def test_an_engine_that_breaks_ends_every_job_and_says_so_once() -> None:
+    scheduler = Scheduler(Fragile(2))
+    jobs: list[Lane] = [scheduler.submit("a", "interactive", [segment("a", 0, "break")])]
+    jobs += [scheduler.submit(job, "interactive", segments(job, 5)) for job in "bc"]
+    jobs += [scheduler.submit("d", "batch", segments("d", 5))]
+    engine = EngineThread(scheduler)
+    assert engine.ended()
+    assert engine.lost == ["lost"]
+    for lane in jobs:
+        *before, error = taken(lane)
+        assert isinstance(error, EngineLostError)
+        assert "the device is gone" in str(error)
+        chunks(before)
+
+
+def test_the_loop_speaks_what_comes_while_it_waits_and_stops_when_told() -> None:
+    scheduler = Scheduler(Watched(2))
+    engine = EngineThread(scheduler)
+    try:
+        for job in "ab":
+            lane = scheduler.submit(job, "interactive", segments(job, 1))
+            heard = [hear(lane) for _ in range(STEPS)]
+            assert [chunk.last for chunk in chunks(heard)] == [False] * (STEPS - 1) + [True]
+    finally:
+        scheduler.stop()
+        assert engine.ended()
+    assert engine.lost == []
+
+
+class Looked(Watched):
+    """Tone that takes note when the scheduler looks for a free row again and again."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows)
+        self.looks = 0
+        self.looked_often = threading.Event()
+
+    @property
+    def free(self) -> int:
+        self.looks += 1
+        if self.looks > 10:
+            self.looked_often.set()
+        return super().free
+
+
+def test_the_loop_looks_again_at_a_job_that_was_behind() -> None:
+    engine = Looked(1)
+    scheduler = Scheduler(engine)
+    lane = scheduler.submit("slow", "interactive", segments("slow", 30))
+    while scheduler.tick():
+        pass
+    assert lane.full
+    engine.looks = 0
+    engine.looked_often.clear()
+    loop = EngineThread(scheduler)
+    try:
+        # Nobody wakes the loop when a lane is taken from: it looks by itself.
+        assert engine.looked_often.wait(DEADLINE_S)
+        heard = [hear(lane) for _ in range(30 * STEPS)]
+        assert sum(chunk.last for chunk in chunks(heard)) == 30
+    finally:
+        scheduler.stop()
+        assert loop.ended()
+
+
+def test_work_says_what_a_second_of_it_makes() -> None:
+    assert Work().speech_rate(24_000) is None
+    assert Work(busy_s=1.5, seating_s=0.5, samples=96_000).speech_rate(24_000) == 2.0
+
+
+def test_a_job_knows_since_when_it_has_a_row() -> None:
+    scheduler = Scheduler(ToneEngine(rows=1))
+    first, second = (scheduler.submit(job, "batch", segments(job, 1)) for job in "ab")
+    scheduler.tick()
+    assert first.seated is not None
+    assert second.seated is None, "there is one row"
+
+
+def test_a_lane_wakes_its_job() -> None:
+    lane = Lane()
+    lane.wake()
+    assert lane.get(DEADLINE_S) is None
+    assert lane.get(0) is None
+    assert not lane.full
+    error = EngineLostError("gone")
+    lane.put(error)
+    assert lane.get(0) is error
+
+
+# Any jobs, in any order
+
+
+@dataclass
+class Job:
+    """What is asked of the scheduler for one job."""
+
+    priority: Priority
+    lengths: list[int]
+    at_tick: int
+    drop_after: int | None
+    """In ticks from its coming."""
+    takes_every: int
+    """Its thread takes what lies in its lane at every so many-th tick."""
+
+
+jobs_wanted = st.lists(
+    st.builds(
+        Job,
+        priority=st.sampled_from(["interactive", "batch"]),
+        lengths=st.lists(st.integers(1, 30), max_size=12),
+        at_tick=st.integers(0, 40),
+        drop_after=st.none() | st.none() | st.integers(0, 60),
+        takes_every=st.sampled_from([1, 1, 3, 90]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@dataclass
+class Play:
+    """Any jobs played through a scheduler; what it promises is asserted at every tick."""
+
+    wanted: list[Job]
+    rows: int
+
+    def __post_init__(self) -> None:
+        self.engine = Watched(self.rows)
+        self.scheduler = Scheduler(self.engine)
+        self.lanes: dict[str, Lane] = {}
+        self.heard: dict[str, list[Chunk]] = defaultdict(list)
+        self.dropped: set[str] = set()
+        self.passed_over: Counter[str] = Counter()
+
+    def segments(self, name: str) -> list[Segment]:
+        return [segment(name, index, "x" * length) for index, length in enumerate(self.wanted[int(name)].lengths)]
+
+    def play(self) -> None:
+        tick, busy = 0, True
+        while busy or tick <= 101 or not self.over:
+            assert tick < 20_000, "it never ends"
+            self.come_and_go(tick)
+            ready = self.ready()
+            seated = len(self.engine.admitted)
+            busy = self.scheduler.tick()
+            self.count_turns(ready, [job for job, _ in self.engine.admitted[seated:]])
+            self.take(tick)
+            tick += 1
+        self.take(0)
+
+    def come_and_go(self, tick: int) -> None:
+        for number, job in enumerate(self.wanted):
+            name = str(number)
+            if tick == job.at_tick:
+                self.lanes[name] = self.scheduler.submit(name, job.priority, self.segments(name))
+            if job.drop_after is not None and tick == job.at_tick + job.drop_after:
+                self.scheduler.drop(name)
+                self.dropped.add(name)
+                self.heard[name] += chunks(taken(self.lanes[name]))
+
+    def take(self, tick: int) -> None:
+        for name, lane in self.lanes.items():
+            if name in self.dropped:
+                assert taken(lane) == [], "a dropped job was given something"
+            elif tick % self.wanted[int(name)].takes_every == 0:
+                self.heard[name] += chunks(taken(lane))
+
+    @property
+    def over(self) -> bool:
+        """Whether every segment of every job that was not dropped has been seated."""
+        return not any(self.waiting(name) for name in map(str, range(len(self.wanted))))
+
+    def waiting(self, name: str) -> int:
+        if name in self.dropped:
+            return 0
+        return len(self.wanted[int(name)].lengths) - sum(job == name for job, _ in self.engine.admitted)
+
+    def ready(self) -> list[str]:
+        """Jobs that could use a row and hold none."""
+        held = self.engine.held
+        return [
+            name for name, lane in self.lanes.items() if self.waiting(name) and not lane.full and not held.get(name)
+        ]
+
+    def count_turns(self, ready: list[str], seated: list[str]) -> None:
+        """A job with no row is passed over by each of its peers once at most; batch work gives way to the rest."""
+        for name in ready:
+            before = seated[: seated.index(name)] if name in seated else seated
+            rank = self.wanted[int(name)].priority
+            self.passed_over[name] += sum(self.wanted[int(job)].priority == rank for job in before)
+            assert self.passed_over[name] < len(self.wanted), f"job {name} waits too long"
+            if rank == "interactive":
+                assert not [job for job in before if self.wanted[int(job)].priority == "batch"]
+        for name in [*seated, *(set(self.lanes) - set(ready))]:
+            self.passed_over[name] = 0
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(wanted=jobs_wanted, rows=st.sampled_from([1, 2, 3, 4, 8]))
+def test_every_chunk_arrives_once_in_order_and_nobody_waits_for_ever(wanted: list[Job], rows: int) -> None:
+    play = Play(wanted, rows)
+    play.play()
+    assert play.engine.free == rows
+    for number in range(len(wanted)):
+        name = str(number)
+        heard: dict[int, list[Chunk]] = defaultdict(list)
+        for chunk in play.heard[name]:
+            assert chunk.job == name
+            heard[chunk.segment].append(chunk)
+        asked = play.segments(name)
+        if name not in play.dropped:
+            assert sorted(heard) == [one.index for one in asked]
+        for index, parts in heard.items():
+            whole = sine(asked[index], play.engine.sample_rate)
+            said = np.concatenate([chunk.pcm for chunk in parts])
+            assert not any(chunk.last for chunk in parts[:-1])
+            if name in play.dropped:
+                assert np.array_equal(said, whole[: len(said)])
+            else:
+                assert parts[-1].last
+                assert np.array_equal(said, whole)

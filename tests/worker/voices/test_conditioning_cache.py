@@ -1,0 +1,182 @@
+"""The cache of conditioning, without a Redis: what it keeps, where, and what a damaged file does."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from voxspool.errors import MissingExtraError
+from voxspool_worker.voices import conditioning_cache
+from voxspool_worker.voices.conditioning_cache import ConditioningCache, conditioning_key, decode, encode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from voxspool_worker.voices.conditioning_cache import Arrays
+
+KEY = conditioning_key(["aa"], {"seconds": 30}, "model", "1.0")
+LATENTS: Arrays = {"gpt": np.arange(64, dtype=np.float32).reshape(1, 8, 8), "speaker": np.ones((1, 4, 1), np.float32)}
+
+
+class Model:
+    """Gives LATENTS, and counts how often it had to."""
+
+    def __init__(self) -> None:
+        self.computed = 0
+
+    def __call__(self) -> Arrays:
+        self.computed += 1
+        return LATENTS
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+def cache(folder: Path, most: int = 256) -> ConditioningCache[float]:
+    """Give a cache whose memory holds the sum of the latents."""
+    return ConditioningCache(lambda arrays: float(arrays["gpt"].sum()), folder=folder, redis=None, most=most)
+
+
+SUM = float(LATENTS["gpt"].sum())
+
+
+def test_a_value_is_computed_then_had_from_memory_then_from_the_disk(tmp_path: Path, model: Model) -> None:
+    first = cache(tmp_path)
+    found = [first.get(KEY, model), first.get(KEY, model), cache(tmp_path).get(KEY, model)]
+    assert [value for value, _ in found] == [SUM] * 3
+    assert [prepared.source for _, prepared in found] == ["computed", "memory", "disk"]
+    assert all(prepared.seconds >= 0 for _, prepared in found)
+    assert model.computed == 1
+
+
+def test_it_is_said_whether_it_was_computed_or_cached(
+    tmp_path: Path, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        cache(tmp_path).get(KEY, model)
+    computed, cached = caplog.messages
+    assert computed.startswith(f"voice.computed key={KEY} seconds=")
+    assert cached.startswith(f"voice.cached key={KEY} source=disk seconds=")
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "header", "flipped", "another", "folder"])
+def test_a_damaged_file_is_computed_again_and_replaced(
+    tmp_path: Path, model: Model, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache(tmp_path).get(KEY, model)
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    flipped = data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]
+    other = encode({"gpt": np.zeros(3)}).replace(b"gpt", b"tpg")
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    else:
+        damaged = {"empty": b"", "short": data[:-1], "header": b"\xff" * 99, "flipped": flipped, "another": other}
+        path.write_bytes(damaged[damage])
+    value, prepared = cache(tmp_path).get(KEY, model)
+    assert (value, prepared.source, model.computed) == (SUM, "computed", 2)
+    assert any("conditioning.damaged" in said or "conditioning.unreadable" in said for said in caplog.messages)
+    if damage != "folder":
+        assert path.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [path], "nothing is left half written"
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_the_value_is_there(
+    tmp_path: Path, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert cache(tmp_path / "file" / "deeper").get(KEY, model)[0] == SUM
+    assert any("conditioning.unwritable" in said for said in caplog.messages)
+
+
+def test_memory_forgets_what_was_not_asked_for_longest(tmp_path: Path, model: Model) -> None:
+    small = cache(tmp_path, most=2)
+    sources = [small.get(key, model)[1].source for key in ("a", "b", "a", "c", "a", "b")]
+    assert sources == ["computed", "computed", "memory", "computed", "memory", "disk"]
+
+
+def test_threads_that_ask_at_the_same_moment_compute_once(tmp_path: Path) -> None:
+    entered, second, computed = threading.Barrier(8), threading.Event(), []
+    shared = cache(tmp_path)
+
+    def compute() -> Arrays:
+        computed.append(threading.get_ident())
+        if len(computed) > 1:
+            second.set()
+        second.wait(0.3)  # long enough for another to come in, if it could
+        return LATENTS
+
+    def ask() -> tuple[float, str]:
+        entered.wait(10)
+        value, prepared = shared.get(KEY, compute)
+        return value, prepared.source
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [future.result() for future in [pool.submit(ask) for _ in range(8)]]
+    assert len(computed) == 1
+    assert sorted(found) == [(SUM, "computed")] + [(SUM, "memory")] * 7
+
+
+def test_two_keys_do_not_wait_for_each_other(tmp_path: Path, model: Model) -> None:
+    shared = cache(tmp_path)
+
+    def compute() -> Arrays:
+        return LATENTS if shared.get("other", model) else {}
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(shared.get, KEY, compute).result(10)[0] == SUM
+
+
+def test_a_failure_is_the_callers_and_the_next_one_tries_again(tmp_path: Path, model: Model) -> None:
+    shared = cache(tmp_path)
+
+    def broken() -> Arrays:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        shared.get(KEY, broken)
+    assert shared.get(KEY, model)[1].source == "computed"
+
+
+def test_all_that_the_value_depends_on_changes_the_key() -> None:
+    keys = {
+        KEY,
+        conditioning_key(["ab"], {"seconds": 30}, "model", "1.0"),
+        conditioning_key(["a", "a"], {"seconds": 30}, "model", "1.0"),
+        conditioning_key(["aa"], {"seconds": 6}, "model", "1.0"),
+        conditioning_key(["aa"], {"seconds": 30}, "model-2", "1.0"),
+        conditioning_key(["aa"], {"seconds": 30}, "model", "1.1"),
+        conditioning_key(["x", "y"], {}, "", ""),
+        conditioning_key(["y", "x"], {}, "", ""),
+    }
+    assert len(keys) == 8
+    assert conditioning_key(["a"], {"x": 1, "y": 2}, "", "") == conditioning_key(("a",), {"y": 2, "x": 1}, "", "")
+    assert conditioning_key(["aa"], {"seconds": 30}, "model", "1.0") == KEY
+
+
+def test_arrays_come_back_as_they_were() -> None:
+    arrays: Arrays = {
+        "a": np.arange(6, dtype=np.float16).reshape(2, 3).T,
+        "b": np.zeros((0, 3)),
+        "c": np.int64(7)[None],
+    }
+    found = decode(encode(arrays))
+    assert found is not None
+    assert {name: (array.dtype, array.tolist()) for name, array in found.items()} == {
+        name: (array.dtype, array.tolist()) for name, array in arrays.items()
+    }
+
+
+def test_without_safetensors_its_install_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditioning_cache.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"worker\[xtts\]'$"):
+        cache(tmp_path)

@@ -1,0 +1,1 @@
+"""What shows how a worker is doing: metrics, the watchdog, the health file."""

@@ -1,0 +1,76 @@
+"""Whether this process gets on, and whether it has grown too large: a thread of the worker asks every few seconds.
+
+A worker that hangs is worse than one that is dead: it holds its jobs, renews their leases, and takes more. So a step of
+the engine that does not end, and a job that does not look at its token, end the process; and so does memory that grows
+without end, between jobs. Knows times, tokens and sizes; what follows is the worker's to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import psutil
+
+from voxspool.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from voxspool_worker.jobs.cancellation import Token
+
+STEP_LIMIT_S: Final = 60.0
+"""How long a step of the engine may take, in seconds: a whole segment of Piper on a slow board takes ten."""
+TOKEN_LIMIT_S: Final = 30.0
+"""How long after it was asked to end a job may go on, in seconds; it looks once a second, and at every chunk."""
+TURN_LIMIT_S: Final = 30.0
+"""How long the main thread may be away from its loop, in seconds; a command that Redis does not answer takes five."""
+GROWTH: Final = 2.0
+LEAST_GROWTH_BYTES: Final = 2**30
+"""Without a limit of its own, a worker may grow to twice what it had when it was ready, and by 1 GiB at least."""
+
+
+class Growth:
+    """Whether this process has grown too large. Made when the worker is ready to speak."""
+
+    def __init__(self, limit_bytes: int | None, size: Callable[[], int]) -> None:
+        """Prepare; `size` gives the process's. Without a limit, it follows from the size now.
+
+        Raises SettingsError for a limit that the process has passed before its first job: it would start for ever.
+        """
+        self._size = size
+        now_bytes = size()
+        if limit_bytes and now_bytes >= limit_bytes:
+            raise SettingsError(
+                f"VOXSPOOL_WORKER_MEMORY_MB is {limit_bytes >> 20}, and this worker has {now_bytes >> 20} MB when it "
+                "is ready; name more, or none"
+            )
+        self.limit_bytes = limit_bytes or max(round(GROWTH * now_bytes), now_bytes + LEAST_GROWTH_BYTES)
+
+    @property
+    def too_large_bytes(self) -> int | None:
+        """The size, where it is above the limit; None where it is not."""
+        now_bytes = self._size()
+        return now_bytes if now_bytes > self.limit_bytes else None
+
+
+def resident_bytes() -> int:
+    """Give what this process holds of the machine's memory."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def what_hangs(
+    now_s: float, *, step_began: float | None, turned: float, tokens: Iterable[Token], redis_back: float
+) -> str | None:
+    """Say what does not get on; None where all does.
+
+    `step_began` is when the engine's step began that it is in, `turned` when the main thread last turned its loop,
+    `redis_back` when Redis was last found again: the main thread and the jobs may wait for it.
+    """
+    if step_began is not None and now_s - step_began > STEP_LIMIT_S:
+        return f"a step of the engine takes longer than {STEP_LIMIT_S:g} s"
+    if now_s - max(turned, redis_back) > TURN_LIMIT_S:
+        return f"the main thread has not turned for {TURN_LIMIT_S:g} s"
+    for token in tokens:
+        if now_s - max(token.ended_at(now_s), redis_back) > TOKEN_LIMIT_S:
+            return f"a job has not looked at its token for {TOKEN_LIMIT_S:g} s after its end"
+    return None

@@ -1,0 +1,274 @@
+"""A chapter's owner: begins its stream, lets its segments be spoken by whoever is free, and marks them in their order.
+
+The owner speaks nothing itself: hands do, in this worker and in others. It may die at any time: the next run of the job
+finds the marks in the stream, the results in the pool and the audio in the store. Knows the pool and the store; how a
+job begins and ends, the pipeline knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections import Counter
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError, ResponseError
+
+from voxspool import connection, workers
+from voxspool.errors import StoreError
+from voxspool.protocol.stream import Mark
+from voxspool_worker.narration.segment_plan import plan
+from voxspool_worker.narration.segment_queue import WORDS, Outcome
+from voxspool_worker.narration.segment_workers import Chapter, found_outcome
+from voxspool_worker.narration.store_handle import patiently
+from voxspool_worker.speech.pipeline import SpeechGivenUpError
+from voxspool_worker.speech.publisher import NotHereError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from redis import Redis
+
+    from voxspool.protocol.narration import ChapterSpec
+    from voxspool.protocol.stream import End
+    from voxspool.store.segments import Store, Stored
+    from voxspool_worker.engines.base import Engine, Segment
+    from voxspool_worker.jobs.cancellation import Token
+    from voxspool_worker.jobs.execution import Run
+    from voxspool_worker.narration.segment_plan import Plan
+    from voxspool_worker.narration.segment_queue import Pool
+    from voxspool_worker.narration.segment_workers import Hands
+    from voxspool_worker.narration.store_handle import Shelf
+    from voxspool_worker.speech.pipeline import Pipeline, Speaking
+
+log = logging.getLogger(__name__)
+
+MAX_DEATHS: Final = 4
+"""A chapter that so many workers died of, in one segment, is set aside: the segment is before that, after two."""
+LOOK_S: Final = 0.25
+"""How often a waiting owner looks for results of others, and at its token, in seconds."""
+ANNOUNCE_S: Final = 10.0
+"""How often it says that the chapter goes on, and sees whether Redis still knows of it, in seconds."""
+LOOKUPS: Final = 16
+"""How many segments are looked for in the store at once: one far away takes 50 ms for each."""
+FULL_WAIT_S: Final = 1.0
+"""How long to wait for Redis to have memory, in seconds, before the segments are offered again."""
+MISSING: Final = ("engine", "poison")
+"""What comes of a segment that has no audio: it is the fault in its mark."""
+
+
+class Narrator:
+    """Narrates the chapters whose jobs this worker has taken. Shared by their threads; holds no chapter's state."""
+
+    def __init__(self, engine: Engine, pipeline: Pipeline, hands: Hands, shelf: Shelf, redis: Redis) -> None:
+        self._engine = engine
+        self._pipeline = pipeline
+        self._hands = hands
+        self._shelf = shelf
+        self._redis = redis
+
+    def narrate(
+        self, chapter: ChapterSpec, run: Run, worker: str, token: Token, on_segment: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Narrate a chapter to its end, from wherever an earlier run left it; give a summary.
+
+        Raises what `Pipeline.tell` raises.
+        """
+        telling = _Narration(chapter, self)
+        at = self._pipeline.speaking(chapter.speech, run, worker, token, on_segment)
+        try:
+            return self._pipeline.tell(at, telling)
+        finally:
+            if telling.chapter:
+                self._hands.leave(telling.chapter)
+            with contextlib.suppress(RedisError):  # its keys have a lifetime
+                self._hands.pool(run.job, "").close()
+
+    def plan(self, chapter: ChapterSpec, run: Run) -> Plan:
+        """Cut a chapter.
+
+        Raises NotHereError where only other live workers have its store, StoreError where nobody has it.
+        """
+        if self._has(chapter.store):
+            return plan(chapter, self._engine, run.id)
+        others = [card for card in workers.live(self._redis) if card.queues and card.engine == self._engine.name]
+        if any(card.store == chapter.store for card in others):
+            raise NotHereError(f"the chapter's segment store is {chapter.store}, and another worker has it")
+        raise StoreError(
+            f"the chapter's segment store is {chapter.store}, and no worker of {self._engine.name} has it; start "
+            "workers with the VOXSPOOL_STORE that the narrator has"
+        )
+
+    def _has(self, store: str) -> bool:
+        """Whether this worker has a store."""
+        try:
+            return self._shelf.store().id == store
+        except StoreError:
+            return False
+
+    def open(self, job: str, planned: Plan, at: Speaking) -> Known:
+        """Begin, or take over, what is shared of a chapter."""
+        return Known(planned, self._hands.pool(job, planned.digest), self._shelf.store(), at)
+
+    @property
+    def sample_rate(self) -> int:
+        """The engine's, in Hz."""
+        return self._engine.sample_rate
+
+    def serve(self, chapter: Chapter) -> None:
+        """Let this worker's hands speak it first."""
+        self._hands.serve(chapter)
+
+
+class _Narration:
+    """The telling of a chapter: its marks go into the stream, its audio into the store."""
+
+    max_deaths = MAX_DEATHS
+
+    def __init__(self, chapter: ChapterSpec, narrator: Narrator) -> None:
+        self._spec = chapter
+        self._narrator = narrator
+        self._plan: Plan | None = None
+        self._repeated: set[int] = set()
+        """The segments that say what one before them says: spoken once, they are in the store for these."""
+        self.chapter: Chapter | None = None
+        """As the hands see it, once they do."""
+        self._counts: Counter[str] = Counter()
+
+    def plan(self, at: Speaking) -> list[Segment]:
+        """Cut it."""
+        self._plan = self._narrator.plan(self._spec, at.run)
+        first = {key: index for index, key in reversed(list(enumerate(self._plan.keys)))}
+        self._repeated = {index for index, key in enumerate(self._plan.keys) if first[key] != index}
+        return self._plan.segments
+
+    def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
+        """Have the segments spoken that the store has not, and mark all."""
+        assert self._plan, "a job is planned first"
+        known = self._narrator.open(at.run.job, self._plan, at)
+        missing = known.open(segments)
+        log.debug("chapter.opened job=%s segments=%d missing=%d", at.run.job, len(segments), missing)
+        self.chapter = Chapter(at.run.job, self._plan, known.pool, known.news.set)
+        self._narrator.serve(self.chapter)
+        for segment in segments:
+            self._mark(at, segment, known.await_outcome(segment))
+
+    def ended(self, at: Speaking, end: End) -> None:
+        """Say what came of its segments in this run."""
+        counts = " ".join(f"{word}={self._counts[word]}" for word in (*WORDS, "faults"))
+        log.info(
+            "chapter.end job=%s audio_s=%.4g elapsed_s=%.4g segments=%d %s",
+            at.run.job, end.duration_s, at.elapsed_s, end.segments, counts,
+        )  # fmt: skip
+
+    def _mark(self, at: Speaking, segment: Segment, outcome: Outcome) -> None:
+        """Publish a segment's mark. Raises SpeechGivenUpError where what came of it ends the chapter."""
+        assert self._plan, "a job is planned first"
+        if outcome.word not in WORDS:
+            raise SpeechGivenUpError(outcome.word, outcome.fault)
+        fault = outcome.word if outcome.word in MISSING else outcome.fault
+        key = "" if outcome.word in MISSING else self._plan.keys[segment.index]
+        said_before = segment.index in self._repeated
+        word = "found" if said_before and outcome.word == "spoken" else outcome.word
+        pos, pause = at.publisher.pos, round(segment.pause_s * self._narrator.sample_rate)
+        self._counts.update([word, *(["faults"] if fault else [])])
+        at.publish_mark(
+            Mark(
+                pos, pos + outcome.samples + pause, segment.index, segment.start, segment.end, outcome.seed,
+                outcome.tries, fault, key, reused=word == "found",
+            )
+        )  # fmt: skip
+
+
+class Known:
+    """What an owner knows of its segments: what came of each, by its key. One thread's, but for `news`."""
+
+    def __init__(self, planned: Plan, pool: Pool, store: Store, at: Speaking) -> None:
+        self.pool = pool
+        self.news = threading.Event()
+        """Set when a segment was ended in this worker."""
+        self._plan = planned
+        self._store = store
+        self._at = at
+        self._outcomes: dict[str, Outcome] = {}
+        self._results = 0
+        """How many results were read."""
+        self._announced = 0.0
+
+    def open(self, segments: Iterable[Segment]) -> int:
+        """Learn what is there already, and offer the rest; give how many those are."""
+        self._patiently(self.pool.take)
+        self._results = 0
+        while self._read():
+            pass
+        wanted = {self._plan.keys[segment.index]: segment.index for segment in reversed(list(segments))}
+        self._look_up({key: index for key, index in wanted.items() if key not in self._outcomes})
+        missing = sorted(index for key, index in wanted.items() if key not in self._outcomes)
+        self._patiently(lambda: self.pool.offer(missing))
+        self._patiently(self._announce)
+        return len(missing)
+
+    def await_outcome(self, segment: Segment) -> Outcome:
+        """Wait for what comes of a segment. Raises EndedEarlyError, or what Redis raises when it is not there."""
+        key = self._plan.keys[segment.index]
+        while key not in self._outcomes:
+            self.news.clear()
+            if not self._read():
+                self.news.wait(LOOK_S)
+                self._see_to_pool()
+            self._at.token.check()
+            self._at.attention.look()
+        return self._outcomes[key]
+
+    def _read(self) -> bool:
+        """Take in what came of segments meanwhile; whether there was anything."""
+        found = self.pool.results(self._results)
+        self._results += len(found)
+        for outcome in found:
+            self._outcomes.setdefault(self._plan.keys[outcome.segment], outcome)
+        return bool(found)
+
+    def _see_to_pool(self) -> None:
+        """Say, now and then, that the chapter goes on; begin its pool again where Redis has lost it."""
+        if time.monotonic() - self._announced > ANNOUNCE_S and not self._patiently(self._announce):
+            log.warning("pool.lost job=%s", self._at.run.job)
+            self.open(self._plan.segments)
+
+    def _announce(self) -> bool:
+        self._announced = time.monotonic()
+        return self.pool.announce()
+
+    def _look_up(self, wanted: dict[str, int]) -> None:
+        """Find the segments that the store has. Raises StoreError where it cannot be reached, EndedEarlyError."""
+        threads = ThreadPoolExecutor(LOOKUPS, "lookup")
+        try:
+            asked = {
+                key: threads.submit(patiently, functools.partial(self._store.check, key), time.sleep) for key in wanted
+            }
+            for key, answer in asked.items():
+                if found := self._await(answer):
+                    self._outcomes[key] = found_outcome(wanted[key], found)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _await(self, answer: Future[Stored | None]) -> Stored | None:
+        """Wait for what the store says, with an eye on the token."""
+        while True:
+            self._at.token.check()
+            with contextlib.suppress(futures.TimeoutError):
+                return answer.result(LOOK_S)
+
+    def _patiently(self, act: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it gives
+        """Do it as soon as Redis has memory for it."""
+        while True:
+            try:
+                return act()
+            except ResponseError as error:
+                if not connection.is_full(error):
+                    raise
+                self._at.token.stand_still(FULL_WAIT_S)
