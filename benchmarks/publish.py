@@ -17,7 +17,7 @@ from figures import OURS, Figure, Samples, alternate
 from voxspool import connection
 from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import Audio, Begin, End
-from voxspool_worker.jobs.execution import Run
+from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.speech.publisher import Publisher, Scripts
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def fan_outs(url: str, rounds: int, entries: int) -> list[Figure]:
 def _publish_to(redis: Redis, listening: list[Consumer], entries: int) -> Samples:
     """Measure one round, in ms."""
     job_id = JobSpec("").id
-    run = Run("bench", job_id, "bench")
+    run = JobExecution("bench", job_id, "bench")
     redis.zadd(run.lease_key, {run.composite: time.time() + 60})  # a run publishes under a lease
     publisher = Publisher(Scripts(redis), run, keep_s=10)
     publisher.begin(Begin(0, 24_000, "tone", "bench", "sine", "en", 0), {})

@@ -167,7 +167,7 @@ class Ours:
                     yield len(chunk.pcm)
 
     def _admit(self, sentence: Sentence) -> None:
-        """Seat a sentence, as a job of its own."""
+        """Give a sentence a row, as a job of its own."""
         from voxspool_worker.engines.base import Segment
 
         self._tokens, self._jobs = sentence.tokens, self._jobs + 1

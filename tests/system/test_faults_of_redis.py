@@ -34,7 +34,7 @@ from reference import SENTENCE, passage, tone
 from voxspool import BusyError, Client, Settings, StreamGapError, UnknownJobError
 from voxspool.protocol import keys
 from voxspool_worker.queue.recovery import Recovery
-from voxspool_worker.queue.rq_records import Ledger
+from voxspool_worker.queue.rq_records import RqRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,16 +77,16 @@ def test_a_redis_that_stalls_loses_nothing_and_is_nobodys_death(
 
 def test_a_late_answer_of_a_redis_that_was_away_rescues_nobody(client: Client, db: redis.Redis) -> None:
     speech = client.enqueue(SENTENCE)
-    ledger = Ledger(lambda **_: db, "somebody")
-    claim = ledger.claim(["voxspool-auto-interactive"], "a-run")
+    records = RqRecords(lambda **_: db, "somebody")
+    claim = records.claim(["voxspool-auto-interactive"], "a-run")
     assert claim is not None
     db.zadd(claim.run.lease_key, {claim.run.composite: 1})  # while Redis was away, it ran out
     slow = itertools.count(0.0, 5.0)
     away_at_the_first_queue = itertools.chain([0.0], itertools.repeat(5.0))
     for clock in (slow, away_at_the_first_queue):
-        Recovery(ledger, db, lambda: None, clock.__next__).look()
+        Recovery(records, db, lambda: None, clock.__next__).look()
         assert db.zscore(claim.run.lease_key, claim.run.composite) == 1
-    Recovery(ledger, db, lambda: None).look()
+    Recovery(records, db, lambda: None).look()
     assert db.lrange("rq:queue:voxspool-auto-interactive", 0, -1) == [speech.id.encode()]
 
 

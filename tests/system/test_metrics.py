@@ -23,8 +23,8 @@ from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import Audio, End, Mark
 from voxspool_worker.engines.base import Chunk, Prepared, Spoken
 from voxspool_worker.engines.tone import ToneEngine
-from voxspool_worker.jobs.cancellation import Token
-from voxspool_worker.jobs.execution import Run
+from voxspool_worker.jobs.cancellation import CancelToken
+from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.monitoring.metrics import Metrics
 from voxspool_worker.speech.pipeline import Pipeline, segment_seed
 from voxspool_worker.speech.scheduler import Scheduler
@@ -280,11 +280,11 @@ def test_what_the_guard_says_of_a_segment_stands_in_its_mark_and_is_counted(clie
     scheduler = Scheduler(engine)
     thread = threading.Thread(target=scheduler.run, args=(lambda: None,))
     thread.start()
-    spec, run = JobSpec(SENTENCE * 5), Run("voxspool-auto-interactive", "", "a-run")
+    spec, run = JobSpec(SENTENCE * 5), JobExecution("voxspool-auto-interactive", "", "a-run")
     run = dataclasses.replace(run, job=spec.id)
     db.zadd(run.lease_key, {run.composite: 2**40})
     try:
-        Pipeline(engine, scheduler, db, metrics).speak(spec, run, "a-worker", Token(60))
+        Pipeline(engine, scheduler, db, metrics).speak(spec, run, "a-worker", CancelToken(60))
     finally:
         scheduler.stop()
         thread.join()

@@ -18,7 +18,7 @@ from voxspool.protocol import keys
 from voxspool.protocol.narration import Passage
 from voxspool.protocol.stream import Begin, Mark
 from voxspool.store.segments import Store
-from voxspool_worker.narration.segment_queue import LEASE_S, Claimed, Outcome, Pool, Scripts
+from voxspool_worker.narration.segment_queue import LEASE_S, Claimed, Outcome, Scripts, SegmentQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +122,7 @@ def test_a_killed_owners_chapter_goes_on_elsewhere_without_a_gap(
 ) -> None:
     owner = start_worker()
     chapter = place(client, store, "orphan", book_of(20), voice=LIVE)
-    until(lambda: marked(db, "orphan") >= 2, "the chapter to get on")
+    until(lambda: marked(db, "orphan") >= 2, "progress of the chapter")
     heir = start_worker()
     owner.kill()
     marks = narrate(client, chapter)
@@ -138,13 +138,13 @@ def test_a_killed_helpers_segments_come_back(
 ) -> None:
     owner = start_worker()
     chapter = place(client, store, "helped", book_of(40), voice=LIVE)
-    until(lambda: held(db, "helped") == 7, "the owner's hands to be full")
+    until(lambda: held(db, "helped") == 7, "the owner's segment workers to be busy")
     helper = start_worker()
     until(lambda: held(db, "helped") > 7, "the helper to have a segment")
     helper.kill()
     marks = narrate(client, chapter)
     check(chapter, marks, store)
-    assert "segment.on_trial" in owner.said()
+    assert "segment.quarantined" in owner.said()
     assert deaths_of(db, "helped") == 0
 
 
@@ -153,7 +153,7 @@ def test_the_first_sigterm_hands_a_chapter_back_when_the_segments_in_hand_are_sp
 ) -> None:
     first = start_worker()
     chapter = place(client, store, "handed", book_of(24), voice=LIVE)
-    until(lambda: held(db, "handed") == 7, "its hands to be full")
+    until(lambda: held(db, "handed") == 7, "its segment workers to be busy")
     first.process.send_signal(signal.SIGTERM)
     assert first.wait(10) == 0
     assert "job.handed_back" in first.said()
@@ -161,7 +161,7 @@ def test_the_first_sigterm_hands_a_chapter_back_when_the_segments_in_hand_are_sp
     assert client.speech("handed").status().state == "queued"
     second = start_worker()
     check(chapter, narrate(client, chapter), store)
-    assert "on_trial" not in second.said()
+    assert "quarantined" not in second.said()
     assert deaths_of(db, "handed") == 0
 
 
@@ -170,7 +170,7 @@ def test_the_second_sigterm_hands_it_back_at_once(
 ) -> None:
     first = start_worker()
     chapter = place(client, store, "handed", long_book(10), voice=LIVE)
-    until(lambda: held(db, "handed") == 7, "its hands to be full")
+    until(lambda: held(db, "handed") == 7, "its segment workers to be busy")
     for _ in range(2):
         first.process.send_signal(signal.SIGTERM)
         until(lambda: "worker.stopping" in first.said(), "the signal to be taken")
@@ -210,7 +210,7 @@ def test_a_cancelled_chapter_ends_promptly_and_leaves_nothing(
     for _ in range(2):
         start_worker()
     place(client, store, "cancelled", long_book(60), voice=LIVE)
-    until(lambda: held(db, "cancelled") == 14, "all hands to be full")
+    until(lambda: held(db, "cancelled") == 14, "all segment workers to be busy")
     client.speech("cancelled").cancel()
     with pytest.raises(SpeechCancelledError):
         client.speech("cancelled").wait(timeout_s=10)
@@ -334,14 +334,14 @@ def test_a_chapter_outlives_a_time_without_redis_and_no_segment_is_blamed(
 ) -> None:
     workers = [start_worker(), start_worker()]
     chapter = place(client, store, "frozen", book_of(40), voice=LIVE)
-    until(lambda: marked(db, "frozen") >= 4, "the chapter to get on")
+    until(lambda: marked(db, "frozen") >= 4, "progress of the chapter")
     freeze(redis_server)
     with pytest.raises(subprocess.TimeoutExpired):
         workers[0].process.wait(LEASE_S + 3)
     thaw(redis_server)
     marks = narrate(client, chapter)
     check(chapter, marks, store)
-    assert not any("on_trial" in worker.said() for worker in workers)
+    assert not any("quarantined" in worker.said() for worker in workers)
 
 
 @pytest.mark.parametrize("redis_server", [("--appendonly", "yes")], indirect=True, ids=["append-only"])
@@ -350,7 +350,7 @@ def test_a_chapter_outlives_a_restart_of_redis(
 ) -> None:
     start_worker()
     chapter = place(client, store, "restarted", book_of(30), voice=LIVE)
-    until(lambda: marked(db, "restarted") >= 4, "the chapter to get on")
+    until(lambda: marked(db, "restarted") >= 4, "progress of the chapter")
     redis_server.stop()
     redis_server.start()
     check(chapter, narrate(client, chapter), store)
@@ -361,7 +361,7 @@ def test_a_pool_that_redis_lost_begins_again(
 ) -> None:
     start_worker()
     chapter = place(client, store, "lost", book_of(20), voice=LIVE)
-    until(lambda: marked(db, "lost") >= 4, "the chapter to get on")
+    until(lambda: marked(db, "lost") >= 4, "progress of the chapter")
     db.delete(keys.pool("lost"), keys.unspoken("lost"), keys.results("lost"))
     check(chapter, narrate(client, chapter), store)
 
@@ -369,10 +369,10 @@ def test_a_pool_that_redis_lost_begins_again(
 # The pool
 
 
-def pool_of(db: redis.Redis, segments: int) -> Pool:
+def pool_of(db: redis.Redis, segments: int) -> SegmentQueue:
     """Give the pool of a running chapter."""
     db.hset(keys.control("job"), "state", "running")
-    shared = Pool(Scripts(db), "job", "tone", "a-plan")
+    shared = SegmentQueue(Scripts(db), "job", "tone", "a-plan")
     shared.take()
     shared.offer(range(segments))
     assert shared.announce()
@@ -384,7 +384,7 @@ def expire(db: redis.Redis, *segments: int) -> None:
     db.zadd(keys.unspoken("job"), {f"{segment:06d}": 1 for segment in segments}, xx=True)
 
 
-def claim(shared: Pool, holder: str = "me", *, count_deaths: bool = True, alone: bool = True) -> Claimed | str:
+def claim(shared: SegmentQueue, holder: str = "me", *, count_deaths: bool = True, alone: bool = True) -> Claimed | str:
     return shared.claim(holder, count_deaths=count_deaths, alone=alone)
 
 
@@ -437,7 +437,7 @@ def test_another_plan_begins_anew_and_the_same_goes_on(db: redis.Redis) -> None:
     shared.end(Outcome(0, "spoken"))
     shared.take()
     assert shared.results(0)
-    other = Pool(Scripts(db), "job", "tone", "another plan")
+    other = SegmentQueue(Scripts(db), "job", "tone", "another plan")
     assert claim(other) == "other"
     other.take()
     assert other.results(0) == []

@@ -23,9 +23,9 @@ from voxspool.protocol import keys
 from voxspool.protocol.jobs import MAX_KEEP_S, JobSpec
 from voxspool_worker.engines.base import Chunk
 from voxspool_worker.engines.tone import ToneEngine
-from voxspool_worker.jobs.cancellation import Token
+from voxspool_worker.jobs.cancellation import CancelToken
 from voxspool_worker.monitoring.metrics import Metrics
-from voxspool_worker.queue.rq_records import Ledger
+from voxspool_worker.queue.rq_records import RqRecords
 from voxspool_worker.speech.pipeline import Pipeline, SpeechGivenUpError
 from voxspool_worker.speech.scheduler import Scheduler
 
@@ -185,7 +185,7 @@ class Babbler(ToneEngine):
 
 def test_a_speech_without_end_fails_at_its_limit(client: Client, db: redis.Redis) -> None:
     speech = client.enqueue("Hello.", id="babble")
-    claim = Ledger(lambda **_: db, "w").claim(["voxspool-auto-interactive"], "run")
+    claim = RqRecords(lambda **_: db, "w").claim(["voxspool-auto-interactive"], "run")
     assert claim
     engine = Babbler()
     scheduler = Scheduler(engine)
@@ -194,7 +194,7 @@ def test_a_speech_without_end_fails_at_its_limit(client: Client, db: redis.Redis
     spec = speech.spec()
     assert isinstance(spec, JobSpec)
     with pytest.raises(SpeechGivenUpError, match="longer than 72 s, the limit for 6 characters") as failed:
-        Pipeline(engine, scheduler, db, Metrics()).speak(spec, claim.run, "w", Token(60))
+        Pipeline(engine, scheduler, db, Metrics()).speak(spec, claim.run, "w", CancelToken(60))
     scheduler.stop()
     thread.join(10)
     assert failed.value.code == "too-long"

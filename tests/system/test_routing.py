@@ -22,7 +22,7 @@ from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
 from voxspool.protocol.stream import Begin
 from voxspool_worker.queue.recovery import AT_ONCE, PATIENCE_S, Recovery
-from voxspool_worker.queue.rq_records import Ledger, Why
+from voxspool_worker.queue.rq_records import RqRecords, Why
 from voxspool_worker.speech.publisher import Publisher, Scripts
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ def is_gone(db: redis.Redis, engine: str) -> None:
 
 def begun(db: redis.Redis, queue: str, *, engine: str = "tone", sample_rate: int = 24_000) -> None:
     """Let a worker that is not there take the first job of a queue, begin it, and hand it back."""
-    ledger = Ledger(lambda **_: db, "w")
-    claim = ledger.claim([queue], "first")
+    records = RqRecords(lambda **_: db, "w")
+    claim = records.claim([queue], "first")
     assert claim is not None
     Publisher(Scripts(db), claim.run, keep_s=60).begin(Begin(0, sample_rate, engine, "m", "v", "en", 0), {})
-    assert ledger.requeue(claim.run, Why.RETURNED) == "requeued"
+    assert records.requeue(claim.run, Why.RETURNED) == "requeued"
 
 
 class Clock:
@@ -106,7 +106,7 @@ def clock() -> Clock:
 @pytest.fixture
 def recovery(redis_server: RedisServer, clock: Clock) -> Iterator[Recovery]:
     with contextlib.closing(connection.connect(redis_server.url)) as own:
-        yield Recovery(Ledger(lambda **_: own, "w"), own, lambda: None, clock)
+        yield Recovery(RqRecords(lambda **_: own, "w"), own, lambda: None, clock)
 
 
 # Where an enqueued job goes
@@ -244,7 +244,7 @@ def test_many_rescuers_let_each_job_go_once_and_in_order(redis_server: RedisServ
     for job in jobs:
         put(db, XTTS, job)
     clients = [type(db)(port=redis_server.port) for _ in range(4)]
-    rescuers = [Recovery(Ledger(lambda client=client, **_: client, "w"), client, lambda: None) for client in clients]
+    rescuers = [Recovery(RqRecords(lambda client=client, **_: client, "w"), client, lambda: None) for client in clients]
     with ThreadPoolExecutor(4) as threads:
         for done in [threads.submit(rescuer.look) for rescuer in rescuers]:
             done.result()
@@ -253,7 +253,7 @@ def test_many_rescuers_let_each_job_go_once_and_in_order(redis_server: RedisServ
     assert (waiting(db, AUTO), waiting(db, XTTS)) == (jobs, [])
 
 
-def test_a_spoilt_queue_keeps_no_other_jobs_from_being_let_go(db: redis.Redis, recovery: Recovery) -> None:
+def test_a_corrupt_queue_keeps_no_other_jobs_from_being_let_go(db: redis.Redis, recovery: Recovery) -> None:
     say_alive(db, "tone", {"sine": []})
     db.set(f"rq:queue:{PIPER}", "not a list")
     put(db, XTTS, "fine")
@@ -265,12 +265,12 @@ def test_a_job_is_not_taken_out_of_a_queue_if_it_cannot_be_put_into_the_other(db
     put(db, XTTS, "stays")
     db.set(f"rq:queue:{AUTO}", "not a list")
     with pytest.raises(ResponseError):
-        Ledger(lambda **_: db, "w").move("stays", XTTS, AUTO)
+        RqRecords(lambda **_: db, "w").move("stays", XTTS, AUTO)
     assert waiting(db, XTTS) == ["stays"]
-    claim = Ledger(lambda **_: db, "w").claim([XTTS], "first")
+    claim = RqRecords(lambda **_: db, "w").claim([XTTS], "first")
     assert claim is not None
     with pytest.raises(ResponseError):
-        Ledger(lambda **_: db, "w").requeue(claim.run, Why.RETURNED, to=AUTO)
+        RqRecords(lambda **_: db, "w").requeue(claim.run, Why.RETURNED, to=AUTO)
     assert db.zscore(claim.run.lease_key, claim.run.composite), "its lease will bring it back"
 
 
@@ -353,7 +353,7 @@ def test_a_job_in_the_queue_of_another_engine_than_it_names_finds_its_own(
     assert client.speech("astray").status().state == "queued"
 
 
-def test_a_stream_that_began_at_another_rate_is_closed_rather_than_spoilt(
+def test_a_stream_that_began_at_another_rate_is_closed_rather_than_corrupted(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     put(db, TONE, "slow")

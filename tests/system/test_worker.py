@@ -24,8 +24,8 @@ from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool.protocol.stream import Audio, Begin, Cancelled, Mark
 from voxspool_worker import lua
 from voxspool_worker.jobs.cancellation import EndedEarlyError
-from voxspool_worker.queue.rq_records import Ledger, Why
-from voxspool_worker.speech.publisher import HeldError, Publisher, Scripts
+from voxspool_worker.queue.rq_records import RqRecords, Why
+from voxspool_worker.speech.publisher import AlreadyRunningError, Publisher, Scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -325,10 +325,10 @@ def test_a_worker_that_froze_before_it_began_neither_takes_the_job_back_nor_lose
 ) -> None:
     speech = client.enqueue(SENTENCE)
     queue = "voxspool-auto-interactive"
-    ledger = Ledger(lambda **_: db, "frozen")
-    claim = ledger.claim([queue], "frozen-run")
+    records = RqRecords(lambda **_: db, "frozen")
+    claim = records.claim([queue], "frozen-run")
     assert claim is not None
-    assert ledger.requeue(claim.run, Why.RETURNED) == "requeued"
+    assert records.requeue(claim.run, Why.RETURNED) == "requeued"
     late = Publisher(Scripts(db), claim.run, keep_s=60)
     with pytest.raises(EndedEarlyError, match="lease lost"):
         late.begin(Begin(0, 24_000, "tone", "m", "sine", "en", 0), {})
@@ -339,17 +339,17 @@ def test_a_worker_that_froze_before_it_began_neither_takes_the_job_back_nor_lose
 def test_a_second_delivery_beside_a_run_without_a_lease_is_not_forgotten(client: Client, db: redis.Redis) -> None:
     speech = client.enqueue(SENTENCE)
     queue = "voxspool-auto-interactive"
-    ledger = Ledger(lambda **_: db, "w")
-    first = ledger.claim([queue], "first")
+    records = RqRecords(lambda **_: db, "w")
+    first = records.claim([queue], "first")
     assert first is not None
     Publisher(Scripts(db), first.run, keep_s=60).begin(Begin(0, 24_000, "tone", "m", "sine", "en", 0), {})
     db.zrem(first.run.lease_key, first.run.composite)  # as RQ's own cleaners do
     db.lpush(f"rq:queue:{queue}", speech.id)
-    second = ledger.claim([queue], "second")
+    second = records.claim([queue], "second")
     assert second is not None
-    with pytest.raises(HeldError):
+    with pytest.raises(AlreadyRunningError):
         Publisher(Scripts(db), second.run, keep_s=60).begin(Begin(0, 24_000, "tone", "m", "sine", "en", 0), {})
-    assert ledger.forget(second.run) == "kept", "its lease is what will bring the job back"
+    assert records.forget(second.run) == "kept", "its lease is what will bring the job back"
     assert db.zscore(second.run.lease_key, second.run.composite) is not None
 
 
@@ -357,7 +357,7 @@ def test_a_job_that_rqs_own_cleaner_takes_from_a_dead_worker_is_spoken_all_the_s
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     speech = client.enqueue(SENTENCE)
-    claim = Ledger(lambda **_: db, "dead").claim(["voxspool-auto-interactive"], "run-of-the-dead")
+    claim = RqRecords(lambda **_: db, "dead").claim(["voxspool-auto-interactive"], "run-of-the-dead")
     assert claim is not None
     db.zadd(claim.run.lease_key, {claim.run.composite: 1})  # its lease ran out long ago
     queue = Queue("voxspool-auto-interactive", connection=db, serializer=JSONSerializer)

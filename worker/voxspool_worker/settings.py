@@ -54,9 +54,9 @@ class Settings:
     store: str = environment.DEFAULT_STORE
     """Where spoken segments of books are kept: a folder or a URL."""
     health_dir: Path | None = None
-    """Where workers say that they get on; None: a folder of this user's among the temporary ones."""
+    """The folder of the health files; None: a folder of this user's among the temporary ones."""
     memory_mb: int | None = None
-    """At which size a worker wants to be started again, in MiB; None: see `watch.Growth`."""
+    """At which size a worker wants to be started again, in MiB; None: see `watchdog.MemoryLimit`."""
     tos_agreed: bool = False
     """Whether the user agreed to Coqui's licence for XTTS's weights: COQUI_TOS_AGREED=1, Coqui's own variable."""
     coqui_dir: Path = DEFAULT_COQUI_DIR

@@ -45,7 +45,7 @@ VARIABLES: dict[str, str] = {
     DEVICE: "where XTTS computes: auto, mps, cuda or cpu (default auto)",
     PRECISION: "how XTTS computes: auto, fp32, bf16 or int8 (default auto: int8 on a CPU, bf16 on CUDA, fp32 on MPS)",
     CACHE_DIR: "a folder for what is computed once: voices' conditioning, kernels (default ~/.cache/voxspool)",
-    HEALTH_DIR: "a folder where workers say that they get on, for `voxspool-worker health` (default: a temporary one)",
+    HEALTH_DIR: "the folder of the health files that `voxspool-worker health` reads (default: a temporary one)",
     PRONUNCIATIONS: "a file of `word => spoken` lines for every book that `voxspool narrate` narrates (default: none)",
     STORE: "where spoken segments of books are kept: a folder or a URL (s3://…), the same for workers and narrators "
     "(default ~/.cache/voxspool/segments)",

@@ -44,7 +44,7 @@ _CLOSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ELSEWHERE: Final = "or name another place with VOXSPOOL_STORE"
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """Objects under names like `ab/abcd.json`. Every method raises StoreError where the place cannot be used."""
 
     def get(self, name: str) -> bytes | None:
@@ -77,7 +77,7 @@ class Place(Protocol):
         ...
 
 
-def open_place(place: str | Path) -> Place:
+def open_place(place: str | Path) -> Backend:
     """Give the place that a path or a URL names; nothing is made yet.
 
     Raises StoreError for a URL that cannot be used, MissingExtraError.

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason, Token
+from voxspool_worker.jobs.cancellation import CancelToken, EndedEarlyError, Reason
 
 DEADLINE_S = 3600.0
 
@@ -21,7 +21,7 @@ class Clock:
         return self.now_s
 
 
-def reason_of(token: Token) -> Reason | None:
+def reason_of(token: CancelToken) -> Reason | None:
     """Look at the token as a job does."""
     try:
         token.check()
@@ -31,12 +31,12 @@ def reason_of(token: Token) -> Reason | None:
 
 
 def test_a_job_goes_on_while_nobody_asks_it_to_end() -> None:
-    assert reason_of(Token(60.0)) is None
+    assert reason_of(CancelToken(60.0)) is None
 
 
 def test_time_in_which_nothing_can_be_done_is_not_used_up() -> None:
     clock = Clock()
-    token = Token(10.0, clock)
+    token = CancelToken(10.0, clock)
     clock.now_s += 9
     token.stand_still(0.01)
     assert token.remaining_s == pytest.approx(1.01)
@@ -45,7 +45,7 @@ def test_time_in_which_nothing_can_be_done_is_not_used_up() -> None:
 
 
 def test_a_job_that_stands_still_is_woken_to_end() -> None:
-    token = Token(60.0)
+    token = CancelToken(60.0)
     token.end(Reason.CANCELLED)
     with pytest.raises(EndedEarlyError, match="cancelled"):
         token.stand_still(DEADLINE_S)  # at once: the suite would not wait for it
@@ -53,7 +53,7 @@ def test_a_job_that_stands_still_is_woken_to_end() -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 def test_a_job_ends_as_it_was_told_at_every_look(reason: Reason) -> None:
-    token = Token(60.0)
+    token = CancelToken(60.0)
     token.end(reason, by="somebody")
     for _ in range(2):
         with pytest.raises(EndedEarlyError, match=reason.value) as ended:
@@ -63,7 +63,7 @@ def test_a_job_ends_as_it_was_told_at_every_look(reason: Reason) -> None:
 
 
 def test_the_first_reason_stays() -> None:
-    token = Token(60.0)
+    token = CancelToken(60.0)
     token.end(Reason.CANCELLED, by="ann")
     token.end(Reason.HANDED_BACK, by="bob")
     with pytest.raises(EndedEarlyError) as ended:
@@ -73,7 +73,7 @@ def test_the_first_reason_stays() -> None:
 
 def test_a_job_ends_when_its_time_is_up_and_not_before() -> None:
     clock = Clock()
-    token = Token(5.0, clock)
+    token = CancelToken(5.0, clock)
     assert token.remaining_s == 5.0
     clock.now_s += 4.9
     assert reason_of(token) is None
@@ -87,7 +87,7 @@ def test_a_job_ends_when_its_time_is_up_and_not_before() -> None:
 
 def test_a_reason_given_before_the_deadline_is_the_one_that_counts() -> None:
     clock = Clock()
-    token = Token(5.0, clock)
+    token = CancelToken(5.0, clock)
     token.end(Reason.HANDED_BACK)
     clock.now_s += 10.0
     assert reason_of(token) is Reason.HANDED_BACK
@@ -95,7 +95,7 @@ def test_a_reason_given_before_the_deadline_is_the_one_that_counts() -> None:
 
 def test_a_clock_that_jumps_by_hours_ends_a_job_and_one_that_stands_still_does_not() -> None:
     clock = Clock()
-    token = Token(5.0, clock)
+    token = CancelToken(5.0, clock)
     assert reason_of(token) is None
     clock.now_s -= 3600.0
     assert reason_of(token) is None
@@ -104,7 +104,7 @@ def test_a_clock_that_jumps_by_hours_ends_a_job_and_one_that_stands_still_does_n
 
 
 def test_the_job_is_woken_where_it_waits() -> None:
-    token, woken = Token(60.0), threading.Event()
+    token, woken = CancelToken(60.0), threading.Event()
     token.on_end(woken.set)
     assert not woken.is_set()
     token.end(Reason.CANCELLED)
@@ -112,14 +112,14 @@ def test_the_job_is_woken_where_it_waits() -> None:
 
 
 def test_a_job_that_begins_to_wait_after_it_was_ended_is_woken_at_once() -> None:
-    token, woken = Token(60.0), threading.Event()
+    token, woken = CancelToken(60.0), threading.Event()
     token.end(Reason.CANCELLED)
     token.on_end(woken.set)
     assert woken.is_set()
 
 
 def test_only_the_last_place_to_wait_is_woken() -> None:
-    token, first, second = Token(60.0), threading.Event(), threading.Event()
+    token, first, second = CancelToken(60.0), threading.Event(), threading.Event()
     token.on_end(first.set)
     token.on_end(second.set)
     token.end(Reason.CANCELLED)
@@ -128,7 +128,7 @@ def test_only_the_last_place_to_wait_is_woken() -> None:
 
 
 def test_a_wake_may_look_at_the_token() -> None:
-    token = Token(60.0)
+    token = CancelToken(60.0)
     seen: list[Reason | None] = []
     token.on_end(lambda: seen.append(reason_of(token)))
     token.end(Reason.LEASE_LOST)
@@ -136,7 +136,7 @@ def test_a_wake_may_look_at_the_token() -> None:
 
 
 def test_of_many_threads_that_end_a_job_one_is_heard() -> None:
-    token, start = Token(60.0), threading.Barrier(8)
+    token, start = CancelToken(60.0), threading.Barrier(8)
 
     def end(number: int) -> None:
         start.wait(10)

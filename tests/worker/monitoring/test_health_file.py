@@ -1,4 +1,4 @@
-"""The file that says a worker gets on, and who reads it."""
+"""The health file of a worker, and who reads it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from voxspool_worker.monitoring.metrics import RECENT_JOBS, Gauges, Histogram, M
 from voxspool_worker.monitoring.prometheus import Collector, serve
 from voxspool_worker.queue.worker import outcome_of
 from voxspool_worker.speech.pipeline import SpeechGivenUpError
-from voxspool_worker.speech.publisher import HeldError, LostWritesError
+from voxspool_worker.speech.publisher import AlreadyRunningError, LostWritesError
 from voxspool_worker.speech.scheduler import EngineLostError, Work
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def test_threads_lose_no_count() -> None:
         (EndedEarlyError(Reason.LEASE_LOST), ("lost", "")),
         (EngineLostError("broken"), ("handed_back", "")),
         (LostWritesError("gone"), ("handed_back", "")),
-        (HeldError("another"), ("held", "")),
+        (AlreadyRunningError("another"), ("held", "")),
         (SpeechGivenUpError("unknown-voice", "no such voice"), ("failed", "unknown-voice")),
         (KeyError("x"), ("failed", "internal")),
         (None, ("failed", "internal")),
@@ -244,7 +244,7 @@ def test_the_documented_table_is_what_is_shown() -> None:
 def test_the_documented_outcomes_are_all() -> None:
     (row,) = re.findall(r"^\| `outcome` \| (.*) \|$", DOCS, re.MULTILINE)
     raised = [EndedEarlyError(reason) for reason in Reason]
-    outcomes = {outcome_of(error)[0] for error in (*raised, HeldError("x"), SpeechGivenUpError("x", "x"))}
+    outcomes = {outcome_of(error)[0] for error in (*raised, AlreadyRunningError("x"), SpeechGivenUpError("x", "x"))}
     assert set(re.findall(r"`(\w+)`", row)) == outcomes | {"ended"}
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from voxspool.errors import SettingsError
-from voxspool_worker.jobs.cancellation import Reason, Token
+from voxspool_worker.jobs.cancellation import CancelToken, Reason
 from voxspool_worker.monitoring.watchdog import (
     GROWTH,
     LEAST_GROWTH_BYTES,
     STEP_LIMIT_S,
     TOKEN_LIMIT_S,
     TURN_LIMIT_S,
-    Growth,
+    MemoryLimit,
+    find_stall,
     resident_bytes,
-    what_hangs,
 )
 
 
@@ -23,15 +23,15 @@ def hangs(
     *,
     step: float | None = None,
     turned: float | None = None,
-    tokens: tuple[Token, ...] = (),
+    tokens: tuple[CancelToken, ...] = (),
     back: float = 0,
 ) -> str | None:
     turned = now_s if turned is None else turned
-    return what_hangs(now_s, step_began=step, turned=turned, tokens=tokens, redis_back=back)
+    return find_stall(now_s, step_began=step, turned=turned, tokens=tokens, redis_back=back)
 
 
 def test_a_worker_that_gets_on_does_not_hang() -> None:
-    token = Token(60, lambda: 1000.0)
+    token = CancelToken(60, lambda: 1000.0)
     assert hangs(1001.0, step=1000.5, tokens=(token,)) is None
 
 
@@ -51,7 +51,7 @@ def test_a_main_thread_that_waited_for_redis_has_time_after_it_is_back() -> None
 
 
 def test_a_job_that_does_not_look_at_its_token_hangs_a_while_after_it_was_asked_to_end() -> None:
-    token = Token(10_000, lambda: 1000.0)
+    token = CancelToken(10_000, lambda: 1000.0)
     assert hangs(2000.0, tokens=(token,)) is None, "nobody asked it"
     token.end(Reason.CANCELLED)
     assert hangs(1000.0 + TOKEN_LIMIT_S, tokens=(token,)) is None
@@ -59,26 +59,26 @@ def test_a_job_that_does_not_look_at_its_token_hangs_a_while_after_it_was_asked_
 
 
 def test_a_job_that_overran_its_time_limit_hangs() -> None:
-    token = Token(10, lambda: 1000.0)
+    token = CancelToken(10, lambda: 1000.0)
     assert hangs(1010.0 + TOKEN_LIMIT_S, tokens=(token,)) is None
     assert "token" in (hangs(1010.1 + TOKEN_LIMIT_S, tokens=(token,)) or "")
 
 
 def test_a_job_that_waited_for_redis_has_time_after_it_is_back() -> None:
-    token = Token(10, lambda: 1000.0)
+    token = CancelToken(10, lambda: 1000.0)
     assert hangs(1200.0, tokens=(token,), back=1190.0) is None
     assert hangs(1190.1 + TOKEN_LIMIT_S, tokens=(token,), back=1190.0) is not None
 
 
 def test_a_worker_may_grow_to_twice_what_it_had_and_by_a_little_at_least() -> None:
-    small, large = Growth(None, lambda: 100), Growth(None, lambda: 4 * LEAST_GROWTH_BYTES)
+    small, large = MemoryLimit(None, lambda: 100), MemoryLimit(None, lambda: 4 * LEAST_GROWTH_BYTES)
     assert small.limit_bytes == 100 + LEAST_GROWTH_BYTES
     assert large.limit_bytes == GROWTH * 4 * LEAST_GROWTH_BYTES
 
 
 def test_a_worker_above_its_limit_says_how_large_it_is() -> None:
     sizes = iter([10, 99, 100, 101])
-    growth = Growth(100, lambda: next(sizes))
+    growth = MemoryLimit(100, lambda: next(sizes))
     assert [growth.too_large_bytes for _ in range(3)] == [None, None, 101]
 
 
@@ -86,7 +86,7 @@ def test_a_limit_that_is_passed_before_the_first_job_is_refused() -> None:
     with pytest.raises(
         SettingsError, match="VOXSPOOL_WORKER_MEMORY_MB is 1, and this worker has 2 MB when it is ready"
     ):
-        Growth(2**20, lambda: 2 * 2**20)
+        MemoryLimit(2**20, lambda: 2 * 2**20)
 
 
 def test_the_size_of_this_process_is_known() -> None:

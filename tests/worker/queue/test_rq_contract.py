@@ -36,8 +36,8 @@ from voxspool.errors import InvalidJobError
 from voxspool.protocol import narration
 from voxspool.protocol.jobs import TASK, JobSpec, all_queue_names
 from voxspool_worker.engines.tone import ToneEngine
-from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason, Token
-from voxspool_worker.jobs.execution import Run
+from voxspool_worker.jobs.cancellation import CancelToken, EndedEarlyError, Reason
+from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.queue.worker import CooperativeDeathPenalty, SpeechWorker, _Running, spec_of
 
 if TYPE_CHECKING:
@@ -368,7 +368,7 @@ def test_states_and_patterns_that_we_name_are_there() -> None:
 
 def test_keys_are_what_the_scripts_and_the_rescue_take_them_for(queue: Queue) -> None:
     assert StartedJobRegistry.key_template == "rq:wip:{0}"
-    run = Run(queue.name, "j", "e")
+    run = JobExecution(queue.name, "j", "e")
     assert run.lease_key == queue.started_job_registry.key == "rq:wip:voxspool-tone-batch"
     assert run.record_keys == (Execution("e", "j", OFFLINE).key, ExecutionRegistry("j", OFFLINE).key)
     assert run.composite == Execution("e", "j", OFFLINE).composite_key
@@ -462,7 +462,7 @@ def test_an_execution_is_forgotten_with_all_that_was_written(queue: Queue) -> No
     assert written(pipeline, "SREM", "rq:worker:a-worker:executions") == ["a-job:e"]
 
 
-def test_a_workers_record_holds_the_fields_that_the_ticker_writes(queue: Queue) -> None:
+def test_a_workers_record_holds_the_fields_that_the_heartbeat_writes(queue: Queue) -> None:
     worker = BaseWorker([queue], connection=OFFLINE, prepare_for_work=False, name="a-worker")
     assert worker.key == "rq:worker:a-worker"
     assert worker.executions_key == "rq:worker:a-worker:executions"
@@ -494,15 +494,15 @@ def worker() -> SpeechWorker:
     return SpeechWorker(ToneEngine(), lambda **_: OFFLINE, jobs=3, name="a-worker")
 
 
-def running(worker: SpeechWorker, job_id: str, execution_id: str) -> Token:
+def running(worker: SpeechWorker, job_id: str, execution_id: str) -> CancelToken:
     """Let the worker run a job that nobody speaks; give its token."""
-    job, token = job_of({}, id=job_id), Token(60.0)
+    job, token = job_of({}, id=job_id), CancelToken(60.0)
     thread = threading.Thread(target=lambda: None)
-    worker._running[execution_id] = _Running(Run(worker.queues[0].name, job.id, execution_id), token, thread)
+    worker._running[execution_id] = _Running(JobExecution(worker.queues[0].name, job.id, execution_id), token, thread)
     return token
 
 
-def ended(token: Token) -> Reason | None:
+def ended(token: CancelToken) -> Reason | None:
     try:
         token.check()
     except EndedEarlyError as early:

@@ -196,7 +196,7 @@ def test_registries_are_named_by_their_queue(queue: Queue) -> None:
 
 
 def test_a_cancelled_job_is_noted_with_when_and_not_until_when(job: Job) -> None:
-    # The worker's ticker trims this registry by that.
+    # The worker's heartbeat thread trims this registry by that.
     pipeline = OFFLINE.pipeline()
     CanceledJobRegistry("q", connection=OFFLINE).add(job, pipeline=pipeline)
     ((*_, score, name),) = commands(pipeline)

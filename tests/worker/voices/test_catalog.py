@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHA = "0f" * 32
 
 
-class Shelf:
+class StoreHandle:
     """Cloned voices without a Redis; counts who asks."""
 
     def __init__(self, *voices: ClonedVoice) -> None:
@@ -39,7 +39,7 @@ def cloned(name: str, *languages: str) -> ClonedVoice:
 
 
 def book(*voices: ClonedVoice) -> VoiceBook:
-    return VoiceBook(["Ana Florence", "Luis Moray"], ("en", "de", "fr"), Shelf(*voices))
+    return VoiceBook(["Ana Florence", "Luis Moray"], ("en", "de", "fr"), StoreHandle(*voices))
 
 
 def test_an_engine_without_any_voice_says_how_to_get_one() -> None:
@@ -55,12 +55,12 @@ def test_the_engines_own_voices_come_first_and_the_first_is_the_default() -> Non
 
 
 def test_its_own_voices_and_their_mixes_ask_nobody_for_the_cloned_ones() -> None:
-    shelf = Shelf(cloned("alice"))
-    voices = VoiceBook(["Ana", "Ben"], ("en",), shelf)
+    store_handle = StoreHandle(cloned("alice"))
+    voices = VoiceBook(["Ana", "Ben"], ("en",), store_handle)
     find(None, voices, "xtts")
     find("Ana", voices, "xtts")
     find("Ana+Ben", voices, "xtts")
-    assert shelf.asked == 0
+    assert store_handle.asked == 0
 
 
 def test_an_own_voice_is_made_of_itself_and_a_cloned_one_of_its_clips() -> None:
@@ -141,8 +141,8 @@ def test_without_a_redis_there_are_no_cloned_voices() -> None:
 
 
 def test_a_language_whose_reader_is_not_installed_is_refused_with_what_to_install() -> None:
-    shelf = Shelf(cloned("yuki", "ja"), cloned("alice"))
-    voices = VoiceBook(["Ana"], ("en", "de"), shelf, {"ja": "install it"})
+    store_handle = StoreHandle(cloned("yuki", "ja"), cloned("alice"))
+    voices = VoiceBook(["Ana"], ("en", "de"), store_handle, {"ja": "install it"})
     for name in (None, "Ana", "alice", "Ana+alice"):
         voice = find(name, voices, "xtts", "ja")
         assert voice.languages == ("en", "de")

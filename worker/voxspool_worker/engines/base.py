@@ -1,6 +1,6 @@
 """What the scheduler knows of an engine: text goes in by segments, audio comes out by chunks, a step at a time.
 
-An engine has a number of rows, seats in its batch. `admit` gives a segment a row; `step` moves all running rows once
+An engine has a number of rows: places in its batch. `admit` gives a segment a row; `step` moves all running rows once
 and returns the chunks that came loose. For tone a step is 50 ms of sine, for Piper a whole segment, for XTTS one audio
 token on every row: the scheduler never learns which. One thread alone calls an engine, so no engine has a lock;
 `prepare`, `digest` and `voices` alone may be used by any.
@@ -126,7 +126,7 @@ class Engine(Protocol):
         """Make a voice ready, before a segment with it is admitted. From any thread; the first time takes seconds."""
 
     def admit(self, segment: Segment) -> None:
-        """Seat a segment in a free row."""
+        """Give a segment a free row."""
 
     def step(self) -> list[Chunk]:
         """Move every running row once; with none running, do nothing.

@@ -135,7 +135,7 @@ class PiperEngine:
         return Prepared()
 
     def admit(self, segment: Segment) -> None:
-        """Seat the one segment."""
+        """Take the segment; there is one row."""
         self._waiting = segment
 
     def step(self) -> list[Chunk]:

@@ -86,7 +86,7 @@ class ToneEngine:
         return Prepared()
 
     def admit(self, segment: Segment) -> None:
-        """Seat a segment in a free row."""
+        """Give a segment a free row."""
         self._rows.append(_Row(segment, sine(segment, self.sample_rate)))
 
     def step(self) -> list[Chunk]:

@@ -32,7 +32,7 @@ class EndedEarlyError(Exception):
         self.by = by
 
 
-class Token:
+class CancelToken:
     """A job's flag and its deadline."""
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class JobExecution:
     """One run of one job: what RQ calls an execution."""
 
     queue: str

@@ -1,6 +1,6 @@
-"""The file that says a worker gets on, and what reads such files: `voxspool-worker health`, for a supervisor.
+"""The health file of a worker, and what reads it: `voxspool-worker health`, for a supervisor.
 
-A worker writes its own every few seconds, as long as it gets on; whoever asks finds it stale when it does not, even if
+A worker writes its file every few seconds while it is healthy. A file that is too old means that it is not, even if
 the process is so stuck that it can say nothing any more. Times are the machine's monotonic clock, which all processes
 share: a clock that is set does not make anybody ill. Knows files and process ids; not what a worker does.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STALE_S: Final = 30.0
-"""A worker that has not written for so long does not get on, in seconds: ten beats."""
+"""A worker that has not written for this many seconds is unhealthy: ten heartbeats."""
 SUFFIX: Final = ".worker"
 
 
@@ -37,7 +37,7 @@ class Sign:
 
     @property
     def healthy(self) -> bool:
-        """Whether the worker gets on."""
+        """Whether the worker is healthy."""
         return self.age_s < STALE_S
 
 
@@ -52,7 +52,7 @@ class HealthFile:
         self._clock = clock
 
     def write(self, said: str) -> None:
-        """Say that the worker gets on, and in a few words what it does. A full disk is no reason to stop speaking."""
+        """Write that the worker is healthy, and what it does. A full disk is no reason to stop speaking."""
         sign = {"name": self._name, "at": self._clock(), "said": said}
         new = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):

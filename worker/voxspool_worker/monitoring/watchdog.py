@@ -1,4 +1,4 @@
-"""Whether this process gets on, and whether it has grown too large: a thread of the worker asks every few seconds.
+"""Whether a thread of this process hangs, and whether its memory has grown too large; checked every few seconds.
 
 A worker that hangs is worse than one that is dead: it holds its jobs, renews their leases, and takes more. So a step of
 the engine that does not end, and a job that does not look at its token, end the process; and so does memory that grows
@@ -16,7 +16,7 @@ from voxspool.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from voxspool_worker.jobs.cancellation import Token
+    from voxspool_worker.jobs.cancellation import CancelToken
 
 STEP_LIMIT_S: Final = 60.0
 """How long a step of the engine may take, in seconds: a whole segment of Piper on a slow board takes ten."""
@@ -29,7 +29,7 @@ LEAST_GROWTH_BYTES: Final = 2**30
 """Without a limit of its own, a worker may grow to twice what it had when it was ready, and by 1 GiB at least."""
 
 
-class Growth:
+class MemoryLimit:
     """Whether this process has grown too large. Made when the worker is ready to speak."""
 
     def __init__(self, limit_bytes: int | None, size: Callable[[], int]) -> None:
@@ -58,10 +58,10 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def what_hangs(
-    now_s: float, *, step_began: float | None, turned: float, tokens: Iterable[Token], redis_back: float
+def find_stall(
+    now_s: float, *, step_began: float | None, turned: float, tokens: Iterable[CancelToken], redis_back: float
 ) -> str | None:
-    """Say what does not get on; None where all does.
+    """Describe the first component that hangs, or return None if all are healthy.
 
     `step_began` is when the engine's step began that it is in, `turned` when the main thread last turned its loop,
     `redis_back` when Redis was last found again: the main thread and the jobs may wait for it.

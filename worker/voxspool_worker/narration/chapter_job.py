@@ -1,8 +1,8 @@
-"""A chapter's owner: begins its stream, lets its segments be spoken by whoever is free, and marks them in their order.
+"""A chapter's job: it opens the stream, offers the segments to all segment workers, and marks them in order.
 
-The owner speaks nothing itself: hands do, in this worker and in others. It may die at any time: the next run of the job
-finds the marks in the stream, the results in the pool and the audio in the store. Knows the pool and the store; how a
-job begins and ends, the pipeline knows.
+The job itself speaks nothing: segment workers do, in this process and in others. It may die at any time: the next run
+finds the marks in the stream, the results in the segment queue and the audio in the store. How a job begins and ends is
+the pipeline's part.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from voxspool_worker.narration.segment_queue import WORDS, Outcome
 from voxspool_worker.narration.segment_workers import Chapter, found_outcome
 from voxspool_worker.narration.store_handle import patiently
 from voxspool_worker.speech.pipeline import SpeechGivenUpError
-from voxspool_worker.speech.publisher import NotHereError
+from voxspool_worker.speech.publisher import NeedsOtherWorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from voxspool.protocol.stream import End
     from voxspool.store.segments import Store, Stored
     from voxspool_worker.engines.base import Engine, Segment
-    from voxspool_worker.jobs.cancellation import Token
-    from voxspool_worker.jobs.execution import Run
+    from voxspool_worker.jobs.cancellation import CancelToken
+    from voxspool_worker.jobs.execution import JobExecution
     from voxspool_worker.narration.segment_plan import Plan
-    from voxspool_worker.narration.segment_queue import Pool
-    from voxspool_worker.narration.segment_workers import Hands
-    from voxspool_worker.narration.store_handle import Shelf
-    from voxspool_worker.speech.pipeline import Pipeline, Speaking
+    from voxspool_worker.narration.segment_queue import SegmentQueue
+    from voxspool_worker.narration.segment_workers import SegmentWorkers
+    from voxspool_worker.narration.store_handle import StoreHandle
+    from voxspool_worker.speech.pipeline import JobRun, Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -65,15 +65,22 @@ MISSING: Final = ("engine", "poison")
 class Narrator:
     """Narrates the chapters whose jobs this worker has taken. Shared by their threads; holds no chapter's state."""
 
-    def __init__(self, engine: Engine, pipeline: Pipeline, hands: Hands, shelf: Shelf, redis: Redis) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        pipeline: Pipeline,
+        segment_workers: SegmentWorkers,
+        store_handle: StoreHandle,
+        redis: Redis,
+    ) -> None:
         self._engine = engine
         self._pipeline = pipeline
-        self._hands = hands
-        self._shelf = shelf
+        self._segment_workers = segment_workers
+        self._store_handle = store_handle
         self._redis = redis
 
     def narrate(
-        self, chapter: ChapterSpec, run: Run, worker: str, token: Token, on_segment: Callable[[], None]
+        self, chapter: ChapterSpec, run: JobExecution, worker: str, token: CancelToken, on_segment: Callable[[], None]
     ) -> dict[str, Any]:
         """Narrate a chapter to its end, from wherever an earlier run left it; give a summary.
 
@@ -85,20 +92,20 @@ class Narrator:
             return self._pipeline.tell(at, telling)
         finally:
             if telling.chapter:
-                self._hands.leave(telling.chapter)
+                self._segment_workers.leave(telling.chapter)
             with contextlib.suppress(RedisError):  # its keys have a lifetime
-                self._hands.pool(run.job, "").close()
+                self._segment_workers.segment_queue(run.job, "").close()
 
-    def plan(self, chapter: ChapterSpec, run: Run) -> Plan:
+    def plan(self, chapter: ChapterSpec, run: JobExecution) -> Plan:
         """Cut a chapter.
 
-        Raises NotHereError where only other live workers have its store, StoreError where nobody has it.
+        Raises NeedsOtherWorkerError where only other live workers have its store, StoreError where nobody has it.
         """
         if self._has(chapter.store):
             return plan(chapter, self._engine, run.id)
         others = [card for card in workers.live(self._redis) if card.queues and card.engine == self._engine.name]
         if any(card.store == chapter.store for card in others):
-            raise NotHereError(f"the chapter's segment store is {chapter.store}, and another worker has it")
+            raise NeedsOtherWorkerError(f"the chapter's segment store is {chapter.store}, and another worker has it")
         raise StoreError(
             f"the chapter's segment store is {chapter.store}, and no worker of {self._engine.name} has it; start "
             "workers with the VOXSPOOL_STORE that the narrator has"
@@ -107,13 +114,13 @@ class Narrator:
     def _has(self, store: str) -> bool:
         """Whether this worker has a store."""
         try:
-            return self._shelf.store().id == store
+            return self._store_handle.store().id == store
         except StoreError:
             return False
 
-    def open(self, job: str, planned: Plan, at: Speaking) -> Known:
+    def open(self, job: str, planned: Plan, at: JobRun) -> Known:
         """Begin, or take over, what is shared of a chapter."""
-        return Known(planned, self._hands.pool(job, planned.digest), self._shelf.store(), at)
+        return Known(planned, self._segment_workers.segment_queue(job, planned.digest), self._store_handle.store(), at)
 
     @property
     def sample_rate(self) -> int:
@@ -121,8 +128,8 @@ class Narrator:
         return self._engine.sample_rate
 
     def serve(self, chapter: Chapter) -> None:
-        """Let this worker's hands speak it first."""
-        self._hands.serve(chapter)
+        """Let the segment workers of this process speak it first."""
+        self._segment_workers.serve(chapter)
 
 
 class _Narration:
@@ -137,28 +144,28 @@ class _Narration:
         self._repeated: set[int] = set()
         """The segments that say what one before them says: spoken once, they are in the store for these."""
         self.chapter: Chapter | None = None
-        """As the hands see it, once they do."""
+        """The chapter as the segment workers see it, once they do."""
         self._counts: Counter[str] = Counter()
 
-    def plan(self, at: Speaking) -> list[Segment]:
+    def plan(self, at: JobRun) -> list[Segment]:
         """Cut it."""
         self._plan = self._narrator.plan(self._spec, at.run)
         first = {key: index for index, key in reversed(list(enumerate(self._plan.keys)))}
         self._repeated = {index for index, key in enumerate(self._plan.keys) if first[key] != index}
         return self._plan.segments
 
-    def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
+    def say(self, at: JobRun, segments: Sequence[Segment]) -> None:
         """Have the segments spoken that the store has not, and mark all."""
         assert self._plan, "a job is planned first"
         known = self._narrator.open(at.run.job, self._plan, at)
         missing = known.open(segments)
         log.debug("chapter.opened job=%s segments=%d missing=%d", at.run.job, len(segments), missing)
-        self.chapter = Chapter(at.run.job, self._plan, known.pool, known.news.set)
+        self.chapter = Chapter(at.run.job, self._plan, known.segment_queue, known.news.set)
         self._narrator.serve(self.chapter)
         for segment in segments:
             self._mark(at, segment, known.await_outcome(segment))
 
-    def ended(self, at: Speaking, end: End) -> None:
+    def ended(self, at: JobRun, end: End) -> None:
         """Say what came of its segments in this run."""
         counts = " ".join(f"{word}={self._counts[word]}" for word in (*WORDS, "faults"))
         log.info(
@@ -166,7 +173,7 @@ class _Narration:
             at.run.job, end.duration_s, at.elapsed_s, end.segments, counts,
         )  # fmt: skip
 
-    def _mark(self, at: Speaking, segment: Segment, outcome: Outcome) -> None:
+    def _mark(self, at: JobRun, segment: Segment, outcome: Outcome) -> None:
         """Publish a segment's mark. Raises SpeechGivenUpError where what came of it ends the chapter."""
         assert self._plan, "a job is planned first"
         if outcome.word not in WORDS:
@@ -188,8 +195,8 @@ class _Narration:
 class Known:
     """What an owner knows of its segments: what came of each, by its key. One thread's, but for `news`."""
 
-    def __init__(self, planned: Plan, pool: Pool, store: Store, at: Speaking) -> None:
-        self.pool = pool
+    def __init__(self, planned: Plan, segment_queue: SegmentQueue, store: Store, at: JobRun) -> None:
+        self.segment_queue = segment_queue
         self.news = threading.Event()
         """Set when a segment was ended in this worker."""
         self._plan = planned
@@ -202,14 +209,14 @@ class Known:
 
     def open(self, segments: Iterable[Segment]) -> int:
         """Learn what is there already, and offer the rest; give how many those are."""
-        self._patiently(self.pool.take)
+        self._patiently(self.segment_queue.take)
         self._results = 0
         while self._read():
             pass
         wanted = {self._plan.keys[segment.index]: segment.index for segment in reversed(list(segments))}
         self._look_up({key: index for key, index in wanted.items() if key not in self._outcomes})
         missing = sorted(index for key, index in wanted.items() if key not in self._outcomes)
-        self._patiently(lambda: self.pool.offer(missing))
+        self._patiently(lambda: self.segment_queue.offer(missing))
         self._patiently(self._announce)
         return len(missing)
 
@@ -222,12 +229,12 @@ class Known:
                 self.news.wait(LOOK_S)
                 self._see_to_pool()
             self._at.token.check()
-            self._at.attention.look()
+            self._at.reader_progress.look()
         return self._outcomes[key]
 
     def _read(self) -> bool:
         """Take in what came of segments meanwhile; whether there was anything."""
-        found = self.pool.results(self._results)
+        found = self.segment_queue.results(self._results)
         self._results += len(found)
         for outcome in found:
             self._outcomes.setdefault(self._plan.keys[outcome.segment], outcome)
@@ -241,7 +248,7 @@ class Known:
 
     def _announce(self) -> bool:
         self._announced = time.monotonic()
-        return self.pool.announce()
+        return self.segment_queue.announce()
 
     def _look_up(self, wanted: dict[str, int]) -> None:
         """Find the segments that the store has. Raises StoreError where it cannot be reached, EndedEarlyError."""

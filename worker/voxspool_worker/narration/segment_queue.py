@@ -66,7 +66,7 @@ class Scripts:
         self.close = lua.load(redis, "close_pool")
 
 
-class Pool:
+class SegmentQueue:
     """One chapter's segments. From any thread."""
 
     def __init__(self, scripts: Scripts, job: str, engine: str, plan: str) -> None:

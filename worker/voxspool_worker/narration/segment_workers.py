@@ -1,8 +1,9 @@
-"""The threads that speak chapters' segments, of this worker's chapters and of others': claim, speak, check, keep.
+"""The threads that speak segments of chapters, of any worker's chapters: claim, speak, check, store.
 
-Each hand has one segment at a time. There are as many as batch work may have rows, and one more, whose segment waits:
-an engine of one row never idles between two. A segment goes to the scheduler as a job of its own, so a listener's job
-overtakes at the next border. Knows the pool, the store and the scheduler; not streams, and not RQ.
+Each segment worker is a thread with one segment at a time. There is one for each row that batch work may use, and one
+more whose segment waits, so that an engine with one row never idles between two. Each segment is a job of its own for
+the scheduler, so a listener's job gets the row at the next border. This module uses the segment queue, the store and
+the scheduler; it knows neither streams nor RQ.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from voxspool.protocol.stream import Mark
 from voxspool_worker.engines.base import Chunk, SegmentError, Spoken
 from voxspool_worker.narration import audio_checks, segment_queue
 from voxspool_worker.narration.segment_plan import Plan, plan, seed_of
-from voxspool_worker.narration.segment_queue import Claimed, Outcome, Pool
+from voxspool_worker.narration.segment_queue import Claimed, Outcome, SegmentQueue
 from voxspool_worker.narration.store_handle import patiently
 from voxspool_worker.speech.scheduler import RESERVED_SHARE, EngineLostError
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from voxspool.store.segments import Store, Stored
     from voxspool_worker.engines.base import Engine, Segment
-    from voxspool_worker.narration.store_handle import Shelf
+    from voxspool_worker.narration.store_handle import StoreHandle
     from voxspool_worker.speech.pipeline import Observer
     from voxspool_worker.speech.scheduler import Lane, Scheduler
 
@@ -50,7 +51,7 @@ TRIES: Final = 3
 LOOK_S: Final = 1.0
 """How often an idle worker looks for segments, in seconds."""
 FREE_S: Final = 0.05
-"""How often it is looked whether all hands are free, in seconds, where that is waited for."""
+"""Polling interval while waiting for all segment workers to finish, in seconds."""
 RENEW_S: Final = segment_queue.LEASE_S / 3
 _Given = TypeVar("_Given")
 
@@ -65,13 +66,13 @@ class Chapter:
 
     job: str
     plan: Plan
-    pool: Pool
+    segment_queue: SegmentQueue
     on_end: Callable[[], None] = lambda: None
     """Told when one of its segments was ended here."""
 
 
 @dataclass(slots=True)
-class _Hold:
+class _ClaimedSegment:
     """A segment in hand."""
 
     chapter: Chapter
@@ -87,7 +88,7 @@ class _Hold:
         return replace(self.chapter.plan.segments[self.claimed.index], job=self.id, live=False)
 
     def drop(self) -> None:
-        """Let its hand see that it is wanted no more. From any thread."""
+        """Tell its thread that it is no longer wanted. From any thread."""
         self.dropped = True
         if self.lane:
             self.lane.wake()
@@ -103,15 +104,15 @@ class Try(NamedTuple):
     spoken: Spoken
 
 
-class Hands:
-    """All hands of a worker."""
+class SegmentWorkers:
+    """All segment workers of a process."""
 
     def __init__(
         self,
         engine: Engine,
         scheduler: Scheduler,
         redis: Redis,
-        shelf: Shelf,
+        store_handle: StoreHandle,
         observer: Observer,
         worker: str,
         *,
@@ -125,7 +126,7 @@ class Hands:
         self._engine = engine
         self._scheduler = scheduler
         self._scripts = segment_queue.Scripts(redis)
-        self._shelf = shelf
+        self._store_handle = store_handle
         self._observer = observer
         self._worker = worker
         self._argument_of = argument_of
@@ -133,10 +134,10 @@ class Hands:
         self._own: dict[str, Chapter] = {}
         self._others: dict[str, Chapter | None] = {}
         """Chapters of other workers; None for one that we cannot help with."""
-        self._holds: dict[str, _Hold] = {}
+        self._holds: dict[str, _ClaimedSegment] = {}
         self._lock = threading.Lock()
         self._turn = threading.Lock()
-        """Held by the hand that looks for a segment: one at a time."""
+        """Held by the thread that looks for a segment: one at a time."""
         self._wake = threading.Event()
         self._closing = False
         self._quit = threading.Event()
@@ -150,8 +151,8 @@ class Hands:
         """Start the threads."""
         rows = self._engine.rows
         for number in range(rows - rows // RESERVED_SHARE + 1):
-            threading.Thread(target=self._work, name=f"hand-{number}", daemon=True).start()
-        threading.Thread(target=self._renew, name="hands-leases", daemon=True).start()
+            threading.Thread(target=self._work, name=f"segment-{number}", daemon=True).start()
+        threading.Thread(target=self._renew, name="segment-leases", daemon=True).start()
 
     def stop(self) -> None:
         """End the threads, when they look."""
@@ -172,9 +173,9 @@ class Hands:
         while self.busy and time.monotonic() < deadline:
             self._quit.wait(FREE_S)
 
-    def pool(self, job: str, digest: str) -> Pool:
+    def segment_queue(self, job: str, digest: str) -> SegmentQueue:
         """Give a chapter's pool, by its plan's digest; without it, it can only be closed."""
-        return Pool(self._scripts, job, self._engine.name, digest)
+        return SegmentQueue(self._scripts, job, self._engine.name, digest)
 
     def serve(self, chapter: Chapter) -> None:
         """Speak a chapter of this worker, before others'."""
@@ -200,18 +201,18 @@ class Hands:
             except EngineLostError:
                 return  # its lease runs out: that is a death, as the process ends
             except _DroppedError:
-                self._try(functools.partial(hold.chapter.pool.give_back, {hold.claimed.index: hold.id}))
+                self._try(functools.partial(hold.chapter.segment_queue.give_back, {hold.claimed.index: hold.id}))
             except RedisError as error:
                 log.warning("redis.away job=%s error=%s", hold.chapter.job, error)
             except Exception:
-                log.exception("hand.error job=%s segment=%d", hold.chapter.job, hold.claimed.index)
+                log.exception("segment.error job=%s segment=%d", hold.chapter.job, hold.claimed.index)
                 self._quit.wait(LOOK_S)
             finally:
                 with self._lock:
                     self._holds.pop(hold.id, None)
                 self._wake.set()
 
-    def _next(self) -> _Hold | None:
+    def _next(self) -> _ClaimedSegment | None:
         """Wait for a segment; None where the worker ends."""
         with self._turn:
             while not self._quit.is_set():
@@ -221,34 +222,34 @@ class Hands:
                 self._wake.wait(LOOK_S)
         return None
 
-    def _take(self) -> _Hold | None:
+    def _take(self) -> _ClaimedSegment | None:
         """Claim a segment, if there is one and this is a time to.
 
         A suspect, of which a worker died, is taken alone: nothing is, while one is in hand, and nothing else where one
-        waits until all hands are free.
+        waits until all segment workers are free.
         """
         with self._lock:
             holds = list(self._holds.values())
-        if self._closing or not self._shelf.id or any(hold.claimed.deaths for hold in holds):
+        if self._closing or not self._store_handle.id or any(hold.claimed.deaths for hold in holds):
             return None
         for chapter in self._chapters():
             claim = uuid4().hex
-            said = chapter.pool.claim(claim, count_deaths=not self._redis_is_new(), alone=not holds)
+            said = chapter.segment_queue.claim(claim, count_deaths=not self._redis_is_new(), alone=not holds)
             if isinstance(said, Claimed):
-                return self._hold(_Hold(chapter, said, claim))
+                return self._hold(_ClaimedSegment(chapter, said, claim))
             if said == "suspect":
                 return None
             if said in ("over", "other"):
                 self._others[chapter.job] = None
         return None
 
-    def _hold(self, hold: _Hold) -> _Hold:
+    def _hold(self, hold: _ClaimedSegment) -> _ClaimedSegment:
         """Take note of a segment in hand."""
         with self._lock:
             self._holds[hold.id] = hold
         if hold.claimed.deaths:
             log.warning(
-                "segment.on_trial job=%s segment=%d deaths=%d",
+                "segment.quarantined job=%s segment=%d deaths=%d",
                 hold.chapter.job, hold.claimed.index, hold.claimed.deaths,
             )  # fmt: skip
         return hold
@@ -272,16 +273,16 @@ class Hands:
         """Plan another worker's chapter; None where we cannot help with it."""
         try:
             chapter = ChapterSpec.decode(self._argument_of(job))
-            if chapter.store != self._shelf.id:
+            if chapter.store != self._store_handle.id:
                 return None
             planned = plan(chapter, self._engine, job)
         except VoxspoolError:
             return None
-        return Chapter(job, planned, self.pool(job, planned.digest))
+        return Chapter(job, planned, self.segment_queue(job, planned.digest))
 
     # -- speaking it -----------------------------------------------------------------------------------------------
 
-    def _speak(self, hold: _Hold) -> None:
+    def _speak(self, hold: _ClaimedSegment) -> None:
         """Speak a segment that is in hand, unless the store has it; say what came of it."""
         index = hold.claimed.index
         try:
@@ -291,21 +292,21 @@ class Hands:
             outcome = Outcome(index, "engine", seed=hold.segment.seed, tries=2)
         except VoxspoolError as error:  # the store refuses, the voice is gone …: no other segment would fare better
             outcome = Outcome(index, error.code, fault=str(error))
-        hold.chapter.pool.end(outcome)
+        hold.chapter.segment_queue.end(outcome)
         hold.chapter.on_end()
 
-    def _found(self, hold: _Hold) -> Outcome | None:
+    def _found(self, hold: _ClaimedSegment) -> Outcome | None:
         """Say what the store has of a segment, if anything: another worker may have been quicker."""
-        key, store = hold.chapter.plan.keys[hold.claimed.index], self._shelf.store()
+        key, store = hold.chapter.plan.keys[hold.claimed.index], self._store_handle.store()
         found = patiently(lambda: store.check(key), self._quit.wait)
         return found_outcome(hold.claimed.index, found) if found else None
 
-    def _spoken(self, hold: _Hold) -> Outcome:
+    def _spoken(self, hold: _ClaimedSegment) -> Outcome:
         """Speak a segment and keep it."""
         best, tries, elapsed_s = self._best(hold)
-        return self._keep(hold, self._shelf.store(), best, tries, elapsed_s)
+        return self._keep(hold, self._store_handle.store(), best, tries, elapsed_s)
 
-    def _best(self, hold: _Hold) -> tuple[Try, int, float]:
+    def _best(self, hold: _ClaimedSegment) -> tuple[Try, int, float]:
         """Speak a segment until nothing is wrong with it, TRIES times at most; give the best try, and what it took.
 
         An engine that checks what it says has tried again itself. Raises SegmentError where it fails twice, and nothing
@@ -329,7 +330,7 @@ class Hands:
                 break
         return min(tried, key=lambda one: len(one.faults)), tries, elapsed_s
 
-    def _once(self, hold: _Hold, segment: Segment) -> tuple[Try, float]:
+    def _once(self, hold: _ClaimedSegment, segment: Segment) -> tuple[Try, float]:
         """Speak a segment once, or twice where the engine fails; give the seconds that it took from its row on."""
         self._prepare(segment)
         try:
@@ -349,7 +350,7 @@ class Hands:
         if prepared.source not in ("built-in", "memory"):
             self._observer.voice_ready(prepared)
 
-    def _hear(self, hold: _Hold, segment: Segment) -> tuple[Pcm, Spoken, float]:
+    def _hear(self, hold: _ClaimedSegment, segment: Segment) -> tuple[Pcm, Spoken, float]:
         """Have the engine speak; give the samples, how they came about and the seconds from its row on."""
         most_s = AUDIO_BASE_S + AUDIO_PER_CHAR_S * len(segment.text) / segment.speed
         parts: list[Pcm] = []
@@ -366,7 +367,7 @@ class Hands:
             self._scheduler.drop(hold.id)
         raise EngineLostError("the worker ends")
 
-    def _chunks(self, hold: _Hold, lane: Lane) -> Iterator[Chunk]:
+    def _chunks(self, hold: _ClaimedSegment, lane: Lane) -> Iterator[Chunk]:
         """Give what the engine makes. Raises what it raises, and _DroppedError where nobody wants it any more."""
         while not self._quit.is_set():
             heard = None if hold.dropped else lane.get(LOOK_S)
@@ -377,7 +378,7 @@ class Hands:
             if heard is not None:
                 yield heard
 
-    def _keep(self, hold: _Hold, store: Store, best: Try, tries: int, elapsed_s: float) -> Outcome:
+    def _keep(self, hold: _ClaimedSegment, store: Store, best: Try, tries: int, elapsed_s: float) -> Outcome:
         """Put a segment into the store; say what its mark will say."""
         segment, fault = hold.segment, best.faults[0] if best.faults else ""
         about = {
@@ -401,16 +402,18 @@ class Hands:
         while not self._quit.wait(RENEW_S):
             with self._lock:
                 holds = list(self._holds.values())
-            for shared in {id(hold.chapter): hold.chapter.pool for hold in holds}.values():
-                self._try(functools.partial(self._renew_of, [hold for hold in holds if hold.chapter.pool is shared]))
+            for shared in {id(hold.chapter): hold.chapter.segment_queue for hold in holds}.values():
+                self._try(
+                    functools.partial(self._renew_of, [hold for hold in holds if hold.chapter.segment_queue is shared])
+                )
 
-    def _renew_of(self, holds: list[_Hold]) -> None:
+    def _renew_of(self, holds: list[_ClaimedSegment]) -> None:
         """Renew the leases of one chapter's segments; drop those that are another's by now."""
-        lost = holds[0].chapter.pool.renew({hold.claimed.index: hold.id for hold in holds})
+        lost = holds[0].chapter.segment_queue.renew({hold.claimed.index: hold.id for hold in holds})
         self._drop([hold for hold in holds if hold.claimed.index in lost])
 
     @staticmethod
-    def _drop(holds: list[_Hold]) -> None:
+    def _drop(holds: list[_ClaimedSegment]) -> None:
         for hold in holds:
             hold.drop()
 
@@ -421,7 +424,7 @@ class Hands:
         except RedisError as error:
             log.warning("redis.away job=- error=%s", error)
         except Exception:
-            log.exception("hand.error")
+            log.exception("segment.error")
         return None
 
 

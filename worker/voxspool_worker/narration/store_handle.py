@@ -29,7 +29,7 @@ WAITS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 _Given = TypeVar("_Given")
 
 
-class Shelf:
+class StoreHandle:
     """Where a worker's store is, or why it is not there."""
 
     def __init__(self, place: str | Path) -> None:
@@ -42,7 +42,7 @@ class Shelf:
 
     def start(self) -> None:
         """Begin to open the store."""
-        threading.Thread(target=self._open, name="shelf", daemon=True).start()
+        threading.Thread(target=self._open, name="store", daemon=True).start()
 
     def stop(self) -> None:
         """Try no more."""

@@ -22,10 +22,10 @@ from voxspool_worker.queue.rq_records import LOST, Why
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from voxspool_worker.jobs.cancellation import Token
-    from voxspool_worker.jobs.execution import Run
+    from voxspool_worker.jobs.cancellation import CancelToken
+    from voxspool_worker.jobs.execution import JobExecution
     from voxspool_worker.queue.recovery import Recovery
-    from voxspool_worker.queue.rq_records import Ledger
+    from voxspool_worker.queue.rq_records import RqRecords
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +46,21 @@ MISSED_BEATS: Final = 3
 """For how many beats a claim is looked for whose reply was lost."""
 
 
-class Ticker:
+class Heartbeat:
     """The heart of a worker. `runs` gives what runs now, each with its token; `queues` are those that it serves."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        records: RqRecords,
         recovery: Recovery,
         queues: Sequence[str],
-        runs: Callable[[], Iterable[tuple[Run, Token]]],
+        runs: Callable[[], Iterable[tuple[JobExecution, CancelToken]]],
         *,
         say_alive: Callable[[], None],
         say_away: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ledger = ledger
+        self._records = records
         self._recovery = recovery
         self._queues = queues
         self._runs = runs
@@ -69,7 +69,7 @@ class Ticker:
         self._clock = clock
         self._beaten = clock()
         self._patient_until = 0.0
-        self._adrift: list[Run] = []
+        self._adrift: list[JobExecution] = []
         self._unheard: dict[str, int] = {}
         """Claim whose reply was lost -> for how many beats more it is looked for: Redis may do it late."""
         self._quit = threading.Event()
@@ -85,7 +85,7 @@ class Ticker:
         """Whether Redis is away, or was a moment ago: leases may have run out of those who could not renew them."""
         return self._clock() < self._patient_until or self._clock() - self._beaten > LATE_S
 
-    def set_adrift(self, run: Run) -> None:
+    def release(self, run: JobExecution) -> None:
         """Take a run whose thread gave up because Redis was away: it goes back to its queue. From any thread."""
         self._adrift.append(run)
 
@@ -112,7 +112,7 @@ class Ticker:
         """Say that we live, and renew every run's lease; tell those that lost it, or were cancelled."""
         self._put_back()
         for run, token in self._runs():
-            said = self._ledger.beat(run)
+            said = self._records.beat(run)
             if said == LOST:
                 token.end(Reason.LEASE_LOST)
             elif said != "ok":
@@ -134,20 +134,20 @@ class Ticker:
 
     def _trim(self) -> None:
         """Keep RQ's registries from growing for ever."""
-        self._ledger.trim(self._queues)
+        self._records.trim(self._queues)
 
     def _put_back(self) -> None:
-        """Put back the jobs of the runs that are adrift, or that nobody heard of: nobody died."""
+        """Put back the jobs of runs that were released, or that were lost between two commands: no worker died."""
         while self._adrift:
-            said = self._ledger.requeue(self._adrift[0], Why.RETURNED)
+            said = self._records.requeue(self._adrift[0], Why.RETURNED)
             log.info("job.handed_back job=%s said=%s", self._adrift.pop(0).job, said)
         if claims := list(self._unheard):
             self._put_back_unheard(claims)
 
     def _put_back_unheard(self, claims: list[str]) -> None:
         """Put back what claims took whose replies were lost."""
-        for run in self._ledger.unheard(claims, self._queues):
-            if self._ledger.requeue(run, Why.RETURNED) == "requeued":
+        for run in self._records.unheard(claims, self._queues):
+            if self._records.requeue(run, Why.RETURNED) == "requeued":
                 log.info("job.handed_back job=%s said=unheard", run.job)
         for claim in claims:
             self._unheard[claim] -= 1
@@ -155,10 +155,10 @@ class Ticker:
                 del self._unheard[claim]
 
     def _try(self, act: Callable[[], None]) -> None:
-        """Do it; a ticker that died would lose every lease."""
+        """Call `act` and log what it raises: if this thread ended, every lease would run out."""
         try:
             act()
         except redis.exceptions.RedisError as error:
             self._say_away(error)
         except Exception:
-            log.exception("ticker.error")
+            log.exception("heartbeat.error")

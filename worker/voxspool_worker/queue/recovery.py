@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from voxspool.workers import WorkerCard
-    from voxspool_worker.queue.rq_records import Ledger
+    from voxspool_worker.queue.rq_records import RqRecords
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,11 @@ class Recovery:
     """What one worker does for the others' jobs. Knows how long each queue has been without a worker."""
 
     def __init__(
-        self, ledger: Ledger, redis: Redis, on_rescue: Callable[[], None],
+        self, records: RqRecords, redis: Redis, on_rescue: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """Prepare. `on_rescue` is told of each job that was brought back."""
-        self._ledger = ledger
+        self._records = records
         self._on_rescue = on_rescue
         self._redis = redis
         self._clock = clock
@@ -72,7 +72,7 @@ class Recovery:
 
     @staticmethod
     def _try(act: Callable[[str], None], queue: str) -> None:
-        """Do it; one queue's spoilt key must not keep the others' jobs from coming back."""
+        """Call `act` and log what it raises: a corrupt key must not stop the rescue in other queues."""
         try:
             act(queue)
         except ResponseError as error:
@@ -84,11 +84,11 @@ class Recovery:
 
     def _rescue(self, queue: str, began: float) -> None:
         """Bring back the jobs of a queue whose lease ran out."""
-        expired = self._ledger.expired(queue)
+        expired = self._records.expired(queue)
         if self._late(began):
             return
         for run in expired:
-            if self._ledger.requeue(run, Why.EXPIRED) == "requeued":
+            if self._records.requeue(run, Why.EXPIRED) == "requeued":
                 log.warning("job.rescued job=%s queue=%s", run.job, queue)
                 self._on_rescue()
 
@@ -103,13 +103,13 @@ class Recovery:
         """Move jobs that name no engine from a queue without a worker to `auto`, where a live worker can speak them."""
         to = queue_name(AUTO, priority_of(queue))
         first = self._first.get(queue, 0)
-        waiting = self._ledger.waiting(queue, first, AT_ONCE)
-        if not waiting or self._ledger.length(to) >= AT_ONCE:
+        waiting = self._records.waiting(queue, first, AT_ONCE)
+        if not waiting or self._records.length(to) >= AT_ONCE:
             self._first[queue] = 0
             return
         stay = 0
         for job, argument in waiting:
-            said = self._ledger.move(job, queue, to) if may_go(job, argument, live) else "its engine's"
+            said = self._records.move(job, queue, to) if may_go(job, argument, live) else "its engine's"
             stay += said in ("begun", "its engine's")
             if said == "moved":
                 log.warning("job.let_go job=%s queue=%s to=%s", job, queue, to)

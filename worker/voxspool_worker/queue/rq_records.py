@@ -23,7 +23,7 @@ from rq.worker_registration import clean_worker_registry
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, MAX_KEEP_S
 from voxspool_worker import lua
-from voxspool_worker.jobs.execution import Run
+from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.speech.publisher import LEASE_S
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ class PausedError(Exception):
 class Claim:
     """A job that was taken: its run, and its hash as it was."""
 
-    run: Run
+    run: JobExecution
     fields: dict[bytes, bytes]
 
 
-class Ledger:
+class RqRecords:
     """The records of one worker's runs."""
 
     def __init__(self, connect: Callable[..., Redis], worker: str) -> None:
@@ -101,9 +101,9 @@ class Ledger:
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         # Anybody may push an id: whatever bytes it has, they go back as they came.
         name = job.decode(errors="surrogateescape")
-        return Claim(Run(queues[which], name, run, _count(fields.get(b"deaths"))), fields)
+        return Claim(JobExecution(queues[which], name, run, _count(fields.get(b"deaths"))), fields)
 
-    def beat(self, run: Run) -> str:
+    def beat(self, run: JobExecution) -> str:
         """Renew a lease; give `ok`, LOST, or `cancelled by <who>`."""
         said: bytes = self._beat(
             keys=[
@@ -126,7 +126,7 @@ class Ledger:
             ],
         )  # fmt: skip
 
-    def finish(self, run: Run, job: Job, status: JobStatus, outcome: object) -> str:
+    def finish(self, run: JobExecution, job: Job, status: JobStatus, outcome: object) -> str:
         """Record the end of a run; `outcome` is the return value, or the sentence of a failure.
 
         Gives `done`, LOST (nothing was recorded) or DEPENDENTS (nor then).
@@ -160,7 +160,7 @@ class Ledger:
         )  # fmt: skip
         return said.decode()
 
-    def requeue(self, run: Run, why: Why, *, to: str | None = None, last: bool = False) -> str:
+    def requeue(self, run: JobExecution, why: Why, *, to: str | None = None, last: bool = False) -> str:
         """Put a started job back at the front of its queue, or of another that it goes `to`, without a retry.
 
         `last`: at the end, for others to take, so that it does not stand before what this worker can do.
@@ -176,7 +176,7 @@ class Ledger:
         )  # fmt: skip
         return said.decode()
 
-    def forget(self, run: Run) -> str:
+    def forget(self, run: JobExecution) -> str:
         """Drop the run of a second delivery, where the run that holds the job is under a lease; the job is its own.
 
         Gives `forgotten`, or `kept`: then this run's lease, when it runs out, brings the job back.
@@ -187,11 +187,11 @@ class Ledger:
         )
         return said.decode()
 
-    def unheard(self, runs: Collection[str], queues: Sequence[str]) -> list[Run]:
+    def unheard(self, runs: Collection[str], queues: Sequence[str]) -> list[JobExecution]:
         """Find the runs of this worker that it does not know of: claims by these names, whose replies were lost."""
         claimed: set[Any] = self._redis.smembers(_runs_key(self._worker))
         names = [entry.decode(errors="surrogateescape").rpartition(":") for entry in claimed]
-        return [Run(queue, job, run) for job, _, run in names if run in runs for queue in queues]
+        return [JobExecution(queue, job, run) for job, _, run in names if run in runs for queue in queues]
 
     def waiting(self, queue: str, first: int, most: int) -> list[tuple[str, object]]:
         """Give the jobs that wait in a queue from place `first` on: each id with the job's one argument, if any."""
@@ -249,12 +249,12 @@ class Ledger:
                 self._redis.srem(keys.WORKERS, worker)
                 self._redis.delete(_runs_key(worker))  # one that died before its next beat left it without a lifetime
 
-    def expired(self, queue: str) -> list[Run]:
+    def expired(self, queue: str) -> list[JobExecution]:
         """Give the runs of a queue whose lease has run out, anybody's."""
         now_s = self._redis.time()[0]
-        found: list[Any] = self._redis.zrangebyscore(Run(queue, "", "").lease_key, "-inf", now_s)
+        found: list[Any] = self._redis.zrangebyscore(JobExecution(queue, "", "").lease_key, "-inf", now_s)
         names = [entry.decode(errors="surrogateescape").rpartition(":") for entry in found]
-        return [Run(queue, job, run) for job, _, run in names]
+        return [JobExecution(queue, job, run) for job, _, run in names]
 
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:

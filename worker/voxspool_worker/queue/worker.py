@@ -52,18 +52,24 @@ from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue
 from voxspool.protocol.narration import ChapterSpec
 from voxspool_worker import tasks
 from voxspool_worker.engines.warmup import warm_up
-from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason, Token
-from voxspool_worker.jobs.execution import Run
+from voxspool_worker.jobs.cancellation import CancelToken, EndedEarlyError, Reason
+from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.monitoring.metrics import Gauges, Metrics
-from voxspool_worker.monitoring.watchdog import Growth, resident_bytes, what_hangs
+from voxspool_worker.monitoring.watchdog import MemoryLimit, find_stall, resident_bytes
 from voxspool_worker.narration.chapter_job import Narrator
-from voxspool_worker.narration.segment_workers import Hands
-from voxspool_worker.narration.store_handle import Shelf
-from voxspool_worker.queue.heartbeat import Ticker
+from voxspool_worker.narration.segment_workers import SegmentWorkers
+from voxspool_worker.narration.store_handle import StoreHandle
+from voxspool_worker.queue.heartbeat import Heartbeat
 from voxspool_worker.queue.recovery import Recovery
-from voxspool_worker.queue.rq_records import DEPENDENTS, LOST, Claim, Ledger, PausedError, SuspendedError, Why
+from voxspool_worker.queue.rq_records import DEPENDENTS, LOST, Claim, PausedError, RqRecords, SuspendedError, Why
 from voxspool_worker.speech.pipeline import Pipeline, SpeechGivenUpError
-from voxspool_worker.speech.publisher import LEASE_S, ElsewhereError, HeldError, LostWritesError, NotHereError
+from voxspool_worker.speech.publisher import (
+    LEASE_S,
+    AlreadyRunningError,
+    LostWritesError,
+    NeedsOtherWorkerError,
+    WrongEngineError,
+)
 from voxspool_worker.speech.scheduler import EngineLostError, Scheduler
 from voxspool_worker.voices.catalog import VoiceBook, built_in
 
@@ -84,9 +90,9 @@ log = logging.getLogger(__name__)
 MAX_LIMIT_S: Final = 7 * 24 * 3600
 """A job's time limit, however large its hash says it is, in seconds: a week."""
 WATCH_S: Final = 3.0
-"""How often a worker sees whether it gets on, and says so, in seconds."""
+"""How often a worker checks its health and reports it, in seconds."""
 IDLE_S: Final = 1.0
-"""How long the main thread waits for a bell, in seconds, before it looks at the queues and the signals by itself."""
+"""How long the main thread waits to be woken, in seconds, before it checks queues and signals by itself."""
 JOIN_S: Final = 0.2
 """How often a shutdown looks whether the last job has ended, in seconds."""
 HAND_BACK_S: Final = 10.0
@@ -127,8 +133,8 @@ class CooperativeDeathPenalty(BaseDeathPenalty):
 class _Running:
     """A job that a thread of ours runs."""
 
-    run: Run
-    token: Token
+    run: JobExecution
+    token: CancelToken
     thread: threading.Thread
     chapter: bool = False
     """Whether it is a book's: it takes no slot, as its owner speaks nothing itself."""
@@ -154,7 +160,7 @@ class SpeechWorker(BaseWorker):
     ) -> None:
         """Prepare; nothing is taken before `work`. `fallback_from` is what the engine stands in for, and why.
 
-        `health` is told that the worker gets on, `store` is where spoken segments of books are kept. Above
+        `health` is told that the worker is healthy, `store` is where spoken segments of books are kept. Above
         `memory_limit_bytes` (None: see `watch.Growth`) it ends between jobs, to be started again.
         `connect` gives a Redis client with the options it is passed. The threads have clients of their own: RQ raises
         its pool's socket timeout, and what must not be sent twice must not be retried.
@@ -174,27 +180,27 @@ class SpeechWorker(BaseWorker):
         self._scheduler = Scheduler(engine)
         self.metrics = Metrics()
         self._pipeline = Pipeline(engine, self._scheduler, connect(), self.metrics)
-        self._ledger = Ledger(connect, self.name)
-        self._ticker = Ticker(
-            self._ledger,
-            Recovery(self._ledger, connect(), self.metrics.job_rescued),
+        self._records = RqRecords(connect, self.name)
+        self._heartbeat_loop = Heartbeat(
+            self._records,
+            Recovery(self._records, connect(), self.metrics.job_rescued),
             self.queue_names(),
             lambda: [(one.run, one.token) for one in self._alive()],
             say_alive=self._say_alive,
             say_away=self._say_away,
         )
-        self._shelf = Shelf(store)
-        self._hands = Hands(
-            engine, self._scheduler, connect(), self._shelf, self.metrics, self.name,
-            argument_of=self._ledger.argument, redis_is_new=lambda: self._ticker.redis_is_new,
+        self._store_handle = StoreHandle(store)
+        self._segment_workers = SegmentWorkers(
+            engine, self._scheduler, connect(), self._store_handle, self.metrics, self.name,
+            argument_of=self._records.argument, redis_is_new=lambda: self._heartbeat_loop.redis_is_new,
         )  # fmt: skip
-        self._narrator = Narrator(engine, self._pipeline, self._hands, self._shelf, connect())
+        self._narrator = Narrator(engine, self._pipeline, self._segment_workers, self._store_handle, connect())
         self._batch_queue = queue_name(engine.name, "batch")
         self._not_here_until = 0.0
         self._speech_rate: float | None = None
         self._fallback_from = fallback_from
         self._jobs = jobs
-        self._claimed: Run | None = None
+        self._claimed: JobExecution | None = None
         self._slots = threading.Semaphore(jobs)
         self._running: dict[str, _Running] = {}
         self._running_lock = threading.Lock()
@@ -207,7 +213,7 @@ class SpeechWorker(BaseWorker):
         self._turned = time.monotonic()
         self._health = health
         self._memory_limit_bytes = memory_limit_bytes
-        self._growth: Growth | None = None
+        self._growth: MemoryLimit | None = None
         self._restart = False
         self._burst = False
         self._quit = threading.Event()
@@ -222,21 +228,21 @@ class SpeechWorker(BaseWorker):
     def bootstrap(self, *_: object, **__: object) -> None:
         """Come to life: register, listen, start the threads. Logging is the CLI's to set up."""
         self._install_signal_handlers()  # RQ does it after this: too late for a signal that comes meanwhile
-        self._shelf.start()
+        self._store_handle.start()
         warmed = warm_up(self._engine)
         self._speech_rate = warmed.speech_rate
-        self._growth = Growth(self._memory_limit_bytes, resident_bytes)
+        self._growth = MemoryLimit(self._memory_limit_bytes, resident_bytes)
         self._when_there_is_room(self.register_birth)
         self.subscribe()
         self._when_there_is_room(lambda: self.set_state(WorkerStatus.STARTED))
         self._say_alive()
         self._turned = time.monotonic()
         self._engine_thread.start()
-        self._hands.start()
-        threading.Thread(target=self._ticker.run, name="ticker", daemon=True).start()
+        self._segment_workers.start()
+        threading.Thread(target=self._heartbeat_loop.run, name="heartbeat", daemon=True).start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         for queue in self.queues:
-            threading.Thread(target=self._ring, args=(queue,), name=f"bell-{queue.name}", daemon=True).start()
+            threading.Thread(target=self._ring, args=(queue,), name=f"wake-up-{queue.name}", daemon=True).start()
         log.info(
             "worker.ready name=%s engine=%s device=%s jobs=%d rows=%d warm_s=%.3g memory_limit_mb=%d queues=%s",
             self.name, self._engine.name, self._engine.device, self._jobs, self._engine.rows, warmed.elapsed_s,
@@ -260,19 +266,19 @@ class SpeechWorker(BaseWorker):
         """Let the running jobs end (or hand them back, after a second signal), then leave."""
         log.info("worker.stopping name=%s running=%d", self.name, len(self._alive()))
         self._turned = math.inf  # the loop is left: what hangs from here on is a job, or the engine
-        self._hands.close()
-        while (running := self._alive()) or self._hands.busy:
+        self._segment_workers.close()
+        while (running := self._alive()) or self._segment_workers.busy:
             if self._engine_lost or self._force:
                 if not self._engine_lost:  # else their leases run out: that is a death
-                    self._hands.give_back(HAND_BACK_S)
+                    self._segment_workers.give_back(HAND_BACK_S)
                 self._hand_back(running)
                 break
             self._hand_chapters_back(running)
             self._quit.wait(JOIN_S)
         self._quit.set()
-        self._hands.stop()
-        self._shelf.stop()
-        self._ticker.stop()
+        self._segment_workers.stop()
+        self._store_handle.stop()
+        self._heartbeat_loop.stop()
         self._scheduler.stop()
         self._engine_thread.join(0 if self._engine_lost else HAND_BACK_S)
         self._sign_off()
@@ -316,7 +322,7 @@ class SpeechWorker(BaseWorker):
         self._force = True
 
     def run_maintenance_tasks(self) -> None:
-        """Leave RQ's own out: its cleaners are not atomic and fail jobs that wait. The ticker does the work."""
+        """Do nothing: RQ's cleaners are not atomic and fail jobs that wait. The heartbeat thread cleans up."""
         self.last_cleaned_at = now()  # type: ignore[assignment] # RQ declares it None
 
     def _set_ip_address(self, connection: Redis) -> None:
@@ -330,7 +336,7 @@ class SpeechWorker(BaseWorker):
             self.ip_address = "unknown"
 
     def heartbeat(self, timeout: int | None = None, pipeline: RedisPipeline | None = None) -> None:
-        """Leave it to the ticker: RQ's heartbeats are three commands at every turn."""
+        """Leave it to the heartbeat thread: RQ's heartbeats are three commands at every turn."""
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Give the lease of a running job, in seconds."""
@@ -363,7 +369,7 @@ class SpeechWorker(BaseWorker):
         return None
 
     def _on_no_trial(self) -> bool:
-        """Wait a little while a job is on trial; say whether none is.
+        """Wait a little while a job is quarantined; return whether none is.
 
         A job that a worker died of, or beside, is taken alone: until it has completed a segment, no other is begun. So
         when a worker dies again, the one that it died of is known, and its neighbours are not set aside with it.
@@ -390,7 +396,7 @@ class SpeechWorker(BaseWorker):
         """Claim the next job that can be read; None where there is none, or Redis is away."""
         try:
             self._paused = frozenset()
-            while claim := self._ledger.claim(self._open_queues(), name := uuid4().hex):
+            while claim := self._records.claim(self._open_queues(), name := uuid4().hex):
                 if job := self._read(claim):
                     self._claimed = claim.run
                     return job, next(queue for queue in self.queues if queue.name == claim.run.queue)
@@ -399,7 +405,7 @@ class SpeechWorker(BaseWorker):
         except SuspendedError:
             self._wait_suspended()
         except redis.exceptions.RedisError as error:
-            self._ticker.miss(name)
+            self._heartbeat_loop.miss(name)
             self._say_away(error)
             self._quit.wait(IDLE_S)
         return None
@@ -420,18 +426,18 @@ class SpeechWorker(BaseWorker):
         self._turned = time.monotonic()
 
     def _read(self, claim: Claim) -> Job | None:
-        """Read a claimed job; bury what is not one."""
+        """Read a claimed job; reject what is not one."""
         try:
             job = Job(claim.run.job, connection=self.connection, serializer=self.serializer)
             job.restore(claim.fields)
         except Exception as error:  # noqa: BLE001 - RQ raises what its parsers raise, and anybody may write a job
-            self._bury(claim.run, f"its hash in Redis cannot be read ({type(error).__name__})")
+            self._reject(claim.run, f"its hash in Redis cannot be read ({type(error).__name__})")
             return None
         job.origin = claim.run.queue  # where it lay, whatever its hash says: RQ names its registries by this
         job.started_at = now()
         return job
 
-    def _bury(self, run: Run, why: str) -> None:
+    def _reject(self, run: JobExecution, why: str) -> None:
         """Set a job aside that RQ cannot even read: failed for RQ, failed for whoever follows its stream."""
         shown = run.job.encode(errors="surrogateescape").decode(errors="replace")
         error = InvalidJobError(f"job {shown!r:.80} cannot be taken: {why}")
@@ -439,7 +445,7 @@ class SpeechWorker(BaseWorker):
         if JOB_ID_PATTERN.fullmatch(run.job) and not self._refused(run, error):
             return
         nameless = Job("unreadable", connection=self.connection, serializer=self.serializer)
-        self._ledger.finish(run, nameless, JobStatus.FAILED, str(error))
+        self._records.finish(run, nameless, JobStatus.FAILED, str(error))
         self.metrics.run_over("failed", error.code)
 
     def _ring(self, queue: Queue) -> None:
@@ -476,7 +482,7 @@ class SpeechWorker(BaseWorker):
             limit_s = min(limit_s if limit_s and limit_s > 0 else usual_s, MAX_LIMIT_S)
         except InvalidJobError as error:
             limit_s, problem = MAX_LIMIT_S, error
-        token = Token(limit_s)
+        token = CancelToken(limit_s)
         thread = threading.Thread(
             target=self._run, args=(job, queue, run, token, problem), name=f"job-{job.id}", daemon=True
         )
@@ -486,16 +492,18 @@ class SpeechWorker(BaseWorker):
             self._slots.release()
         elif run.deaths:  # of a chapter each segment has a trial of its own
             self._trials.add(run.id)
-            log.warning("job.on_trial job=%s deaths=%d", job.id, run.deaths)
+            log.warning("job.quarantined job=%s deaths=%d", job.id, run.deaths)
         try:
             thread.start()
         except RuntimeError as error:  # no more threads to be had: the lease brings the job back
             log.error("worker.full error=%s", error)  # noqa: TRY400 - the message says it all
             self._ended(run)
 
-    def _run(self, job: Job, queue: Queue, run: Run, token: Token, problem: InvalidJobError | None) -> None:
+    def _run(
+        self, job: Job, queue: Queue, run: JobExecution, token: CancelToken, problem: InvalidJobError | None
+    ) -> None:
         """Run one job in its thread, or refuse it there."""
-        about = run, self.name, token, lambda: self._acquit(run)
+        about = run, self.name, token, lambda: self._clear_suspicion(run)
         tasks.speaker.set(lambda spec: self._pipeline.speak(spec, *about))
         tasks.narrator.set(lambda chapter: self._narrator.narrate(chapter, *about))
         try:
@@ -506,42 +514,42 @@ class SpeechWorker(BaseWorker):
         except redis.exceptions.RedisError as error:
             self._say_away(error, job.id)
             self.metrics.run_over("lost")
-            self._ticker.set_adrift(run)
+            self._heartbeat_loop.release(run)
         except Exception:
             log.exception("job.lost job=%s", job.id)
             self.metrics.run_over("lost")  # its lease runs out, and it is brought back
         finally:
             self._ended(run)
 
-    def _acquit(self, run: Run) -> None:
-        """Take note that a job completed a segment: if it was on trial, that is over."""
+    def _clear_suspicion(self, run: JobExecution) -> None:
+        """Take note that a job completed a segment: if it was quarantined, that is over."""
         if run.id in self._trials:
             self._trials.discard(run.id)
             self._rung.set()
 
-    def _ended(self, run: Run) -> None:
+    def _ended(self, run: JobExecution) -> None:
         """Free a run's slot."""
         with self._running_lock:
             ended = self._running.pop(run.id)
-        self._acquit(run)
+        self._clear_suspicion(run)
         if not ended.chapter:
             self._slots.release()
         if ended.chapter or self._burst or self._end_awaited.is_set():
             self._rung.set()
 
-    def _refuse(self, job: Job, queue: Queue, run: Run, problem: InvalidJobError) -> None:
+    def _refuse(self, job: Job, queue: Queue, run: JobExecution, problem: InvalidJobError) -> None:
         """Fail a job that is not one of ours, for RQ and for whoever follows its stream."""
         log.error("job.refused job=%s error=%s", job.id, problem)
         if self._refused(run, problem):
             self._fail(job, queue, run, str(problem))
             self.metrics.run_over("failed", problem.code)
 
-    def _refused(self, run: Run, problem: InvalidJobError) -> bool:
+    def _refused(self, run: JobExecution, problem: InvalidJobError) -> bool:
         """Close the stream of a job that is refused; False where another run has it, which then says how it ends."""
         try:
             self._pipeline.refuse(run, self.name, problem, self._wait_for_room)
-        except HeldError:
-            self._ledger.forget(run)
+        except AlreadyRunningError:
+            self._records.forget(run)
             self.metrics.run_over("held")
             return False
         except (EndedEarlyError, LostWritesError):
@@ -568,7 +576,10 @@ class SpeechWorker(BaseWorker):
     def _finalize_success(self, job: Job, queue: Queue, execution: Execution, return_value: object) -> None:
         """Record a job that returned."""
         job._result = return_value  # noqa: SLF001 - RQ's own finaliser does the same
-        if self._finish(Run(queue.name, job.id, execution.id), job, JobStatus.FINISHED, return_value) == DEPENDENTS:
+        if (
+            self._finish(JobExecution(queue.name, job.id, execution.id), job, JobStatus.FINISHED, return_value)
+            == DEPENDENTS
+        ):
             super()._finalize_success(job, queue, execution, return_value)
         self.metrics.run_over("ended")
 
@@ -580,20 +591,20 @@ class SpeechWorker(BaseWorker):
         exc_info: tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
     ) -> None:
         """End a job that raised, as what it raised says. The stream knows already."""
-        error, run = exc_info[1], Run(queue.name, job.id, execution.id)
+        error, run = exc_info[1], JobExecution(queue.name, job.id, execution.id)
         if isinstance(error, redis.exceptions.ResponseError) and SPOILT.search(str(error)):
-            log.error("job.spoilt job=%s error=%s", job.id, error)
-            self._fail(job, queue, run, f"its stream in Redis is spoilt ({error}); enqueue the text under another id")
+            log.error("job.corrupt job=%s error=%s", job.id, error)
+            self._fail(job, queue, run, f"its stream in Redis is corrupt ({error}); enqueue the text under another id")
         elif isinstance(error, redis.exceptions.RedisError):
             raise error  # nothing is decided: the lease runs out, and the job is brought back
         elif isinstance(error, EndedEarlyError):
             self._end_early(job, queue, run, error)
-        elif isinstance(error, HeldError):
+        elif isinstance(error, AlreadyRunningError):
             log.info("job.held job=%s by=%s", job.id, error)
-            self._ledger.forget(run)
-        elif isinstance(error, ElsewhereError):
+            self._records.forget(run)
+        elif isinstance(error, WrongEngineError):
             self._pass_on(run, error.engine)
-        elif isinstance(error, NotHereError):
+        elif isinstance(error, NeedsOtherWorkerError):
             self._leave_to_others(run, error)
         elif isinstance(error, EngineLostError | LostWritesError):
             self._give_back(run, Why.BROKEN if isinstance(error, EngineLostError) else Why.RETURNED)
@@ -605,7 +616,7 @@ class SpeechWorker(BaseWorker):
             self._fail(job, queue, run, f"{type(error).__name__}: {error}")
         self.metrics.run_over(*outcome_of(error))
 
-    def _end_early(self, job: Job, queue: Queue, run: Run, ended: EndedEarlyError) -> None:
+    def _end_early(self, job: Job, queue: Queue, run: JobExecution, ended: EndedEarlyError) -> None:
         """End a job whose token, or whose stream, told it to."""
         log.info("job.ended_early job=%s reason=%s by=%s", job.id, ended.reason.value, ended.by)
         if ended.reason is Reason.HANDED_BACK:
@@ -615,7 +626,9 @@ class SpeechWorker(BaseWorker):
         elif ended.reason is Reason.TIMED_OUT:
             self._fail(job, queue, run, f"exceeded its time limit of {job.timeout} s")
 
-    def _fail(self, job: Job, queue: Queue, run: Run, sentence: str, status: JobStatus = JobStatus.FAILED) -> None:
+    def _fail(
+        self, job: Job, queue: Queue, run: JobExecution, sentence: str, status: JobStatus = JobStatus.FAILED
+    ) -> None:
         """Record a failure or a stop: a sentence, never a traceback."""
         if self._finish(run, job, status, sentence) == DEPENDENTS:
             job.retries_left = None  # its stream is closed: another run could say nothing
@@ -624,9 +637,9 @@ class SpeechWorker(BaseWorker):
                 self._stopped_job_id = job.id if status is JobStatus.STOPPED else None
                 self.handle_job_failure(job, queue, exc_string=sentence, execution=execution)
 
-    def _finish(self, run: Run, job: Job, status: JobStatus, outcome: object) -> str:
-        """Record the end of a run, and keep RQ's statistics of this worker, which the ticker writes."""
-        said = self._ledger.finish(run, job, status, outcome)
+    def _finish(self, run: JobExecution, job: Job, status: JobStatus, outcome: object) -> str:
+        """Record the end of a run, and keep RQ's statistics of this worker, which the heartbeat thread writes."""
+        said = self._records.finish(run, job, status, outcome)
         if said == LOST:
             log.warning("job.dropped job=%s", job.id)
         elif said != DEPENDENTS:
@@ -637,21 +650,21 @@ class SpeechWorker(BaseWorker):
                 self.total_working_time += (now() - (job.started_at or now())).total_seconds()
         return said
 
-    def _give_back(self, run: Run, why: Why = Why.RETURNED) -> None:
+    def _give_back(self, run: JobExecution, why: Why = Why.RETURNED) -> None:
         """Put a running job back at the front of its queue, without a retry."""
-        said = self._ledger.requeue(run, why)
+        said = self._records.requeue(run, why)
         log.info("job.handed_back job=%s said=%s", run.job, said)
 
-    def _pass_on(self, run: Run, engine: str) -> None:
+    def _pass_on(self, run: JobExecution, engine: str) -> None:
         """Put a job that another engine has to speak at the front of that engine's queue."""
         to = queue_name(engine, priority_of(run.queue))
-        said = self._ledger.requeue(run, Why.RETURNED, to=to)
+        said = self._records.requeue(run, Why.RETURNED, to=to)
         log.info("job.passed_on job=%s to=%s said=%s", run.job, to, said)
 
-    def _leave_to_others(self, run: Run, error: NotHereError) -> None:
+    def _leave_to_others(self, run: JobExecution, error: NeedsOtherWorkerError) -> None:
         """Put a job that only others can do at the end of its queue, and take nothing from there for a while."""
         self._not_here_until = time.monotonic() + NOT_HERE_S
-        said = self._ledger.requeue(run, Why.RETURNED, last=True)
+        said = self._records.requeue(run, Why.RETURNED, last=True)
         log.info("job.not_here job=%s why=%s said=%s", run.job, error, said)
 
     # -- stopping a job --------------------------------------------------------------------------------------------
@@ -688,7 +701,7 @@ class SpeechWorker(BaseWorker):
     def _hand_chapters_back(self, running: list[_Running]) -> None:
         """Let chapters go on elsewhere, as soon as the segments in hand are spoken."""
         for one in running:
-            if one.chapter and not self._hands.busy:
+            if one.chapter and not self._segment_workers.busy:
                 one.token.end(Reason.HANDED_BACK)
 
     def _hand_back(self, running: list[_Running]) -> None:
@@ -700,11 +713,11 @@ class SpeechWorker(BaseWorker):
             one.thread.join(max(0.0, deadline - time.monotonic()))
         # Those that do not look are given back over their heads; their writes are fenced off. Asked once: a Redis that
         # is away now finds their leases run out.
-        ledger = Ledger(lambda **_: self._connect(retries=0), self.name)
+        records = RqRecords(lambda **_: self._connect(retries=0), self.name)
         why = Why.BROKEN if self._engine_lost else Why.RETURNED
         with contextlib.suppress(redis.exceptions.RedisError):
             for one in self._alive():
-                log.info("job.handed_back job=%s said=%s", one.run.job, ledger.requeue(one.run, why))
+                log.info("job.handed_back job=%s said=%s", one.run.job, records.requeue(one.run, why))
 
     def _lose_engine(self) -> None:
         """Take note, in the engine thread, that the engine broke: hand everything back and exit."""
@@ -712,10 +725,10 @@ class SpeechWorker(BaseWorker):
         self._stop_requested = True
         self._rung.set()
 
-    # -- whether it gets on ----------------------------------------------------------------------------------------
+    # -- whether it is healthy -------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Look, again and again, whether all gets on. In a thread of its own, which waits for no Redis."""
+        """Check the health of all threads, again and again. In a thread of its own, which never waits for Redis."""
         while not self._quit.wait(WATCH_S):
             try:
                 self._see_to_hanging()
@@ -724,14 +737,14 @@ class SpeechWorker(BaseWorker):
                 log.exception("watch.error")
 
     def _see_to_hanging(self) -> None:
-        """Say that all gets on, if it does; else end this process."""
+        """Report that all threads are healthy; end this process if one is not."""
         running = self._alive()
-        hangs = what_hangs(
+        hangs = find_stall(
             time.monotonic(),
             step_began=self._scheduler.step_began,
             turned=self._turned,
             tokens=[one.token for one in running],
-            redis_back=self._ticker.redis_back,
+            redis_back=self._heartbeat_loop.redis_back,
         )
         if not hangs and self._health:
             self._health.write(f"{len(running)} of {self._jobs} jobs")
@@ -785,9 +798,9 @@ class SpeechWorker(BaseWorker):
             "real_time_factor": shown(recent.real_time_factor),
             "jobs_per_minute": shown(recent.jobs_per_minute),
             "speech_rate": shown(self._scheduler.work.speech_rate(self._engine.sample_rate) or self._speech_rate),
-            "store": self._shelf.id,
+            "store": self._store_handle.id,
         }
-        self._ledger.say_alive(card, self.serialize() | self._statistics())
+        self._records.say_alive(card, self.serialize() | self._statistics())
         self.metrics.redis_here()
 
     def gauges(self) -> Gauges:
@@ -812,9 +825,9 @@ def outcome_of(error: BaseException | None) -> tuple[str, str]:
     """Name how a run ended that raised, and the code of a failure."""
     if isinstance(error, EndedEarlyError):
         return OUTCOMES[error.reason]
-    if isinstance(error, EngineLostError | LostWritesError | ElsewhereError | NotHereError):
+    if isinstance(error, EngineLostError | LostWritesError | WrongEngineError | NeedsOtherWorkerError):
         return "handed_back", ""
-    if isinstance(error, HeldError):
+    if isinstance(error, AlreadyRunningError):
         return "held", ""
     return "failed", error.code if isinstance(error, SpeechGivenUpError) else "internal"
 

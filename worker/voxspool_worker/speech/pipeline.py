@@ -2,7 +2,7 @@
 
 Runs in the job's own thread and waits there; the engine computes elsewhere. Knows the order of things and nothing of
 RQ, leases or Lua. Every way out of `tell` but a lost claim leaves a terminal entry in the stream. How a job begins,
-goes on and ends is the same for a speech and for a chapter of a book: `tell` does it for both; a Telling says the rest.
+goes on and ends is the same for a speech and for a chapter of a book: `tell` does it for both; a JobKind says the rest.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from voxspool_worker import text
 from voxspool_worker.engines.base import Chunk, Prepared, Segment, SegmentError, Spoken
 from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason
 from voxspool_worker.speech.publisher import (
+    AlreadyRunningError,
     ClosedError,
-    ElsewhereError,
-    HeldError,
     LostWritesError,
-    NotHereError,
+    NeedsOtherWorkerError,
     Publisher,
     Scripts,
+    WrongEngineError,
 )
-from voxspool_worker.speech.reader_progress import Attention
+from voxspool_worker.speech.reader_progress import ReaderProgress
 from voxspool_worker.speech.scheduler import EngineLostError, Work
 from voxspool_worker.voices import catalog
 
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
     from voxspool.protocol.jobs import JobSpec
     from voxspool_worker.engines.base import Engine
-    from voxspool_worker.jobs.cancellation import Token
-    from voxspool_worker.jobs.execution import Run
+    from voxspool_worker.jobs.cancellation import CancelToken
+    from voxspool_worker.jobs.execution import JobExecution
     from voxspool_worker.speech.publisher import Resume
     from voxspool_worker.speech.scheduler import Lane, Scheduler
 
@@ -88,35 +88,35 @@ class Observer(Protocol):
         """An end entry was published."""
 
 
-class Telling(Protocol):
+class JobKind(Protocol):
     """What one kind of job is: how it is cut, and how its segments come to be marked."""
 
     max_deaths: int
     """A job that so many workers died of, in one segment, is set aside."""
 
-    def plan(self, at: Speaking) -> list[Segment]:
+    def plan(self, at: JobRun) -> list[Segment]:
         """Cut the job into segments; none where there is nothing to say.
 
-        Raises VoxspoolError for a job that cannot be spoken, NotHereError for one that others can.
+        Raises VoxspoolError for a job that cannot be spoken, NeedsOtherWorkerError for one that others can.
         """
 
-    def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
+    def say(self, at: JobRun, segments: Sequence[Segment]) -> None:
         """Publish what comes of these segments, in their order, with a mark for each."""
 
-    def ended(self, at: Speaking, end: End) -> None:
+    def ended(self, at: JobRun, end: End) -> None:
         """Take note of how it ended, and say so in the log's one line of it."""
 
 
 @dataclass(slots=True)
-class Speaking:
+class JobRun:
     """One run of one job, and what it has measured so far."""
 
     spec: JobSpec
-    run: Run
+    run: JobExecution
     worker: str
-    token: Token
+    token: CancelToken
     publisher: Publisher
-    attention: Attention
+    reader_progress: ReaderProgress
     on_segment: Callable[[], None]
     started: float = field(default_factory=time.monotonic)
     prepared: Prepared | None = None
@@ -155,7 +155,12 @@ class Pipeline:
         self._scripts = Scripts(redis)
 
     def speak(
-        self, spec: JobSpec, run: Run, worker: str, token: Token, on_segment: Callable[[], None] = lambda: None
+        self,
+        spec: JobSpec,
+        run: JobExecution,
+        worker: str,
+        token: CancelToken,
+        on_segment: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
         """Speak a job to its end, from wherever an earlier run left it; give a summary.
 
@@ -165,18 +170,22 @@ class Pipeline:
         """
         return self.tell(self.speaking(spec, run, worker, token, on_segment), _Speech(self, self._observer))
 
-    def speaking(self, spec: JobSpec, run: Run, worker: str, token: Token, on_segment: Callable[[], None]) -> Speaking:
+    def speaking(
+        self, spec: JobSpec, run: JobExecution, worker: str, token: CancelToken, on_segment: Callable[[], None]
+    ) -> JobRun:
         """Prepare a run; nothing is asked yet."""
-        attention = Attention(self._scripts.redis, spec)
-        publisher = Publisher(self._scripts, run, spec.keep_s, lambda wait_s: _stand_still(wait_s, token, attention))
-        return Speaking(spec, run, worker, token, publisher, attention, on_segment)
+        reader_progress = ReaderProgress(self._scripts.redis, spec)
+        publisher = Publisher(
+            self._scripts, run, spec.keep_s, lambda wait_s: _stand_still(wait_s, token, reader_progress)
+        )
+        return JobRun(spec, run, worker, token, publisher, reader_progress, on_segment)
 
-    def tell(self, at: Speaking, telling: Telling) -> dict[str, Any]:
-        """Take a job from wherever an earlier run left it to its end; give a summary.
+    def tell(self, at: JobRun, telling: JobKind) -> dict[str, Any]:
+        """Continue a job where an earlier run left it, up to its end. Return a summary.
 
-        Raises HeldError where another run holds the job, ElsewhereError or NotHereError where it is another worker's,
-        EndedEarlyError where it was cancelled, handed back or fenced off, SpeechGivenUpError where it failed, and
-        whatever Redis raises when it is not there: then nothing is decided and the job is brought back later.
+        Raises AlreadyRunningError if another run holds the job; WrongEngineError or NeedsOtherWorkerError if another
+        worker must run it; EndedEarlyError if it was cancelled, handed back or fenced off; SpeechGivenUpError if it
+        failed; RedisError if Redis does not answer: then nothing is decided, and the job is rescued later.
         """
         spec, publisher = at.spec, at.publisher
         try:
@@ -186,14 +195,21 @@ class Pipeline:
         except EndedEarlyError as ended:
             _close_early(ended, publisher)
             raise
-        except (HeldError, ElsewhereError, NotHereError, LostWritesError, EngineLostError, RedisError):
+        except (
+            AlreadyRunningError,
+            WrongEngineError,
+            NeedsOtherWorkerError,
+            LostWritesError,
+            EngineLostError,
+            RedisError,
+        ):
             raise
         except Exception as error:
             given_up = _given_up(error)
             publisher.publish(Failed(publisher.pos, given_up.code, str(given_up), retryable=False))
             raise given_up from error
 
-    def refuse(self, run: Run, worker: str, error: InvalidJobError, wait: Callable[[float], None]) -> None:
+    def refuse(self, run: JobExecution, worker: str, error: InvalidJobError, wait: Callable[[float], None]) -> None:
         """Close the stream of a job that cannot even be read, so that whoever follows it learns why.
 
         `wait` spends seconds in which Redis has no memory.
@@ -204,13 +220,13 @@ class Pipeline:
         try:
             try:
                 publisher.begin(begin, facts)
-            except ElsewhereError as elsewhere:
+            except WrongEngineError as elsewhere:
                 publisher.begin(_as_begun(begin, elsewhere), facts)
         except ClosedError:
             return
         publisher.publish(Failed(publisher.pos, error.code, str(error), retryable=False))
 
-    def _tell(self, at: Speaking, telling: Telling) -> dict[str, Any]:
+    def _tell(self, at: JobRun, telling: JobKind) -> dict[str, Any]:
         """Claim, say, end."""
         spec, problem = at.spec, None
         segments: list[Segment] = []
@@ -221,7 +237,7 @@ class Pipeline:
             segments = telling.plan(at)
             if segments:
                 voice, language = segments[0].voice.name, segments[0].language
-        except NotHereError:
+        except NeedsOtherWorkerError:
             raise
         except Exception as error:  # noqa: BLE001 - raised again below: only the owner of the stream may say so there
             problem = error
@@ -230,7 +246,7 @@ class Pipeline:
         resume = self._begin(at, begin, self._facts(at.worker, begin) | _said_of(spec, len(segments)))
         if problem:
             raise problem
-        at.attention.look()
+        at.reader_progress.look()
         log.info("job.begin job=%s attempt=%d segments=%d voice=%s", spec.id, resume.attempt, len(segments), voice)
         at.first_pos = resume.pos
         if left := segments[resume.segment :]:
@@ -240,7 +256,7 @@ class Pipeline:
         telling.ended(at, end)
         return {"state": STATES[End.type], "duration_s": end.duration_s, "segments": len(segments)}
 
-    def _set_aside(self, at: Speaking, begin: Begin) -> NoReturn:
+    def _set_aside(self, at: JobRun, begin: Begin) -> NoReturn:
         """End a job that workers die of, before it meets the engine: not even its text is looked at."""
         resume = self._begin(at, begin, self._facts(at.worker, begin))
         raise SpeechGivenUpError(
@@ -249,16 +265,16 @@ class Pipeline:
             "see their logs, change the passage or the voice, and enqueue it under a new id",
         )
 
-    def _begin(self, at: Speaking, begin: Begin, facts: dict[str, str | int]) -> Resume:
+    def _begin(self, at: JobRun, begin: Begin, facts: dict[str, str | int]) -> Resume:
         """Claim the stream, if this engine may go on with it.
 
-        Raises ElsewhereError where it began with another engine. Where it began with ours at another rate, no queue
+        Raises WrongEngineError where it began with another engine. Where it began with ours at another rate, no queue
         would tell the worker that could go on from those that cannot: the stream is closed with SpeechGivenUpError.
         """
         rate = self._engine.sample_rate
         try:
             return at.publisher.begin(begin, facts)
-        except ElsewhereError as elsewhere:
+        except WrongEngineError as elsewhere:
             if elsewhere.engine != self._engine.name and elsewhere.engine in ENGINES:
                 raise
             at.publisher.begin(_as_begun(begin, elsewhere), facts)
@@ -268,23 +284,23 @@ class Pipeline:
                 "enqueue it under a new id, and name a voice",
             ) from elsewhere
 
-    def _pass_on(self, at: Speaking, error: Exception) -> None:
+    def _pass_on(self, at: JobRun, error: Exception) -> None:
         """Leave a job to others where it lacks only what a live worker of them has.
 
-        Raises NotHereError where one of this engine has the language that this machine cannot read, ElsewhereError
-        where the job lay in `auto` and one of another engine could speak it.
+        Raises NeedsOtherWorkerError if another worker of this engine can read the language and this one cannot,
+        WrongEngineError if the job was in the queue `auto` and a worker of another engine can speak it.
         """
         if not isinstance(error, InvalidJobError | MissingExtraError):
             return
         able = {card.engine for card in workers.live(self._scripts.redis) if card.could_speak(at.spec)}
         if isinstance(error, MissingExtraError) and self._engine.name in able:
-            raise NotHereError(str(error)) from error
+            raise NeedsOtherWorkerError(str(error)) from error
         if engine_of(at.run.queue) != AUTO:
             return
         if others := able - {self._engine.name}:
-            raise ElsewhereError(min(others - {workers.LAST} or others)) from error
+            raise WrongEngineError(min(others - {workers.LAST} or others)) from error
 
-    def prepare(self, at: Speaking, segment: Segment) -> None:
+    def prepare(self, at: JobRun, segment: Segment) -> None:
         """Make the job's voice ready, in the job's own thread, so that nobody else waits for it."""
         at.prepared = self._engine.prepare(segment.voice)
         self._observer.voice_ready(at.prepared)
@@ -307,7 +323,7 @@ class Pipeline:
             for index, piece in enumerate(pieces)
         ]  # fmt: skip
 
-    def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
+    def say(self, at: JobRun, segments: Sequence[Segment]) -> None:
         """Publish the audio of these segments in the order of the text, with a mark behind each."""
         at.work_before = self._scheduler.work
         window_s = at.spec.window_s
@@ -322,7 +338,7 @@ class Pipeline:
             at.token.on_end(lambda: None)
             self._scheduler.drop(at.run.id)
 
-    def _say_one(self, at: Speaking, segment: Segment, chunks: Iterator[Chunk]) -> int:
+    def _say_one(self, at: JobRun, segment: Segment, chunks: Iterator[Chunk]) -> int:
         """Publish one segment: its audio, the pause after it, its mark. Give the pause, in samples."""
         start, last = at.publisher.pos, False
         spoken: Spoken | None = None
@@ -337,7 +353,7 @@ class Pipeline:
         self._observer.segment_done(mark)
         return len(pause)
 
-    def _publish_audio(self, at: Speaking, pcm: npt.NDArray[np.int16]) -> None:
+    def _publish_audio(self, at: JobRun, pcm: npt.NDArray[np.int16]) -> None:
         """Publish samples, shape (n,), in entries of at most MAX_ENTRY_S."""
         rate = self._engine.sample_rate
         most = round(MAX_ENTRY_S * rate)
@@ -356,7 +372,7 @@ class Pipeline:
                 at.first_chunk_s = at.elapsed_s
                 self._observer.first_audio(at.first_chunk_s)
 
-    def _end_entry(self, at: Speaking, segments: int) -> End:
+    def _end_entry(self, at: JobRun, segments: int) -> End:
         """Sum up a run."""
         rate, pos, elapsed_s = self._engine.sample_rate, at.publisher.pos, at.elapsed_s
         said_s = (pos - at.first_pos) / rate if at.chunks else 0.0
@@ -396,16 +412,16 @@ class _Speech:
         self._pipeline = pipeline
         self._observer = observer
 
-    def plan(self, at: Speaking) -> list[Segment]:
+    def plan(self, at: JobRun) -> list[Segment]:
         """Cut its text."""
         return self._pipeline.plan(at.spec, at.run.id)
 
-    def say(self, at: Speaking, segments: Sequence[Segment]) -> None:
+    def say(self, at: JobRun, segments: Sequence[Segment]) -> None:
         """Speak with the engine's rows."""
         self._pipeline.prepare(at, segments[0])
         self._pipeline.say(at, segments)
 
-    def ended(self, at: Speaking, end: End) -> None:
+    def ended(self, at: JobRun, end: End) -> None:
         """Measure it."""
         self._observer.job_ended(end)
         log.info("job.end %s", end_line(at.spec, at.prepared, end))
@@ -424,13 +440,13 @@ def _said_of(spec: JobSpec, segments: int) -> dict[str, str | int]:
     return said | {name: value for name, value in asked.items() if value is not None}
 
 
-def _stand_still(wait_s: float, token: Token, attention: Attention) -> None:
+def _stand_still(wait_s: float, token: CancelToken, reader_progress: ReaderProgress) -> None:
     """Wait for Redis to have room, without using up the job's time. Raises EndedEarlyError."""
     token.stand_still(wait_s)
-    attention.look()
+    reader_progress.look()
 
 
-def _as_begun(begin: Begin, elsewhere: ElsewhereError) -> Begin:
+def _as_begun(begin: Begin, elsewhere: WrongEngineError) -> Begin:
     """Give the begin entry of an attempt that only says why the speech cannot go on."""
     return dataclasses.replace(begin, engine=elsewhere.engine, sample_rate=elsewhere.sample_rate or begin.sample_rate)
 
@@ -470,7 +486,7 @@ def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
         publisher.publish(Failed(publisher.pos, "timeout", sentence, retryable=True))
 
 
-def _heard(lane: Lane, at: Speaking) -> Iterator[Chunk]:
+def _heard(lane: Lane, at: JobRun) -> Iterator[Chunk]:
     """Give chunks as the engine makes them; end as the token, the readers or the engine say."""
     while True:
         wait_s, held = min(LOOK_S, at.token.remaining_s), lane.far_ahead
@@ -478,8 +494,8 @@ def _heard(lane: Lane, at: Speaking) -> Iterator[Chunk]:
         if held and heard is None:
             at.token.give_back(wait_s)  # it waits for its reader; one that never comes back ends it as unread
         at.token.check()
-        at.attention.look()
-        lane.read_samples = max(0, at.attention.pos - at.first_pos)
+        at.reader_progress.look()
+        lane.read_samples = max(0, at.reader_progress.pos - at.first_pos)
         if isinstance(heard, Exception):
             raise heard
         if heard is not None:

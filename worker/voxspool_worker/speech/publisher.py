@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from redis.commands.core import Script
 
     from voxspool.protocol.stream import Begin, Entry
-    from voxspool_worker.jobs.execution import Run
+    from voxspool_worker.jobs.execution import JobExecution
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class ClosedError(Exception):
     """The stream is closed already: an earlier run finished it and died before it could say so to the queue."""
 
 
-class HeldError(Exception):
+class AlreadyRunningError(Exception):
     """A live run holds the job: this is a second delivery of it."""
 
 
-class ElsewhereError(Exception):
+class WrongEngineError(Exception):
     """The job is another engine's: it began there, or this one has not its voice; or its stream has another rate."""
 
     def __init__(self, engine: str, sample_rate: int | None = None) -> None:
@@ -54,7 +54,7 @@ class ElsewhereError(Exception):
         """Of the stream, in Hz; None where it has not begun."""
 
 
-class NotHereError(Exception):
+class NeedsOtherWorkerError(Exception):
     """The job has not begun, and needs what other live workers of its engine have and this one has not."""
 
 
@@ -85,7 +85,9 @@ class Scripts:
 class Publisher:
     """Publishes one run of one job."""
 
-    def __init__(self, scripts: Scripts, run: Run, keep_s: int, wait: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, scripts: Scripts, run: JobExecution, keep_s: int, wait: Callable[[float], None] = time.sleep
+    ) -> None:
         """Prepare. `wait` spends seconds in which Redis has no memory; what it raises ends the wait."""
         self._scripts = scripts
         self._wait = wait
@@ -100,9 +102,9 @@ class Publisher:
     def begin(self, entry: Begin, facts: Mapping[str, str | int]) -> Resume:
         """Claim the job and open an attempt; `facts` go to the control hash.
 
-        `entry.pos` is not used: where to begin is Redis's to say. Raises ClosedError or HeldError, EndedEarlyError
-        where the run has lost its lease before it began, and ElsewhereError where an earlier attempt was of another
-        engine or sample rate: a stream has one.
+        `entry.pos` is not used: Redis decides where to continue. Raises ClosedError if the job is over,
+        AlreadyRunningError if another run holds it, EndedEarlyError if the run lost its lease before it began, and
+        WrongEngineError if an earlier attempt had another engine or sample rate: a stream has one.
         """
         flat = [item for pair in facts.items() for item in pair]
         reply = self._patiently(
@@ -117,11 +119,11 @@ class Publisher:
         if said == "closed":
             raise ClosedError(_text(reply[1]))
         if said == "held":
-            raise HeldError(_text(reply[1]))
+            raise AlreadyRunningError(_text(reply[1]))
         if said == "lost":
             raise EndedEarlyError(Reason.LEASE_LOST)
         if said == "elsewhere":
-            raise ElsewhereError(_text(reply[1]), reply[2])
+            raise WrongEngineError(_text(reply[1]), reply[2])
         self._attempt, self._seq, self.pos, segment = reply[1:]
         return Resume(self._attempt, self.pos, segment)
 

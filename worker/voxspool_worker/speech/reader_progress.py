@@ -26,7 +26,7 @@ UNREAD: Final = "nobody is reading it"
 """Who cancelled a live job that its readers left."""
 
 
-class Attention:
+class ReaderProgress:
     """What one run of one job knows of its readers."""
 
     def __init__(self, redis: Redis, spec: JobSpec, clock: Callable[[], float] = time.monotonic) -> None:

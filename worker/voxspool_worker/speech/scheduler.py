@@ -131,7 +131,7 @@ class Turns:
         self.jobs[job] = _Job(job, priority == "batch", deque(segments), lane, served=self._turn - 1)
 
     def take(self) -> Segment | None:
-        """Give the next segment to seat, or None where nobody may have a row."""
+        """Return the next segment that gets a row, or None if no segment may have one."""
         ready = [job for job in self.jobs.values() if job.ready and not (job.batch and self._batch_is_full())]
         if not ready:
             return None
@@ -214,7 +214,7 @@ class Scheduler:
                 self._changed.notify()
 
     def tick(self) -> bool:
-        """Seat what may be seated, move the engine once, hand out what came loose. False: nothing runs."""
+        """Fill the free rows, move the engine one step, hand out its chunks. Return False if no row is in use."""
         self._free_dropped()
         self._seat()
         if not self.rows_in_use:

@@ -214,7 +214,7 @@ def test_without_second_tries_faults_are_still_marked(make: Make) -> None:
     assert outcome(to_end(engine), index=1) == Spoken(7, 1, "rate")
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["a seat a step", "all that are due"])
+@pytest.mark.parametrize("together", [False, True], ids=["one segment a step", "all that are due"])
 def test_audio_that_is_no_number_ends_its_segment_alone(make: Make, *, together: bool) -> None:
     engine = make(NEVER, tries=1)
     engine.admit(segment(engine, job="good"))
@@ -223,7 +223,7 @@ def test_audio_that_is_no_number_ends_its_segment_alone(make: Make, *, together:
     bad, good = segment(engine, job="bad"), segment(engine, job="good")
     engine.admit(bad)
     engine.admit(good)
-    engine._seats[0].latents.append(torch.full((128,), torch.nan))
+    engine._active[0].latents.append(torch.full((128,), torch.nan))
     failed = None
     chunks: list[Chunk] = []
     while engine.free < engine.rows:

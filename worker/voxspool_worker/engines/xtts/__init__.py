@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from voxspool_worker.engines.xtts.engine import XttsEngine
     from voxspool_worker.engines.xtts.gpt import Decoder, Gpt
     from voxspool_worker.engines.xtts.model import LoadedModel
-    from voxspool_worker.engines.xtts.prepared_voices import VoicedVoices
+    from voxspool_worker.engines.xtts.prepared_voices import PreparedVoices
     from voxspool_worker.engines.xtts.sampling import Choice
     from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
     from voxspool_worker.engines.xtts.weights import GptWeights
@@ -148,12 +148,12 @@ def _decoder(weights: GptWeights, plan: Plan, settings: Settings, positions: int
 
 def make_voices(
     loaded: LoadedModel, settings: Settings, connect: Callable[..., Redis] | None, tokenizer: XttsTokenizer
-) -> VoicedVoices:
+) -> PreparedVoices:
     """Bring together what knows of voices."""
     from importlib.metadata import version
 
     from voxspool_worker.engines.xtts import latents
-    from voxspool_worker.engines.xtts.prepared_voices import Recipe, VoicedVoices
+    from voxspool_worker.engines.xtts.prepared_voices import PreparedVoices, Recipe
     from voxspool_worker.voices.catalog import VoiceBook
     from voxspool_worker.voices.cloned import VoiceLibrary
     from voxspool_worker.voices.conditioning_cache import ConditioningCache
@@ -172,4 +172,4 @@ def make_voices(
         f"coqui-tts {version('coqui-tts')}",
     )  # fmt: skip
     book = VoiceBook(loaded.speakers, tokenizer.languages, library, tokenizer.lacking)
-    return VoicedVoices(loaded.speakers, book, library, cache, recipe)
+    return PreparedVoices(loaded.speakers, book, library, cache, recipe)

@@ -1,7 +1,7 @@
 """One segment on its way through XTTS: what it has said, what of it was heard, how often it was tried. No maths.
 
-A seat is *live* while its audio is what its job hears next, that is while no earlier segment of the job is in the
-engine. A live seat gives its audio away as it is made; the others hold it back, and so can be spoken again, unheard,
+A segment is *live* while its audio is what its job hears next, that is while no earlier segment of the job is in the
+engine. A live segment gives its audio away as it is made; the others hold it back, and so can be spoken again, unheard,
 where the guard finds a fault.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from voxspool_worker.engines.base import Segment
-    from voxspool_worker.engines.xtts.prepared_voices import Voiced
+    from voxspool_worker.engines.xtts.prepared_voices import PreparedVoice
     from voxspool_worker.engines.xtts.vocoder import VocoderStream
 
 TOKEN_S: Final = 1024 / 22050
@@ -51,12 +51,12 @@ class Try:
 
 
 @dataclass(slots=True)
-class Seat:
+class ActiveSegment:
     """A segment that was admitted."""
 
     segment: Segment
     text: Sequence[int]
-    voiced: Voiced
+    prepared: PreparedVoice
     plausible: output_check.Band
     row: int | None = None
     """Its row in the GPT, while that speaks it."""
@@ -69,7 +69,7 @@ class Seat:
     vocoded: int = 0
     """How many of them went into the vocoder."""
     held: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    """Audio that is not given away yet; of a live seat, the last second of what was."""
+    """Audio that is not given away yet; of a live segment, the last second of what was."""
     heard: bool = False
     """Whether any of it was given away: then it cannot be spoken again."""
     settled: bool = False

@@ -146,9 +146,9 @@ class NativeDecoder:
 
     def step(self, rows: Sequence[int], embeddings: Tensor, positions: Sequence[int]) -> Tensor:
         """Take one embedding for each of these rows (b, width), each at its position; give latents (b, width)."""
-        seats, places = np.asarray(rows, np.int32), np.asarray(positions, np.int32)
-        parts = [slice(start, start + CALL_TOKENS) for start in range(0, len(seats), CALL_TOKENS)]
-        return torch.cat([self._forward(embeddings[part], seats[part], places[part]) for part in parts])
+        row_index, places = np.asarray(rows, np.int32), np.asarray(positions, np.int32)
+        parts = [slice(start, start + CALL_TOKENS) for start in range(0, len(row_index), CALL_TOKENS)]
+        return torch.cat([self._forward(embeddings[part], row_index[part], places[part]) for part in parts])
 
     def keep_prefix(self, row: int, positions: int) -> Tensor:
         """Give a row's first positions as bytes, for `take_prefix`."""
@@ -166,12 +166,16 @@ class NativeDecoder:
             self._c.vx_free(self._handle)
             self._handle = None
 
-    def _forward(self, embeddings: Tensor, seats: np.ndarray[tuple[int], np.dtype[np.int32]],
+    def _forward(self, embeddings: Tensor, row_index: np.ndarray[tuple[int], np.dtype[np.int32]],
                  places: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Tensor:  # fmt: skip
-        embeddings, seats, places = _floats(embeddings), np.ascontiguousarray(seats), np.ascontiguousarray(places)
+        embeddings, row_index, places = (
+            _floats(embeddings),
+            np.ascontiguousarray(row_index),
+            np.ascontiguousarray(places),
+        )
         latents = torch.empty_like(embeddings)
         self._c.vx_forward(
-            self._handle, len(seats), _at(embeddings), seats.ctypes.data, places.ctypes.data, _at(latents)
+            self._handle, len(row_index), _at(embeddings), row_index.ctypes.data, places.ctypes.data, _at(latents)
         )
         return latents
 

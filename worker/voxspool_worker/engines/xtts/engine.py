@@ -17,7 +17,7 @@ import torch
 
 from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
 from voxspool_worker.engines.xtts import output_check
-from voxspool_worker.engines.xtts.active_segment import TOKEN_S, Seat, to_pcm
+from voxspool_worker.engines.xtts.active_segment import TOKEN_S, ActiveSegment, to_pcm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from voxspool_worker.engines.base import Segment
     from voxspool_worker.engines.xtts.gpt import Gpt
-    from voxspool_worker.engines.xtts.prepared_voices import VoicedVoices
+    from voxspool_worker.engines.xtts.prepared_voices import PreparedVoices
     from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
     from voxspool_worker.engines.xtts.vocoder import Vocoder, VocoderStream
     from voxspool_worker.text import Limits
@@ -42,28 +42,28 @@ class XttsEngine:
     name: Final = "xtts"
 
     def __init__(
-        self, gpt: Gpt, vocoder: Vocoder, tokenizer: XttsTokenizer, voiced: VoicedVoices, *,
+        self, gpt: Gpt, vocoder: Vocoder, tokenizer: XttsTokenizer, prepared: PreparedVoices, *,
         model: str, device: str, sample_rate: int, rows: int, tries: int = TRIES,
     ) -> None:  # fmt: skip
         """Take the parts. `tries` 1 switches the guard's second tries off; faults are still marked."""
         self.model, self.device, self.sample_rate, self.rows = model, device, sample_rate, rows
-        self._gpt, self._vocoder, self._tokenizer, self._voiced = gpt, vocoder, tokenizer, voiced
+        self._gpt, self._vocoder, self._tokenizer, self._prepared = gpt, vocoder, tokenizer, prepared
         self._tries = tries
         self._together = device != "cpu"
-        self._seats: list[Seat] = []
+        self._active: list[ActiveSegment] = []
         self._loose: list[Chunk] = []
         """What came loose and was not given yet: a broken segment must not take its neighbours' audio with it."""
-        self._broken: list[Seat] = []
+        self._broken: list[ActiveSegment] = []
 
     @property
     def free(self) -> int:
         """How many rows are open now."""
-        return self.rows - len(self._seats)
+        return self.rows - len(self._active)
 
     @property
     def voices(self) -> Mapping[str, Voice]:
         """The checkpoint's speakers, then the cloned ones; mixes of them can be looked up."""
-        return self._voiced.book
+        return self._prepared.book
 
     def limits(self, language: str) -> Limits:
         """As much text as XTTS takes at once, in characters and in tokens."""
@@ -76,16 +76,16 @@ class XttsEngine:
 
     def prepare(self, voice: Voice) -> Prepared:
         """Make a voice's conditioning ready: in memory, from a cache, or computed. From any thread."""
-        return self._voiced.prepare(voice)
+        return self._prepared.prepare(voice)
 
     def admit(self, segment: Segment) -> None:
-        """Seat a segment in a free row: its text is read here, 1 ms a token on two cores."""
-        voiced = self._voiced.ready(segment.voice, self._gpt, self._vocoder)
+        """Give a segment a free row. Its prompt is read here, which takes 1 ms a token on two cores."""
+        prepared = self._prepared.ready(segment.voice, self._gpt, self._vocoder)
         text = self._tokenizer.tokens(segment.text, segment.language)
         plausible = output_check.band(segment.text, self._tokenizer.limits(segment.language).max_chars)
-        seat = Seat(segment, text, voiced, plausible)
-        self._seats.append(seat)
-        self._speak(seat)
+        active = ActiveSegment(segment, text, prepared, plausible)
+        self._active.append(active)
+        self._speak(active)
 
     def step(self) -> list[Chunk]:
         """Move every running row by a token, and vocode what is due.
@@ -94,135 +94,140 @@ class XttsEngine:
         """
         if not self._broken:
             self._decode()
-            for seat, samples in self._vocode(self._due()):
+            for active, samples in self._vocode(self._due()):
                 if np.isfinite(samples).all():
-                    self._loose += self._take(seat, samples)
+                    self._loose += self._take(active, samples)
                 else:
-                    self._broken.append(seat)
+                    self._broken.append(active)
         if self._broken:
             self._give_up(self._broken.pop())
         chunks, self._loose = self._loose, []
-        self._seats = [seat for seat in self._seats if not any(chunk.last and _is_of(chunk, seat) for chunk in chunks)]
+        self._active = [
+            active for active in self._active if not any(chunk.last and _is_of(chunk, active) for chunk in chunks)
+        ]
         return chunks
 
     def drop(self, job: str) -> None:
         """Free the job's rows."""
-        for seat in [seat for seat in self._seats if seat.segment.job == job]:
-            self._leave(seat)
-            self._seats.remove(seat)
+        for active in [active for active in self._active if active.segment.job == job]:
+            self._leave(active)
+            self._active.remove(active)
         self._loose = [chunk for chunk in self._loose if chunk.job != job]
-        self._broken = [seat for seat in self._broken if seat.segment.job != job]
+        self._broken = [active for active in self._broken if active.segment.job != job]
 
     # -- speaking ----------------------------------------------------------------------------------------------------
 
-    def _speak(self, seat: Seat) -> None:
+    def _speak(self, active: ActiveSegment) -> None:
         """Begin a try: no longer than is plausible, so that a runaway ends before most of it is made."""
-        most = int(seat.plausible.longest_s / TOKEN_S) + 1
-        row = self._gpt.start(seat.voiced.prefix, seat.text, seat.next_seed(), most)
-        seat.begin(row, self._stream(seat))
+        most = int(active.plausible.longest_s / TOKEN_S) + 1
+        row = self._gpt.start(active.prepared.prefix, active.text, active.next_seed(), most)
+        active.begin(row, self._stream(active))
 
-    def _stream(self, seat: Seat) -> VocoderStream:
-        return self._vocoder.stream(seat.voiced.condition, seat.segment.speed)
+    def _stream(self, active: ActiveSegment) -> VocoderStream:
+        return self._vocoder.stream(active.prepared.condition, active.segment.speed)
 
-    def _leave(self, seat: Seat) -> None:
-        if seat.row is not None:
-            self._gpt.leave(seat.row)
-            seat.row = None
+    def _leave(self, active: ActiveSegment) -> None:
+        if active.row is not None:
+            self._gpt.leave(active.row)
+            active.row = None
 
     def _decode(self) -> None:
         """Say a token on every row; look at the length of those that ended."""
-        seats = {seat.row: seat for seat in self._seats if seat.row is not None}
+        by_row = {active.row: active for active in self._active if active.row is not None}
         for step in self._gpt.step():
-            seat = seats[step.row]
-            seat.latents.append(step.latent)
+            active = by_row[step.row]
+            active.latents.append(step.latent)
             if step.last:
-                self._leave(seat)
+                self._leave(active)
                 stopped = step.token == self._gpt.tokens.audio_stop
-                seat.fault = seat.judge_length(stopped=stopped, most=self._gpt.tokens.audio_most)
-                if seat.fault and not seat.heard:
-                    self._judge(seat, None)
+                active.fault = active.judge_length(stopped=stopped, most=self._gpt.tokens.audio_most)
+                if active.fault and not active.heard:
+                    self._judge(active, None)
 
-    def _judge(self, seat: Seat, samples: npt.NDArray[np.float32] | None) -> bool:
+    def _judge(self, active: ActiveSegment, samples: npt.NDArray[np.float32] | None) -> bool:
         """Look at a try that nobody has heard; True: it is the one, and `samples` is what it sounds like."""
-        seat.remember(samples)
-        best = seat.best
+        active.remember(samples)
+        best = active.best
         assert best is not None
-        if seat.fault and seat.tries < self._tries:
-            self._speak(seat)
+        if active.fault and active.tries < self._tries:
+            self._speak(active)
             return False
         if samples is not None and best.samples is samples:
             return True
-        seat.settle(best, self._stream(seat))
+        active.settle(best, self._stream(active))
         return False
 
     # -- being heard -------------------------------------------------------------------------------------------------
 
-    def _is_live(self, seat: Seat) -> bool:
+    def _is_live(self, active: ActiveSegment) -> bool:
         """Whether its audio is what its job hears next."""
-        one = seat.segment
+        one = active.segment
         return one.live and not any(
-            other.segment.job == one.job and other.segment.index < one.index for other in self._seats
+            other.segment.job == one.job and other.segment.index < one.index for other in self._active
         )
 
-    def _due(self) -> list[Seat]:
-        """Choose whose latents are vocoded in this step: on a CPU one seat's, live ones first; else all that wait."""
-        due = [seat for seat in self._seats if seat.is_due(live=self._is_live(seat))]
-        due.sort(key=lambda seat: (not self._is_live(seat), seat.vocoded))
+    def _due(self) -> list[ActiveSegment]:
+        """Return the segments whose latents are vocoded in this step.
+
+        On a CPU that is one segment, live ones first; elsewhere all that have latents.
+        """
+        due = [active for active in self._active if active.is_due(live=self._is_live(active))]
+        due.sort(key=lambda active: (not self._is_live(active), active.vocoded))
         return due if self._together else due[:1]
 
-    def _vocode(self, due: list[Seat]) -> list[tuple[Seat, npt.NDArray[np.float32]]]:
+    def _vocode(self, due: list[ActiveSegment]) -> list[tuple[ActiveSegment, npt.NDArray[np.float32]]]:
         """Vocode the next part of each: (n,) samples."""
-        parts = [(seat, seat.take()) for seat in due]
+        parts = [(active, active.take()) for active in due]
         pushed = self._vocoder.push_many(
-            [(seat.stream, torch.stack(part)) for seat, part in parts if part and seat.stream is not None]
+            [(active.stream, torch.stack(part)) for active, part in parts if part and active.stream is not None]
         )
         heard = iter(pushed)
         samples = []
-        for seat, part in parts:
+        for active, part in parts:
             said = [next(heard)] if part else []
-            if seat.decoded and not seat.waiting and seat.stream is not None:
-                said.append(seat.stream.finish())
-            samples.append((seat, np.concatenate(said).astype(np.float32)))
+            if active.decoded and not active.waiting and active.stream is not None:
+                said.append(active.stream.finish())
+            samples.append((active, np.concatenate(said).astype(np.float32)))
         return samples
 
-    def _take(self, seat: Seat, samples: npt.NDArray[np.float32]) -> list[Chunk]:
-        """Give away what a live seat said; hold back the others' until it is whole and was judged."""
-        seat.held.append(samples)
-        whole = seat.decoded and not seat.waiting
-        if not self._is_live(seat):
-            return self._take_whole(seat) if whole else []
-        if whole and not seat.heard:
-            return self._take_whole(seat)
-        return [self._stream_on(seat, last=whole)]
+    def _take(self, active: ActiveSegment, samples: npt.NDArray[np.float32]) -> list[Chunk]:
+        """Return what a live segment said; hold back the others' until it is whole and was judged."""
+        active.held.append(samples)
+        whole = active.decoded and not active.waiting
+        if not self._is_live(active):
+            return self._take_whole(active) if whole else []
+        if whole and not active.heard:
+            return self._take_whole(active)
+        return [self._stream_on(active, last=whole)]
 
-    def _take_whole(self, seat: Seat) -> list[Chunk]:
+    def _take_whole(self, active: ActiveSegment) -> list[Chunk]:
         """Give away a segment of which nothing was heard, if it may be heard as it is."""
-        samples = np.concatenate(seat.held)
-        if not seat.settled:
-            seat.fault = seat.fault or output_check.end_fault(samples, self.sample_rate)
-            if not self._judge(seat, samples):
+        samples = np.concatenate(active.held)
+        if not active.settled:
+            active.fault = active.fault or output_check.end_fault(samples, self.sample_rate)
+            if not self._judge(active, samples):
                 return []
-        return [Chunk(seat.segment.job, seat.segment.index, to_pcm(samples), last=True, spoken=seat.outcome())]
+        return [Chunk(active.segment.job, active.segment.index, to_pcm(samples), last=True, spoken=active.outcome())]
 
-    def _stream_on(self, seat: Seat, *, last: bool) -> Chunk:
+    def _stream_on(self, active: ActiveSegment, *, last: bool) -> Chunk:
         """Give away what is held, and keep its last second for the guard."""
-        segment, tail = seat.segment, seat.held[0] if seat.heard else np.zeros(0, np.float32)
-        fresh = np.concatenate(seat.held[1:] if seat.heard else seat.held)
-        seat.held = [np.concatenate((tail, fresh))[-round(2 * output_check.END_S * self.sample_rate) :]]
-        seat.heard = True
+        segment, tail = active.segment, active.held[0] if active.heard else np.zeros(0, np.float32)
+        fresh = np.concatenate(active.held[1:] if active.heard else active.held)
+        active.held = [np.concatenate((tail, fresh))[-round(2 * output_check.END_S * self.sample_rate) :]]
+        active.heard = True
         if not last:
             return Chunk(segment.job, segment.index, to_pcm(fresh), last=False)
-        seat.fault = seat.fault or output_check.end_fault(seat.held[0], self.sample_rate)
-        return Chunk(segment.job, segment.index, to_pcm(fresh), last=True, spoken=seat.outcome())
+        active.fault = active.fault or output_check.end_fault(active.held[0], self.sample_rate)
+        return Chunk(segment.job, segment.index, to_pcm(fresh), last=True, spoken=active.outcome())
 
-    def _give_up(self, seat: Seat) -> NoReturn:
+    def _give_up(self, active: ActiveSegment) -> NoReturn:
         """End a segment whose audio is no number."""
-        self._leave(seat)
-        self._seats.remove(seat)
+        self._leave(active)
+        self._active.remove(active)
         raise SegmentError(
-            seat.segment, f"XTTS gave no sound for segment {seat.segment.index}; try VOXSPOOL_PRECISION=fp32"
+            active.segment, f"XTTS gave no sound for segment {active.segment.index}; try VOXSPOOL_PRECISION=fp32"
         )
 
 
-def _is_of(chunk: Chunk, seat: Seat) -> bool:
-    return (chunk.job, chunk.segment) == (seat.segment.job, seat.segment.index)
+def _is_of(chunk: Chunk, active: ActiveSegment) -> bool:
+    return (chunk.job, chunk.segment) == (active.segment.job, active.segment.index)

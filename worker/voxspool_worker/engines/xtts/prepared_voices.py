@@ -1,10 +1,10 @@
 """A voice -> what the GPT and the vocoder need of it, in the form they need it.
 
     Voice ─► Conditioning: a studio speaker's, a clone's (cached, else computed), or a mix of those      any thread
-          ─► Voiced: keys and values of the prefix, the vocoder's constants                       the engine's thread
+          ─► PreparedVoice: keys and values of the prefix, the vocoder's constants                 the engine's thread
 
-Knows where conditioning comes from and keeps what was made of it. Does not know where clips lie (library), in which
-tiers conditioning is kept (conditioning) nor how it is computed (latents).
+This module knows where conditioning comes from, and keeps what was prepared from it. `voices.cloned` finds the clips,
+`voices.conditioning_cache` keeps the conditioning, `latents` computes it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-VOICED_KEPT: Final = 64
+PREPARED_KEPT: Final = 64
 """Voices whose prefix stays in memory, at 4 MB each."""
 CONDITIONINGS_KEPT: Final = 256
 """Voices whose conditioning stays in memory, at 0.13 MB each: more than jobs can wait between their two halves."""
@@ -41,7 +41,7 @@ SOURCES: Final = ("built-in", "memory", "disk", "redis", "computed")
 
 
 @dataclass(frozen=True, slots=True)
-class Voiced:
+class PreparedVoice:
     """A voice, ready for a row."""
 
     prefix: Prefix
@@ -60,7 +60,7 @@ class Recipe:
     """The library that computes, with its version."""
 
 
-class VoicedVoices:
+class PreparedVoices:
     """The voices of one engine."""
 
     def __init__(
@@ -70,7 +70,7 @@ class VoicedVoices:
         self.book = book
         self._speakers, self._library, self._cache, self._recipe = speakers, library, cache, recipe
         self._conditionings: OrderedDict[tuple[Part, ...], Conditioning] = OrderedDict()
-        self._voiced: OrderedDict[tuple[Part, ...], Voiced] = OrderedDict()
+        self._prepared: OrderedDict[tuple[Part, ...], PreparedVoice] = OrderedDict()
         self._lock = threading.Lock()
 
     def prepare(self, voice: Voice) -> Prepared:
@@ -89,14 +89,14 @@ class VoicedVoices:
             _keep(self._conditionings, voice.parts, conditioning, CONDITIONINGS_KEPT)
         return Prepared(source, time.perf_counter() - began)
 
-    def ready(self, voice: Voice, gpt: Gpt, vocoder: Vocoder) -> Voiced:
+    def ready(self, voice: Voice, gpt: Gpt, vocoder: Vocoder) -> PreparedVoice:
         """Give a voice for a row: made once (40 ms), then kept. In the engine's thread."""
-        voiced = self._voiced.get(voice.parts)
-        if voiced is None:
+        prepared = self._prepared.get(voice.parts)
+        if prepared is None:
             conditioning = self._conditioning(voice)
-            voiced = Voiced(gpt.prefix(conditioning.latents), vocoder.voice(conditioning.speaker))
-        _keep(self._voiced, voice.parts, voiced, VOICED_KEPT)
-        return voiced
+            prepared = PreparedVoice(gpt.prefix(conditioning.latents), vocoder.voice(conditioning.speaker))
+        _keep(self._prepared, voice.parts, prepared, PREPARED_KEPT)
+        return prepared
 
     def _conditioning(self, voice: Voice) -> Conditioning:
         """Give what `prepare` found; find it again where many voices came between."""

@@ -56,9 +56,9 @@ class Sampler:
 
     def draw(self, rows: Sequence[int], scores: Tensor) -> list[int]:
         """Draw a token for each of these rows, which does not count as said by that."""
-        choice, seats = self._choice, torch.as_tensor(rows, device=scores.device)
+        choice, row_index = self._choice, torch.as_tensor(rows, device=scores.device)
         penalised = torch.where(scores < 0, scores * choice.repetition_penalty, scores / choice.repetition_penalty)
-        scores = torch.where(self._seen[seats], penalised, scores) / choice.temperature
+        scores = torch.where(self._seen[row_index], penalised, scores) / choice.temperature
         best, tokens = scores.topk(min(choice.top_k, self._tokens), dim=1)
         noise = self._noise(rows).to(scores.device).gather(1, tokens)
         chosen = (_within(best, choice.top_p).softmax(1) / noise).argmax(1, keepdim=True)

@@ -118,13 +118,13 @@ class TorchDecoder:
         """Take one embedding for each of these rows (b, width), each at its position; give latents (b, width)."""
         batch = _at_least(max(rows) + 1, self._batches)
         context = _at_least(max(positions) + 1, self._contexts)
-        seats = torch.as_tensor(rows, device=self.device)
+        row_index = torch.as_tensor(rows, device=self.device)
         x = torch.zeros(batch, self._width, device=self.device)
-        x[seats] = embeddings.to(self.device, torch.float32)
+        x[row_index] = embeddings.to(self.device, torch.float32)
         # A row that was not asked for writes where its next prompt will: behind what a row in use has.
         places = torch.full((batch,), self._keys.shape[3] - 1, device=self.device)
-        places[seats] = torch.as_tensor(positions, device=self.device)
-        return self._run(batch, context, x, places)[seats]
+        places[row_index] = torch.as_tensor(positions, device=self.device)
+        return self._run(batch, context, x, places)[row_index]
 
     def _run(self, batch: int, context: int, x: Tensor, places: Tensor) -> Tensor:
         """Run a step of one shape: on CUDA as a graph, captured the first time."""
