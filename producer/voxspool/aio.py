@@ -161,7 +161,7 @@ class AsyncSpeech:
 
     async def save(self, path: str | Path, *, timeout_s: float | None = None) -> End:
         """Write the speech to a file as it is made; see Speech.save."""
-        from voxspool.audio.files import Recorder
+        from voxspool.audio.recorder import Recorder
 
         with Recorder(Path(path)) as recorder:
             async for received in self.entries(timeout_s=timeout_s):

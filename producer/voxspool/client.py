@@ -518,7 +518,7 @@ class Speech:
         The file appears under its name when it is whole. `timeout_s` is the longest silence to accept, in seconds.
         Raises OutputError, and what `chunks` raises.
         """
-        from voxspool.audio.files import Recorder
+        from voxspool.audio.recorder import Recorder
 
         with Recorder(Path(path)) as recorder:
             for received in self.entries(timeout_s=timeout_s):
@@ -533,7 +533,7 @@ class Speech:
 
         Raises MissingExtraError without sounddevice, and what `chunks` raises.
         """
-        from voxspool.audio.files import play
+        from voxspool.audio.playback import play
 
         play(_checked(self.entries(timeout_s=timeout_s)))
 
@@ -622,7 +622,7 @@ class Listener:
     """Entries -> chunks: each sample once, across attempts."""
 
     def __init__(self, heard_samples: int = 0, sample_rate: int = 0) -> None:
-        from voxspool.audio.files import Playhead
+        from voxspool.audio.playback import Playhead
 
         self._playhead = Playhead(heard_samples)
         self._sample_rate = sample_rate

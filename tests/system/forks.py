@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PRELOADED: Final = (
-    "voxspool.cli", "voxspool.client", "voxspool.audio.files", "voxspool_worker.cli", "voxspool_worker.queue.worker",
+    "voxspool.cli", "voxspool.client", "voxspool.audio.playback", "voxspool_worker.cli", "voxspool_worker.queue.worker",
     "voxspool_worker.monitoring.prometheus", "voxspool_worker.engines", "voxspool_worker.engines.tone",
 )  # fmt: skip
 HEADER: Final = struct.Struct("!I")

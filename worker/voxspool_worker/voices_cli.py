@@ -370,7 +370,7 @@ def _write(path: Path, samples: npt.NDArray[np.int16], rate: int) -> None:
 
 def _check_loudspeaker(instead: str) -> None:
     """Refuse a machine that cannot play. Raises MissingExtraError and OutputError with the command to run instead."""
-    from voxspool.audio.files import check_loudspeaker
+    from voxspool.audio.playback import check_loudspeaker
 
     try:
         check_loudspeaker()
@@ -380,7 +380,7 @@ def _check_loudspeaker(instead: str) -> None:
 
 def _play(samples: npt.NDArray[np.int16], rate: int) -> None:
     """Play samples."""
-    from voxspool.audio.files import play
+    from voxspool.audio.playback import play
 
     play(
         [

@@ -1,11 +1,4 @@
-"""Entries or samples -> WAV, FLAC, MP3, Ogg Vorbis and Opus files; entries -> the loudspeaker, a live listener's bytes.
-
-Knows the order of a stream: positions without a hole, segments closed by marks, attempts that say a segment again.
-A file appears under its name when it is whole and on the disk, or not at all. Knows nothing of Redis, waits for nobody
-and gives no verdict: what `failed` and `cancelled` mean to the caller is the caller's.
-
-Overlap is cut by position alone: that a second attempt says the same samples again is the engine's promise (seeds).
-"""
+"""Samples -> WAV, FLAC, MP3, Ogg Vorbis and Opus files. Only whole files appear under their name."""
 
 from __future__ import annotations
 
@@ -21,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 import numpy as np
 import soundfile as sf
 
-from voxspool.errors import MissingExtraError, OutputError, ProtocolError, StreamGapError
-from voxspool.hints import missing
-from voxspool.protocol.stream import SAMPLE_BYTES, Audio, Begin, Cancelled, End, Entry, Failed, Mark
+from voxspool.errors import OutputError
+from voxspool.protocol.stream import SAMPLE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -84,17 +76,6 @@ _WAV_BYTES: Final = 2**32 - 2**16
 _MP3_KBIT_S: Final = (32, 320)
 """Between these libsndfile 1.2.2 divides its compression level, 1 to 0, at 32 kHz and above (MPEG 1)."""
 
-_PLAY_BLOCK_S: Final = 0.1
-"""Most seconds given to the loudspeaker at once: an interrupt is only seen between blocks."""
-
-_PORTAUDIO: Final = (
-    "install it: sudo apt install libportaudio2 (Debian, Ubuntu), sudo dnf install portaudio (Fedora), "
-    "sudo pacman -S portaudio (Arch)"
-)
-"""For Linux: elsewhere sounddevice brings PortAudio with it."""
-
-_NO_BEGIN: Final = "audio came before any begin: the start of the stream is missing; enqueue the job again"
-
 _PART_NAME_CHARS: Final = 40
 """How much of its name a part carries. At 4 bytes a character, with the rest, it stays under the usual 255 bytes."""
 
@@ -124,110 +105,6 @@ def check_place(path: Path) -> None:
             f"cannot write {path}: no right to create files in {place.parent}; choose another folder",
             wrong_value=True,
         )
-
-
-class Recorder:
-    """Writes a speech to a file, chunk by chunk, beside its place; the finished file is renamed into place.
-
-    Use it as a context manager and `add` every entry of the stream in order. With the `end` entry the file is there,
-    synced to the disk and with an ordinary file's permissions. Left before that, in any way, it leaves nothing behind,
-    and a file that had the name stays as it was. What a later attempt says again replaces what came before, so the
-    samples since the last mark stay in memory: seconds of speech.
-
-    Raises OutputError where the file cannot be written, StreamGapError where samples are missing, ProtocolError where
-    the entries contradict each other.
-    """
-
-    def __init__(self, path: Path) -> None:
-        check_output(path)
-        self._path = path
-        self._held = bytearray()  # s16le samples [written, samples): their segment has no mark yet
-        self._written = 0
-        self._sample_rate: int | None = None
-        self._writer: Writer | None = None
-        self._done = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._writer is not None:
-            self._writer.discard()
-
-    @property
-    def samples(self) -> int:
-        """How many samples the speech has so far, those still held in memory included."""
-        return self._written + len(self._held) // SAMPLE_BYTES
-
-    @property
-    def sample_rate(self) -> int | None:
-        """In Hz, as spoken (an Opus file may have another); None before the first `begin`."""
-        return self._sample_rate
-
-    def add(self, entry: Entry) -> None:
-        """Take the stream's next entry. `failed` and `cancelled` change nothing here."""
-        if self._done:
-            raise ProtocolError(f"{self._path} is finished, and yet a {entry.type} follows the end")
-        match entry:
-            case Begin():
-                self._begin(entry)
-            case Audio():
-                self._hold(entry)
-            case Mark():
-                self._write_until(entry.end_pos)
-            case End():
-                self._finish(entry)
-            case _:
-                pass
-
-    def _begin(self, begin: Begin) -> None:
-        """Start, or drop what this attempt is going to say again."""
-        if begin.pos > self.samples:
-            raise _gap(begin.pos, self.samples)
-        if begin.pos < self._written:
-            raise ProtocolError(
-                f"an attempt begins at sample {begin.pos}, within what a mark closed at {self._written}"
-            )
-        if self._sample_rate not in (None, begin.sample_rate):
-            raise ProtocolError(
-                f"an attempt speaks at {begin.sample_rate} Hz, the one before at {self._sample_rate} Hz"
-            )
-        self._sample_rate = begin.sample_rate
-        del self._held[(begin.pos - self._written) * SAMPLE_BYTES :]
-        if self._writer is None:
-            self._writer = Writer(self._path, begin.sample_rate)
-
-    def _hold(self, audio: Audio) -> None:
-        self._begun()
-        if audio.pos != self.samples:
-            raise _gap(audio.pos, self.samples)
-        self._held += audio.pcm
-
-    def _write_until(self, end_pos: int) -> None:
-        """Write what is held of the samples before `end_pos`: nobody will say them again."""
-        writer = self._begun()
-        if end_pos > self.samples:
-            raise _gap(end_pos, self.samples)
-        size_bytes = max(0, end_pos - self._written) * SAMPLE_BYTES
-        if size_bytes:
-            writer.write(np.frombuffer(bytes(self._held[:size_bytes]), "<i2").astype(np.int16, copy=False))
-            del self._held[:size_bytes]
-            self._written = end_pos
-
-    def _finish(self, end: End) -> None:
-        writer = self._begun()
-        if end.pos != self.samples:
-            raise _gap(end.pos, self.samples)
-        self._write_until(end.pos)
-        writer.finish()
-        self._done = True
-
-    def _begun(self) -> Writer:
-        if self._writer is None:
-            raise StreamGapError(_NO_BEGIN)
-        return self._writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,105 +335,6 @@ class _Sink:
         return 0
 
 
-class Playhead:
-    """Gives each sample once: after a resume, audio that was already given is skipped.
-
-    A listener who comes back has been given the samples before `given_samples` already.
-    """
-
-    def __init__(self, given_samples: int = 0) -> None:
-        self._given = given_samples
-
-    @property
-    def given_samples(self) -> int:
-        """How many samples of the speech have been given so far."""
-        return self._given
-
-    def feed(self, entry: Entry) -> bytes:
-        """Take the stream's next entry; give the samples (s16le) that the listener has not had, often none.
-
-        Raises StreamGapError where samples are missing before the entry.
-        """
-        if entry.pos > self._given and not isinstance(entry, (Failed, Cancelled)):
-            raise _gap(entry.pos, self._given)
-        if not isinstance(entry, Audio):
-            return b""
-        fresh = entry.pcm[(self._given - entry.pos) * SAMPLE_BYTES :]
-        self._given += len(fresh) // SAMPLE_BYTES
-        return fresh
-
-
-def play(entries: Iterable[Entry]) -> None:
-    """Play a speech on the default loudspeaker, from its first entry to its last; return when it has been heard.
-
-    Raises what check_loudspeaker raises, OutputError where the loudspeaker fails later, StreamGapError.
-    """
-    sounddevice = _sounddevice()
-    try:
-        _play(entries, sounddevice)
-    except sounddevice.PortAudioError as error:
-        raise _cannot_play(error) from error
-
-
-def check_loudspeaker() -> None:
-    """Return if this machine can play audio, so that nothing is spoken in vain. It plays nothing.
-
-    Raises MissingExtraError without sounddevice, OutputError without PortAudio or an output device.
-    """
-    sounddevice = _sounddevice()
-    try:
-        sounddevice.query_devices(kind="output")
-    except (sounddevice.PortAudioError, ValueError) as error:  # ValueError: there are devices, and none is an output
-        raise _cannot_play(error) from error
-
-
-def _cannot_play(error: Exception) -> OutputError:
-    """Describe why the loudspeaker fails."""
-    return OutputError(f"this machine has no loudspeaker that works ({error}); write a file instead")
-
-
-def _play(entries: Iterable[Entry], sounddevice: Any) -> None:  # noqa: ANN401 - the module: untyped, optional
-    entries = iter(entries)
-    begin = _first_begin(entries)
-    if begin is None:
-        return
-    playhead = Playhead()
-    playhead.feed(begin)
-    block_bytes = int(_PLAY_BLOCK_S * begin.sample_rate) * SAMPLE_BYTES
-    speaker = sounddevice.RawOutputStream(samplerate=begin.sample_rate, channels=1, dtype="int16")
-    try:
-        speaker.start()
-        for entry in entries:
-            pcm = playhead.feed(entry)
-            for start in range(0, len(pcm), block_bytes):
-                speaker.write(pcm[start : start + block_bytes])
-        speaker.stop()  # waits until what was written has been heard
-    finally:
-        speaker.close()
-
-
-def _first_begin(entries: Iterator[Entry]) -> Begin | None:
-    """Give the begin that opens the stream, or None where it was closed (cancelled, failed) before it had one."""
-    for entry in entries:
-        if isinstance(entry, Begin):
-            return entry
-        if isinstance(entry, Audio):
-            raise StreamGapError(_NO_BEGIN)
-    return None
-
-
-def _sounddevice() -> Any:  # noqa: ANN401 - the module: untyped, optional
-    try:
-        import sounddevice
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{missing('playing', 'the Python package sounddevice', 'voxspool', 'play')}; or write a file instead"
-        ) from error
-    except OSError as error:  # sounddevice is there, the C library under it is not
-        raise OutputError(f"playing needs PortAudio; {_PORTAUDIO}; or write a file instead") from error
-    return sounddevice
-
-
 def _place(path: Path) -> Path:
     """Give where the bytes will lie: a link stays a link, and what it points to is replaced."""
     return type(path)(os.path.realpath(path))  # Path.resolve raises RuntimeError on a ring of links before Python 3.13
@@ -619,9 +397,3 @@ def as_output_error(path: Path) -> Iterator[None]:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}; make room or choose another place"
         ) from error
-
-
-def _gap(pos: int, have: int) -> StreamGapError:
-    return StreamGapError(
-        f"the stream goes on at sample {pos} and {have} have come: audio is missing or doubled; enqueue the job again"
-    )

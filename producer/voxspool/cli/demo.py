@@ -120,7 +120,7 @@ def _activation(commands: Path, shell: str) -> str | None:
 
 def _can_play() -> bool:
     """Return whether this machine can play audio."""
-    from voxspool.audio.files import check_loudspeaker
+    from voxspool.audio.playback import check_loudspeaker
 
     try:
         check_loudspeaker()

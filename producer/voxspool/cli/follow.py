@@ -22,7 +22,7 @@ from voxspool.reading.reader import raise_for
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from voxspool.audio.files import Recorder
+    from voxspool.audio.recorder import Recorder
     from voxspool.client import Speech
     from voxspool.protocol.stream import Entry
     from voxspool.reading.reader import Received
@@ -79,7 +79,8 @@ def check_target(target: str | None, *, play: bool) -> None:
 
     Raises OutputError, MissingExtraError.
     """
-    from voxspool.audio.files import check_loudspeaker, check_output
+    from voxspool.audio.files import check_output
+    from voxspool.audio.playback import check_loudspeaker
 
     if target not in (None, "-"):
         check_output(Path(target))
@@ -107,8 +108,8 @@ def record(
     if target == "-":
         write_raw_after(speech, str(START), line, unserved, store)
     elif play:
-        from voxspool.audio.files import Recorder
-        from voxspool.audio.files import play as play_entries
+        from voxspool.audio.playback import play as play_entries
+        from voxspool.audio.recorder import Recorder
 
         entries = (one.entry for one in watched(speech, line, unserved, store=store))
         with contextlib.nullcontext() if target is None else Recorder(Path(target)) as recorder:
@@ -117,7 +118,7 @@ def record(
         for _ in watched(speech, line, unserved):
             pass
     else:
-        from voxspool.audio.files import Recorder
+        from voxspool.audio.recorder import Recorder
 
         with Recorder(Path(target)) as recorder:
             for one in watched(speech, line, unserved, store=store):

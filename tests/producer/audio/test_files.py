@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from full_disk import room_for
 from voxspool.audio import files
-from voxspool.audio.files import SUFFIXES, Playhead, Recorder, check_output, play
+from voxspool.audio.files import SUFFIXES, check_output
+from voxspool.audio.playback import Playhead, play
+from voxspool.audio.recorder import Recorder
 from voxspool.errors import MissingExtraError, OutputError, ProtocolError, StreamGapError
 from voxspool.hints import install_command
 from voxspool.protocol.stream import Audio, Begin, Cancelled, End, Entry, Failed, Mark
@@ -591,7 +593,7 @@ def test_a_machine_without_a_loudspeaker_is_told_so(monkeypatch: pytest.MonkeyPa
 
 
 def test_neither_sounddevice_nor_soxr_is_imported_before_it_is_needed() -> None:
-    code = "import sys, voxspool.audio.files; print(sorted({'soxr', 'sounddevice'} & set(sys.modules)))"
+    code = "import sys, voxspool.audio.playback; print(sorted({'soxr', 'sounddevice'} & set(sys.modules)))"
     folder = Path(files.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=True

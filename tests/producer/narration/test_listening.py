@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from voxspool.audio.files import Recorder
+from voxspool.audio.recorder import Recorder
 from voxspool.client import Listener
 from voxspool.errors import StoreError, StreamGapError
 from voxspool.narration.listening import CHUNK_SAMPLES, voiced

@@ -1,0 +1,121 @@
+"""The entries of a job's stream -> the bytes that a listener has not heard yet, and the loudspeaker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from voxspool.audio.recorder import NO_BEGIN, gap
+from voxspool.errors import MissingExtraError, OutputError, StreamGapError
+from voxspool.hints import missing
+from voxspool.protocol.stream import SAMPLE_BYTES, Audio, Begin, Cancelled, Entry, Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_PLAY_BLOCK_S: Final = 0.1
+"""Most seconds given to the loudspeaker at once: an interrupt is only seen between blocks."""
+
+_PORTAUDIO: Final = (
+    "install it: sudo apt install libportaudio2 (Debian, Ubuntu), sudo dnf install portaudio (Fedora), "
+    "sudo pacman -S portaudio (Arch)"
+)
+"""For Linux: elsewhere sounddevice brings PortAudio with it."""
+
+
+class Playhead:
+    """Gives each sample once: after a resume, audio that was already given is skipped.
+
+    A listener who comes back has been given the samples before `given_samples` already.
+    """
+
+    def __init__(self, given_samples: int = 0) -> None:
+        self._given = given_samples
+
+    @property
+    def given_samples(self) -> int:
+        """How many samples of the speech have been given so far."""
+        return self._given
+
+    def feed(self, entry: Entry) -> bytes:
+        """Take the stream's next entry; give the samples (s16le) that the listener has not had, often none.
+
+        Raises StreamGapError where samples are missing before the entry.
+        """
+        if entry.pos > self._given and not isinstance(entry, (Failed, Cancelled)):
+            raise gap(entry.pos, self._given)
+        if not isinstance(entry, Audio):
+            return b""
+        fresh = entry.pcm[(self._given - entry.pos) * SAMPLE_BYTES :]
+        self._given += len(fresh) // SAMPLE_BYTES
+        return fresh
+
+
+def play(entries: Iterable[Entry]) -> None:
+    """Play a speech on the default loudspeaker, from its first entry to its last; return when it has been heard.
+
+    Raises what check_loudspeaker raises, OutputError where the loudspeaker fails later, StreamGapError.
+    """
+    sounddevice = _sounddevice()
+    try:
+        _play(entries, sounddevice)
+    except sounddevice.PortAudioError as error:
+        raise _cannot_play(error) from error
+
+
+def check_loudspeaker() -> None:
+    """Return if this machine can play audio, so that nothing is spoken in vain. It plays nothing.
+
+    Raises MissingExtraError without sounddevice, OutputError without PortAudio or an output device.
+    """
+    sounddevice = _sounddevice()
+    try:
+        sounddevice.query_devices(kind="output")
+    except (sounddevice.PortAudioError, ValueError) as error:  # ValueError: there are devices, and none is an output
+        raise _cannot_play(error) from error
+
+
+def _cannot_play(error: Exception) -> OutputError:
+    """Describe why the loudspeaker fails."""
+    return OutputError(f"this machine has no loudspeaker that works ({error}); write a file instead")
+
+
+def _play(entries: Iterable[Entry], sounddevice: Any) -> None:  # noqa: ANN401 - the module: untyped, optional
+    entries = iter(entries)
+    begin = _first_begin(entries)
+    if begin is None:
+        return
+    playhead = Playhead()
+    playhead.feed(begin)
+    block_bytes = int(_PLAY_BLOCK_S * begin.sample_rate) * SAMPLE_BYTES
+    speaker = sounddevice.RawOutputStream(samplerate=begin.sample_rate, channels=1, dtype="int16")
+    try:
+        speaker.start()
+        for entry in entries:
+            pcm = playhead.feed(entry)
+            for start in range(0, len(pcm), block_bytes):
+                speaker.write(pcm[start : start + block_bytes])
+        speaker.stop()  # waits until what was written has been heard
+    finally:
+        speaker.close()
+
+
+def _first_begin(entries: Iterator[Entry]) -> Begin | None:
+    """Give the begin that opens the stream, or None where it was closed (cancelled, failed) before it had one."""
+    for entry in entries:
+        if isinstance(entry, Begin):
+            return entry
+        if isinstance(entry, Audio):
+            raise StreamGapError(NO_BEGIN)
+    return None
+
+
+def _sounddevice() -> Any:  # noqa: ANN401 - the module: untyped, optional
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{missing('playing', 'the Python package sounddevice', 'voxspool', 'play')}; or write a file instead"
+        ) from error
+    except OSError as error:  # sounddevice is there, the C library under it is not
+        raise OutputError(f"playing needs PortAudio; {_PORTAUDIO}; or write a file instead") from error
+    return sounddevice
