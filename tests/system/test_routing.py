@@ -118,6 +118,7 @@ def test_the_choice_is_shown_and_can_be_overruled(client: Client, db: redis.Redi
 
     def enqueue(*arguments: str) -> tuple[str, str]:
         done = run_cli("enqueue", "--json", *arguments)
+        assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
         assert waiting(db, said["queue"])[-1] == said["job"]
         return said["queue"], said["why"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SENTENCE = "The keeper counted every lamp before the night began, and he wrote the number down."
 XTTS_STACK = """
 import torch
-from voxspool_worker.engines.xtts import checkpoint, engine, fidelity, model, tokenizer
+from voxspool_worker.engines.xtts import checkpoint, engine, model, precision_report, tokenizer
 from TTS.tts.layers.xtts.hifigan_decoder import HifiDecoder
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 from TTS.tts.models.xtts import Xtts
