@@ -105,7 +105,7 @@ def measure(plan: Plan, progress: Console) -> dict[str, Any]:
 
 
 def steps(stage: Stage, plan: Plan) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
-    """Give what is to be measured, one after another."""
+    """Yield what is to be measured, one after another."""
     yield "imports", lambda: imports.imports(plan.rounds, plan.import_times)
     yield "publish to consumer", lambda: publish.fan_outs(stage.url, plan.rounds, plan.entries)
     ours, simple = stage.voxspool_worker("tone"), stage.simple_worker()
@@ -130,7 +130,7 @@ def about(stage: Stage) -> dict[str, Any]:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    """Give the versions of the packages that are installed."""
+    """Yield the versions of the packages that are installed."""
     for name in PACKAGES:
         try:
             yield name, version(name)

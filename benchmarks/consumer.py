@@ -45,7 +45,7 @@ class Consumer:
         self._pipe.recv()
 
     def heard(self) -> list[Arrival]:
-        """Give what it read, once the job is over."""
+        """Return what it read, once the job is over."""
         return [Arrival(*arrival) for arrival in self._pipe.recv()]
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class Consumer:
 
 @contextmanager
 def consumers(url: str, count: int) -> Iterator[list[Consumer]]:
-    """Give that many consumers, and end them."""
+    """Yield that many consumers, and end them."""
     with ExitStack() as stack:
         started = [Consumer(url) for _ in range(count)]
         for consumer in started:

@@ -97,14 +97,14 @@ def _called_by_scripts(side: Voxspool | SimpleWorker) -> float:
 
 
 def _rates(redis: Redis, idle_s: float) -> Counter[str]:
-    """Give what the workers do while nobody wants anything, a second."""
+    """Return what the workers do while nobody wants anything, a second."""
     before = _counts(redis)
     time.sleep(idle_s)  # this is what is measured
     return _scaled(_less(_counts(redis), before), 1 / idle_s)
 
 
 def _counts(redis: Redis) -> Counter[str]:
-    """Give the calls of each command so far, and Redis's reads; questions like this one left out."""
+    """Return the calls of each command so far, and Redis's reads; questions like this one left out."""
     stats: dict[str, Any] = redis.info("commandstats")
     counts = Counter({name.removeprefix("cmdstat_"): int(said["calls"]) for name, said in stats.items()})
     questions = counts.pop("info", 0)
@@ -123,7 +123,7 @@ def _scaled(counts: Counter[str], factor: float) -> Counter[str]:
 
 
 def _detail(top: Counter[str], jobs: int, idle: Counter[str]) -> dict[str, Any]:
-    """Give the commands a job, the most frequent first, and the background."""
+    """Return the commands a job, the most frequent first, and the background."""
     return {
         "top_commands_a_job": {name: round(count / jobs, 2) for name, count in top.most_common(TOP)},
         "idle_commands_a_second": round(sum(count for name, count in idle.items() if name != "(reads)"), 1),

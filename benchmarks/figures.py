@@ -107,7 +107,7 @@ class Figure:
         return self.p50 <= p50 and (p99 is None or self.p99 is None or self.p99 <= p99)
 
     def as_json(self) -> dict[str, Any]:
-        """Give all of it but the single samples."""
+        """Return all of it but the single samples."""
         return {
             "name": self.name,
             "who": self.who,
@@ -122,7 +122,7 @@ class Figure:
         }
 
     def _percentile(self, percent: int) -> float:
-        """Give the median over rounds of a percentile."""
+        """Return the median over rounds of a percentile."""
         return statistics.median(float(np.percentile(samples, percent)) for samples in self.rounds)
 
 

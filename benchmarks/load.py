@@ -147,7 +147,7 @@ def run(plan: Plan, progress: Console) -> dict[str, Any]:
 
 
 def schedule(plan: Plan, first_s: float) -> list[Job]:
-    """Say which jobs there are and when each is due."""
+    """Return the jobs, and when each is due."""
     return [
         Job(f"load-{number}", TEXTS[number % len(TEXTS)], first_s + number / plan.jobs_a_second)
         for number in range(plan.jobs)
@@ -155,7 +155,7 @@ def schedule(plan: Plan, first_s: float) -> list[Job]:
 
 
 def at(jobs: list[Job], share: float) -> float:
-    """Give the moment at which a share of the jobs is due."""
+    """Return the moment at which a share of the jobs is due."""
     return jobs[round(share * (len(jobs) - 1))].due_s
 
 
@@ -223,7 +223,7 @@ def stall(server: subprocess.Popen[bytes]) -> None:
 
 
 def verdict(load: Load, stage: Stage, jobs: Iterable[Job]) -> list[str]:
-    """Say what is wrong; nothing is."""
+    """Return what is wrong; an empty list if nothing is."""
     wrong = [
         f"a reader of {reading.job}: {reading.state}, {reading.lost} samples lost, {reading.doubled} doubled"
         for reading in load.readings
@@ -244,13 +244,13 @@ def forget(stage: Stage) -> None:
 
 
 def used_mb(stage: Stage) -> float:
-    """Give what Redis holds."""
+    """Return what Redis holds."""
     time.sleep(0.2)  # Redis frees its clients' buffers by the tenth of a second
     return float(stage.redis.info("memory")["used_memory"]) / 1e6
 
 
 def rss_mb(worker: subprocess.Popen[bytes]) -> float:
-    """Give what a worker holds."""
+    """Return what a worker holds."""
     said = subprocess.run(["ps", "-o", "rss=", "-p", str(worker.pid)], capture_output=True, text=True, check=True)
     return int(said.stdout) * 1024 / 1e6
 
@@ -291,7 +291,7 @@ def firsts(load: Load, when: Callable[[Reading], float | None]) -> dict[str, flo
 
 
 def between(moments_s: list[float]) -> Iterator[float]:
-    """Give the times between moments, in ms."""
+    """Return the times between moments, in ms."""
     return ((after - before) * 1e3 for before, after in itertools.pairwise(moments_s))
 
 

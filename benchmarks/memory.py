@@ -41,6 +41,6 @@ def _minute(voxspool: Voxspool) -> Samples:
 
 
 def _used(voxspool: Voxspool) -> int:
-    """Give what Redis holds, in bytes, once buffers are empty again."""
+    """Return what Redis holds, in bytes, once buffers are empty again."""
     time.sleep(0.2)  # Redis frees its clients' buffers by the tenth of a second
     return int(voxspool.redis.info("memory")["used_memory"])

@@ -123,7 +123,7 @@ class Run:
         return None if self.engine == "tone" else 1 - self.work_s / (self.workers * self.speaking_s)
 
     def as_json(self) -> dict[str, Any]:
-        """Give all of it, and what follows from it."""
+        """Return all of it, and what follows from it."""
         return asdict(self) | {"characters_per_s": self.characters_per_s, "not_speech": self.not_speech}
 
 
@@ -173,7 +173,7 @@ def measure(plan: Plan, progress: Console) -> dict[str, Any]:
 
 
 def courses(plan: Plan) -> Iterator[Course]:
-    """Say what is narrated, in order."""
+    """Yield what is narrated, in order."""
     pinned = plan.pinned if shutil.which("taskset") else ()
     for number in range(1, plan.rounds + 1):
         for workers in plan.workers:
@@ -234,7 +234,7 @@ def follow(run: Run, command: list[str], environ: dict[str, str], log: Path) -> 
 
 
 def peak_mb(pid: int) -> float | None:
-    """Give the most memory that a process has had; None where the system does not say, or the process is gone."""
+    """Return the most memory that a process has had; None where the system does not say, or the process is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:

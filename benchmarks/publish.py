@@ -66,6 +66,6 @@ def _publish(publisher: Publisher, entries: int) -> None:
 
 
 def _lags_ms(listener: Consumer) -> list[float]:
-    """Give how long each entry took to one consumer."""
+    """Return how long each entry took to one consumer."""
     arrivals = listener.heard()[WARM_UP:]
     return [(arrival.at_ns - int.from_bytes(arrival.head, "little")) / 1e6 for arrival in arrivals]

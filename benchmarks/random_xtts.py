@@ -68,7 +68,7 @@ def write_checkpoint(
 
 
 def _config(layers: int, channels: int, heads: int) -> XttsConfig:
-    """Give XTTS-v2's configuration, in a size of its own."""
+    """Return XTTS-v2's configuration, in a size of its own."""
     args = XttsArgs(
         gpt_layers=layers, gpt_n_model_channels=channels, gpt_n_heads=heads, gpt_number_text_tokens=TEXT_TOKENS,
         gpt_num_audio_tokens=1026, gpt_start_audio_token=1024, gpt_stop_audio_token=1025,

@@ -147,12 +147,12 @@ class Voxspool:
         return self.client.enqueue(text, engine=self.engine).id
 
     def prepare(self, text: str = "") -> EnqueueData:
-        """Give what `enqueue` would lay into the queue."""
+        """Return what `enqueue` would lay into the queue."""
         spec = JobSpec(text, engine=self.engine)
         return Queue.prepare_data(TASK, args=(spec.encode(),), job_id=spec.id, timeout=spec.timeout_s, result_ttl=500)
 
     def state(self, job_id: str) -> JobState:
-        """Say where a job is."""
+        """Return the state of a job."""
         return self.client.speech(job_id).status()
 
 
@@ -170,7 +170,7 @@ class SimpleWorker:
         return str(self.queue.enqueue_call(rq_worker.NOTHING).id)
 
     def prepare(self) -> EnqueueData:
-        """Give what `enqueue` would lay into the queue."""
+        """Return what `enqueue` would lay into the queue."""
         return Queue.prepare_data(rq_worker.NOTHING, job_id=JobSpec("").id)
 
 
@@ -198,7 +198,7 @@ def settled(jobs: int) -> Iterator[int]:
 
 
 def environment() -> dict[str, str]:
-    """Give the environment without what would change the programs measured; where voices lie may be said."""
+    """Return the environment without what would change the programs measured; where voices lie may be said."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -214,7 +214,7 @@ def _answers(probe: redis.Redis) -> bool:
 
 
 def _free_port() -> int:
-    """Give a port of loopback that nobody listens on."""
+    """Return a port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -126,7 +126,7 @@ def measure(plan: Plan, folder: Path, names: Sequence[str], progress: Console) -
 
 
 def steps(plan: Plan, loaded: dict[str, Side]) -> Iterator[tuple[str, Iterator[Figure]]]:
-    """Give what is to be measured, one after another; each is measured when it is asked for its figures."""
+    """Yield what is to be measured, one after another; each is measured when it is asked for its figures."""
     first = sides.Sentence.read(FIRST if not plan.sizes else "Two.")
     yield (
         "sentences",
@@ -213,25 +213,25 @@ def narration(side: Side, sentences: Sequence[sides.Sentence]) -> Samples:
 
 
 def heard(side: Side, sentence: sides.Sentence) -> Iterator[tuple[float, int]]:
-    """Give each chunk's time since the sentence was handed over, and its samples."""
+    """Yield each chunk's time since the sentence was handed over, and its samples."""
     began = time.perf_counter()
     for samples in side.speak(sentence):
         yield time.perf_counter() - began, samples
 
 
 def _audio_s(chunks: Sequence[tuple[float, int]]) -> float:
-    """Give the seconds of what was heard."""
+    """Return the seconds of what was heard."""
     return sum(samples for _, samples in chunks) / sides.RATE_HZ
 
 
 def _gaps_s(chunks: Sequence[tuple[float, int]]) -> list[float]:
-    """Give the time that each chunk took."""
+    """Return the time that each chunk took."""
     times = [0.0, *(at_s for at_s, _ in chunks)]
     return [later - earlier for earlier, later in pairwise(times)]
 
 
 def _by_k(costs: Sequence[Sequence[float]]) -> list[float]:
-    """Give the median time of the k-th chunk, over sentences that have one."""
+    """Return the median time of the k-th chunk, over sentences that have one."""
     import statistics
 
     return [
@@ -278,7 +278,7 @@ def table(report: dict[str, Any]) -> Table:
 
 
 def ratios(report: dict[str, Any]) -> Iterator[str]:
-    """Say how voxspool compares with each of upstream's interfaces."""
+    """Yield one line for each comparison of voxspool with an interface of upstream."""
     found = {(figure["name"], figure["who"]): figure["p50"] for figure in report["figures"]}
     for name in LESS_IS_BETTER:
         for who in sides.OURS:

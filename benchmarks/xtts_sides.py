@@ -51,7 +51,7 @@ class Sentence:
 
     @classmethod
     def read(cls, text: str) -> Sentence:
-        """Give a text as many tokens as a reader would need."""
+        """Return a text as many tokens as a reader would need."""
         return cls(text, max(2, round(len(text) / CHARS_A_SECOND / TOKEN_S)))
 
 
@@ -92,7 +92,7 @@ class UpstreamApi:
         return self._tts.synthesizer.tts_model
 
     def speak(self, sentence: Sentence) -> Iterator[int]:
-        """Give the whole sentence at its end: it has no stream."""
+        """Yield the whole sentence at its end: it has no stream."""
         with _quiet():
             said = self._tts.tts(
                 sentence.text, language="en", speaker_wav=str(self._clip), split_sentences=False,
@@ -114,7 +114,7 @@ class UpstreamStream:
         self._voice = next(iter(model.speaker_manager.speakers.values()))
 
     def speak(self, sentence: Sentence) -> Iterator[int]:
-        """Give a chunk for every 20 tokens."""
+        """Yield a chunk for every 20 tokens."""
         with _quiet():
             for chunk in self._model.inference_stream(
                 sentence.text, "en", self._voice["gpt_cond_latent"], self._voice["speaker_embedding"],
@@ -150,7 +150,7 @@ class Ours:
         gpt.start = lambda prefix, text, seed, _most: start(prefix, text, seed, self._tokens)
 
     def speak(self, sentence: Sentence) -> Iterator[int]:
-        """Give chunks as the engine does."""
+        """Yield chunks as the engine does."""
         yield from self.narrate([sentence])
 
     def narrate(self, sentences: Sequence[Sentence]) -> Iterator[int]:
@@ -167,7 +167,7 @@ class Ours:
                     yield len(chunk.pcm)
 
     def _admit(self, sentence: Sentence) -> None:
-        """Give a sentence a row, as a job of its own."""
+        """Put a sentence into a free row, as a job of its own."""
         from voxspool_worker.engines.base import Segment
 
         self._tokens, self._jobs = sentence.tokens, self._jobs + 1
@@ -176,7 +176,7 @@ class Ours:
 
 
 def decoding(folder: Path, precision: str, batches: Sequence[int], steps: int) -> Iterator[tuple[int, float]]:
-    """Give tokens a second of the GPT alone, choice of tokens included, for each number of rows."""
+    """Yield tokens a second of the GPT alone, choice of tokens included, for each number of rows."""
     from dataclasses import replace
 
     from voxspool_worker.engines import xtts

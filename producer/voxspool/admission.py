@@ -54,7 +54,7 @@ class Busy:
 
 
 def turned_away(pressure: Pressure, priority: Priority, serving: Iterable[WorkerCard]) -> Busy | None:
-    """Say why a job is not let in now, and when it may be; None where it is."""
+    """Return why a job is not accepted now, and when it may be; None if it is accepted."""
     share = MEMORY_SHARE[priority]
     if pressure.limit_bytes and pressure.used_bytes >= share * pressure.limit_bytes:
         used, limit = (round(count / 2**20) for count in (pressure.used_bytes, pressure.limit_bytes))
@@ -78,5 +78,5 @@ def _when_drained(waiting: int, serving: Iterable[WorkerCard]) -> int:
 
 
 def _bounded(seconds: float) -> int:
-    """Give a time to wait that is one."""
+    """Return a time to wait that is one."""
     return min(LONGEST_S, max(1, round(seconds))) if seconds > 0 else UNKNOWN_S

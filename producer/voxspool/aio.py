@@ -74,15 +74,15 @@ class AsyncClient:
         return self._wrap(await asyncio.to_thread(self._client.enqueue, text, **options))
 
     def speech(self, job_id: str) -> AsyncSpeech:
-        """Give the handle of a job by its id. Nothing is asked yet."""
+        """Return the handle of a job by its id. Nothing is asked yet."""
         return self._wrap(self._client.speech(job_id))
 
     async def workers(self) -> list[WorkerCard]:
-        """Give the live workers' cards."""
+        """Return the live workers' cards."""
         return await asyncio.to_thread(self._client.workers)
 
     async def voices(self) -> dict[str, list[WorkerCard]]:
-        """Give every voice that a live worker has, with those workers."""
+        """Return every voice that a live worker has, with those workers."""
         return await asyncio.to_thread(self._client.voices)
 
     async def pause(self, *words: str) -> list[str]:
@@ -94,11 +94,11 @@ class AsyncClient:
         return await asyncio.to_thread(self._client.resume, *words)
 
     async def overview(self) -> Overview:
-        """Give the queues, the live workers and the running jobs."""
+        """Return the queues, the live workers and the running jobs."""
         return await asyncio.to_thread(self._client.overview)
 
     def _wrap(self, speech: Speech) -> AsyncSpeech:
-        """Give a speech its asynchronous handle."""
+        """Return a speech its asynchronous handle."""
         return AsyncSpeech(self._redis, speech, self._client.url)
 
 
@@ -184,14 +184,14 @@ class AsyncSpeech:
         raise unended(self.id)
 
     async def status(self) -> JobState:
-        """Say where the job is. Raises UnknownJobError."""
+        """Return the state of the job. Raises UnknownJobError."""
         with connection.translated(self._url):
             async with self._redis.pipeline(transaction=False) as pipeline:
                 ask(pipeline, self.id)
                 return judge(self.id, await bounded(pipeline.execute()))
 
     async def end(self) -> End | None:
-        """Give the end entry of a speech that has ended; see Speech.end."""
+        """Return the end entry of a speech that has ended; see Speech.end."""
         return await asyncio.to_thread(self._speech.end)
 
     async def cancel(self, by: str = "client") -> str:
@@ -199,7 +199,7 @@ class AsyncSpeech:
         return await asyncio.to_thread(self._speech.cancel, by)
 
     async def _acknowledge(self, ack: Acknowledgement) -> None:
-        """Say how far the reader is; see Reader."""
+        """Report how far the reader is; see Reader."""
         if not ack.due:
             return
         with connection.translated(self._url):

@@ -193,7 +193,7 @@ class Client:
             return self._put(narration.TASK, chapter.encode(), spec, spec.queue, narration.TIMEOUT_S)
 
     def read_all(self, jobs: Sequence[str]) -> Iterator[tuple[str, Received | VoxspoolError] | None]:
-        """Give the entries of several jobs as they come. See Readers.read."""
+        """Yield the entries of several jobs as they come. See Readers.read."""
         with connection.translated(self.url):
             yield from Readers(self._redis, jobs).read()
 
@@ -252,11 +252,11 @@ class Client:
         return stopped
 
     def speech(self, job_id: str) -> Speech:
-        """Give the handle of a job by its id. Nothing is asked yet."""
+        """Return the handle of a job by its id. Nothing is asked yet."""
         return Speech(self._redis, JobSpec("", id=job_id).id, self.url)
 
     def workers(self) -> list[WorkerCard]:
-        """Give the live workers' cards; forget those that died without a word."""
+        """Return the live workers' cards; forget those that died without a word."""
         with connection.translated(self.url):
             found = workers.live(self._redis)
         self._seen = (time.monotonic(), found)
@@ -267,11 +267,11 @@ class Client:
         return why_unserved(self._redis, self.url, queue)
 
     def serving(self, queue: str) -> list[WorkerCard]:
-        """Give the live workers that take jobs from a queue."""
+        """Return the live workers that take jobs from a queue."""
         return [card for card in self.workers() if queue in card.queues]
 
     def voices(self) -> dict[str, list[WorkerCard]]:
-        """Give every voice that a live worker has, with those workers."""
+        """Return every voice that a live worker has, with those workers."""
         found: dict[str, list[WorkerCard]] = {}
         for card in self.workers():
             for voice in card.voices:
@@ -305,7 +305,7 @@ class Client:
         return voice
 
     def cloned_voices(self) -> dict[str, ClonedVoice]:
-        """Give every cloned voice, sorted by name, whether or not a worker is there to speak it."""
+        """Return every cloned voice, sorted by name, whether or not a worker is there to speak it."""
         with connection.translated(self.url):
             stored: Any = self._redis.hgetall(keys.VOICES)
         return voices.decode_all(stored)
@@ -321,7 +321,7 @@ class Client:
             raise UnknownVoiceError(f"there is no cloned voice {name!r}{hint}; `voxspool voices` lists them")
 
     def overview(self) -> Overview:
-        """Give the queues, the live workers and the running jobs."""
+        """Return the queues, the live workers and the running jobs."""
         names = all_queue_names()
         with connection.translated(self.url), self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
@@ -385,7 +385,7 @@ class Client:
         return pressure
 
     def _live_for(self, spec: JobSpec) -> list[WorkerCard]:
-        """Give the cards that decide on a job: as they are now for a voice that may be refused, else recent ones."""
+        """Return the cards that decide on a job: as they are now for a voice that may be refused, else recent ones."""
         if spec.voice is not None:
             return self.workers()
         if spec.engine != AUTO:
@@ -398,13 +398,13 @@ class Client:
         return self._redis.register_script((files("voxspool.lua") / "add_voice.lua").read_text(encoding="utf-8"))
 
     def _queue(self, name: str) -> Queue:
-        """Give a queue; RQ asks the server's version once for each."""
+        """Return a queue; RQ asks the server's version once for each."""
         if name not in self._queues:
             self._queues[name] = Queue(name, connection=self._redis, serializer=JSONSerializer)
         return self._queues[name]
 
     def _clones_for(self, spec: JobSpec, live: list[WorkerCard]) -> dict[str, ClonedVoice]:
-        """Give the cloned voices, where a job's voice may be one: Redis knows one that was added a moment ago."""
+        """Return the cloned voices, where a job's voice may be one: Redis knows one that was added a moment ago."""
         if spec.voice is None or any(spec.voice in card.voices for card in live):
             return {}
         return self.cloned_voices()
@@ -429,7 +429,7 @@ class Client:
 def _unknown_voice(
     asked: str, wanted: VoiceName, serving: list[WorkerCard], cloned: Mapping[str, ClonedVoice]
 ) -> UnknownVoiceError:
-    """Say which part nobody knows; where all are known, that nobody here mixes or clones."""
+    """Return the error for a voice: the unknown part, or that no live worker mixes or clones voices."""
     own = {voice for card in serving for voice in card.voices}
     for name, _ in wanted.parts:
         if name not in own and name not in cloned:
@@ -497,7 +497,7 @@ class Speech:
                 yield chunk
 
     def listener(self, after: str = str(START)) -> Listener:
-        """Give a listener that has heard everything up to an entry: what `chunks` listens with.
+        """Return a listener that has heard everything up to an entry: what `chunks` listens with.
 
         Raises StreamError where the stream has no such entry, UnknownJobError where it is gone.
         """
@@ -550,7 +550,7 @@ class Speech:
         raise unended(self.id)
 
     def status(self) -> JobState:
-        """Say where the job is. Raises UnknownJobError."""
+        """Return the state of the job. Raises UnknownJobError."""
         with connection.translated(self._url):
             return Reader(self._redis, self.id).state()
 
@@ -559,7 +559,7 @@ class Speech:
         return why_unserved(self._redis, self._url, queue)
 
     def end(self) -> End | None:
-        """Give the end entry of a speech that has ended, with what it took; None where it has not. Waits for nothing.
+        """Return the end entry of a speech that has ended, with what it took; None where it has not. Waits for nothing.
 
         Raises ProtocolError where the stream's last entry cannot be read.
         """
@@ -567,7 +567,7 @@ class Speech:
             return Reader(self._redis, self.id).end()
 
     def spec(self) -> JobSpec | None:
-        """Give what was asked for; None where RQ has forgotten it or it is not ours."""
+        """Return what was asked for; None where RQ has forgotten it or it is not ours."""
         try:
             with connection.translated(self._url):
                 job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
@@ -633,7 +633,7 @@ class Listener:
         return self._playhead.given_samples
 
     def hear(self, received: Received) -> Chunk | None:
-        """Give what is new in an entry. Raises SpeechFailedError or SpeechCancelledError for a bad end."""
+        """Return what is new in an entry. Raises SpeechFailedError or SpeechCancelledError for a bad end."""
         raise_for(received.entry)
         if isinstance(received.entry, Begin):
             self._sample_rate = received.entry.sample_rate
@@ -662,7 +662,7 @@ def check_voice(spec: JobSpec, serving: list[WorkerCard], cloned: Mapping[str, C
 
 
 def _checked(entries: Iterator[Received]) -> Iterator[Any]:
-    """Give bare entries; raise for those that end a speech badly."""
+    """Yield bare entries; raise for those that end a speech badly."""
     for received in entries:
         raise_for(received.entry)
         yield received.entry

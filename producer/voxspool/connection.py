@@ -159,12 +159,12 @@ class AsyncPatientPool(redis_asyncio.ConnectionPool):
 
 
 def options(retries: int = RETRIES) -> dict[str, Any]:
-    """Give the keyword arguments of a client."""
+    """Return the keyword arguments of a client."""
     return _OPTIONS | {"retry": Retry(_backoff(retries), retries)}
 
 
 def async_options(retries: int = RETRIES) -> dict[str, Any]:
-    """Give the keyword arguments of an asyncio client."""
+    """Return the keyword arguments of an asyncio client."""
     # Without a timeout of redis-py's: see aio.bounded.
     return _OPTIONS | {"socket_timeout": None, "retry": AsyncRetry(_backoff(retries), retries)}
 
@@ -224,7 +224,7 @@ def is_full(error: redis.RedisError) -> bool:
 
 
 def _no_url(url: str) -> RedisUnavailableError:
-    """Say that a URL cannot be used."""
+    """Return the error for a URL that cannot be used."""
     return RedisUnavailableError(
         f"{shown(url)!r} is not a Redis URL; write it like redis://localhost:6379/0", wrong_value=True
     )
@@ -243,7 +243,7 @@ def _path_hint(url: str) -> str:
 
 
 def _refused(url: str, error: Exception) -> str:
-    """Say that the server did not let us in."""
+    """Return the message for a server that refused the login."""
     why = "it wants a password" if "NOAUTH" in str(error) or "HELLO must" in str(error) else error
     return (
         f"Redis at {shown(url)} did not let us in ({why}); put user and password into the URL, with --redis or "
@@ -252,7 +252,7 @@ def _refused(url: str, error: Exception) -> str:
 
 
 def shown(url: str) -> str:
-    """Give a URL as it may be shown: without its password, however broken it is."""
+    """Return a URL as it may be shown: without its password, however broken it is."""
     url = _QUERY_PASSWORD.sub(r"\1***", url)
     head, at, place = url.rpartition("@")
     scheme, slashes, login = head.partition("://")

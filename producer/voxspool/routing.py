@@ -76,7 +76,7 @@ TABLE: Final = (
 
 
 def route(job: JobSpec, cards: Iterable[WorkerCard], cloned: Collection[str] = ()) -> Route:
-    """Say which engine's queue a job goes into. The order of the cards does not matter."""
+    """Return the engine whose queue a job goes into, and why. The order of the cards does not matter."""
     taking = [card for card in cards if card.queues and card.engine in ENGINES]
     case = _Case(job, _xtts_alone(job.voice, taking, cloned), {card.engine for card in taking}, _able(job, taking))
     rule = next(rule for rule in TABLE if rule.holds(case))

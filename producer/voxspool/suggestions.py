@@ -13,7 +13,7 @@ MOST_LISTED = 8
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Give ` (did you mean …?)` where a known name is near, else ` (there is: …)`, else an empty string."""
+    """Return ` (did you mean …?)` where a known name is near, else ` (there is: …)`, else an empty string."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.65)
     if near:

@@ -87,7 +87,7 @@ def is_mix(voice: str) -> bool:
 
 
 def live(redis: Redis) -> list[WorkerCard]:
-    """Give the live workers' cards, by name."""
+    """Return the live workers' cards, by name."""
     members: set[Any] = redis.smembers(keys.WORKERS)
     names = sorted(name.decode(errors="surrogateescape") for name in members)
     with redis.pipeline(transaction=False) as pipeline:

@@ -94,7 +94,7 @@ def server(answer: Callable[[list[bytes]], bytes]) -> Iterator[str]:
 
 
 def redis_of(info: bytes) -> Callable[[list[bytes]], bytes]:
-    """Give what a Redis answers that lets us in and says this of itself."""
+    """Return what a Redis answers that lets us in and says this of itself."""
 
     def answer(command: list[bytes]) -> bytes:
         match command[0].upper():

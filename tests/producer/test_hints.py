@@ -196,7 +196,7 @@ def test_without_pip_uv_installs(environment: Environment, tmp_path: Path) -> No
 
 
 def spoken(tree: ast.Module) -> Iterator[str]:
-    """Give the text constants of a module, but not its docstrings."""
+    """Yield the text constants of a module, but not its docstrings."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {id(node.body[0].value) for node in ast.walk(tree)
                   if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)}  # fmt: skip
@@ -206,7 +206,7 @@ def spoken(tree: ast.Module) -> Iterator[str]:
 
 
 def help_texts(tree: ast.Module) -> Iterator[str]:
-    """Give the docstrings that click shows: those of decorated functions."""
+    """Yield the docstrings that click shows: those of decorated functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.decorator_list:
             yield ast.get_docstring(node) or ""

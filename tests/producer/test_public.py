@@ -83,7 +83,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 
 def drawn() -> dict[str, str | None]:
-    """Give the tree in the docstring of errors: name -> the name above it."""
+    """Return the tree in the docstring of errors: name -> the name above it."""
     above: dict[str, str | None] = {}
     path: list[str] = []
     for indent, name in re.findall(r"^ {4}([│├└─ ]*)(\w+Error)\b", str(errors.__doc__), re.MULTILINE):
@@ -116,7 +116,7 @@ def test_each_error_has_a_code_of_its_own() -> None:
 
 
 def family(error: type[errors.VoxspoolError] = errors.VoxspoolError) -> list[type[errors.VoxspoolError]]:
-    """Give an error of the producer's and all below it."""
+    """Return an error of the producer's and all below it."""
     below = [one for child in error.__subclasses__() for one in family(child)]
     return [one for one in [error, *below] if one.__module__.startswith("voxspool.")]
 
@@ -131,7 +131,7 @@ def test_a_failed_speech_carries_the_workers_code() -> None:
 
 
 def loaded(statement: str) -> set[str]:
-    """Give the packages that a fresh interpreter has loaded after a statement."""
+    """Return the packages that a fresh interpreter has loaded after a statement."""
     program = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{n.partition('.')[0] for n in sys.modules}})))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     return set(json.loads(done.stdout))

@@ -35,12 +35,12 @@ def validate(file: Path) -> tuple[int, str]:
 
 
 def resolved(value: str) -> str:
-    """Give a value as compose reads it when nothing is set: `${NAME:-default}` becomes the default."""
+    """Return a value as compose reads it when nothing is set: `${NAME:-default}` becomes the default."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
 
 
 def instructions(dockerfile: str, name: str) -> list[str]:
-    """Give the arguments of every instruction of that name, in order."""
+    """Return the arguments of every instruction of that name, in order."""
     found: list[str] = re.findall(rf"^{name}\s+(.+)$", dockerfile, flags=re.MULTILINE)
     return found
 

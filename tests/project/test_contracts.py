@@ -75,7 +75,7 @@ def verdicts(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """Give a folder with a copy of both packages and the contracts."""
+    """Return a folder with a copy of both packages and the contracts."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for package, parent in PACKAGES.items():
         shutil.copytree(

@@ -50,7 +50,7 @@ AGENT: dict[str, Any] = plistlib.loads((FOLDER / "com.voxspool.worker.plist").re
 
 
 def command_lines() -> Iterator[tuple[str, list[str]]]:
-    """Give every command line of the examples, as words; a shell's are those within it."""
+    """Yield every command line of the examples, as words; a shell's are those within it."""
     for unit in (WORKER, HEALTH):
         for line in unit.every("ExecStart"):
             yield line, shlex.split(line)
@@ -67,7 +67,7 @@ def calls(words: list[str]) -> Iterator[list[str]]:
 
 
 def variables(unit: Unit) -> dict[str, str]:
-    """Give what a unit sets, for one instance."""
+    """Return what a unit sets, for one instance."""
     pairs = (line.replace("%i", INSTANCE).partition("=") for line in unit.every("Environment"))
     return {name: value for name, _, value in pairs}
 

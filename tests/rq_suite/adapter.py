@@ -71,7 +71,7 @@ class Adapter(ours.SpeechWorker):
 
 
 def beside(connection: redis.Redis) -> redis.Redis:
-    """Give a client of its own to where another one leads."""
+    """Return a client of its own to where another one leads."""
     pool = connection.connection_pool
     return redis.Redis(
         connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs)
@@ -111,7 +111,7 @@ def interrupt(*_: object) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """Give a test the signal handlers that were there before it, and take away what it made of them."""
+    """Yield a test the signal handlers that were there before it, and take away what it made of them."""
     MADE.unlink(missing_ok=True)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -40,7 +40,7 @@ class Expectations:
         return self.whole + self.parts
 
     def tests_of(self, reason: str) -> list[str]:
-        """Give the tests that a reason excuses."""
+        """Return the tests that a reason excuses."""
         return [test for test, said in self.reasons.items() if said == reason]
 
 

@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def fetch(version: str) -> Path:
-    """Give the folder with RQ's tests, from its source distribution. Raises CalledProcessError with what pip said."""
+    """Return the folder with RQ's tests, from its source distribution. Raises CalledProcessError with what pip said."""
     folder = BUILD / f"rq-{version}"
     if not (folder / "tests").is_dir():
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(BUILD)]
@@ -124,7 +124,7 @@ def run_tests(folder: Path, modules: list[str], expected: Expectations) -> dict[
 
 
 def environment(port: int, report: Path) -> dict[str, str]:
-    """Say to the plugin where Redis is and where to write, and to RQ's tests that time does not matter."""
+    """Return the environment: where Redis is, where the plugin writes, and that RQ's tests take their time."""
     path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
     said = {"RQ_SUITE_PORT": str(port), "RQ_SUITE_REPORT": str(report), "RUN_SLOW_TESTS_TOO": "1", "PYTHONPATH": path}
     return os.environ | said
@@ -196,12 +196,12 @@ def node(test: str) -> str:
 
 
 def first_line(said: str) -> str:
-    """Give the first line that says something."""
+    """Return the first line that says something."""
     return (said.strip().splitlines() or [""])[0][:200]
 
 
 def last_line(said: str) -> str:
-    """Give the last line that says something."""
+    """Return the last line that says something."""
     return (said.strip().splitlines() or [""])[-1][:200]
 
 

@@ -12,7 +12,7 @@ FORK = "fork"
 
 
 def table(**listed: str) -> Expectations:
-    """Give a table of one whole module and one that is listed in part: test -> `passes`, or why it does not apply."""
+    """Return a table of one whole module and one that is listed in part: test -> `passes`, or why it does not apply."""
     return Expectations(
         version="3.0.0",
         whole=["whole"],

@@ -59,25 +59,25 @@ class GuardedRedis(RedisServer):
 
     @contextlib.contextmanager
     def raw(self, user: str) -> Iterator[redis.Redis]:
-        """Give a bare connection of a user."""
+        """Yield a bare connection of a user."""
         with contextlib.closing(redis.Redis.from_url(self.url_of(user), retry=None)) as client:
             yield client
 
     @contextlib.contextmanager
     def client(self, user: str) -> Iterator[Client]:
-        """Give our own client, under a user."""
+        """Yield our own client, under a user."""
         with Client(settings=Settings(redis_url=self.url_of(user))) as client:
             yield client
 
 
 def allowed(file: Path, user: str) -> set[str]:
-    """Give the commands that a file allows a user by name."""
+    """Return the commands that a file allows a user by name."""
     (line,) = re.findall(rf"^user {user} .*$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return set(re.findall(r"\+([a-z|]+)", line))
 
 
 def patterns(file: Path, user: str) -> set[str]:
-    """Give the patterns of keys and channels that a file allows a user."""
+    """Return the patterns of keys and channels that a file allows a user."""
     (line,) = re.findall(rf"^user {user} .*$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return set(re.findall(r"[~&]([^ )]+)", line)) - {"*"}
 
@@ -112,11 +112,11 @@ class Traffic:
         self._admin.script_flush()
 
     def of(self, user: str) -> set[str]:
-        """Give the commands of a user whose connections were noted."""
+        """Return the commands of a user whose connections were noted."""
         return {named(command) for address, command in self._sent if self._users.get(address) == user}
 
     def untouched(self, user: str, file: Path) -> set[str]:
-        """Give the patterns of keys and channels of which a user touched none."""
+        """Return the patterns of keys and channels of which a user touched none."""
         words = {
             word for address, command in self._sent if self._users.get(address) == user for word in command.split(" ")
         }
@@ -135,12 +135,12 @@ class Traffic:
 
 
 def named(command: str) -> str:
-    """Give a command's name as an ACL has it."""
+    """Return a command's name as an ACL has it."""
     first, *rest = command.lower().split(" ", 2)
     return f"{first}|{rest[0]}" if first in ("script", "client") else first
 
 
 def denials(admin: redis.Redis) -> list[tuple[str, str]]:
-    """Give what Redis refused to anybody: user and object; but for redis-py's introduction, which may be refused."""
+    """Return what Redis refused to anybody: user and object; but for redis-py's introduction, which may be refused."""
     found: Any = admin.acl_log()
     return [(entry["username"], entry["object"]) for entry in found if entry["object"] not in INTRODUCTION]

@@ -31,13 +31,13 @@ def unavailable(why: str) -> NoReturn:
 
 
 def uv() -> str:
-    """Give the uv that the Makefile would take."""
+    """Return the uv that the Makefile would take."""
     found = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     return found or unavailable("there is no uv: see the Makefile")
 
 
 def python(version: str) -> Path:
-    """Give an interpreter of a version; the shims of pyenv are there for versions that do not run."""
+    """Return an interpreter of a version; the shims of pyenv are there for versions that do not run."""
     roots = (Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions").glob(f"{version}.*")
     named = [shutil.which(f"python{version}"), *(root / "bin" / "python" for root in sorted(roots))]
     for one in filter(None, named):
@@ -49,7 +49,7 @@ def python(version: str) -> Path:
 
 
 def install_line() -> str:
-    """Give the README's one line that installs everything from this repository."""
+    """Return the README's one line that installs everything from this repository."""
     lines = re.findall(
         r"^.*\bpip install .*\./producer.*\./worker.*$", README.read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -83,7 +83,7 @@ def has_portaudio() -> bool:
 
 
 def loudspeaker(folder: Path) -> tuple[dict[str, str], Path]:
-    """Give the variables that make a file the loudspeaker, and the file: what PortAudio plays is written to it."""
+    """Return the variables that make a file the loudspeaker, and the file: what PortAudio plays is written to it."""
     if not has_portaudio():
         pytest.skip("there is no PortAudio on ALSA here: apt install libportaudio2")
     heard = folder / "heard.raw"
@@ -96,7 +96,7 @@ def loudspeaker(folder: Path) -> tuple[dict[str, str], Path]:
 
 
 def no_loudspeaker(folder: Path) -> dict[str, str]:
-    """Give the variables that leave this machine without a sound card, if it has one; harmless without PortAudio."""
+    """Return the variables that leave this machine without a sound card, if it has one; harmless without PortAudio."""
     return _configured(folder / "no-loudspeaker.conf", "pcm.!default { type hw card 99 }\n", alone=True)
 
 

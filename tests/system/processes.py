@@ -58,7 +58,7 @@ def oldest_server() -> Path:
 
 
 def free_port() -> int:
-    """Give a port that is free, and below those that the system gives to clients: one of them could take it while a
+    """Return a port that is free, and below those that the system gives to clients: one of them could take it while a
     server is restarted.
     """
     while True:

@@ -22,7 +22,7 @@ BYTES = 1 << 16
 
 
 def script(name: str, package: str = "voxspool_worker.lua") -> bytes:
-    """Give what a request holds that runs this script."""
+    """Return what a request holds that runs this script."""
     return hashlib.sha1((files(package) / f"{name}.lua").read_bytes()).hexdigest().encode()
 
 
@@ -167,7 +167,7 @@ class Proxy:
             link.client.sendall(data)
 
     def _next_rule(self, data: bytes) -> Rule | None:
-        """Give the rule that this request completes, and forget it."""
+        """Return the rule that this request completes, and forget it."""
         with self._lock:
             for rule in self._rules:
                 if rule.needle in data:

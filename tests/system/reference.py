@@ -14,12 +14,12 @@ SENTENCE = "The keeper of the lighthouse counted every lamp before the night beg
 
 
 def passage(number: int, sentences: int) -> str:
-    """Give a text of so many SENTENCEs and one more, which tells it from others."""
+    """Return a text of so many SENTENCEs and one more, which tells it from others."""
     return f"{SENTENCE * sentences}Number {number} is the one that speaks."
 
 
 def tone(text: str, *, seed: int = 0, speed: float = 1.0) -> bytes:
-    """Give the whole speech, s16le."""
+    """Return the whole speech, s16le."""
     engine = ToneEngine()
     parts = []
     for index, piece in enumerate(split(text, "en", engine.limits("en"))):

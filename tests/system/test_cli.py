@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def one_line(done: subprocess.CompletedProcess[bytes], code: int = 1) -> str:
-    """Give the one line on stderr that says why; 1 is the exit code of a failure, 2 of a wrong value."""
+    """Return the one line on stderr that says why; 1 is the exit code of a failure, 2 of a wrong value."""
     assert done.returncode == code, done.stderr.decode()
     (line,) = done.stderr.decode().strip().splitlines()
     assert line.startswith("Error: ")

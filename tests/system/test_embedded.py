@@ -47,7 +47,7 @@ def environ() -> dict[str, str]:
 
 
 def voxspool(url: str, *arguments: str | Path) -> list[str]:
-    """Give a command line whose default Redis is at `url`."""
+    """Return a command line whose default Redis is at `url`."""
     return [sys.executable, "-c", DEFAULT_URL, url, *map(str, arguments)]
 
 

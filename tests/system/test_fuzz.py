@@ -155,7 +155,7 @@ class Spooler:
             assert WORD not in str(result)
 
     def _left_over(self) -> list[bytes]:
-        """Give the lists, leases and records of runs that there are."""
+        """Return the lists, leases and records of runs that there are."""
         return [key for pattern in LEFT for key in self.db.scan_iter(pattern, count=1000)]
 
     def _closings(self, job: str) -> int:
@@ -168,7 +168,7 @@ class Spooler:
 
 
 def new() -> str:
-    """Give an id that no job had."""
+    """Return an id that no job had."""
     return f"job-{next(NUMBER)}"
 
 
@@ -292,7 +292,7 @@ def test_a_text_stands_nowhere_but_in_its_job_however_that_ends(spooler: Spooler
 
 
 def content(db: redis.Redis, key: bytes) -> str:
-    """Give all that stands under a key, but for a job's own data."""
+    """Return all that stands under a key, but for a job's own data."""
     readers: dict[bytes, Callable[[], Any]] = {
         b"hash": lambda: [item for item in db.hgetall(key).items() if item[0] != b"data"],
         b"list": lambda: db.lrange(key, 0, -1),

@@ -55,7 +55,7 @@ class Scrape:
         self.samples = [sample for family in families for sample in family.samples]
 
     def __call__(self, name: str, **labels: str) -> float:
-        """Give a number; 0 where nothing was counted under these labels."""
+        """Return a number; 0 where nothing was counted under these labels."""
         return sum(
             sample.value
             for sample in self.samples

@@ -312,12 +312,12 @@ class Spooler(RuleBasedStateMachine):
         self.seen.update(["runs", *(job.speech.status().state for job in self.asked)])
 
     def may(self, job: Job) -> set[str]:
-        """Say how a job may have ended, now that all is done."""
+        """Return how a job may have ended, now that all is done."""
         poisoned = self.world.losses_since(job.accepted_at) >= 2
         return job.may | ({"failed"} if poisoned and "ended" in job.may else set())
 
     def story(self) -> str:
-        """Tell what was done; where it lies."""
+        """Return what was done, and where the logs are."""
         return "\n".join([*self.done, f"the logs are in {self.world.folder}"])
 
     def worker_of(self, job: Job) -> Member | None:

@@ -98,7 +98,7 @@ def write_book(path: Path, chapters: int = CHAPTERS, edited: dict[int, str] | No
 
 
 def audio_of(folder: Path) -> dict[str, bytes]:
-    """Give the samples of every chapter, and the text of every caption file."""
+    """Return the samples of every chapter, and the text of every caption file."""
     found = {path.name: sf.read(path, dtype="int16")[0].tobytes() for path in sorted(folder.glob("*.flac"))}
     return found | {path.name: path.read_bytes() for path in sorted(folder.glob("*.srt"))}
 

@@ -32,19 +32,19 @@ CHAPTERS = 4
 
 
 def blocks(language: str) -> list[str]:
-    """Give the fenced blocks of a language, in order."""
+    """Return the fenced blocks of a language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
 
 
 def rows(heading: str) -> dict[str, list[str]]:
-    """Give a table by its first heading: what stands in backquotes in a row's first cell -> the other cells."""
+    """Return a table by its first heading: what stands in backquotes in a row's first cell -> the other cells."""
     table = DOCS.split(f"\n| {heading} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
     return {first.strip("` "): others for first, *others in cells}
 
 
 def named(text: str) -> set[str]:
-    """Give what stands in backquotes."""
+    """Return what stands in backquotes."""
     return set(re.findall(r"`([^`]+)`", text))
 
 
@@ -102,7 +102,7 @@ def test_every_event_and_its_fields_are_in_the_table(narrator: Callable[..., Any
 
 
 def events() -> dict[str, list[str]]:
-    """Give the events that the code can say, with their fields."""
+    """Return the events that the code can say, with their fields."""
     tree = ast.parse(Path(narration_progress.__file__).read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "self._say"]
     return {ast.literal_eval(call.args[0]): [str(word.arg) for word in call.keywords] for call in calls}

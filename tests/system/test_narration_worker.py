@@ -370,7 +370,7 @@ def test_a_pool_that_redis_lost_begins_again(
 
 
 def pool_of(db: redis.Redis, segments: int) -> SegmentQueue:
-    """Give the pool of a running chapter."""
+    """Return the pool of a running chapter."""
     db.hset(keys.control("job"), "state", "running")
     shared = SegmentQueue(Scripts(db), "job", "tone", "a-plan")
     shared.take()

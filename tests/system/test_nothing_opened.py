@@ -62,7 +62,7 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 
 
 def baits(port: int, folder: Path) -> list[str]:
-    """Give paths, addresses and modules."""
+    """Return paths, addresses and modules."""
     there = folder / f"{BAIT}.wav"
     there.write_bytes(b"RIFF")
     return [
@@ -73,7 +73,7 @@ def baits(port: int, folder: Path) -> list[str]:
 
 
 def calls(bait: str, number: Iterator[int]) -> Iterator[tuple[str, list[Any]]]:
-    """Give jobs' ids and calls, with a bait wherever a call can hold anything."""
+    """Yield jobs' ids and calls, with a bait wherever a call can hold anything."""
 
     def job(**fields: object) -> tuple[str, dict[str, Any]]:
         spec = JobSpec("Hello.", id=f"job-{next(number)}", language="en").encode() | fields

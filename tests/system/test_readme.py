@@ -26,7 +26,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def block(heading: str, language: str) -> str:
-    """Give the first fenced block under a heading."""
+    """Return the first fenced block under a heading."""
     section = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
     found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
     assert found, f"no {language} under {heading}"

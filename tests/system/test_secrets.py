@@ -81,7 +81,7 @@ def worker_command(*words: str, url: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def said(done: subprocess.CompletedProcess[bytes]) -> str:
-    """Give all that a command said; none of it the secret."""
+    """Return all that a command said; none of it the secret."""
     words = (done.stdout + done.stderr).decode()
     assert SECRET not in words
     return words
@@ -159,7 +159,7 @@ def test_whoever_is_not_let_in_says_why_in_one_line_without_the_secret(
 
 
 def printed(error: BaseException) -> str:
-    """Give what Python prints of an error that nobody caught: with all that it came from."""
+    """Return what Python prints of an error that nobody caught: with all that it came from."""
     return "".join(traceback.format_exception(error)) + repr(error)
 
 

@@ -88,7 +88,7 @@ def consumer(redis_server: GuardedRedis) -> Iterator[Client]:
 
 
 def recording() -> bytes:
-    """Give six seconds that a voice could be cloned from."""
+    """Return six seconds that a voice could be cloned from."""
     at_s = np.arange(24_000 * 6) / 24_000
     swell = 0.6 + 0.4 * np.sin(2 * np.pi * 2 * at_s)
     file = io.BytesIO()
@@ -189,7 +189,7 @@ def work(
 
 
 def acknowledge(bare: redis.Redis, job: str) -> bytes:
-    """Say how far a speech was heard, as a reader does that plays it."""
+    """Report how far a speech was heard, as a reader does that plays it."""
     script = bare.register_script((files("voxspool.lua") / "ack.lua").read_text(encoding="utf-8"))
     said: bytes = script(keys=[keys.control(job), keys.acknowledged(job)], args=[7, keys.ACKNOWLEDGED_TTL_S])
     return said
@@ -333,7 +333,7 @@ DENIED_BY_7: Final = {
 
 
 def granted(server: GuardedRedis, user: str, commands: tuple[str, ...]) -> list[str]:
-    """Give those commands that Redis does not refuse to a user."""
+    """Return those commands that Redis does not refuse to a user."""
     with server.raw(user) as bare:
         return [command for command in commands if not refused(bare, command)]
 

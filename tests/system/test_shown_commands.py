@@ -42,7 +42,7 @@ ELSEWHERE: Final = {
 
 
 def shown(page: Path) -> Iterator[str]:
-    """Give the commands that a page shows, in order: lines of blocks, and what stands in backquotes."""
+    """Yield the commands that a page shows, in order: lines of blocks, and what stands in backquotes."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     parts = re.split(r"^```(.*)$", text, flags=re.MULTILINE)  # text, language, block, "", text, language, block …
     for prose, language, block in zip(parts[::4], [*parts[1::4], ""], [*parts[2::4], ""], strict=True):

@@ -69,7 +69,7 @@ def foreign(home: Path) -> set[str]:
 
 
 def importing_functions() -> Iterator[tuple[Path, ast.FunctionDef]]:
-    """Give the functions of both packages that import a library with telemetry."""
+    """Yield the functions of both packages that import a library with telemetry."""
     for package in (ROOT / "producer" / "voxspool", ROOT / "worker" / "voxspool_worker"):
         for path in package.rglob("*.py"):
             for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def speech(seconds: float = 4.0, rate: int = 16_000, seed: int = 1) -> bytes:
-    """Give a WAV file of noise that swells and fades as syllables do."""
+    """Return a WAV file of noise that swells and fades as syllables do."""
     time = np.arange(round(seconds * rate)) / rate
     noise = np.random.default_rng(seed).uniform(-1, 1, len(time))
     buffer = io.BytesIO()
@@ -72,7 +72,7 @@ def put_card(db: redis.Redis, name: str, engine: str, voices: dict[str, list[str
 
 
 def stored(db: redis.Redis) -> dict[str, object]:
-    """Give all that there is of voices."""
+    """Return all that there is of voices."""
     lists = {key.decode(): db.lrange(key, 0, -1) for key in db.keys("voxspool:{voices}:*")}
     return {"descriptions": db.hgetall(keys.VOICES), **lists}
 

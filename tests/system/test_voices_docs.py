@@ -37,7 +37,7 @@ def section(heading: str) -> str:
 
 
 def scripts(text: str) -> str:
-    """Give the shell commands that are said to run."""
+    """Return the shell commands that are said to run."""
     return "set -e\n" + "".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
 
 
@@ -80,13 +80,13 @@ def test_the_commands_around_a_cloned_voice_run(redis_server: RedisServer, tmp_p
 
 
 def commands() -> Iterator[str]:
-    """Give every line of the page's blocks that calls one of our programs."""
+    """Yield every line of the page's blocks that calls one of our programs."""
     for block in re.findall(r"^```\w*\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE):
         yield from (line for line in block.splitlines() if "voxspool" in line and not line.startswith("pip "))
 
 
 def examples() -> Iterator[str]:
-    """Give every example in the help of the worker's commands around voices."""
+    """Yield every example in the help of the worker's commands around voices."""
     for command in (VOICES, *VOICES.commands.values()):
         found = re.findall(r"^ *(voxspool-worker voices .*)$", command.help or "", re.MULTILINE)
         assert found, command.name

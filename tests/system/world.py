@@ -83,7 +83,7 @@ class World:
         self.server.stop()
 
     def named(self, name: str) -> Member | None:
-        """Give the worker that has a name in Redis."""
+        """Return the worker that has a name in Redis."""
         return next((member for member in self.members if f" name={name} " in member.worker.said()), None)
 
     def losses_since(self, moment: float) -> int:

@@ -275,7 +275,7 @@ def _engine_findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _tried(name: str, settings: Settings) -> Engine | VoxspoolError:
-    """Give an engine, or why it cannot be loaded."""
+    """Return an engine, or why it cannot be loaded."""
     from voxspool_worker import engines
 
     try:
@@ -285,7 +285,7 @@ def _tried(name: str, settings: Settings) -> Engine | VoxspoolError:
 
 
 def _described(engine: Engine) -> str:
-    """Say what an engine is, and list its voices."""
+    """Describe an engine, and list its voices."""
     voices = list(built_in(engine.voices).values())
     listed = ", ".join(f"{voice.name} ({'/'.join(voice.languages) or 'any'})" for voice in voices[:VOICES_LISTED])
     more = f" and {len(voices) - VOICES_LISTED} more" if len(voices) > VOICES_LISTED else ""

@@ -103,13 +103,13 @@ def forbid_telemetry(environ: MutableMapping[str, str] = os.environ) -> None:
 
 
 def _coqui_dir(environ: Mapping[str, str]) -> Path:
-    """Give Coqui's folder, by Coqui's own rule (trainer.io.get_user_data_dir)."""
+    """Return Coqui's folder, by Coqui's own rule (trainer.io.get_user_data_dir)."""
     home = environ.get("TTS_HOME") or environ.get("XDG_DATA_HOME")
     return Path(home) / "tts" if home else DEFAULT_COQUI_DIR
 
 
 def _hub_dir(environ: Mapping[str, str]) -> Path:
-    """Give Hugging Face's folder, by its own rule (huggingface_hub.constants)."""
+    """Return Hugging Face's folder, by its own rule (huggingface_hub.constants)."""
     said = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     if said:
         return Path(said)

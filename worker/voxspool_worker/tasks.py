@@ -35,7 +35,7 @@ def narrate(chapter: dict[str, Any]) -> dict[str, Any]:
 
 
 def _who(variable: ContextVar[_Who]) -> _Who:
-    """Give whom the worker set."""
+    """Return whom the worker set."""
     try:
         return variable.get()
     except LookupError:

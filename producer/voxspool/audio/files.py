@@ -217,7 +217,7 @@ class Part:
             os.fsync(file.fileno())
 
     def place(self) -> None:
-        """Give it its name; what had the name is gone."""
+        """Rename the part to its final name, replacing a file of that name."""
         with as_output_error(self._name):
             self.path.replace(self._place)
 
@@ -336,7 +336,7 @@ class _Sink:
 
 
 def _place(path: Path) -> Path:
-    """Give where the bytes will lie: a link stays a link, and what it points to is replaced."""
+    """Return where the bytes will lie: a link stays a link, and what it points to is replaced."""
     return type(path)(os.path.realpath(path))  # Path.resolve raises RuntimeError on a ring of links before Python 3.13
 
 
@@ -364,14 +364,14 @@ def _not_written(path: Path) -> str:
 
 
 def _file_rate_hz(form: _Format, rate_hz: int) -> int:
-    """Give the rate itself where the codec takes it, else the next higher one, else the codec's highest."""
+    """Return the rate itself where the codec takes it, else the next higher one, else the codec's highest."""
     if not form.rates_hz:
         return rate_hz
     return next((rate for rate in form.rates_hz if rate >= rate_hz), form.rates_hz[-1])
 
 
 def _bit_rate(encoding: Encoding) -> Mapping[str, Any]:
-    """Say to libsndfile what bit rate is wanted; nothing where none is."""
+    """Return libsndfile's options for the wanted bit rate; no options if no rate is wanted."""
     if encoding.constant_kbit_s is None:
         return {}
     least, most = _MP3_KBIT_S
@@ -379,7 +379,7 @@ def _bit_rate(encoding: Encoding) -> Mapping[str, Any]:
 
 
 def resampler(rate_hz: int, file_rate_hz: int) -> Callable[..., Pcm]:
-    """Give what turns samples at one rate into samples at the other, called in order, `last=True` once at the end."""
+    """Return what turns samples at one rate into samples at the other, called in order, `last=True` once at the end."""
     if rate_hz == file_rate_hz:
         return lambda pcm, *, last: pcm  # noqa: ARG005 - nothing is held back
     import soxr

@@ -63,7 +63,7 @@ def play(entries: Iterable[Entry]) -> None:
 
 
 def check_loudspeaker() -> None:
-    """Return if this machine can play audio, so that nothing is spoken in vain. It plays nothing.
+    """Check that this machine can play audio, so that nothing is spoken in vain. It plays nothing.
 
     Raises MissingExtraError without sounddevice, OutputError without PortAudio or an output device.
     """
@@ -100,7 +100,7 @@ def _play(entries: Iterable[Entry], sounddevice: Any) -> None:  # noqa: ANN401 -
 
 
 def _first_begin(entries: Iterator[Entry]) -> Begin | None:
-    """Give the begin that opens the stream, or None where it was closed (cancelled, failed) before it had one."""
+    """Return the begin that opens the stream, or None where it was closed (cancelled, failed) before it had one."""
     for entry in entries:
         if isinstance(entry, Begin):
             return entry

@@ -30,7 +30,7 @@ class Tags:
     genre: str = ""
 
     def named(self) -> dict[str, str]:
-        """Give what is said, by the names that Vorbis comments and libsndfile have for it."""
+        """Return what is said, by the names that Vorbis comments and libsndfile have for it."""
         number = f"{self.number}/{self.total}" if self.number else ""
         words = {
             "title": self.title,
@@ -43,7 +43,7 @@ class Tags:
         return {name: _plain(value) for name, value in words.items() if value}
 
     def id3(self) -> bytes:
-        """Give the head of an MP3 that says it: ID3 2.4 in UTF-8."""
+        """Return the head of an MP3 that says it: ID3 2.4 in UTF-8."""
         frames = b"".join(_frame(_ID3[name], value.encode()) for name, value in self.named().items())
         return b"ID3\x04\x00\x00" + _synchsafe(len(frames)) + frames if frames else b""
 
@@ -59,5 +59,5 @@ def _frame(name: bytes, text: bytes) -> bytes:
 
 
 def _synchsafe(size: int) -> bytes:
-    """Give a size in four bytes of seven bits, none of which looks like the start of audio."""
+    """Return a size in four bytes of seven bits, none of which looks like the start of audio."""
     return bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))

@@ -119,12 +119,12 @@ def _samples(source: Path | bytes, called: str) -> tuple[Samples, int, float]:
 
 
 def _opened(source: Path | bytes) -> io.BufferedIOBase:
-    """Give a recording's bytes as a file."""
+    """Return a recording's bytes as a file."""
     return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
 
 
 def _reason(error: Exception) -> str:
-    """Say why libsndfile refused, without its prefix, which names an object of Python's."""
+    """Return why libsndfile refused, without its prefix, which names a Python object."""
     return str(getattr(error, "error_string", error)).rstrip(".")
 
 
@@ -147,7 +147,7 @@ def _check(samples: Samples, rate_hz: int, called: str) -> float:
 
 
 def _faults(samples: Samples, rate_hz: int) -> Iterator[str]:
-    """Give what is wrong with a clip, the gravest first; what follows a fault would be measured in vain."""
+    """Yield what is wrong with a clip, the gravest first; what follows a fault would be measured in vain."""
     length_s = len(samples) / rate_hz
     if length_s < LEAST_CLIP_S:
         yield f"is {length_s:.2f} s long, and a clip has at least {LEAST_CLIP_S:g} s; join short ones, or leave it out"
@@ -174,7 +174,7 @@ def _faults(samples: Samples, rate_hz: int) -> Iterator[str]:
 
 
 def _powers(samples: Samples, rate_hz: int) -> NDArray[np.float64]:
-    """Give the mean square of each whole frame, without the clip's mean, shape (frames,)."""
+    """Return the mean square of each whole frame, without the clip's mean, shape (frames,)."""
     size = max(1, round(_FRAME_S * rate_hz))
     frames = (samples - samples.mean())[: len(samples) // size * size].reshape(-1, size)
     powers: NDArray[np.float64] = np.square(frames, dtype=np.float64).mean(axis=1)
@@ -182,7 +182,7 @@ def _powers(samples: Samples, rate_hz: int) -> NDArray[np.float64]:
 
 
 def _sounding(samples: Samples, rate_hz: int) -> NDArray[np.bool_]:
-    """Say of each whole frame whether it is not silence, shape (frames,)."""
+    """Return for each whole frame whether it is not silence, shape (frames,)."""
     powers = _powers(samples, rate_hz)
     least = max(10 ** (_SILENCE_DB / 10), float(powers.max()) * 10 ** (-_SILENCE_BELOW_DB / 10))
     return powers >= least

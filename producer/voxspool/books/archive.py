@@ -69,12 +69,12 @@ class Archive:
         return tuple(self._infos.values())
 
     def find(self, name: str) -> str | None:
-        """Give the entry that a reference means: as written, with %20 and the like read, or in another case."""
+        """Return the entry that a reference means: as written, with %20 and the like read, or in another case."""
         plain = unquote(name)
         return next((one for one in (name, plain, self._folded.get(plain.casefold())) if one in self._infos), None)
 
     def read(self, name: str) -> bytes:
-        """Give an entry's bytes. Raises BookError: missing, damaged, locked or too large."""
+        """Return an entry's bytes. Raises BookError: missing, damaged, locked or too large."""
         data = b"".join(self.chunks(name, MAX_ENTRY_BYTES))
         self._read_bytes += len(data)
         if self._read_bytes > MAX_READ_BYTES:
@@ -87,7 +87,7 @@ class Archive:
             most_bytes -= sum(map(len, self.chunks(info.filename, most_bytes)))
 
     def chunks(self, name: str, most_bytes: int) -> Iterator[bytes]:
-        """Give an entry's bytes piece by piece. Raises BookError as `read` does."""
+        """Yield an entry's bytes piece by piece. Raises BookError as `read` does."""
         info = self._infos.get(name)
         if info is None:
             raise BookError("it is missing from the archive")

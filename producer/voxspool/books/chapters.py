@@ -50,7 +50,7 @@ def at_starts(blocks: Sequence[Block], starts: Sequence[int], title: str) -> lis
 
 
 def shortened(title: str) -> str:
-    """Give a title that fits a line: some books set whole paragraphs as headings."""
+    """Return a title that fits a line: some books set whole paragraphs as headings."""
     return title if len(title) <= MAX_TITLE_CHARS else title[: MAX_TITLE_CHARS - 1].rstrip() + "…"
 
 

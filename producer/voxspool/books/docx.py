@@ -61,7 +61,7 @@ class _Reader:
         self._bases = {style.style_id: _base(style.element) for style in document.styles}
 
     def blocks(self) -> Iterator[tuple[Block, int]]:
-        """Give each paragraph, and each row of a table as one, with its rank."""
+        """Yield each paragraph, and each row of a table as one, with its rank."""
         for one in self._body.iter(f"{_W}p", f"{_W}tr"):
             if _inside(one, f"{_W}tr", _FALLBACK):
                 continue
@@ -96,7 +96,7 @@ def _inside(element: Element, *tags: str) -> bool:
 
 
 def _text(paragraph: Element) -> str:
-    """Give a paragraph's text; not that of text boxes in it, which are paragraphs of their own."""
+    """Return a paragraph's text; not that of text boxes in it, which are paragraphs of their own."""
     parts = []
     for one in paragraph.iter():
         if next(one.iterancestors(f"{_W}p"), None) is not paragraph or _inside(one, _FALLBACK) or _vanishes(one):
@@ -118,13 +118,13 @@ def _vanishes(element: Element) -> bool:
 
 
 def _inside_run(element: Element) -> bool:
-    """Tell a tab of the text from one that a paragraph's settings define."""
+    """Return whether an element is inside a run of text; a paragraph's settings define tabs too."""
     around = element.getparent()
     return around is not None and around.tag == f"{_W}r"
 
 
 def _row(row: Element) -> str:
-    """Give the cells of a row as one line, tables inside of it too."""
+    """Return the cells of a row as one line, tables inside of it too."""
     cells = [
         " ".join(filter(None, map(_text, cell.iter(f"{_W}p"))))
         for cell in row.findall(f".//{_W}tc")

@@ -53,7 +53,7 @@ def _is_media(path: Path) -> bool:
 
 
 def _chapters(book: Book, language: str | None) -> Iterator[Chapter]:
-    """Give a file's chapters, with its language on each block where the book has another."""
+    """Yield a file's chapters, with its language on each block where the book has another."""
     own = None if same_language(book.language, language) else book.language
     for chapter in book.chapters:
         yield Chapter(chapter.title, tuple(_said_in(block, own) for block in chapter.blocks))

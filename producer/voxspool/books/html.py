@@ -46,6 +46,6 @@ def book_of(root: Element, title: str, **about: str) -> Book:
 
 
 def _said(root: Element, name: str) -> str:
-    """Give what a page's head says under a name."""
+    """Return what a page's head says under a name."""
     found = (one.get("content", "") for one in named(root, "meta") if one.get("name", "").casefold() == name)
     return settle(next(found, ""))

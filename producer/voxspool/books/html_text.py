@@ -93,7 +93,7 @@ class Run:
         return settle("".join(piece.text for piece in self.pieces))
 
     def origins(self) -> list[tuple[Slot, int] | None]:
-        """Give for each character of the text where it stands in the tree; None for what was put there.
+        """Return for each character of the text where it stands in the tree; None for what was put there.
 
         White space that became one space stands where its first character does.
         """
@@ -111,7 +111,7 @@ class Run:
         return found
 
     def block(self, document: str | None, language: str | None) -> Block:
-        """Give it as a block of a book in that language; `document` is its path in the archive."""
+        """Return it as a block of a book in that language; `document` is its path in the archive."""
         own = None if same_language(self.language, language) else self.language
         kind: Literal["heading", "paragraph"] = "heading" if self.level else "paragraph"
         return Block(self.text, kind, own, None if document is None else Place(document, self.path))
@@ -139,7 +139,7 @@ class _Frame:
 
 
 def settle(text: str) -> str:
-    """Give text as a reader sees it: runs of white space are one space, soft hyphens are not there."""
+    """Return text as a reader sees it: runs of white space are one space, soft hyphens are not there."""
     return " ".join(_DROPPED.sub("", text).split())
 
 
@@ -151,7 +151,7 @@ def prose(root: Element, omitted: Collection[Element] = ()) -> Prose:
 
 
 def kinds(element: Element) -> set[str]:
-    """Give the words of an element's epub:type and role."""
+    """Return the words of an element's epub:type and role."""
     return set(f"{element.get(TYPE, '')} {element.get('role', '')}".casefold().split())
 
 
@@ -166,7 +166,7 @@ def is_block(element: Element) -> bool:
 
 
 def visible(element: Element) -> str:
-    """Give an element's whole text, settled."""
+    """Return an element's whole text, settled."""
     return settle(whole_text(element))
 
 
@@ -259,7 +259,7 @@ class _Walk:
 
 
 def _frame(node: Element, parent: _Frame | None) -> _Frame:
-    """Say what is known of an element where the walk enters it."""
+    """Return what is known of an element when the walk enters it."""
     said = tag(node.get(LANGUAGE) or node.get("lang"))
     if parent is None:
         return _Frame(node, (), 0, said, block=True, row=False)
@@ -310,6 +310,6 @@ def _hidden(node: Element) -> bool:
 
 
 def _language(pieces: tuple[Piece, ...], around: str | None) -> str | None:
-    """Give the language of a run: that which all of its text shares, else that of the block around it."""
+    """Return the language of a run: that which all of its text shares, else that of the block around it."""
     said = {piece.language for piece in pieces if settle(piece.text)}
     return said.pop() if len(said) == 1 else around

@@ -19,7 +19,7 @@ _SHORT: Final = dict(
 
 
 def tag(said: str | None) -> str | None:
-    """Give a language as a voice would name it; None for what names none."""
+    """Return a language as a voice would name it; None for what names none."""
     wanted = (said or "").strip().casefold().replace("_", "-")
     first, dash, rest = wanted.partition("-")
     if not _TAG.fullmatch(wanted) or first in _NONE:

@@ -44,7 +44,7 @@ def _front(text: str) -> tuple[dict[str, str], str]:
 
 
 def _unquoted(value: str) -> str:
-    """Give a scalar of YAML, or the first of a list in brackets, without quotes."""
+    """Return a scalar of YAML, or the first of a list in brackets, without quotes."""
     plain = value.strip().strip("[]").strip()
     return plain[1:-1] if len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "\"'" else plain
 

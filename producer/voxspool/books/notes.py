@@ -28,7 +28,7 @@ _RAISED: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 
 
 def notes(documents: Mapping[str, Element]) -> set[Element]:
-    """Give what is left out of documents, by path: references to notes, and the notes."""
+    """Return what is left out of documents, by path: references to notes, and the notes."""
     found: set[Element] = set()
     ids = {path: _ids(root) for path, root in documents.items()}
     for path, root in documents.items():
@@ -42,7 +42,7 @@ def notes(documents: Mapping[str, Element]) -> set[Element]:
 
 
 def resolve(base: str, href: str) -> tuple[str, str]:
-    """Give the document, as its path in the archive, and the fragment that a link in another document means."""
+    """Return the document, as its path in the archive, and the fragment that a link in another document means."""
     place, _, fragment = href.partition("#")
     if not place:
         return base, unquote(fragment)
@@ -59,7 +59,7 @@ def _ids(root: Element) -> dict[str, Element]:
 
 
 def _references(root: Element) -> Iterator[Element]:
-    """Give the links that are marks of notes."""
+    """Yield the links that are marks of notes."""
     for link in named(root, "a"):
         text = visible(link)
         if "#" not in link.get("href", "") or not MARK.fullmatch(text):
@@ -87,7 +87,7 @@ def _leads(link: Element) -> bool:
 
 
 def _note(link: Element, target: Element) -> list[Element]:
-    """Give the note that a reference leads to; nothing where what is there is not surely one."""
+    """Return the note that a reference leads to; nothing where what is there is not surely one."""
     block = _block(target)
     text = visible(block)
     if local(block) in _NEVER or len(text) > _LONGEST_NOTE_CHARS or link in set(block.iter("{*}a")):
@@ -99,7 +99,7 @@ def _note(link: Element, target: Element) -> list[Element]:
 
 
 def _until_next(siblings: Iterator[Element]) -> Iterator[Element]:
-    """Give what is said of a term."""
+    """Yield what is said of a term."""
     for one in siblings:
         if local(one) != "dd":
             return
@@ -118,6 +118,6 @@ def _links_back(block: Element, link: Element) -> bool:
 
 
 def _block(element: Element) -> Element:
-    """Give the block that an element is or stands in."""
+    """Return the block that an element is or stands in."""
     around = (one for one in (element, *element.iterancestors()) if is_block(one))
     return next(around, element)

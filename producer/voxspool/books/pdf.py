@@ -58,7 +58,7 @@ def read_pdf(data: bytes, name: str) -> Book:
 
 
 def _pages(reader: PdfReader, count: int) -> tuple[list[list[str]], tuple[str, ...]]:
-    """Give the lines of each page, and name the pages that cannot be read."""
+    """Return the lines of each page, and name the pages that cannot be read."""
     pages: list[list[str]] = []
     unread = []
     for index in range(count):
@@ -95,12 +95,12 @@ def _trimmed(page: list[str], repeated: set[str]) -> list[str]:
 
 
 def _pattern(line: str) -> str:
-    """Give a line without its numbers: headers count pages."""
+    """Return a line without its numbers: headers count pages."""
     return re.sub(r"\d+", "#", settle(line)).casefold()
 
 
 def _paragraphs(pages: list[list[str]]) -> list[tuple[int, str]]:
-    """Give the paragraphs, each with the page (from 0) that it begins on; one may go over a page."""
+    """Return the paragraphs, each with the page (from 0) that it begins on; one may go over a page."""
     width = max((len(line) for page in pages for line in page), default=0)
     found: list[tuple[int, list[str]]] = []
     for number, page in enumerate(pages):
@@ -125,7 +125,7 @@ def _joined(lines: list[str]) -> str:
 
 
 def _outline(reader: PdfReader) -> list[tuple[int, str]]:
-    """Give the page (from 0) and the title of each chapter; empty where the file has no outline that can be read."""
+    """Return the page (from 0) and the title of each chapter; empty where the file has no outline that can be read."""
     try:
         top = [(reader.get_destination_page_number(one), settle(one.title or "")) for one in _top(reader.outline)]
     except Exception:  # noqa: BLE001 - pypdf raises whatever damage leads it to; headings make the chapters then
@@ -134,7 +134,7 @@ def _outline(reader: PdfReader) -> list[tuple[int, str]]:
 
 
 def _top(outline: list[Any]) -> Iterator[Any]:
-    """Give the entries of the outermost level that has several."""
+    """Yield the entries of the outermost level that has several."""
     own = [one for one in outline if not isinstance(one, list)]
     below = [one for one in outline if isinstance(one, list)]
     yield from _top(below[0]) if len(own) == 1 and below else iter(own)
@@ -160,7 +160,7 @@ def _outlined(outline: list[tuple[int, str]], paragraphs: list[tuple[int, str]],
 
 
 def _about(reader: PdfReader) -> tuple[str, tuple[str, ...]]:
-    """Give the title and the authors, as far as the file says them."""
+    """Return the title and the authors, as far as the file says them."""
     try:
         info = reader.metadata
         title, author = settle((info and info.title) or ""), settle((info and info.author) or "")

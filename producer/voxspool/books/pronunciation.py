@@ -70,7 +70,7 @@ class Alignment:
     """Where the spoken text begins in what is written, in characters."""
 
     def origin(self, start: int, end: int) -> tuple[int, int]:
-        """Give the span of the written text that a span of the spoken text says; a replaced word is whole in it.
+        """Return the span of the written text that a span of the spoken text says; a replaced word is whole in it.
 
         Spans that tile the spoken text tile what is written, but for a replaced word that they cut: both have it. What
         was left out belongs to what stands before it, or at the very start to what follows.
@@ -78,7 +78,7 @@ class Alignment:
         return self._start(start), max(self._start(start), self._end(end))
 
     def moved(self, by: int) -> Alignment:
-        """Give the alignment of the same text where what is written begins so many characters later."""
+        """Return the alignment of the same text where what is written begins so many characters later."""
         moved = (
             one._replace(written_start=one.written_start + by, written_end=one.written_end + by)
             for one in self.replaced
@@ -86,7 +86,7 @@ class Alignment:
         return Alignment(tuple(moved), self.offset + by)
 
     def added(self, start: int, end: int) -> Alignment:
-        """Give the alignment with a span at the spoken text's end that is not written."""
+        """Return the alignment with a span at the spoken text's end that is not written."""
         written = self._end(start)
         return Alignment((*self.replaced, Replaced(start, end, written, written)), self.offset)
 
@@ -103,7 +103,7 @@ class Alignment:
         return place + self.offset if last is None else last.written_end + max(0, place - last.end)
 
     def _last(self, place: int) -> Replaced | None:
-        """Give the last replacement that begins at a place or before."""
+        """Return the last replacement that begins at a place or before."""
         count = bisect_right(self.replaced, place, key=lambda one: one.start)
         return self.replaced[count - 1] if count else None
 
@@ -140,7 +140,7 @@ class _Expression:
     rank: tuple[int, int]
 
     def find(self, text: str, start: int) -> _Found | None:
-        """Give its first match from a place on that is not empty."""
+        """Return its first match from a place on that is not empty."""
         found = self.pattern.search(text, start)
         while found and found.start() == found.end():
             found = self.pattern.search(text, found.end() + 1) if found.end() < len(text) else None
@@ -159,7 +159,7 @@ class _Words:
         self._lengths = sorted({len(word) for word in self._words}, reverse=True)
 
     def find(self, text: str, folded: str, start: int) -> _Found | None:
-        """Give the first match from a place on; the folded text is of the same length."""
+        """Return the first match from a place on; the folded text is of the same length."""
         if not self._lengths:
             return None
         return next(filter(None, (self._at(text, folded, place) for place in range(start, len(text)))), None)
@@ -193,7 +193,7 @@ class Pronunciations:
         return cls(words, [rule for rule in rules if isinstance(rule, _Expression)])
 
     def apply(self, text: str) -> tuple[str, Alignment]:
-        """Give what is said for a text, and the way back."""
+        """Return what is said for a text, and the way back."""
         parts: list[str] = []
         replaced: list[Replaced] = []
         written = spoken = 0
@@ -313,7 +313,7 @@ def _mark(character: str) -> bool:
 
 
 def _folded(text: str) -> str:
-    """Give a text of the same length for comparison whatever its case."""
+    """Return a text of the same length for comparison whatever its case."""
     return _plain("".join(map(_lower, text)))
 
 

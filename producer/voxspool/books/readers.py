@@ -88,7 +88,7 @@ def _reader(kind: str) -> Reader:
 
 
 def _kind(suffix: str, head: bytes, name: str, source: Path) -> str:
-    """Say which reader a file takes. Raises BookError where none does."""
+    """Return the kind of a file. Raises BookError if no reader takes it."""
     known = _SUFFIXES.get(suffix.lower())
     if known:
         return known
@@ -104,7 +104,7 @@ def _kind(suffix: str, head: bytes, name: str, source: Path) -> str:
 
 
 def _kind_of_archive(source: Path) -> str:
-    """Tell a document of Word from an EPUB; a damaged archive is left to the reader of EPUB, who says so."""
+    """Return `docx` or `epub`. A damaged archive counts as an EPUB: its reader reports the damage."""
     from voxspool.books.archive import Archive
 
     try:
@@ -123,7 +123,7 @@ def _head(path: Path) -> bytes:
 
 
 def _content(path: Path) -> bytes:
-    """Give a file's bytes. Raises BookError."""
+    """Return a file's bytes. Raises BookError."""
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:

@@ -66,14 +66,14 @@ class Part:
     alignment: Alignment = field(default_factory=Alignment)
 
     def origin(self, start: int, end: int) -> tuple[int, int]:
-        """Give the span of the block's text that a span of `spoken` came from, in characters: see Alignment."""
+        """Return the span of the block's text that a span of `spoken` came from, in characters: see Alignment."""
         return self.alignment.origin(start, end)
 
 
 def script(
     chapter: Chapter, pronunciations: Pronunciations, *, pauses: Pauses | None = None, voice: str | None = None
 ) -> list[Part]:
-    """Give what is spoken of a chapter, in order; nothing of the blocks' text is lost but markers and outer spaces.
+    """Return what is spoken of a chapter, in order; nothing of the blocks' text is lost but markers and outer spaces.
 
     `voice` is the chapter's own; None: the book's. Raises BookError for a marker that is wrong.
     """
@@ -158,7 +158,7 @@ class _Writer:
         return pause_s
 
     def _voice(self, marker: re.Match[str]) -> str:
-        """Give the voice's name; nothing for [voice:]."""
+        """Return the voice's name; nothing for [voice:]."""
         name = marker[2].strip()
         if not marker[3] or len(name) > _MAX_VOICE_CHARS or not name.isprintable():
             self._refuse(marker, "[voice:NAME], or [voice:] for the one before")
@@ -173,7 +173,7 @@ class _Writer:
 
 
 def _ended(spoken: str, alignment: Alignment) -> tuple[str, Alignment]:
-    """Give a heading that ends in a letter or a number its full stop: without one, voices break off or run on.
+    """Return a heading that ends in a letter or a number its full stop: without one, voices break off or run on.
 
     XTTS speaks gibberish behind a short text without an end, and Piper learnt from whole sentences.
     """

@@ -62,7 +62,7 @@ def read_plain(text: str, name: str) -> Book:
 
 
 def decode_text(data: bytes) -> str:
-    """Give text by its BOM, as UTF-8 or else as Windows of western Europe wrote it. Raises BookError over binary."""
+    """Return text by its BOM, as UTF-8 or else as Windows of western Europe wrote it. Raises BookError over binary."""
     for bom, encoding in _BOMS:
         if data.startswith(bom):
             return data.decode(encoding, "replace")

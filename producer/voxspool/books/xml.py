@@ -67,7 +67,7 @@ class Parsed(NamedTuple):
 
 
 def decode(data: bytes) -> str:
-    """Give the text of a document by its BOM, its declaration, UTF-8 or, where all that fails, as Windows wrote it."""
+    """Decode a document by its BOM, its declaration, as UTF-8 or, if all that fails, as Windows-1252."""
     for bom, encoding in _BOMS:
         if data.startswith(bom):
             return data.decode(encoding, "replace").removeprefix("\ufeff")
@@ -108,17 +108,17 @@ def parse_html(data: bytes) -> Element:
 
 
 def local(element: Element) -> str:
-    """Give an element's name without its namespace; a comment has none."""
+    """Return an element's name without its namespace; a comment has none."""
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
 def named(element: Element, *names: str) -> list[Element]:
-    """Give the elements below one that have one of these names, in whatever namespace, in order."""
+    """Return the elements below one that have one of these names, in whatever namespace, in order."""
     return [one for one in element.iter(etree.Element) if one is not element and local(one) in names]
 
 
 def whole_text(element: Element) -> str:
-    """Give all text in an element, as it stands there; comments are none."""
+    """Return all text in an element, as it stands there; comments are none."""
     return str(element.xpath("string()"))
 
 
@@ -163,7 +163,7 @@ def _in_xhtml(root: Element) -> Element:
 
 
 def _move(old: Element, new: Element) -> None:
-    """Give one element all that another has."""
+    """Move all contents of an element into another."""
     new.text = old.text
     for name, value in old.attrib.items():
         _set(new, str(name), value)
@@ -178,7 +178,7 @@ def _set(element: Element, name: str, value: str | bytes) -> None:
 
 
 def _sane(tag: str) -> str:
-    """Give a name that XML takes: parsers of HTML let a:b and a"b through."""
+    """Return a name that XML takes: parsers of HTML let a:b and a"b through."""
     name = tag.rpartition(":")[2]
     return name if _XML_NAME.fullmatch(name) else "span"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def as_path(source: str) -> Iterator[Path]:
-    """Give a book's path; that of stdin (`-`), for as long as it is needed. Raises BookError."""
+    """Yield a book's path; that of stdin (`-`), for as long as it is needed. Raises BookError."""
     if source != "-":
         yield Path(source)
         return
@@ -34,6 +34,6 @@ def as_path(source: str) -> Iterator[Path]:
 
 
 def warn(book: Book) -> None:
-    """Say, on stderr, what could not be read of a book."""
+    """Print on stderr what could not be read of a book."""
     for line in book.unread:
         click.echo(f"voxspool: could not be read: {line}", err=True)

@@ -140,7 +140,7 @@ def watched(
     store: str | None = None,
     heard_samples: int = 0,
 ) -> Iterator[Received]:
-    """Give the entries; the line moves, a missing worker is said, a bad end raises."""
+    """Yield the entries; the line moves, a missing worker is said, a bad end raises."""
     entries = speech.entries(after, on_wait=unserved.on_wait)
     if store is not None:
         from voxspool.narration.listening import voiced

@@ -113,14 +113,14 @@ def _show_job(client: Client, job: str, *, as_json: bool) -> None:
 
 
 def _record(card: WorkerCard) -> tuple[str, ...]:
-    """Say what a worker's jobs came to, 80 columns wide with its name."""
+    """Return a worker's jobs, speed and cache hits as columns; with its name they fit 80 columns."""
     cached = "-" if card.voice_hit_rate is None else f"{card.voice_hit_rate:.0%}"
     first, factor = _number(card.first_chunk_s, "s"), _number(card.real_time_factor)
     return card.name, str(card.jobs_ended), str(card.jobs_failed), first, factor, cached
 
 
 def _took(end: End) -> str:
-    """Say what a speech took, in its last attempt."""
+    """Describe the last attempt of a speech: first audio, real-time factor, chunks, voice, faults."""
     again = f", {end.spoken_again} spoken again" if end.spoken_again else ""
     faults = f", {end.faults} with a fault still" if end.faults else ""
     return (

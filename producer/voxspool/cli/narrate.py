@@ -70,7 +70,7 @@ class Asked:
     """voice, language, engine, speed, seed: those that were said."""
 
     def recipe(self, book: Book, engine: str) -> Recipe:
-        """Say what is wanted of a book. Raises BookError."""
+        """Return the options of a narration. Raises BookError."""
         last = len(book.chapters)
         said = {"voice": self.settings.voice} | self.speech | {"engine": engine}
         return Recipe(
@@ -406,7 +406,7 @@ def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
 
 
 def _live(asked: Asked) -> tuple[list[WorkerCard], str]:
-    """Give the workers alive now, and the engine that would speak; none, and any, where there is no Redis."""
+    """Return the workers alive now, and the engine that would speak; none, and any, where there is no Redis."""
     wanted = asked.speech.get("engine", asked.settings.engine)
     if asked.private:
         return [], wanted

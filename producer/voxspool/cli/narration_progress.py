@@ -111,7 +111,7 @@ class _Bars(Progress):
     below = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Give the bars, then the line."""
+        """Yield the bars, then the line."""
         yield from super().get_renderables()
         yield Text(self.below)
 
@@ -156,11 +156,11 @@ class Display:
         self._progress.stop()
 
     def busy(self, error: BusyError) -> None:
-        """Say why the rest of the book waits."""
+        """Show why the rest of the book waits."""
         click.echo(f"voxspool: {error}; the rest of the book is enqueued then", err=True)
 
     def placed(self, jobs: Mapping[int, str]) -> None:
-        """Say how to hear one, from another terminal: a Redis of this command's own is not to be reached from there."""
+        """Show how to hear a chapter from another terminal. A private Redis cannot be reached from there."""
         shared = self._client.url == self._client.settings.redis_url
         if jobs and shared and self._console.is_terminal:
             first = jobs[min(jobs)]
@@ -180,12 +180,12 @@ class Display:
         self._progress.below = self._line()
 
     def made(self, made: Made) -> None:
-        """Say which file is being looked after."""
+        """Show which file was written."""
         if made.new:
             self._progress.below = f"{self._line()}, wrote {made.path.name}"
 
     def left(self, name: str) -> None:
-        """Say how to come back."""
+        """Show how to continue later."""
         self._progress.stop()
         click.echo(
             f"narration {name} goes on without this command; the files are made when you come back:\n"
@@ -195,12 +195,12 @@ class Display:
         )
 
     def stopped(self) -> None:
-        """Say that nothing is lost."""
+        """Show that nothing is lost."""
         self._progress.stop()
         click.echo("voxspool: interrupted; what was spoken is kept: run the same command again to go on", err=True)
 
     def end(self, outcome: Outcome) -> None:
-        """Say what came of it."""
+        """Show the result."""
         self._progress.stop()
         for line in outcome.problems[:LISTED]:
             click.echo(f"voxspool: {line}", err=True)
@@ -242,7 +242,7 @@ class Display:
             self._progress.remove_task(line)
 
     def _line(self) -> str:
-        """Say it in numbers."""
+        """Return the line of figures: chapters, speed, time left, workers, faults."""
         factor = self._pace.real_time_factor
         left = self._pace.left_s(self._characters - round(self._progress.tasks[0].completed))
         parts = [f"{self._whole}/{len(self._chapters)} chapters"]
@@ -285,15 +285,15 @@ class Lines:
         pass
 
     def busy(self, error: BusyError) -> None:
-        """Say it."""
+        """Write a line."""
         self._say("busy", why=str(error), retry_after_s=error.retry_after_s)
 
     def placed(self, jobs: Mapping[int, str]) -> None:
-        """Say it."""
+        """Write a line."""
         self._say("placed", jobs=jobs)
 
     def take(self, news: News) -> None:
-        """Say it, unless nothing happened."""
+        """Write a line, unless nothing happened."""
         if isinstance(news, Segment):
             mark = news.mark
             self._say(
@@ -308,19 +308,19 @@ class Lines:
             self._say("given-up", chapter=news.number, code=news.error.code, why=str(news.error))
 
     def made(self, made: Made) -> None:
-        """Say it."""
+        """Write a line."""
         self._say("file", path=str(made.path), new=made.new)
 
     def left(self, name: str) -> None:
-        """Say it."""
+        """Write a line."""
         self._say("left", id=name)
 
     def stopped(self) -> None:
-        """Say it."""
+        """Write a line."""
         self._say("stopped")
 
     def end(self, outcome: Outcome) -> None:
-        """Say it."""
+        """Write a line."""
         self._say(
             "end", ok=outcome.ok, duration_s=round(outcome.duration_s, 3), spoken=outcome.spoken,
             reused=outcome.reused, problems=outcome.problems, report=str(outcome.report),
@@ -346,7 +346,7 @@ def hours(seconds: float) -> str:
 
 
 def _about(chapter: Planned) -> dict[str, Any]:
-    """Say what a chapter is."""
+    """Return a chapter's number, title and length, for a line of JSON."""
     return {"chapter": chapter.number, "title": chapter.chapter.title, "characters": chapter.characters}
 
 

@@ -121,7 +121,7 @@ def settings(redis_url: str | None, *, private: bool = False) -> Settings:
 
 
 def open_client(chosen: Settings) -> Client:
-    """Give a client whose server was asked: it is there, it lets us in, it is new enough."""
+    """Return a client whose server was asked: it is there, it lets us in, it is new enough."""
     from voxspool import connection
     from voxspool.client import Client
 

@@ -114,7 +114,7 @@ class Unserved:
         self._told = False
 
     def look(self, queue: str) -> None:
-        """Say so if it is so."""
+        """Warn if the job waits."""
         if not self._told and (why := self._client.why_unserved(queue)):
             self._told = True
             click.echo(f"voxspool: {why}{self._or_private()}", err=True)

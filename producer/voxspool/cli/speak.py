@@ -133,7 +133,7 @@ def cancelled_by_interrupt(speech: Speech) -> Iterator[None]:
 
 
 def report(target: str, line: SpeechProgress) -> None:
-    """Say what came of it, on stderr."""
+    """Print the result on stderr."""
     first = "" if line.first_chunk_s is None else f", first sound after {line.first_chunk_s:.2f} s"
     factor = "" if line.real_time_factor is None else f", {line.real_time_factor:.3f} of real time"
     where = "stdout" if target == "-" else target

@@ -175,7 +175,7 @@ def _list_own(*, as_json: bool) -> None:
 
 
 def _rows(workers: list[WorkerCard], cloned: dict[str, ClonedVoice]) -> list[dict[str, Any]]:
-    """Give one row a voice, sorted by name. A worker's own voice goes before a cloned one of the same name."""
+    """Return one row a voice, sorted by name. A worker's own voice goes before a cloned one of the same name."""
     having: dict[str, list[WorkerCard]] = {}
     for card in workers:
         for name in card.voices:
@@ -191,18 +191,18 @@ def _rows(workers: list[WorkerCard], cloned: dict[str, ClonedVoice]) -> list[dic
 
 
 def _row(voice: str, engine: str, languages: list[str], workers: int, *, cloned: bool = False) -> dict[str, Any]:
-    """Give what is said of one voice."""
+    """Return what is said of one voice."""
     return {"voice": voice, "engine": engine, "languages": languages, "workers": workers, "cloned": cloned}
 
 
 def _said(voice: ClonedVoice) -> str:
-    """Say how much there is of a voice."""
+    """Return the number and the length of a voice's clips."""
     count = len(voice.clips)
     return f"{count} clip{'' if count == 1 else 's'}, {voice.duration_s:.1f} s"
 
 
 def _warn_where_nobody_clones(client: Client) -> None:
-    """Say so where no live worker could speak with a cloned voice."""
+    """Warn if no live worker can speak with a cloned voice."""
     if not any(card.clones for card in client.workers()):
         click.echo(
             f"voxspool: no live worker speaks cloned voices; start one: voxspool-worker run --engine {CLONING_ENGINE}",

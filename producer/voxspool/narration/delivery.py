@@ -269,7 +269,7 @@ class Delivery:
         return file_name(track.title, "", track.number, len(self._book.chapters))
 
     def _tags(self, track: Track) -> Tags:
-        """Say what a chapter's files say of themselves."""
+        """Return the tags of a chapter's files."""
         book = self._book
         artist = ", ".join(book.authors)
         return Tags(
@@ -278,7 +278,7 @@ class Delivery:
 
 
 def _faults(tracks: Iterable[Track], heard: Mapping[tuple[int, int], Heard]) -> Iterable[str]:
-    """Say which segments did not pass their checks."""
+    """Yield a line for each segment that did not pass its checks."""
     for track in tracks:
         for index, cue in enumerate(track.cues):
             found = heard.get((track.number, index))
@@ -289,10 +289,10 @@ def _faults(tracks: Iterable[Track], heard: Mapping[tuple[int, int], Heard]) -> 
 
 
 def _sound(track: Track) -> list[Any]:
-    """Say what is heard of a chapter."""
+    """Return what a chapter's audio is made of: the sample rate, and the key and place of each segment."""
     return [track.sample_rate, [[cue.stored and cue.stored.key, cue.pos, cue.end_pos] for cue in track.cues]]
 
 
 def _digest(*parts: Any) -> str:  # noqa: ANN401 - JSON
-    """Give a hash of what a file is made of."""
+    """Return a hash of what a file is made of."""
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

@@ -83,20 +83,20 @@ def estimate(
 
 
 def pace(language: str | None, engine: str) -> float:
-    """Give how many characters are said in a second, at speed 1."""
+    """Return how many characters are said in a second, at speed 1."""
     if engine == "tone":
         return TONE
     return CHARS_PER_S.get((language or "").lower().replace("_", "-").split("-")[0], ENGLISH)
 
 
 def _speech_rate(card: WorkerCard) -> float | None:
-    """Give the seconds of audio that a worker makes in a second; None where its card says none that can be."""
+    """Return the seconds of audio that a worker makes in a second; None where its card says none that can be."""
     rate = card.speech_rate
     return rate if rate is not None and 0 < rate < math.inf else None
 
 
 def _why(engine: str, serving: list[WorkerCard], able: list[WorkerCard], rates: list[float]) -> str:
-    """Say what the time goes by, or why there is none."""
+    """Return what the estimated time is based on, or why there is none."""
     if not serving:
         return "no live worker takes books" + ("" if engine == AUTO else f" for {engine}")
     if not able:
@@ -121,7 +121,7 @@ def _workers(number: int) -> str:
 
 
 def _files_bytes(audio_s: float, able: list[WorkerCard]) -> dict[str, int]:
-    """Give the size of the files of each format."""
+    """Return the size of the files of each format."""
     rate_hz = max((card.sample_rate for card in able), default=USUAL_RATE_HZ)
     pcm_bytes = audio_s * rate_hz * SAMPLE_BYTES
     sizes = {"flac": pcm_bytes * FLAC_SHARE, "wav": pcm_bytes}

@@ -26,7 +26,7 @@ the stream, and silence without end would fill a disk."""
 
 
 def voiced(received: Iterable[Received], place: str, given_samples: int = 0) -> Iterator[Received]:
-    """Give a chapter's entries as a speech has them: before each mark the audio of its key, then silence to its end.
+    """Yield a chapter's entries as a speech has them: before each mark the audio of its key, then silence to its end.
 
     The entries of a speech are given as they are: the store at the place is opened where a chapter asks for it.
     `given_samples` is where the first entry goes on. Raises StoreError where the store has lost a segment, or has
@@ -47,7 +47,7 @@ def _is_mute(mark: Mark, given_samples: int) -> bool:
 
 
 def _audio(mark: Mark, store: Store) -> Iterator[Audio]:
-    """Give what the store has for a mark, in chunks, and silence for the rest of it."""
+    """Yield what the store has for a mark, in chunks, and silence for the rest of it."""
     said = store.read(mark.key).astype("<i2").tobytes() if mark.key else b""
     length = mark.end_pos - mark.pos
     if not len(said) // SAMPLE_BYTES <= length <= _LONGEST_SAMPLES:

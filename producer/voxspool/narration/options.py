@@ -48,7 +48,7 @@ class Recipe:
         return self.chapters is None or number in self.chapters
 
     def voice_of(self, number: int) -> str | None:
-        """Give the voice of a chapter."""
+        """Return the voice of a chapter."""
         return dict(self.voices).get(number, self.voice)
 
     def encode(self) -> str:
@@ -87,7 +87,7 @@ def numbers(text: str, last: int) -> list[int]:
 
 
 def chosen(last: int, only: str | None, skipped: str | None) -> tuple[int, ...] | None:
-    """Say which chapters are left of those that a book has; None: all of them."""
+    """Return the wanted chapters of those that a book has; None means all of them."""
     if only is None and skipped is None:
         return None
     wanted = set(numbers(only, last)) if only else set(range(1, last + 1))

@@ -79,7 +79,7 @@ class Folder:
         return self.kept()
 
     def kept(self) -> Kept:
-        """Say what is narrated here. Raises BookError where nothing is."""
+        """Return the narration that was begun here: id, title, options, source. Raises BookError if there is none."""
         try:
             about = json.loads((self._state / "recipe.json").read_text(encoding="utf-8"))
             _check(about["version"] == VERSION and _ID.fullmatch(about["id"]), about["version"])
@@ -94,7 +94,7 @@ class Folder:
             ) from error
 
     def track(self, number: int, digest: str) -> Track | None:
-        """Give what was spoken of a chapter, if all of it was, and it is as it was; None otherwise."""
+        """Return what was spoken of a chapter, if all of it was, and it is as it was; None otherwise."""
         try:
             fields = json.loads(self._track_path(number, digest).read_text(encoding="utf-8"))
             cues = tuple(
@@ -114,7 +114,7 @@ class Folder:
             self.write(path, json.dumps(asdict(track)))
 
     def heard(self, model: str) -> dict[str, str]:
-        """Give what a model heard of segments, by their keys in the store."""
+        """Return what a model heard of segments, by their keys in the store."""
         found = self._json(_HEARD)
         texts = found.get(model)
         return texts if isinstance(texts, dict) else {}
@@ -125,7 +125,7 @@ class Folder:
             self.write(self._state / _HEARD, json.dumps({model: texts}))
 
     def place(self, name: str) -> Path:
-        """Say where a file for people lies."""
+        """Return the path of a file for people."""
         return self.path / name
 
     def has(self, name: str, made_of: str) -> bool:
@@ -159,7 +159,7 @@ class Folder:
             part.unlink(missing_ok=True)
 
     def _files(self) -> dict[str, tuple[str, int | None]]:
-        """Say which files were made of what, and of which chapter."""
+        """Return which files were made, of which audio and of which chapter."""
         found = self._json("files.json").items()
         return {name: tuple(said) for name, said in found if isinstance(said, list) and len(said) == 2}
 
@@ -186,7 +186,7 @@ class Folder:
         return kept
 
     def _inside(self, name: object) -> Path:
-        """Give a file of ours by its name. Raises ValueError for what would lie elsewhere."""
+        """Return a file of ours by its name. Raises ValueError for what would lie elsewhere."""
         _check(isinstance(name, str) and Path(str(name)).name == name, name)
         return self._state / str(name)
 

@@ -69,7 +69,7 @@ class Planned:
         )
 
     def digest(self, recipe: Recipe, store: str) -> str:
-        """Give 12 hexadecimal digits that stand for everything its job says, and the store that it lies in."""
+        """Return 12 hexadecimal digits that stand for everything its job says, and the store that it lies in."""
         said = json.dumps(self.spec("digest", recipe, store).encode())
         return hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
 
@@ -93,7 +93,7 @@ class Planned:
 
 
 def plan(book: Book, recipe: Recipe, pronunciations: Pronunciations) -> tuple[Planned, ...]:
-    """Say how the wanted chapters of a book will be spoken. Raises BookError."""
+    """Return how the wanted chapters of a book will be spoken. Raises BookError."""
     found = []
     for number, chapter in enumerate(book.chapters, start=1):
         if recipe.wants(number):

@@ -131,7 +131,7 @@ class Narration:
         self._client.record_narration(self.id, record)
 
     def news(self) -> Iterator[News]:
-        """Give what happens to the chapters, until all are whole or given up."""
+        """Yield what happens to the chapters, until all are whole or given up."""
         hearing = {job: _Hearing(self.chapters[number]) for number, job in self.jobs.items()}
         for heard in self._client.read_all(list(hearing)):
             if heard is None:
@@ -145,7 +145,7 @@ class Narration:
         return cue.stored is not None and self._store.check(cue.stored.key) is not None
 
     def _take(self, hearing: _Hearing, what: Received | VoxspoolError) -> Iterator[News]:
-        """Give what an entry of a chapter's job means."""
+        """Yield what an entry of a chapter's job means."""
         number = hearing.chapter.number
         try:
             if isinstance(what, VoxspoolError):
@@ -184,7 +184,7 @@ class Narration:
         raise SpeechFailedError(f"chapter {chapter.number} failed {MAX_TRIES} times this week; see the workers' logs")
 
     def _state(self, job: str, number: int) -> str:
-        """Say where a job is, and note how far; `unknown` where there is none."""
+        """Return the state of a job, and note its progress; `unknown` if there is no job."""
         try:
             found = self._client.speech(job).status()
         except UnknownJobError:

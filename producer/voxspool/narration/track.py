@@ -70,7 +70,7 @@ class Track:
         return self.samples / self.sample_rate
 
     def audio(self, store: Store) -> Iterator[NDArray[np.int16]]:
-        """Give its samples, shape (n,) a cue: what was said, then the silence behind it.
+        """Yield its samples, shape (n,) a cue: what was said, then the silence behind it.
 
         Raises StoreError where the store has lost a segment.
         """

@@ -65,7 +65,7 @@ DEFAULT_STORE = "~/.cache/voxspool/segments"
 
 
 def redis_url(environ: Mapping[str, str]) -> str | None:
-    """Give the URL that the environment names, `VOXSPOOL_REDIS_URL` before `REDIS_URL`, or None."""
+    """Return the URL that the environment names, `VOXSPOOL_REDIS_URL` before `REDIS_URL`, or None."""
     return environ.get(REDIS_URL) or environ.get("REDIS_URL") or None
 
 

@@ -146,7 +146,7 @@ class JobSpec:
         return dataclasses.replace(self, **alike) == other
 
     def encode(self) -> dict[str, Any]:
-        """Give the JSON object that travels as the job's only argument.
+        """Return the JSON object that travels as the job's only argument.
 
         What came to the protocol later is left out where it is not asked for: a worker that is older takes the job.
         """
@@ -205,12 +205,12 @@ def queues_named(words: Sequence[str]) -> list[str]:
 
 
 def engine_of(queue: str) -> str:
-    """Give the engine, or `auto`, of a queue that `queue_name` named."""
+    """Return the engine, or `auto`, of a queue that `queue_name` named."""
     return queue.split("-")[1]
 
 
 def priority_of(queue: str) -> Priority:
-    """Give the priority of a queue that `queue_name` named."""
+    """Return the priority of a queue that `queue_name` named."""
     return cast("Priority", queue.rpartition("-")[2])
 
 
@@ -228,7 +228,7 @@ _LATER: Final = frozenset({"live_s", "window_s"})
 
 
 def _kind(value: object) -> str:
-    """Say what kind of thing a value is."""
+    """Return the name of a value's type, for a message."""
     return "null" if value is None else type(value).__name__
 
 

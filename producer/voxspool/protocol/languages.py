@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def meant(wanted: str, languages: Sequence[str]) -> str | None:
-    """Give the tag that is spoken where a language is wanted; None where the voice does not speak it.
+    """Return the tag that is spoken where a language is wanted; None where the voice does not speak it.
 
     `en` takes the voice's first tag of that language, and `en-gb` takes `en`; no tags at all: any language.
     """

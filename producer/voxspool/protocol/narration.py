@@ -75,7 +75,7 @@ class ChapterSpec:
             raise InvalidJobError(f"store {self.store!r:.60} is not the id of a segment store: 32 hexadecimal digits")
 
     def encode(self) -> dict[str, Any]:
-        """Give the JSON object that travels as the job's only argument. The text travels once, in the passages."""
+        """Return the JSON object that travels as the job's only argument. The text travels once, in the passages."""
         speech = self.speech.encode()
         del speech["text"]
         return speech | {"store": self.store, "passages": [list(dataclasses.astuple(one)) for one in self.passages]}
@@ -100,7 +100,7 @@ def chapter(id: str, passages: Iterable[Passage], store: str, **options: Any) ->
 
 
 def joined(passages: Iterable[Passage]) -> str:
-    """Give the text of a chapter, which its marks count in."""
+    """Return the text of a chapter, which its marks count in."""
     return BETWEEN.join(passage.text for passage in passages)
 
 

@@ -171,7 +171,7 @@ _OF_CHAPTERS: Final = frozenset({"key", "reused"})
 
 
 def encode_data(entry: Entry) -> bytes:
-    """Give the bytes of an entry's `data` field: raw samples, or a JSON object."""
+    """Return the bytes of an entry's `data` field: raw samples, or a JSON object."""
     if isinstance(entry, Audio):
         return entry.pcm
     data: dict[str, Any] = {name: getattr(entry, name) for name in entry.__slots__ if name != "pos"}
@@ -228,7 +228,7 @@ _KINDS: Final[dict[str, tuple[type, ...]]] = {
 
 
 def _typed(field: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
-    """Give a field's value, if it is of the type that the entry states; its default where it may be missing.
+    """Return a field's value, if it is of the type that the entry states; its default where it may be missing.
 
     Numbers are never negative.
     """
@@ -252,7 +252,7 @@ def _check_begin(values: Mapping[str, Any]) -> None:
 
 
 def position_after(entry: Entry) -> int:
-    """Give the sample that follows an entry."""
+    """Return the sample that follows an entry."""
     if isinstance(entry, Audio):
         return entry.pos + len(entry.pcm) // SAMPLE_BYTES
     return entry.end_pos if isinstance(entry, Mark) else entry.pos

@@ -89,7 +89,7 @@ class ClonedVoice:
         return sum(clip.duration_s for clip in self.clips)
 
     def encode(self) -> str:
-        """Give the JSON object that stands under the voice's name."""
+        """Return the JSON object that stands under the voice's name."""
         fields = {"version": VERSION} | asdict(self)
         del fields["name"]
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
@@ -130,7 +130,7 @@ def how_to_get(name: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """Give a name that a cloned voice may have. Raises VoiceError."""
+    """Return a name that a cloned voice may have. Raises VoiceError."""
     if not _NAME.fullmatch(name):
         raise VoiceError(
             f"a voice cannot be called {_shown(name)}; take 1 to 64 letters (A to Z), digits, _ and -, such as alice-2",
@@ -140,7 +140,7 @@ def check_name(name: str) -> str:
 
 
 def check_languages(tags: Iterable[str]) -> tuple[str, ...]:
-    """Give the languages of a cloned voice, by XTTS's own tags: `pt-BR` is `pt`, `zh` is `zh-cn`.
+    """Return the languages of a cloned voice, by XTTS's own tags: `pt-BR` is `pt`, `zh` is `zh-cn`.
 
     Raises UnknownLanguageError.
     """
@@ -190,7 +190,7 @@ def _normalised(weights: dict[str, Fraction], whole: str) -> VoiceName:
 
 
 def _language(tag: str) -> str:
-    """Give XTTS's tag for a language."""
+    """Return XTTS's tag for a language."""
     wanted = tag.lower().replace("_", "-")
     for language in (wanted, wanted.partition("-")[0]):
         found = [known for known in LANGUAGES if language in (known, known.partition("-")[0])]
@@ -226,7 +226,7 @@ def _clip(fields: Any) -> StoredClip:  # noqa: ANN401 - JSON
 
 
 def _strings(values: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON
-    """Give a list of strings, if it is one."""
+    """Return a list of strings, if it is one."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise TypeError("a list of strings is something else")
     return tuple(values)

@@ -22,7 +22,7 @@ NOTED: Final = b"noted"
 
 @cache
 def script() -> str:
-    """Give ack.lua."""
+    """Return ack.lua."""
     return (files("voxspool.lua") / "ack.lua").read_text(encoding="utf-8")
 
 

@@ -112,7 +112,7 @@ class Cursor:
 
 
 def entries_of(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:  # noqa: ANN401 - see above
-    """Give the entries of an XREAD reply on one stream: a list of pairs (RESP2) or a mapping (RESP3)."""
+    """Return the entries of an XREAD reply on one stream: a list of pairs (RESP2) or a mapping (RESP3)."""
     if not reply:
         return []
     if isinstance(reply, dict):
@@ -129,7 +129,7 @@ def ask(pipeline: Any, job: str) -> None:  # noqa: ANN401 - a sync or an asyncio
 
 
 def judge(job: str, replies: Sequence[Any]) -> JobState:
-    """Say where a job is. Raises UnknownJobError where Redis knows nothing of it."""
+    """Return the state of a job. Raises UnknownJobError if Redis does not know it."""
     control = {_text(name): _text(value) for name, value in replies[0].items()}
     status, origin = (_text(value or b"") for value in replies[1])
     if control.get("state") == "running" and _number(control.get("lease_until")) <= replies[2][0] * 1000:
@@ -154,7 +154,7 @@ def judge(job: str, replies: Sequence[Any]) -> JobState:
 
 
 def _state_of(status: str, state: str | None) -> str:
-    """Say where a job is, from RQ's status and the stream's state; the stream knows better, once it is closed.
+    """Return the state of a job, from RQ's status and the stream's state. A closed stream decides.
 
     A stream that is open while RQ has given the job up was left by a run that died, and RQ's own cleaners or a
     dashboard ended the job: nobody will close it.
@@ -195,7 +195,7 @@ class Reader:
         timeout_s: float | None = None,
         on_wait: Callable[[JobState], None] | None = None,
     ) -> Iterator[Received]:
-        """Give the entries after an id, as they come, to the terminal one.
+        """Yield the entries after an id, as they come, to the terminal one.
 
         `timeout_s` is the longest silence to bear; None waits as long as the job lives. `on_wait` hears where the job
         is, after each second of silence. Raises UnknownJobError, StreamGapError, ProtocolError or DeadlineError.
@@ -245,7 +245,7 @@ class Reader:
         return last if isinstance(last, End) else None
 
     def _acknowledge(self, ack: Acknowledgement) -> None:
-        """Say how far the reader is, where it is time to and the job wants to know."""
+        """Report how far the reader is, if the job asks for it and it is time."""
         if not ack.due:
             return
         try:
@@ -268,7 +268,7 @@ class Readers:
         """Seconds in a row in which nothing came of any."""
 
     def read(self) -> Iterator[tuple[str, Received | VoxspoolError] | None]:
-        """Give each job's entries as they come, to its terminal one; None after a second in which none came.
+        """Yield each job's entries as they come, to its terminal one; None after a second in which none came.
 
         What is wrong with one job (it is gone, its stream has a hole) is given in its place, and ends that job alone.
         """
@@ -283,7 +283,7 @@ class Readers:
                 yield None
 
     def _take(self, job: str, entries: Any) -> Iterator[tuple[str, Received | VoxspoolError]]:  # noqa: ANN401 - redis-py's reply
-        """Give what came of one job."""
+        """Yield what came of one job."""
         cursor = self._open[job]
         try:
             for received in cursor.take([(b"", entries)]):
@@ -295,7 +295,7 @@ class Readers:
             del self._open[job]
 
     def _missed(self) -> Iterator[tuple[str, VoxspoolError]]:
-        """Give up the jobs that are over, though their streams do not say so."""
+        """Yield up the jobs that are over, though their streams do not say so."""
         for job, cursor in list(self._open.items()):
             reader = Reader(self._redis, job)
             try:
@@ -320,7 +320,7 @@ def _by_job(reply: Any, jobs: list[str]) -> Iterator[tuple[str, Any]]:  # noqa: 
 
 
 def block_ms(timeout_s: float | None, silence_s: float) -> int:
-    """Say how long the next XREAD may wait: a second, or what is left of the caller's patience."""
+    """Return how long the next XREAD may wait: a second, or what is left until the caller's deadline."""
     if timeout_s is None:
         return BLOCK_MS
     return max(1, min(BLOCK_MS, round((timeout_s - silence_s) * 1000)))

@@ -48,11 +48,11 @@ class Backend(Protocol):
     """Objects under names like `ab/abcd.json`. Every method raises StoreError where the place cannot be used."""
 
     def get(self, name: str) -> bytes | None:
-        """Give an object; None where there is none."""
+        """Return an object; None where there is none."""
         ...
 
     def size_bytes(self, name: str) -> int | None:
-        """Say how long an object is; None where there is none."""
+        """Return the size of an object in bytes; None if there is none."""
         ...
 
     def put(self, name: str, data: bytes) -> None:
@@ -78,7 +78,7 @@ class Backend(Protocol):
 
 
 def open_place(place: str | Path) -> Backend:
-    """Give the place that a path or a URL names; nothing is made yet.
+    """Return the place that a path or a URL names; nothing is made yet.
 
     Raises StoreError for a URL that cannot be used, MissingExtraError.
     """
@@ -94,7 +94,7 @@ def open_place(place: str | Path) -> Backend:
 
 
 def shown(url: str) -> str:
-    """Give a URL as it may be shown: no password, no value of a query."""
+    """Return a URL as it may be shown: no password, no value of a query."""
     url, mark, query = url.partition("?")
     head, at, rest = url.rpartition("@")
     scheme, slashes, login = head.partition("://")
@@ -168,7 +168,7 @@ class _Folder:
         return True
 
     def _target(self, name: str) -> Path:
-        """Give an object's path, its folder made; never the store's own, which vanishes with its disk."""
+        """Return an object's path, its folder made; never the store's own, which vanishes with its disk."""
         target = self._root / name
         if not target.parent.is_dir():
             target.parent.mkdir(exist_ok=True)
@@ -177,7 +177,7 @@ class _Folder:
 
     @contextmanager
     def _part(self, data: bytes) -> Iterator[Path]:
-        """Give a file that holds the data, synced, and gone afterwards if nobody has moved it."""
+        """Yield a file that holds the data, synced, and gone afterwards if nobody has moved it."""
         parts = self._root / _PARTS
         parts.mkdir(exist_ok=True)
         part = parts / f"{os.getpid()}-{secrets.token_hex(8)}"
@@ -288,7 +288,7 @@ class _Objects:
 
 
 def _unusable(place: str, done: str, reason: str, number: int | None) -> StoreError:
-    """Say what is wrong with a place, and what to do."""
+    """Return the error for a store that cannot be used, with what to do."""
     if number in _FULL:
         what = f"make room there, {_ELSEWHERE}"
     elif number in _CLOSED:
@@ -311,7 +311,7 @@ def _sync(folder: Path) -> None:
 
 
 def _absolute(folder: Path) -> Path:
-    """Give a folder's path, whatever becomes of the working directory. Raises StoreError for ~NOBODY."""
+    """Return a folder's path, whatever becomes of the working directory. Raises StoreError for ~NOBODY."""
     try:
         return folder.expanduser().absolute()
     except RuntimeError as error:
@@ -320,7 +320,7 @@ def _absolute(folder: Path) -> Path:
 
 
 def _path_of(url: str) -> Path:
-    """Give the path of a file:// URL. Raises StoreError for one of another machine."""
+    """Return the path of a file:// URL. Raises StoreError for one of another machine."""
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
         message = f"{shown(url)} is on another machine; write file:///FOLDER, with three slashes"
@@ -329,7 +329,7 @@ def _path_of(url: str) -> Path:
 
 
 def _secrets(url: str) -> list[str]:
-    """Give what in a URL may be a secret, as it is written and as it is meant; the longest first."""
+    """Return what in a URL may be a secret, as it is written and as it is meant; the longest first."""
     head = url.partition("?")[0].rpartition("@")[0].partition("://")[2]
     values = [head.partition(":")[2], *re.findall(r"=([^&]+)", url.partition("?")[2])]
     return sorted({form for value in values for form in (value, unquote(value)) if form}, key=len, reverse=True)

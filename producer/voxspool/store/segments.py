@@ -78,7 +78,7 @@ class Stored:
 
 
 def key_of(*parts: Any) -> str:  # noqa: ANN401 - JSON
-    """Give the key of a segment: a hash of everything that it sounds by, in JSON."""
+    """Return the key of a segment: a hash of everything that it sounds by, in JSON."""
     return hashlib.blake2b(
         json.dumps(parts, ensure_ascii=True, separators=(",", ":")).encode(), digest_size=20
     ).hexdigest()
@@ -104,7 +104,7 @@ class Store:
         return str(self._place)
 
     def find(self, key: str) -> Stored | None:
-        """Say what lies under a key; None where nothing does, or where a look shows that it is damaged.
+        """Return what is stored under a key; None if nothing is, or if a quick check shows damage.
 
         Its audio is there and of the right size; whether each bit of it is right is known to `check` and `read`. Raises
         StoreError where the store cannot be reached, or the key is none.
@@ -113,12 +113,12 @@ class Store:
         return found.stored if found else None
 
     def check(self, key: str) -> Stored | None:
-        """Say what lies under a key as `find` does, after reading its audio: who would speak it otherwise asks this."""
+        """Return what `find` returns, after reading the audio too; for callers that would speak it again."""
         found = self._find(key)
         return found.stored if found and self._audio(found) is not None else None
 
     def read(self, key: str) -> Pcm:
-        """Give a segment's samples, shape (n,). Raises StoreError where it is missing or damaged."""
+        """Return a segment's samples, shape (n,). Raises StoreError where it is missing or damaged."""
         found = self._find(key)
         samples = self._audio(found) if found else None
         if samples is None:
@@ -156,7 +156,7 @@ class Store:
         return found if found and self._place.size_bytes(found.audio_name) == found.flac_bytes else None
 
     def _audio(self, found: _Found) -> Pcm | None:
-        """Give the samples; None where they are not those that were written."""
+        """Return the samples; None where they are not those that were written."""
         flac = self._place.get(found.audio_name)
         if flac is None or hashlib.sha256(flac).hexdigest() != found.stored.sha256:
             return None
@@ -170,7 +170,7 @@ class Store:
             )
 
     def _named(self) -> str | None:
-        """Give the id of the store that is there; None where none is. Raises StoreError."""
+        """Return the id of the store that is there; None where none is. Raises StoreError."""
         data = self._place.get(_NAME)
         if data is None:
             return None
@@ -235,7 +235,7 @@ def _plausible(stored: Stored) -> bool:
 
 
 def _typed(kind: Any, value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Give a value of JSON, if it is of the kind that a field states. Raises ValueError."""
+    """Return a value of JSON, if it is of the kind that a field states. Raises ValueError."""
     if kind == "str" and isinstance(value, str):
         value.encode()  # half a surrogate pair could not be shown
         return value
@@ -257,7 +257,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
 
 
 def _checked(key: str) -> str:
-    """Give a key. Raises StoreError for what is none: it names a file."""
+    """Return a key. Raises StoreError for what is none: it names a file."""
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise StoreError(f"{key!r:.60} is not the key of a segment: 40 hexadecimal digits")
     return key
@@ -269,7 +269,7 @@ def _json_name(key: str) -> str:
 
 
 def _encoded(pcm: Pcm, sample_rate: int) -> bytes:
-    """Give a FLAC file; no bytes for no samples, which libsndfile can write and not read."""
+    """Return a FLAC file; no bytes for no samples, which libsndfile can write and not read."""
     file = io.BytesIO()
     if len(pcm):
         sf.write(file, pcm, sample_rate, format="FLAC", subtype="PCM_16")
@@ -277,7 +277,7 @@ def _encoded(pcm: Pcm, sample_rate: int) -> bytes:
 
 
 def _decoded(flac: bytes, stored: Stored) -> Pcm | None:
-    """Give a FLAC file's samples; None where they are not as long, or as fast, as is said of them."""
+    """Return a FLAC file's samples; None where they are not as long, or as fast, as is said of them."""
     if not flac:
         return None if stored.samples else np.zeros(0, np.int16)
     try:

@@ -22,7 +22,7 @@ RATE = 24_000
 
 
 def speech(seconds: float = 6.0, *, level: float = 0.2, rate: int = RATE) -> NDArray[np.float64]:
-    """Give noise that swells and fades four times a second, as syllables do."""
+    """Return noise that swells and fades four times a second, as syllables do."""
     time = np.arange(round(seconds * rate)) / rate
     noise = np.random.default_rng(1).uniform(-1, 1, len(time))
     return level * noise * (0.55 + 0.45 * np.sin(2 * np.pi * 4 * time))

@@ -45,7 +45,7 @@ def run(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | None 
 
 
 def misused(*arguments: str) -> str:
-    """Give what a usage error says."""
+    """Return what a usage error says."""
     result = run(*arguments)
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 2
@@ -55,7 +55,7 @@ def misused(*arguments: str) -> str:
 
 
 def refused(*arguments: str, code: int = 2, stdin: bytes | None = None, env: dict[str, str] | None = None) -> str:
-    """Give the one line that an error of ours says: of a wrong value, unless another exit code is expected."""
+    """Return the one line that an error of ours says: of a wrong value, unless another exit code is expected."""
     result = run(*arguments, stdin=stdin, env=env)
     assert isinstance(result.exception, SystemExit), "an error that is not ours came through"
     assert result.exit_code == code
@@ -266,7 +266,7 @@ def test_help_works_whatever_the_environment(command: str | None, flag: str) -> 
 
 
 def groups() -> Iterator[click.Group]:
-    """Give both commands, and the groups within them."""
+    """Yield both commands, and the groups within them."""
     todo: list[click.Command] = [main, pytest.importorskip("voxspool_worker.cli").main]
     while todo:
         if isinstance(command := todo.pop(), click.Group):
@@ -306,7 +306,7 @@ def test_the_version_is_the_packages() -> None:
 
 
 def examples(command: click.Command) -> list[str]:
-    """Give the lines that a command's help shows as they are, right after its first paragraph."""
+    """Return the lines that a command's help shows as they are, right after its first paragraph."""
     _, _, rest = inspect.cleandoc(str(command.help)).partition("\n\n")
     return rest.removeprefix("\b\n").split("\n\n")[0].splitlines() if rest.startswith("\b\n") else []
 

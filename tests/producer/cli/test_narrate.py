@@ -39,7 +39,7 @@ def run(*arguments: str | Path, stdin: str | None = None) -> Result:
 
 
 def refused(*arguments: str | Path, code: int = 1, stdin: str | None = None) -> str:
-    """Give what a refusal says: one line, behind a usage error's own."""
+    """Return what a refusal says: one line, behind a usage error's own."""
     result = run(*arguments, stdin=stdin)
     assert result.exit_code == code, result.output
     assert isinstance(result.exception, SystemExit)

@@ -34,12 +34,12 @@ ENTRY = re.compile(r"^(\d+-\d+) +(\w+) +(\d+) +(<\d+ bytes>|\{.*\})$", re.MULTIL
 
 
 def section(title: str) -> str:
-    """Give a section's text, without the sections below it."""
+    """Return a section's text, without the sections below it."""
     return re.split(r"^#+ ", DOCS.split(f"\n## {title}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def row(text: str, name: str) -> list[str]:
-    """Give the cells of the table row that begins with a name."""
+    """Return the cells of the table row that begins with a name."""
     (found,) = re.findall(rf"^\| `{name}` \|(.*)\|$", text, re.MULTILINE)
     return [cell.strip() for cell in found.split("|")]
 

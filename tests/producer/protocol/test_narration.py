@@ -22,12 +22,12 @@ JSON = st.recursive(
 
 
 def encoded(**changed: object) -> dict[str, Any]:
-    """Give a chapter as it comes out of JSON, with fields changed."""
+    """Return a chapter as it comes out of JSON, with fields changed."""
     return sent(chapter("a", [Passage("One.", 0.5), Passage("Two.", voice="joe")], STORE, engine="tone")) | changed
 
 
 def sent(spec: ChapterSpec) -> dict[str, Any]:
-    """Give a chapter as it comes out of JSON."""
+    """Return a chapter as it comes out of JSON."""
     fields: dict[str, Any] = json.loads(json.dumps(spec.encode()))
     return fields
 

@@ -101,7 +101,7 @@ EARLIER: list[tuple[Entry, bytes]] = [  # what a worker wrote before entries gai
 
 
 def wire(entry: Entry) -> dict[bytes, bytes]:
-    """Give an entry's fields as they come back from Redis."""
+    """Return an entry's fields as they come back from Redis."""
     return {b"type": entry.type.encode(), b"pos": str(entry.pos).encode(), b"data": encode_data(entry)}
 
 

@@ -75,7 +75,7 @@ CANCELLED = Cancelled(0, "alice")
 
 
 def raw(entry_id: str, entry: Entry) -> Raw:
-    """Give an entry as Redis gives it."""
+    """Return an entry as Redis gives it."""
     fields = {b"type": entry.type.encode(), b"pos": str(entry.pos).encode(), b"data": encode_data(entry)}
     return entry_id.encode(), fields
 
@@ -89,7 +89,7 @@ def resp3(entries: list[Raw]) -> Any:  # noqa: ANN401 - redis-py's reply
 
 
 def reply(*ids: str) -> Any:  # noqa: ANN401 - redis-py's reply
-    """Give a reply of plain entries, a begin wherever an attempt starts."""
+    """Return a reply of plain entries, a begin wherever an attempt starts."""
     return resp2([raw(one, begin() if one.endswith("-1") else audio(0, 0)) for one in ids])
 
 
@@ -380,7 +380,7 @@ def heard(listener: Listener, entries: Iterable[Received]) -> list[Chunk]:
 
 
 def numbered(*attempts: list[Entry]) -> list[Received]:
-    """Give entries their ids."""
+    """Return entries their ids."""
     return [
         Received(EntryId(attempt, seq), entry)
         for attempt, entries in enumerate(attempts, 1)

@@ -12,7 +12,7 @@ QUEUED, RUNNING = "queued", "running"
 
 
 def looks(watch: Watch, states: list[str]) -> list[int]:
-    """Give the seconds after which it looks."""
+    """Return the seconds after which it looks."""
     return [second for second, state in enumerate(states, 1) if watch.due(state)]
 
 

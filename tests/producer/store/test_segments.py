@@ -43,7 +43,7 @@ def keep(store: Store, pcm: np.ndarray = SAMPLES, key: str = KEY, **fields: obje
 
 
 def objects(folder: Path, key: str = KEY) -> tuple[Path, Path]:
-    """Give a segment's two files."""
+    """Return a segment's two files."""
     (flac,) = (folder / key[:2]).glob(f"{key}.*.flac")
     return flac, folder / key[:2] / f"{key}.json"
 

@@ -44,7 +44,7 @@ _loaded: dict[str, Engine] = {}
 
 
 def loaded(name: str) -> Engine:
-    """Give an engine, loaded once for the whole file: a model takes half a second."""
+    """Return an engine, loaded once for the whole file: a model takes half a second."""
     if name == "piper":
         need_piper()
     if name not in _loaded:

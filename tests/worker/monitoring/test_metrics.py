@@ -249,7 +249,7 @@ def test_the_documented_outcomes_are_all() -> None:
 
 
 def told() -> Metrics:
-    """Give metrics in which every label has a value."""
+    """Return metrics in which every label has a value."""
     metrics = Metrics()
     metrics.run_over("ended")
     metrics.segment_done(mark(fault="cap"))

@@ -20,7 +20,7 @@ Pcm = npt.NDArray[np.int16]
 
 
 def speech(seconds: float = USUAL_S, amplitude: float = 0.25) -> Pcm:
-    """Give something that is as loud as speech."""
+    """Return something that is as loud as speech."""
     phase = np.arange(round(seconds * RATE)) * (2 * np.pi * 220 / RATE)
     return np.rint(np.clip(np.sin(phase) * amplitude, -1, 1) * audio_checks.FULL_SCALE).astype(np.int16)
 

@@ -110,7 +110,7 @@ def parameters(function: Callable[..., object]) -> list[str]:
 
 
 def source(function: Callable[..., object]) -> str:
-    """Give a function's text, on one line, so that a line break is no difference."""
+    """Return a function's text, on one line, so that a line break is no difference."""
     return " ".join(textwrap.dedent(inspect.getsource(function)).split())
 
 
@@ -144,7 +144,7 @@ def job_of(*args: object, func: str = TASK, id: str = "a-job", **options: object
 
 
 def job_with(data: bytes) -> Job:
-    """Give a job as it is when it was fetched: with its data as it stands in Redis, not read yet."""
+    """Return a job as it is when it was fetched: with its data as it stands in Redis, not read yet."""
     job = Job(id="a-job", connection=OFFLINE, serializer=JSONSerializer)
     job.data = data
     return job

@@ -135,7 +135,7 @@ def written_tests() -> set[str]:
 
 
 def commands(pipeline: redis.client.Pipeline) -> list[tuple[Any, ...]]:
-    """Give the commands that a pipeline was given."""
+    """Return the commands that a pipeline was given."""
     return [args for args, _ in pipeline.command_stack]
 
 

@@ -205,7 +205,7 @@ def interleaved(draw: st.DrawFn) -> tuple[list[int], list[Chunk]]:
 
 
 def no_more_than(chunks: list[Chunk]) -> Iterator[Chunk]:
-    """Give chunks, as a lane does: who asks for more than there is would wait for ever."""
+    """Yield chunks, as a lane does: who asks for more than there is would wait for ever."""
     yield from chunks
     pytest.fail("asked for a chunk after the last")
 

@@ -40,7 +40,7 @@ def model() -> Model:
 
 
 def cache(folder: Path, most: int = 256) -> ConditioningCache[float]:
-    """Give a cache whose memory holds the sum of the latents."""
+    """Return a cache whose memory holds the sum of the latents."""
     return ConditioningCache(lambda arrays: float(arrays["gpt"].sum()), folder=folder, redis=None, most=most)
 
 

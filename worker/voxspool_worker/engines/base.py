@@ -117,16 +117,16 @@ class Engine(Protocol):
         """How long a segment of this language may be."""
 
     def digest(self, voice: Voice) -> str:
-        """Say of which file a voice is made, where neither its parts nor `model` do; else nothing. From any thread.
+        """Return the digest of a voice's file, if neither its parts nor `model` identify it; else an empty text.
 
-        What was spoken with a voice that was replaced by another of its name is not taken for it.
+        Audio of a voice is not reused after its file was replaced by another. From any thread.
         """
 
     def prepare(self, voice: Voice) -> Prepared:
         """Make a voice ready, before a segment with it is admitted. From any thread; the first time takes seconds."""
 
     def admit(self, segment: Segment) -> None:
-        """Give a segment a free row."""
+        """Put a segment into a free row."""
 
     def step(self) -> list[Chunk]:
         """Move every running row once; with none running, do nothing.

@@ -151,7 +151,7 @@ class PiperEngine:
             self._waiting = None
 
     def _speak(self, segment: Segment) -> npt.NDArray[np.int16]:
-        """Give a segment's samples, shape (n,); none where there is nothing to say."""
+        """Return a segment's samples, shape (n,); none where there is nothing to say."""
         from piper import SynthesisConfig
 
         try:
@@ -180,7 +180,7 @@ class PiperEngine:
         return resampled
 
     def _load(self, name: str) -> PiperVoice:
-        """Give a voice's model, from memory or from disk (about 0.4 s)."""
+        """Return a voice's model, from memory or from disk (about 0.4 s)."""
         path = self._sources[name].model
         if path not in self._loaded:
             self._loaded[path] = _load(path)

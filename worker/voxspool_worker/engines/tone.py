@@ -86,11 +86,11 @@ class ToneEngine:
         return Prepared()
 
     def admit(self, segment: Segment) -> None:
-        """Give a segment a free row."""
+        """Put a segment into a free row."""
         self._rows.append(_Row(segment, sine(segment, self.sample_rate)))
 
     def step(self) -> list[Chunk]:
-        """Give every row its next 50 ms, not before they have passed if one of the rows is live."""
+        """Return every row its next 50 ms, not before they have passed if one of the rows is live."""
         if any(row.segment.voice == LIVE for row in self._rows):
             time.sleep(max(0.0, self._stepped + STEP_S - time.monotonic()))
         self._stepped = time.monotonic()
@@ -110,7 +110,7 @@ class ToneEngine:
 
 
 def sine(segment: Segment, sample_rate: int) -> npt.NDArray[np.int16]:
-    """Give a segment's whole sound, shape (n,): what the chunks must add up to."""
+    """Return a segment's whole sound, shape (n,): what the chunks must add up to."""
     count = max(1, round(len(segment.text) * CHAR_S / segment.speed * sample_rate))
     hz = LOWEST_HZ * 2 ** ((segment.seed % PITCHES) / 12)
     phase = 2 * np.pi * hz * np.arange(count) / sample_rate

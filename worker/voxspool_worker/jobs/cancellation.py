@@ -59,12 +59,12 @@ class CancelToken:
         wake()
 
     def ended_at(self, now_s: float) -> float:
-        """Give when the job was asked to end, or its time was up; `now_s`, where neither is so."""
+        """Return when the job was asked to end, or its time was up; `now_s`, where neither is so."""
         asked_at = self._ended_at or now_s
         return min(asked_at, self._deadline, now_s)
 
     def on_end(self, wake: Callable[[], None]) -> None:
-        """Say how to wake the job's thread where it waits."""
+        """Set the call that wakes the job's thread."""
         with self._lock:
             self._wake = wake
             ended = self._ended is not None

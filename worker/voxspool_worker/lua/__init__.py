@@ -14,5 +14,5 @@ if TYPE_CHECKING:
 
 
 def load(redis: Redis, name: str) -> Script:
-    """Give the script `name`.lua, ready to be called on a connection."""
+    """Return the script `name`.lua, ready to be called on a connection."""
     return redis.register_script((files(__package__) / f"{name}.lua").read_text(encoding="utf-8"))

@@ -68,13 +68,13 @@ class HealthFile:
 
 
 def default_folder() -> Path:
-    """Give the folder of this user's workers."""
+    """Return the folder of this user's workers."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"voxspool-health-{user}"
 
 
 def signs(folder: Path, clock: Callable[[], float] = time.monotonic) -> list[Sign]:
-    """Give the last signs of the workers that run, by process id; forget those of processes that are gone."""
+    """Return the last signs of the workers that run, by process id; forget those of processes that are gone."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         pid = int(path.stem) if path.stem.isdigit() else 0

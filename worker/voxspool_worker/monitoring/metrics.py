@@ -121,7 +121,7 @@ class Metrics:
         self._away = False
 
     def counts(self) -> Counts:
-        """Give a copy of all counts, of one moment."""
+        """Return a copy of all counts, of one moment."""
         with self._lock:
             return copy.deepcopy(self._counts)
 

@@ -56,13 +56,13 @@ class Collector:
     gauges: Callable[[], Gauges]
 
     def collect(self) -> Iterator[Metric]:
-        """Give all of them."""
+        """Yield all of them."""
         yield from _counted(self.counts())
         yield from _now(self.gauges())
 
 
 def _counted(counts: Counts) -> Iterator[Metric]:
-    """Give what the jobs came to."""
+    """Yield what the jobs came to."""
     yield _counter("jobs", "Runs of jobs that are over.", counts.jobs.items(), ("outcome", "code"))
     yield _histogram("first_chunk_seconds", "From the start of a run to its first audio.", counts.first_chunk_s)
     yield _histogram("real_time_factor", "Seconds of work a second of audio, of a run.", counts.real_time_factor)
@@ -79,7 +79,7 @@ def _counted(counts: Counts) -> Iterator[Metric]:
 
 
 def _now(gauges: Gauges) -> Iterator[Metric]:
-    """Give how the worker is at this moment, and what its engine has done."""
+    """Yield how the worker is at this moment, and what its engine has done."""
     who = (gauges.name, gauges.engine, gauges.model, gauges.device)
     yield _gauge("worker_info", "Who this is; always 1.", [(who, 1)], ("name", "engine", "model", "device"))
     yield _gauge("jobs_running", "Jobs that run.", gauges.running)
@@ -92,7 +92,7 @@ def _now(gauges: Gauges) -> Iterator[Metric]:
 
 
 def _by(values: Mapping[str, float]) -> list[tuple[tuple[str], float]]:
-    """Give values under their only label."""
+    """Return values under their only label."""
     return [((label,), value) for label, value in values.items()]
 
 

@@ -54,7 +54,7 @@ class MemoryLimit:
 
 
 def resident_bytes() -> int:
-    """Give what this process holds of the machine's memory."""
+    """Return what this process holds of the machine's memory."""
     return int(psutil.Process().memory_info().rss)
 
 

@@ -89,7 +89,7 @@ def measure(pcm: Pcm, rate: int) -> Heard:
 
 
 def faults(heard: Heard, text: str, speed: float) -> list[str]:
-    """Say what is wrong with what was heard of a text, the worst first; nothing where nothing is."""
+    """Return the faults of a segment's audio, the worst first; empty if there are none."""
     if heard.level_dbfs <= NOTHING_DBFS:
         return ["empty"]
     shortest_s, longest_s = plausible_s(text)
@@ -103,13 +103,13 @@ def faults(heard: Heard, text: str, speed: float) -> list[str]:
 
 
 def plausible_s(text: str) -> tuple[float, float]:
-    """Give the shortest and the longest plausible duration of a text, in seconds, at speed 1."""
+    """Return the shortest and the longest plausible duration of a text, in seconds, at speed 1."""
     shortest_s = SHORTEST * CHAR_S * len(text) if len(text) >= SHORT_CHARS else 0.0
     return shortest_s, SLACK_S + LONGEST * CHAR_S * sum(map(_worth, text, " " + text))
 
 
 def _worth(character: str, before: str) -> int:
-    """Say as how many characters one may be read."""
+    """Return how many characters one may be read as."""
     if character.isdigit():
         return DIGIT_CHARS
     if character >= WIDE_FROM:
@@ -126,5 +126,5 @@ def _clipped_samples(pcm: Pcm) -> int:
 
 
 def _dbfs(power: float) -> float:
-    """Give a mean square against full scale in dB, to a hundredth."""
+    """Return a mean square against full scale in dB, to a hundredth."""
     return round(10 * float(np.log10(max(power, 10 ** (NOTHING_DBFS / 10)))), 2)

@@ -166,7 +166,7 @@ class _Narration:
             self._mark(at, segment, known.await_outcome(segment))
 
     def ended(self, at: JobRun, end: End) -> None:
-        """Say what came of its segments in this run."""
+        """Log what became of the segments in this run."""
         counts = " ".join(f"{word}={self._counts[word]}" for word in (*WORDS, "faults"))
         log.info(
             "chapter.end job=%s audio_s=%.4g elapsed_s=%.4g segments=%d %s",
@@ -241,7 +241,7 @@ class Known:
         return bool(found)
 
     def _see_to_pool(self) -> None:
-        """Say, now and then, that the chapter goes on; begin its pool again where Redis has lost it."""
+        """Renew the segment queue now and then; begin it again if Redis has lost it."""
         if time.monotonic() - self._announced > ANNOUNCE_S and not self._patiently(self._announce):
             log.warning("pool.lost job=%s", self._at.run.job)
             self.open(self._plan.segments)

@@ -81,7 +81,7 @@ class _Voiced:
         self._found: dict[tuple[str | None, str | None], tuple[Voice, str]] = {}
 
     def of(self, passage: Passage) -> tuple[Voice, str]:
-        """Give a passage's voice and language."""
+        """Return a passage's voice and language."""
         asked = (passage.voice or self.speech.voice, passage.language or self.speech.language)
         if asked not in self._found:
             self._found[asked] = self._find(*asked, foreign=passage.language is not None)
@@ -115,7 +115,7 @@ def _cut(passage: Passage, start: int, index: int, spoken: _Voiced, run: str) ->
 
 
 def _key(segment: Segment, engine: Engine) -> str:
-    """Give the key of everything that a segment sounds by."""
+    """Return the key of everything that a segment sounds by."""
     voice: list[Any] = [segment.voice.name, [list(part) for part in segment.voice.parts], engine.digest(segment.voice)]
     return key_of(
         _KEY, audio_checks.VERSION, segment.text, voice, engine.name, engine.model, engine.sample_rate,

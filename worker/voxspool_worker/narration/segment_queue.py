@@ -89,7 +89,7 @@ class SegmentQueue:
         self._scripts.redis.expire(self._keys[1], keys.POOL_TTL_S)
 
     def announce(self) -> bool:
-        """Say that the chapter is being narrated; False where Redis has lost the pool."""
+        """Announce that the chapter is being narrated. Return False if Redis has lost the queue."""
         redis = self._scripts.redis
         redis.zadd(self._narrating, {self._job: redis.time()[0]}, nx=True)
         redis.expire(self._narrating, keys.POOL_TTL_S)
@@ -115,12 +115,12 @@ class SegmentQueue:
         self._renew(0, holders)
 
     def end(self, outcome: Outcome) -> bool:
-        """Say what came of a segment; False where that was known, or the chapter is over."""
+        """Record the outcome of a segment. Return False if it was known already, or the chapter is over."""
         args: list[str | int] = [_name(outcome.segment), json.dumps(outcome, ensure_ascii=False), keys.POOL_TTL_S]
         return bool(self._scripts.end(keys=self._keys, args=args))
 
     def results(self, first: int) -> list[Outcome]:
-        """Give up to PAGE results from the one at place `first` on, in the order in which they came."""
+        """Return up to PAGE results from the one at place `first` on, in the order in which they came."""
         found: Any = self._scripts.redis.lrange(self._keys[2], first, first + PAGE - 1)
         return [Outcome(*json.loads(one)) for one in found]
 
@@ -137,7 +137,7 @@ class SegmentQueue:
 
 
 def narrated(redis: Redis, engine: str) -> list[str]:
-    """Give the chapters that workers with an engine narrate, the oldest first."""
+    """Return the chapters that workers with an engine narrate, the oldest first."""
     found: Any = redis.zrangebyscore(keys.narrating(engine), "-inf", "+inf")
     return [job.decode(errors="surrogateescape") for job in found]
 

@@ -174,7 +174,7 @@ class SegmentWorkers:
             self._quit.wait(FREE_S)
 
     def segment_queue(self, job: str, digest: str) -> SegmentQueue:
-        """Give a chapter's pool, by its plan's digest; without it, it can only be closed."""
+        """Return a chapter's pool, by its plan's digest; without it, it can only be closed."""
         return SegmentQueue(self._scripts, job, self._engine.name, digest)
 
     def serve(self, chapter: Chapter) -> None:
@@ -255,7 +255,7 @@ class SegmentWorkers:
         return hold
 
     def _chapters(self) -> Iterator[Chapter]:
-        """Give the chapters to speak: this worker's, then others', the oldest first."""
+        """Yield the chapters to speak: this worker's, then others', the oldest first."""
         with self._lock:
             own = list(self._own.values())
         yield from own
@@ -296,7 +296,7 @@ class SegmentWorkers:
         hold.chapter.on_end()
 
     def _found(self, hold: _ClaimedSegment) -> Outcome | None:
-        """Say what the store has of a segment, if anything: another worker may have been quicker."""
+        """Return what the store has of a segment, if anything: another worker may have been quicker."""
         key, store = hold.chapter.plan.keys[hold.claimed.index], self._store_handle.store()
         found = patiently(lambda: store.check(key), self._quit.wait)
         return found_outcome(hold.claimed.index, found) if found else None
@@ -368,7 +368,7 @@ class SegmentWorkers:
         raise EngineLostError("the worker ends")
 
     def _chunks(self, hold: _ClaimedSegment, lane: Lane) -> Iterator[Chunk]:
-        """Give what the engine makes. Raises what it raises, and _DroppedError where nobody wants it any more."""
+        """Yield what the engine makes. Raises what it raises, and _DroppedError where nobody wants it any more."""
         while not self._quit.is_set():
             heard = None if hold.dropped else lane.get(LOOK_S)
             if hold.dropped:
@@ -429,5 +429,5 @@ class SegmentWorkers:
 
 
 def found_outcome(index: int, found: Stored) -> Outcome:
-    """Say of a segment what the store says."""
+    """Return the outcome of a segment that is in the store."""
     return Outcome(index, "found", found.samples, found.seed, found.tries, found.fault)

@@ -54,7 +54,7 @@ class StoreHandle:
         return self._store.id if self._store else ""
 
     def store(self) -> Store:
-        """Give the store. Raises StoreError where it could not be opened so far."""
+        """Return the store. Raises StoreError where it could not be opened so far."""
         self._tried.wait(PATIENCE_S)
         if self._store is None:
             raise StoreError(f"this worker's segment store cannot be used ({self._why}); correct VOXSPOOL_STORE")

@@ -109,7 +109,7 @@ class Heartbeat:
         self._quit.set()
 
     def beat(self) -> None:
-        """Say that we live, and renew every run's lease; tell those that lost it, or were cancelled."""
+        """Renew the worker's card and the lease of every run; tell the runs that lost theirs or were cancelled."""
         self._put_back()
         for run, token in self._runs():
             said = self._records.beat(run)

@@ -194,7 +194,7 @@ class RqRecords:
         return [JobExecution(queue, job, run) for job, _, run in names if run in runs for queue in queues]
 
     def waiting(self, queue: str, first: int, most: int) -> list[tuple[str, object]]:
-        """Give the jobs that wait in a queue from place `first` on: each id with the job's one argument, if any."""
+        """Return the jobs that wait in a queue from place `first` on: each id with the job's one argument, if any."""
         found: Any = self._redis.lrange(_queue_key(queue), first, first + most - 1)
         if not found:
             return []
@@ -205,7 +205,7 @@ class RqRecords:
             return [(job, self._argument(job, data)) for job, data in zip(ids, pipeline.execute(), strict=True)]
 
     def argument(self, job: str) -> object:
-        """Give a job's one argument; None where it has none, or there is no such job."""
+        """Return a job's one argument; None where it has none, or there is no such job."""
         data: Any = self._redis.hget(_job_key(job), "data")
         return self._argument(job, data)
 
@@ -250,7 +250,7 @@ class RqRecords:
                 self._redis.delete(_runs_key(worker))  # one that died before its next beat left it without a lifetime
 
     def expired(self, queue: str) -> list[JobExecution]:
-        """Give the runs of a queue whose lease has run out, anybody's."""
+        """Return the runs of a queue whose lease has run out, anybody's."""
         now_s = self._redis.time()[0]
         found: list[Any] = self._redis.zrangebyscore(JobExecution(queue, "", "").lease_key, "-inf", now_s)
         names = [entry.decode(errors="surrogateescape").rpartition(":") for entry in found]
@@ -258,7 +258,7 @@ class RqRecords:
 
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:
-    """Give a mapping as Redis takes it: field, value, field, value."""
+    """Return a mapping as Redis takes it: field, value, field, value."""
     return [item for pair in fields.items() for item in pair]
 
 

@@ -339,7 +339,7 @@ class SpeechWorker(BaseWorker):
         """Leave it to the heartbeat thread: RQ's heartbeats are three commands at every turn."""
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """Give the lease of a running job, in seconds."""
+        """Return the lease of a running job, in seconds."""
         del job, working_time
         return LEASE_S
 
@@ -694,7 +694,7 @@ class SpeechWorker(BaseWorker):
         self._quit.wait(IDLE_S)
 
     def _alive(self) -> list[_Running]:
-        """Give the jobs that run now."""
+        """Return the jobs that run now."""
         with self._running_lock:
             return list(self._running.values())
 
@@ -767,7 +767,7 @@ class SpeechWorker(BaseWorker):
     # -- what it says of itself ------------------------------------------------------------------------------------
 
     def _say_away(self, error: Exception, job: str = "-") -> None:
-        """Say that a command found no Redis, or one that refuses; whoever sent it waits or gives up."""
+        """Log that a command did not reach Redis, or was refused; the caller waits or gives up."""
         log.warning("redis.away job=%s error=%s", job, error)
         self.metrics.redis_away()
 
@@ -804,7 +804,7 @@ class SpeechWorker(BaseWorker):
         self.metrics.redis_here()
 
     def gauges(self) -> Gauges:
-        """Say how this worker is now. From any thread."""
+        """Return the present state of this worker. From any thread."""
         engine = self._engine
         return Gauges(
             self.name, engine.name, engine.model, engine.device, self._jobs, len(self._alive()), engine.rows,
@@ -864,7 +864,7 @@ def spec_of(job: Job) -> JobSpec | ChapterSpec:
 
 
 def _named(function: object) -> str:
-    """Give a function's name as it may be shown: what is none may be a text, which is never logged."""
+    """Return a function's name as it may be shown: what is none may be a text, which is never logged."""
     if isinstance(function, str) and all(part.isidentifier() for part in function.split(".")):
         return f"{function!r:.80}"
     return f"(a {type(function).__name__} that is no name)"

@@ -137,7 +137,7 @@ class JobRun:
         return time.monotonic() - self.started
 
     def publish_mark(self, mark: Mark) -> None:
-        """Say that a segment is complete, and take it into account."""
+        """Publish that a segment is complete, and count it."""
         self.publisher.publish(mark)
         self.characters += 0 if mark.reused else mark.end - mark.start
         self.spoken_again += mark.tries > 1 and not mark.reused
@@ -399,7 +399,7 @@ class Pipeline:
 
     @staticmethod
     def _facts(worker: str, begin: Begin) -> dict[str, str | int]:
-        """Say who speaks, for `status`."""
+        """Return who speaks, for `status`."""
         return {"worker": worker, "voice": begin.voice}
 
 
@@ -434,7 +434,7 @@ def check_engine(spec: JobSpec, engine: Engine) -> None:
 
 
 def _said_of(spec: JobSpec, segments: int) -> dict[str, str | int]:
-    """Say of a job what `status` shows, and what tells its readers to acknowledge."""
+    """Return what `status` shows of a job, and what tells its readers to acknowledge."""
     asked = {"live_s": spec.live_s, "window_s": spec.window_s}
     said: dict[str, str | int] = {"segments": segments}
     return said | {name: value for name, value in asked.items() if value is not None}
@@ -447,7 +447,7 @@ def _stand_still(wait_s: float, token: CancelToken, reader_progress: ReaderProgr
 
 
 def _as_begun(begin: Begin, elsewhere: WrongEngineError) -> Begin:
-    """Give the begin entry of an attempt that only says why the speech cannot go on."""
+    """Return the begin entry of an attempt that only says why the speech cannot go on."""
     return dataclasses.replace(begin, engine=elsewhere.engine, sample_rate=elsewhere.sample_rate or begin.sample_rate)
 
 
@@ -478,7 +478,7 @@ def segment_seed(seed: int, index: int) -> int:
 
 
 def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
-    """Tell the stream of a job that ended early; a job that goes on elsewhere is not over and says nothing."""
+    """Close the stream of a job that ended early. A job that continues elsewhere is not over: its stream stays open."""
     if ended.reason is Reason.CANCELLED:
         publisher.publish(Cancelled(publisher.pos, ended.by or publisher.cancelled_by() or "a stop command"))
     elif ended.reason is Reason.TIMED_OUT:
@@ -487,7 +487,7 @@ def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
 
 
 def _heard(lane: Lane, at: JobRun) -> Iterator[Chunk]:
-    """Give chunks as the engine makes them; end as the token, the readers or the engine say."""
+    """Yield chunks as the engine makes them; end as the token, the readers or the engine say."""
     while True:
         wait_s, held = min(LOOK_S, at.token.remaining_s), lane.far_ahead
         heard = lane.get(wait_s)
@@ -503,7 +503,7 @@ def _heard(lane: Lane, at: JobRun) -> Iterator[Chunk]:
 
 
 def in_order(chunks: Iterator[Chunk], order: list[int]) -> Iterator[Chunk]:
-    """Give chunks in the order of their segments, holding back those of later ones."""
+    """Yield chunks in the order of their segments, holding back those of later ones."""
     held: dict[int, list[Chunk]] = {index: [] for index in order}
     for index in order:
         ready = held.pop(index)
@@ -526,7 +526,7 @@ def mark_of(segment: Segment, pos: int, end_pos: int, spoken: Spoken) -> Mark:
 
 
 def end_line(spec: JobSpec, prepared: Prepared | None, end: End) -> str:
-    """Give the one log line of a job that ended: what its end entry says, and the voice. Never its text."""
+    """Return the one log line of a job that ended: what its end entry says, and the voice. Never its text."""
     measured = {
         "job": spec.id,
         "audio_s": _brief(end.duration_s),
@@ -547,5 +547,5 @@ def end_line(spec: JobSpec, prepared: Prepared | None, end: End) -> str:
 
 
 def _brief(value: float | None) -> float | None:
-    """Give a measurement to four digits: more are noise, and an entry is short."""
+    """Return a measurement to four digits: more are noise, and an entry is short."""
     return None if value is None else float(f"{value:.4g}")

@@ -174,7 +174,7 @@ class Publisher:
                 return reply
 
     def cancelled_by(self) -> str:
-        """Say who asked to stop the job; empty where nobody did through the stream."""
+        """Return who asked to stop the job; empty if nobody did through the stream."""
         return _text(self._scripts.redis.hget(self._keys[1], "cancel") or "")
 
 

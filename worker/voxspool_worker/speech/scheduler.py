@@ -62,7 +62,7 @@ class Lane:
         """When the job first got a row, by `time.monotonic`. The engine's thread says so."""
 
     def put(self, heard: Heard) -> None:
-        """Say something to the job. From any thread; a chunk from the engine's alone."""
+        """Put an event into the job's queue. From any thread; chunks from the engine thread alone."""
         if isinstance(heard, Chunk):
             self._made_samples += len(heard.pcm)
         self._heard.put(heard)
@@ -168,11 +168,11 @@ class Work(NamedTuple):
     """What came out of them, dropped jobs' too."""
 
     def speech_rate(self, sample_rate: int) -> float | None:
-        """Give the seconds of audio that came of a second of work; None before anything was said."""
+        """Return the seconds of audio that came of a second of work; None before anything was said."""
         return self.samples / sample_rate / (self.busy_s + self.seating_s) if self.samples else None
 
     def mean_rows(self, before: Work) -> float | None:
-        """Give the mean of the rows in use since an earlier moment; None where there was no step."""
+        """Return the mean of the rows in use since an earlier moment; None where there was no step."""
         steps = self.steps - before.steps
         return (self.row_steps - before.row_steps) / steps if steps else None
 
@@ -291,7 +291,7 @@ class Scheduler:
             self.work = self.work._replace(seating_s=self.work.seating_s + time.perf_counter() - began)
 
     def _hand_out(self, chunk: Chunk) -> None:
-        """Give a chunk to its job, unless the job was dropped meanwhile."""
+        """Put a chunk into its job's queue, unless the job was dropped meanwhile."""
         with self._changed:
             job = self._turns.jobs.get(chunk.job)
             if job and chunk.last:

@@ -51,7 +51,7 @@ def speakable(text: str) -> bool:
 
 @lru_cache(maxsize=_CHARACTERS_REMEMBERED)
 def spoken_character(character: str) -> str:
-    """Give what is left of a character before NFC: itself, a space, or nothing."""
+    """Return what is left of a character before NFC: itself, a space, or nothing."""
     if character.isspace():
         return " "
     category = unicodedata.category(character)

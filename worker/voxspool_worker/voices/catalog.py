@@ -48,7 +48,7 @@ class Voice:
     """Language -> what to install on this machine, for those that the voice would speak if a package were there."""
 
     def language(self, wanted: str | None) -> str:
-        """Give the language to speak: the one that was asked for, or the voice's own.
+        """Return the language to speak: the one that was asked for, or the voice's own.
 
         `en` asks for any English: it takes the voice's first tag of that language. Raises UnknownLanguageError, or
         MissingExtraError where this machine lacks what the language is read with.
@@ -118,7 +118,7 @@ class VoiceBook(Mapping[str, Voice]):
             raise KeyError(name) from error
 
     def resolve(self, name: str) -> Voice:
-        """Give a voice by its name, or a mix.
+        """Return a voice by its name, or a mix.
 
         Raises UnknownVoiceError with the near names, InvalidJobError for a mix that is none, UnknownLanguageError,
         MissingExtraError.
@@ -126,7 +126,7 @@ class VoiceBook(Mapping[str, Voice]):
         return self._resolve(name, self._clones.find)
 
     def _resolve(self, name: str, look: Callable[[str], ClonedVoice | None]) -> Voice:
-        """Give a voice or a mix, with a way to look for a cloned one."""
+        """Return a voice or a mix, with a way to look for a cloned one."""
         if name in self.built_in:
             return self.built_in[name]
         wanted = parse(name)
@@ -148,7 +148,7 @@ class VoiceBook(Mapping[str, Voice]):
         return Voice(name, spoken, (Part(name, 1.0, tuple(clip.sha256 for clip in clone.clips)),))
 
     def _spoken(self, clone: ClonedVoice) -> tuple[str, ...]:
-        """Give what a cloned voice speaks here: of the languages that it was given, those of the engine."""
+        """Return what a cloned voice speaks here: of the languages that it was given, those of the engine."""
         return _common((clone.languages or self._languages, self._languages))
 
 
@@ -177,7 +177,7 @@ def find(name: str | None, voices: Mapping[str, Voice], engine: str, language: s
 
 
 def built_in(voices: Mapping[str, Voice]) -> Mapping[str, Voice]:
-    """Give the voices that came with the engine: the cloned ones are the system's, not the worker's."""
+    """Return the voices that came with the engine: the cloned ones are the system's, not the worker's."""
     return voices.built_in if isinstance(voices, VoiceBook) else voices
 
 
@@ -194,5 +194,5 @@ def _mixed(wanted: VoiceName, voices: list[Voice]) -> Voice:
 
 
 def _common(languages: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """Give what all of them have, in the first one's order."""
+    """Return what all of them have, in the first one's order."""
     return reduce(lambda ours, theirs: tuple(tag for tag in ours if tag in theirs), languages)

@@ -45,14 +45,14 @@ class VoiceLibrary:
         self._fresh_until = -1.0
 
     def known(self) -> Mapping[str, ClonedVoice]:
-        """Give all cloned voices by name, as they were at most REFRESH_S ago, or when Redis last answered."""
+        """Return all cloned voices by name, as they were at most REFRESH_S ago, or when Redis last answered."""
         with self._lock:
             if self._redis is not None and self._clock() >= self._fresh_until:
                 self._refresh(self._redis)
             return self._seen
 
     def find(self, name: str) -> ClonedVoice | None:
-        """Give a cloned voice as it is now; None where there is none of that name, or one that cannot be read.
+        """Return a cloned voice as it is now; None where there is none of that name, or one that cannot be read.
 
         Raises redis-py's error where Redis does not answer and the voice was never seen: it may well exist.
         """
@@ -69,7 +69,7 @@ class VoiceLibrary:
         return self._remember(name, stored)
 
     def clips(self, name: str, wanted: Sequence[str]) -> list[bytes]:
-        """Give a cloned voice's clips, encoded as they are stored (FLAC), in order: those with the SHA-256 `wanted`.
+        """Return a cloned voice's clips, encoded as they are stored (FLAC), in order: those with the SHA-256 `wanted`.
 
         Raises VoiceError where others lie there: the voice was replaced, removed or damaged. Raises redis-py's errors.
         """

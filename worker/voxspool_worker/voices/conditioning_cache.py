@@ -66,7 +66,7 @@ _HASH: Final = "blake2s"
 def conditioning_key(
     clips: Sequence[str], parameters: Mapping[str, object], model_fingerprint: str, library_version: str
 ) -> str:
-    """Give the key of what a model makes of clips, in hexadecimal: all that the value depends on, and nothing else.
+    """Return the key of what a model makes of clips, in hexadecimal: all that the value depends on, and nothing else.
 
     `clips` are SHA-256 in the order in which the model hears them, `parameters` what JSON can say.
     """
@@ -94,7 +94,7 @@ class ConditioningCache(Generic[T]):
         self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     def get(self, key: str, compute: Callable[[], Arrays]) -> tuple[T, Prepared]:
-        """Give the value of a key, and where it came from. Raises what `compute` and `load` raise."""
+        """Return the value of a key, and where it came from. Raises what `compute` and `load` raise."""
         started = time.perf_counter()
         value, source = self._remembered(key), "memory"
         if value is None:
@@ -109,7 +109,7 @@ class ConditioningCache(Generic[T]):
         return value, prepared
 
     def _obtain(self, key: str, compute: Callable[[], Arrays]) -> tuple[Arrays, str]:
-        """Give a value that memory does not hold, and leave it in the tiers that lack it."""
+        """Return a value that memory does not hold, and leave it in the tiers that lack it."""
         if (found := self._disk.read(key)) is not None:
             return found, "disk"
         with self._shared.turn(key) if self._shared else contextlib.nullcontext() as found:
@@ -150,7 +150,7 @@ class _Disk:
         self._folder = folder.expanduser()
 
     def read(self, key: str) -> Arrays | None:
-        """Give a value; None where there is none, or a file that is not whole."""
+        """Return a value; None where there is none, or a file that is not whole."""
         path = self._path(key)
         try:
             found = decode(path.read_bytes())
@@ -216,7 +216,7 @@ class _Shared:
             self._try(lambda: self._redis.set(keys.conditioning(key), data, ex=keys.CONDITIONING_TTL_S))
 
     def _await(self, key: str, token: str) -> tuple[str, Arrays | None]:
-        """Give VALUE and a value, or TURN, or ALONE: nobody can be asked, or nobody answers in time."""
+        """Return VALUE and a value, or TURN, or ALONE: nobody can be asked, or nobody answers in time."""
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
             said, found = self._try(lambda: self._ask(key, token)) or (ALONE, None)
@@ -270,7 +270,7 @@ def check_installed() -> None:
 
 
 def encode(arrays: Arrays) -> bytes:
-    """Give arrays as safetensors, with a hash of them: safetensors notices a short file, not a wrong one."""
+    """Return arrays as safetensors, with a hash of them: safetensors notices a short file, not a wrong one."""
     from safetensors.numpy import save
 
     # safetensors 0.8 writes an array's memory as it lies: of a transposed one, other values than it has
@@ -293,7 +293,7 @@ def decode(data: bytes) -> Arrays | None:
 
 
 def _hash(arrays: Arrays) -> str:
-    """Give a hash of arrays: names, types, shapes and values."""
+    """Return a hash of arrays: names, types, shapes and values."""
     digest = hashlib.blake2s()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())

@@ -92,7 +92,7 @@ class Package:
         return next((text for text in map(visible, dates) if text), "")
 
     def metadata(self, name: str) -> list[str]:
-        """Give the texts of a term of Dublin Core, in order."""
+        """Return the texts of a term of Dublin Core, in order."""
         found = (visible(one) for place in named(self.root, "metadata") for one in named(place, name))
         return [text for text in found if text]
 
@@ -115,7 +115,7 @@ def open_package(archive: Archive) -> Package:
 
 
 def contents(archive: Archive, package: Package) -> list[Entry]:
-    """Give the table of contents, nested lines too, in its order; empty where there is none that can be read."""
+    """Return the table of contents, nested lines too, in its order; empty where there is none that can be read."""
     for item, reader in ((package.nav, _nav_entries), (package.ncx, _ncx_entries)):
         if item is None:
             continue
@@ -129,7 +129,7 @@ def contents(archive: Archive, package: Package) -> list[Entry]:
 
 
 def cover(archive: Archive, package: Package) -> Cover | None:
-    """Give the picture on the front, if it is a JPEG or a PNG. Raises BookError where it cannot be read."""
+    """Return the picture on the front, if it is a JPEG or a PNG. Raises BookError where it cannot be read."""
     called = next((one.get("content") for one in named(package.root, "meta") if one.get("name") == "cover"), None)
     items = [item for item in package.items if "cover-image" in item.properties]
     items += [item for item in package.items if called and called in {item.id, item.href}]
@@ -193,5 +193,5 @@ def _ncx_entries(data: bytes, path: str) -> list[Entry]:
 
 
 def _label(point: Element) -> str:
-    """Give the title of a point, not of those below it."""
+    """Return the title of a point, not of those below it."""
     return settle(" ".join(visible(one) for one in point if local(one) == "navLabel"))

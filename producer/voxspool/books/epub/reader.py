@@ -118,7 +118,7 @@ class _Cutter:
         self._chapters: list[tuple[str, list[Block]]] = []
 
     def chapters(self, read: Contents) -> list[Chapter]:
-        """Give the chapters that have text, in the order of the spine."""
+        """Return the chapters that have text, in the order of the spine."""
         for path, said in read.proses.items():
             self._add(path, said)
         return [
@@ -141,7 +141,7 @@ class _Cutter:
             )
 
     def _starts(self, path: str, said: Prose) -> dict[int, str]:
-        """Give the title for each run that a chapter starts with. Of several for one, that which stands there wins."""
+        """Return the title for each run that starts a chapter. Of several titles, the one in the text wins."""
         starts: dict[int, str] = {}
         for entry in self._entries:
             if entry.document != path:
@@ -170,7 +170,7 @@ class _Cutter:
 
 
 def _heading(runs: tuple[Run, ...]) -> str:
-    """Give the first heading; empty where there is none."""
+    """Return the first heading; empty where there is none."""
     return next((run.text for run in runs if run.level), "")
 
 
@@ -182,7 +182,7 @@ def _titled(title: str, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
 
 
 def _language(package: Package, read: Contents) -> str | None:
-    """Give the book's language: as its metadata say, else as its first document does."""
+    """Return the book's language: as its metadata say, else as its first document does."""
     said = [found for found in map(tag, package.metadata("language")) if found]
     runs = (run.language for one in read.proses.values() for run in one.runs)
     return next(iter(said), None) or next(runs, None)
@@ -196,7 +196,7 @@ def _cover(archive: Archive, package: Package) -> tuple[Cover | None, tuple[str,
 
 
 def _plain(description: str) -> str:
-    """Give a description without the markup that some publishers put into it, escaped."""
+    """Return a description without the markup that some publishers put into it, escaped."""
     if not re.search(r"<\w+", description):
         return description
     return visible(parse_document(f"<div>{description}</div>".encode()).root)

@@ -45,7 +45,7 @@ class Caption:
 
 
 def srt(tracks: Iterable[Track]) -> str:
-    """Give the captions of some chapters, played one after another, as SubRip. It has no way to escape an arrow."""
+    """Return the captions of some chapters, played one after another, as SubRip. It has no way to escape an arrow."""
     shown = (
         f"{number}\n{_time(start_ms, ',')} --> {_time(end_ms, ',')}\n{text.replace('-->', _ARROW)}\n"
         for number, (start_ms, end_ms, text) in enumerate(_timed(tracks), start=1)
@@ -54,7 +54,7 @@ def srt(tracks: Iterable[Track]) -> str:
 
 
 def webvtt(tracks: Iterable[Track]) -> str:
-    """Give the captions of some chapters, played one after another, as WebVTT."""
+    """Return the captions of some chapters, played one after another, as WebVTT."""
     shown = (
         f"{_time(start_ms, '.')} --> {_time(end_ms, '.')}\n{_escaped(text)}\n"
         for start_ms, end_ms, text in _timed(tracks)
@@ -81,7 +81,7 @@ class _Said:
 
 
 def _said(track: Track) -> list[_Said]:
-    """Give what is said in a chapter, each place of the book once, blank ones left out."""
+    """Return what is said in a chapter, each place of the book once, blank ones left out."""
     found: list[_Said] = []
     block, reached = -1, 0
     for cue in track.cues:
@@ -145,7 +145,7 @@ class _Text:
             yield begin
 
     def lines(self, begin: int, end: int) -> tuple[str, ...]:
-        """Give the lines of a caption: one, or two that are as even as can be."""
+        """Return the lines of a caption: one, or two that are as even as can be."""
         if self._width(begin, end) <= LINE_COLUMNS:
             return (self._text[begin:end].strip(),)
         middle = min(
@@ -168,7 +168,7 @@ class _Text:
         )
 
     def _reach(self, begin: int) -> int:
-        """Give the last border that a line from a place on reaches."""
+        """Return the last border that a line from a place on reaches."""
         before = bisect_right(self._borders, begin)
         fitting = [place for place in self._borders[before : before + LINE_COLUMNS + 1] if self._fits(begin, place)]
         return fitting[-1] if fitting else len(self._text)
@@ -177,7 +177,7 @@ class _Text:
         return self._width(begin, end) <= LINE_COLUMNS
 
     def _between(self, begin: int, end: int) -> list[int]:
-        """Give the borders within a span."""
+        """Return the borders within a span."""
         first = bisect_right(self._borders, begin)
         return self._borders[first : bisect_right(self._borders, end - 1)]
 
@@ -193,7 +193,7 @@ class _Text:
 
 
 def _borders(text: str) -> list[int]:
-    """Give the places where a line may end: after a space, a full-width character, and in words that fill a line."""
+    """Return the places where a line may end: after a space, a full-width character, and in words that fill a line."""
     found: list[int] = []
     run_columns = 0
     for place, (character, after) in enumerate(zip(text, [*text[1:], " "], strict=True), start=1):

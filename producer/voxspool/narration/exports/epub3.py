@@ -68,7 +68,7 @@ class Layout:
         return found
 
     def href(self, path: str) -> str:
-        """Give a path as the package says it."""
+        """Return a path as the package says it."""
         return href(path, self._base)
 
 
@@ -78,7 +78,7 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def href(path: str, folder: str) -> str:
-    """Give a path as a document in a folder says it."""
+    """Return a path as a document in a folder says it."""
     return quote(posixpath.relpath(path, folder or "."))
 
 
@@ -131,7 +131,7 @@ def is_old(package: Package) -> bool:
 
 
 def modern(archive: Archive, package: Package) -> dict[str, bytes]:
-    """Give the documents of an EPUB 2 without the DTD, and the names that it defined as characters."""
+    """Return the documents of an EPUB 2 without the DTD, and the names that it defined as characters."""
     found = {}
     for item in package.items:
         if item.is_document:
@@ -158,12 +158,12 @@ def nav_document(archive: Archive, package: Package, layout: Layout) -> bytes:
 
 
 def old_overlays(package: Package) -> set[str]:
-    """Give the overlays that the source has: they are replaced."""
+    """Return the overlays that the source has: they are replaced."""
     return {item.path for item in package.items if item.media_type == "application/smil+xml"}
 
 
 def newest(archive: Archive) -> str:
-    """Give the date of the newest entry: a book's own time, whenever it is narrated."""
+    """Return the date of the newest entry: a book's own time, whenever it is narrated."""
     year, month, day, hour, minute, second = max((info.date_time for info in archive.infos), default=EPOCH)
     return f"{year:04}-{max(month, 1):02}-{max(day, 1):02}T{hour % 24:02}:{minute % 60:02}:{second % 60:02}Z"
 
@@ -242,7 +242,7 @@ class Packager:
 
 
 def _section(root: Element, name: str) -> Element:
-    """Give a part of a package; it is made where a damaged one has none."""
+    """Return a part of a package; it is made where a damaged one has none."""
     found = next(iter(named(root, name)), None)
     return etree.SubElement(root, f"{{{OPF}}}{name}") if found is None else found
 

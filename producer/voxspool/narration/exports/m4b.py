@@ -77,7 +77,7 @@ def write_m4b(
 
 
 def cover_fault(cover: Cover) -> str:
-    """Say why a cover cannot go into an M4B; empty where it can. Raises MissingExtraError."""
+    """Return why a cover cannot go into an M4B; an empty text if it can. Raises MissingExtraError."""
     try:
         _picture(pyav(), cover)
     except ValueError as error:
@@ -114,7 +114,7 @@ def _write(
 
 
 def _rate_hz(tracks: Sequence[Track]) -> int:
-    """Give a rate of AAC that loses nothing of any chapter, or the highest."""
+    """Return a rate of AAC that loses nothing of any chapter, or the highest."""
     most = max(track.sample_rate for track in tracks)
     return next((rate for rate in _RATES_HZ if rate >= most), _RATES_HZ[-1])
 
@@ -141,7 +141,7 @@ def _plain(text: str) -> str:
 
 
 def _chapters(tracks: Sequence[Track], rate_hz: int) -> list[dict[str, object]]:
-    """Say where each chapter begins and ends, in samples of the file.
+    """Return where each chapter begins and ends, in samples of the file.
 
     The muxer writes them twice: as a track of text, and as a list (Nero's), which holds the first 255 at most.
     """
@@ -164,7 +164,7 @@ def _length(track: Track, rate_hz: int) -> int:
 
 
 def _samples(tracks: Sequence[Track], store: Store, gain: Gain | None, rate_hz: int) -> Iterator[Pcm]:
-    """Give the whole book's samples at the file's rate; each chapter is as long as `_chapters` says."""
+    """Yield the whole book's samples at the file's rate; each chapter is as long as `_chapters` says."""
     for track in tracks:
         left = _length(track, rate_hz)
         resample = resampler(track.sample_rate, rate_hz)
@@ -219,7 +219,7 @@ class _Encoder:
         self.bit_s = bit_s
 
     def encode(self, piece: _Piece) -> list[Any]:
-        """Give the packets of the piece's own frames, with the times that they have in the book."""
+        """Return the packets of the piece's own frames, with the times that they have in the book."""
         codec = self._av.CodecContext.create("aac", "w")
         codec.sample_rate, codec.layout, codec.format = self._rate_hz, "mono", "fltp"
         codec.bit_rate, codec.time_base = self.bit_s, Fraction(1, self._rate_hz)
@@ -244,7 +244,7 @@ class _Encoder:
 
 
 def _packets(encoder: _Encoder, pieces: Iterator[_Piece]) -> Iterator[Any]:
-    """Give all packets in order. As many pieces are under way as there are cores, and one waits."""
+    """Yield all packets in order. As many pieces are under way as there are cores, and one waits."""
     cores = os.cpu_count() or 1
     with ThreadPoolExecutor(cores, "voxspool-aac") as pool:
         under_way = deque[Any]()
@@ -277,7 +277,7 @@ def _cover_packet(av: Any, out: Any, cover: Cover | None) -> Any:  # noqa: ANN40
 
 
 def _picture(av: Any, cover: Cover) -> tuple[str, int, int]:  # noqa: ANN401 - the module, imported late
-    """Give a picture's codec, its width and its height, having decoded it. Raises ValueError."""
+    """Return a picture's codec, its width and its height, having decoded it. Raises ValueError."""
     codec_name = next((name for head, name in _COVER_CODECS.items() if cover.data.startswith(head)), None)
     if codec_name is None:
         raise ValueError(f"the cover ({cover.media_type}) is neither JPEG nor PNG")
@@ -293,7 +293,7 @@ def _picture(av: Any, cover: Cover) -> tuple[str, int, int]:  # noqa: ANN401 - t
 
 
 def pyav() -> Any:  # noqa: ANN401 - the module, imported late
-    """Give PyAV. Raises MissingExtraError."""
+    """Return PyAV. Raises MissingExtraError."""
     try:
         import av
     except ImportError as error:

@@ -168,7 +168,7 @@ def _add_file(out: zipfile.ZipFile, name: str, path: Path) -> None:
 
 @contextmanager
 def _written(target: Path) -> Iterator[zipfile.ZipFile]:
-    """Give an archive that appears as `target` when it is whole. Raises OutputError."""
+    """Yield an archive that appears as `target` when it is whole. Raises OutputError."""
     part = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
     try:
         with part.open("wb") as file:

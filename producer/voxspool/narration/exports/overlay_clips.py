@@ -160,7 +160,7 @@ def _clip(name: str, said: _Said) -> Clip:
 
 
 def _ms(pos: int, track: Track) -> int:
-    """Give a position in milliseconds, cut down: no clip ends behind its audio."""
+    """Return a position in milliseconds, cut down: no clip ends behind its audio."""
     return pos * 1000 // track.sample_rate
 
 
@@ -180,7 +180,7 @@ class _Names:
                 return name
 
     def of(self, element: Element) -> str:
-        """Give an element's id, and give it one where it has none."""
+        """Return an element's id, and give it one where it has none."""
         name = element.get("id")
         if not name:
             name = self.new()

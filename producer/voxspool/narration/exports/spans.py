@@ -80,13 +80,13 @@ def _is_said(text: str, origins: Sequence[Origin], index: int) -> bool:
 
 
 def _around(slot: Slot) -> list[Element]:
-    """Give the elements that a text stands in, from inside out."""
+    """Return the elements that a text stands in, from inside out."""
     owner = slot.owner
     return list(owner.iterancestors()) if slot.tail else [owner, *owner.iterancestors()]
 
 
 def _parent(block: Element, first: Slot, last: Slot) -> Element | None:
-    """Give the innermost element of a block that both texts stand in and that may hold a span; None for none."""
+    """Return the innermost element of a block that both texts stand in and that may hold a span; None for none."""
     shared = set(_around(last))
     found = next(one for one in _around(first) if one in shared)
     chain = [found, *found.iterancestors()]
@@ -130,7 +130,7 @@ def _surround(cut: _Cut, name: str) -> None:
 
 
 def _before(edge: _Edge) -> tuple[Slot, int]:
-    """Give the text and the place in it that a span begins at."""
+    """Return the text and the place in it that a span begins at."""
     if edge.slot is not None:
         return edge.slot, edge.at
     assert edge.element is not None
@@ -141,7 +141,7 @@ def _before(edge: _Edge) -> tuple[Slot, int]:
 
 
 def _behind(edge: _Edge) -> tuple[Slot, int]:
-    """Give the text and the place in it that a span ends at."""
+    """Return the text and the place in it that a span ends at."""
     if edge.slot is not None:
         return edge.slot, edge.at
     assert edge.element is not None
@@ -149,7 +149,7 @@ def _behind(edge: _Edge) -> tuple[Slot, int]:
 
 
 def _index(parent: Element, slot: Slot) -> int:
-    """Give the index of the child that comes behind a text."""
+    """Return the index of the child that comes behind a text."""
     return parent.index(slot.owner) + 1 if slot.tail else 0
 
 

@@ -111,7 +111,7 @@ def _most(rule: str, value: float, unit: str, most: float) -> Row:
 
 
 def _listen(file: sf.SoundFile) -> tuple[Levels, float, float]:
-    """Give a file's levels and the seconds of room tone before and after what is heard in it; all of it if nothing."""
+    """Return a file's levels and the seconds of room tone before and after its sound; without sound, all of it."""
     levels, window = Levels(file.samplerate), round(_WINDOW_S * file.samplerate)
     first = last = None
     block = _READ_SAMPLES // window * window
@@ -127,7 +127,7 @@ def _listen(file: sf.SoundFile) -> tuple[Levels, float, float]:
 
 
 def _loud(samples: NDArray[np.float64], window: int, quiet_dbfs: float) -> NDArray[np.int64]:
-    """Give the indices of the windows that are heard; samples of shape (n, channels), the last window may be short."""
+    """Return the indices of the windows with sound. Samples are (n, channels); the last window may be short."""
     squares = np.square(samples).mean(axis=1)
     starts = np.arange(0, len(squares), window)
     lengths = np.diff(np.append(starts, len(squares)))
@@ -164,13 +164,13 @@ class RoomTone:
         return np.concatenate([_last(held[:first], round(_HEAD_S * self._rate_hz)), held[first:after]])
 
     def finish(self) -> Pcm:
-        """Give the silence at the end."""
+        """Return the silence at the end."""
         tail = round(_TAIL_S * self._rate_hz)
         return np.concatenate([self._held[:tail], np.zeros(max(0, tail - len(self._held)), np.int16)])
 
 
 def _last(quiet: Pcm, samples: int) -> Pcm:
-    """Give the last samples of a silence, with more of it before where it is too short."""
+    """Return the last samples of a silence, with more of it before where it is too short."""
     quiet = quiet[max(0, len(quiet) - samples) :]
     return np.concatenate([np.zeros(samples - len(quiet), np.int16), quiet])
 
@@ -185,7 +185,7 @@ _RATES_HZ: Final = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0:
 
 
 def _bit_rates_kbit_s(path: Path) -> set[int]:
-    """Give the bit rates that an MP3's frames have; none where it is no MP3."""
+    """Return the bit rates that an MP3's frames have; none where it is no MP3."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         if not size:
@@ -217,7 +217,7 @@ def _after_id3(data: mmap.mmap) -> int:
 
 
 def _frame(head: bytes) -> tuple[int, int] | None:
-    """Give a frame's bit rate and its length in bytes; None where no frame of Layer III begins."""
+    """Return a frame's bit rate and its length in bytes; None where no frame of Layer III begins."""
     version, rate, index = head[1] >> 3 & 3, head[2] >> 2 & 3, head[2] >> 4
     if head[0] != 0xFF or head[1] & 0xE6 != 0xE2 or version == 1 or rate == 3 or index in (0, 15):
         return None

@@ -33,12 +33,12 @@ _FLOOR_SLOTS: Final = 5
 
 
 def decibels(amplitude: float) -> float:
-    """Give an amplitude in dB of 1.0, at least SILENCE_DB."""
+    """Return an amplitude in dB of 1.0, at least SILENCE_DB."""
     return max(SILENCE_DB, 20 * math.log10(amplitude)) if amplitude > 0 else SILENCE_DB
 
 
 def between(samples: Floats) -> Floats:
-    """Give the greatest amplitude between each sample and its next one.
+    """Return the greatest amplitude between each sample and its next one.
 
     Shape (n,) to (n - 11,): the first is behind samples[5], the last behind samples[n - 7].
     """
@@ -58,7 +58,7 @@ def _interpolators() -> Floats:
 
 @cache
 def between_gain() -> float:
-    """Give how many times as high as all samples it can at most be between them."""
+    """Return how many times as high as all samples it can at most be between them."""
     return float(np.abs(_interpolators()).sum(axis=1).max())
 
 

@@ -58,20 +58,20 @@ class Limiter:
         return np.concatenate(ready) if ready else np.zeros(0, np.int16)
 
     def finish(self) -> Pcm:
-        """Give what is left, as if silence followed."""
+        """Return what is left, as if silence followed."""
         self._waiting, rest = np.concatenate([self._waiting, self._arrived]), self._arrived
         self._arrived = rest[:0]
         self._look_at(np.concatenate([rest, np.zeros(self._ahead + REACH, np.int16)]))
         return self._give(len(self._waiting))
 
     def _look_at(self, block: Pcm) -> None:
-        """Say how deep it has to go from `REACH` before these samples to as much before their end."""
+        """Add the depths of the samples that now have `REACH` samples on both sides."""
         samples = np.concatenate([self._seen, block * self._gain])
         self._seen = samples[-2 * REACH :]
         self._depths = np.concatenate([self._depths, self._released(self._needed(samples))])
 
     def _needed(self, samples: Floats) -> Floats:
-        """Give by how many dB each is too high, itself or what is beside it, 0 for none; shape (n,) to (n - 12,)."""
+        """Return by how many dB each is too high, itself or what is beside it, 0 for none; shape (n,) to (n - 12,)."""
         own = np.abs(samples[REACH:-REACH])
         if float(np.abs(samples).max()) * between_gain() <= self._ceiling:
             return np.zeros(len(own))
@@ -102,7 +102,7 @@ class Limiter:
         return limited
 
     def _smooth(self, around: Floats) -> Floats | float:
-        """Give the factors, 1 where nothing is near.
+        """Return the factors, 1 where nothing is near.
 
         The deepest of what lies ahead is averaged over what lies behind: every value that is averaged covers the sample
         itself, so the mean is as deep as it needs, and it changes no faster than the window lets it.

@@ -92,7 +92,7 @@ class Measured:
 
 
 def fit(name: PresetName, tracks: Sequence[Track], store: Store) -> tuple[Measured, Gain]:
-    """Give how loud a book was spoken and the one gain that brings it to a preset, the limiter's losses made good.
+    """Return how loud a book was spoken and the one gain that brings it to a preset, the limiter's losses made good.
 
     What the limiter takes of speech at -16 LUFS, 2 LU of it, is found out on a sample of the book, so it takes the
     same time for any book. Raises StoreError, MissingExtraError.
@@ -110,7 +110,7 @@ def fit(name: PresetName, tracks: Sequence[Track], store: Store) -> tuple[Measur
 
 
 def gain_for(name: PresetName, measured: Measured) -> Gain:
-    """Give the gain that brings a book to a preset if its limiter takes nothing away. Silence stays as it is."""
+    """Return the gain that brings a book to a preset if its limiter takes nothing away. Silence stays as it is."""
     preset = PRESETS[name]
     aim = preset.loudness_lufs if preset.rms_dbfs is None else preset.rms_dbfs
     assert aim is not None, "a preset aims at something"
@@ -134,7 +134,7 @@ def _aimed_at(name: PresetName, measured: Measured) -> float:
 
 
 def _sample(tracks: Sequence[Track]) -> list[Track]:
-    """Give every nth segment of every chapter, so that it is about as much as is listened to for the limiter."""
+    """Return every nth segment of every chapter, so that it is about as much as is listened to for the limiter."""
     step = max(1, round(sum(track.duration_s for track in tracks) / _SAMPLE_S))
     return [replace(track, cues=track.cues[index % step :: step]) for index, track in enumerate(tracks)]
 
@@ -160,7 +160,7 @@ class Tally:
         self.gated.add(meter.gated)
 
     def measured(self) -> Measured:
-        """Say how loud all of it is together."""
+        """Return the loudness of all samples together."""
         rms = math.sqrt(self.squares / self.samples) if self.samples else 0.0
         floor = math.sqrt(self.floor_square) if math.isfinite(self.floor_square) else rms
         return Measured(
@@ -197,7 +197,7 @@ class Meter:
         return max(self.levels.peak, self._between.peak())
 
     def measured(self) -> Measured:
-        """Say how loud it is up to now. Less than 400 ms have no loudness."""
+        """Return the loudness up to now. Less than 400 ms have no loudness."""
         tally = Tally()
         tally.add(self)
         return tally.measured()
@@ -225,7 +225,7 @@ class _Gated:
         self._powers += other._powers
 
     def loudness_lufs(self) -> float:
-        """Give the integrated loudness; SILENCE_DB where no block counts."""
+        """Return the integrated loudness; SILENCE_DB where no block counts."""
         if not self._counts.any():
             return SILENCE_DB
         gate = max(0, int(_bin(np.array(self._mean_lufs(0) + _RELATIVE_GATE_LU))))
@@ -276,7 +276,7 @@ class _Between:
         self._recent = joined[1 - 2 * REACH :]
 
     def peak(self) -> float:
-        """Give it as if silence followed."""
+        """Return it as if silence followed."""
         return max(self._peak, self._look(np.concatenate([self._recent, np.zeros(REACH)])))
 
     def _look(self, joined: Floats) -> float:

@@ -34,7 +34,7 @@ class Gain:
 
 
 def master(track: Track, store: Store, gain: Gain | None) -> Iterator[NDArray[np.int16]]:
-    """Give a chapter's samples in order, shape (n,), as many as the track has. Without a gain they are as spoken.
+    """Yield a chapter's samples in order, shape (n,), as many as the track has. Without a gain they are as spoken.
 
     Each chapter by itself: it sounds the same in every file that it is in. Raises StoreError.
     """

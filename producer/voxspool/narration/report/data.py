@@ -53,7 +53,7 @@ _NO_ROWS: Final = "[]\n}"
 
 
 def report(book: Book, tracks: Sequence[Track], heard: Mapping[tuple[int, int], Heard] | None = None) -> Report:
-    """Give what is known of a book that was spoken; the form stands above.
+    """Return what is known of a book that was spoken; the form stands above.
 
     `heard` is what was transcribed: chapter's number and cue's index -> Heard.
     """
@@ -72,7 +72,7 @@ def report(book: Book, tracks: Sequence[Track], heard: Mapping[tuple[int, int], 
 
 
 def encoded(report: Report) -> str:
-    """Give a report as JSON: a segment a line, so that tools of lines can read it too."""
+    """Return a report as JSON: a segment a line, so that tools of lines can read it too."""
     whole = json.dumps(report | {"segments": []}, ensure_ascii=False, indent=1)
     rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in report["segments"])
     return _SURROGATE.sub("\ufffd", f"{whole.removesuffix(_NO_ROWS)}[\n{rows}\n]\n}}\n")
@@ -102,7 +102,7 @@ def _rows(track: Track, heard: Mapping[tuple[int, int], Heard]) -> Iterable[Row]
 
 
 def _stored(cue: Cue) -> Row:
-    """Give what the store says of a segment; null where it could not be spoken."""
+    """Return what the store says of a segment; null where it could not be spoken."""
     found = {name: getattr(cue.stored, name, None) for name in (*_KEPT, *_MEASURED)}
     return {name: round(value, _DECIMALS) if isinstance(value, float) else value for name, value in found.items()}
 
@@ -127,14 +127,14 @@ def _totals(rows: Sequence[Row], tracks: Sequence[Track]) -> Row:
 
 
 def _word_error_rate(rows: Iterable[Row]) -> float | None:
-    """Give the mean over all segments that were transcribed, each by how much it says."""
+    """Return the mean over all segments that were transcribed, each by how much it says."""
     heard = [(row["word_error_rate"], len(row["spoken"].split())) for row in rows if row["heard"] is not None]
     words = sum(count for _, count in heard)
     return round(sum(rate * count for rate, count in heard) / words, _DECIMALS) if words else None
 
 
 def _workers(rows: Iterable[Row]) -> list[Row]:
-    """Say what each worker did, the busiest first."""
+    """Return what each worker did, the busiest first."""
     kept = [row for row in rows if row["key"]]
     all_s = sum(map(_audio_s, kept))
     of: dict[str, list[Row]] = defaultdict(list)
@@ -145,7 +145,7 @@ def _workers(rows: Iterable[Row]) -> list[Row]:
 
 
 def _work(rows: Sequence[Row], all_s: float) -> Row:
-    """Say what a worker did, of all speech."""
+    """Return a worker's totals: segments, audio, share of all speech, work, real-time factor."""
     spoken = [row for row in rows if not row["reused"]]
     audio_s, work_s = sum(map(_audio_s, rows)), sum(row["elapsed_s"] for row in spoken)
     return {
@@ -159,7 +159,7 @@ def _work(rows: Sequence[Row], all_s: float) -> Row:
 
 
 def _factor(work_s: float, spoken: Iterable[Row]) -> float | None:
-    """Give the seconds of work for a second of speech."""
+    """Return the seconds of work for a second of speech."""
     audio_s = sum(map(_audio_s, spoken))
     return round(work_s / audio_s, _DECIMALS) if audio_s else None
 
@@ -184,5 +184,5 @@ def _chapters(rows: Iterable[Row], tracks: Iterable[Track]) -> list[Row]:
 
 
 def _audio_s(row: Row) -> float:
-    """Say how long a segment speaks."""
+    """Return the length of a segment's audio, in seconds."""
     return float(row["end_s"] - row["start_s"])

@@ -48,7 +48,7 @@ _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]"
 
 
 def page(report: Report) -> str:
-    """Give the page for a report."""
+    """Return the page for a report."""
     rows: list[Row] = report["segments"]
     failed = [row for row in rows if row["fault"]]
     colours = {worker["worker"]: f"w{number % _COLOURS}" for number, worker in enumerate(report["workers"])}
@@ -95,7 +95,7 @@ def _tile(name: str, value: str, note: str = "") -> str:
 
 
 def _failed(rows: Sequence[Row]) -> str:
-    """Give the list of segments that failed their checks; nothing where there is none."""
+    """Return the list of segments that failed their checks; nothing where there is none."""
     if not rows:
         return ""
     kinds = defaultdict[str, int](int)
@@ -249,7 +249,7 @@ def _by_chapter(report: Report) -> Iterator[tuple[Row, list[Row]]]:
 
 
 def _table(rows: Iterable[Row], *, linked: bool) -> str:
-    """Give a table of segments: they have an anchor each, or link to it."""
+    """Return a table of segments: they have an anchor each, or link to it."""
     head = (
         '<tr><th>segment<th>at<th class="text">text<th class="left">fault<th>seconds<th>level<th>tries<th>word errors'
         '<th class="left">voice<th class="left">worker'
@@ -273,7 +273,7 @@ def _table_row(row: Row, *, linked: bool) -> str:
 
 
 def _words(row: Row) -> str:
-    """Give what stands in the book, and what was said or heard where that is something else."""
+    """Return what stands in the book, and what was said or heard where that is something else."""
     said = f"<small>said: {_text(row['spoken'])}</small>" if row["spoken"].split() != row["text"].split() else ""
     heard = f"<small>heard: {_text(row['heard']) or 'nothing'}</small>" if row["word_error_rate"] else ""
     return f"{_text(row['text'])}{said}{heard}"

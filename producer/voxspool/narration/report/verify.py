@@ -146,7 +146,7 @@ class Listener:
         self._whisper = _load(model)
 
     def hear(self, pcm: NDArray[np.int16], rate: int, language: str | None = None) -> str:
-        """Give what is said in samples, shape (n,); the language is a tag, None or an unknown one: it is guessed."""
+        """Return what is said in samples, shape (n,); the language is a tag, None or an unknown one: it is guessed."""
         said = soxr.resample(pcm.astype(np.float32) / 2**15, rate, WHISPER_HZ)
         base = re.split("[-_]", language.lower())[0] if language else None
         known = base if base in self._whisper.supported_languages else None
@@ -162,7 +162,7 @@ class Listener:
 
 
 def compare(spoken: str, heard: str) -> Heard:
-    """Say how far what was heard is from what was to be spoken, which has a word. Raises MissingExtraError."""
+    """Return how far the transcription is from the text, which has at least one word. Raises MissingExtraError."""
     jiwer = _jiwer()
     wanted = words(spoken)
     return Heard(heard, float(jiwer.wer(" ".join(wanted), " ".join(words(heard)))), len(wanted))
@@ -170,7 +170,7 @@ def compare(spoken: str, heard: str) -> Heard:
 
 @lru_cache(maxsize=1024)
 def words(text: str) -> tuple[str, ...]:
-    """Give a text's words as they are compared."""
+    """Return a text's words as they are compared."""
     plain = _APOSTROPHES.sub("", unicodedata.normalize("NFKC", text).casefold())
     plain = _UNSPACED.sub(r" \1 ", _DIGITS.sub(_NUMBER, plain))
     found = "".join(character if _counts(character) else " " for character in plain).split()

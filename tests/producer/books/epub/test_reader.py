@@ -30,7 +30,7 @@ def read(entries: dict[str, bytes]) -> Book:
 
 
 def texts(body: str) -> list[str]:
-    """Give the blocks of a document of an EPUB."""
+    """Return the blocks of a document of an EPUB."""
     book = read_bytes(make_epub.small(body), "small.epub")
     return [block.text for chapter in book.chapters for block in chapter.blocks]
 

@@ -32,7 +32,7 @@ CUE_SAMPLES = 7_777  # no whole number of milliseconds
 
 
 def tracks(book: Book) -> list[Track]:
-    """Say each sentence of a book for a third of a second."""
+    """Return tracks in which each sentence of a book takes a third of a second."""
     found = []
     for number, chapter in enumerate(book.chapters, 1):
         cues: list[Cue] = []
@@ -57,7 +57,7 @@ def audio(folder: Path, spoken: list[Track], suffix: str = ".mp3") -> dict[int, 
 
 
 def narrated(folder: Path, source: bytes) -> tuple[Path, Book, list[Track]]:
-    """Give an EPUB with overlays of all of a book."""
+    """Return an EPUB with overlays of all of a book."""
     path = folder / "book.epub"
     path.write_bytes(source)
     book = read_book(path)

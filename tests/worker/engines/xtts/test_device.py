@@ -179,7 +179,7 @@ def test_nothing_forks(gpt: Gpt, vocoder: Vocoder, upstream: Any, monkeypatch: p
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say which accelerators PyTorch finds."""
+    """Pretend that PyTorch finds these accelerators."""
 
     def found(*, cuda: bool = False, mps: bool = False) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)

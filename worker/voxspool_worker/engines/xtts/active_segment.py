@@ -99,7 +99,7 @@ class ActiveSegment:
         self.chunk_tokens = FIRST_TOKENS if self.segment.index == 0 else NEXT_TOKENS
 
     def next_seed(self) -> int:
-        """Give the seed of the next try: first the segment's own, then others that follow from it."""
+        """Return the seed of the next try: first the segment's own, then others that follow from it."""
         self.tries += 1
         self.seed = self.segment.seed if self.tries == 1 else again_seed(self.segment.seed, self.tries)
         return self.seed
@@ -111,7 +111,7 @@ class ActiveSegment:
         return live and self.waiting >= self.chunk_tokens
 
     def take(self) -> list[Tensor]:
-        """Give the latents to vocode next.
+        """Return the latents to vocode next.
 
         A segment is always cut at the same places, live or not: the vocoder's windows decide its samples' last bits.
         """
@@ -121,7 +121,7 @@ class ActiveSegment:
         return part
 
     def judge_length(self, *, stopped: bool, most: int) -> str:
-        """Say what is wrong with the number of tokens, now that the last one is there."""
+        """Return what is wrong with the number of tokens, now that the last one has arrived."""
         if not stopped:
             return "cap" if len(self.latents) >= most else "rate"
         return "rate" if not self.plausible.shortest_s <= self.seconds <= self.plausible.longest_s else ""
@@ -140,7 +140,7 @@ class ActiveSegment:
         self.latents, self.vocoded, self.held = list(one.latents), 0, []
 
     def outcome(self) -> Spoken:
-        """Say how it came out."""
+        """Return how the segment was spoken."""
         return Spoken(self.seed, self.tries, self.fault)
 
 

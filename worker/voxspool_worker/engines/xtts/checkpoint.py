@@ -85,7 +85,7 @@ def find(settings: Settings) -> Checkpoint:
 
 
 def places(settings: Settings) -> Iterator[Path]:
-    """Give the folders where Coqui's library, old or new, leaves XTTS."""
+    """Yield the folders where Coqui's library, old or new, leaves XTTS."""
     yield settings.coqui_dir.expanduser() / MODEL.replace("/", "--")
     for model in HUB_MODELS:
         folder = settings.hub_dir.expanduser() / f"models--{model.replace('/', '--')}"
@@ -143,13 +143,13 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _sizes(config: Mapping[str, Any]) -> bytes:
-    """Give what of a configuration makes a model what it is: Coqui writes paths of the machine into the rest."""
+    """Return what of a configuration makes a model what it is: Coqui writes paths of the machine into the rest."""
     sizes = {name: value for name, value in config["model_args"].items() if not isinstance(value, str)}
     return json.dumps([sizes, config.get("audio")], sort_keys=True).encode()
 
 
 def _contents(path: Path) -> bytes:
-    """Give a zip's contents by name, size and checksum: its directory, at the end of the file, has them."""
+    """Return a zip's contents by name, size and checksum: its directory, at the end of the file, has them."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
@@ -161,7 +161,7 @@ def _contents(path: Path) -> bytes:
 
 
 def _why_no_zip(path: Path) -> str:
-    """Say what is wrong with a file of weights that cannot be opened."""
+    """Return what is wrong with a file of weights that cannot be opened."""
     with path.open("rb") as file:
         begins_well = file.read(4) == b"PK\x03\x04"
     size = path.stat().st_size
@@ -207,7 +207,7 @@ def _download(settings: Settings) -> None:
 
         @staticmethod
         def tos_agreed(*_: object) -> bool:
-            """Say yes, as the user did."""
+            """Return True: the user has agreed."""
             return True
 
     try:
@@ -220,5 +220,5 @@ def _download(settings: Settings) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    """Give what an error says before it explains."""
+    """Return what an error says before it explains."""
     return str(error).strip().partition("\n")[0]

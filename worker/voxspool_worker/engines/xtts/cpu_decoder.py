@@ -47,7 +47,7 @@ class NoCompilerError(Exception):
 
 
 def compiled(folder: Path) -> Path:
-    """Give the compiled decoder, made in `folder` if it is not there yet (2 s).
+    """Return the compiled decoder, made in `folder` if it is not there yet (2 s).
 
     Raises NoCompilerError. Its name holds the source, the flags and the processor: a change of either makes a new one.
     """
@@ -93,7 +93,7 @@ def _compile(command: Sequence[str], made: Path) -> None:
 
 
 def _first_line(said: str) -> str:
-    """Give the first line that says what is wrong."""
+    """Return the first line that says what is wrong."""
     lines = [line for line in said.splitlines() if "error" in line] or said.splitlines() or ["it said nothing"]
     return lines[0]
 
@@ -151,7 +151,7 @@ class NativeDecoder:
         return torch.cat([self._forward(embeddings[part], row_index[part], places[part]) for part in parts])
 
     def keep_prefix(self, row: int, positions: int) -> Tensor:
-        """Give a row's first positions as bytes, for `take_prefix`."""
+        """Return a row's first positions as bytes, for `take_prefix`."""
         kept = torch.empty(self._c.vx_prefix_bytes(self._handle, positions), dtype=torch.uint8)
         self._c.vx_copy_prefix(self._handle, row, positions, _at(kept), 0)
         return kept
@@ -161,7 +161,7 @@ class NativeDecoder:
         self._c.vx_copy_prefix(self._handle, row, positions, _at(kept), 1)
 
     def close(self) -> None:
-        """Give the memory back and end the threads."""
+        """Free the memory and end the threads."""
         if self._handle:
             self._c.vx_free(self._handle)
             self._handle = None
@@ -181,7 +181,7 @@ class NativeDecoder:
 
 
 def _floats(tensor: Tensor) -> Tensor:
-    """Give it as C reads it; no copy where it is so already."""
+    """Return it as C reads it; no copy where it is so already."""
     return tensor.detach().to("cpu", torch.float32).contiguous()
 
 

@@ -79,7 +79,7 @@ class XttsEngine:
         return self._prepared.prepare(voice)
 
     def admit(self, segment: Segment) -> None:
-        """Give a segment a free row. Its prompt is read here, which takes 1 ms a token on two cores."""
+        """Put a segment into a free row. Its prompt is read here, which takes 1 ms a token on two cores."""
         prepared = self._prepared.ready(segment.voice, self._gpt, self._vocoder)
         text = self._tokenizer.tokens(segment.text, segment.language)
         plausible = output_check.band(segment.text, self._tokenizer.limits(segment.language).max_chars)
@@ -132,7 +132,7 @@ class XttsEngine:
             active.row = None
 
     def _decode(self) -> None:
-        """Say a token on every row; look at the length of those that ended."""
+        """Decode one token on every row, and check the length of the rows that ended."""
         by_row = {active.row: active for active in self._active if active.row is not None}
         for step in self._gpt.step():
             active = by_row[step.row]
@@ -201,7 +201,7 @@ class XttsEngine:
         return [self._stream_on(active, last=whole)]
 
     def _take_whole(self, active: ActiveSegment) -> list[Chunk]:
-        """Give away a segment of which nothing was heard, if it may be heard as it is."""
+        """Return away a segment of which nothing was heard, if it may be heard as it is."""
         samples = np.concatenate(active.held)
         if not active.settled:
             active.fault = active.fault or output_check.end_fault(samples, self.sample_rate)
@@ -210,7 +210,7 @@ class XttsEngine:
         return [Chunk(active.segment.job, active.segment.index, to_pcm(samples), last=True, spoken=active.outcome())]
 
     def _stream_on(self, active: ActiveSegment, *, last: bool) -> Chunk:
-        """Give away what is held, and keep its last second for the guard."""
+        """Return away what is held, and keep its last second for the guard."""
         segment, tail = active.segment, active.held[0] if active.heard else np.zeros(0, np.float32)
         fresh = np.concatenate(active.held[1:] if active.heard else active.held)
         active.held = [np.concatenate((tail, fresh))[-round(2 * output_check.END_S * self.sample_rate) :]]

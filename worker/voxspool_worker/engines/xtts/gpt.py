@@ -39,13 +39,13 @@ class Decoder(Protocol):
         """Take one embedding for each of these rows (b, width), each at its position; give latents (b, width)."""
 
     def keep_prefix(self, row: int, positions: int) -> Tensor:
-        """Give a row's first positions, for `take_prefix`."""
+        """Return a row's first positions, for `take_prefix`."""
 
     def take_prefix(self, row: int, positions: int, kept: Tensor) -> None:
         """Put them into a row: what `prompt` would have computed."""
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Gpt:
 
     @torch.inference_mode()
     def start(self, voice: Prefix, text: Sequence[int], seed: int, most: int | None = None) -> int:
-        """Give a text a row, and return it. The first token is chosen here and returned by the next step.
+        """Return a text a row, and return it. The first token is chosen here and returned by the next step.
 
         At most `most` audio tokens are said; None: as many as the model may.
         """
@@ -142,7 +142,7 @@ class Gpt:
 
     @torch.inference_mode()
     def step(self) -> list[Step]:
-        """Say each running row's next token. Rows that ended stay until they leave, and say nothing more."""
+        """Return the next token of each running row. Rows that ended stay until they leave, without a token."""
         said = [self._say(row, state) for row, state in self._running.items() if state.said < state.most]
         ahead = [step.row for step in said if not step.last]
         if ahead:
@@ -151,7 +151,7 @@ class Gpt:
 
     @torch.inference_mode()
     def read(self, voice: Prefix, text: Sequence[int], said: Sequence[int]) -> Tensor:
-        """Give the latent behind each token of a speech that is given: (n, width), as if it had been chosen here."""
+        """Return the latent behind each token of a speech that is given: (n, width), as if it had been chosen here."""
         row = self._free[0]
         self._decoder.take_prefix(row, voice.positions, voice.kept)
         prompt = self._prompt(text)
@@ -167,11 +167,11 @@ class Gpt:
         return F.linear(latents, self._head, self._head_bias)
 
     def close(self) -> None:
-        """Give the decoder's memory back."""
+        """Free the decoder's memory."""
         self._decoder.close()
 
     def _say(self, row: int, state: _Row) -> Step:
-        """Give what was chosen for a row."""
+        """Return what was chosen for a row."""
         state.said += 1
         last = state.next_token == self.tokens.audio_stop or state.said == state.most
         if last:

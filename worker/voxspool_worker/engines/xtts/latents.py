@@ -36,7 +36,7 @@ class Conditioning:
     """(1, 512, 1): what the vocoder is conditioned on."""
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Give it as a cache stores it."""
+        """Return it as a cache stores it."""
         return {"latents": self.latents.numpy(), "speaker": self.speaker.numpy()}
 
     @classmethod

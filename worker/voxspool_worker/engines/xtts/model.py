@@ -67,7 +67,7 @@ class LoadedModel:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def listener(self) -> Any:  # noqa: ANN401 - upstream is untyped
-        """Give upstream's Xtts, which computes a voice from clips; the first time takes seconds. From any thread.
+        """Return upstream's Xtts, which computes a voice from clips; the first time takes seconds. From any thread.
 
         It is the whole model, ready for upstream's own inference too; shares `state`.
         """
@@ -127,7 +127,7 @@ def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the weights the names and the type that they have today, as upstream does, and drop what is not used."""
+    """Return the weights the names and the type that they have today, as upstream does, and drop what is not used."""
     names = ((name.removeprefix(TRAINED_PREFIX), value) for name, value in state.items())
     return {
         name: value.float() if value.is_floating_point() else value
@@ -166,7 +166,7 @@ def _check_gpt(state: Mapping[str, Tensor], arguments: Any, checkpoint: Checkpoi
 
 
 def _gpt_shapes(arguments: Any, text: int) -> dict[str, tuple[int, ...]]:  # noqa: ANN401
-    """Give the GPT's weights by name, with their shapes; linear layers are (inputs, outputs), as GPT-2 keeps them."""
+    """Return the GPT's weights by name, with their shapes; linear layers are (inputs, outputs), as GPT-2 keeps them."""
     width, audio = arguments.gpt_n_model_channels, arguments.gpt_num_audio_tokens
     shapes: dict[str, tuple[int, ...]] = {
         "mel_stats": (80,),
@@ -231,5 +231,5 @@ def _upstream(config: Any, checkpoint: Checkpoint, state: Mapping[str, Tensor], 
 
 
 def _first_line(error: Exception) -> str:
-    """Give what an error says before it explains."""
+    """Return what an error says before it explains."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -55,7 +55,7 @@ class Band:
 
 
 def band(text: str, max_chars: int) -> Band:
-    """Give the plausible length of a text in a language of which XTTS takes `max_chars` at once."""
+    """Return the plausible length of a text in a language of which XTTS takes `max_chars` at once."""
     digits = sum(character.isdigit() for character in text)
     chars = len(text) + (DIGIT_CHARS - 1) * digits
     usual_s = chars * CHAR_S * ENGLISH_CHARS / max_chars
@@ -64,7 +64,7 @@ def band(text: str, max_chars: int) -> Band:
 
 
 def end_fault(samples: npt.NDArray[np.float32], rate: int) -> str:
-    """Say what is wrong with the end of an audio (n,), -1 to 1: `silence`, `noise` or nothing."""
+    """Return what is wrong with the end of an audio (n,), -1 to 1: `silence`, `noise` or an empty text."""
     frame = round(FRAME_S * rate)
     count = math.ceil(END_S / FRAME_S)
     if len(samples) < count * frame:
@@ -79,7 +79,7 @@ def end_fault(samples: npt.NDArray[np.float32], rate: int) -> str:
 
 
 def _flatness(frames: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Give each frame's spectral flatness: geometric over arithmetic mean of its power spectrum, 0 to 1."""
+    """Return each frame's spectral flatness: geometric over arithmetic mean of its power spectrum, 0 to 1."""
     spectrum = np.abs(np.fft.rfft(frames * np.hanning(frames.shape[1]), axis=1))[:, 1:] ** 2 + 1e-15
     flatness: npt.NDArray[np.float64] = np.exp(np.mean(np.log(spectrum), axis=1)) / np.mean(spectrum, axis=1)
     return flatness

@@ -100,7 +100,7 @@ class _Setting:
     tokenizer: XttsTokenizer
 
     def texts(self) -> list[list[int]]:
-        """Give the sentences as tokens."""
+        """Return the sentences as tokens."""
         return [self.tokenizer.tokens(sentence, "en") for sentence in SENTENCES]
 
     def reader(self, wanted: str, precision: str) -> _Reader:
@@ -179,7 +179,7 @@ def speak(gpt: Gpt, voice: Tensor, text: Sequence[int], seed: int) -> list[int]:
 def spectral_distance_db(
     one: np.ndarray[tuple[int], np.dtype[np.float32]], other: np.ndarray[tuple[int], np.dtype[np.float32]]
 ) -> float:
-    """Give the mean distance of two sounds' spectra, in dB, over frames and bands that can be heard."""
+    """Return the mean distance of two sounds' spectra, in dB, over frames and bands that can be heard."""
     count = min(len(one), len(other)) // FRAME * FRAME
     if not count:
         return 0.0
@@ -189,7 +189,7 @@ def spectral_distance_db(
 
 
 def _bands_db(sound: np.ndarray[tuple[int], np.dtype[np.float32]]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Give the level of bands whose width grows with frequency: (frames, MEL_BANDS)."""
+    """Return the level of bands whose width grows with frequency: (frames, MEL_BANDS)."""
     frames = sound.reshape(-1, FRAME) * np.hanning(FRAME)
     power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
     edges = np.unique(np.geomspace(2, power.shape[1], MEL_BANDS + 1).round().astype(int))

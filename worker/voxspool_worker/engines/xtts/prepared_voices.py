@@ -90,7 +90,7 @@ class PreparedVoices:
         return Prepared(source, time.perf_counter() - began)
 
     def ready(self, voice: Voice, gpt: Gpt, vocoder: Vocoder) -> PreparedVoice:
-        """Give a voice for a row: made once (40 ms), then kept. In the engine's thread."""
+        """Return a voice for a row: made once (40 ms), then kept. In the engine's thread."""
         prepared = self._prepared.get(voice.parts)
         if prepared is None:
             conditioning = self._conditioning(voice)
@@ -99,7 +99,7 @@ class PreparedVoices:
         return prepared
 
     def _conditioning(self, voice: Voice) -> Conditioning:
-        """Give what `prepare` found; find it again where many voices came between."""
+        """Return what `prepare` found; find it again where many voices came between."""
         with self._lock:
             known = self._conditionings.get(voice.parts)
         if known is not None:

@@ -44,7 +44,7 @@ _END = re.compile(rf"[{_PAUSES}{re.escape(_OPENERS)}\-\s]+$")
 
 
 def spoken_form(text: str, language: str) -> str:
-    """Give a text with the marks that XTTS speaks well. The language says how its sentences end."""
+    """Return a text with the marks that XTTS speaks well. The language says how its sentences end."""
     plain = _without_quotes(_plain_characters(text).translate(_BRACKETS))
     plain = _plain_marks(_plain_dashes(plain))
     plain = _SIGN_BEFORE_PRICE.sub(r"\1", _PRICE_BEFORE_SIGN.sub("", " ".join(plain.split())))

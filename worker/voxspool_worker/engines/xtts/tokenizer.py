@@ -87,7 +87,7 @@ _LETTERS_END: Final = "\uf900"
 
 
 def canonical_language(tag: str) -> str | None:
-    """Give XTTS's own tag for a language tag such as `en-US`, `pt_BR` or `zh`; None if it does not speak it."""
+    """Return XTTS's own tag for a language tag such as `en-US`, `pt_BR` or `zh`; None if it does not speak it."""
     base = tag.strip().lower().replace("_", "-").split("-")[0]
     language = "zh-cn" if base == "zh" else base
     return language if language in MAX_CHARS else None
@@ -125,7 +125,7 @@ class XttsTokenizer:
         self._worded = lru_cache(maxsize=WORDINGS_REMEMBERED)(self._word)
 
     def encode(self, text: str, language: str) -> list[int]:
-        """Give the tokens of a text, its language's first: of the text as it is written, and all of them.
+        """Return the tokens of a text, its language's first: of the text as it is written, and all of them.
 
         Equal to upstream's `encode(text.strip().lower(), language)` where that neither raises nor has an [UNK]; but
         numbers longer than a piece are said digit by digit, and `[en]` in a text is no command.
@@ -138,7 +138,7 @@ class XttsTokenizer:
         return ids
 
     def tokens(self, text: str, language: str) -> list[int]:
-        """Give what the model is to speak: the tokens of the text's spoken form, TOKENS_MAX at the most.
+        """Return what the model is to speak: the tokens of the text's spoken form, TOKENS_MAX at the most.
 
         A piece within `limits` is never cut. Of any other text the rest is not spoken, and a warning says so.
         """
@@ -152,7 +152,7 @@ class XttsTokenizer:
         return len(self._worded(text, language))
 
     def limits(self, language: str) -> Limits:
-        """Give how much of this language is spoken at once, in characters and in tokens."""
+        """Return how much of this language is spoken at once, in characters and in tokens."""
         known = canonical_language(language) or LANGUAGES[0]
         most = MAX_CHARS[known]
         return Limits(most, min(FIRST_CHARS, most), min(MIN_CHARS, most // 4), partial(self._fits, known))
@@ -199,7 +199,7 @@ class XttsTokenizer:
         return whole or _DIGITS.sub(lambda run: self._run(run[0], language), word)
 
     def _run(self, digits: str, language: str) -> str:
-        """Say a row of digits: as one number if that can be said, else one by one."""
+        """Spell out a row of digits: as one number if it has a name, else digit by digit."""
         expand = self._upstream.expand_numbers_multilingual
         names = HINDI_DIGITS if language == "hi" else "0123456789"
         one_by_one = (self._attempt(expand, digit, language) or names[int(digit)] for digit in digits)
@@ -212,7 +212,7 @@ class XttsTokenizer:
             return None
 
     def _warn(self, language: str, error: Exception) -> None:
-        """Say once that a language is read without its package; the odd number is no news."""
+        """Warn once that a language is read without its package."""
         if isinstance(error, ImportError) and (language, str(error)) not in self._warned:
             self._warned.add((language, str(error)))
             log.warning("xtts.reading_degraded language=%s error=%s", language, error)

@@ -155,7 +155,7 @@ class TorchDecoder:
         return x
 
     def keep_prefix(self, row: int, positions: int) -> Tensor:
-        """Give a row's first positions (2, layers, heads, positions, HEAD), for `take_prefix`."""
+        """Return a row's first positions (2, layers, heads, positions, HEAD), for `take_prefix`."""
         return torch.stack([cache[:, row, :, :positions] for cache in (self._keys, self._values)])
 
     def take_prefix(self, row: int, positions: int, kept: Tensor) -> None:
@@ -164,7 +164,7 @@ class TorchDecoder:
             cache[:, row, :, :positions] = part
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._steps.clear()
 
 

@@ -250,7 +250,7 @@ class _Places:
         return frame
 
     def frames(self, latents: Tensor, start: int, first: int, last: int, count: int, *, alone: bool) -> Tensor:
-        """Give frames first to before last from the latents that begin at `start`; `count` there are so far.
+        """Return frames first to before last from the latents that begin at `start`; `count` there are so far.
 
         `alone`: they are all there will ever be. PyTorch copies where an interpolation changes no length; of a stream
         that goes on nobody knows that yet.
@@ -304,7 +304,7 @@ class VocoderStream:
 
     @torch.inference_mode()
     def finish(self) -> npt.NDArray[np.float32]:
-        """Give the rest, (m,)."""
+        """Return the rest, (m,)."""
         if self._kept is None:
             return np.zeros(0, np.float32)
         return self._vocoder.decode([self.window(self._kept[:0], whole=True)])[0]
