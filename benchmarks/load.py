@@ -38,8 +38,8 @@ from rich.console import Console
 import bench
 from figures import OURS, Figure
 from load_sides import Enqueued, Job, Reading, listen, produce, reference
-from oracle import Expected, judge
 from stage import Stage, StartError
+from tests.support.oracle import Expected, judge
 from voxspool import Client, Settings
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "system"))  # the reference, and the judge, are the tests'
+sys.path.append(str(Path(__file__).parents[1]))  # the reference, and the judge, are the tests'
 
-from reference import tone
+from tests.support.reference import tone
 from voxspool import Client, Settings, StreamGapError, UnknownJobError
 from voxspool.protocol.stream import STATES, TERMINAL, Audio, Begin
 

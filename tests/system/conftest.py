@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from forks import ForkedProcess, ForkServer
-from processes import DEADLINE_S, RedisServer, WorkerProcess, clean_env, server_path, until
-from proxy import Proxy
+from tests.support.forks import ForkedProcess, ForkServer
+from tests.support.processes import DEADLINE_S, RedisServer, WorkerProcess, clean_env, server_path, until
+from tests.support.proxy import Proxy
 from voxspool import Client, Settings
 from voxspool.protocol import keys
 

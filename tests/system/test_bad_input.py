@@ -11,8 +11,8 @@ from rq import Callback, Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer, PickleSerializer
 
-from processes import until
-from reference import SENTENCE, tone
+from tests.support.processes import until
+from tests.support.reference import SENTENCE, tone
 from voxspool import SpeechFailedError
 from voxspool.protocol.jobs import TASK, JobSpec
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]

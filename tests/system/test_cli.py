@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import soundfile
 
-from processes import RedisServer, clean_env, free_port, until
-from reference import SENTENCE, tone
+from tests.support.processes import RedisServer, clean_env, free_port, until
+from tests.support.reference import SENTENCE, tone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
     from voxspool import Client
 
     Cli = Callable[..., subprocess.CompletedProcess[bytes]]

@@ -20,15 +20,15 @@ import psutil
 import pytest
 import soundfile
 
-from processes import ROOT, RedisServer, clean_env, free_port, until
-from reference import SENTENCE, tone
+from tests.support.processes import ROOT, RedisServer, clean_env, free_port, until
+from tests.support.reference import SENTENCE, tone
 from voxspool import AsyncClient, Client, Embedded
 from voxspool.embedded import LONGEST_SOCKET_BYTES, carried_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
 
 DEFAULT_URL = """
 import sys

@@ -9,20 +9,20 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from processes import ROOT, clean_env
+from tests.support.processes import ROOT, clean_env
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from processes import RedisServer
+    from tests.support.processes import RedisServer
 
 SIDES = {"producer": "voxspool", "worker": "voxspool_worker"}
-UNEQUIPPED = Path(__file__).parent / "unequipped"
+UNEQUIPPED = ROOT / "tests" / "support" / "unequipped"
 PLAN = "narrate", "book.txt", "-o", "out"
 XTTS = "voxspool-worker", "check", "--bench", "--engine", "xtts"
 NEEDS: dict[str, tuple[str, ...]] = {

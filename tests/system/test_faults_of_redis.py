@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults import (
+from tests.support.faults import (
     FAULTY,
     LIVE,
     Listeners,
@@ -27,10 +27,10 @@ from faults import (
     spoken_s,
     thaw,
 )
-from oracle import Expected, is_over, judge, whole
-from processes import clean_env, until
-from proxy import script
-from reference import SENTENCE, passage, tone
+from tests.support.oracle import Expected, is_over, judge, whole
+from tests.support.processes import clean_env, until
+from tests.support.proxy import script
+from tests.support.reference import SENTENCE, passage, tone
 from voxspool import BusyError, Client, Settings, StreamGapError, UnknownJobError
 from voxspool.protocol import keys
 from voxspool_worker.queue.recovery import Recovery
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
-    from proxy import Proxy
+    from tests.support.processes import RedisServer, WorkerProcess
+    from tests.support.proxy import Proxy
 
     StartWorker = Callable[..., WorkerProcess]
     MakeProxy = Callable[[], Proxy]

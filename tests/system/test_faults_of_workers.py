@@ -14,7 +14,7 @@ import pytest
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from faults import (
+from tests.support.faults import (
     FAULTY,
     LIVE,
     Listeners,
@@ -26,10 +26,10 @@ from faults import (
     freeze,
     thaw,
 )
-from oracle import Expected, is_over, judge, whole
-from processes import until
-from proxy import script
-from reference import SENTENCE, passage, tone
+from tests.support.oracle import Expected, is_over, judge, whole
+from tests.support.processes import until
+from tests.support.proxy import script
+from tests.support.reference import SENTENCE, passage, tone
 from voxspool.protocol import keys
 from voxspool.protocol.stream import Failed, decode
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
-    from proxy import Proxy
+    from tests.support.processes import RedisServer, WorkerProcess
+    from tests.support.proxy import Proxy
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]

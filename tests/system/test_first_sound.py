@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-import bare
-from processes import skip_where_a_redis_is_found
+from tests.support import bare
+from tests.support.processes import skip_where_a_redis_is_found
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ import redis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from processes import RedisServer, WorkerProcess, clean_env, until
-from reference import tone
+from tests.support.processes import RedisServer, WorkerProcess, clean_env, until
+from tests.support.reference import tone
 from voxspool import Client, Settings, VoxspoolError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec

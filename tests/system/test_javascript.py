@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import soundfile as sf
 
-from processes import ROOT, RedisServer, clean_env, until
+from tests.support.processes import ROOT, RedisServer, clean_env, until
 from voxspool.protocol import keys
 from voxspool.protocol.stream import Audio, Begin, Cancelled, End, Entry, Mark, encode_data
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]

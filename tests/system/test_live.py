@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from oracle import Expected, judge
-from processes import until
-from reference import SENTENCE, tone
+from tests.support.oracle import Expected, judge
+from tests.support.processes import until
+from tests.support.reference import SENTENCE, tone
 from voxspool import AsyncClient, Settings, SpeechCancelledError
 from voxspool.protocol import keys
 from voxspool.protocol.stream import Audio, Begin, Cancelled
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
     from voxspool import Client, Speech
 
     StartWorker = Callable[..., WorkerProcess]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from processes import free_port, until
-from reference import SENTENCE
+from tests.support.processes import free_port, until
+from tests.support.reference import SENTENCE
 from voxspool import AsyncClient, SpeechCancelledError, SpeechFailedError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import JobSpec
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
     from voxspool import Client
     from voxspool.reading.reader import Received
     from voxspool_worker.voices.catalog import Voice

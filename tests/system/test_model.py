@@ -39,17 +39,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from oracle import Expected, judge
-from processes import until
-from reference import SENTENCE, tone
+from tests.support.oracle import Expected, judge
+from tests.support.processes import until
+from tests.support.reference import SENTENCE, tone
+from tests.support.world import Member, World
 from voxspool import Client, DeadlineError, RedisUnavailableError, Settings, SpeechCancelledError, SpeechFailedError
 from voxspool.protocol.jobs import queue_names
-from world import Member, World
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from forks import ForkServer
+    from tests.support.forks import ForkServer
     from voxspool import Speech
 
 RUNS: Final = 12

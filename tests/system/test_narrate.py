@@ -16,9 +16,9 @@ import soundfile as sf
 import srt
 from mutagen.mp4 import MP4
 
-from check_epub import epubcheck, overlay_faults, pars
-from make_epub import epub, packed, paragraph
-from processes import clean_env, until
+from tests.support.check_epub import epubcheck, overlay_faults, pars
+from tests.support.make_epub import epub, packed, paragraph
+from tests.support.processes import clean_env, until
 from voxspool.errors import UnknownJobError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
     from voxspool import Client
 
 pytestmark = pytest.mark.system

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from make_epub import epub, packed
-from processes import ROOT, RedisServer, clean_env
+from tests.support.make_epub import epub, packed
+from tests.support.processes import ROOT, RedisServer, clean_env
 from voxspool.cli import main, narration_progress
 from voxspool.narration.options import FORMATS
 from voxspool.narration.report.page import FAULTS
@@ -22,7 +22,7 @@ from voxspool.protocol.environment import VARIABLES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
 
     StartWorker = Callable[..., WorkerProcess]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults import FAULTY, Supervisor, deaths_of, freeze, thaw
-from narrated import LIVE, book_of, check, held, long_book, marked, narrate, place, sounding
-from processes import until
-from reference import SENTENCE
+from tests.support.faults import FAULTY, Supervisor, deaths_of, freeze, thaw
+from tests.support.narrated import LIVE, book_of, check, held, long_book, marked, narrate, place, sounding
+from tests.support.processes import until
+from tests.support.reference import SENTENCE
 from voxspool import SpeechCancelledError, SpeechFailedError
 from voxspool.protocol import keys
 from voxspool.protocol.narration import Passage
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]

@@ -9,22 +9,22 @@ import itertools
 import json
 import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from checkpoints import small_checkpoint
-from processes import until
+from tests.support.checkpoints import small_checkpoint
+from tests.support.processes import ROOT, until
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import ENGINES, PRIORITIES, TASK, JobSpec, queue_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
 
     StartWorker = Callable[..., WorkerProcess]
 
@@ -34,7 +34,7 @@ FEW: Final = 3
 """How many of them an engine gets that takes a second a job."""
 ENDS_SOON: Final = 4.0
 """What makes a random XTTS end a segment early."""
-AUDITED: Final = Path(__file__).parent / "audited"
+AUDITED: Final = ROOT / "tests" / "support" / "audited"
 
 
 @pytest.fixture

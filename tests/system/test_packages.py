@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processes import ROOT
-from shared import made_once
+from tests.support.processes import ROOT
+from tests.support.shared import made_once
 
 if TYPE_CHECKING:
     from email.message import Message

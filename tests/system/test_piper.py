@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from faster_whisper import WhisperModel
 
-from oracle import Expected, judge
+from tests.support.oracle import Expected, judge
 from voxspool import SpeechFailedError
 from voxspool.cli.demo import PASSAGE
 from voxspool.protocol.stream import Audio, Begin, End, Mark
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import redis
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]

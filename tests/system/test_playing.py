@@ -14,15 +14,15 @@ import pytest
 import redis
 import soundfile
 
-import bare
-from processes import RedisServer, clean_env
-from reference import SENTENCE, tone
+from tests.support import bare
+from tests.support.processes import RedisServer, clean_env
+from tests.support.reference import SENTENCE, tone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from faults import FAULTY
-from oracle import Expected, judge, whole
-from processes import clean_env, until
-from reference import SENTENCE, tone
+from tests.support.faults import FAULTY
+from tests.support.oracle import Expected, judge, whole
+from tests.support.processes import clean_env, until
+from tests.support.reference import SENTENCE, tone
 from voxspool import BusyError, DeadlineError, UnknownQueueError
 from voxspool.admission import MAX_WAITING
 from voxspool.protocol import keys
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]

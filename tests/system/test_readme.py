@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import soundfile
 
-from processes import ROOT, RedisServer, clean_env
+from tests.support.processes import ROOT, RedisServer, clean_env
 from voxspool.protocol.environment import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
 
     StartWorker = Callable[..., WorkerProcess]
 

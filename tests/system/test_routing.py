@@ -15,8 +15,8 @@ from redis.exceptions import ResponseError
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from processes import clean_env, until
-from reference import SENTENCE, tone
+from tests.support.processes import clean_env, until
+from tests.support.reference import SENTENCE, tone
 from voxspool import SpeechFailedError, connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
     from voxspool import Client, Speech
 
     Cli = Callable[..., subprocess.CompletedProcess[bytes]]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from processes import ROOT, clean_env, server_path
+from tests.support.processes import ROOT, clean_env, server_path
 
 NOT_TO_BE_HAD = 3
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from acl import GuardedRedis
-from processes import clean_env, until
-from reference import SENTENCE, tone
-from tls import Certificate, in_front_of
+from tests.support.acl import GuardedRedis
+from tests.support.processes import clean_env, until
+from tests.support.reference import SENTENCE, tone
+from tests.support.tls import Certificate, in_front_of
 from voxspool import RedisUnavailableError, connection
 from voxspool.protocol import keys
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
 
     StartWorker = Callable[..., WorkerProcess]
     RunCli = Callable[..., subprocess.CompletedProcess[bytes]]

@@ -16,9 +16,9 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from acl import PLAIN, PRECISE, USERS, GuardedRedis, Traffic, allowed, denials
-from processes import server_path, until
-from reference import SENTENCE, tone
+from tests.support.acl import PLAIN, PRECISE, USERS, GuardedRedis, Traffic, allowed, denials
+from tests.support.processes import server_path, until
+from tests.support.reference import SENTENCE, tone
 from voxspool import Client, RedisUnavailableError, SpeechCancelledError
 from voxspool.client import NarrationRecord
 from voxspool.protocol import keys, narration
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
 
     StartWorker = Callable[..., WorkerProcess]
 

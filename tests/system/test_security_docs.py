@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from acl import PLAIN, PRECISE, USERS
-from processes import ROOT, RedisServer
+from tests.support.acl import PLAIN, PRECISE, USERS
+from tests.support.processes import ROOT, RedisServer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-import bare
-from make_epub import epub, packed
-from processes import ROOT, RedisServer, until
-from reference import SENTENCE
+from tests.support import bare
+from tests.support.make_epub import epub, packed
+from tests.support.processes import ROOT, RedisServer, until
+from tests.support.reference import SENTENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

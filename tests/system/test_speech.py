@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import soundfile
 
-from processes import until
-from reference import SENTENCE, tone
+from tests.support.processes import until
+from tests.support.reference import SENTENCE, tone
 from voxspool import (
     AsyncClient,
     DeadlineError,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]

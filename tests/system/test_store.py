@@ -15,7 +15,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from processes import clean_env, free_port, until
+from tests.support.processes import clean_env, free_port, until
 from voxspool.errors import StoreError
 from voxspool.store.segments import Store, key_of
 

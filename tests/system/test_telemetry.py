@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processes import ROOT, clean_env
+from tests.support.processes import ROOT, clean_env
 from voxspool.protocol.environment import TELEMETRY_OFF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from processes import RedisServer
+    from tests.support.processes import RedisServer
 
 SENTENCE = "The keeper counted every lamp before the night began, and he wrote the number down."
 XTTS_STACK = """

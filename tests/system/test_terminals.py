@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processes import RedisServer, clean_env, until
-from reference import SENTENCE
+from tests.support.processes import RedisServer, clean_env, until
+from tests.support.reference import SENTENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 import pytest
 import soundfile
 
-import bare
-from processes import ROOT, RedisServer, clean_env, free_port, until
-from voice_server import CATALOGUE, JOE, Cut, VoiceServer, voice_server
+from tests.support import bare
+from tests.support.processes import ROOT, RedisServer, clean_env, free_port, until
+from tests.support.voice_server import CATALOGUE, JOE, Cut, VoiceServer, voice_server
 from voxspool import UnknownVoiceError
 from voxspool_worker.engines.piper import STARTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
     from voxspool import Client
 
     Done = subprocess.CompletedProcess[str]

@@ -17,7 +17,7 @@ import pytest
 import redis
 import soundfile as sf
 
-from processes import ROOT, clean_env, until
+from tests.support.processes import ROOT, clean_env, until
 from voxspool import SpeechFailedError, UnknownVoiceError, VoiceError, VoiceExistsError, connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import queue_names
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
     from voxspool import Client
 
     Cli = Callable[..., subprocess.CompletedProcess[bytes]]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from processes import ROOT, RedisServer, clean_env
-from voice_server import JOE_CARD, voice_server
+from tests.support.processes import ROOT, RedisServer, clean_env
+from tests.support.voice_server import JOE_CARD, voice_server
 from voxspool.cli import main as voxspool
 from voxspool.embedded import somebody_listens
 from voxspool.protocol.environment import DEFAULT_REDIS_URL, VARIABLES

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from processes import clean_env, until
-from reference import SENTENCE, tone
+from tests.support.processes import clean_env, until
+from tests.support.reference import SENTENCE, tone
 from voxspool import AsyncClient, DeadlineError, NoWorkerWarning, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]

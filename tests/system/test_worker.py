@@ -16,8 +16,8 @@ from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 from rq.worker import BaseWorker
 
-from processes import until
-from reference import SENTENCE, tone
+from tests.support.processes import until
+from tests.support.reference import SENTENCE, tone
 from voxspool import DeadlineError, SpeechCancelledError, SpeechFailedError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from processes import RedisServer, WorkerProcess
+    from tests.support.processes import RedisServer, WorkerProcess
     from voxspool import Client, Speech
 
     StartWorker = Callable[..., WorkerProcess]

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
 
-from checkpoints import small_checkpoint
-from processes import until
+from tests.support.checkpoints import small_checkpoint
+from tests.support.processes import ROOT, until
 from voxspool import SpeechFailedError
 from voxspool.protocol.stream import Begin, End, Mark
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+    from pathlib import Path
 
-    from processes import WorkerProcess
+    from tests.support.processes import WorkerProcess
     from voxspool import Client, Speech
 
     StartWorker = Callable[..., WorkerProcess]
@@ -152,7 +152,7 @@ def test_long_texts_and_odd_ones_are_spoken_to_their_end(client: Client, start_x
         assert end.duration_s > 0.2, text
 
 
-UNEQUIPPED = Path(__file__).parent / "unequipped"
+UNEQUIPPED = ROOT / "tests" / "support" / "unequipped"
 EAST_ASIAN = "cutlet,fugashi,unidic_lite,mojimoji,pypinyin,spacy_pkuseg,mecab_ko"
 """What the extras xtts-ja, xtts-zh and xtts-ko bring."""
 

@@ -17,7 +17,7 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from full_disk import room_for
+from tests.support.full_disk import room_for
 from voxspool.audio import files
 from voxspool.audio.files import SUFFIXES, check_output
 from voxspool.audio.playback import Playhead, play

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpu_time import growth
+from tests.support.cpu_time import growth
 from voxspool.books.pronunciation import Alignment, Pronunciations
 from voxspool.errors import BookError
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reportlab.pdfgen.canvas import Canvas
 
-import make_epub
-from in_a_file import read_bytes
+from tests.support import make_epub
+from tests.support.in_a_file import read_bytes
 from voxspool.books import Book, read_book
 from voxspool.books import docx as word_reader
 from voxspool.books.text import paragraphs

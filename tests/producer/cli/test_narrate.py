@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 
-from processes import skip_where_a_redis_is_found
+from tests.support.processes import skip_where_a_redis_is_found
 from voxspool.cli import main
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from full_disk import room_for
+from tests.support.full_disk import room_for
 from voxspool.errors import MissingExtraError, StoreError
 from voxspool.store.backends import DEAD_AFTER_S
 from voxspool.store.segments import Store, Stored, key_of

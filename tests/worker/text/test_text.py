@@ -10,7 +10,7 @@ import sentencex
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpu_time import growth
+from tests.support.cpu_time import growth
 from voxspool_worker.text import (
     CLAUSE_PAUSE_S,
     PARAGRAPH_PAUSE_S,

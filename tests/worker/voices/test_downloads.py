@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from voice_server import CATALOGUE, JOE_CARD, Cut, VoiceServer, voice_server
+from tests.support.voice_server import CATALOGUE, JOE_CARD, Cut, VoiceServer, voice_server
 from voxspool.errors import CatalogueError, OutputError, UnknownLanguageError, UnknownVoiceError
 from voxspool.suggestions import did_you_mean
 from voxspool_worker.voices import downloads

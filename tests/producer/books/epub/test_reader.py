@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import make_epub
-from in_a_file import read_bytes
+from tests.support import make_epub
+from tests.support.in_a_file import read_bytes
 from voxspool.books import Book, Place, read_book
 from voxspool.books import archive as archives
 from voxspool.books.chapters import MAX_CHAPTER_CHARS

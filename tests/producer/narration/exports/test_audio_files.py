@@ -8,9 +8,9 @@ import mutagen
 import numpy as np
 import pytest
 import soundfile as sf
-from spoken import sine, speech, track
 
-from full_disk import room_for
+from tests.support.full_disk import room_for
+from tests.support.spoken import sine, speech, track
 from voxspool.audio.files import Writer
 from voxspool.audio.tags import Tags
 from voxspool.errors import OutputError, StoreError

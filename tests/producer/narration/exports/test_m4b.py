@@ -12,9 +12,9 @@ import matplotlib.image
 import mutagen.mp4
 import numpy as np
 import pytest
-from spoken import sine, speech, track
 
-from full_disk import room_for
+from tests.support.full_disk import room_for
+from tests.support.spoken import sine, speech, track
 from voxspool.books.book import Book, Cover
 from voxspool.errors import MissingExtraError, OutputError, StoreError
 from voxspool.narration.exports import m4b

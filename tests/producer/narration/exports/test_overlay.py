@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-import make_epub
-from check_epub import epubcheck, overlay_faults, pars
+from tests.support import make_epub
+from tests.support.check_epub import epubcheck, overlay_faults, pars
 from voxspool.books import read_book
 from voxspool.books.html_text import prose, settle
 from voxspool.books.xml import parse_html

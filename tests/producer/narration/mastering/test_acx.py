@@ -8,8 +8,8 @@ import pytest
 import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spoken import sine, speech, track
 
+from tests.support.spoken import sine, speech, track
 from voxspool.audio.files import Encoding, Writer
 from voxspool.audio.tags import Tags
 from voxspool.errors import OutputError

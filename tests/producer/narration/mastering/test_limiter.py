@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spoken import sine, speech
 
+from tests.support.spoken import sine, speech
 from voxspool.narration.mastering.limiter import Limiter
 from voxspool.narration.mastering.loudness import Meter
 

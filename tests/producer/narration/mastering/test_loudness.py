@@ -8,8 +8,8 @@ import pyloudnorm
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spoken import sine, speech, track
 
+from tests.support.spoken import sine, speech, track
 from voxspool.errors import MissingExtraError
 from voxspool.narration.mastering import loudness
 from voxspool.narration.mastering.levels import Levels

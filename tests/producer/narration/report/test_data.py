@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cpu_time import growth
+from tests.support.cpu_time import growth
 from voxspool.books.book import Book
 from voxspool.narration.report.data import encoded, report
 from voxspool.narration.report.page import page

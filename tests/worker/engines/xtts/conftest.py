@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-import checkpoints
+from tests.support import checkpoints
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpu_time import growth
 from random_vocab import write_vocab
+from tests.support.cpu_time import growth
 from voxspool_worker.engines.xtts.tokenizer import DIGITS_MAX, LANGUAGES, TOKENS_MAX, XttsTokenizer, canonical_language
 from voxspool_worker.text import split
 

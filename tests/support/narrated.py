@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reference import SENTENCE
+from tests.support.reference import SENTENCE
 from voxspool.protocol import keys, narration
 from voxspool.protocol.narration import ChapterSpec, Passage
 from voxspool.protocol.stream import Audio, Mark

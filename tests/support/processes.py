@@ -21,7 +21,7 @@ from voxspool.embedded import carried_server, find_server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from forks import ForkedProcess
+    from tests.support.forks import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0

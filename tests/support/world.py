@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from processes import RedisServer, WorkerProcess, clean_env, until
+from tests.support.processes import RedisServer, WorkerProcess, clean_env, until
 from voxspool import connection
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from forks import ForkedProcess, ForkServer
+    from tests.support.forks import ForkedProcess, ForkServer
 
 KEEPS: Final = ("--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0")
 """The append-only file without fsync: Redis writes it before it replies, so its own death loses nothing. A machine's

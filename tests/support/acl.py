@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import redis
 
-from processes import ROOT, RedisServer
+from tests.support.processes import ROOT, RedisServer
 from voxspool import Client, Settings
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import NoReturn
 
 import pytest
 
-from processes import ROOT
-from shared import made_once
+from tests.support.processes import ROOT
+from tests.support.shared import made_once
 
 README = ROOT / "README.md"
 RUNNING = ".".join(map(str, sys.version_info[:2]))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from processes import until
-from reference import tone
+from tests.support.processes import until
+from tests.support.reference import tone
 from voxspool.protocol import keys
 from voxspool.protocol.stream import STATES, TERMINAL, Audio, Begin, EntryId, Mark, decode
 
