@@ -1,4 +1,4 @@
-"""The worker's settings: one frozen value, and the only place that reads the environment. Flags come on top."""
+"""The worker's settings: one frozen value. Only this module reads the environment; options of a command overrule it."""
 
 from __future__ import annotations
 

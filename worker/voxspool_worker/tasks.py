@@ -1,6 +1,6 @@
-"""The only two functions that a job may name. Light for ever: RQ imports this module to find them, inside the worker.
+"""The only two functions that a job may name. RQ imports this module inside the worker to find them, so it stays light.
 
-Knows no engine and no Redis; the worker says who speaks, through `speaker` and `narrator`.
+It uses no engine and no Redis; the worker sets who speaks, through `speaker` and `narrator`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`voxspool-worker voices`: list the voices of this machine; search, get and try those of Piper's catalogue.
 
-Nothing is ever asked: a voice's licence and data set are shown, then it is downloaded.
+It asks no questions: it shows the licence and the data set of a voice, then downloads it.
 """
 
 from __future__ import annotations

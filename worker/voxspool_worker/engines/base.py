@@ -1,9 +1,9 @@
-"""What the scheduler knows of an engine: text goes in by segments, audio comes out by chunks, a step at a time.
+"""The interface of an engine: it takes segments of text and returns chunks of audio, one step at a time.
 
-An engine has a number of rows: places in its batch. `admit` gives a segment a row; `step` moves all running rows once
-and returns the chunks that came loose. For tone a step is 50 ms of sine, for Piper a whole segment, for XTTS one audio
-token on every row: the scheduler never learns which. One thread alone calls an engine, so no engine has a lock;
-`prepare`, `digest` and `voices` alone may be used by any.
+An engine has a number of rows: places in its batch. `admit` puts a segment into a row; `step` moves all running rows
+once and returns the chunks that are ready. For tone a step is 50 ms of sine, for Piper a whole segment, for XTTS one
+audio token on every row; the scheduler does not depend on that. Only one thread calls an engine, so no engine has a
+lock. Exceptions: any thread may call `prepare`, `digest` and `voices`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How fast an engine is on this machine: the first sound, one speech, and as many at once as it has rows.
+"""Measure an engine on this machine: the first chunk, one speech, and as many speeches at once as it has rows.
 
-Knows an engine by its interface alone, so it measures any. No Redis and no worker: what they cost is measured by
-`make bench`. What it says is heard by nobody.
+It uses the interface of an engine alone, so it measures any engine. Redis and the worker are not part of it: `make
+bench` measures what they cost. The audio is discarded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A sentence that nobody hears, before the first job: what an engine does only once, it has then done.
+"""Speak one sentence before the first job, and discard it: an engine does some things only once.
 
-Kernels are chosen, graphs captured, files mapped. A first step that takes long in a library that holds Python's lock
-would cost the worker its leases; here it has none yet. Knows an engine by its interface alone.
+Kernels are chosen, graphs are captured, files are mapped. If a first step took long in a library that holds Python's
+lock, the worker would lose its leases; at this point it has none yet. It uses the interface of an engine alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Why a running job must end early: one flag a job, set from any thread, seen by the job's own at chunk borders.
+"""Why a running job must end early: one flag a job, set by any thread, checked by the job's thread at each chunk.
 
-Knows no Redis and no engine. It is the only thing that travels against the stream.
+It uses neither Redis nor an engine. It is the only thing that goes from a reader towards the engine.
 """
 
 from __future__ import annotations

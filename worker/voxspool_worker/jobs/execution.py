@@ -1,4 +1,4 @@
-"""One run of one job, and its names in RQ: the run's lease, and RQ's record of it. Values; no I/O."""
+"""One run of one job, and its names in RQ: its lease, and RQ's record of the run. Values; no input or output."""
 
 from __future__ import annotations
 

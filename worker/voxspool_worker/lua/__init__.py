@@ -1,6 +1,6 @@
-"""The scripts that Redis runs, one file each: what they take and give stands at their top.
+"""The scripts that Redis runs, one file each; the head of a file lists its arguments and its reply.
 
-Knows how to read a script, not what it is for. redis-py sends a script's hash and, once, its text.
+This module only reads the scripts. redis-py sends the hash of a script, and its text once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The health file of a worker, and what reads it: `voxspool-worker health`, for a supervisor.
 
-A worker writes its file every few seconds while it is healthy. A file that is too old means that it is not, even if
-the process is so stuck that it can say nothing any more. Times are the machine's monotonic clock, which all processes
-share: a clock that is set does not make anybody ill. Knows files and process ids; not what a worker does.
+A worker writes its file every few seconds while it is healthy. A file that is too old means that the worker is not
+healthy, even if the process can no longer report anything. Times come from the machine's monotonic clock, which all
+processes share, so setting the clock makes no worker look unhealthy.
 """
 
 from __future__ import annotations

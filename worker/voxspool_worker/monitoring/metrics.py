@@ -1,4 +1,4 @@
-"""What a worker has done since it started, in numbers: counted always, shown by its card and, if asked, to Prometheus.
+"""What a worker has done since it started, in numbers: shown by its card and, if asked for, to Prometheus.
 
 Plain Python behind one lock; any thread may report. The worker creates the metrics and passes them on. Only it and
 `prometheus`, which writes them in Prometheus's format, import this module. No library: a report costs an addition.

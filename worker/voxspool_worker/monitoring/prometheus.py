@@ -1,7 +1,7 @@
-"""A worker's metrics as Prometheus reads them, served on loopback. The one place that imports prometheus_client.
+"""A worker's metrics in the format of Prometheus, served on loopback. The only module that imports prometheus_client.
 
-Every name, type and label that a dashboard may lean on stands here, and in docs/metrics.md. Registers nothing global:
-what is counted is the worker's own, read when somebody asks.
+Every name, type and label that a dashboard may use is defined here and listed in docs/metrics.md. Nothing is registered
+globally: the worker's own numbers are read when Prometheus asks.
 """
 
 from __future__ import annotations

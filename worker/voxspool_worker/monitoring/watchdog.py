@@ -1,8 +1,8 @@
-"""Whether a thread of this process hangs, and whether its memory has grown too large; checked every few seconds.
+"""Check every few seconds whether a thread of this process hangs, and whether its memory has grown too large.
 
-A worker that hangs is worse than one that is dead: it holds its jobs, renews their leases, and takes more. So a step of
-the engine that does not end, and a job that does not look at its token, end the process; and so does memory that grows
-without end, between jobs. Knows times, tokens and sizes; what follows is the worker's to do.
+A worker that hangs is worse than a dead one: it holds its jobs, renews their leases and takes more jobs. So the process
+ends if a step of the engine does not end, or if a job ignores its cancel token; and, between jobs, if memory grows
+without end. This module only detects; the worker acts.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""Whether a spoken segment may be kept as it is: what can be heard of a fault in its samples and its text.
+"""Check a spoken segment: which faults its samples show, given its text.
 
-Pure functions of numbers, the same for every engine; what a fault leads to is the narrator's. The bounds are wide: what
-is outside is broken, not ugly. An engine that knows more of its own faults says so itself.
+Pure functions of numbers, the same for every engine; the chapter's job decides what follows from a fault. The bounds
+are wide: audio outside them is broken, not ugly. An engine that can detect more faults of its own reports them
+itself.
 
 Faults, as marks name them, from bad to worse:
     level      much too quiet, or much too loud
     clipping   cut off at full scale
     silence    silent for most of its time
     rate       too short or too long for its text
-    empty      nothing was said
+    empty      nothing was spoken
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A chapter of a book, cut: its segments, and the key of each, by which what was spoken is found again.
+"""A chapter of a book, cut into segments, each with the key under which its audio is stored.
 
-The same chapter gives the same plan on every worker with the same engine, model and voices: helpers speak by their own
-plan, and see by its digest that it is the owner's. A segment's key and seed follow from what it says and how it sounds,
-not from where it stands: an edit elsewhere changes neither. Knows text, voices and hashes; nothing of Redis.
+A chapter gives the same plan on every worker with the same engine, model and voices. Helpers speak by their own plan,
+and its digest shows that it equals the owner's. The key and the seed of a segment depend on what it says and how it
+sounds, not on its place: an edit elsewhere changes neither. It works on text, voices and hashes; it does not use
+Redis.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A chapter's segments as workers share them: what is unspoken, who speaks it, what came of it.
+"""The segments of a chapter, shared between workers: which are unspoken, who speaks which, and the outcomes.
 
-Redis holds numbers and words alone: texts lie in the job, audio in the segment store. Each decision is one script, so
-any number of workers may ask at once; a worker that dies loses its leases and nothing else. Knows no engine, no store
-and no threads.
+Redis holds only numbers and words: the text is in the job, the audio in the segment store. Each decision is one script,
+so any number of workers may ask at once; a worker that dies loses its leases and nothing else. It uses no engine, no
+store and no threads.
 """
 
 from __future__ import annotations

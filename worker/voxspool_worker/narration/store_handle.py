@@ -1,7 +1,6 @@
-"""The worker's segment store: opened in a thread of its own, as it may lie far away, and tried until it is there.
+"""The worker's segment store, opened in a thread of its own because it may be remote; retried until it can be opened.
 
-A store that cannot be opened keeps no worker from speaking what needs none. Knows when a store is there, not what lies
-in it.
+A worker whose store cannot be opened still speaks the jobs that do not need it.
 """
 
 from __future__ import annotations

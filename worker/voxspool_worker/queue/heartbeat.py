@@ -1,10 +1,10 @@
-"""What a live worker says to Redis beside its jobs, each thing in its own time: beats, looks for the dead, trims.
+"""What a live worker writes to Redis beside its jobs: heartbeats, rescues, and the removal of expired records.
 
-    every 3 s    put back what Redis's absence cut short, renew each run's lease, say that we live
-    every 2 s    bring back the jobs of workers that died
-    every 60 s   take out of RQ's registries what has expired
+    every 3 s    put back jobs whose end could not be recorded, renew the lease of each run, renew the worker's card
+    every 2 s    rescue the jobs of workers that died
+    every 60 s   remove expired records from RQ's registries
 
-One thread, on connections of its own, which outlives whatever Redis does. Knows leases and tokens; not what runs.
+One thread with connections of its own; it survives every failure of Redis.
 """
 
 from __future__ import annotations

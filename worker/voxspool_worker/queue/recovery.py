@@ -1,9 +1,9 @@
-"""What brings back the jobs that a worker left behind. Every live worker runs it; it needs no process of its own.
+"""Rescue the jobs that a dead worker left behind. Every live worker does it; no process of its own is needed.
 
-A job whose lease ran out goes back to the front of its queue, without a retry. A job that names no engine and waits in
-the queue of one that nobody has any more goes to `auto`, where the others take it. Each decision is one script, so any
-number of rescuers at once do a thing once. A job is popped and claimed in one step (lua/dequeue.lua), so there is
-nothing else to bring back.
+A job whose lease ran out goes back to the front of its queue, without using up a retry. A job that names no engine,
+and waits in the queue of an engine that no live worker has, goes to the queue `auto`, where others take it. Each
+decision is one script, so any number of rescuers at once do it once. A job is popped and claimed in one step
+(lua/dequeue.lua), so no job can be lost in between.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""RQ's records of a run: claimed, renewed, finished, put back. Each is one script, and checks the lease as it writes.
+"""RQ's records of a run: claim, renew, finish, put back. Each is one script that checks the lease while it writes.
 
-Knows RQ's keys, and how RQ writes a job that runs or is over, so that RQ's own tools and dashboards see ours; the tests
-hold that against RQ. Knows no threads, and not what a job says.
+The records have the form that RQ gives to running and finished jobs, so RQ's own tools and dashboards show ours; tests
+compare them with RQ's. This module uses no threads and does not read what a job says.
 """
 
 from __future__ import annotations

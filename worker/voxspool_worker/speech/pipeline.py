@@ -1,8 +1,8 @@
-"""One job, start to end: its spec -> segments -> chunks in text order -> entries.
+"""One job from start to end: its spec -> segments -> chunks in the order of the text -> entries of its stream.
 
-Runs in the job's own thread and waits there; the engine computes elsewhere. Knows the order of things and nothing of
-RQ, leases or Lua. Every way out of `tell` but a lost claim leaves a terminal entry in the stream. How a job begins,
-goes on and ends is the same for a speech and for a chapter of a book: `tell` does it for both; a JobKind says the rest.
+It runs in the job's own thread and mostly waits; the engine computes in another. It knows the order of events, but not
+RQ, leases or scripts. Every way out of `tell` except a lost claim leaves a terminal entry in the stream. A speech and a
+chapter of a book begin, continue and end in the same way: `tell` does it for both, and a JobKind adds the difference.
 """
 
 from __future__ import annotations

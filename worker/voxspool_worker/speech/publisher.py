@@ -1,7 +1,7 @@
-"""A job's entries -> its Redis stream, through the fenced scripts: each sample once, whatever dies.
+"""Write the entries of a job to its Redis stream, by fenced scripts: each sample once, whatever process dies.
 
-Knows the attempt, the sequence and the fence; not where audio comes from. One Publisher a run. Its connection may
-retry at will: an entry has its own id, and Redis says "already there" to one that is sent twice.
+It knows the attempt, the sequence and the fence; it does not know where audio comes from. Each run has one Publisher.
+Its connection may retry freely: an entry has its own id, and Redis answers "already there" to one that is sent twice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whether anybody listens to a job, and how far they are: what its readers acknowledge, seen by the job's own thread.
+"""Whether anybody listens to a job and how far the readers are, by their acknowledgements; for the job's own thread.
 
-Only jobs that ask are looked after: a live one ends when nobody has read it for its stated time, a windowed one is
-spoken no further ahead of its reader than its window. Knows the hash that readers write (ack.lua of the other package)
-and Redis's clock; not rows, and not how a job ends.
+Only jobs that ask for it are watched: a live job ends when nobody has read it for its stated time, and a job with a
+window is spoken no further ahead of its reader than that window. It reads the hash that readers write (ack.lua of the
+other package) and Redis's clock; it does not know rows, nor how a job ends.
 """
 
 from __future__ import annotations

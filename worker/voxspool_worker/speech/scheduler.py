@@ -1,15 +1,14 @@
-"""Which segment gets the next free row: fairness between jobs, interactive before batch. And the loop that asks.
+"""Which segment gets the next free row: fair between jobs, interactive before batch. And the loop that runs the engine.
 
-Knows segments, rows and turns. It imports no tensors and no Redis, so fairness is tested in milliseconds.
+It knows segments, rows and turns. It imports no tensors and no Redis, so tests of fairness take milliseconds.
 
     job threads   submit, drop ─────────► Scheduler ─► engine thread: drop, admit, step
                   Lane.get     ◄───────── chunks, errors
 
-Round-robin over jobs: the job with the fewest rows comes first, then the one that waited longest. Interactive jobs come
-before batch jobs, and some rows are kept free for them, so that a book never fills the engine. A job whose own thread
-does not keep up (a slow Redis), or whose reader does not (where the job has a window), gets no further row until it
-does. Interactive work that never ends starves batch work:
-that is what the word means.
+Round-robin over jobs: the job with the fewest rows comes first, then the one that waited longest. Interactive jobs
+come before batch jobs, and some rows are kept free for them, so that a book never fills the engine. A job gets no
+further row while its own thread is behind (a slow Redis), or while its reader is (if the job has a window).
+Interactive work that never ends starves batch work; that is what its priority means.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Text as an engine should read it: composed, on one line, without what has no sound.
+"""Write a text as an engine should read it: composed, on one line, without characters that have no sound.
 
-Knows Unicode's categories. Does not know languages: numbers and abbreviations are left to the engine, which reads them
-in its own language. Never raises, whatever the string, and loses no letter and no number.
+It uses the categories of Unicode. It knows no languages: an engine reads numbers and abbreviations in its own language.
+It never raises, whatever the text, and loses no letter and no number.
 """
 
 from __future__ import annotations

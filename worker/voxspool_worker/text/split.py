@@ -1,10 +1,10 @@
-"""A text cut into pieces that an engine can speak one by one: sentences, where they are of a good length.
+"""Cut a text into pieces that an engine can speak one by one: sentences, if they have a good length.
 
-Short sentences join a neighbour, long ones are cut where a reader would take breath. Nothing is lost: the pieces tile
-the text from its first character to its last. The way: paragraphs -> sentences -> parts that fit -> silent parts
-absorbed -> short parts joined. A piece fits by its characters and, where the engine has a measure of its own, by that:
-it is asked about once a piece. Sentences come from sentencex, whose quirks stay in this file. Time grows with the
-text's length alone, whatever is in it.
+Short sentences join a neighbour; long ones are cut where a reader would take breath. Nothing is lost: the pieces
+cover the text from its first character to its last. The steps: paragraphs -> sentences -> parts that fit -> silent
+parts are absorbed -> short parts are joined. A piece fits by its number of characters and, if the engine has a
+measure of its own, by that, which is asked once a piece. Sentences come from sentencex, whose quirks stay in this
+file. Time grows in proportion to the length of the text, whatever it contains.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A voice's name -> the voice, or a refusal that helps.
+"""The name of a voice -> the voice, or an error that helps.
 
-Knows names and languages, not models: an engine says which voices it has, and finds its own data under the name. An
-engine that can clone has a VoiceBook: its own voices, then the cloned ones, and every mix of both.
+It knows names and languages, not models: an engine says which voices it has, and finds its own data by the name. An
+engine that can clone has a VoiceBook: its own voices, the cloned ones, and every mix of both.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The cloned voices in Redis, as a worker sees them: who there is, and the clips.
+"""The cloned voices in Redis, as a worker sees them: their names and their clips.
 
-Knows where a producer stored them (protocol/voices, protocol/keys), not what a model makes of a clip. Reads only; from
-any thread. A name is looked up when a job asks for it, so a voice that was added, replaced or removed a moment ago is
-what it is now; the list of all, which people read, may be REFRESH_S old. Where Redis does not answer, a voice that was
-seen before is still known.
+It knows where a producer stored them (protocol/voices, protocol/keys), not what a model makes of a clip. It only
+reads, from any thread. A name is looked up when a job asks for it, so a voice that was just added, replaced or
+removed is up to date; the list of all voices, for people, may be REFRESH_S old. If Redis does not answer, a voice
+that was seen before is still known.
 """
 
 from __future__ import annotations

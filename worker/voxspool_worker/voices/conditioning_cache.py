@@ -1,13 +1,13 @@
-"""What a model made of a voice's clips: computed once, then had from memory, from the disk, or from Redis.
+"""What a model computed from the clips of a voice: computed once, then read from memory, disk or Redis.
 
     memory   what `load` made of the arrays, for this process      microseconds; asks nobody
     disk     <folder>/<key>.safetensors, for this machine          milliseconds
     Redis    the same bytes, for all workers; 30 days              milliseconds
 
-The key names all that the value depends on, so a value never changes and nothing has to be invalidated. A value that is
-nowhere is computed by one of all threads and processes that ask for it; the others wait for it. Redis may be away, the
-disk full or read-only: then it is computed more often, and nothing else happens. Knows arrays and keys, not what they
-mean: no torch, no clips, no voices.
+The key names everything that the value depends on, so a value never changes and nothing has to be invalidated. If a
+value is in none of the three, one of all threads and processes that ask for it computes it; the others wait for it.
+If Redis does not answer, or the disk is full or read-only, it is computed more often, and nothing else happens. It
+handles arrays and keys: no torch, no clips, no voices.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Piper's catalogue of voices: read, searched, and voices got from it, whole or not at all.
+"""Piper's catalogue of voices: read it, search it, and download voices from it, whole or not at all.
 
     voices.json ─► Catalogue ─► search
                              └─► card (licence, data set) ─► get ─► NAME.MODEL_CARD, NAME.onnx, NAME.onnx.json
 
-The catalogue is fetched each time and never kept: it is one file of some 200 kB, and it names the digests of the voices
-that lie beside it today. What it says is not trusted: a name or a path becomes a file's name only if it has the form of
-Piper's own. Knows addresses and files; not engines, not the command line.
+The catalogue is fetched each time and never kept: it is one file of some 200 kB, and it has the digests of the voices
+beside it as they are today. It is not trusted: a name or a path becomes the name of a file only if it has the form of
+Piper's own. It uses addresses and files; no engine, and not the command line.
 """
 
 from __future__ import annotations
