@@ -1,4 +1,4 @@
-"""voxspool, a spooler for speech: enqueue text, read the audio from a Redis stream while it is being made.
+"""voxspool, a text-to-speech queue on Redis: enqueue text, read the audio from a Redis stream while it is being made.
 
     from voxspool import Client
 

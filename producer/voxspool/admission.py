@@ -1,7 +1,7 @@
-"""Whether a job is let in now, or told when to try again: before Redis is full, before a queue takes days to drain.
+"""Accept a job now, or say when to try again: before Redis is full, before a queue takes days to drain.
 
-Pure: what Redis says of its memory and of the queue decides, and how fast the workers are. Batch work is turned away
-sooner, so that there is room for somebody who waits.
+Pure functions: the memory of Redis, the queue and the speed of the workers decide. Batch work is refused earlier than
+interactive work, so that there is room for somebody who waits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Client and Speech for asyncio: the same stream, read by the same rules (reader.Cursor and reader.judge).
 
-RQ is not asynchronous, so what touches its queues runs in a thread of the loop's pool; what follows a stream is native.
+RQ is not asynchronous, so calls that use its queues run in a thread of the loop's pool; following a stream is native.
 """
 
 from __future__ import annotations

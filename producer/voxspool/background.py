@@ -1,4 +1,4 @@
-"""Calls in threads of their own, for what no timeout of a socket bounds: looking up a name, trying many addresses."""
+"""Run a call in its own thread, because no timeout of a socket limits it: looking up a name, trying many addresses."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Client: enqueue speeches and look after them. Speech: the handle of one job, an id and a connection, no data.
 
-Knows RQ's queues, the worker's cards and the cloned voices; not how a stream is read (reader), how a file is written
-(audio) or what a clip must be like (clips). Safe to share between threads. A job that is enqueued twice under one id is
-one job, so enqueueing may be retried at will.
+It uses RQ's queues, the workers' cards and the cloned voices. `reading` reads a stream, `audio` writes files and
+checks clips. Threads may share a client. A job that is enqueued twice under one id is one job, so enqueueing may be
+retried freely.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How to reach Redis, for both sides: the client's options, the oldest server, and errors in one clear line.
+"""How to reach Redis, for both packages: the client's options, the oldest server, and errors in one clear line.
 
-Knows URLs and versions, not keys. A password never leaves this module: every message shows the URL without it.
+It knows URLs and versions, not keys. A password never leaves this module: every message shows the URL without it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A private Redis and a private worker, for a machine that has neither: started, used, stopped.
 
 The server listens on a Unix socket in a folder of its own and keeps nothing on disk. Server and worker end with the
-program that started them, however it ends. Knows how to find and start programs; knows a worker only as a command.
+program that started them, however it ends. This module finds and starts programs; a worker is only a command to it.
 """
 
 from __future__ import annotations

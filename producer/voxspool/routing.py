@@ -1,7 +1,7 @@
-"""Which engine's queue a job goes into: a table, evaluated top down. docs/routing.md shows it to people.
+"""Which engine's queue a job goes into: a table, evaluated from top to bottom. docs/routing.md shows it to people.
 
-Pure: a job, the cards of the live workers and the names of the cloned voices decide, and nothing else. The job itself
-keeps what it asked for (`auto`), so the same id enqueued again is the same job, wherever it would go now.
+Pure functions: a job, the cards of the live workers and the names of the cloned voices decide. The job itself keeps
+what it asked for (`auto`), so enqueueing the same id again is the same job, even if it would go elsewhere now.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The producer's settings: one frozen value, and the only place that reads the environment. Flags come on top."""
+"""The producer's settings: one frozen value. Only this module reads the environment; options overrule it."""
 
 from __future__ import annotations
 

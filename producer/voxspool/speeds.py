@@ -1,6 +1,6 @@
-"""How fast engines speak on this machine: `voxspool-worker check --bench` measures it, `narrate --plan` reads it.
+"""How fast engines are on this machine: `voxspool-worker check --bench` measures it, `narrate --plan` reads it.
 
-One small JSON file in the cache folder. It may be deleted; what cannot be read counts as not measured.
+One small JSON file in the cache folder. It may be deleted; an unreadable file counts as not measured.
 """
 
 from __future__ import annotations

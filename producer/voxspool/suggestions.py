@@ -1,4 +1,4 @@
-"""Names near a name that was not found: the second half of a helpful refusal."""
+"""Names similar to a name that was not found, for error messages."""
 
 from __future__ import annotations
 

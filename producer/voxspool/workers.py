@@ -1,7 +1,7 @@
-"""The cards of live workers, for both sides: what each offers, and whether it could speak a job.
+"""The cards of live workers, for both packages: what each offers, and whether it could speak a job.
 
-A worker renews its card with every heartbeat; the card of a worker that died expires.
-This module reads cards; `routing` decides for a producer what follows from them, `queue.recovery` for a worker.
+A worker renews its card with every heartbeat; the card of a worker that died expires. This module reads cards;
+`routing` decides for a producer what follows from them, `queue.recovery` for a worker.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an audio file says of itself, in words. Values alone; knows no file but the head of an MP3."""
+"""The tags of an audio file: title, author, book, track. Values only; the one format known here is MP3's head."""
 
 from __future__ import annotations
 

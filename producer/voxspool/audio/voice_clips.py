@@ -1,8 +1,8 @@
 """A recording -> a clip that a voice can be cloned from, or what is wrong with it.
 
-What a model hears in a clip is what it will sound like: a clip that is too short, too quiet, clipped or mostly silence
-gives a bad voice, and nobody would know why. So each is measured, and refused with the value and what to do.
-Knows samples and nothing of Redis, names or models; reads what libsndfile reads (WAV, FLAC, MP3, Ogg).
+A model sounds like the clip that it hears. A clip that is too short, too quiet, clipped or mostly silent gives a bad
+voice, and nobody would know why. So each clip is measured, and refused with the value and what to do. This module
+uses samples; no Redis, no names, no models. It reads what libsndfile reads (WAV, FLAC, MP3, Ogg).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The command `voxspool`: one module a command group; each parses, calls, prints.
+"""The command `voxspool`: one module for each group of commands. Each module parses, calls and prints.
 
-Errors and exit codes are those of `voxspool.command`. Progress goes to a terminal's stderr and nowhere else, so stdout
-can be piped.
+Errors and exit codes are those of `voxspool.command`. Progress is shown only on a terminal's stderr, so stdout can be
+piped.
 """
 
 from __future__ import annotations

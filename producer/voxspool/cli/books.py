@@ -1,4 +1,4 @@
-"""What the commands that read a book share: its path, and what could not be read of it."""
+"""What all commands that read a book need: its path, and a warning about what could not be read."""
 
 from __future__ import annotations
 

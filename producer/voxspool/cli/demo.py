@@ -1,4 +1,4 @@
-"""`voxspool demo`: the whole system on a machine with nothing: private Redis, private worker, Piper, a file."""
+"""`voxspool demo`: try the whole system on a machine without any of it: private Redis and worker, Piper, a file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`voxspool follow`: read a job's stream into a file, to stdout or to the loudspeaker, while it is made or later.
 
-A chapter's audio comes from the segment store, whatever else is the same.
+The audio of a chapter comes from the segment store; everything else is the same.
 """
 
 from __future__ import annotations

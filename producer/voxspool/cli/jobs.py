@@ -1,4 +1,4 @@
-"""`voxspool enqueue`, `status`, `cancel`: what can be said and asked of jobs without hearing them."""
+"""`voxspool enqueue`, `status`, `cancel`: create jobs, look at them, cancel them, without hearing them."""
 
 from __future__ import annotations
 

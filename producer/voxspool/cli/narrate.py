@@ -1,4 +1,4 @@
-"""`voxspool narrate`: a book becomes chapters, chapters jobs, jobs files. It may be left, lost or run again."""
+"""`voxspool narrate`: a book becomes chapters, chapters become jobs, jobs become files; it resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `voxspool narrate --plan` shows: chapters, and what the book will come to, before anybody speaks."""
+"""What `voxspool narrate --plan` shows: chapters and estimates (length, time, size), before anything is spoken."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a person, or a script, sees of a narration: a live display on a terminal's stderr, JSON lines on stdout.
+"""The progress of a narration: a live display on a terminal's stderr, lines of JSON on stdout.
 
-Into a pipe the display is quiet, and only what came of it is said at the end.
+In a pipe nothing is displayed but the result at the end.
 """
 
 from __future__ import annotations

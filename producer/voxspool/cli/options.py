@@ -1,4 +1,4 @@
-"""The options that several commands share, and what they become: a text, a spec's options, a client."""
+"""Options that several commands share, and what they become: a text, the options of a job, a client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`voxspool preview`: a book's text as it will be spoken, and where the silences and the other voices are."""
+"""`voxspool preview`: show the text of a book as it will be spoken, with the pauses and the other voices."""
 
 from __future__ import annotations
 

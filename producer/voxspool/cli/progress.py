@@ -1,6 +1,6 @@
-"""What a person sees while a speech is made: one live line on a terminal's stderr, nothing in a pipe.
+"""The progress of a speech: one live line on a terminal's stderr, nothing in a pipe.
 
-Also the notice, due within two seconds wherever stderr goes, that no live worker serves a job's queue.
+It also warns within two seconds, wherever stderr goes, that no live worker serves a job's queue.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`voxspool pause` and `resume`: whether the jobs of a queue may be taken."""
+"""`voxspool pause` and `resume`: stop and restart taking jobs from a queue."""
 
 from __future__ import annotations
 

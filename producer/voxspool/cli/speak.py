@@ -1,4 +1,4 @@
-"""`voxspool speak`: enqueue a text and play it, or write it to a file; starts a Redis and a worker where none are."""
+"""`voxspool speak`: enqueue a text and play it, or write it to a file; starts a Redis and a worker if it finds none."""
 
 from __future__ import annotations
 

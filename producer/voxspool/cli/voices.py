@@ -1,4 +1,4 @@
-"""`voxspool voices`: which voices there are; cloning one from recordings, looking at it, removing it."""
+"""`voxspool voices`: list voices; clone one from recordings, show it, remove it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The scripts that Redis runs for a producer, one file each: what they take and give stands at their top."""
+"""The scripts that Redis runs for a producer, one file each; the head of a file lists its arguments and its reply."""

@@ -1,8 +1,8 @@
 """The contract between producers, workers and consumers: values and bytes, no input or output.
 
-`jobs` is what a producer asks for, `stream` what a worker answers, `voices` what a voice is called and what is stored
-of a cloned one, `keys` where all of it lies in Redis, `environment` the variables both sides read, `near` the words of
-a helpful refusal. Nothing here imports redis, rq or click, and nothing knows how a job is queued, spoken or read.
+`jobs` and `narration`: what a producer asks for. `stream`: what a worker answers. `voices`: the names of voices, and
+what is stored of a cloned one. `keys`: the keys in Redis. `environment`: the variables that both packages read.
+Nothing here imports redis, rq or click, and nothing depends on how a job is queued, spoken or read.
 """
 
 VERSION = 1

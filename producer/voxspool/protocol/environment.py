@@ -1,6 +1,7 @@
-"""The environment variables of both sides, at a glance, and the check that a name was not mistyped.
+"""The environment variables of both packages in one table, and the check for mistyped names.
 
-Each side's Settings reads its own; this table lets either notice a `VOXSPOOL_` variable that nobody reads.
+Each package's Settings reads its own variables. With this table each can warn of a `VOXSPOOL_` variable that nobody
+reads.
 """
 
 from __future__ import annotations

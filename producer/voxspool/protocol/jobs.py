@@ -1,6 +1,6 @@
-"""What a producer asks for: JobSpec, its limits, its JSON, and the names of the queues it may lie in.
+"""What a producer asks for: JobSpec, its limits, its JSON, and the names of the queues.
 
-Knows the shape of a job and nothing else: not which voices exist, not how a text is split, not Redis.
+It defines the form of a job and nothing else: not which voices exist, not how a text is split, not Redis.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which of a voice's languages is meant by a wanted one: `en` means any English, `en-gb` what comes nearest."""
+"""Which language of a voice matches a wanted one: `en` means any English, `en-gb` the nearest."""
 
 from __future__ import annotations
 

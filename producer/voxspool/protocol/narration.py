@@ -1,7 +1,7 @@
-"""What a narrator asks for: ChapterSpec, a chapter of a book as one job, and its JSON.
+"""A chapter of a book as one job: ChapterSpec and its JSON.
 
-A chapter's segments are spoken by any worker that has the engine and the store; their audio goes to the store, and the
-job's stream carries marks alone, each with the key of its audio. Knows the shape of a chapter and nothing else.
+Any worker that has the engine and the store may speak a chapter's segments. Their audio goes to the store; the job's
+stream carries only marks, each with the key of its audio. This module defines the form of a chapter and nothing else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a voice may be called, and what is stored of a cloned one: names, mixes, descriptions and their JSON.
+"""The names of voices, and what is stored of a cloned one: names, mixes, descriptions and their JSON.
 
-A voice is asked for by a name, or as a mix of several: `Ana Florence(2)+Luis Moray(1)`. Knows how names are written and
-what a description holds; not which voices exist, not what a clip must sound like, not Redis. Described for other
-languages in docs/protocol.md.
+A voice is asked for by a name, or as a mix of several: `Ana Florence(2)+Luis Moray(1)`. This module defines how names
+are written and what a description holds; not which voices exist, not what a clip must sound like, not Redis.
+Described for other languages in docs/protocol.md.
 """
 
 from __future__ import annotations

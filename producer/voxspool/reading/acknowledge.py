@@ -1,6 +1,6 @@
-"""When a reader says how far it is, and whether it should: for jobs that are live, or have a window.
+"""When a reader reports how far it is, and whether it must: for jobs that are live, or have a window.
 
-Knows the turn and what the script's word means; does no I/O, so that the asyncio reader shares it.
+It decides the moment and understands the script's reply; it does no I/O, so the asyncio reader shares it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A job's stream -> its entries: from any id, across breaks, never waiting for a job that is gone.
+"""A job's stream -> its entries: from any id, across lost connections, never waiting for a job that is gone.
 
-`Cursor` and `judge` know the stream's rules and do no I/O, so that the asyncio reader shares them; `Reader` asks Redis.
-Knows entries, not what becomes of their audio.
+`Cursor` and `judge` hold the rules of a stream and do no I/O, so the asyncio reader shares them; `Reader` asks Redis.
+What becomes of the audio is not known here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Why a job waits: its queue is paused, or no live worker serves it. Readers warn of it, commands print it.
 
-Knows the workers' cards and the paused queues; not how a stream is read.
+It uses the workers' cards and the list of paused queues; it does not read streams.
 """
 
 from __future__ import annotations

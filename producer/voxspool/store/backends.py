@@ -1,7 +1,7 @@
-"""Where a segment store lies: a folder, or whatever fsspec reaches (s3://bucket/prefix, memory://name …).
+"""Where a segment store is: a folder, or whatever fsspec reaches (s3://bucket/prefix, memory://name …).
 
-Knows small objects under names, how each kind of place makes them appear whole, and what is wrong where it cannot;
-knows nothing of segments. What a URL holds that may be a secret is in no message and in no repr.
+A backend keeps small objects under names. It knows how an object appears whole in its kind of place, and what is
+wrong if it cannot; it does not know segments. Parts of a URL that may be secret are in no message and in no repr.
 """
 
 from __future__ import annotations

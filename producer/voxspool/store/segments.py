@@ -1,10 +1,10 @@
-"""The segment store: what was spoken once is kept under a key of everything that it sounds by, and is spoken no more.
+"""The segment store: spoken audio, kept under a key of everything that determines its sound, and never spoken again.
 
-A segment is two objects: its audio, KEY.HASH.flac, named by what it holds, and KEY.json, which is written last and
-makes it exist. So a writer that dies leaves nothing that counts, and of two who write one key, whose audio need not be
-the same bit for bit, the first is kept: no JSON ever stands beside the audio of another. What is damaged is as good as
-missing. Both sides use this module: workers write, narrators read. Where a store lies is said by a person
-(VOXSPOOL_STORE), never by a job; `places` knows how to reach it.
+A segment is two objects: its audio, KEY.HASH.flac, named by its content, and KEY.json, which is written last and
+makes the segment exist. So a writer that dies leaves nothing that counts. If two write one key (their audio need not
+be equal bit for bit), the first is kept: no JSON is ever beside the audio of another. Damaged segments count as
+missing. Both packages use this module: workers write, narrations read. A person sets the place of a store
+(VOXSPOOL_STORE), never a job; `backends` reaches it.
 """
 
 from __future__ import annotations
