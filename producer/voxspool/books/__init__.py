@@ -1,4 +1,4 @@
-"""Books: a file becomes chapters, chapters become what is spoken of them. Reads files; knows no Redis and no audio."""
+"""Books: a file becomes chapters, and chapters become the text that is spoken. No Redis, no audio."""
 
 from voxspool.books.book import Block, Book, Chapter, Cover, Place
 from voxspool.books.readers import read_book

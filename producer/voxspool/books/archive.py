@@ -1,6 +1,6 @@
-"""A ZIP file that anybody may have made, read within bounds: what counts is what is really read, not what it says.
+"""Read a ZIP file that anybody may have made, within bounds, which count the bytes really read, not those declared.
 
-Nothing is unpacked to the disk, so a name in it leads nowhere. Knows nothing of what the entries mean.
+Nothing is unpacked to the disk, so a name in the archive leads nowhere. What the entries mean is not known here.
 """
 
 from __future__ import annotations

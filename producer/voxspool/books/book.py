@@ -1,6 +1,6 @@
-"""What a book is, whatever file it came from: chapters of blocks, with the places where they stand in their source.
+"""What every book is, whatever its file: chapters of blocks, with the places in the source that they come from.
 
-Values alone: the readers beside this module make them, `script` says what is spoken of them.
+Values only: the readers beside this module make them, `speech_markup` turns them into what is spoken.
 """
 
 from __future__ import annotations

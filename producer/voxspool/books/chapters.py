@@ -1,6 +1,6 @@
-"""Blocks -> chapters: cut where a book has its headings, and where a chapter would be longer than a job may be.
+"""Blocks -> chapters: a new one at each heading of the book, and where a chapter would be longer than a job may be.
 
-Knows blocks and their ranks; not what file they came from.
+It uses blocks and their ranks; the kind of file does not matter.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DOCX -> a Book: its paragraphs in order, with chapters by heading styles. Notes, comments and contents are left out.
 
-Goes over the document's own XML for the text: python-docx's paragraphs leave out what was inserted with changes tracked
-and what stands in content controls.
+It reads the document's own XML: the paragraphs of python-docx leave out text that was inserted with changes tracked,
+and the text in content controls.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A folder of files -> one Book: each file is a chapter, or has some, in the order a person would sort them in."""
+"""A folder of files -> one Book: each file is a chapter or has several, in the order in which people sort them."""
 
 from __future__ import annotations
 

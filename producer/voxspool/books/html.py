@@ -1,4 +1,4 @@
-"""A page of HTML -> a Book, with all of its text: no guess at what the article is, which would lose sentences."""
+"""A page of HTML -> a Book with all of its text. To guess which part is the article would lose sentences."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A tree of XHTML -> what a reader reads of it, in order: headings and paragraphs, each with where its text stands.
+"""A tree of XHTML -> the text that a reader reads, in order: headings and paragraphs, with the place of each text.
 
-Leaves out what is no prose: page breaks, note references, notes, navigation, what is hidden, pictures and scripts.
-All other text is in exactly one run. Knows nothing of files, of chapters and of style sheets.
+It leaves out what is not prose: page breaks, references to notes, notes, navigation, hidden elements, pictures and
+scripts. All other text is in exactly one run. It does not use files, chapters or style sheets.
 """
 
 from __future__ import annotations

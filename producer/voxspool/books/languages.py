@@ -1,4 +1,4 @@
-"""What books say of their language -> the tags that voices have: en, pt-br."""
+"""The language that a book declares -> the tags that voices have: en, pt-br."""
 
 from __future__ import annotations
 

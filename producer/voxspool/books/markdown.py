@@ -1,4 +1,4 @@
-"""Markdown (CommonMark with tables) -> a Book: rendered to HTML, and read as that is."""
+"""Markdown (CommonMark with tables) -> a Book: it is rendered to HTML and read as HTML."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which links of a book lead to notes, and which elements are these notes, where the markup itself does not say.
+"""Find the links of a book that lead to notes, and the elements that are these notes, where the markup does not say it.
 
-In EPUB 2 a note is a link, raised or in brackets, to a paragraph that begins with the same mark or links back. Both are
-left out. Knows trees and the links between them; where a link could be prose, it stays.
+In EPUB 2 a note is a link, raised or in brackets, to a paragraph that begins with the same mark or links back. Both
+are left out. A link that could be prose stays. It uses trees and the links between them.
 """
 
 from __future__ import annotations

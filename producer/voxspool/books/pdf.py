@@ -1,6 +1,6 @@
-"""PDF -> a Book: pages of lines, without the headers, footers and page numbers, become paragraphs and chapters.
+"""PDF -> a Book: pages of lines, without headers, footers and page numbers, become paragraphs and chapters.
 
-A PDF knows no paragraphs: where they end is told from how lines end. Its outline names the chapters, else headings do.
+A PDF has no paragraphs: how lines end shows where they end. Its outline names the chapters; without one, headings do.
 """
 
 from __future__ import annotations

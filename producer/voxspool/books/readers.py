@@ -1,6 +1,6 @@
-"""Any file -> a Book: which reader it takes is told by its name, and by its content where the name says nothing.
+"""Any file -> a Book: its name decides which reader it takes, or its content if the name says nothing.
 
-A reader and its library are imported where a book of their kind is read; those of PDF and DOCX are extras.
+A reader and its library are imported when a book of their kind is read; those of PDF and DOCX are extras.
 """
 
 from __future__ import annotations

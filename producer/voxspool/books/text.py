@@ -1,7 +1,7 @@
-"""Plain text -> a Book: lines become paragraphs, lines that are surely headings become chapters.
+"""Plain text -> a Book: lines become paragraphs, and lines that are surely headings become chapters.
 
-Where it is not sure, a line stays a paragraph: a title too few is read out all the same, a chapter too many cuts a
-sentence's neighbours apart. Also what pages of PDF are read by.
+A line that may be a heading stays a paragraph: a missing title is still read out, but a wrong chapter separates
+sentences that belong together. The pages of a PDF are read in the same way.
 """
 
 from __future__ import annotations

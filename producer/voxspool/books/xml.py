@@ -1,8 +1,8 @@
-"""Bytes of XHTML, HTML and XML -> a tree in the namespace of XHTML, whoever wrote them.
+"""The bytes of XHTML, HTML or XML -> a tree in the namespace of XHTML.
 
-Nothing is fetched and no parser sees a DTD: the declaration is cut out, names such as &nbsp; and the simple entities of
-the document itself are put in as text first, within a bound. What is not well-formed is read as a browser would. Knows
-nothing of archives and of what the text means.
+Nothing is fetched and no parser sees a DTD: the declaration is cut out; names such as &nbsp; and the simple entities
+of the document are replaced by their text first, up to a limit. What is not well-formed is read as a browser would
+read it.
 """
 
 from __future__ import annotations

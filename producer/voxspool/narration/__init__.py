@@ -1,1 +1,1 @@
-"""A book that workers have spoken, or are speaking: its chapters' jobs, its audio and everything made of it."""
+"""A book that workers speak or have spoken: the jobs of its chapters, its audio, and everything that is made of it."""

@@ -1,7 +1,8 @@
-"""Tracks -> the files that people keep: audio a chapter, captions, one M4B, an EPUB with overlays, the report.
+"""Tracks -> the files that people keep: audio for each chapter, captions, one M4B, an EPUB with overlays, the report.
 
-A file that was made of the same is not made again. Knows which files a recipe wants and what each depends on; how one
-is made is its module's. Without a loudness a chapter's files are made when it is whole; with one, when the book is.
+A file whose ingredients have not changed is not made again. This module knows which files the options ask for and
+what each depends on; other modules make them. Without a loudness preset the files of a chapter are made when it is
+complete; with one, when the book is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a book will come to before anybody speaks it: its length, the time it takes the workers now alive, its files.
+"""Estimate a narration before anything is spoken: its length, the time that the live workers need, its files.
 
-Pure: characters and cards in, figures out. What it says is within a tenth or so for plain English prose; digits and
-names that take long to say, and another language, may make it a fifth.
+Pure functions: characters and cards in, figures out. For plain English prose the error is about a tenth; digits,
+names that take long to say, and other languages may make it a fifth.
 """
 
 from __future__ import annotations

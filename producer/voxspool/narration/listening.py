@@ -1,7 +1,7 @@
-"""A chapter's stream -> the stream that a speech has: its audio, out of the store, before each mark.
+"""The stream of a chapter -> the stream that a speech has: before each mark comes its audio, read from the store.
 
-What follows a speech (Recorder, Listener, play) follows a chapter by it, while it is made or later. Knows entries and
-the store; no Redis and no file format.
+With it everything that follows a speech (Recorder, Listener, play) can follow a chapter, during the narration or
+later.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What somebody wants of a book: who speaks it, which chapters, which files. Values, and how they are written down.
+"""The options of a narration: who speaks, which chapters, which files. Values, and their JSON.
 
-A recipe and a book say everything that follows: the same two give the same jobs, the same samples and the same files.
+Options and a book determine everything: the same two give the same jobs, the same samples and the same files.
 """
 
 from __future__ import annotations

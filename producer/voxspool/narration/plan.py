@@ -1,7 +1,7 @@
-"""A book and a recipe -> the chapters as they will be spoken, and the job of each.
+"""A book and its options -> the chapters as they will be spoken, and the job of each.
 
-Pure: the same book, recipe, pronunciations and store give the same jobs, so that a command that is run again finds its
-own. From a job's marks it makes the chapter's Track. Knows no Redis.
+Pure functions: the same book, options, pronunciations and store give the same jobs, so a command that is run again
+finds its own. From the marks of a job it makes the chapter's Track.
 """
 
 from __future__ import annotations

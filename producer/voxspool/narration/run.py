@@ -1,7 +1,7 @@
-"""A book's narration while it runs: its chapters' jobs are enqueued, their marks followed, its tracks gathered.
+"""A narration while it runs: it enqueues the jobs of the chapters, follows their marks, and collects the tracks.
 
-The work is the workers': a narration holds nothing that its folder, Redis and the store do not. So its command may be
-left, lost or run again. Knows jobs and tracks; files are made of these elsewhere (delivery.py), and shown by the CLI.
+Workers do the work. A narration holds nothing that is not also in its folder, in Redis or in the store, so its
+command may be stopped, killed or run again. `delivery` makes the files, and the CLI shows progress.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A chapter that was spoken: what was said when, and the audio of it, out of the store.
+"""A spoken chapter: what was said when, and its audio, from the store.
 
-The one picture of a spoken book that everything is made from: audio files, captions, overlays, the report. Knows no
-Redis and no file format.
+Everything is made from tracks: audio files, captions, overlays, the report.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The package of an EPUB: where its documents are, in which order they are read, what they are called, who wrote them.
+"""The package of an EPUB: where its documents are, their order, their titles, their authors.
 
-Reads container.xml, the OPF, and the nav document or the NCX. Knows nothing of what stands in the documents.
+It reads container.xml, the OPF, and the nav document or the NCX. It does not read the documents.
 """
 
 from __future__ import annotations

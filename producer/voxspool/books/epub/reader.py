@@ -1,6 +1,6 @@
-"""EPUB 2 and 3 -> a Book: the spine's documents in their order, cut into chapters as the table of contents says.
+"""EPUB 2 and 3 -> a Book: the documents of the spine in order, cut into chapters by the table of contents.
 
-What cannot be read is named in the book; the rest is read. `read_contents` is also what the media overlay starts from.
+The book names what could not be read; the rest is read. The media overlays also start from `read_contents`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Tracks -> SRT and WebVTT: what stands in the book, while it is said.
+"""Tracks -> SRT and WebVTT: the text of the book while it is spoken.
 
-A segment is one caption, or several where it does not fit into two lines: cut where clauses or words end, its time
-shared out by characters. A caption ends when its words do, not with the silence behind them. Chapters follow each other
-as they do in the book's audio. A word of the book whose pronunciation was cut in two is shown once. Gives strings;
-knows no files.
+A segment is one caption, or several if it does not fit into two lines: it is cut where clauses or words end, and its
+time is divided by characters. A caption ends with its words, not with the silence after them. Chapters follow each
+other as in the audio of the book. A word whose pronunciation was cut in two is shown once. It returns strings.
 """
 
 from __future__ import annotations

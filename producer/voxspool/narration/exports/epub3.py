@@ -1,6 +1,6 @@
-"""What an EPUB 3 with media overlays needs written: the package, the nav document, SMIL, and documents without a DTD.
+"""The parts of an EPUB 3 with media overlays: the package, the nav document, SMIL, documents without a DTD.
 
-The same input gives the same bytes. Knows the formats and where new files lie; not what is heard, and no archive's end.
+The same input gives the same bytes. It knows the formats and the places of new files.
 """
 
 from __future__ import annotations

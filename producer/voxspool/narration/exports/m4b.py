@@ -1,8 +1,8 @@
-"""A book's Tracks -> one M4B: AAC, chapters in both styles that players read, the cover, what the book is called.
+"""Tracks -> one M4B: AAC, chapters in both styles that players read, the cover, the tags of the book.
 
 PyAV (extra `m4b`) does the work. The book is encoded in pieces, on all cores at once: each piece begins some frames
-early and ends some late, and only the frames between are kept, so they follow each other as those of one long encoding.
-Memory: a few pieces of a minute, and FFmpeg's table of the frames: 5.5 MB an hour.
+early and ends some late, and only the frames between are kept, so they follow each other as those of one long
+encoding. Memory: a few pieces of a minute, and FFmpeg's table of the frames: 5.5 MB an hour.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""A spoken EPUB -> an EPUB 3 with media overlays: each sentence lights up in the book while it is heard.
+"""A spoken EPUB -> an EPUB 3 with media overlays: each sentence is highlighted in the book while it is heard.
 
-Every entry of the source is copied as it is but its package and the documents that were spoken: those get ids, on
-elements or on spans put around sentences. An EPUB 2 becomes an EPUB 3 as far as it must. Knows archives and the order
-of what goes into one; not how the audio files were made.
+Every entry of the source is copied unchanged, except its package and the spoken documents: these get ids, on elements
+or on spans around sentences. An EPUB 2 becomes an EPUB 3 as far as necessary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Cues of Tracks -> clips: which id of which document is heard when, with the ids put into the documents' trees.
-
-Knows books, their trees and Tracks; not how an EPUB is written.
-"""
+"""Cues of Tracks -> clips: which id of which document is heard when. It puts the ids into the documents' trees."""
 
 from __future__ import annotations
 

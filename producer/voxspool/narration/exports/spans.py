@@ -1,7 +1,7 @@
-"""Puts <span id> around stretches of a paragraph's text, in the tree it was read from.
+"""Put <span id> around parts of a paragraph's text, in the tree from which it was read.
 
-A stretch may begin and end inside of inline elements if it can be moved out of them without taking in other text.
-Where that cannot be for one stretch, nothing is changed at all. Knows runs and trees; not what is heard there.
+A part may begin and end inside inline elements, if it can be moved out of them without other text. If that is
+impossible for one part, nothing is changed at all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What ACX asks of an audiobook's files: the check of a finished file, and the silence that must surround a chapter.
+"""The rules of ACX for the files of an audiobook: the check of a finished file, and the silence around a chapter.
 
-The rules: https://help.acx.com/s/article/what-are-the-acx-audio-submission-requirements. Knows files and samples, no
-book. Reads with libsndfile; what an MP3's frames say of their bit rate it reads by itself.
+The rules: https://help.acx.com/s/article/what-are-the-acx-audio-submission-requirements. Files are read with
+libsndfile; the bit rate is read from the frames of an MP3 by our own code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Samples -> how loud they are as a meter without ears shows it: RMS, peak, noise floor. Streams; memory stays flat.
+"""Samples -> RMS, peak and noise floor, as a meter shows them. In a stream: memory does not grow.
 
-Knows no file and no rule; `loudness` adds what ears make of it.
+`loudness` measures what ears hear.
 """
 
 from __future__ import annotations

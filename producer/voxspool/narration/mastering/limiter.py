@@ -1,9 +1,9 @@
-"""Samples -> the same, louder or quieter, and nothing above a ceiling. Streams; knows no file, no book, no loudness.
+"""Samples -> the same samples, louder or quieter, with nothing above a ceiling. In a stream.
 
-What must be turned down is known before it comes: the gain falls smoothly ahead of a peak and rises slowly behind it.
-Far from peaks the gain is exactly the one that was asked for. What lies between two samples counts as they do, for
-resamplers and lossy codecs bring it to light. Samples keep the ceiling exactly, what is between them within 0.05 dB.
-The output does not depend on the blocks' sizes: inside, all blocks have one size.
+The limiter looks ahead: the gain falls smoothly before a peak and rises slowly after it. Far from peaks the gain is
+exactly the one that was asked for. Peaks between two samples count too, because resamplers and lossy codecs reveal
+them. Samples keep the ceiling exactly, what is between them within 0.05 dB. The output does not depend on the sizes
+of the blocks: inside, all blocks have one size.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Samples -> how loud ears find them (ITU-R BS.1770-4), and the one gain that brings a book to where it should be.
+"""Samples -> their loudness (ITU-R BS.1770-4), and the one gain that brings a book to the wanted loudness.
 
-Streams: memory stays flat in the book's length. Mono alone. The filters are pyloudnorm's, for the sample rate at hand;
-pyloudnorm itself wants all samples at once, and is what the tests compare with.
+In a stream: memory does not grow with the length of a book. Mono only. The filters are pyloudnorm's, for the given
+sample rate; pyloudnorm itself needs all samples at once, and the tests compare with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tracks -> the samples that every file of a book is made of: the gain put on, in blocks. Knows no file format."""
+"""Tracks -> the samples of all files of a book, with the gain applied, in blocks. File formats are not known here."""
 
 from __future__ import annotations
 

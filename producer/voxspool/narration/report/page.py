@@ -1,7 +1,7 @@
-"""A report -> one HTML file for people: what failed first, who spoke what, how loud it is, and every segment.
+"""A report -> one HTML file for people: faults first, then who spoke what, how loud it is, and every segment.
 
-It needs nothing beside itself: no script, no picture, no font. Everything from the book or a worker is escaped. Knows
-the report's form (`report`) and nothing of how a book is spoken; the looks are in page.html.
+The file needs nothing else: no script, no picture, no font. Everything from the book or a worker is escaped. The form
+of the report is defined in `data`, the looks in page.html.
 """
 
 from __future__ import annotations

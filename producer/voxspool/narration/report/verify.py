@@ -1,10 +1,10 @@
-"""Whether what was spoken is what was to be spoken: each segment transcribed by Whisper, and its words compared.
+"""Check that the right words were spoken: each segment is transcribed by Whisper, and the words are compared.
 
-What is written otherwise and sounds alike is alike: case, punctuation, apostrophes, hyphens; every number is the same
-number, so that 23 is twenty-three, and a wrong one is not found. Chinese, Japanese, Thai and their like are compared by
-characters. A transcriber errs too, with names above all: LIMIT is what its errors do not reach.
+What sounds alike counts as equal: case, punctuation, apostrophes, hyphens. All numbers count as equal, because 23 is
+twenty-three; so a wrong number is not found. Chinese, Japanese, Thai and similar are compared by characters.
+Transcribers make mistakes too, above all with names: LIMIT is above what their mistakes reach.
 
-Whisper runs on the CPU: accelerators are the workers'. faster-whisper and jiwer are the extra `verify`.
+Whisper runs on the CPU, because accelerators belong to the workers. faster-whisper and jiwer are the extra `verify`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""One segment on its way through XTTS: what it has said, what of it was heard, how often it was tried. No maths.
+"""The state of one segment in XTTS: what it has produced, what of that was heard, how often it was tried. No maths.
 
-A segment is *live* while its audio is what its job hears next, that is while no earlier segment of the job is in the
-engine. A live segment gives its audio away as it is made; the others hold it back, and so can be spoken again, unheard,
-where the guard finds a fault.
+A segment is *live* while its audio is what its job hears next: while no earlier segment of the job is in the engine.
+A live segment gives its audio away as it is made; the others hold it back, so that they can be spoken again, unheard,
+if the output check finds a fault.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Where XTTS's files are, whether they are whole, and which they are. Reads no weights and imports no torch.
+"""Find the files of XTTS, check that they are complete, and identify them. It reads no weights and imports no torch.
 
     VOXSPOOL_XTTS_DIR, else Coqui's folder, else Hugging Face's ─► four files, looked at ─► Checkpoint
 
-Knows upstream's file names and the places where Coqui puts them. Nothing is fetched here but by `fetch`, and nothing
-asks on stdin. Every fault is one CheckpointError that names the file and what to do.
+It knows upstream's file names and the places where Coqui puts them. Only `fetch` downloads, and nothing asks on
+stdin. Every fault is one CheckpointError that names the file and what to do.
 """
 
 from __future__ import annotations

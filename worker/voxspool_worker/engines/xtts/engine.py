@@ -1,11 +1,11 @@
-"""The engine `xtts`: segments in, chunks out; a step is one audio token on every row, and the vocoding that is due.
+"""The engine `xtts`: segments in, chunks out. A step is one audio token on every row, and the vocoding that is due.
 
-    admit ─► Seat ─► Gpt (all rows, a token a step) ─► latents ─► vocoder ─► held back, or given away
-                      ▲                                             │
-                      └──── another seed, where the guard objects ◄─┘
+    admit ─► ActiveSegment ─► Gpt (all rows, a token a step) ─► latents ─► vocoder ─► held back, or given away
+                               ▲                                             │
+                               └──── another seed, if the output check fails ◄─┘
 
-Knows what is done when, and who is heard first. Where it is computed stands in the plan, how in gpt and vocoder, what
-is plausible in guard.
+This module decides what is done when, and which segment is heard first. The plan says where it is computed; gpt and
+vocoder compute; output_check judges.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What XTTS needs to know of a voice: conditioning latents and a speaker embedding; upstream's own way from a clip.
+"""What XTTS needs to know of a voice, computed from clips as upstream does: conditioning latents, a speaker embedding.
 
-Knows upstream's modules and parameters. Does not know caches: who asks has looked there before. A clip of 30 s takes
-1 to 2 s on two cores, and upstream's high-level interface takes them again for each sentence.
+It uses upstream's modules and parameters. Callers look in the caches first. A clip of 30 s takes 1 to 2 s on two
+cores; upstream's high-level interface computes it again for each sentence.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""What is plausible of a spoken segment, and what is wrong with one that is not: XTTS's gibberish, caught.
+"""Check a spoken segment: whether its length is plausible for its text, and its end is clean.
 
-XTTS runs on at times: it repeats, hums or hisses behind its text, worst on short ones, or it stops in the middle. So a
-segment's length has a band that follows from its text, and its end is listened to. Pure functions of numbers: what is
-done about a fault (speaking again with another seed) is the engine's.
+Sometimes XTTS does not stop: it repeats, hums or hisses after its text, most of all after short ones; or it stops in
+the middle. So the length of a segment must be within a band that follows from its text, and its end is checked. Pure
+functions of numbers: the engine decides what follows from a fault (speaking again with another seed).
 
 Faults, as mark entries name them, from bad to worse:
     silence   more than a second of silence at the end
     noise     more than a second of noise at the end
     rate      too short or too long for its text
-    cap       as many tokens as the model may say: a runaway
+    cap       as many tokens as the model may produce: it did not stop
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What bf16 and int8 change, measured on the user's own weights against fp32: tokens, probabilities, audio.
+"""Measure what bf16 and int8 change against fp32, on the user's own weights: tokens, probabilities, audio.
 
 fp32 on the CPU speaks a few sentences; each precision then reads the very same tokens, so that one different choice
-does not hide all that follows. On an accelerator its own fp32 is held against the CPU's as well. Nobody can hear from
-afar what a precision does to weights: these numbers say it.
+does not hide all that follows. On an accelerator its own fp32 is compared with the CPU's as well.
 """
 
 from __future__ import annotations
