@@ -295,7 +295,7 @@ class Readers:
             del self._open[job]
 
     def _missed(self) -> Iterator[tuple[str, VoxspoolError]]:
-        """Yield up the jobs that are over, though their streams do not say so."""
+        """Yield an error for each job that is over although its stream does not say so."""
         for job, cursor in list(self._open.items()):
             reader = Reader(self._redis, job)
             try:

@@ -276,7 +276,7 @@ class _Between:
         self._recent = joined[1 - 2 * REACH :]
 
     def peak(self) -> float:
-        """Return it as if silence followed."""
+        """Return the peak so far, between samples too, as if silence followed."""
         return max(self._peak, self._look(np.concatenate([self._recent, np.zeros(REACH)])))
 
     def _look(self, joined: Floats) -> float:

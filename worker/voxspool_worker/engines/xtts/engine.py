@@ -1,8 +1,8 @@
 """The engine `xtts`: segments in, chunks out. A step is one audio token on every row, and the vocoding that is due.
 
     admit ─► ActiveSegment ─► Gpt (all rows, a token a step) ─► latents ─► vocoder ─► held back, or given away
-                               ▲                                             │
-                               └──── another seed, if the output check fails ◄─┘
+                               ▲                                              │
+                               └──── another seed, if the output check fails ◄┘
 
 This module decides what is done when, and which segment is heard first. The plan says where it is computed; gpt and
 vocoder compute; output_check judges.
@@ -45,7 +45,7 @@ class XttsEngine:
         self, gpt: Gpt, vocoder: Vocoder, tokenizer: XttsTokenizer, prepared: PreparedVoices, *,
         model: str, device: str, sample_rate: int, rows: int, tries: int = TRIES,
     ) -> None:  # fmt: skip
-        """Take the parts. `tries` 1 switches the guard's second tries off; faults are still marked."""
+        """Take the parts. `tries` 1 switches second tries off; faults are still marked."""
         self.model, self.device, self.sample_rate, self.rows = model, device, sample_rate, rows
         self._gpt, self._vocoder, self._tokenizer, self._prepared = gpt, vocoder, tokenizer, prepared
         self._tries = tries
@@ -201,7 +201,7 @@ class XttsEngine:
         return [self._stream_on(active, last=whole)]
 
     def _take_whole(self, active: ActiveSegment) -> list[Chunk]:
-        """Return away a segment of which nothing was heard, if it may be heard as it is."""
+        """Return the chunk of a segment of which nothing was heard, if its audio may be used."""
         samples = np.concatenate(active.held)
         if not active.settled:
             active.fault = active.fault or output_check.end_fault(samples, self.sample_rate)
@@ -210,7 +210,7 @@ class XttsEngine:
         return [Chunk(active.segment.job, active.segment.index, to_pcm(samples), last=True, spoken=active.outcome())]
 
     def _stream_on(self, active: ActiveSegment, *, last: bool) -> Chunk:
-        """Return away what is held, and keep its last second for the guard."""
+        """Return what is held, and keep a copy of its last second for the output check."""
         segment, tail = active.segment, active.held[0] if active.heard else np.zeros(0, np.float32)
         fresh = np.concatenate(active.held[1:] if active.heard else active.held)
         active.held = [np.concatenate((tail, fresh))[-round(2 * output_check.END_S * self.sample_rate) :]]
