@@ -359,7 +359,9 @@ class SegmentWorkers:
             for chunk in self._chunks(hold, lane):
                 parts.append(chunk.pcm)
                 if sum(map(len, parts)) > most_s * self._engine.sample_rate:
-                    raise SegmentError(segment, f"the engine babbles: more than {most_s:.0f} s for one segment")
+                    raise SegmentError(
+                        segment, f"the output is longer than the text can explain: over {most_s:.0f} s for one segment"
+                    )
                 if chunk.last:
                     spoken = chunk.spoken or Spoken(segment.seed)
                     return np.concatenate(parts), spoken, time.monotonic() - (lane.seated or time.monotonic())

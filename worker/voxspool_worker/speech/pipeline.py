@@ -361,7 +361,7 @@ class Pipeline:
             raise SpeechGivenUpError(
                 "too-long",
                 f"the speech is longer than {at.spec.max_audio_s} s, the limit for {len(at.spec.text)} characters; "
-                "the engine babbles, or the text should be split",
+                "split the text; if it is short, the engine did not stop",
             )
         for first in range(0, len(pcm), most):
             part = pcm[first : first + most]
