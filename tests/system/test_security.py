@@ -169,6 +169,7 @@ def work(
     Queue("voxspool-xtts-interactive", connection=db, serializer=JSONSerializer).enqueue_call(TASK, **call)
     client.speech("left").wait(timeout_s=20)
     assert "job.let_go" in second.said()
+    until(lambda: client.workers()[0].store, "the store to be open")
     chapter = narration.chapter("chapter", [narration.Passage(SENTENCE)], client.workers()[0].store, engine="tone")
     client.place_chapter(chapter)
     client.record_narration("a-book", NarrationRecord("A Book", "here", "out", ("chapter",)))
