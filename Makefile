@@ -53,7 +53,7 @@ lint: install ## style, types and import contracts
 
 check: install ## what `make lint` does, and beside it all unit tests except those of XTTS; a minute
 	$(STYLE)
-	@$(BIN)/mypy & types=$$!; $(PYTEST) tests/producer tests/worker tests/project --ignore tests/worker/engines/xtts; tests=$$?; \
+	@$(BIN)/mypy & types=$$!; $(PYTEST) --numprocesses $(shell expr $(CORES) + 1) tests/producer tests/worker tests/project --ignore tests/worker/engines/xtts; tests=$$?; \
 		wait $$types && exit $$tests
 
 lock: $(ENVIRONMENT) ## renew requirements.lock: the newest version of every dependency, for all systems and Pythons
