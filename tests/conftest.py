@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Scheduling(LoadScopeScheduling):
-    """Give a free process the next test, and all that compute with PyTorch to one process.
+    """Run all tests that compute with PyTorch in one process, and each other test in the next free process.
 
     Two PyTorch programs on two cores take many times as long as one after the other, as their threads wait in a loop.
     """

@@ -37,7 +37,7 @@ class Playhead:
         return self._given
 
     def feed(self, entry: Entry) -> bytes:
-        """Take the stream's next entry; give the samples (s16le) that the listener has not had, often none.
+        """Return the samples (s16le) of the stream's next entry that the listener has not heard yet; often none.
 
         Raises StreamGapError where samples are missing before the entry.
         """

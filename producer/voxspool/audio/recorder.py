@@ -64,7 +64,7 @@ class Recorder:
         return self._sample_rate
 
     def add(self, entry: Entry) -> None:
-        """Take the stream's next entry. `failed` and `cancelled` change nothing here."""
+        """Record the next entry of the stream. `failed` and `cancelled` change nothing."""
         if self._done:
             raise ProtocolError(f"{self._path} is finished, and yet a {entry.type} follows the end")
         match entry:

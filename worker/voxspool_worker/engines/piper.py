@@ -135,7 +135,7 @@ class PiperEngine:
         return Prepared()
 
     def admit(self, segment: Segment) -> None:
-        """Take the segment; there is one row."""
+        """Put the segment into the only row."""
         self._waiting = segment
 
     def step(self) -> list[Chunk]:

@@ -37,7 +37,7 @@ class Sign:
 
     @property
     def healthy(self) -> bool:
-        """Whether the worker is healthy."""
+        """Return whether the worker is healthy."""
         return self.age_s < STALE_S
 
 

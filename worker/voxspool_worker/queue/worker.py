@@ -522,7 +522,7 @@ class SpeechWorker(BaseWorker):
             self._ended(run)
 
     def _clear_suspicion(self, run: JobExecution) -> None:
-        """Take note that a job completed a segment: if it was quarantined, that is over."""
+        """Record that a job completed a segment, which ends its quarantine."""
         if run.id in self._trials:
             self._trials.discard(run.id)
             self._rung.set()

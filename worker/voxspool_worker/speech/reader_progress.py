@@ -1,4 +1,4 @@
-"""Whether anybody listens to a job and how far the readers are, by their acknowledgements; for the job's own thread.
+"""Watch the readers of a job: whether there are any, and how far they are by their acknowledgements.
 
 Only jobs that ask for it are watched: a live job ends when nobody has read it for its stated time, and a job with a
 window is spoken no further ahead of its reader than that window. It reads the hash that readers write (ack.lua of the

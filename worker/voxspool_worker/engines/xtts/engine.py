@@ -45,7 +45,7 @@ class XttsEngine:
         self, gpt: Gpt, vocoder: Vocoder, tokenizer: XttsTokenizer, prepared: PreparedVoices, *,
         model: str, device: str, sample_rate: int, rows: int, tries: int = TRIES,
     ) -> None:  # fmt: skip
-        """Take the parts. `tries` 1 switches second tries off; faults are still marked."""
+        """Store the parts. With `tries` 1 no segment is spoken again; faults are still marked."""
         self.model, self.device, self.sample_rate, self.rows = model, device, sample_rate, rows
         self._gpt, self._vocoder, self._tokenizer, self._prepared = gpt, vocoder, tokenizer, prepared
         self._tries = tries
