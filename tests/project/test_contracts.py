@@ -36,6 +36,14 @@ BREACHES = {
     "Imports of the worker go one way": [
         ("voxspool_worker/speech/scheduler.py", "from voxspool_worker.queue import worker"),
     ],
+    "Imports inside the worker's packages go one way": [
+        ("voxspool_worker/queue/rq_records.py", "from voxspool_worker.queue import recovery"),
+        ("voxspool_worker/narration/segment_queue.py", "from voxspool_worker.narration import segment_workers"),
+        ("voxspool_worker/speech/scheduler.py", "from voxspool_worker.speech import pipeline"),
+    ],
+    "Imports inside the producer's packages go one way": [
+        ("voxspool/reading/acknowledge.py", "from voxspool.reading import reader"),
+    ],
     "Metrics are injected: the worker makes them": [
         ("voxspool_worker/queue/recovery.py", "from voxspool_worker.monitoring import metrics"),
     ],

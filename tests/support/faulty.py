@@ -121,7 +121,7 @@ def main() -> None:
             return super().step()
 
     tone.ToneEngine = FaultyEngine  # type: ignore[misc]
-    watchdog.STEP_LIMIT_S = watchdog.TOKEN_LIMIT_S = worker.HAND_BACK_S = PATIENCE_S  # type: ignore[misc]
+    watchdog.STEP_LIMIT_S = watchdog.TOKEN_LIMIT_S = worker.HAND_BACK_S = PATIENCE_S  # type: ignore[misc] # constants: mypy lets nobody assign them
     cli()
 
 
