@@ -8,12 +8,16 @@ SEED ?= 1
 
 # Two thirds of a system test are waiting, so three tests a core run at once; of those of XTTS, which compute, only one.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(shell expr 3 '*' $(CORES))
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses
+THREE_A_CORE := $(PYTEST) $(shell expr 3 '*' $(CORES))
 
 # uv installs from requirements.lock and checks the hash of each file. The one on the PATH is used, else one in the environment.
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 ENVIRONMENT := $(BIN)/python $(filter $(BIN)/uv,$(UV))
 INSTALL := $(UV) pip install --python $(BIN)/python --constraint requirements.lock
+
+# They compute: with more processes than this they take longer.
+UNIT_TESTS := tests/producer tests/worker tests/project --ignore tests/worker/engines/xtts
 
 STYLE := $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports
 
@@ -35,11 +39,11 @@ demo: $(ENVIRONMENT) ## speak a passage with Piper through a private Redis and w
 	@$(BIN)/voxspool demo -o demo.wav
 
 test: install ## all tests: unit, and system on a real server (Valkey) and real workers
-	$(PYTEST) --durations 10
+	$(THREE_A_CORE) --durations 10
 
 test-redis: install ## the system tests on another server: make test-redis SERVER=/path/to/redis-server, or SERVER=oldest
 	@test -n "$(SERVER)" || { echo "say which server: make test-redis SERVER=/usr/bin/redis-server, or SERVER=oldest"; exit 2; }
-	REDIS_SERVER="$(SERVER)" $(PYTEST) $(TESTS)
+	REDIS_SERVER="$(SERVER)" $(THREE_A_CORE) $(TESTS)
 
 rq-suite: install ## RQ's own tests of workers, run against ours
 	$(BIN)/python tests/rq_suite/run.py
@@ -53,8 +57,7 @@ lint: install ## style, types and import contracts
 
 check: install ## what `make lint` does, and beside it all unit tests except those of XTTS; a minute
 	$(STYLE)
-	@$(BIN)/mypy & types=$$!; $(PYTEST) --numprocesses $(shell expr $(CORES) + 1) tests/producer tests/worker tests/project --ignore tests/worker/engines/xtts; tests=$$?; \
-		wait $$types && exit $$tests
+	@$(BIN)/mypy & types=$$!; $(PYTEST) $(shell expr $(CORES) + 1) $(UNIT_TESTS); tests=$$?; wait $$types && exit $$tests
 
 lock: $(ENVIRONMENT) ## renew requirements.lock: the newest version of every dependency, for all systems and Pythons
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/dependencies.py lock
