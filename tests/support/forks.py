@@ -65,6 +65,13 @@ class ForkServer:
         (pid,) = struct.unpack("!i", os.read(result, 4))
         return ForkedProcess(pid, result)
 
+    def start_logged(
+        self, module: str, arguments: Sequence[str], environ: Mapping[str, str], log: Path
+    ) -> ForkedProcess:
+        """Run a program as `start` does, with nothing on stdin and its output in a file."""
+        with log.open("w") as out, Path(os.devnull).open() as nothing:
+            return self.start(module, arguments, environ, (nothing.fileno(), out.fileno(), out.fileno()))
+
     def close(self) -> None:
         """End the server. Programs that it started go on."""
         self._socket.close()

@@ -6,12 +6,10 @@ processes and signals; of jobs only how many losses of a worker one may have see
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.support.processes import RedisServer, WorkerProcess, clean_env, until
@@ -19,6 +17,7 @@ from voxspool import connection
 
 if TYPE_CHECKING:
     import subprocess
+    from pathlib import Path
 
     import redis
 
@@ -106,9 +105,7 @@ class World:
         log = self.folder / f"worker-{number}.log"
         arguments = ["run", "--engine", "tone", "--redis", self.server.url]
         environ = clean_env() | {"VOXSPOOL_HEALTH_DIR": str(self.folder / "health")}
-        with log.open("w") as out, Path(os.devnull).open() as nothing:
-            streams = nothing.fileno(), out.fileno(), out.fileno()
-            process = self.forks.start("voxspool_worker", arguments, environ, streams)
+        process = self.forks.start_logged("voxspool_worker", arguments, environ, log)
         worker = WorkerProcess(process, log)
         self.members.append(Member(worker, number))
         until(lambda: "worker.ready" in worker.said() or process.poll() is not None, "a worker")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 from importlib.resources import files
@@ -93,11 +92,10 @@ def start_worker(
         own |= environ or {}
         forked = wait and engine == "tone" and program == MODULE and not any(name.startswith("PYTHON") for name in own)
         process: subprocess.Popen[str] | ForkedProcess
-        with log.open("w") as out, Path(os.devnull).open() as nothing:
-            if forked:
-                streams = nothing.fileno(), out.fileno(), out.fileno()
-                process = fork_server.start("voxspool_worker", arguments, clean_env() | own, streams)
-            else:
+        if forked:
+            process = fork_server.start_logged("voxspool_worker", arguments, clean_env() | own, log)
+        else:
+            with log.open("w") as out:
                 process = subprocess.Popen(
                     [sys.executable, *program, *arguments], stderr=out, stdout=out, text=True, env=clean_env() | own
                 )
