@@ -98,7 +98,7 @@ class AsyncClient:
         return await asyncio.to_thread(self._client.overview)
 
     def _wrap(self, speech: Speech) -> AsyncSpeech:
-        """Return a speech its asynchronous handle."""
+        """Return the asynchronous handle of a speech."""
         return AsyncSpeech(self._redis, speech, self._client.url)
 
 

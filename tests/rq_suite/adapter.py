@@ -111,7 +111,7 @@ def interrupt(*_: object) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """Yield a test the signal handlers that were there before it, and take away what it made of them."""
+    """Run a test, then restore the signal handlers that were there before it."""
     MADE.unlink(missing_ok=True)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -173,7 +173,7 @@ class _Writer:
 
 
 def _ended(spoken: str, alignment: Alignment) -> tuple[str, Alignment]:
-    """Return a heading that ends in a letter or a number its full stop: without one, voices break off or run on.
+    """Add a full stop to a heading that ends in a letter or a number: without one, voices break off or run on.
 
     XTTS speaks gibberish behind a short text without an end, and Piper learnt from whole sentences.
     """

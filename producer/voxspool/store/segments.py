@@ -78,7 +78,7 @@ class Stored:
 
 
 def key_of(*parts: Any) -> str:  # noqa: ANN401 - JSON
-    """Return the key of a segment: a hash of everything that it sounds by, in JSON."""
+    """Return the key of a segment: a hash, in JSON, of everything that determines its sound."""
     return hashlib.blake2b(
         json.dumps(parts, ensure_ascii=True, separators=(",", ":")).encode(), digest_size=20
     ).hexdigest()

@@ -380,7 +380,7 @@ def heard(listener: Listener, entries: Iterable[Received]) -> list[Chunk]:
 
 
 def numbered(*attempts: list[Entry]) -> list[Received]:
-    """Return entries their ids."""
+    """Return entries with ids."""
     return [
         Received(EntryId(attempt, seq), entry)
         for attempt, entries in enumerate(attempts, 1)

@@ -90,7 +90,7 @@ class ToneEngine:
         self._rows.append(_Row(segment, sine(segment, self.sample_rate)))
 
     def step(self) -> list[Chunk]:
-        """Return every row its next 50 ms, not before they have passed if one of the rows is live."""
+        """Make the next 50 ms of every row. If a row is live, wait until they have passed."""
         if any(row.segment.voice == LIVE for row in self._rows):
             time.sleep(max(0.0, self._stepped + STEP_S - time.monotonic()))
         self._stepped = time.monotonic()

@@ -1,6 +1,6 @@
 """Why a running job must end early: one flag a job, set by any thread, checked by the job's thread at each chunk.
 
-It uses neither Redis nor an engine. It is the only thing that goes from a reader towards the engine.
+It uses neither Redis nor an engine. Everything else flows from the text to the stream; this goes the other way.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 -- whose worker died; or at the front of another engine's queue, to pass it on. Whoever removes the execution does it;
 -- everybody else finds it gone.
 --
--- A death is counted with the job: how many workers in a row died while it stood at the same segment. A job that makes progress
+-- A death is counted with the job: how many workers in a row died while it stood at the same segment. A job that advances
 -- between two deaths is not what they died of.
 --
 -- KEYS  1 rq:wip:<queue>   2 rq:queue:<queue to go to>   3 rq:job:<job>   4 rq:execution:<job>:<execution>

@@ -116,7 +116,7 @@ def _cut(passage: Passage, start: int, index: int, spoken: _Voiced, run: str) ->
 
 
 def _key(segment: Segment, engine: Engine) -> str:
-    """Return the key of everything that a segment sounds by."""
+    """Return the key of a segment: a hash of everything that determines its sound."""
     voice: list[Any] = [segment.voice.name, [list(part) for part in segment.voice.parts], engine.digest(segment.voice)]
     return key_of(
         _KEY, audio_checks.VERSION, segment.text, voice, engine.name, engine.model, engine.sample_rate,

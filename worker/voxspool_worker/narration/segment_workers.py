@@ -174,7 +174,7 @@ class SegmentWorkers:
             self._quit.wait(FREE_S)
 
     def segment_queue(self, job: str, digest: str) -> SegmentQueue:
-        """Return a chapter's pool, by its plan's digest; without it, it can only be closed."""
+        """Return a chapter's segment queue, by its plan's digest; without a digest it can only be closed."""
         return SegmentQueue(self._scripts, job, self._engine.name, digest)
 
     def serve(self, chapter: Chapter) -> None:

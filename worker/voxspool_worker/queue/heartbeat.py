@@ -137,7 +137,7 @@ class Heartbeat:
         self._records.trim(self._queues)
 
     def _put_back(self) -> None:
-        """Put back the jobs of runs that were released, or that were lost between two commands: no worker died."""
+        """Put back the jobs of runs that were released, or whose claim got no reply: no worker died."""
         while self._adrift:
             said = self._records.requeue(self._adrift[0], Why.RETURNED)
             log.info("job.handed_back job=%s said=%s", self._adrift.pop(0).job, said)

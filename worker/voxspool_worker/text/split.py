@@ -325,7 +325,7 @@ def _spoken_cluster(cluster: str) -> str:
 
 
 def _absorbed(text: str, parts: Iterable[Piece], limits: Limits) -> list[Piece]:
-    """Return parts that say nothing to the piece before them, or at the text's start to the one after."""
+    """Join parts that say nothing to the piece before them, or at the start of the text to the one after."""
     pieces: list[Piece] = []
     for part in parts:
         if pieces and not speakable(part.text):

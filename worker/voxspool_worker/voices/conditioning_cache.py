@@ -109,7 +109,7 @@ class ConditioningCache(Generic[T]):
         return value, prepared
 
     def _obtain(self, key: str, compute: Callable[[], Arrays]) -> tuple[Arrays, str]:
-        """Return a value that memory does not hold, and leave it in the tiers that lack it."""
+        """Return a value that is not in memory, and store it in the tiers that lack it."""
         if (found := self._disk.read(key)) is not None:
             return found, "disk"
         with self._shared.turn(key) if self._shared else contextlib.nullcontext() as found:

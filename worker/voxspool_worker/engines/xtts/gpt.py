@@ -119,7 +119,7 @@ class Gpt:
 
     @torch.inference_mode()
     def start(self, voice: Prefix, text: Sequence[int], seed: int, most: int | None = None) -> int:
-        """Return a text a row, and return it. The first token is chosen here and returned by the next step.
+        """Put a text into a row, and return the row. The first token is chosen here and returned by the next step.
 
         At most `most` audio tokens are said; None: as many as the model may.
         """

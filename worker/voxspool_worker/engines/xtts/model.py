@@ -127,7 +127,7 @@ def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights the names and the type that they have today, as upstream does, and drop what is not used."""
+    """Convert the weights to the names and the type that they have today, as upstream does, and drop unused ones."""
     names = ((name.removeprefix(TRAINED_PREFIX), value) for name, value in state.items())
     return {
         name: value.float() if value.is_floating_point() else value
