@@ -199,7 +199,7 @@ def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
     assert shown(url) == url
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     scheme=st.sampled_from(["redis", "rediss", "unix"]),
     user=st.sampled_from(["", "user", "%C3%BC", "user:with"]),
@@ -217,7 +217,7 @@ def test_whatever_the_url_the_password_does_not_appear(
     assert ">" not in said
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.text(max_size=30) | st.text("redis:/@[]?#%0a.\u2100", max_size=30))
 def test_any_text_can_be_shown(url: str) -> None:
     assert isinstance(shown(url), str)
@@ -238,7 +238,7 @@ def test_a_url_that_is_none_is_refused_with_one_that_is(url: str) -> None:
     assert repr(shown(url)) in str(caught.value)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(max_size=20) | st.text("redis:/@[]?#%0a.=&", max_size=30).map("redis://{}".format))
 def test_any_text_makes_a_client_or_an_error_of_ours(url: str) -> None:
     try:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from voxspool.suggestions import MOST_LISTED, did_you_mean
@@ -35,7 +35,6 @@ def test_a_long_list_is_cut_and_the_rest_is_counted(count: int, more: str) -> No
     assert MOST_LISTED == 8
 
 
-@settings(deadline=None)
 @given(st.text(max_size=10), st.lists(st.text(max_size=10), max_size=12))
 def test_whatever_is_known_the_hint_is_a_bracket_or_nothing(name: str, known: list[str]) -> None:
     said = did_you_mean(name, known)

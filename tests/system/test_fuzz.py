@@ -33,12 +33,12 @@ WORD: Final = "Rosebud"
 TEXT: Final = f"{WORD} was the word."
 NUMBER: Final = itertools.count()
 LIVELY = settings(
-    max_examples=30, phases=[Phase.generate], report_multiple_bugs=False, deadline=None, derandomize=True,
+    max_examples=30, phases=[Phase.generate], report_multiple_bugs=False, derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 """The same examples every time, each followed by a good job. None that fails is made smaller."""
-THOROUGH = settings(max_examples=500, deadline=None, derandomize=True, database=None)
+THOROUGH = settings(max_examples=500, derandomize=True, database=None)
 
 # Anything
 

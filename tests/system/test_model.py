@@ -365,7 +365,7 @@ class Lane:
             return Spooler(next(folders), self.forks, self.seen)
 
         plan = settings(
-            max_examples=most + 1, stateful_step_count=STEPS, deadline=None, database=None, phases=[Phase.generate],
+            max_examples=most + 1, stateful_step_count=STEPS, database=None, phases=[Phase.generate],
             report_multiple_bugs=False, suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         run_state_machine_as_test(spooler, settings=plan)

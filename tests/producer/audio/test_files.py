@@ -305,7 +305,7 @@ def broken_stream(data: st.DataObject, signal_: np.ndarray, *, same_again: bool)
 signals = st.binary(max_size=400).map(lambda raw: np.frombuffer(raw[: len(raw) // 2 * 2], "<i2"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), spoken=signals)
 def test_however_attempts_break_off_the_file_holds_the_last_ones_samples(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, spoken: np.ndarray
@@ -315,7 +315,7 @@ def test_however_attempts_break_off_the_file_holds_the_last_ones_samples(
     np.testing.assert_array_equal(heard(path)[0], spoken)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), spoken=signals)
 def test_however_attempts_break_off_a_listener_hears_each_sample_once(data: st.DataObject, spoken: np.ndarray) -> None:
     playhead = Playhead()

@@ -156,7 +156,7 @@ def test_what_comes_before_the_first_heading_is_read_and_so_is_a_list_of_chapter
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=50), max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_word_of_a_text_is_lost_or_doubled(lines: list[str]) -> None:
     text = "\n".join(lines)
     dropped = str.maketrans("", "", "\u00ad\ufeff")
@@ -349,7 +349,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_documents_are_read_or_refused(data: st.DataObject) -> None:
     kind, whole = data.draw(st.sampled_from(SAMPLES))
     damaged = bytearray(whole[: data.draw(st.integers(1, len(whole)))])

@@ -212,7 +212,6 @@ def test_the_bytes_of_a_job_stand_still() -> None:
     )
 
 
-@settings(deadline=None)
 @given(Specs)
 def test_a_job_survives_json(spec: JobSpec) -> None:
     assert JobSpec.decode(json.loads(json.dumps(spec.encode()))) == spec
@@ -228,7 +227,7 @@ def test_decoding_leaves_the_object_alone() -> None:
     assert data == LEAST
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(Json | st.dictionaries(st.sampled_from([*FIELDS, "version"]) | st.text(max_size=5), Json))
 def test_any_json_is_a_job_or_refused(data: object) -> None:
     try:
@@ -239,7 +238,7 @@ def test_any_json_is_a_job_or_refused(data: object) -> None:
         assert JobSpec.decode(spec.encode()) == spec
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, Json)), st.sampled_from(FIELDS), Json)
 def test_one_odd_field_in_a_good_job_makes_a_job_or_a_refusal(
     rest: dict[str, object], name: str, value: object

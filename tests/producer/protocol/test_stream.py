@@ -123,7 +123,7 @@ def test_every_type_has_its_bytes_pinned() -> None:
     assert {entry.type.encode() for entry, _ in WIRE} == set(KINDS)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(Entries)
 def test_every_entry_survives_the_wire(entry: Entry) -> None:
     assert decode(wire(entry)) == entry
@@ -213,7 +213,7 @@ def test_an_error_does_not_print_the_audio() -> None:
     assert len(str(caught.value)) < 500
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.dictionaries(
         st.sampled_from([b"type", b"pos", b"data"]) | st.binary(max_size=5),
@@ -228,7 +228,7 @@ def test_any_fields_are_an_entry_or_refused(raw: dict[bytes, bytes]) -> None:
         assert "\n" not in str(error)  # noqa: PT017 - most are refused
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.sampled_from(KINDS),
     st.integers(),
@@ -243,7 +243,6 @@ def test_any_json_is_an_entry_or_refused(kind: bytes, pos: int, odd: object, goo
         assert "\n" not in str(error)  # noqa: PT017 - most are refused
 
 
-@settings(deadline=None)
 @given(st.sampled_from(KINDS), st.binary(max_size=60))
 def test_any_data_is_an_entry_or_refused(kind: bytes, data: bytes) -> None:
     try:
@@ -298,7 +297,6 @@ def test_a_stream_is_closed_by_three_types_and_each_leaves_a_state() -> None:
 # Ids
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 def test_an_id_survives_its_text(attempt: int, seq: int) -> None:
     assert EntryId.parse(str(EntryId(attempt, seq))) == (attempt, seq)
@@ -328,7 +326,6 @@ def test_a_number_that_redis_cannot_hold_makes_no_id(text: str) -> None:
         EntryId.parse(text)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="0123456789-+_ \n\u0661²ax", max_size=12) | st.text())
 def test_any_text_is_an_id_or_refused(text: str) -> None:
     try:

@@ -474,7 +474,7 @@ def joined(chunks: list[Chunk]) -> bytes:
     return b"".join(chunk.pcm for chunk in chunks)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(told())
 def test_whatever_crashes_each_sample_is_heard_once_and_in_order(speech: Told) -> None:
     cursor = Cursor()
@@ -484,7 +484,7 @@ def test_whatever_crashes_each_sample_is_heard_once_and_in_order(speech: Told) -
     assert [chunk.pos for chunk in chunks] == [0, *accumulate(len(chunk.pcm) // 2 for chunk in chunks)][: len(chunks)]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(told(), st.data())
 def test_who_leaves_after_a_chunk_and_comes_back_with_its_id_hears_the_rest(speech: Told, data: st.DataObject) -> None:
     chunks = heard(Listener(), speech.entries)
@@ -494,7 +494,7 @@ def test_who_leaves_after_a_chunk_and_comes_back_with_its_id_hears_the_rest(spee
     assert joined(chunks[:had] + heard(listener, Cursor(after).take(speech.replies(after)))) == speech.pcm
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(told(), st.data())
 def test_who_keeps_what_lies_before_an_entry_and_comes_back_there_has_it_all(speech: Told, data: st.DataObject) -> None:
     last = data.draw(st.sampled_from(speech.entries))
@@ -511,7 +511,7 @@ def back(speech: Told, after: EntryId) -> Listener:
     return Listener(position_after(found[after]), first.sample_rate)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(told().filter(lambda speech: len(speech.entries) > 2), st.data())
 def test_an_entry_that_is_lost_is_missed(speech: Told, data: st.DataObject) -> None:
     """Any but the last of an attempt: a death there looks the same, and loses nothing."""

@@ -17,7 +17,7 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -70,7 +70,7 @@ class TestASegment:
         rate_hz=st.sampled_from([8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000]),
         name=st.integers(0, 2**60),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_comes_back_bit_for_bit(self, shared: Path, pcm: np.ndarray, rate_hz: int, name: int) -> None:
         store, key = Store(shared), key_of(name, rate_hz, pcm.tobytes().hex())
         stored = keep(store, pcm, key, sample_rate=rate_hz)
@@ -275,7 +275,7 @@ class TestAWriterThatDies:
 
 class TestDamage:
     @given(data=st.data())
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     def test_of_either_object_makes_the_segment_one_to_be_spoken_again(self, shared: Path, data: st.DataObject) -> None:
         store, key = Store(shared), key_of("damaged")
         whole = keep(store, key=key, worker="w1")
@@ -325,7 +325,7 @@ class TestDamage:
         st.sampled_from(READ_ONLY),
         st.sampled_from(["alone", "field", "bytes"]),
     )
-    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=200)
     def test_by_anybodys_json_is_a_missing_segment_at_worst(
         self, shared: Path, value: object, field: str, how: str
     ) -> None:

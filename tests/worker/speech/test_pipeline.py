@@ -210,7 +210,7 @@ def no_more_than(chunks: list[Chunk]) -> Iterator[Chunk]:
     pytest.fail("asked for a chunk after the last")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(interleaved())
 def test_chunks_come_in_the_order_of_the_text_and_none_is_lost(drawn: tuple[list[int], list[Chunk]]) -> None:
     order, chunks = drawn
@@ -218,7 +218,7 @@ def test_chunks_come_in_the_order_of_the_text_and_none_is_lost(drawn: tuple[list
     assert came == sorted(tuple(one.pcm) for one in chunks)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(interleaved())
 def test_a_chunk_is_given_on_as_soon_as_it_may(drawn: tuple[list[int], list[Chunk]]) -> None:
     order, chunks = drawn

@@ -668,7 +668,7 @@ class Play:
             self.passed_over[name] = 0
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80, derandomize=True)
 @given(wanted=jobs_wanted, rows=st.sampled_from([1, 2, 3, 4, 8]))
 def test_every_chunk_arrives_once_in_order_and_nobody_waits_for_ever(wanted: list[Job], rows: int) -> None:
     play = Play(wanted, rows)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import sentencex
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.cpu_time import growth
@@ -27,9 +27,7 @@ LIMITS = Limits(max_chars=250, first_max_chars=80)
 
 every_text = settings(
     max_examples=150,
-    deadline=None,  # a shared machine's pauses are no failures
     derandomize=True,  # the same examples in CI as here
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 FRAGMENTS = [

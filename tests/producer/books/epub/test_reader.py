@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import make_epub
@@ -158,7 +158,7 @@ def test_a_link_that_may_be_prose_is_read_with_what_it_leads_to() -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_visible_word_is_read_once(data: st.DataObject) -> None:
     words = iter(f"w{n}" for n in range(10_000))
     inline = ("b", "i", "span", "a", "em")
@@ -289,7 +289,7 @@ def test_a_page_of_links_is_contents_and_a_title_with_a_note_is_not() -> None:
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_each_character_knows_where_it_stands_in_the_tree(data: st.DataObject) -> None:
     pieces = st.sampled_from(
         ["a", " ", "\u00ad", "\n ", "<b>", "</b>", "<br/>", "<!-- x -->", "é\u3000", "<td/>", "x."]
@@ -467,7 +467,7 @@ def survives(data: bytes) -> None:
 
 
 @given(flips=st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=30))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 def test_an_archive_with_wrong_bytes_is_read_or_refused(flips: list[tuple[int, int]]) -> None:
     data = bytearray(SMALL)
     for at, value in flips:
@@ -481,13 +481,13 @@ def test_names_that_xml_does_not_take_are_read(tag: str) -> None:
 
 
 @given(length=st.integers(0, len(SMALL)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_an_archive_cut_anywhere_is_read_or_refused(length: int) -> None:
     survives(SMALL[:length])
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_entries_that_are_gone_or_damaged_are_survived(data: st.DataObject) -> None:
     entries = dict(make_epub.epub(2, paragraphs=1, version=data.draw(st.sampled_from([2, 3]))).entries)
     for name in data.draw(st.lists(st.sampled_from(sorted(entries)), unique=True, max_size=4)):

@@ -127,7 +127,7 @@ def test_spans_are_put_around_sentences_whatever_the_markup(body: str, expected:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_spans_hold_their_stretch_alone_or_nothing_is_changed(data: st.DataObject) -> None:
     inline = st.sampled_from(["b", "i", "a", "ruby", "span"])
 

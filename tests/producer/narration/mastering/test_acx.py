@@ -169,7 +169,7 @@ def test_a_book_written_for_acx_passes_in_every_chapter(tmp_path: Path) -> None:
     assert (info.sample_rate, info.bitrate // 1000, info.bitrate_mode) == (44_100, 192, mutagen.mp3.BitrateMode.CBR)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     head=st.integers(0, 30_000),
     tail=st.integers(0, 60_000),

@@ -31,7 +31,7 @@ def peaky(draw: st.DrawFn) -> np.ndarray:
     return pcm
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pcm=peaky(), gain_db=st.floats(-20, 40), ceiling_dbfs=st.floats(-20, 0), sizes=st.lists(st.integers(0, 20_000)))
 def test_nothing_passes_the_ceiling_nothing_is_lost_and_the_blocks_sizes_change_nothing(
     pcm: np.ndarray, gain_db: float, ceiling_dbfs: float, sizes: list[int]

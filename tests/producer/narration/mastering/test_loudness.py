@@ -53,7 +53,7 @@ def test_a_full_scale_sine_of_997_hz_is_3_lufs_below_full_scale() -> None:
     assert metered(sine(10, 48_000, amplitude=1.0, hz=997), 48_000).loudness_lufs == pytest.approx(-3.01, abs=0.05)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(0, 9_000), max_size=40))
 def test_the_blocks_sizes_change_nothing(sizes: list[int]) -> None:
     pcm = speech(5, RATE_HZ)

@@ -49,13 +49,13 @@ def words(text: str) -> str:
     return "".join(c for c in digits if unicodedata.category(c)[0] in "LN")
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400, derandomize=True)
 @given(texts, st.sampled_from(LANGUAGES))
 def test_every_letter_and_digit_stays_in_its_place(text: str, language: str) -> None:
     assert words(spoken_form(text, language)) == words(text)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400, derandomize=True)
 @given(texts, st.sampled_from(LANGUAGES))
 def test_no_form_begins_or_ends_in_the_air(text: str, language: str) -> None:
     form = spoken_form(text, language)

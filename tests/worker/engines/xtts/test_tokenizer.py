@@ -76,7 +76,7 @@ texts = st.one_of(
     st.text(st.characters(exclude_categories=()), max_size=60),
     st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join),
 )
-every_text = settings(max_examples=150, deadline=None, derandomize=True)
+every_text = settings(max_examples=150, derandomize=True)
 
 
 @pytest.fixture(scope="module")

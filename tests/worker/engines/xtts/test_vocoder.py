@@ -65,7 +65,7 @@ def in_chunks(
     return np.concatenate([*heard, stream.finish()])
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(sizes=st.lists(st.integers(1, 14), min_size=1, max_size=6), seed=st.integers(0, 5))
 def test_whatever_the_chunks_the_samples_are_those_of_decoding_at_once(
     upstream: Any, vocoder: Vocoder, condition: VoiceCondition, speaker: Tensor, sizes: list[int], seed: int
