@@ -168,11 +168,13 @@ class Ours:
 
     def _admit(self, sentence: Sentence) -> None:
         """Put a sentence into a free row, as a job of its own."""
-        from voxspool_worker.engines.base import Segment
+        from voxspool_worker.engines.base import SpeechSegment
 
         self._tokens, self._jobs = sentence.tokens, self._jobs + 1
         text = sentence.text
-        self.engine.admit(Segment(str(self._jobs), 0, text, 0, len(text), 0.0, self._voice, "en", 1.0, self._jobs))
+        self.engine.admit(
+            SpeechSegment(str(self._jobs), 0, text, 0, len(text), 0.0, self._voice, "en", 1.0, self._jobs)
+        )
 
 
 def decoding(folder: Path, precision: str, batches: Sequence[int], steps: int) -> Iterator[tuple[int, float]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from voxspool_worker.engines.base import Chunk, Prepared, Segment
+    from voxspool_worker.engines.base import AudioChunk, Prepared, SpeechSegment
     from voxspool_worker.voices.catalog import Voice
 
     Samples = npt.NDArray[np.int16]
@@ -44,14 +44,14 @@ def jump() -> None:
     dt.datetime = Jumping  # type: ignore[misc]
 
 
-def segment_error(segment: Segment) -> None:
+def segment_error(segment: SpeechSegment) -> None:
     from voxspool_worker.engines.base import SegmentError
 
     raise SegmentError(segment, "this segment cannot be spoken")
 
 
-def raises(error: BaseException) -> Callable[[Segment], None]:
-    def act(segment: Segment) -> None:
+def raises(error: BaseException) -> Callable[[SpeechSegment], None]:
+    def act(segment: SpeechSegment) -> None:
         del segment
         raise error
 
@@ -61,7 +61,7 @@ def raises(error: BaseException) -> Callable[[Segment], None]:
 KEPT: list[bytearray] = []
 SWELL_BYTES = 600 << 20
 """How much a worker grows by a step that swells."""
-WORDS: dict[str, Callable[[Segment], object]] = {
+WORDS: dict[str, Callable[[SpeechSegment], object]] = {
     "unspeakable": segment_error,
     "assert": raises(RuntimeError("CUDA error: device-side assert triggered")),
     "quit": raises(SystemExit(3)),
@@ -109,12 +109,12 @@ def main() -> None:
                 threading.Event().wait(PREPARE_S[voice.name])
             return super().prepare(voice)
 
-        def admit(self, segment: Segment) -> None:
+        def admit(self, segment: SpeechSegment) -> None:
             super().admit(segment)
             for sound in [sound for word, sound in SOUNDS.items() if word in segment.text]:
                 self._rows[-1].samples = sound(segment.seed, self._rows[-1].samples)
 
-        def step(self) -> list[Chunk]:
+        def step(self) -> list[AudioChunk]:
             for segment in [row.segment for row in self._rows if row.given]:  # after its first chunk
                 for act in [act for word, act in WORDS.items() if word in segment.text]:
                     act(segment)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from voxspool import Client
     from voxspool.store.segments import Store
-    from voxspool_worker.engines.base import Segment
+    from voxspool_worker.engines.base import SpeechSegment
 
 LIVE = "sine-live"
 
@@ -55,7 +55,7 @@ def held(db: redis.Redis, job: str) -> int:
     return int(db.zcount(keys.unspoken(job), 1, "+inf"))
 
 
-def reference(chapter: ChapterSpec) -> list[tuple[Segment, npt.NDArray[Any]]]:
+def reference(chapter: ChapterSpec) -> list[tuple[SpeechSegment, npt.NDArray[Any]]]:
     """Return a chapter's segments, each with its samples."""
     segments = plan(chapter, ToneEngine(), "").segments
     return [(segment, sine(segment, ToneEngine.sample_rate)) for segment in segments]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from voxspool_worker.engines.base import Segment
+from voxspool_worker.engines.base import SpeechSegment
 from voxspool_worker.engines.tone import FAST, ToneEngine, sine
 from voxspool_worker.speech.pipeline import segment_seed
 from voxspool_worker.text import split
@@ -23,7 +23,7 @@ def tone(text: str, *, seed: int = 0, speed: float = 1.0) -> bytes:
     engine = ToneEngine()
     parts = []
     for index, piece in enumerate(split(text, "en", engine.limits("en"))):
-        segment = Segment(
+        segment = SpeechSegment(
             "", index, piece.text, piece.start, piece.end, piece.pause_s, FAST, "en", speed, segment_seed(seed, index)
         )
         parts += [sine(segment, engine.sample_rate), np.zeros(round(piece.pause_s * engine.sample_rate), np.int16)]

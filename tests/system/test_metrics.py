@@ -21,7 +21,7 @@ from voxspool import AsyncClient, SpeechCancelledError, SpeechFailedError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import Audio, End, Mark
-from voxspool_worker.engines.base import Chunk, Prepared, Spoken
+from voxspool_worker.engines.base import AudioChunk, Prepared, SpokenSegment
 from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.jobs.cancellation import CancelToken
 from voxspool_worker.jobs.execution import JobExecution
@@ -260,7 +260,7 @@ def test_the_card_of_an_older_worker_is_read(client: Client, start_worker: Start
 class GuardedTone(ToneEngine):
     """A tone that says how its segments came out, and whose voice was computed."""
 
-    def __init__(self, spoken: dict[int, Spoken]) -> None:
+    def __init__(self, spoken: dict[int, SpokenSegment]) -> None:
         super().__init__()
         self.spoken = spoken
 
@@ -268,7 +268,7 @@ class GuardedTone(ToneEngine):
         del voice
         return Prepared("computed", 1.25)
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         return [
             dataclasses.replace(chunk, spoken=self.spoken.get(chunk.segment)) if chunk.last else chunk
             for chunk in super().step()
@@ -276,7 +276,7 @@ class GuardedTone(ToneEngine):
 
 
 def test_what_the_guard_says_of_a_segment_stands_in_its_mark_and_is_counted(client: Client, db: redis.Redis) -> None:
-    engine, metrics = GuardedTone({1: Spoken(77, 2), 2: Spoken(78, 3, "rate")}), Metrics()
+    engine, metrics = GuardedTone({1: SpokenSegment(77, 2), 2: SpokenSegment(78, 3, "rate")}), Metrics()
     scheduler = Scheduler(engine)
     thread = threading.Thread(target=scheduler.run, args=(lambda: None,))
     thread.start()

@@ -16,7 +16,7 @@ from voxspool.narration.exports.captions import srt
 from voxspool.narration.report.verify import Heard, Listener, compare
 from voxspool.narration.track import Cue, Track
 from voxspool.store.segments import Store, key_of
-from voxspool_worker.engines.base import Segment
+from voxspool_worker.engines.base import SpeechSegment
 from voxspool_worker.engines.piper import PiperEngine, voice_folders
 from voxspool_worker.text import split
 
@@ -80,7 +80,7 @@ def cues_of(part: Part, chapter: Chapter, pos: int, engine: PiperEngine, store: 
     voice = next(iter(engine.voices.values()))
     pieces = split(part.spoken, "en", engine.limits("en"))
     for piece in pieces:
-        engine.admit(Segment("job", 0, piece.text, piece.start, piece.end, 0.0, voice, "en-us", 1.0, 0))
+        engine.admit(SpeechSegment("job", 0, piece.text, piece.start, piece.end, 0.0, voice, "en-us", 1.0, 0))
         (chunk,) = engine.step()
         stored = store.write(chunk.pcm, key=key_of(piece.text), sample_rate=engine.sample_rate, **ABOUT)
         start, end = part.origin(piece.start, piece.end)

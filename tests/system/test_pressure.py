@@ -21,7 +21,7 @@ from voxspool import BusyError, DeadlineError, UnknownQueueError
 from voxspool.admission import MAX_WAITING
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import MAX_KEEP_S, JobSpec
-from voxspool_worker.engines.base import Chunk
+from voxspool_worker.engines.base import AudioChunk
 from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.jobs.cancellation import CancelToken
 from voxspool_worker.monitoring.metrics import Metrics
@@ -178,9 +178,9 @@ def test_a_stream_that_nobody_closes_goes_some_day(client: Client, start_worker:
 class Babbler(ToneEngine):
     """An engine that does not know when to stop."""
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         rows = [row.segment for row in self._rows]
-        return [Chunk(one.job, one.index, np.zeros(24_000, np.int16), last=False) for one in rows]
+        return [AudioChunk(one.job, one.index, np.zeros(24_000, np.int16), last=False) for one in rows]
 
 
 def test_a_speech_without_end_fails_at_its_limit(client: Client, db: redis.Redis) -> None:

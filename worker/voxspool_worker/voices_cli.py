@@ -332,7 +332,7 @@ def _find(name: str, settings: Settings) -> Voice:
 
 def _speak(voice: Voice, settings: Settings) -> tuple[npt.NDArray[np.int16], int]:
     """Speak the sentence of a voice's language; return samples, shape (n,), and their rate in Hz."""
-    from voxspool_worker.engines.base import Segment
+    from voxspool_worker.engines.base import SpeechSegment
     from voxspool_worker.engines.piper import PiperEngine, get_command, voice_folders
     from voxspool_worker.voices.sample_sentences import SENTENCES
 
@@ -344,7 +344,7 @@ def _speak(voice: Voice, settings: Settings) -> tuple[npt.NDArray[np.int16], int
         )
     folders = voice_folders(settings.piper_voices, settings.voices_dir)
     engine = PiperEngine(folders, first=voice.name, get=get_command(settings.piper_voices))
-    engine.admit(Segment("try", 0, sentence, 0, len(sentence), 0.0, voice, language, 1.0, 0))
+    engine.admit(SpeechSegment("try", 0, sentence, 0, len(sentence), 0.0, voice, language, 1.0, 0))
     (chunk,) = engine.step()
     return chunk.pcm, engine.sample_rate
 

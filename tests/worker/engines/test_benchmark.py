@@ -10,7 +10,7 @@ from voxspool_worker.engines.benchmark import FIRST, PASSAGE, measure
 from voxspool_worker.engines.tone import CHAR_S, STEP_S, ToneEngine
 
 if TYPE_CHECKING:
-    from voxspool_worker.engines.base import Chunk
+    from voxspool_worker.engines.base import AudioChunk
 
 STEP_TAKES_S = 0.01
 
@@ -20,7 +20,7 @@ class Ticking(ToneEngine):
 
     now_s = 0.0
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         self.now_s += STEP_TAKES_S
         return super().step()
 

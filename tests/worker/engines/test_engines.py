@@ -16,7 +16,7 @@ import pytest
 from voxspool.errors import CheckpointError, MissingExtraError, UnknownEngineError, UnknownVoiceError
 from voxspool.protocol.jobs import ENGINES
 from voxspool_worker.engines import load, piper, tone
-from voxspool_worker.engines.base import Chunk, Segment, SegmentError
+from voxspool_worker.engines.base import AudioChunk, SegmentError, SpeechSegment
 from voxspool_worker.engines.piper import PACKAGED_VOICE, STARTER, PiperEngine, find_voices, voice_folders
 from voxspool_worker.engines.tone import CHAR_S, FAST, LIVE, STEP_S, ToneEngine, sine
 from voxspool_worker.settings import Settings
@@ -71,14 +71,14 @@ def piper_engine() -> PiperEngine:
 
 def segment(
     engine: Engine, text: str = SENTENCE, *, job: str = "a", index: int = 0, speed: float = 1.0, seed: int = 7
-) -> Segment:
+) -> SpeechSegment:
     voice = find(None, engine.voices, engine.name)
-    return Segment(job, index, text, 0, len(text), 0.0, voice, voice.language(None), speed, seed)
+    return SpeechSegment(job, index, text, 0, len(text), 0.0, voice, voice.language(None), speed, seed)
 
 
-def steps_to_end(engine: Engine) -> list[Chunk]:
+def steps_to_end(engine: Engine) -> list[AudioChunk]:
     """Step until every row is free again."""
-    chunks: list[Chunk] = []
+    chunks: list[AudioChunk] = []
     for _ in range(10_000):
         if engine.free == engine.rows:
             return chunks
@@ -86,7 +86,7 @@ def steps_to_end(engine: Engine) -> list[Chunk]:
     pytest.fail("a row never came free")
 
 
-def say(engine: Engine, one: Segment) -> npt.NDArray[np.int16]:
+def say(engine: Engine, one: SpeechSegment) -> npt.NDArray[np.int16]:
     """Speak one segment to its end, shape (n,)."""
     engine.admit(one)
     return np.concatenate([chunk.pcm for chunk in steps_to_end(engine) if chunk.job == one.job])
@@ -277,8 +277,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def spoken_by(voice: Voice, *, job: str = "a", text: str = SENTENCE) -> Segment:
-    return Segment(job, 0, text, 0, len(text), 0.0, voice, "en", 1.0, 7)
+def spoken_by(voice: Voice, *, job: str = "a", text: str = SENTENCE) -> SpeechSegment:
+    return SpeechSegment(job, 0, text, 0, len(text), 0.0, voice, "en", 1.0, 7)
 
 
 def test_a_live_tone_takes_as_long_as_it_sounds(clock: Clock) -> None:
@@ -502,7 +502,7 @@ def test_a_damaged_voice_ends_its_own_segment_and_not_the_engine(tmp_path: Path,
     if damage == "gone":
         (tmp_path / "b-damaged.onnx").unlink()
     voice = engine.voices["b-damaged"]
-    engine.admit(Segment("a", 0, "Hello.", 0, 6, 0.0, voice, "en-us", 1.0, 0))
+    engine.admit(SpeechSegment("a", 0, "Hello.", 0, 6, 0.0, voice, "en-us", 1.0, 0))
     with pytest.raises(SegmentError, match="could not speak segment 0"):
         engine.step()
     assert engine.free == engine.rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from voxspool_worker.engines.base import Chunk, Segment, SegmentError
+from voxspool_worker.engines.base import AudioChunk, SegmentError, SpeechSegment
 from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.engines.warmup import warm_up
 
@@ -17,7 +17,7 @@ class Counting(ToneEngine):
         self.prepared: list[str] = []
         self.steps = 0
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         self.steps += 1
         return super().step()
 
@@ -29,8 +29,8 @@ class Refusing(ToneEngine):
         super().__init__()
         self._error = error
 
-    def step(self) -> list[Chunk]:
-        segment: Segment = self._rows.pop().segment
+    def step(self) -> list[AudioChunk]:
+        segment: SpeechSegment = self._rows.pop().segment
         raise SegmentError(segment, "no") if self._error is SegmentError else self._error("broken")
 
 

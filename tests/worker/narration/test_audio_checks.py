@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxspool_worker.engines.base import Segment
+from voxspool_worker.engines.base import SpeechSegment
 from voxspool_worker.engines.tone import FAST, sine
 from voxspool_worker.narration import audio_checks
 
@@ -35,7 +35,7 @@ def faults(pcm: Pcm, text: str = TEXT, speed: float = 1.0) -> list[str]:
 
 @given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=200), st.sampled_from([0.5, 1.0, 2.0]))
 def test_a_sine_passes_whatever_it_says(text: str, speed: float) -> None:
-    assert faults(sine(Segment("", 0, text, 0, len(text), 0, FAST, "en", speed, 7), RATE), text, speed) == []
+    assert faults(sine(SpeechSegment("", 0, text, 0, len(text), 0, FAST, "en", speed, 7), RATE), text, speed) == []
 
 
 @pytest.mark.parametrize(

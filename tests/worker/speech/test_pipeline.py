@@ -12,7 +12,7 @@ from redis import Redis
 
 from voxspool.errors import InvalidJobError, UnknownEngineError, UnknownLanguageError, UnknownVoiceError
 from voxspool.protocol.jobs import MAX_SEED, JobSpec
-from voxspool_worker.engines.base import Chunk, Segment
+from voxspool_worker.engines.base import AudioChunk, SpeechSegment
 from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.monitoring.metrics import Metrics
 from voxspool_worker.speech.pipeline import Pipeline, in_order, segment_seed
@@ -49,10 +49,10 @@ class Bilingual:
     def limits(self, language: str) -> Limits:
         return Limits(max_chars=40, first_max_chars=20) if language == "fr-fr" else Limits(200, 80)
 
-    def admit(self, segment: Segment) -> None:
+    def admit(self, segment: SpeechSegment) -> None:
         raise NotImplementedError
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         return []
 
     def drop(self, job: str) -> None:
@@ -184,12 +184,12 @@ def test_seeds_of_neighbours_are_unrelated() -> None:
 # The order of the text
 
 
-def chunk(index: int, number: int, *, last: bool) -> Chunk:
-    return Chunk("a-run", index, np.array([index, number], np.int16), last)
+def chunk(index: int, number: int, *, last: bool) -> AudioChunk:
+    return AudioChunk("a-run", index, np.array([index, number], np.int16), last)
 
 
 @st.composite
-def interleaved(draw: st.DrawFn) -> tuple[list[int], list[Chunk]]:
+def interleaved(draw: st.DrawFn) -> tuple[list[int], list[AudioChunk]]:
     """Draw the segments of a job, from any one on, and an order in which an engine may give their chunks."""
     first = draw(st.integers(0, 5))
     counts = draw(st.lists(st.integers(1, 5), max_size=8))
@@ -204,7 +204,7 @@ def interleaved(draw: st.DrawFn) -> tuple[list[int], list[Chunk]]:
     return order, chunks
 
 
-def no_more_than(chunks: list[Chunk]) -> Iterator[Chunk]:
+def no_more_than(chunks: list[AudioChunk]) -> Iterator[AudioChunk]:
     """Yield chunks, as a lane does: who asks for more than there is would wait for ever."""
     yield from chunks
     pytest.fail("asked for a chunk after the last")
@@ -212,7 +212,7 @@ def no_more_than(chunks: list[Chunk]) -> Iterator[Chunk]:
 
 @settings(max_examples=200, derandomize=True)
 @given(interleaved())
-def test_chunks_come_in_the_order_of_the_text_and_none_is_lost(drawn: tuple[list[int], list[Chunk]]) -> None:
+def test_chunks_come_in_the_order_of_the_text_and_none_is_lost(drawn: tuple[list[int], list[AudioChunk]]) -> None:
     order, chunks = drawn
     came = [tuple(one.pcm) for one in in_order(no_more_than(chunks), order)]
     assert came == sorted(tuple(one.pcm) for one in chunks)
@@ -220,11 +220,11 @@ def test_chunks_come_in_the_order_of_the_text_and_none_is_lost(drawn: tuple[list
 
 @settings(max_examples=100, derandomize=True)
 @given(interleaved())
-def test_a_chunk_is_given_on_as_soon_as_it_may(drawn: tuple[list[int], list[Chunk]]) -> None:
+def test_a_chunk_is_given_on_as_soon_as_it_may(drawn: tuple[list[int], list[AudioChunk]]) -> None:
     order, chunks = drawn
     taken = 0
 
-    def counted() -> Iterator[Chunk]:
+    def counted() -> Iterator[AudioChunk]:
         nonlocal taken
         for one in chunks:
             taken += 1

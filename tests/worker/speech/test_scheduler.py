@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxspool_worker.engines.base import Chunk, Segment, SegmentError
+from voxspool_worker.engines.base import AudioChunk, SegmentError, SpeechSegment
 from voxspool_worker.engines.tone import CHAR_S, FAST, STEP_S, ToneEngine, sine
 from voxspool_worker.speech.scheduler import (
     BACKLOG_CHUNKS,
@@ -44,13 +44,13 @@ class Watched(ToneEngine):
         self.moved: Counter[str] = Counter()
         """How many rows of each job the last step moved."""
 
-    def admit(self, segment: Segment) -> None:
+    def admit(self, segment: SpeechSegment) -> None:
         assert self.free, "a segment was admitted and no row was free"
         self.admitted.append((segment.job, segment.index))
         self.acts.append(f"admit {segment.job}")
         super().admit(segment)
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         self.acts.append("step")
         self.moved = self.held
         return super().step()
@@ -68,7 +68,7 @@ class Watched(ToneEngine):
 class Fragile(Watched):
     """Tone that cannot say `choke`, and breaks at `break`."""
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         for row in self._rows:
             if row.segment.text == "choke":
                 self._rows.remove(row)
@@ -84,20 +84,20 @@ class Stepping(Watched):
     look: Callable[[], float | None]
     saw: float | None = None
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         self.saw = self.look()
         return super().step()
 
 
-def segment(job: str, index: int = 0, text: str = "four") -> Segment:
-    return Segment(job, index, text, 0, len(text), 0.0, FAST, "en", 1.0, index)
+def segment(job: str, index: int = 0, text: str = "four") -> SpeechSegment:
+    return SpeechSegment(job, index, text, 0, len(text), 0.0, FAST, "en", 1.0, index)
 
 
-def segments(job: str, count: int, text: str = "four") -> list[Segment]:
+def segments(job: str, count: int, text: str = "four") -> list[SpeechSegment]:
     return [segment(job, index, text) for index in range(count)]
 
 
-def steps_of(one: Segment) -> int:
+def steps_of(one: SpeechSegment) -> int:
     """How many steps tone takes for a segment."""
     return math.ceil(round(len(one.text) * CHAR_S / STEP_S, 6))
 
@@ -113,11 +113,11 @@ def taken(lane: Lane) -> list[Heard]:
     return heard
 
 
-def chunks(heard: Iterable[Heard]) -> list[Chunk]:
+def chunks(heard: Iterable[Heard]) -> list[AudioChunk]:
     """Assert that nothing but chunks was heard, and give them."""
     found = list(heard)
-    assert all(isinstance(one, Chunk) for one in found), found
-    return [one for one in found if isinstance(one, Chunk)]
+    assert all(isinstance(one, AudioChunk) for one in found), found
+    return [one for one in found if isinstance(one, AudioChunk)]
 
 
 def ticks_until_done(scheduler: Scheduler, lane: Lane, others: Iterable[Lane] = (), *, most: int = 1000) -> int:
@@ -442,7 +442,7 @@ def test_a_segment_that_cannot_be_spoken_ends_its_own_job_alone() -> None:
     heard = taken(ill)
     assert isinstance(heard[-1], SegmentError)
     assert heard[-1].segment.text == "choke"
-    assert not [one for one in heard[:-1] if not isinstance(one, Chunk)]
+    assert not [one for one in heard[:-1] if not isinstance(one, AudioChunk)]
     assert sum(chunk.last for chunk in chunks(taken(well))) == 3
     assert scheduler.rows_in_use == 0
     assert "drop ill" in engine.acts
@@ -464,7 +464,7 @@ class EngineThread:
         return not self.thread.is_alive()
 
 
-def hear(lane: Lane) -> Chunk | Exception:
+def hear(lane: Lane) -> AudioChunk | Exception:
     """Wait for what comes next in a lane."""
     heard = lane.get(DEADLINE_S)
     assert heard is not None, "nothing came"
@@ -601,11 +601,11 @@ class Play:
         self.engine = Watched(self.rows)
         self.scheduler = Scheduler(self.engine)
         self.lanes: dict[str, Lane] = {}
-        self.heard: dict[str, list[Chunk]] = defaultdict(list)
+        self.heard: dict[str, list[AudioChunk]] = defaultdict(list)
         self.dropped: set[str] = set()
         self.passed_over: Counter[str] = Counter()
 
-    def segments(self, name: str) -> list[Segment]:
+    def segments(self, name: str) -> list[SpeechSegment]:
         return [segment(name, index, "x" * length) for index, length in enumerate(self.wanted[int(name)].lengths)]
 
     def play(self) -> None:
@@ -676,7 +676,7 @@ def test_every_chunk_arrives_once_in_order_and_nobody_waits_for_ever(wanted: lis
     assert play.engine.free == rows
     for number in range(len(wanted)):
         name = str(number)
-        heard: dict[int, list[Chunk]] = defaultdict(list)
+        heard: dict[int, list[AudioChunk]] = defaultdict(list)
         for chunk in play.heard[name]:
             assert chunk.job == name
             heard[chunk.segment].append(chunk)

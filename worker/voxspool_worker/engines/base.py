@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class SpeechSegment:
     """A piece of a job's text, ready to be spoken."""
 
     job: str
@@ -46,7 +46,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class SpokenSegment:
     """How a segment came out: what its mark entry says beside the span."""
 
     seed: int
@@ -58,7 +58,7 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class AudioChunk:
     """Audio of one segment; a segment's chunks come in order."""
 
     job: str
@@ -67,7 +67,7 @@ class Chunk:
     """Samples, shape (n,), at the engine's sample rate. May be empty."""
     last: bool
     """Whether the segment is complete with this chunk."""
-    spoken: Spoken | None = None
+    spoken: SpokenSegment | None = None
     """With the last chunk, where the engine checks what it says; None: said once, with the segment's seed."""
 
 
@@ -77,7 +77,7 @@ class SegmentError(Exception):
     Any other exception out of `step` means that the engine itself can no longer be trusted.
     """
 
-    def __init__(self, segment: Segment, reason: str) -> None:
+    def __init__(self, segment: SpeechSegment, reason: str) -> None:
         super().__init__(reason)
         self.segment = segment
 
@@ -125,10 +125,10 @@ class Engine(Protocol):
     def prepare(self, voice: Voice) -> Prepared:
         """Make a voice ready, before a segment with it is admitted. From any thread; the first time takes seconds."""
 
-    def admit(self, segment: Segment) -> None:
+    def admit(self, segment: SpeechSegment) -> None:
         """Put a segment into a free row."""
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         """Move every running row once; with none running, do nothing.
 
         Raises SegmentError where one segment cannot be spoken.

@@ -12,7 +12,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from voxspool_worker import text
-from voxspool_worker.engines.base import Segment
+from voxspool_worker.engines.base import SpeechSegment
 from voxspool_worker.voices import catalog
 
 if TYPE_CHECKING:
@@ -95,10 +95,10 @@ class _Talk:
         self.elapsed_s = self.clock() - began
         return self
 
-    def _segments(self, texts: list[str], jobs: int) -> Iterator[Segment]:
+    def _segments(self, texts: list[str], jobs: int) -> Iterator[SpeechSegment]:
         voice = catalog.find(None, self.engine.voices, self.engine.name)
         language, indices = voice.language(None), [count() for _ in range(jobs)]
         for number, piece in enumerate(texts):
             job = number % jobs
             index = next(indices[job])
-            yield Segment(f"job-{job}", index, piece, 0, len(piece), 0.0, voice, language, 1.0, number)
+            yield SpeechSegment(f"job-{job}", index, piece, 0, len(piece), 0.0, voice, language, 1.0, number)

@@ -27,7 +27,7 @@ import numpy as np
 from voxspool.errors import CheckpointError, MissingExtraError, SettingsError, UnknownVoiceError
 from voxspool.hints import install_command, missing, program
 from voxspool.protocol.environment import PIPER_VOICES
-from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
+from voxspool_worker.engines.base import AudioChunk, Prepared, SegmentError
 from voxspool_worker.settings import forbid_telemetry
 from voxspool_worker.text import Limits
 from voxspool_worker.voices.catalog import Voice
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from piper import PiperVoice
 
-    from voxspool_worker.engines.base import Segment
+    from voxspool_worker.engines.base import SpeechSegment
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class PiperEngine:
         self._sources = {name: source for name, (_, source) in found.items()}
         self._loaded: OrderedDict[Path, PiperVoice] = OrderedDict()
         self._digests: dict[Path, str] = {}
-        self._waiting: Segment | None = None
+        self._waiting: SpeechSegment | None = None
         first = first or next(iter(found))
         try:
             self._load(first)
@@ -134,23 +134,23 @@ class PiperEngine:
         del voice
         return Prepared()
 
-    def admit(self, segment: Segment) -> None:
+    def admit(self, segment: SpeechSegment) -> None:
         """Put the segment into the only row."""
         self._waiting = segment
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         """Speak the waiting segment, whole."""
         segment, self._waiting = self._waiting, None
         if segment is None:
             return []
-        return [Chunk(segment.job, segment.index, self._speak(segment), last=True)]
+        return [AudioChunk(segment.job, segment.index, self._speak(segment), last=True)]
 
     def drop(self, job: str) -> None:
         """Free the row if it is the job's."""
         if self._waiting and self._waiting.job == job:
             self._waiting = None
 
-    def _speak(self, segment: Segment) -> npt.NDArray[np.int16]:
+    def _speak(self, segment: SpeechSegment) -> npt.NDArray[np.int16]:
         """Return a segment's samples, shape (n,); none where there is nothing to say."""
         from piper import SynthesisConfig
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from voxspool_worker.engines.base import Chunk, Prepared
+from voxspool_worker.engines.base import AudioChunk, Prepared
 from voxspool_worker.text import Limits
 from voxspool_worker.voices.catalog import Voice
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from voxspool_worker.engines.base import Segment
+    from voxspool_worker.engines.base import SpeechSegment
 
 CHAR_S: Final = 0.06
 """Seconds of sine a character: about the pace of English speech (16 characters a second)."""
@@ -38,10 +38,10 @@ PITCHES: Final = 24
 
 
 @dataclass(slots=True)
-class _Row:
+class _ToneRow:
     """A segment being sounded."""
 
-    segment: Segment
+    segment: SpeechSegment
     samples: npt.NDArray[np.int16]
     given: int = 0
 
@@ -56,7 +56,7 @@ class ToneEngine:
 
     def __init__(self, rows: int = 8) -> None:
         self.rows = rows
-        self._rows: list[_Row] = []
+        self._rows: list[_ToneRow] = []
         self._step_samples = round(STEP_S * self.sample_rate)
         self._stepped = 0.0
 
@@ -85,11 +85,11 @@ class ToneEngine:
         del voice
         return Prepared()
 
-    def admit(self, segment: Segment) -> None:
+    def admit(self, segment: SpeechSegment) -> None:
         """Put a segment into a free row."""
-        self._rows.append(_Row(segment, sine(segment, self.sample_rate)))
+        self._rows.append(_ToneRow(segment, sine(segment, self.sample_rate)))
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         """Make the next 50 ms of every row. If a row is live, wait until they have passed."""
         if any(row.segment.voice == LIVE for row in self._rows):
             time.sleep(max(0.0, self._stepped + STEP_S - time.monotonic()))
@@ -102,14 +102,14 @@ class ToneEngine:
         """Free the job's rows."""
         self._rows = [row for row in self._rows if row.segment.job != job]
 
-    def _advance(self, row: _Row) -> Chunk:
+    def _advance(self, row: _ToneRow) -> AudioChunk:
         """Cut the next chunk off a row."""
         pcm = row.samples[row.given : row.given + self._step_samples]
         row.given += len(pcm)
-        return Chunk(row.segment.job, row.segment.index, pcm, last=row.given >= len(row.samples))
+        return AudioChunk(row.segment.job, row.segment.index, pcm, last=row.given >= len(row.samples))
 
 
-def sine(segment: Segment, sample_rate: int) -> npt.NDArray[np.int16]:
+def sine(segment: SpeechSegment, sample_rate: int) -> npt.NDArray[np.int16]:
     """Return a segment's whole sound, shape (n,): what the chunks must add up to."""
     count = max(1, round(len(segment.text) * CHAR_S / segment.speed * sample_rate))
     hz = LOWEST_HZ * 2 ** ((segment.seed % PITCHES) / 12)

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from voxspool_worker.engines.base import Segment, SegmentError
+from voxspool_worker.engines.base import SegmentError, SpeechSegment
 from voxspool_worker.voices import catalog
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def warm_up(engine: Engine) -> Warmed:
     if catalog.built_in(engine.voices):
         voice = catalog.find(None, engine.voices, engine.name)
         engine.prepare(voice)
-        engine.admit(Segment("warm-up", 0, WORDS, 0, len(WORDS), 0.0, voice, voice.language(None), 1.0, 0))
+        engine.admit(SpeechSegment("warm-up", 0, WORDS, 0, len(WORDS), 0.0, voice, voice.language(None), 1.0, 0))
         try:
             while engine.free < engine.rows:
                 samples += sum(len(chunk.pcm) for chunk in engine.step())

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from voxspool.protocol.narration import ChapterSpec
     from voxspool.protocol.stream import End
     from voxspool.store.segments import Store, Stored
-    from voxspool_worker.engines.base import Engine, Segment
+    from voxspool_worker.engines.base import Engine, SpeechSegment
     from voxspool_worker.jobs.cancellation import CancelToken
     from voxspool_worker.jobs.execution import JobExecution
     from voxspool_worker.narration.segment_plan import Plan
@@ -147,14 +147,14 @@ class _Narration:
         """The chapter as the segment workers see it, once they do."""
         self._counts: Counter[str] = Counter()
 
-    def plan(self, at: JobRun) -> list[Segment]:
+    def plan(self, at: JobRun) -> list[SpeechSegment]:
         """Cut it."""
         self._plan = self._narrator.plan(self._spec, at.run)
         first = {key: index for index, key in reversed(list(enumerate(self._plan.keys)))}
         self._repeated = {index for index, key in enumerate(self._plan.keys) if first[key] != index}
         return self._plan.segments
 
-    def say(self, at: JobRun, segments: Sequence[Segment]) -> None:
+    def say(self, at: JobRun, segments: Sequence[SpeechSegment]) -> None:
         """Have the segments spoken that the store has not, and mark all."""
         assert self._plan, "a job is planned first"
         known = self._narrator.open(at.run.job, self._plan, at)
@@ -173,7 +173,7 @@ class _Narration:
             at.run.job, end.duration_s, at.elapsed_s, end.segments, counts,
         )  # fmt: skip
 
-    def _mark(self, at: JobRun, segment: Segment, outcome: Outcome) -> None:
+    def _mark(self, at: JobRun, segment: SpeechSegment, outcome: Outcome) -> None:
         """Publish a segment's mark. Raises SpeechGivenUpError where what came of it ends the chapter."""
         assert self._plan, "a job is planned first"
         if outcome.word not in WORDS:
@@ -207,7 +207,7 @@ class Known:
         """How many results were read."""
         self._announced = 0.0
 
-    def open(self, segments: Iterable[Segment]) -> int:
+    def open(self, segments: Iterable[SpeechSegment]) -> int:
         """Learn what is there already, and offer the rest; give how many those are."""
         self._patiently(self.segment_queue.take)
         self._results = 0
@@ -220,7 +220,7 @@ class Known:
         self._patiently(self._announce)
         return len(missing)
 
-    def await_outcome(self, segment: Segment) -> Outcome:
+    def await_outcome(self, segment: SpeechSegment) -> Outcome:
         """Wait for what comes of a segment. Raises EndedEarlyError, or what Redis raises when it is not there."""
         key = self._plan.keys[segment.index]
         while key not in self._outcomes:

@@ -16,7 +16,7 @@ from voxspool.errors import MissingExtraError, UnknownLanguageError
 from voxspool.protocol.narration import BETWEEN
 from voxspool.store.segments import key_of
 from voxspool_worker import text
-from voxspool_worker.engines.base import Segment
+from voxspool_worker.engines.base import SpeechSegment
 from voxspool_worker.narration import audio_checks
 from voxspool_worker.speech.pipeline import check_engine
 from voxspool_worker.voices import catalog
@@ -36,7 +36,7 @@ _KEY: Final = "voxspool segment 1"
 class Plan:
     """A chapter's segments in order, and the key of each in the store."""
 
-    segments: list[Segment]
+    segments: list[SpeechSegment]
     """Their spans count in the chapter's text; what follows in silence is in the last one's pause."""
     keys: list[str]
     store: str
@@ -49,12 +49,12 @@ class Plan:
 
 
 def plan(chapter: ChapterSpec, engine: Engine, run: str) -> Plan:
-    """Cut a chapter for an engine; `run` is who speaks it, as in `Segment.job`.
+    """Cut a chapter for an engine; `run` is who speaks it, as in `SpeechSegment.job`.
 
     Raises UnknownEngineError, UnknownVoiceError, UnknownLanguageError, InvalidJobError or MissingExtraError.
     """
     check_engine(chapter.speech, engine)
-    segments: list[Segment] = []
+    segments: list[SpeechSegment] = []
     spoken = _Voiced(chapter, engine)
     start = 0
     for passage in chapter.passages:
@@ -102,20 +102,20 @@ class _Voiced:
             return voice, voice.language(self.speech.language)
 
 
-def _cut(passage: Passage, start: int, index: int, spoken: _Voiced, run: str) -> Iterator[Segment]:
+def _cut(passage: Passage, start: int, index: int, spoken: _Voiced, run: str) -> Iterator[SpeechSegment]:
     """Cut one passage, which begins at `start` in the chapter's text, into segments from `index` on."""
     voice, language = spoken.of(passage)
     limits = spoken.engine.limits(language)
     limits = replace(limits, first_max_chars=limits.max_chars)  # nobody waits for the first sound of a paragraph
     for place, piece in enumerate(text.split(passage.text, language, limits), index):
         seed = seed_of(spoken.speech.seed, voice.name, piece.text)
-        yield Segment(
+        yield SpeechSegment(
             run, place, piece.text, start + piece.start, start + piece.end, piece.pause_s,
             voice, language, spoken.speech.speed, seed,
         )  # fmt: skip
 
 
-def _key(segment: Segment, engine: Engine) -> str:
+def _key(segment: SpeechSegment, engine: Engine) -> str:
     """Return the key of a segment: a hash of everything that determines its sound."""
     voice: list[Any] = [segment.voice.name, [list(part) for part in segment.voice.parts], engine.digest(segment.voice)]
     return key_of(

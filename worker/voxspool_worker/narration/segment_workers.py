@@ -23,7 +23,7 @@ from voxspool.errors import VoxspoolError
 from voxspool.protocol.jobs import AUDIO_BASE_S, AUDIO_PER_CHAR_S
 from voxspool.protocol.narration import ChapterSpec
 from voxspool.protocol.stream import Mark
-from voxspool_worker.engines.base import Chunk, SegmentError, Spoken
+from voxspool_worker.engines.base import AudioChunk, SegmentError, SpokenSegment
 from voxspool_worker.narration import audio_checks, segment_queue
 from voxspool_worker.narration.segment_plan import Plan, plan, seed_of
 from voxspool_worker.narration.segment_queue import Claimed, Outcome, SegmentQueue
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from voxspool.store.segments import Store, Stored
-    from voxspool_worker.engines.base import Engine, Segment
+    from voxspool_worker.engines.base import Engine, SpeechSegment
     from voxspool_worker.narration.store_handle import StoreHandle
     from voxspool_worker.speech.pipeline import Observer
     from voxspool_worker.speech.scheduler import Lane, Scheduler
@@ -83,7 +83,7 @@ class _ClaimedSegment:
     dropped: bool = False
 
     @property
-    def segment(self) -> Segment:
+    def segment(self) -> SpeechSegment:
         """What it says, as a job of its own."""
         return replace(self.chapter.plan.segments[self.claimed.index], job=self.id, live=False)
 
@@ -101,7 +101,7 @@ class Try(NamedTuple):
     heard: audio_checks.Heard
     faults: list[str]
     """The worst first."""
-    spoken: Spoken
+    spoken: SpokenSegment
 
 
 class SegmentWorkers:
@@ -330,7 +330,7 @@ class SegmentWorkers:
                 break
         return min(tried, key=lambda one: len(one.faults)), tries, elapsed_s
 
-    def _once(self, hold: _ClaimedSegment, segment: Segment) -> tuple[Try, float]:
+    def _once(self, hold: _ClaimedSegment, segment: SpeechSegment) -> tuple[Try, float]:
         """Speak a segment once, or twice where the engine fails; give the seconds that it took from its row on."""
         self._prepare(segment)
         try:
@@ -344,13 +344,13 @@ class SegmentWorkers:
             faults = [spoken.fault, *(fault for fault in faults if fault != spoken.fault)]
         return Try(pcm, heard, faults, spoken), spent_s
 
-    def _prepare(self, segment: Segment) -> None:
+    def _prepare(self, segment: SpeechSegment) -> None:
         """Make a voice ready, and count it where that was work: for each segment it would be the last one's again."""
         prepared = self._engine.prepare(segment.voice)
         if prepared.source not in ("built-in", "memory"):
             self._observer.voice_ready(prepared)
 
-    def _hear(self, hold: _ClaimedSegment, segment: Segment) -> tuple[Pcm, Spoken, float]:
+    def _hear(self, hold: _ClaimedSegment, segment: SpeechSegment) -> tuple[Pcm, SpokenSegment, float]:
         """Have the engine speak; give the samples, how they came about and the seconds from its row on."""
         most_s = AUDIO_BASE_S + AUDIO_PER_CHAR_S * len(segment.text) / segment.speed
         parts: list[Pcm] = []
@@ -363,13 +363,13 @@ class SegmentWorkers:
                         segment, f"the output is longer than the text can explain: over {most_s:.0f} s for one segment"
                     )
                 if chunk.last:
-                    spoken = chunk.spoken or Spoken(segment.seed)
+                    spoken = chunk.spoken or SpokenSegment(segment.seed)
                     return np.concatenate(parts), spoken, time.monotonic() - (lane.seated or time.monotonic())
         finally:
             self._scheduler.drop(hold.id)
         raise EngineLostError("the worker ends")
 
-    def _chunks(self, hold: _ClaimedSegment, lane: Lane) -> Iterator[Chunk]:
+    def _chunks(self, hold: _ClaimedSegment, lane: Lane) -> Iterator[AudioChunk]:
         """Yield what the engine makes. Raises what it raises, and _DroppedError where nobody wants it any more."""
         while not self._quit.is_set():
             heard = None if hold.dropped else lane.get(LOOK_S)

@@ -22,7 +22,7 @@ from voxspool.errors import InvalidJobError, MissingExtraError, UnknownEngineErr
 from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, ENGINES, engine_of
 from voxspool.protocol.stream import STATES, Audio, Begin, Cancelled, End, Failed, Mark
 from voxspool_worker import text
-from voxspool_worker.engines.base import Chunk, Prepared, Segment, SegmentError, Spoken
+from voxspool_worker.engines.base import AudioChunk, Prepared, SegmentError, SpeechSegment, SpokenSegment
 from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason
 from voxspool_worker.speech.publisher import (
     AlreadyRunningError,
@@ -94,13 +94,13 @@ class JobKind(Protocol):
     max_deaths: int
     """A job that so many workers died of, in one segment, is set aside."""
 
-    def plan(self, at: JobRun) -> list[Segment]:
+    def plan(self, at: JobRun) -> list[SpeechSegment]:
         """Cut the job into segments; none where there is nothing to say.
 
         Raises VoxspoolError for a job that cannot be spoken, NeedsOtherWorkerError for one that others can.
         """
 
-    def say(self, at: JobRun, segments: Sequence[Segment]) -> None:
+    def say(self, at: JobRun, segments: Sequence[SpeechSegment]) -> None:
         """Publish what comes of these segments, in their order, with a mark for each."""
 
     def ended(self, at: JobRun, end: End) -> None:
@@ -229,7 +229,7 @@ class Pipeline:
     def _tell(self, at: JobRun, telling: JobKind) -> dict[str, Any]:
         """Claim, say, end."""
         spec, problem = at.spec, None
-        segments: list[Segment] = []
+        segments: list[SpeechSegment] = []
         voice, language = spec.voice or "", spec.language or ""
         if at.run.deaths >= telling.max_deaths:
             self._set_aside(at, self._begin_entry(voice, language, spec.seed))
@@ -300,13 +300,13 @@ class Pipeline:
         if others := able - {self._engine.name}:
             raise WrongEngineError(min(others - {workers.LAST} or others)) from error
 
-    def prepare(self, at: JobRun, segment: Segment) -> None:
+    def prepare(self, at: JobRun, segment: SpeechSegment) -> None:
         """Make the job's voice ready, in the job's own thread, so that nobody else waits for it."""
         at.prepared = self._engine.prepare(segment.voice)
         self._observer.voice_ready(at.prepared)
         log.debug("voice.ready job=%s source=%s seconds=%.4g", at.spec.id, at.prepared.source, at.prepared.seconds)
 
-    def plan(self, spec: JobSpec, run: str) -> list[Segment]:
+    def plan(self, spec: JobSpec, run: str) -> list[SpeechSegment]:
         """Cut a job into segments; none where there is nothing to say.
 
         Raises UnknownEngineError, UnknownVoiceError or UnknownLanguageError.
@@ -316,14 +316,14 @@ class Pipeline:
         language = voice.language(spec.language)
         pieces = text.split(spec.text, language, self._engine.limits(language))
         return [
-            Segment(
+            SpeechSegment(
                 run, index, piece.text, piece.start, piece.end, piece.pause_s,
                 voice, language, spec.speed, segment_seed(spec.seed, index),
             )
             for index, piece in enumerate(pieces)
         ]  # fmt: skip
 
-    def say(self, at: JobRun, segments: Sequence[Segment]) -> None:
+    def say(self, at: JobRun, segments: Sequence[SpeechSegment]) -> None:
         """Publish the audio of these segments in the order of the text, with a mark behind each."""
         at.work_before = self._scheduler.work
         window_s = at.spec.window_s
@@ -338,17 +338,17 @@ class Pipeline:
             at.token.on_end(lambda: None)
             self._scheduler.drop(at.run.id)
 
-    def _say_one(self, at: JobRun, segment: Segment, chunks: Iterator[Chunk]) -> int:
+    def _say_one(self, at: JobRun, segment: SpeechSegment, chunks: Iterator[AudioChunk]) -> int:
         """Publish one segment: its audio, the pause after it, its mark. Give the pause, in samples."""
         start, last = at.publisher.pos, False
-        spoken: Spoken | None = None
+        spoken: SpokenSegment | None = None
         while not last:
             chunk = next(chunks)
             self._publish_audio(at, chunk.pcm)
             spoken, last = chunk.spoken, chunk.last
         pause = np.zeros(round(segment.pause_s * self._engine.sample_rate), np.int16)
         self._publish_audio(at, pause)
-        mark = mark_of(segment, start, at.publisher.pos, spoken or Spoken(segment.seed))
+        mark = mark_of(segment, start, at.publisher.pos, spoken or SpokenSegment(segment.seed))
         at.publish_mark(mark)
         self._observer.segment_done(mark)
         return len(pause)
@@ -412,11 +412,11 @@ class _Speech:
         self._pipeline = pipeline
         self._observer = observer
 
-    def plan(self, at: JobRun) -> list[Segment]:
+    def plan(self, at: JobRun) -> list[SpeechSegment]:
         """Cut its text."""
         return self._pipeline.plan(at.spec, at.run.id)
 
-    def say(self, at: JobRun, segments: Sequence[Segment]) -> None:
+    def say(self, at: JobRun, segments: Sequence[SpeechSegment]) -> None:
         """Speak with the engine's rows."""
         self._pipeline.prepare(at, segments[0])
         self._pipeline.say(at, segments)
@@ -486,7 +486,7 @@ def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
         publisher.publish(Failed(publisher.pos, "timeout", sentence, retryable=True))
 
 
-def _heard(lane: Lane, at: JobRun) -> Iterator[Chunk]:
+def _heard(lane: Lane, at: JobRun) -> Iterator[AudioChunk]:
     """Yield chunks as the engine makes them; end as the token, the readers or the engine say."""
     while True:
         wait_s, held = min(LOOK_S, at.token.remaining_s), lane.far_ahead
@@ -502,9 +502,9 @@ def _heard(lane: Lane, at: JobRun) -> Iterator[Chunk]:
             yield heard
 
 
-def in_order(chunks: Iterator[Chunk], order: list[int]) -> Iterator[Chunk]:
+def in_order(chunks: Iterator[AudioChunk], order: list[int]) -> Iterator[AudioChunk]:
     """Yield chunks in the order of their segments, holding back those of later ones."""
-    held: dict[int, list[Chunk]] = {index: [] for index in order}
+    held: dict[int, list[AudioChunk]] = {index: [] for index in order}
     for index in order:
         ready = held.pop(index)
         yield from ready
@@ -518,7 +518,7 @@ def in_order(chunks: Iterator[Chunk], order: list[int]) -> Iterator[Chunk]:
                 held[chunk.segment].append(chunk)
 
 
-def mark_of(segment: Segment, pos: int, end_pos: int, spoken: Spoken) -> Mark:
+def mark_of(segment: SpeechSegment, pos: int, end_pos: int, spoken: SpokenSegment) -> Mark:
     """Describe a segment that is complete, and how it came out."""
     return Mark(
         pos, end_pos, segment.index, segment.start, segment.end, spoken.seed, tries=spoken.tries, fault=spoken.fault

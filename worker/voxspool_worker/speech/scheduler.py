@@ -21,13 +21,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from voxspool_worker.engines.base import Chunk, SegmentError
+from voxspool_worker.engines.base import AudioChunk, SegmentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from voxspool.protocol.jobs import Priority
-    from voxspool_worker.engines.base import Engine, Segment
+    from voxspool_worker.engines.base import Engine, SpeechSegment
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class EngineLostError(Exception):
     """The engine failed as a whole; nothing more comes from this process."""
 
 
-Heard: TypeAlias = Chunk | Exception | None
+Heard: TypeAlias = AudioChunk | Exception | None
 """What a lane gives: a chunk; an error that ends the job; None where its token wants to be looked at."""
 
 
@@ -62,7 +62,7 @@ class Lane:
 
     def put(self, heard: Heard) -> None:
         """Put an event into the job's queue. From any thread; chunks from the engine thread alone."""
-        if isinstance(heard, Chunk):
+        if isinstance(heard, AudioChunk):
             self._made_samples += len(heard.pcm)
         self._heard.put(heard)
 
@@ -95,7 +95,7 @@ class _Job:
 
     id: str
     batch: bool
-    waiting: deque[Segment]
+    waiting: deque[SpeechSegment]
     lane: Lane
     running: int = 0
     served: int = 0
@@ -125,11 +125,11 @@ class Turns:
     jobs: dict[str, _Job] = field(default_factory=dict)
     _turn: int = 0
 
-    def add(self, job: str, priority: Priority, segments: Iterable[Segment], lane: Lane) -> None:
+    def add(self, job: str, priority: Priority, segments: Iterable[SpeechSegment], lane: Lane) -> None:
         """Take a job in; it comes before the one that was served last, and behind all that wait."""
         self.jobs[job] = _Job(job, priority == "batch", deque(segments), lane, served=self._turn - 1)
 
-    def take(self) -> Segment | None:
+    def take(self) -> SpeechSegment | None:
         """Return the next segment that gets a row, or None if no segment may have one."""
         ready = [job for job in self.jobs.values() if job.ready and not (job.batch and self._batch_is_full())]
         if not ready:
@@ -196,7 +196,7 @@ class Scheduler:
         return self._engine.rows - self._engine.free
 
     def submit(
-        self, job: str, priority: Priority, segments: Iterable[Segment], window_samples: int | None = None
+        self, job: str, priority: Priority, segments: Iterable[SpeechSegment], window_samples: int | None = None
     ) -> Lane:
         """Take a job's segments in; give the lane that its chunks will come by."""
         lane = Lane(window_samples)
@@ -251,11 +251,11 @@ class Scheduler:
             self._stopped = True
             self._changed.notify()
 
-    def _step(self) -> list[Chunk]:
+    def _step(self) -> list[AudioChunk]:
         """Move the engine once, and count the work."""
         rows, began = self.rows_in_use, time.perf_counter()
         self.step_began = time.monotonic()
-        chunks: list[Chunk] = []
+        chunks: list[AudioChunk] = []
         try:
             chunks = self._engine.step()
         finally:
@@ -289,7 +289,7 @@ class Scheduler:
             self._engine.admit(segment)
             self.work = self.work._replace(seating_s=self.work.seating_s + time.perf_counter() - began)
 
-    def _hand_out(self, chunk: Chunk) -> None:
+    def _hand_out(self, chunk: AudioChunk) -> None:
         """Put a chunk into its job's queue, unless the job was dropped meanwhile."""
         with self._changed:
             job = self._turns.jobs.get(chunk.job)

@@ -10,7 +10,7 @@ from voxspool.errors import CheckpointError, MissingExtraError
 from voxspool.narration.report.verify import LIMIT, Heard, Listener, compare, verify, words
 from voxspool.narration.track import Cue, Track
 from voxspool.store.segments import Store
-from voxspool_worker.engines.base import Segment
+from voxspool_worker.engines.base import SpeechSegment
 from voxspool_worker.engines.piper import PiperEngine, voice_folders
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def test_right_words_pass_and_wrong_ones_are_found(tmp_path: Path) -> None:
     voice = next(iter(engine.voices.values()))
 
     def cue(wanted: str, said: str, index: int) -> Cue:
-        engine.admit(Segment("job", index, said, 0, len(said), 0.0, voice, "en-us", 1.0, 0))
+        engine.admit(SpeechSegment("job", index, said, 0, len(said), 0.0, voice, "en-us", 1.0, 0))
         (chunk,) = engine.step()
         about: dict[str, Any] = dict.fromkeys(("engine", "model", "voice", "fault", "worker"), "")
         about |= dict.fromkeys(("seed", "tries", "elapsed_s", "level_dbfs", "peak_dbfs", "silent_share"), 0)

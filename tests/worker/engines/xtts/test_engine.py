@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from voxspool_worker.engines import xtts
-from voxspool_worker.engines.base import Chunk, Segment, SegmentError, Spoken
+from voxspool_worker.engines.base import AudioChunk, SegmentError, SpeechSegment, SpokenSegment
 from voxspool_worker.engines.xtts import checkpoint, device, model, output_check
 from voxspool_worker.engines.xtts.active_segment import TOKEN_S, again_seed
 from voxspool_worker.engines.xtts.engine import XttsEngine
@@ -68,24 +68,24 @@ def make(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Make:
 def segment(
     engine: XttsEngine, text: str = SHORT, *, job: str = "a", index: int = 0, seed: int = 7, speed: float = 1.0,
     voice: str | None = None,
-) -> Segment:  # fmt: skip
+) -> SpeechSegment:  # fmt: skip
     found = find(voice, engine.voices, engine.name)
     engine.prepare(found)
-    return Segment(job, index, text, 0, len(text), 0.0, found, "en", speed, seed)
+    return SpeechSegment(job, index, text, 0, len(text), 0.0, found, "en", speed, seed)
 
 
-def to_end(engine: XttsEngine) -> list[Chunk]:
-    chunks: list[Chunk] = []
+def to_end(engine: XttsEngine) -> list[AudioChunk]:
+    chunks: list[AudioChunk] = []
     while engine.free < engine.rows:
         chunks += engine.step()
     return chunks
 
 
-def audio(chunks: list[Chunk], job: str = "a", index: int = 0) -> npt.NDArray[np.int16]:
+def audio(chunks: list[AudioChunk], job: str = "a", index: int = 0) -> npt.NDArray[np.int16]:
     return np.concatenate([chunk.pcm for chunk in chunks if (chunk.job, chunk.segment) == (job, index)])
 
 
-def outcome(chunks: list[Chunk], job: str = "a", index: int = 0) -> Spoken:
+def outcome(chunks: list[AudioChunk], job: str = "a", index: int = 0) -> SpokenSegment:
     (last,) = [chunk for chunk in chunks if (chunk.job, chunk.segment) == (job, index) and chunk.last]
     assert last.spoken is not None
     return last.spoken
@@ -170,7 +170,7 @@ def test_a_runaway_ends_at_what_is_plausible_and_the_mark_says_so(make: Make) ->
     engine = make(NEVER)
     engine.admit(segment(engine))
     chunks = to_end(engine)
-    assert outcome(chunks) == Spoken(7, 1, "rate"), "it was being heard, so it was not spoken again"
+    assert outcome(chunks) == SpokenSegment(7, 1, "rate"), "it was being heard, so it was not spoken again"
     assert len(audio(chunks)) / 24_000 <= output_check.band(SHORT, 250).longest_s + 2 * TOKEN_S
 
 
@@ -211,7 +211,7 @@ def test_without_second_tries_faults_are_still_marked(make: Make) -> None:
     engine = make(NEVER, tries=1)
     engine.admit(segment(engine))
     engine.admit(segment(engine, "No.", index=1))
-    assert outcome(to_end(engine), index=1) == Spoken(7, 1, "rate")
+    assert outcome(to_end(engine), index=1) == SpokenSegment(7, 1, "rate")
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["one segment a step", "all that are due"])
@@ -225,7 +225,7 @@ def test_audio_that_is_no_number_ends_its_segment_alone(make: Make, *, together:
     engine.admit(good)
     engine._active[0].latents.append(torch.full((128,), torch.nan))
     failed = None
-    chunks: list[Chunk] = []
+    chunks: list[AudioChunk] = []
     while engine.free < engine.rows:
         try:
             chunks += engine.step()

@@ -85,11 +85,11 @@ def test_a_real_voice_is_never_called_noise() -> None:
     from voxspool_worker.settings import Settings
 
     engine = load("piper", Settings())
-    from voxspool_worker.engines.base import Segment
+    from voxspool_worker.engines.base import SpeechSegment
 
     voice = next(iter(engine.voices.values()))
     engine.admit(
-        Segment("a", 0, "She sells sea shells; six thick thistle sticks, sisters.", 0, 1, 0, voice, "en", 1.0, 0)
+        SpeechSegment("a", 0, "She sells sea shells; six thick thistle sticks, sisters.", 0, 1, 0, voice, "en", 1.0, 0)
     )
     samples = engine.step()[0].pcm / 32768
     for end in range(engine.sample_rate, len(samples), engine.sample_rate // 10):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from voxspool_worker.engines.base import Spoken
+from voxspool_worker.engines.base import SpokenSegment
 from voxspool_worker.engines.xtts import output_check
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from voxspool_worker.engines.base import Segment
+    from voxspool_worker.engines.base import SpeechSegment
     from voxspool_worker.engines.xtts.prepared_voices import PreparedVoice
     from voxspool_worker.engines.xtts.vocoder import VocoderStream
 
@@ -42,7 +42,7 @@ MOST_TOKENS: Final = 40
 class Try:
     """One way in which a segment was spoken."""
 
-    spoken: Spoken
+    spoken: SpokenSegment
     rank: tuple[int, float]
     """The smallest is the best."""
     latents: tuple[Tensor, ...]
@@ -54,7 +54,7 @@ class Try:
 class ActiveSegment:
     """A segment that was admitted."""
 
-    segment: Segment
+    segment: SpeechSegment
     text: Sequence[int]
     prepared: PreparedVoice
     plausible: output_check.Band
@@ -129,7 +129,7 @@ class ActiveSegment:
     def remember(self, samples: npt.NDArray[np.float32] | None) -> None:
         """Keep this try if it is the best so far."""
         rank = output_check.worse(self.fault, self.seconds, self.plausible)
-        one = Try(Spoken(self.seed, self.tries, self.fault), rank, tuple(self.latents), samples)
+        one = Try(SpokenSegment(self.seed, self.tries, self.fault), rank, tuple(self.latents), samples)
         if self.best is None or one.rank < self.best.rank:
             self.best = one
 
@@ -139,9 +139,9 @@ class ActiveSegment:
         self.seed, self.fault = one.spoken.seed, one.spoken.fault
         self.latents, self.vocoded, self.held = list(one.latents), 0, []
 
-    def outcome(self) -> Spoken:
+    def outcome(self) -> SpokenSegment:
         """Return how the segment was spoken."""
-        return Spoken(self.seed, self.tries, self.fault)
+        return SpokenSegment(self.seed, self.tries, self.fault)
 
 
 def again_seed(seed: int, tries: int) -> int:

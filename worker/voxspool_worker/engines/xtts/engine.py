@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import numpy as np
 import torch
 
-from voxspool_worker.engines.base import Chunk, Prepared, SegmentError
+from voxspool_worker.engines.base import AudioChunk, Prepared, SegmentError
 from voxspool_worker.engines.xtts import output_check
 from voxspool_worker.engines.xtts.active_segment import TOKEN_S, ActiveSegment, to_pcm
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from voxspool_worker.engines.base import Segment
+    from voxspool_worker.engines.base import SpeechSegment
     from voxspool_worker.engines.xtts.gpt import Gpt
     from voxspool_worker.engines.xtts.prepared_voices import PreparedVoices
     from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
@@ -51,7 +51,7 @@ class XttsEngine:
         self._tries = tries
         self._together = device != "cpu"
         self._active: list[ActiveSegment] = []
-        self._loose: list[Chunk] = []
+        self._loose: list[AudioChunk] = []
         """What came loose and was not given yet: a broken segment must not take its neighbours' audio with it."""
         self._broken: list[ActiveSegment] = []
 
@@ -78,7 +78,7 @@ class XttsEngine:
         """Make a voice's conditioning ready: in memory, from a cache, or computed. From any thread."""
         return self._prepared.prepare(voice)
 
-    def admit(self, segment: Segment) -> None:
+    def admit(self, segment: SpeechSegment) -> None:
         """Put a segment into a free row. Its prompt is read here, which takes 1 ms a token on two cores."""
         prepared = self._prepared.ready(segment.voice, self._gpt, self._vocoder)
         text = self._tokenizer.tokens(segment.text, segment.language)
@@ -87,7 +87,7 @@ class XttsEngine:
         self._active.append(active)
         self._speak(active)
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[AudioChunk]:
         """Move every running row by a token, and vocode what is due.
 
         Raises SegmentError where a segment's audio is no number: its row is free again.
@@ -190,7 +190,7 @@ class XttsEngine:
             samples.append((active, np.concatenate(said).astype(np.float32)))
         return samples
 
-    def _take(self, active: ActiveSegment, samples: npt.NDArray[np.float32]) -> list[Chunk]:
+    def _take(self, active: ActiveSegment, samples: npt.NDArray[np.float32]) -> list[AudioChunk]:
         """Return what a live segment said; hold back the others' until it is whole and was judged."""
         active.held.append(samples)
         whole = active.decoded and not active.waiting
@@ -200,25 +200,27 @@ class XttsEngine:
             return self._take_whole(active)
         return [self._stream_on(active, last=whole)]
 
-    def _take_whole(self, active: ActiveSegment) -> list[Chunk]:
+    def _take_whole(self, active: ActiveSegment) -> list[AudioChunk]:
         """Return the chunk of a segment of which nothing was heard, if its audio may be used."""
         samples = np.concatenate(active.held)
         if not active.settled:
             active.fault = active.fault or output_check.end_fault(samples, self.sample_rate)
             if not self._judge(active, samples):
                 return []
-        return [Chunk(active.segment.job, active.segment.index, to_pcm(samples), last=True, spoken=active.outcome())]
+        return [
+            AudioChunk(active.segment.job, active.segment.index, to_pcm(samples), last=True, spoken=active.outcome())
+        ]
 
-    def _stream_on(self, active: ActiveSegment, *, last: bool) -> Chunk:
+    def _stream_on(self, active: ActiveSegment, *, last: bool) -> AudioChunk:
         """Return what is held, and keep a copy of its last second for the output check."""
         segment, tail = active.segment, active.held[0] if active.heard else np.zeros(0, np.float32)
         fresh = np.concatenate(active.held[1:] if active.heard else active.held)
         active.held = [np.concatenate((tail, fresh))[-round(2 * output_check.END_S * self.sample_rate) :]]
         active.heard = True
         if not last:
-            return Chunk(segment.job, segment.index, to_pcm(fresh), last=False)
+            return AudioChunk(segment.job, segment.index, to_pcm(fresh), last=False)
         active.fault = active.fault or output_check.end_fault(active.held[0], self.sample_rate)
-        return Chunk(segment.job, segment.index, to_pcm(fresh), last=True, spoken=active.outcome())
+        return AudioChunk(segment.job, segment.index, to_pcm(fresh), last=True, spoken=active.outcome())
 
     def _give_up(self, active: ActiveSegment) -> NoReturn:
         """End a segment whose audio is no number."""
@@ -229,5 +231,5 @@ class XttsEngine:
         )
 
 
-def _is_of(chunk: Chunk, active: ActiveSegment) -> bool:
+def _is_of(chunk: AudioChunk, active: ActiveSegment) -> bool:
     return (chunk.job, chunk.segment) == (active.segment.job, active.segment.index)
