@@ -115,7 +115,7 @@ def main() -> None:
                 self._rows[-1].samples = sound(segment.seed, self._rows[-1].samples)
 
         def step(self) -> list[AudioChunk]:
-            for segment in [row.segment for row in self._rows if row.given]:  # after its first chunk
+            for segment in [row.segment for row in self._rows if row.emitted]:  # after its first chunk
                 for act in [act for word, act in WORDS.items() if word in segment.text]:
                     act(segment)
             return super().step()

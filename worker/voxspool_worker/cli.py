@@ -192,15 +192,15 @@ def _bench(settings: Settings) -> None:
     engine = engines.load(settings.engine, settings)
     click.echo(f"{engine.model} on {engine.device}, {engine.rows} rows: measuring", err=True)
     speed = measure(engine)
-    if speed.many_factor:
-        speeds.remember(settings.cache_dir, engine.name, 1 / speed.many_factor)
+    if speed.many_rtf:
+        speeds.remember(settings.cache_dir, engine.name, 1 / speed.many_rtf)
     for name, value, unit in (
         ("voice made ready", speed.voice_s, "s"),
         ("first audio", speed.first_chunk_s, "s"),
-        ("one sentence", speed.one_factor, "of real time"),
+        ("one sentence", speed.one_rtf, "of real time"),
         ("a page", speed.passage_s, "s"),
-        ("", speed.passage_factor, "of real time"),
-        (f"{2 * engine.rows} sentences at once", speed.many_factor, "of real time"),
+        ("", speed.passage_rtf, "of real time"),
+        (f"{2 * engine.rows} sentences at once", speed.many_rtf, "of real time"),
     ):
         click.echo(f"{name:<24} {value:8.3f} {unit}")
 

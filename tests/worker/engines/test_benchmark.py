@@ -1,4 +1,4 @@
-"""How an engine is measured: with tone, whose lengths are exact, and a clock that passes with each step."""
+"""The benchmark on tone, whose audio lengths are known, with a clock that advances by a fixed time per step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from voxspool_worker.engines.benchmark import FIRST, PASSAGE, measure
+from voxspool_worker.engines.benchmark import PASSAGE, SENTENCE, measure
 from voxspool_worker.engines.tone import CHAR_S, STEP_S, ToneEngine
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 STEP_TAKES_S = 0.01
 
 
-class Ticking(ToneEngine):
-    """Tone whose every step takes a hundredth of a second, on a clock of its own."""
+class SteppedClockEngine(ToneEngine):
+    """Tone with its own clock, which each step advances by STEP_TAKES_S."""
 
     now_s = 0.0
 
@@ -25,14 +25,14 @@ class Ticking(ToneEngine):
         return super().step()
 
 
-def test_the_figures_follow_from_what_the_engine_does() -> None:
-    engine = Ticking(rows=4)
+def test_times_and_real_time_factors_follow_from_the_number_of_steps() -> None:
+    engine = SteppedClockEngine(rows=4)
     speed = measure(engine, lambda: engine.now_s)
-    step_factor = STEP_TAKES_S / STEP_S
+    step_rtf = STEP_TAKES_S / STEP_S
     assert speed.first_chunk_s == pytest.approx(STEP_TAKES_S)
-    assert speed.one_factor == pytest.approx(step_factor, rel=0.05)
-    assert speed.many_factor == pytest.approx(step_factor / 4, rel=0.05), "four rows, four times as much"
-    assert speed.passage_factor == pytest.approx(speed.passage_s / (len(PASSAGE) * CHAR_S), rel=0.05)
-    assert speed.passage_s < len(PASSAGE) * CHAR_S * step_factor, "its segments share the rows"
+    assert speed.one_rtf == pytest.approx(step_rtf, rel=0.05)
+    assert speed.many_rtf == pytest.approx(step_rtf / 4, rel=0.05), "four rows share each step"
+    assert speed.passage_rtf == pytest.approx(speed.passage_s / (len(PASSAGE) * CHAR_S), rel=0.05)
+    assert speed.passage_s < len(PASSAGE) * CHAR_S * step_rtf, "the segments of the passage share the rows"
     assert engine.free == engine.rows
-    assert len(FIRST) < 100
+    assert len(SENTENCE) < 100

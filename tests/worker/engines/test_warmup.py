@@ -1,4 +1,4 @@
-"""What is said to nobody before the first job."""
+"""The warm-up of an engine before its first job."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.engines.warmup import warm_up
 
 
-class Counting(ToneEngine):
-    """A tone that counts its steps."""
+class StepCounter(ToneEngine):
+    """Tone that counts its steps."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.prepared: list[str] = []
         self.steps = 0
 
     def step(self) -> list[AudioChunk]:
@@ -22,8 +21,8 @@ class Counting(ToneEngine):
         return super().step()
 
 
-class Refusing(ToneEngine):
-    """An engine that cannot say its first segment."""
+class Failing(ToneEngine):
+    """Tone that fails on its first segment with `error`."""
 
     def __init__(self, error: type[Exception]) -> None:
         super().__init__()
@@ -34,17 +33,17 @@ class Refusing(ToneEngine):
         raise SegmentError(segment, "no") if self._error is SegmentError else self._error("broken")
 
 
-def test_an_engine_has_spoken_before_its_first_job_and_is_free_again() -> None:
-    engine = Counting()
+def test_warm_up_speaks_a_segment_to_its_end_and_leaves_all_rows_free() -> None:
+    engine = StepCounter()
     assert warm_up(engine).elapsed_s > 0
     assert engine.steps > 1
     assert engine.free == engine.rows
 
 
-def test_a_segment_that_cannot_be_said_does_not_keep_an_engine_from_serving() -> None:
-    assert warm_up(Refusing(SegmentError)).speech_rate is None
+def test_a_segment_error_is_ignored_and_there_is_no_speech_rate() -> None:
+    assert warm_up(Failing(SegmentError)).speech_rate is None
 
 
-def test_an_engine_that_is_broken_says_so_before_it_takes_a_job() -> None:
+def test_every_other_error_of_the_engine_is_raised() -> None:
     with pytest.raises(RuntimeError, match="broken"):
-        warm_up(Refusing(RuntimeError))
+        warm_up(Failing(RuntimeError))

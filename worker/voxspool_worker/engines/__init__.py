@@ -1,4 +1,4 @@
-"""The engines: one interface (`base`), and a module for each that is loaded only when it is asked for."""
+"""The speech engines. All have the interface in `base`; the module of an engine is imported when `load` needs it."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STAND_INS: Final = {"xtts": "piper"}
-"""An engine that may not load -> the one that then speaks what it can."""
+"""Engine -> the engine that a worker loads instead if the first cannot be loaded."""
 
 
-class Loaded(NamedTuple):
-    """An engine, loaded; and what it stands in for."""
+class LoadedEngine(NamedTuple):
+    """An engine in memory and, if it replaces another, the reason."""
 
     engine: Engine
     fallback_from: str = ""
-    """`xtts: why it could not be loaded`; empty where it is the engine that was wanted."""
+    """Name of the engine that could not be loaded, a colon and the error; empty if the wanted engine was loaded."""
 
 
-def load_or_stand_in(settings: Settings, connect: Callable[..., Redis] | None = None) -> Loaded:
-    """Load the engine that the settings name or, loudly, the one that stands in for it.
+def load_or_stand_in(settings: Settings, connect: Callable[..., Redis] | None = None) -> LoadedEngine:
+    """Load the engine that the settings name. If that fails, log an error and load its stand-in, if it has one.
 
-    Raises what `load` raises for the engine that was wanted, where neither can be loaded.
+    Raises the error of the wanted engine (see `load`) if neither can be loaded.
     """
     wanted = settings.engine
     try:
-        return Loaded(load(wanted, settings, connect))
+        return LoadedEngine(load(wanted, settings, connect))
     except VoxspoolError as error:
         stand_in = STAND_INS.get(wanted)
         if stand_in is None:
@@ -48,15 +48,15 @@ def load_or_stand_in(settings: Settings, connect: Callable[..., Redis] | None = 
             engine = load(stand_in, settings)
         except VoxspoolError:
             raise error from None
-        log.error("engine.fallback wanted=%s error=%s serving=%s", wanted, error, stand_in)  # noqa: TRY400 - our own error says it all
-        return Loaded(engine, f"{wanted}: {error}")
+        log.error("engine.fallback wanted=%s error=%s serving=%s", wanted, error, stand_in)  # noqa: TRY400 - a traceback adds nothing
+        return LoadedEngine(engine, f"{wanted}: {error}")
 
 
 def load(name: str, settings: Settings, connect: Callable[..., Redis] | None = None) -> Engine:
-    """Load an engine, ready to speak. `connect` gives a client of the Redis where cloned voices lie; None: no clones.
+    """Load an engine into memory. `connect` returns a client of the Redis that holds cloned voices; None: no clones.
 
-    Raises UnknownEngineError, MissingExtraError (with the install command), UnknownVoiceError (no voice at all),
-    CheckpointError, SettingsError.
+    Raises UnknownEngineError, MissingExtraError (with the install command), UnknownVoiceError (no
+    voice is installed), CheckpointError and SettingsError.
     """
     if name == "tone":
         from voxspool_worker.engines.tone import ToneEngine

@@ -1,7 +1,8 @@
-"""Measure an engine on this machine: the first chunk, one speech, and as many speeches at once as it has rows.
+"""Benchmark of an engine on this machine: time to first audio, real-time factor (RTF) of one job and of many at once.
 
-It uses the interface of an engine alone, so it measures any engine. Redis and the worker are not part of it: `make
-bench` measures what they cost. The audio is discarded.
+The RTF is computing time divided by audio duration; below 1 is faster than real time. Works with any engine: it uses
+only the interface in `engines.base` and discards the audio. It does not measure Redis and the worker: `make bench`
+does.
 """
 
 from __future__ import annotations
@@ -29,59 +30,66 @@ PASSAGE: Final = (
     "the book down, went to the window, and made sure that the light was still turning. It always was, and it was a "
     "comfort to him to know it."
 )
-"""A page read aloud: some 700 characters, seven sentences."""
-FIRST: Final = "The lighthouse stood at the end of a long and narrow spit of sand."
+"""A page of English: about 700 characters, seven sentences."""
+SENTENCE: Final = "The lighthouse stood at the end of a long and narrow spit of sand."
+"""First sentence of PASSAGE."""
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """What was measured."""
+class EngineSpeed:
+    """Results of the benchmark. Times are in seconds."""
 
     voice_s: float
-    """To make the voice ready, the first time."""
+    """Time to prepare the default voice, the first time."""
     first_chunk_s: float
-    """From a sentence to its first audio, alone."""
-    one_factor: float
-    """Seconds of work a second of audio, one speech after the other; below 1 is faster than real time."""
+    """Time from admitting a sentence to its first audio, with no other segment in the engine."""
+    one_rtf: float
+    """Real-time factor of one sentence with no other segment in the engine."""
     passage_s: float
-    """The page, as one job: its segments share the rows."""
-    passage_factor: float
-    many_factor: float
-    """As many speeches at once as there are rows."""
+    """Time to speak PASSAGE as one job, whose segments share the rows."""
+    passage_rtf: float
+    many_rtf: float
+    """Real-time factor with every row in use: two sentences per row, each a job of its own."""
 
 
-def measure(engine: Engine, clock: Callable[[], float] = time.monotonic) -> Speed:
-    """Measure an engine with all its rows free. Takes as long as some six pages take to speak."""
-    began = clock()
+def measure(engine: Engine, clock: Callable[[], float] = time.monotonic) -> EngineSpeed:
+    """Benchmark an engine whose rows are all free.
+
+    It speaks two sentences alone, PASSAGE once, and two sentences per row. `clock` returns the time in seconds.
+    """
+    started = clock()
     voice = catalog.find(None, engine.voices, engine.name)
     engine.prepare(voice)
-    voice_s = clock() - began
-    _Talk(engine, clock).say([FIRST])  # what is compiled, allocated or captured the first time is not counted
-    one = _Talk(engine, clock).say([FIRST])
+    voice_s = clock() - started
+    _BenchmarkRun(engine, clock).speak([SENTENCE])  # not used: the first run includes compilation and allocation
+    one = _BenchmarkRun(engine, clock).speak([SENTENCE])
     pieces = [piece.text for piece in text.split(PASSAGE, voice.language(None), engine.limits(voice.language(None)))]
-    page = _Talk(engine, clock).say(pieces)
-    many = _Talk(engine, clock).say([FIRST] * engine.rows * 2, jobs=engine.rows * 2)
-    return Speed(voice_s, one.first_s, one.factor, page.elapsed_s, page.factor, many.factor)
+    passage = _BenchmarkRun(engine, clock).speak(pieces)
+    many = _BenchmarkRun(engine, clock).speak([SENTENCE] * engine.rows * 2, jobs=engine.rows * 2)
+    return EngineSpeed(voice_s, one.first_chunk_s, one.rtf, passage.elapsed_s, passage.rtf, many.rtf)
 
 
 @dataclass(slots=True)
-class _Talk:
-    """One go at an engine."""
+class _BenchmarkRun:
+    """One measured run: a list of texts, spoken to the end. Times are in seconds."""
 
     engine: Engine
     clock: Callable[[], float]
-    first_s: float = 0.0
+    first_chunk_s: float = 0.0
     elapsed_s: float = 0.0
     audio_s: float = 0.0
 
     @property
-    def factor(self) -> float:
-        """Seconds of work a second of audio."""
+    def rtf(self) -> float:
+        """Real-time factor; 0 if there was no audio."""
         return self.elapsed_s / self.audio_s if self.audio_s else 0.0
 
-    def say(self, texts: list[str], jobs: int = 1) -> _Talk:
-        """Speak texts, seated as rows come free, the scheduler's way."""
-        began = self.clock()
+    def speak(self, texts: list[str], jobs: int = 1) -> _BenchmarkRun:
+        """Speak texts as the scheduler does, admitting the next one when a row is free, and return this run.
+
+        The texts are distributed over `jobs` jobs in turn.
+        """
+        started = self.clock()
         waiting = self._segments(texts, jobs)
         following = next(waiting, None)
         while following or self.engine.free < self.engine.rows:
@@ -90,9 +98,9 @@ class _Talk:
                 following = next(waiting, None)
             for chunk in self.engine.step():
                 if len(chunk.pcm) and not self.audio_s:
-                    self.first_s = self.clock() - began
+                    self.first_chunk_s = self.clock() - started
                 self.audio_s += len(chunk.pcm) / self.engine.sample_rate
-        self.elapsed_s = self.clock() - began
+        self.elapsed_s = self.clock() - started
         return self
 
     def _segments(self, texts: list[str], jobs: int) -> Iterator[SpeechSegment]:

