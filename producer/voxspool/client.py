@@ -322,7 +322,8 @@ class Client:
 
     def overview(self) -> Overview:
         """Return the queues, the live workers and the running jobs."""
-        names = all_queue_names()
+        live = self.workers()
+        names = all_queue_names(self._engines(live))
         with connection.translated(self.url), self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.llen(Queue.redis_queue_namespace_prefix + name)
@@ -336,21 +337,21 @@ class Client:
             # It ended between the two questions, or it is nobody's: anybody may write to Redis.
             with contextlib.suppress(UnknownJobError, InvalidJobError):
                 running.append(self.speech(job).status())
-        return Overview(waiting, self.workers(), running, self.paused())
+        return Overview(waiting, live, running, self.paused())
 
     def pause(self, *words: str) -> list[str]:
         """Let the jobs of queues wait; what runs goes on. Give the names of the queues.
 
         A word is an engine, `auto`, a priority or a queue's name; without any, all queues. Raises UnknownQueueError.
         """
-        names = queues_named(words)
+        names = queues_named(words, self._engines(self.workers()))
         with connection.translated(self.url):
             self._redis.sadd(keys.PAUSED, *names)
         return names
 
     def resume(self, *words: str) -> list[str]:
         """Let the jobs of paused queues be taken again, within a second. See `pause`."""
-        names = queues_named(words)
+        names = queues_named(words, self._engines(self.workers()))
         with connection.translated(self.url):
             self._redis.srem(keys.PAUSED, *names)
         return names
@@ -360,6 +361,12 @@ class Client:
         with connection.translated(self.url):
             members: Any = self._redis.smembers(keys.PAUSED)
         return sorted(name.decode(errors="replace") for name in members)
+
+    def _engines(self, live: list[WorkerCard]) -> list[str]:
+        """Return the engines that have queues: those that jobs may wait for, then others of the live workers."""
+        with connection.translated(self.url):
+            known = workers.engines(self._redis)
+        return list(dict.fromkeys((*known, *sorted(card.engine for card in live))))
 
     def _admit(self, spec: JobSpec, queue: str) -> None:
         """Let a job in, if there is room. Raises BusyError."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from voxspool.errors import VoxspoolError
+from voxspool.protocol.jobs import ENGINES, is_engine_name
 
 WRONG_VALUE: Final = 2
 """The exit code of click's own usage errors."""
@@ -27,6 +28,26 @@ class WrongValueError(click.ClickException):
     """A wrong value that was found after the command line was parsed: one line, without the usage."""
 
     exit_code = WRONG_VALUE
+
+
+class EngineName(click.Choice[str]):
+    """An engine of voxspool, or any other name that an engine can have: only workers know which others there are."""
+
+    def __init__(self, *words: str) -> None:
+        """Accept these words beside the names of engines."""
+        super().__init__((*words, *ENGINES))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what the help shows in place of a value."""
+        del param, ctx
+        return f"[{'|'.join(self.choices)}|NAME]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name. Refuse one that no engine can have."""
+        if value not in self.choices and not is_engine_name(value):
+            known = ", ".join(map(repr, self.choices))
+            self.fail(f"{value!r} is neither one of {known} nor a name that an engine can have", param, ctx)
+        return value
 
 
 class CommandGroup(click.Group):

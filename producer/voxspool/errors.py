@@ -27,6 +27,7 @@
     ├── StoreError                  a segment store that cannot be used, or has lost what it had
     ├── OutputError                 a file or a loudspeaker that cannot be written to
     ├── MissingExtraError           an optional library is not installed
+    ├── EngineLoadError             an engine from another distribution that cannot be loaded
     ├── CheckpointError             a speech model's files that are missing or broken
     ├── CatalogueError              a catalogue of voices that cannot be read, or a voice that cannot be got from it
     └── EmbeddedError               the private Redis or worker did not come up
@@ -222,6 +223,12 @@ class MissingExtraError(VoxspoolError):
     """An optional library is not installed; the message names its install command."""
 
     code = "missing-extra"
+
+
+class EngineLoadError(VoxspoolError):
+    """An engine from another distribution cannot be loaded; the message names the distribution and the reason."""
+
+    code = "engine-load"
 
 
 class CheckpointError(VoxspoolError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from voxspool.protocol.jobs import AUTO, ENGINES
+from voxspool.protocol.jobs import AUTO
 from voxspool.protocol.voices import CLONING_ENGINE
 from voxspool.workers import LAST, is_mix
 
@@ -53,6 +53,10 @@ class _Case:
         """Whether it is spoken sooner than a finer voice would be missed."""
         return self.job.priority == "interactive" and len(self.job.text) <= SHORT_CHARS
 
+    def first_able(self, *preferred: str) -> str:
+        """Return the first of the preferred engines that can speak the job, else the first other one by name."""
+        return next((engine for engine in preferred if engine in self.able), min(self.able))
+
 
 class Rule(NamedTuple):
     """A line of the table."""
@@ -69,15 +73,19 @@ TABLE: Final = (
     Rule("all live workers have the same engine", lambda case: len(case.live) == 1, lambda _: AUTO),
     Rule("no live worker has its voice", lambda case: not case.able, lambda _: AUTO),
     Rule("only one live engine can speak it", lambda case: len(case.able) == 1, lambda case: min(case.able)),
-    Rule(f"it is interactive and has at most {SHORT_CHARS} characters", lambda case: case.short, lambda _: QUICK),
-    Rule("it is anything else", lambda _: True, lambda _: FINE),
+    Rule(
+        f"it is interactive and has at most {SHORT_CHARS} characters",
+        lambda case: case.short,
+        lambda case: case.first_able(QUICK, FINE),
+    ),
+    Rule("it is anything else", lambda _: True, lambda case: case.first_able(FINE, QUICK)),
 )
 """The first rule that holds says where a job goes."""
 
 
 def route(job: JobSpec, cards: Iterable[WorkerCard], cloned: Collection[str] = ()) -> Route:
     """Return the engine whose queue a job goes into, and why. The order of the cards does not matter."""
-    taking = [card for card in cards if card.queues and card.engine in ENGINES]
+    taking = [card for card in cards if card.queues]
     case = _Case(job, _xtts_alone(job.voice, taking, cloned), {card.engine for card in taking}, _able(job, taking))
     rule = next(rule for rule in TABLE if rule.holds(case))
     return Route(rule.engine(case), rule.when)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import SettingsError
 from voxspool.protocol import environment
-from voxspool.protocol.jobs import AUTO, ENGINES
+from voxspool.protocol.jobs import AUTO, ENGINES, is_engine_name
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Settings:
         environment.check_names(environ)
         url = environment.redis_url(environ)
         engine = environ.get(environment.ENGINE) or AUTO
-        if engine not in (AUTO, *ENGINES):
+        if engine != AUTO and not is_engine_name(engine):
             hint = did_you_mean(engine, (AUTO, *ENGINES))
             raise SettingsError(f"{environment.ENGINE} is {engine!r}; there is no such engine{hint}")
         return cls(

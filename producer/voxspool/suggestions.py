@@ -12,12 +12,16 @@ MOST_LISTED = 8
 """How many names a message lists when none is near; more would not be read."""
 
 
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """Return at most two known names that are similar to a name, the most similar first."""
+    return difflib.get_close_matches(name, sorted(set(known)), n=2, cutoff=0.65)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean …?)` where a known name is near, else ` (there is: …)`, else an empty string."""
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=2, cutoff=0.65)
-    if near:
-        return f" (did you mean {' or '.join(near)}?)"
+    if found := near(name, names):
+        return f" (did you mean {' or '.join(found)}?)"
     if not names:
         return ""
     more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from voxspool.protocol import keys
-from voxspool.protocol.jobs import AUTO
+from voxspool.protocol.jobs import AUTO, ENGINES, engine_of, is_engine_name
 from voxspool.protocol.languages import meant
 from voxspool.protocol.voices import CLONING_ENGINE
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 LAST: Final = "tone"
 """A sine is for tests: it is left out where another engine can speak."""
+RQ_QUEUES: Final = "rq:queues"
+"""RQ's set of the keys of all queues that ever had a job."""
+_QUEUE_PREFIX: Final = "rq:queue:"
 _MIX: Final = re.compile(r"\+|\(\s*[\d.]+\s*\)\s*$")
 
 
@@ -94,7 +97,14 @@ def live(redis: Redis) -> list[WorkerCard]:
         for name in names:
             pipeline.hgetall(keys.worker(name))
         found = [_read(name, fields) for name, fields in zip(names, pipeline.execute(), strict=True)]
-    return [card for card in found if card]
+    return [card for card in found if card and is_engine_name(card.engine)]
+
+
+def engines(redis: Redis) -> list[str]:
+    """Return the engines that jobs may wait for: those of voxspool, then others that a job was ever enqueued for."""
+    members: set[Any] = redis.smembers(RQ_QUEUES)
+    named = {engine_of(key.decode(errors="replace").removeprefix(_QUEUE_PREFIX)) for key in members}
+    return [*ENGINES, *sorted(name for name in named if name and name not in (AUTO, *ENGINES))]
 
 
 def _read(name: str, fields: dict[bytes, bytes]) -> WorkerCard | None:

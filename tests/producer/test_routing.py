@@ -32,7 +32,9 @@ def card(engine: str, voices: dict[str, list[str]] | None = None, *, stopping: b
 
 
 Voices = st.dictionaries(st.sampled_from(VOICE_NAMES[:3]), st.lists(st.sampled_from(LANGUAGES), max_size=2), min_size=1)
-Cards = st.lists(st.builds(card, st.sampled_from(ENGINES), Voices, stopping=st.booleans()), max_size=5)
+OTHERS = ("able", "xtts-2")
+"""Engines of other distributions; their names come before and after ours."""
+Cards = st.lists(st.builds(card, st.sampled_from((*ENGINES, *OTHERS)), Voices, stopping=st.booleans()), max_size=5)
 Jobs = st.builds(
     JobSpec,
     st.sampled_from(["Hello.", "x" * SHORT_CHARS, "x" * (SHORT_CHARS + 1)]),
@@ -79,6 +81,28 @@ def test_what_is_short_and_urgent_is_pipers_and_the_rest_is_xtts(
 def test_tone_is_left_out_beside_an_engine_that_can_speak(engines: tuple[str, str]) -> None:
     for job in (JobSpec("Hello."), JobSpec("x" * 999), JobSpec("Hello.", language="de")):
         assert route(job, map(card, engines)).engine == engines[0]
+
+
+@pytest.mark.parametrize(
+    ("engines", "short", "long"),
+    [
+        (("piper", "able"), "piper", "piper"),
+        (("xtts", "able"), "xtts", "xtts"),
+        (("able", "xtts-2"), "able", "able"),
+        (("piper", "xtts", "able"), "piper", "xtts"),
+        (("tone", "able"), "able", "able"),
+    ],
+)
+def test_an_engine_of_another_distribution_comes_after_ours(engines: tuple[str, ...], short: str, long: str) -> None:
+    cards = [card(name, {"joe": ["en"]}) for name in engines]
+    assert route(JobSpec("Hello."), cards).engine == short
+    assert route(JobSpec("Hello.", priority="batch"), cards).engine == long
+
+
+def test_what_only_another_distributions_engine_can_speak_goes_there() -> None:
+    cards = [card("able", {"lena": ["is"]}), card("piper"), card("xtts")]
+    assert route(JobSpec("Hello.", voice="lena"), cards).engine == "able"
+    assert route(JobSpec("Hello.", language="is"), cards).engine == "able"
 
 
 def test_tones_own_voice_is_tones() -> None:

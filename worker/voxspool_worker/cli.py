@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxspool import connection, hints
-from voxspool.command import CommandGroup
+from voxspool.command import CommandGroup, EngineName
 from voxspool.errors import MissingExtraError, StoreError, VoxspoolError
-from voxspool.protocol.jobs import ENGINES
 from voxspool.store.backends import open_place
 from voxspool_worker.monitoring import health_file as health_files
 from voxspool_worker.settings import Settings
@@ -65,7 +64,7 @@ def redis_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command()
 @redis_option
-@click.option("--engine", type=click.Choice(ENGINES), help="What speaks [VOXSPOOL_WORKER_ENGINE, else piper].")
+@click.option("--engine", type=EngineName(), help="What speaks [VOXSPOOL_WORKER_ENGINE, else piper].")
 @click.option("--jobs", type=click.IntRange(1), help="How many jobs at once [VOXSPOOL_WORKER_JOBS, else 8].")
 @click.option("--burst", is_flag=True, help="Speak what is queued, then leave.")
 @click.option("--metrics", "metrics_port", metavar="PORT", type=click.IntRange(1, 65535), help=METRICS_HELP)
@@ -83,9 +82,11 @@ def run(
     """
     settings = _settings(redis_url=redis_url, engine=engine, jobs=jobs)
     _check_store(settings.store)
+    from voxspool_worker import engines
+
+    engines.check_name(settings.engine)
     connection.check(settings.redis_url)
 
-    from voxspool_worker import engines
     from voxspool_worker.monitoring import prometheus
     from voxspool_worker.queue.worker import SpeechWorker
 
@@ -138,7 +139,7 @@ def health() -> None:
 
 @main.command()
 @redis_option
-@click.option("--engine", type=click.Choice(ENGINES), help="Which engine [VOXSPOOL_WORKER_ENGINE, else piper].")
+@click.option("--engine", type=EngineName(), help="Which engine [VOXSPOOL_WORKER_ENGINE, else piper].")
 @click.option("--bench", is_flag=True, help="Measure how fast the engine speaks here; it takes a minute or more. "
               "`voxspool narrate --plan` uses the result.")  # fmt: skip
 @click.option("--fidelity", is_flag=True, help="Measure what bf16 and int8 change of XTTS, on your own weights.")
@@ -260,8 +261,9 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
 def _engine_findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Try each engine; the one that `run` would load must be there, or the one that stands in for it."""
     from voxspool_worker import engines
+    from voxspool_worker.engines import plugins
 
-    found = {name: _tried(name, settings) for name in dict.fromkeys((settings.engine, *ENGINES))}
+    found = {name: _tried(name, settings) for name in dict.fromkeys((settings.engine, *engines.names()))}
     stand_in = engines.STAND_INS.get(settings.engine)
     for name, engine in found.items():
         if not isinstance(engine, VoxspoolError):
@@ -272,6 +274,8 @@ def _engine_findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
             yield MISSING, name, str(engine)
         else:
             yield NOTE, name, f"{engine}; until then `voxspool-worker run` speaks with {stand_in} instead"
+    for line in plugins.find().refused:
+        yield NOTE, "engines", line
 
 
 def _tried(name: str, settings: Settings) -> Engine | VoxspoolError:

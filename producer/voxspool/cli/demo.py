@@ -15,9 +15,9 @@ from voxspool.cli import options
 from voxspool.cli.follow import check_target, record
 from voxspool.cli.progress import SpeechProgress, Unserved
 from voxspool.cli.speak import cancelled_by_interrupt, report
+from voxspool.command import EngineName
 from voxspool.errors import MissingExtraError, OutputError
 from voxspool.hints import typed_path
-from voxspool.protocol.jobs import ENGINES
 
 PASSAGE: Final = (
     "A spooler takes what you give it and gives you back your time. You put a page into a queue, and somewhere a "
@@ -45,7 +45,7 @@ _PLAIN_SHELLS: Final = ("sh", "dash", "ash")
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo.wav"), show_default=True)
 @click.option("--play", is_flag=True, help="Play it too, while it is made.")
-@click.option("--engine", type=click.Choice(ENGINES), default="piper", show_default=True)
+@click.option("--engine", type=EngineName(), default="piper", show_default=True)
 @click.option("--redis", "redis_url", metavar="URL", help="Speak through this Redis and its workers [private ones].")
 def demo(output: Path, play: bool, engine: str, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
     """Speak a passage of three paragraphs into a file.

@@ -15,7 +15,7 @@ from voxspool.cli import options
 from voxspool.cli.books import as_path, warn
 from voxspool.cli.progress import Unserved
 from voxspool.cli.speak import OWN_ENGINE, client_or_embedded
-from voxspool.command import INTERRUPTED
+from voxspool.command import INTERRUPTED, EngineName
 from voxspool.embedded import somebody_listens
 from voxspool.errors import (
     BookError,
@@ -28,7 +28,7 @@ from voxspool.errors import (
     UnknownVoiceError,
 )
 from voxspool.narration.options import ALWAYS, FORMATS, Recipe, chosen, voices_of
-from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, JobSpec, queue_name
+from voxspool.protocol.jobs import AUTO, MAX_SPEED, MIN_SPEED, JobSpec, queue_name
 from voxspool.protocol.voices import how_to_get
 from voxspool.routing import route
 from voxspool.suggestions import did_you_mean
@@ -128,7 +128,7 @@ def _book_after_verify(verify: str | None) -> tuple[str, str | None]:
 @click.option("--voice", help="A name from `voxspool voices` [VOXSPOOL_VOICE, else the engine's own].")
 @click.option("--voice-of", "voices", metavar="2-5=NAME", multiple=True, help="Another voice for chapters; repeat it.")
 @click.option("--language", help="Such as en or pt-br [the book's own].")
-@click.option("--engine", type=click.Choice((AUTO, *ENGINES)), help="What speaks [VOXSPOOL_ENGINE, else auto].")
+@click.option("--engine", type=EngineName(AUTO), help="What speaks [VOXSPOOL_ENGINE, else auto].")
 @click.option("--speed", type=float, help=f"Rate of speech, {MIN_SPEED} to {MAX_SPEED} [1.0].")
 @click.option("--seed", type=int, help="Another seed, another reading, where the engine has any chance in it [0].")
 @click.option("--pronunciations", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from voxspool.command import EngineName
 from voxspool.errors import InvalidJobError
 from voxspool.protocol import voices
-from voxspool.protocol.jobs import AUTO, ENGINES, MAX_SPEED, MIN_SPEED, PRIORITIES, JobSpec
+from voxspool.protocol.jobs import AUTO, MAX_SPEED, MIN_SPEED, PRIORITIES, JobSpec
 from voxspool.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _TEXT = (
 _SPEECH = (
     click.option("--voice", help="A name from `voxspool voices` [VOXSPOOL_VOICE, else the engine's own]."),
     click.option("--language", help="Such as en or pt-br [the voice's own]."),
-    click.option("--engine", type=click.Choice((AUTO, *ENGINES)), help="What speaks [VOXSPOOL_ENGINE, else auto]."),
+    click.option("--engine", type=EngineName(AUTO), help="What speaks [VOXSPOOL_ENGINE, else auto]."),
     click.option("--speed", type=float, help=f"Rate of speech, {MIN_SPEED} to {MAX_SPEED} [1.0]."),
     click.option("--seed", type=int, help="Another seed, another reading, where the engine has any chance in it [0]."),
     click.option("--priority", type=click.Choice(PRIORITIES), help="Who goes first [interactive]."),

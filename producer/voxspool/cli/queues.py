@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from voxspool.cli import options
-from voxspool.protocol.jobs import queues_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +25,6 @@ def pause(queues: Sequence[str], redis_url: str | None) -> None:
     voxspool pause xtts                        every queue of an engine
     voxspool pause voxspool-auto-interactive   one queue, by its name
     """
-    queues_named(queues)  # refused here, before Redis is asked
     with options.open_client(options.settings(redis_url)) as client:
         _say("paused", client.pause(*queues))
 
@@ -40,7 +38,6 @@ def resume(queues: Sequence[str], redis_url: str | None) -> None:
     \b
     voxspool resume batch
     """
-    queues_named(queues)  # refused here, before Redis is asked
     with options.open_client(options.settings(redis_url)) as client:
         _say("resumed", client.resume(*queues))
 

@@ -34,9 +34,9 @@ PRONUNCIATIONS = "VOXSPOOL_PRONUNCIATIONS"
 
 VARIABLES: dict[str, str] = {
     REDIS_URL: "where Redis is: redis://, rediss:// or unix://; then REDIS_URL, then redis://localhost:6379/0",
-    ENGINE: "the engine that a producer asks for when it names none: auto, piper, tone or xtts (default auto)",
+    ENGINE: "the engine that a producer asks for when it names none: auto, piper, tone, xtts or another (default auto)",
     VOICE: "the voice that a producer asks for when it names none (default: the engine's own)",
-    WORKER_ENGINE: "the engine that `voxspool-worker run` loads: piper, tone or xtts (default piper)",
+    WORKER_ENGINE: "the engine that `voxspool-worker run` loads: piper, tone, xtts or an installed one (default piper)",
     WORKER_JOBS: "how many jobs one worker process speaks at once (default 8)",
     PIPER_VOICES: "a folder of Piper voices: NAME.onnx beside NAME.onnx.json "
     "(default: where `voxspool-worker voices get` stores them)",

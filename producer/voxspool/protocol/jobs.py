@@ -26,8 +26,9 @@ Priority = Literal["interactive", "batch"]
 PRIORITIES: Final[tuple[str, ...]] = get_args(Priority)
 
 AUTO: Final = "auto"
+"""Leaves the choice of the engine to routing, and to the worker that is free first."""
 ENGINES: Final = ("piper", "tone", "xtts")
-"""The engines a job may ask for by name; `auto` leaves the choice to routing, and to the worker that is free first."""
+"""The engines of voxspool itself. Workers may have others, of any name that `is_engine_name` accepts."""
 
 MAX_TEXT_CHARS: Final = 100_000
 """About two hours of speech, 330 MB of Redis at 24 kHz. Longer texts are books: one job a chapter."""
@@ -60,6 +61,12 @@ TIMEOUT_BASE_S: Final = 120
 TIMEOUT_PER_CHAR_S: Final = 0.5
 """The slowest engine we know of took 0.1 s a character (724 in 73 s); the rest is for company on the rows."""
 
+_ENGINE = re.compile(r"[a-z]([a-z0-9_-]{0,30}[a-z0-9])?")
+"""It stands in the names of queues and keys, in file names and on command lines."""
+ENGINE_NAME_RULE: Final = "a name has 1 to 32 of a-z 0-9 _ -, begins with a letter and does not end with _ or -"
+_NOT_ENGINES = frozenset({AUTO, *PRIORITIES})
+"""They mean something else where a queue is named by one word."""
+_QUEUE = re.compile(rf"voxspool-(?P<engine>.+)-({'|'.join(PRIORITIES)})")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 _MAX_VOICE_CHARS = 200
@@ -81,6 +88,7 @@ class JobSpec:
     language: str | None = None
     """`en`, `pt-br` …; None is the voice's own."""
     engine: str = AUTO
+    """`auto`, or the name of an engine. Whether a worker has it is seen only when one takes the job."""
     speed: float = 1.0
     """Rate of speech, 0.5 (half) to 2.0 (double)."""
     seed: int = 0
@@ -105,9 +113,8 @@ class JobSpec:
                 f"the text has {len(self.text):,} characters and the limit is {MAX_TEXT_CHARS:,}; "
                 "enqueue it in parts, one job a chapter"
             )
-        if self.engine != AUTO and self.engine not in ENGINES:
-            hint = did_you_mean(self.engine, (AUTO, *ENGINES))
-            raise UnknownEngineError(f"there is no engine {_shown(self.engine)}{hint}")
+        if self.engine != AUTO:
+            check_engine_name(self.engine)
         if self.voice is not None and not (0 < len(self.voice) <= _MAX_VOICE_CHARS and self.voice.isprintable()):
             raise InvalidJobError(f"voice {_shown(self.voice)} is not a name of 1 to {_MAX_VOICE_CHARS} characters")
         if self.language is not None and not _LANGUAGE.fullmatch(self.language):
@@ -176,6 +183,18 @@ class JobSpec:
         return cls(**fields)
 
 
+def is_engine_name(name: str) -> bool:
+    """Return whether an engine may have this name; `auto`, `interactive` and `batch` mean something else."""
+    return name not in _NOT_ENGINES and bool(_ENGINE.fullmatch(name))
+
+
+def check_engine_name(name: str) -> None:
+    """Refuse a name that no engine can have. Raises UnknownEngineError, with the near name and the rule."""
+    if not is_engine_name(name):
+        hint = did_you_mean(name, (AUTO, *ENGINES))
+        raise UnknownEngineError(f"there is no engine {_shown(name)}{hint}; {ENGINE_NAME_RULE}")
+
+
 def queue_name(engine: str, priority: str) -> str:
     """Name the queue for an engine (or `auto`, which every worker serves) and a priority."""
     return f"voxspool-{engine}-{priority}"
@@ -186,27 +205,29 @@ def queue_names(engine: str) -> list[str]:
     return [queue_name(wanted, priority) for priority in PRIORITIES for wanted in (engine, AUTO)]
 
 
-def all_queue_names() -> list[str]:
-    """Name every queue that a voxspool job can lie in."""
-    return [queue_name(engine, priority) for engine in (*ENGINES, AUTO) for priority in PRIORITIES]
+def all_queue_names(engines: Sequence[str] = ENGINES) -> list[str]:
+    """Name every queue that a job for one of these engines, or for any, can lie in."""
+    return [queue_name(engine, priority) for engine in (*engines, AUTO) for priority in PRIORITIES]
 
 
-def queues_named(words: Sequence[str]) -> list[str]:
+def queues_named(words: Sequence[str], engines: Sequence[str] = ENGINES) -> list[str]:
     """Name the queues that words mean: a queue's own name, an engine, `auto`, or a priority; none: all of them.
 
-    Raises UnknownQueueError.
+    `engines` are those that have queues. Raises UnknownQueueError.
     """
-    names = all_queue_names()
+    names = all_queue_names(engines)
     for word in words:
-        if word not in names and word not in (AUTO, *ENGINES, *PRIORITIES):
-            hint = did_you_mean(word, (*names, AUTO, *ENGINES, *PRIORITIES))
+        if word not in names and word not in (AUTO, *engines, *PRIORITIES):
+            hint = did_you_mean(word, (*names, AUTO, *engines, *PRIORITIES))
             raise UnknownQueueError(f"there is no queue {_shown(word)}{hint}; name an engine, a priority or a queue")
-    return [name for name in names if not words or name in words or {*name.split("-")} & {*words}]
+    return [name for name in names if not words or {name, engine_of(name), priority_of(name)} & {*words}]
 
 
-def engine_of(queue: str) -> str:
-    """Return the engine, or `auto`, of a queue that `queue_name` named."""
-    return queue.split("-")[1]
+def engine_of(queue: str) -> str | None:
+    """Return the engine, or `auto`, of a queue; None if its name is not one that `queue_name` gives."""
+    found = _QUEUE.fullmatch(queue)
+    engine = found["engine"] if found else ""
+    return engine if engine == AUTO or is_engine_name(engine) else None
 
 
 def priority_of(queue: str) -> Priority:

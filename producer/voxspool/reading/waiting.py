@@ -15,10 +15,13 @@ from redis.exceptions import RedisError
 from voxspool import workers
 from voxspool.connection import shown
 from voxspool.protocol import keys
-from voxspool.protocol.jobs import AUTO, all_queue_names, engine_of
+from voxspool.protocol.jobs import AUTO, ENGINES, engine_of
+from voxspool.suggestions import near
 
 if TYPE_CHECKING:
     from redis import Redis
+
+    from voxspool.workers import WorkerCard
 
 FIRST_LOOK: Final = 2
 """After so many silent seconds in a row a reader looks for a worker."""
@@ -61,23 +64,29 @@ def why_unserved(redis: Redis, url: str, queue: str) -> str | None:
 
     None, too, where Redis cannot be asked, as a notice never ends a wait; and for a queue that is not voxspool's.
     """
-    if queue not in all_queue_names():
+    engine = engine_of(queue)
+    if engine is None:
         return None
     try:
         paused: Any = redis.smembers(keys.PAUSED)
-        serving = any(queue in card.queues for card in workers.live(redis))
+        live = workers.live(redis)
     except RedisError:
         return None
     if queue.encode() in paused:
         return f"the queue {queue} is paused; the job waits. Let it go on: voxspool resume {queue}"
-    if serving:
+    if any(queue in card.queues for card in live):
         return None
-    engine = engine_of(queue)
     option = "" if engine == AUTO else f" --engine {engine}"
     return (
-        f"no live worker serves the queue {queue}; the job waits. "
+        f"no live worker serves the queue {queue}{_meant(engine, live)}; the job waits. "
         f"Start one: voxspool-worker run{option} --redis {shlex.quote(shown(url))}"
     )
+
+
+def _meant(engine: str, live: list[WorkerCard]) -> str:
+    """Return ` (did you mean the engine …?)` if the engine is not one of voxspool's and its name is like another's."""
+    found = [] if engine in (AUTO, *ENGINES) else near(engine, {*ENGINES, *(card.engine for card in live)})
+    return f" (did you mean the engine {' or '.join(found)}?)" if found else ""
 
 
 def _callers_level() -> int:

@@ -75,7 +75,7 @@ def refused(*arguments: str, code: int = 2, stdin: bytes | None = None, env: dic
         (["enqueue", "text", "--file", "text.txt"], "give the text as an argument or with --file text.txt, not both"),
         (["enqueue", "-", "--file", "text.txt"], "not both"),
         (["speak", "hi", "-f", "x"], "not both"),
-        (["speak", "text", "-o", "a.wav", "--engine", "espeak"], "'auto', 'piper', 'tone', 'xtts'"),
+        (["speak", "text", "-o", "a.wav", "--engine", "eSpeak"], "'auto', 'piper', 'tone', 'xtts'"),
         (["enqueue", "text", "--priority", "urgent"], "'interactive', 'batch'"),
         (["enqueue", "text", "--speed", "fast"], "'fast' is not a valid float"),
         (["enqueue", "text", "--seed", "1.5"], "'1.5' is not a valid integer"),
@@ -213,11 +213,6 @@ def test_a_redis_url_that_is_none_is_a_wrong_value(command: list[str], url: str)
     assert not url or "write it like" in refused(*command, env={"VOXSPOOL_REDIS_URL": url})
 
 
-@pytest.mark.parametrize("command", [["pause"], ["resume"]], ids=" ".join)
-def test_a_queue_that_is_none_is_a_wrong_value(command: list[str], nowhere: str) -> None:
-    assert 'there is no queue "xtt" (did you mean xtts?)' in refused(*command, "xtt", "--redis", nowhere)
-
-
 def test_a_file_whose_name_has_a_line_break_is_still_one_line() -> None:
     refused("enqueue", "--file", "no\nfile")
 
@@ -241,8 +236,8 @@ def test_the_command_line_goes_before_the_environment(nowhere: str) -> None:
 def test_the_environment_is_read(nowhere: str) -> None:
     assert f"no Redis answers at {nowhere} " in refused("status", env={"VOXSPOOL_REDIS_URL": nowhere}, code=1)
     assert f"no Redis answers at {nowhere} " in refused("status", env={"REDIS_URL": nowhere}, code=1)
-    assert "VOXSPOOL_ENGINE is 'pipper'; there is no such engine (did you mean piper?)" in refused(
-        "enqueue", "a", env={"VOXSPOOL_ENGINE": "pipper"}
+    assert "VOXSPOOL_ENGINE is 'Pipper'; there is no such engine (did you mean piper?)" in refused(
+        "enqueue", "a", env={"VOXSPOOL_ENGINE": "Pipper"}
     )
     assert 'voice "\\n"' in refused("enqueue", "a", env={"VOXSPOOL_VOICE": "\n"})
 

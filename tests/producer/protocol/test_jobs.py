@@ -21,6 +21,7 @@ from voxspool.protocol.jobs import (
     JobSpec,
     Priority,
     all_queue_names,
+    engine_of,
     priority_of,
     queue_name,
     queue_names,
@@ -119,7 +120,7 @@ def test_what_lies_on_a_limit_is_taken_unchanged(fields: dict[str, Any]) -> None
         ({"language": "en\n"}, [r'"en\n"', "en or pt-br"]),
         ({"language": "en-"}, ['"en-"', "en or pt-br"]),
         ({"engine": ""}, ['""', "there is: auto, piper, tone, xtts"]),
-        ({"engine": "pipper"}, ['"pipper"', "did you mean piper?"]),
+        ({"engine": "pipper!"}, ['"pipper!"', "did you mean piper?"]),
         ({"engine": "Piper"}, ['"Piper"', "did you mean piper?"]),
         ({"speed": 0.49}, ["0.49", "0.5 to 2.0"]),
         ({"speed": 2.01}, ["2.01", "0.5 to 2.0"]),
@@ -144,10 +145,56 @@ def test_what_lies_beyond_is_refused_with_its_value_and_what_is_taken(fields: di
     assert len(message) < 250
 
 
-@pytest.mark.parametrize("value", ["pipper", ""])
-def test_an_unknown_engine_has_an_error_of_its_own(value: str) -> None:
-    with pytest.raises(UnknownEngineError):
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "Piper",
+        "a" * 33,
+        "-a",
+        "a-",
+        "a_",
+        "1a",
+        "a.b",
+        "a b",
+        "a:b",
+        "a}",
+        "a/b",
+        "a\n",
+        "\u00e4",
+        "batch",
+        "interactive",
+    ],
+)
+def test_what_cannot_name_an_engine_has_an_error_of_its_own(value: str) -> None:
+    with pytest.raises(UnknownEngineError, match=r"there is no engine .*; a name has 1 to 32"):
         JobSpec("x", engine=value)
+
+
+@pytest.mark.parametrize("value", ["pipper", "a", "a" * 32, "xtts-v2", "espeak_ng", "batch-1", "auto2"])
+def test_an_engine_may_have_any_name_that_a_queue_can(value: str) -> None:
+    spec = JobSpec("x", engine=value, priority="batch")
+    assert JobSpec.decode(spec.encode()) == spec
+    assert spec.queue == f"voxspool-{value}-batch"
+    assert engine_of(spec.queue) == value
+    assert priority_of(spec.queue) == "batch"
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [
+        "default",
+        "",
+        "voxspool-piper",
+        "voxspool--batch",
+        "voxspool-Piper-batch",
+        "voxspool-batch-batch",
+        "x-voxspool-piper-batch",
+        "voxspool-piper-batch\n",
+    ],
+)
+def test_another_queue_has_no_engine(queue: str) -> None:
+    assert engine_of(queue) is None
 
 
 @pytest.mark.parametrize(
@@ -393,6 +440,16 @@ def test_a_worker_empties_interactive_queues_first_and_its_own_before_auto() -> 
         "voxspool-piper-batch",
         "voxspool-auto-batch",
     ]
+
+
+def test_the_queues_of_other_engines_are_named_too() -> None:
+    engines = [*ENGINES, "my-engine"]
+    assert jobs.queues_named(["my-engine"], engines) == ["voxspool-my-engine-interactive", "voxspool-my-engine-batch"]
+    assert set(jobs.queues_named([], engines)) - set(all_queue_names()) == set(
+        jobs.queues_named(["my-engine"], engines)
+    )
+    with pytest.raises(UnknownQueueError, match=r'no queue "my-engin" \(did you mean my-engine\?\)'):
+        jobs.queues_named(["my-engin"], engines)
 
 
 def test_all_queue_names_are_what_jobs_lie_in_and_workers_serve() -> None:

@@ -1,4 +1,7 @@
-"""The speech engines. All have the interface in `base`; the module of an engine is imported when `load` needs it."""
+"""The speech engines. All have the interface in `base`; the module of an engine is imported when `load` needs it.
+
+Three are voxspool's own. Other distributions add theirs with entry points (`plugins`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from voxspool.errors import UnknownEngineError, VoxspoolError
 from voxspool.protocol.jobs import ENGINES
 from voxspool.suggestions import did_you_mean
+from voxspool_worker.engines import plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +42,8 @@ def load_or_stand_in(settings: Settings, connect: Callable[..., Redis] | None = 
     Raises the error of the wanted engine (see `load`) if neither can be loaded.
     """
     wanted = settings.engine
+    for line in plugins.find().refused:
+        log.warning("engine.refused %s", line)
     try:
         return LoadedEngine(load(wanted, settings, connect))
     except VoxspoolError as error:
@@ -52,12 +58,24 @@ def load_or_stand_in(settings: Settings, connect: Callable[..., Redis] | None = 
         return LoadedEngine(engine, f"{wanted}: {error}")
 
 
+def names() -> list[str]:
+    """Return the engines that a worker can be asked for here: voxspool's own, then those of other distributions."""
+    return [*ENGINES, *plugins.find().engines]
+
+
+def check_name(name: str) -> None:
+    """Refuse an engine that is not here. Raises UnknownEngineError, with the near name."""
+    if name not in (known := names()):
+        raise UnknownEngineError(f"there is no engine {name!r}{did_you_mean(name, known)}")
+
+
 def load(name: str, settings: Settings, connect: Callable[..., Redis] | None = None) -> Engine:
     """Load an engine into memory. `connect` returns a client of the Redis that holds cloned voices; None: no clones.
 
     Raises UnknownEngineError, MissingExtraError (with the install command), UnknownVoiceError (no
-    voice is installed), CheckpointError and SettingsError.
+    voice is installed), CheckpointError, SettingsError and EngineLoadError.
     """
+    check_name(name)
     if name == "tone":
         from voxspool_worker.engines.tone import ToneEngine
 
@@ -71,4 +89,4 @@ def load(name: str, settings: Settings, connect: Callable[..., Redis] | None = N
         from voxspool_worker.engines import xtts
 
         return xtts.load(settings, connect)
-    raise UnknownEngineError(f"there is no engine {name!r}{did_you_mean(name, ENGINES)}")
+    return plugins.load(plugins.find().engines[name], settings)

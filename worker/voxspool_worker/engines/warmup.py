@@ -11,11 +11,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
+from voxspool.errors import EngineLoadError
 from voxspool_worker.engines.base import SegmentError, SpeechSegment
 from voxspool_worker.voices import catalog
 
 if TYPE_CHECKING:
-    from voxspool_worker.engines.base import Engine
+    from voxspool_worker.engines.base import AudioChunk, Engine
 
 WORDS: Final = "Good morning, all."
 """Text of the warm-up: short, and pronounceable in every language that the engines support."""
@@ -39,6 +42,7 @@ def warm_up(engine: Engine) -> WarmUpResult:
     """Synthesise WORDS with the engine's default voice and discard the audio. Does nothing without a built-in voice.
 
     Ignores SegmentError: an engine that cannot speak this text may speak others. Passes on every other exception.
+    Raises EngineLoadError for samples of another form than the interface has.
     """
     began, samples = time.monotonic(), 0
     if catalog.built_in(engine.voices):
@@ -47,7 +51,17 @@ def warm_up(engine: Engine) -> WarmUpResult:
         engine.admit(SpeechSegment("warm-up", 0, WORDS, 0, len(WORDS), 0.0, voice, voice.language(None), 1.0, 0))
         try:
             while engine.free < engine.rows:
-                samples += sum(len(chunk.pcm) for chunk in engine.step())
+                samples += sum(_count_samples(engine, chunk) for chunk in engine.step())
         except SegmentError:
             pass
     return WarmUpResult(time.monotonic() - began, samples / engine.sample_rate)
+
+
+def _count_samples(engine: Engine, chunk: AudioChunk) -> int:
+    """Return the length of a chunk. Raises EngineLoadError if it is not int16 of shape (n,): it would be noise."""
+    if chunk.pcm.dtype != np.int16 or chunk.pcm.ndim != 1:
+        raise EngineLoadError(
+            f"the engine {engine.name!r} gave samples of {chunk.pcm.dtype} and shape {chunk.pcm.shape}; "
+            "give int16 of shape (n,)"
+        )
+    return len(chunk.pcm)

@@ -59,16 +59,25 @@ class Recovery:
     def look(self) -> None:
         """Bring back the jobs whose lease ran out, in every queue of voxspool; let go those that nobody will take."""
         began = self._clock()
-        for queue in all_queue_names():
+        engines = self._engines()
+        for queue in all_queue_names(engines):
             self._try(lambda queue: self._rescue(queue, began), queue)
         live = workers.live(self._redis)
         if self._late(began):
             return
         paused: set[Any] = self._redis.smembers(keys.PAUSED)
-        for queue in self._left(live):
+        for queue in self._left(engines, live):
             if queue.encode() in paused:
                 continue  # somebody wants its jobs to wait
             self._try(lambda queue: self._let_go(queue, live), queue)
+
+    def _engines(self) -> list[str]:
+        """Return the engines whose queues are looked at; voxspool's own where the set of queues is corrupt."""
+        try:
+            return workers.engines(self._redis)
+        except ResponseError as error:
+            log.error("rescue.refused key=%s error=%s", workers.RQ_QUEUES, error)  # noqa: TRY400 - Redis's word says it all
+            return list(ENGINES)
 
     @staticmethod
     def _try(act: Callable[[str], None], queue: str) -> None:
@@ -92,11 +101,11 @@ class Recovery:
                 log.warning("job.rescued job=%s queue=%s", run.job, queue)
                 self._on_rescue()
 
-    def _left(self, live: list[WorkerCard]) -> list[str]:
+    def _left(self, engines: list[str], live: list[WorkerCard]) -> list[str]:
         """Name the engines' queues that no live worker has served for longer than their jobs should wait."""
         now, served = self._clock(), {queue for card in live for queue in card.queues}
-        engines = [queue_name(engine, priority) for engine in ENGINES for priority in PRIORITIES]
-        self._left_since = {queue: self._left_since.get(queue, now) for queue in engines if queue not in served}
+        queues = [queue_name(engine, priority) for engine in engines for priority in PRIORITIES]
+        self._left_since = {queue: self._left_since.get(queue, now) for queue in queues if queue not in served}
         return [queue for queue, since in self._left_since.items() if now - since >= PATIENCE_S[priority_of(queue)]]
 
     def _let_go(self, queue: str, live: list[WorkerCard]) -> None:

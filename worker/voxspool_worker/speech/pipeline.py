@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from voxspool import workers
 from voxspool.errors import InvalidJobError, MissingExtraError, UnknownEngineError, VoxspoolError
-from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, ENGINES, engine_of
+from voxspool.protocol.jobs import AUTO, DEFAULT_KEEP_S, engine_of, is_engine_name
 from voxspool.protocol.stream import STATES, Audio, Begin, Cancelled, End, Failed, Mark
 from voxspool_worker import text
 from voxspool_worker.engines.base import AudioChunk, Prepared, SegmentError, SpeechSegment, SpokenSegment
@@ -275,7 +275,7 @@ class Pipeline:
         try:
             return at.publisher.begin(begin, facts)
         except WrongEngineError as elsewhere:
-            if elsewhere.engine != self._engine.name and elsewhere.engine in ENGINES:
+            if elsewhere.engine != self._engine.name and is_engine_name(elsewhere.engine):
                 raise
             at.publisher.begin(_as_begun(begin, elsewhere), facts)
             raise SpeechGivenUpError(
