@@ -200,7 +200,7 @@ def decoding(folder: Path, precision: str, batches: Sequence[int], steps: int) -
             gpt.step()
         yield rows, rows * steps / (time.perf_counter() - began)
         for row in running:
-            gpt.leave(row)
+            gpt.release(row)
     gpt.close()
 
 

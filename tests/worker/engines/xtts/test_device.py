@@ -1,4 +1,4 @@
-"""The plan, and what can be proved of Apple's MPS without a Mac: operators, dtypes, shapes, no fork."""
+"""The device plan, and what can be tested of Apple's MPS without a Mac: operators, dtypes, shapes, no fork."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from voxspool.errors import SettingsError
 from voxspool_worker.engines.xtts import device
 from voxspool_worker.engines.xtts.device import plan
-from voxspool_worker.engines.xtts.gpt import Gpt, Tokens
-from voxspool_worker.engines.xtts.sampling import Choice
-from voxspool_worker.engines.xtts.torch_decoder import CONTEXTS, TorchDecoder
+from voxspool_worker.engines.xtts.gpt import Gpt, SpecialTokens
+from voxspool_worker.engines.xtts.sampling import SamplingOptions
+from voxspool_worker.engines.xtts.torch_decoder import CONTEXT_SIZES, TorchDecoder
 from voxspool_worker.engines.xtts.vocoder import Vocoder
 from voxspool_worker.engines.xtts.weights import GptWeights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries warn of one another
+pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries emit warnings
 
-MOST_CHANNELS = 65_536
-"""What a convolution may have on MPS."""
-ELSEWHERE = {
-    # What PyTorch chooses on a CPU -> what it chooses on MPS for the same call.
+MAX_CHANNELS = 65_536
+"""Maximum number of channels of a convolution on MPS."""
+MPS_EQUIVALENTS = {
+    # The operator that PyTorch runs on a CPU -> the one that it runs on MPS for the same call.
     "_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_attention_math_for_mps",
     "mkldnn_convolution": "_mps_convolution",
 }
-ON_THE_HOST = {"exponential_"}
-"""Chance is drawn on the CPU, whatever the device."""
+CPU_ONLY = {"exponential_"}
+"""Random numbers are drawn on the CPU on every device."""
 
 
 @dataclass
 class Recorder(TorchDispatchMode):
-    """Writes down every ATen operator that runs, with its tensors' dtypes and shapes."""
+    """Records every ATen operator that runs, with the dtypes and shapes of its tensors."""
 
     calls: list[tuple[str, tuple[tuple[int, ...], ...]]] = field(default_factory=list)
     dtypes: set[torch.dtype] = field(default_factory=set)
@@ -50,7 +50,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with self:  # what is made of other operators is taken apart: those are what runs
+        with self:  # an operator that consists of others is decomposed: only those run
             out = func.decompose(*args, **(kwargs or {}))
         if out is not NotImplemented:
             return out
@@ -71,7 +71,7 @@ class Recorder(TorchDispatchMode):
 
 @pytest.fixture(scope="module")
 def kernels() -> dict[str, set[str]]:
-    """Operator -> the backends with a kernel of their own, from the table that PyTorch is generated from."""
+    """Operator -> the backends that have a kernel for it, from the table that PyTorch is generated from."""
     package = importlib.util.find_spec("torchgen")
     assert package is not None
     assert package.submodule_search_locations is not None
@@ -82,15 +82,17 @@ def kernels() -> dict[str, set[str]]:
         name = function["func"].split("(")[0].split(".")[0]
         named = {key.strip() for keys in function.get("dispatch", {}) for key in keys.split(",")}
         if not function.get("dispatch") and "structured_delegate" not in function:
-            named.add("CompositeImplicitAutograd")  # made of other operators
+            named.add("CompositeImplicitAutograd")  # consists of other operators
         backends.setdefault(name, set()).update(named)
     return backends
 
 
 def on_mps(operator: str, kernels: dict[str, set[str]]) -> bool:
-    """Whether an operator runs on MPS without falling back to the CPU."""
-    name = ELSEWHERE.get(operator, operator)
-    backends = kernels.get(name, set()) | kernels.get(name.removesuffix("_"), set())  # in place: the same kernel
+    """Return whether an operator runs on MPS without falling back to the CPU."""
+    name = MPS_EQUIVALENTS.get(operator, operator)
+    backends = kernels.get(name, set()) | kernels.get(
+        name.removesuffix("_"), set()
+    )  # in-place operators use the same kernel
     return bool(backends & {"MPS", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional"})  # fmt: skip
 
 
@@ -101,9 +103,9 @@ def weights(upstream: Any) -> GptWeights:
 
 @pytest.fixture
 def gpt(weights: GptWeights) -> Gpt:
-    """What MPS would run, on the CPU: fixed shapes, PyTorch alone."""
+    """The GPT as it runs on MPS, but on the CPU: fixed shapes, PyTorch only."""
     decoder = TorchDecoder(weights, rows=4, positions=1072, precision="fp32", device=torch.device("cpu"))
-    return Gpt(weights, decoder, Tokens(261, 0, 1024, 1025, 602), rows=4, choice=Choice())
+    return Gpt(weights, decoder, SpecialTokens(261, 0, 1024, 1025, 602), rows=4, options=SamplingOptions())
 
 
 @pytest.fixture(scope="module")
@@ -112,15 +114,15 @@ def vocoder(upstream: Any) -> Vocoder:
 
 
 def speak(gpt: Gpt, vocoder: Vocoder, upstream: Any, record: Recorder) -> None:
-    """One voice, two rows, a few steps, a chunk of audio: the whole hot path."""
+    """Run the whole hot path: a voice's prefix, two rows, a few steps, one chunk of audio."""
     speaker = upstream.speaker_manager.speakers["Ada Random"]
     with record:
         prefix = gpt.prefix(speaker["gpt_cond_latent"][0])
         gpt.start(prefix, [5, 6, 7, 8], 1)
         gpt.start(prefix, [9, 10], 2)
-        said = [step for _ in range(12) for step in gpt.step()]
+        generated = [token for _ in range(12) for token in gpt.step()]
         stream = vocoder.stream(vocoder.voice(speaker["speaker_embedding"]))
-        vocoder.push_many([(stream, torch.stack([step.latent for step in said if step.row == 0]))])
+        vocoder.push_many([(stream, torch.stack([token.latent for token in generated if token.row == 0]))])
         stream.finish()
 
 
@@ -130,20 +132,22 @@ def test_every_operator_of_the_hot_path_has_a_kernel_on_mps(
     record = Recorder()
     speak(gpt, vocoder, upstream, record)
     assert len(record.operators) > 20
-    missing = {name for name in record.operators - ON_THE_HOST if not on_mps(name, kernels)}
+    missing = {name for name in record.operators - CPU_ONLY if not on_mps(name, kernels)}
     assert missing == set()
 
 
 @pytest.mark.parametrize("operator", ["linalg_eig", "_int_mm", "an operator that does not exist"])
-def test_the_table_knows_what_mps_lacks(operator: str, kernels: dict[str, set[str]]) -> None:
+def test_operators_that_mps_lacks_are_recognised(operator: str, kernels: dict[str, set[str]]) -> None:
     assert not on_mps(operator, kernels)
 
 
-def test_no_float64_and_no_wide_convolution(gpt: Gpt, vocoder: Vocoder, upstream: Any) -> None:
+def test_the_hot_path_has_no_float64_and_no_convolution_with_too_many_channels(
+    gpt: Gpt, vocoder: Vocoder, upstream: Any
+) -> None:
     record = Recorder()
     speak(gpt, vocoder, upstream, record)
     assert torch.float64 not in record.dtypes
-    assert 0 < record.channels <= MOST_CHANNELS
+    assert 0 < record.channels <= MAX_CHANNELS
 
 
 def shapes_of(gpt: Gpt) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
@@ -153,7 +157,7 @@ def shapes_of(gpt: Gpt) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
     return record.calls
 
 
-def test_no_shape_changes_from_step_to_step(gpt: Gpt, upstream: Any) -> None:
+def test_shapes_are_the_same_in_every_step(gpt: Gpt, upstream: Any) -> None:
     prefix = gpt.prefix(upstream.speaker_manager.speakers["Ada Random"]["gpt_cond_latent"][0])
     gpt.start(prefix, [5, 6, 7, 8], 1)
     first = shapes_of(gpt)
@@ -162,14 +166,14 @@ def test_no_shape_changes_from_step_to_step(gpt: Gpt, upstream: Any) -> None:
         assert shapes_of(gpt) == first
 
 
-def test_there_are_few_shapes_in_all(gpt: Gpt, upstream: Any) -> None:
+def test_a_long_row_needs_only_one_set_of_shapes_per_context_size(gpt: Gpt, upstream: Any) -> None:
     prefix = gpt.prefix(upstream.speaker_manager.speakers["Ada Random"]["gpt_cond_latent"][0])
     gpt.start(prefix, [5] * 60, 1)
     seen = {tuple(shapes_of(gpt)) for _ in range(500)}
-    assert 1 < len(seen) <= len(CONTEXTS) + 1  # and the last step, after which nothing is looked ahead
+    assert 1 < len(seen) <= len(CONTEXT_SIZES) + 1  # the last step differs, too: it does not run the decoder
 
 
-def test_nothing_forks(gpt: Gpt, vocoder: Vocoder, upstream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hot_path_does_not_fork(gpt: Gpt, vocoder: Vocoder, upstream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
     speak(gpt, vocoder, upstream, Recorder())
 
@@ -178,8 +182,8 @@ def test_nothing_forks(gpt: Gpt, vocoder: Vocoder, upstream: Any, monkeypatch: p
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Pretend that PyTorch finds these accelerators."""
+def available(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that makes PyTorch find the given accelerators only."""
 
     def found(*, cuda: bool = False, mps: bool = False) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -189,40 +193,42 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize(
-    ("there", "wanted"),
+    ("accelerators", "wanted"),
     [({}, ("cpu", "int8")), ({"mps": True}, ("mps", "fp32")), ({"cuda": True, "mps": True}, ("cuda", "bf16"))],
 )
-def test_auto_takes_the_fastest_device_and_a_precision_for_it(
-    here: Callable[..., None], there: dict[str, bool], wanted: tuple[str, str]
+def test_auto_chooses_the_fastest_device_and_its_default_precision(
+    available: Callable[..., None], accelerators: dict[str, bool], wanted: tuple[str, str]
 ) -> None:
-    here(**there)
+    available(**accelerators)
     found = plan()
     assert (found.device, found.precision) == wanted
-    assert found.why == f"device {wanted[0]} (auto), precision {wanted[1]} (auto)"
+    assert found.reason == f"device {wanted[0]} (auto), precision {wanted[1]} (auto)"
 
 
-def test_what_was_asked_for_is_taken(here: Callable[..., None]) -> None:
-    here(cuda=True)
+def test_the_named_device_and_precision_are_chosen(available: Callable[..., None]) -> None:
+    available(cuda=True)
     found = plan("cpu", "fp32")
     assert (found.device, found.precision, found.vocoder) == ("cpu", "fp32", torch.float32)
-    assert found.why == "device cpu, precision fp32"
+    assert found.reason == "device cpu, precision fp32"
 
 
 @pytest.mark.parametrize("wanted", ["cuda", "mps"])
-def test_a_device_that_is_not_here_is_refused_with_what_is(here: Callable[..., None], wanted: str) -> None:
-    here()
-    with pytest.raises(SettingsError, match=rf"VOXSPOOL_DEVICE is {wanted}.*there is: cpu"):
+def test_a_missing_device_raises_an_error_that_lists_the_available_ones(
+    available: Callable[..., None], wanted: str
+) -> None:
+    available()
+    with pytest.raises(SettingsError, match=rf"VOXSPOOL_DEVICE is {wanted}.*available: cpu"):
         plan(wanted)
 
 
-def test_int8_is_a_cpus(here: Callable[..., None]) -> None:
-    here(mps=True)
-    with pytest.raises(SettingsError, match=r"int8, which only a CPU has; on mps take bf16 or fp32"):
+def test_int8_on_an_accelerator_raises_an_error_that_lists_its_precisions(available: Callable[..., None]) -> None:
+    available(mps=True)
+    with pytest.raises(SettingsError, match=r"int8, which only the CPU supports; on mps set it to bf16, fp32 or auto"):
         plan("mps", "int8")
 
 
-def test_the_vocoder_is_exact_with_an_exact_gpt_and_on_mps(here: Callable[..., None]) -> None:
-    here(mps=True, cuda=True)
+def test_the_vocoder_is_fp32_with_an_fp32_gpt_and_on_mps(available: Callable[..., None]) -> None:
+    available(mps=True, cuda=True)
     assert plan("mps", "bf16").vocoder == plan("cuda", "fp32").vocoder == torch.float32
     assert plan("cuda").vocoder == torch.bfloat16
 

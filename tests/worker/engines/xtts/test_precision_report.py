@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from voxspool_worker.cli import main
 from voxspool_worker.engines.xtts.precision_report import Reading, compare, spectral_distance_db
-from voxspool_worker.engines.xtts.sampling import Choice
+from voxspool_worker.engines.xtts.sampling import SamplingOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +29,12 @@ def reading(noise: float = 0.0, *, seed: int = 0) -> Reading:
 
 
 def test_the_same_is_the_same() -> None:
-    found = compare("fp32", [reading()], [reading()], Choice())
+    found = compare("fp32", [reading()], [reading()], SamplingOptions())
     assert (found.greedy, found.sampled, found.gap, found.audio_db) == (1.0, 1.0, 0.0, 0.0)
 
 
 def test_more_noise_is_more_distance_in_everything() -> None:
-    little, much = (compare("x", [reading()], [reading(noise)], Choice()) for noise in (0.05, 1.0))
+    little, much = (compare("x", [reading()], [reading(noise)], SamplingOptions()) for noise in (0.05, 1.0))
     assert 1.0 >= little.greedy > much.greedy
     assert 1.0 >= little.sampled > much.sampled
     assert 0.0 < little.gap < much.gap < much.largest_gap

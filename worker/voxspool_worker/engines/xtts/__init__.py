@@ -1,17 +1,20 @@
-"""XTTS v2: a voice from a clip, in 17 languages. On the low-level classes of coqui-tts, with a loop of our own.
+"""The engine `xtts`: XTTS v2, which clones a voice from a clip and speaks 17 languages.
 
-    checkpoint, model                       where the weights are; upstream's modules around them
-    device                                  what runs where, in which precision
+It uses the low-level classes of coqui-tts ("upstream" in this package) with its own decoding loop and its own streaming
+vocoder:
+
+    checkpoint, model                       find the weights on disk; load them into upstream's modules
+    device                                  chooses device and precision
     tokenizer, punctuation                  text -> tokens
-    latents, prepared_voices                clips -> conditioning -> what a row needs of a voice
-    gpt, sampling                           tokens -> latents, on many rows at once
-    cpu_decoder (.py, .c), torch_decoder    the decoder under gpt: in C for CPUs, in PyTorch for everything else
-    vocoder                                 latents -> audio, as they come
-    output_check                            whether an output is longer than its text can explain
-    active_segment, engine                  the state of one segment; the rows, and which segment streams
-    precision_report                        what a precision changes, on the user's own weights
+    latents, prepared_voices                clips -> conditioning latents -> KV cache of a voice
+    gpt, sampling                           tokens -> latents, for many rows at once
+    cpu_decoder (.py, .c), torch_decoder    the transformer blocks: in C for CPUs, in PyTorch for other devices
+    vocoder                                 latents -> audio, as a stream
+    output_check                            checks whether the length of the audio is plausible for the text
+    active_segment, engine                  the state of one segment; the engine that runs them all
+    precision_report                        compares precisions on the user's own weights
 
-Nothing heavy is imported before `load`.
+The libraries (PyTorch, coqui-tts) are imported by `load`, not before.
 """
 
 from __future__ import annotations
@@ -29,12 +32,12 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from voxspool_worker.engines.xtts.checkpoint import Checkpoint
-    from voxspool_worker.engines.xtts.device import Plan
+    from voxspool_worker.engines.xtts.device import DevicePlan
     from voxspool_worker.engines.xtts.engine import XttsEngine
     from voxspool_worker.engines.xtts.gpt import Decoder, Gpt
     from voxspool_worker.engines.xtts.model import LoadedModel
     from voxspool_worker.engines.xtts.prepared_voices import PreparedVoices
-    from voxspool_worker.engines.xtts.sampling import Choice
+    from voxspool_worker.engines.xtts.sampling import SamplingOptions
     from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
     from voxspool_worker.engines.xtts.weights import GptWeights
     from voxspool_worker.settings import Settings
@@ -42,15 +45,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LIBRARIES: Final = {"torch": "torch", "torchaudio": "torchaudio", "TTS": "coqui-tts", "safetensors": "safetensors"}
-"""Module -> the package that has it, of the extra."""
+"""Module -> the package of the extra `xtts` that contains it."""
 PREFIX_POSITIONS: Final = 32
-"""Latents of a voice: the perceiver's, in every XTTS v2."""
+"""Number of conditioning latents of a voice: the output of the perceiver resampler in every XTTS v2 checkpoint."""
 
 
 def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> XttsEngine:
-    """Load XTTS, warm: voices of `connect`'s Redis can be cloned, without it only the checkpoint's speakers speak.
+    """Load XTTS into memory.
 
-    Raises MissingExtraError, CheckpointError, and SettingsError for a device or precision that is not here.
+    `connect` returns a client of the Redis that holds cloned voices; None: only the checkpoint's own speakers can be
+    used. Raises MissingExtraError, CheckpointError, and SettingsError if this machine lacks the device or precision.
     """
     from voxspool_worker.engines.xtts import checkpoint
 
@@ -60,11 +64,11 @@ def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> Xtt
     forbid_telemetry()
     try:
         return _load(found, settings, connect)
-    except ImportError as error:  # installed, and broken
+    except ImportError as error:  # the packages are installed but broken
         raise MissingExtraError(
             f"XTTS cannot be imported ({error}); install it with: {install_command('voxspool-worker', 'xtts')}"
         ) from error
-    except (RuntimeError, MemoryError, OSError) as error:  # a driver, a file that went away, no memory
+    except (RuntimeError, MemoryError, OSError) as error:  # from a driver, the file system, or a lack of memory
         raise CheckpointError(
             f"XTTS cannot be loaded from {found.folder} ({type(error).__name__}: {error}); "
             "try VOXSPOOL_DEVICE=cpu, or look at `voxspool-worker check`"
@@ -72,7 +76,7 @@ def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> Xtt
 
 
 def _load(found: Checkpoint, settings: Settings, connect: Callable[..., Redis] | None) -> XttsEngine:
-    """Load the parts and join them."""
+    """Load the parts of the engine and connect them."""
     import torch
 
     from voxspool_worker.engines.xtts import device, model
@@ -81,7 +85,7 @@ def _load(found: Checkpoint, settings: Settings, connect: Callable[..., Redis] |
     from voxspool_worker.engines.xtts.vocoder import Vocoder
 
     plan = device.plan(settings.device, settings.precision)
-    torch.backends.cudnn.allow_tf32 = plan.precision != "fp32"  # else its convolutions have 10 bits of precision
+    torch.backends.cudnn.allow_tf32 = plan.precision != "fp32"  # TF32 has 10 bits of mantissa
     loaded = model.load(found)
     tokenizer = XttsTokenizer(found.vocab)
     engine = XttsEngine(
@@ -90,12 +94,12 @@ def _load(found: Checkpoint, settings: Settings, connect: Callable[..., Redis] |
         model=f"xtts {found.fingerprint[:12]} {plan.precision}", device=plan.device,
         sample_rate=loaded.config.model_args.output_sample_rate, rows=plan.rows,
     )  # fmt: skip
-    log.info("xtts.loaded checkpoint=%s fingerprint=%s plan=%r", found.folder, found.fingerprint, plan.why)
+    log.info("xtts.loaded checkpoint=%s fingerprint=%s plan=%r", found.folder, found.fingerprint, plan.reason)
     return engine
 
 
 def check_installed() -> None:
-    """Raise MissingExtraError where a library of the extra is not installed."""
+    """Raise MissingExtraError if a library of the extra `xtts` is not installed."""
     from importlib.util import find_spec
 
     absent = [package for module, package in LIBRARIES.items() if find_spec(module) is None]
@@ -104,42 +108,54 @@ def check_installed() -> None:
 
 
 def make_gpt(
-    loaded: LoadedModel, tokenizer: XttsTokenizer, plan: Plan, settings: Settings, choice: Choice | None = None
-) -> Gpt:
-    """Make the GPT of a plan."""
-    from voxspool_worker.engines.xtts.gpt import Gpt, Tokens
-    from voxspool_worker.engines.xtts.sampling import Choice
-    from voxspool_worker.engines.xtts.weights import HEAD, GptWeights
+    loaded: LoadedModel, tokenizer: XttsTokenizer, plan: DevicePlan, settings: Settings,
+    options: SamplingOptions | None = None,
+) -> Gpt:  # fmt: skip
+    """Return the GPT on the plan's device. Raises CheckpointError if the weights are not those of XTTS v2."""
+    from voxspool_worker.engines.xtts.gpt import Gpt, SpecialTokens
+    from voxspool_worker.engines.xtts.sampling import SamplingOptions
 
     sizes = loaded.config.model_args
+    weights = _gpt_weights(loaded)
+    tokens = SpecialTokens(
+        tokenizer.start, tokenizer.stop, sizes.gpt_start_audio_token, sizes.gpt_stop_audio_token,
+        max_audio_tokens=sizes.gpt_max_audio_tokens - 3,  # upstream reserves three for start, stop and conditioning
+    )  # fmt: skip
+    positions = PREFIX_POSITIONS + sizes.gpt_max_text_tokens + 2 + sizes.gpt_max_audio_tokens
+    positions = -(-positions // 16) * 16
+    decoder = _decoder(weights, plan, settings, positions)
+    return Gpt(weights, decoder, tokens, rows=plan.rows, options=options or SamplingOptions())
+
+
+def _gpt_weights(loaded: LoadedModel) -> GptWeights:
+    """Return the GPT's weights. Raises CheckpointError if one is missing or the attention heads have another width."""
+    from voxspool_worker.engines.xtts.weights import HEAD_WIDTH, GptWeights
+
+    heads = loaded.config.model_args.gpt_n_heads
     try:
         weights = GptWeights.from_state(loaded.state)
     except KeyError as error:
         raise CheckpointError(f"{loaded.checkpoint.weights} has no weight {error}; fetch it again") from error
-    if weights.width != sizes.gpt_n_heads * HEAD:
+    if weights.width != heads * HEAD_WIDTH:
         raise CheckpointError(
-            f"{loaded.checkpoint.config} says {sizes.gpt_n_heads} heads for {weights.width} features; "
-            f"XTTS v2 has {HEAD} for each head, and voxspool speaks no other"
+            f"{loaded.checkpoint.config} has {heads} attention heads for {weights.width} features; voxspool supports "
+            f"only XTTS v2, which has {HEAD_WIDTH} features per head"
         )
-    most = sizes.gpt_max_audio_tokens - 3  # upstream keeps three for start, stop and conditioning
-    tokens = Tokens(tokenizer.start, tokenizer.stop, sizes.gpt_start_audio_token, sizes.gpt_stop_audio_token, most)
-    positions = PREFIX_POSITIONS + sizes.gpt_max_text_tokens + 2 + sizes.gpt_max_audio_tokens
-    positions = -(-positions // 16) * 16
-    return Gpt(weights, _decoder(weights, plan, settings, positions), tokens, rows=plan.rows, choice=choice or Choice())
+    return weights
 
 
-def _decoder(weights: GptWeights, plan: Plan, settings: Settings, positions: int) -> Decoder:
-    """Make the decoder: the compiled one on a CPU where it compiles, else PyTorch's."""
-    from voxspool_worker.engines.xtts.cpu_decoder import NativeDecoder, NoCompilerError, compiled
+def _decoder(weights: GptWeights, plan: DevicePlan, settings: Settings, positions: int) -> Decoder:
+    """Return the decoder in C on a CPU if it can be compiled, else the one in PyTorch."""
+    from voxspool_worker.engines.xtts.cpu_decoder import CompilationError, CpuDecoder, compile_decoder
     from voxspool_worker.engines.xtts.torch_decoder import TorchDecoder
 
     if plan.device == "cpu":
         try:
-            library = compiled(settings.cache_dir.expanduser() / "kernels")
-            return NativeDecoder(
+            library = compile_decoder(settings.cache_dir.expanduser() / "kernels")
+            return CpuDecoder(
                 library, weights, rows=plan.rows, positions=positions, precision=plan.precision, threads=plan.threads
             )
-        except NoCompilerError as error:
+        except CompilationError as error:
             log.warning("xtts.slow error=%r do=%r", str(error), "install a C compiler: apt install gcc, xcode-select")
     return TorchDecoder(
         weights, rows=plan.rows, positions=positions, precision=plan.precision, device=plan.torch_device
@@ -149,7 +165,7 @@ def _decoder(weights: GptWeights, plan: Plan, settings: Settings, positions: int
 def make_voices(
     loaded: LoadedModel, settings: Settings, connect: Callable[..., Redis] | None, tokenizer: XttsTokenizer
 ) -> PreparedVoices:
-    """Bring together what knows of voices."""
+    """Return the voices of the engine: the checkpoint's speakers and, with `connect`, the cloned ones."""
     from importlib.metadata import version
 
     from voxspool_worker.engines.xtts import latents

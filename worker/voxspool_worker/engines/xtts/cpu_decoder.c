@@ -1,16 +1,18 @@
-// The GPT of XTTS on a CPU: all layers for a handful of tokens in one call. Plain C, compiled on the machine it runs on.
+// The transformer blocks of XTTS's GPT on a CPU. Plain C, compiled on the machine on which it runs.
 //
-// Knows a GPT-2 block (norm, attention, norm, MLP), a cache of keys and values, and threads. Does not know text, voices,
-// sampling or audio. native.py is its only caller; torch_decoder.py says the same in PyTorch and is what it is held
-// against.
+// It computes GPT-2 blocks (layer norm, attention, layer norm, MLP) with a KV cache, on a fixed number of threads.
+// cpu_decoder.py is its only caller. torch_decoder.py computes the same in PyTorch; the tests compare the two.
 //
-// A call takes tokens of any rows at any positions: one of each row is a decoding step, many of one row are a prompt.
-// A token's result depends on its own row alone, to the last bit, whatever stands beside it: each sum has one order,
-// integers are exact, and activations are quantised token by token.
+// A call computes any number of tokens of any rows at any positions: one token of each row is a decoding step, many
+// tokens of one row are a prompt. The result for a token depends only on its own row, bit by bit, regardless of the
+// other tokens in the call: every sum has a fixed order, integer sums are exact, and activations are quantised per
+// token.
 //
-//   weights  packed once into panels of NR columns, so that a step reads them in one stream: at one row the memory's
-//            bandwidth is the limit. int8: a scale a column; activations get a scale a token; 32-bit sums.
-//   threads  share the columns (linear layers), the heads (attention), the tokens (norms), and meet at barriers.
+//   weights  are packed once into panels of PANEL_COLUMNS columns, so that a step reads them sequentially: memory
+//            bandwidth is the limit with one row. int8: one scale per column for weights, one scale per token for
+//            activations, sums in 32 bits.
+//   threads  split the columns of linear layers, the heads of attention and the tokens of layer norms; barriers
+//            separate these phases.
 
 #define _GNU_SOURCE
 #include <math.h>
@@ -31,10 +33,10 @@
 #define RELAX() __asm__ volatile("")
 #endif
 
-#define LANES 16                            // floats in a vector; wider than the machine's, the compiler splits it
+#define LANES 16                            // floats per vector; the compiler splits what the machine lacks
 #if defined(__AVX512F__)
-#define VECTORS 4                           // vectors in a panel: 6 x 4 sums and 4 weights fill the 32 registers
-#define TOKENS 6                            // tokens that share a pass over a panel
+#define VECTORS 4                           // vectors per panel: 6 x 4 sums and 4 weights fit into the 32 registers
+#define TOKENS 6                            // tokens that are computed in one pass over a panel
 #elif defined(__AVX2__)
 #define VECTORS 1
 #define TOKENS 2
@@ -42,14 +44,14 @@
 #define VECTORS 1
 #define TOKENS 4
 #endif
-#define NR (LANES * VECTORS)                // columns in a panel
+#define PANEL_COLUMNS (LANES * VECTORS)     // columns per panel
 #if defined(__ARM_FEATURE_DOTPROD)
-#define OFFSET 0                            // ARM multiplies signed bytes,
+#define WEIGHT_OFFSET 0                     // ARM multiplies signed by signed bytes
 #else
-#define OFFSET 128                          // x86 unsigned by signed ones: weights are kept with this on top
+#define WEIGHT_OFFSET 128                   // x86 multiplies unsigned by signed: this is added to the weights
 #endif
-#define HEAD 64                             // a head's width; GPT-2's, and every XTTS's
-#define BLOCK 16                            // positions whose keys are stored side by side
+#define HEAD_WIDTH 64                       // width of an attention head in GPT-2 and in XTTS v2
+#define KEY_BLOCK 16                        // positions whose keys are interleaved in the cache
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -59,15 +61,15 @@ typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
-enum { FP32, BF16, INT8 };                  // precisions, as native.py numbers them
-enum { QKV, PROJECT, EXPAND, CONTRACT, LINEARS };
+enum { FP32, BF16, INT8 };                  // precisions, with the numbers of cpu_decoder.py
+enum { QKV, ATTENTION_OUTPUT, MLP_EXPAND, MLP_CONTRACT, LINEAR_COUNT };
 
 INLINE vf load(const float *p) { return *(const vf_loose *)p; }
 INLINE void store(float *p, vf v) { *(vf_loose *)p = v; }
 INLINE vf splat(float x) { return x - (vf){0}; }
-INLINE vf pick(vi where, vf yes, vf no) { return (vf)((where & (vi)yes) | (~where & (vi)no)); }
-INLINE vf larger(vf a, vf b) { return pick(a > b, a, b); }
-INLINE float sum(vf v) {                    // one order, whatever the machine's width
+INLINE vf blend(vi where, vf yes, vf no) { return (vf)((where & (vi)yes) | (~where & (vi)no)); }
+INLINE vf maximum(vf a, vf b) { return blend(a > b, a, b); }
+INLINE float sum(vf v) {                    // the order does not depend on the machine's vector length
   float s[LANES];
   store(s, v);
   for (int step = LANES / 2; step; step /= 2)
@@ -75,7 +77,7 @@ INLINE float sum(vf v) {                    // one order, whatever the machine's
   return s[0];
 }
 
-// --- half precision, in which keys and values are kept beside bf16 and int8 weights -----------------------------------
+// --- half precision, the format of the KV cache with bf16 and int8 weights -------------------------------------------
 
 #if defined(__AVX512F__)
 INLINE vf load_half(const uint16_t *p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
@@ -97,19 +99,19 @@ INLINE vf load_half(const uint16_t *p) {
 INLINE uint16_t to_half(float x) { _Float16 f = (_Float16)x; uint16_t h; memcpy(&h, &f, 2); return h; }
 #endif
 
-INLINE uint16_t to_bf16(float x) {          // to the nearest, ties to even
+INLINE uint16_t to_bf16(float x) {          // rounds to nearest, ties to even
   uint32_t u;
   memcpy(&u, &x, 4);
   return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
-// --- functions ---------------------------------------------------------------------------------------------------------
+// --- functions -------------------------------------------------------------------------------------------------------
 
-INLINE vf exp_v(vf x) {                     // Cephes' expf, 2 ulp; below -87 it gives 0
+INLINE vf exp_v(vf x) {                     // expf of the Cephes library, 2 ulp; returns 0 below -87
   vi below = x < -87.0f;
-  x = -larger(-larger(x, splat(-87.0f)), splat(-88.0f));
+  x = -maximum(-maximum(x, splat(-87.0f)), splat(-88.0f));
   vf n = x * 1.44269504088896341f;
-  vi whole = __builtin_convertvector(n + pick(n < 0, splat(-0.5f), splat(0.5f)), vi);
+  vi whole = __builtin_convertvector(n + blend(n < 0, splat(-0.5f), splat(0.5f)), vi);
   vf f = __builtin_convertvector(whole, vf);
   x = x - f * 0.693359375f + f * 2.12194440e-4f;
   vf y = splat(1.9875691500e-4f);
@@ -120,84 +122,86 @@ INLINE vf exp_v(vf x) {                     // Cephes' expf, 2 ulp; below -87 it
   y = y * x + 5.0000001201e-1f;
   y = y * x * x + x + 1.0f;
   vf scale = (vf)((whole + 127) << 23);
-  return pick(below, splat(0.0f), y * scale);
+  return blend(below, splat(0.0f), y * scale);
 }
 
-INLINE vf gelu_v(vf x) {                    // GPT-2's, by tanh: x * sigmoid(2 u)
+INLINE vf gelu_v(vf x) {                    // GPT-2's approximation with tanh, written as x * sigmoid(2 u)
   vf u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
   return x / (1.0f + exp_v(-2.0f * u));
 }
 
-// --- threads -----------------------------------------------------------------------------------------------------------
+// --- threads ---------------------------------------------------------------------------------------------------------
 
 typedef struct Decoder Decoder;
 
-#define SPINS 2000                          // some 30 us: longer than any phase waits while all cores are ours
+#define SPINS 2000                          // about 30 us: longer than any wait if no other process uses the cores
 
 typedef struct {
   int count;
   atomic_int arrived, phase;
-  atomic_int work, stop;
+  atomic_int call_number, stopping;         // number of the latest call; whether the threads must end
   pthread_mutex_t lock;
-  pthread_cond_t called;
+  pthread_cond_t wake_up;
   pthread_t *threads;
-} Team;
+} ThreadPool;
 
-typedef struct { Decoder *decoder; int me; } Member;
+typedef struct { Decoder *decoder; int thread; } PoolThread;
 
-static void barrier(Team *team) {
-  int phase = atomic_load(&team->phase);
-  if (atomic_fetch_add(&team->arrived, 1) == team->count - 1) {
-    atomic_store(&team->arrived, 0);
-    atomic_store(&team->phase, phase + 1);
+static void barrier(ThreadPool *pool) {
+  int phase = atomic_load(&pool->phase);
+  if (atomic_fetch_add(&pool->arrived, 1) == pool->count - 1) {
+    atomic_store(&pool->arrived, 0);
+    atomic_store(&pool->phase, phase + 1);
     return;
   }
-  for (int spin = 0; atomic_load_explicit(&team->phase, memory_order_acquire) == phase; spin++) {
+  for (int spin = 0; atomic_load_explicit(&pool->phase, memory_order_acquire) == phase; spin++) {
     if (spin < SPINS) RELAX();
     else sched_yield();
   }
 }
 
-INLINE void share(int count, int me, int team, int *first, int *last) {
-  *first = (int)((int64_t)count * me / team);
-  *last = (int)((int64_t)count * (me + 1) / team);
+// Splits `count` items evenly: this thread's part is `first` up to, but not including, `last`.
+INLINE void split(int count, int thread, int threads, int *first, int *last) {
+  *first = (int)((int64_t)count * thread / threads);
+  *last = (int)((int64_t)count * (thread + 1) / threads);
 }
 
-// --- weights -----------------------------------------------------------------------------------------------------------
+// --- weights ---------------------------------------------------------------------------------------------------------
 
 typedef struct {
   int inputs, outputs, panels;
-  void *weights;                            // [panel][input / g][NR][g]: g = 1 float, 2 bf16, 4 bytes
-  float *scale;                             // int8: of a column; [panels * NR]
-  float *bias;                              // [panels * NR]
+  void *weights;                            // [panel][input / g][PANEL_COLUMNS][g]; g: 1 (fp32), 2 (bf16), 4 (int8)
+  float *scale;                             // int8: scale of each column; [panels * PANEL_COLUMNS]
+  float *bias;                              // [panels * PANEL_COLUMNS]
 } Linear;
 
 typedef struct {
-  float *norm[4];                           // gain and bias before attention, gain and bias before the MLP
-  Linear linear[LINEARS];
+  float *norm[4];                           // attention norm: gain, bias; MLP norm: gain, bias
+  Linear linear[LINEAR_COUNT];
 } Layer;
 
 struct Decoder {
-  int layers, width, heads, rows, positions, precision, half;
-  int most;                                 // tokens in a call
+  int layers, width, heads, rows, positions, precision;
+  int half;                                 // whether the KV cache is in half precision
+  int max_tokens;                           // maximum number of tokens in a call
   Layer *layer;
-  float *final[4];                          // ln_f, then XTTS's own final norm
-  char *cache;                              // [row][layer][keys, values][head][positions][HEAD]
+  float *final[4];                          // gain and bias of ln_f, then of XTTS's own final norm
+  char *cache;                              // KV cache: [row][layer][keys, values][head][positions][HEAD_WIDTH]
   size_t cache_bytes, head_bytes;
-  Team team;
-  Member *members;
-  // scratch, [most] tokens each
-  float *stream, *normed, *qkv, *mixed, *hidden;
-  void *packed;                             // activations as the linear layers take them
-  float *scales;
-  int32_t *sums;
+  ThreadPool pool;
+  PoolThread *arguments;
+  // work buffers for max_tokens tokens each
+  float *residual, *normed, *qkv, *attended, *hidden;
+  void *converted;                          // activations in the precision of the linear layers
+  float *scales;                            // int8: scale of each token's activations
+  int32_t *quantised_sums;                  // int8: sum of each token's quantised activations
   float *scores;                            // [threads][positions]
-  // the call in progress
+  // arguments of the current call
   int tokens;
-  const int32_t *row_of, *position_of;
+  const int32_t *row_of, *position_of;      // row and position of each token
 };
 
-static void *room(size_t bytes) {
+static void *allocate(size_t bytes) {
   void *p = NULL;
   return posix_memalign(&p, 64, (bytes + 63) / 64 * 64 + 64) ? NULL : memset(p, 0, bytes);
 }
@@ -205,42 +209,42 @@ static void *room(size_t bytes) {
 static int group(int precision) { return precision == INT8 ? 4 : precision == BF16 ? 2 : 1; }
 static size_t weight_bytes(int precision) { return precision == INT8 ? 1 : precision == BF16 ? 2 : 4; }
 
-// Packs one panel of a weight [inputs][outputs] with strides, in floats.
+// Packs one panel of a weight matrix [inputs][outputs]; the strides are in floats.
 static void pack_panel(Linear *to, int precision, int panel, const float *w, long by_input, long by_output) {
-  int g = group(precision), most = to->outputs - panel * NR;
-  if (most > NR) most = NR;
-  size_t panel_bytes = (size_t)to->inputs * NR * weight_bytes(precision);
+  int g = group(precision), columns = to->outputs - panel * PANEL_COLUMNS;
+  if (columns > PANEL_COLUMNS) columns = PANEL_COLUMNS;
+  size_t panel_bytes = (size_t)to->inputs * PANEL_COLUMNS * weight_bytes(precision);
   char *out = (char *)to->weights + panel * panel_bytes;
-  float inverse[NR] = {0};
+  float inverse[PANEL_COLUMNS] = {0};
   if (precision == INT8) {
-    float peak[NR] = {0};
+    float peak[PANEL_COLUMNS] = {0};
     for (int k = 0; k < to->inputs; k++)
-      for (int n = 0; n < most; n++) {
-        float a = fabsf(w[k * by_input + (panel * NR + n) * by_output]);
+      for (int n = 0; n < columns; n++) {
+        float a = fabsf(w[k * by_input + (panel * PANEL_COLUMNS + n) * by_output]);
         peak[n] = a > peak[n] ? a : peak[n];
       }
-    for (int n = 0; n < NR; n++) {
-      to->scale[panel * NR + n] = peak[n] / 127.0f;
+    for (int n = 0; n < PANEL_COLUMNS; n++) {
+      to->scale[panel * PANEL_COLUMNS + n] = peak[n] / 127.0f;
       inverse[n] = peak[n] > 0 ? 127.0f / peak[n] : 0;
     }
-    memset(out, OFFSET, panel_bytes);
+    memset(out, WEIGHT_OFFSET, panel_bytes);
   } else memset(out, 0, panel_bytes);
   for (int k = 0; k < to->inputs; k++)
-    for (int n = 0; n < most; n++) {
-      float x = w[k * by_input + (panel * NR + n) * by_output];
-      size_t at = ((size_t)(k / g) * NR + n) * g + k % g;
-      if (precision == INT8) ((uint8_t *)out)[at] = (uint8_t)((int)rintf(x * inverse[n]) + OFFSET);
+    for (int n = 0; n < columns; n++) {
+      float x = w[k * by_input + (panel * PANEL_COLUMNS + n) * by_output];
+      size_t at = ((size_t)(k / g) * PANEL_COLUMNS + n) * g + k % g;
+      if (precision == INT8) ((uint8_t *)out)[at] = (uint8_t)((int)rintf(x * inverse[n]) + WEIGHT_OFFSET);
       else if (precision == BF16) ((uint16_t *)out)[at] = to_bf16(x);
       else ((float *)out)[at] = x;
     }
 }
 
-// --- linear layers -----------------------------------------------------------------------------------------------------
+// --- linear layers ---------------------------------------------------------------------------------------------------
 
-// Sums of `n` tokens with a panel; n is a constant wherever this is inlined.
+// Multiplies the activations of `n` tokens by a panel. `n` is a constant at every call, so the loops are unrolled.
 INLINE void sums_fp32(int n, const float *w, int inputs, const float *x, long pitch, vf out[][VECTORS]) {
   vf s[TOKENS][VECTORS] = {{{0}}};
-  for (int k = 0; k < inputs; k++, w += NR)
+  for (int k = 0; k < inputs; k++, w += PANEL_COLUMNS)
     for (int t = 0; t < n; t++)
       for (int v = 0; v < VECTORS; v++) s[t][v] += load(w + v * LANES) * x[t * pitch + k];
   for (int t = 0; t < n; t++)
@@ -249,7 +253,7 @@ INLINE void sums_fp32(int n, const float *w, int inputs, const float *x, long pi
 
 INLINE void sums_bf16(int n, const uint16_t *w, int inputs, const uint16_t *x, long pitch, vf out[][VECTORS]) {
   vf s[TOKENS][VECTORS] = {{{0}}};
-  for (int k = 0; k < inputs; k += 2, w += 2 * NR)
+  for (int k = 0; k < inputs; k += 2, w += 2 * PANEL_COLUMNS)
     for (int t = 0; t < n; t++) {
       uint32_t pair;
       memcpy(&pair, x + t * pitch + k, 4);
@@ -276,12 +280,12 @@ INLINE void sums_bf16(int n, const uint16_t *w, int inputs, const uint16_t *x, l
 }
 
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
-// Without VNNI: 16-bit products in pairs, two sums a column, joined at the end. (maddubs would saturate.)
+// Without VNNI: pairs of 16-bit products, two sums per column, added at the end. (maddubs would saturate.)
 INLINE void sums_int8(int n, const uint8_t *w, int inputs, const int8_t *x, long pitch, vi out[][VECTORS]) {
   __m256i s[TOKENS][VECTORS * 4];
   for (int t = 0; t < n; t++)
     for (int c = 0; c < VECTORS * 4; c++) s[t][c] = _mm256_setzero_si256();
-  for (int k = 0; k < inputs; k += 4, w += 4 * NR) {
+  for (int k = 0; k < inputs; k += 4, w += 4 * PANEL_COLUMNS) {
     __m256i four[TOKENS];
     for (int t = 0; t < n; t++) {
       int32_t bytes;
@@ -305,7 +309,7 @@ INLINE void sums_int8(int n, const uint8_t *w, int inputs, const int8_t *x, long
   int32x4_t s[TOKENS][VECTORS * 4];
   for (int t = 0; t < n; t++)
     for (int c = 0; c < VECTORS * 4; c++) s[t][c] = vdupq_n_s32(0);
-  for (int k = 0; k < inputs; k += 4, w += 4 * NR)
+  for (int k = 0; k < inputs; k += 4, w += 4 * PANEL_COLUMNS)
     for (int t = 0; t < n; t++) {
       int32_t four;
       memcpy(&four, x + t * pitch + k, 4);
@@ -318,7 +322,7 @@ INLINE void sums_int8(int n, const uint8_t *w, int inputs, const int8_t *x, long
 #else
 INLINE void sums_int8(int n, const uint8_t *w, int inputs, const int8_t *x, long pitch, vi out[][VECTORS]) {
   vi s[TOKENS][VECTORS] = {{{0}}};
-  for (int k = 0; k < inputs; k += 4, w += 4 * NR)
+  for (int k = 0; k < inputs; k += 4, w += 4 * PANEL_COLUMNS)
     for (int t = 0; t < n; t++) {
       int32_t four;
       memcpy(&four, x + t * pitch + k, 4);
@@ -340,29 +344,29 @@ INLINE void sums_int8(int n, const uint8_t *w, int inputs, const int8_t *x, long
 }
 #endif
 
-// What a linear layer gives for `n` tokens from `t0`, before what is done with it: y[n][VECTORS], bias and scales in.
+// Computes one panel of a linear layer for `n` tokens from `t0` on: y[n][VECTORS], with scales and bias applied.
 INLINE void panel(int n, const Decoder *d, const Linear *l, int p, int t0, vf y[][VECTORS]) {
-  const char *w = (const char *)l->weights + (size_t)p * l->inputs * NR * weight_bytes(d->precision);
+  const char *w = (const char *)l->weights + (size_t)p * l->inputs * PANEL_COLUMNS * weight_bytes(d->precision);
   size_t pitch = (size_t)l->inputs;
   if (d->precision == INT8) {
     vi s[TOKENS][VECTORS];
-    sums_int8(n, (const uint8_t *)w, l->inputs, (const int8_t *)d->packed + t0 * pitch, (long)pitch, s);
+    sums_int8(n, (const uint8_t *)w, l->inputs, (const int8_t *)d->converted + t0 * pitch, (long)pitch, s);
     for (int t = 0; t < n; t++)
       for (int v = 0; v < VECTORS; v++)
-        y[t][v] = __builtin_convertvector(s[t][v] - OFFSET * d->sums[t0 + t], vf) * d->scales[t0 + t]
-                * load(l->scale + p * NR + v * LANES) + load(l->bias + p * NR + v * LANES);
+        y[t][v] = __builtin_convertvector(s[t][v] - WEIGHT_OFFSET * d->quantised_sums[t0 + t], vf) * d->scales[t0 + t]
+                * load(l->scale + p * PANEL_COLUMNS + v * LANES) + load(l->bias + p * PANEL_COLUMNS + v * LANES);
     return;
   }
   if (d->precision == BF16)
-    sums_bf16(n, (const uint16_t *)w, l->inputs, (const uint16_t *)d->packed + t0 * pitch, (long)pitch, y);
+    sums_bf16(n, (const uint16_t *)w, l->inputs, (const uint16_t *)d->converted + t0 * pitch, (long)pitch, y);
   else
-    sums_fp32(n, (const float *)w, l->inputs, (const float *)d->packed + t0 * pitch, (long)pitch, y);
+    sums_fp32(n, (const float *)w, l->inputs, (const float *)d->converted + t0 * pitch, (long)pitch, y);
   for (int t = 0; t < n; t++)
-    for (int v = 0; v < VECTORS; v++) y[t][v] += load(l->bias + p * NR + v * LANES);
+    for (int v = 0; v < VECTORS; v++) y[t][v] += load(l->bias + p * PANEL_COLUMNS + v * LANES);
 }
 
-INLINE void panel_of(int n, const Decoder *d, const Linear *l, int p, int t0, vf y[][VECTORS]) {
-  switch (n) {                              // constants, so that each gets its own unrolled loops
+INLINE void panel_switch(int n, const Decoder *d, const Linear *l, int p, int t0, vf y[][VECTORS]) {
+  switch (n) {                              // each case passes a constant, so that it gets its own unrolled loops
     case 1: panel(1, d, l, p, t0, y); break;
 #if TOKENS > 2
     case 2: panel(2, d, l, p, t0, y); break;
@@ -376,48 +380,48 @@ INLINE void panel_of(int n, const Decoder *d, const Linear *l, int p, int t0, vf
   }
 }
 
-enum Then { SET, ADD, GELU };
+enum Epilogue { ASSIGN, ADD, GELU };
 
-// This thread's columns of a linear layer, for all tokens of the call.
-static void linear(const Decoder *d, const Linear *l, float *out, enum Then then, int me) {
+// Computes this thread's columns of a linear layer for all tokens of the call.
+static void linear(const Decoder *d, const Linear *l, float *out, enum Epilogue epilogue, int thread) {
   int first, last;
-  share(l->panels, me, d->team.count, &first, &last);
+  split(l->panels, thread, d->pool.count, &first, &last);
   vf y[TOKENS][VECTORS];
   for (int p = first; p < last; p++)
     for (int t0 = 0; t0 < d->tokens; t0 += TOKENS) {
       int n = d->tokens - t0 < TOKENS ? d->tokens - t0 : TOKENS;
-      panel_of(n, d, l, p, t0, y);
+      panel_switch(n, d, l, p, t0, y);
       for (int t = 0; t < n; t++)
         for (int v = 0; v < VECTORS; v++) {
-          int column = p * NR + v * LANES;
-          if (column >= l->outputs) break;  // outputs are multiples of LANES; a panel may reach beyond
+          int column = p * PANEL_COLUMNS + v * LANES;
+          if (column >= l->outputs) break;  // the number of outputs is a multiple of LANES, but not of PANEL_COLUMNS
           float *to = out + (size_t)(t0 + t) * l->outputs + column;
-          if (then == SET) store(to, y[t][v]);
-          else if (then == ADD) store(to, load(to) + y[t][v]);
+          if (epilogue == ASSIGN) store(to, y[t][v]);
+          else if (epilogue == ADD) store(to, load(to) + y[t][v]);
           else store(to, gelu_v(y[t][v]));
         }
     }
 }
 
-// --- between the linear layers -----------------------------------------------------------------------------------------
+// --- between the linear layers ---------------------------------------------------------------------------------------
 
-// Brings a token's activations [width] into the form that the linear layers take.
-static void pack_token(const Decoder *d, int t, const float *x, int width) {
+// Converts the activations [width] of a token to the precision of the linear layers.
+static void convert_token(const Decoder *d, int t, const float *x, int width) {
   if (d->precision == FP32) {
-    memcpy((float *)d->packed + (size_t)t * width, x, (size_t)width * 4);
+    memcpy((float *)d->converted + (size_t)t * width, x, (size_t)width * 4);
   } else if (d->precision == BF16) {
-    uint16_t *to = (uint16_t *)d->packed + (size_t)t * width;
+    uint16_t *to = (uint16_t *)d->converted + (size_t)t * width;
     for (int i = 0; i < width; i++) to[i] = to_bf16(x[i]);
   } else {
     vf peaks = {0};
     for (int i = 0; i < width; i += LANES) {
       vf a = load(x + i);
-      peaks = larger(larger(a, -a), peaks);
+      peaks = maximum(maximum(a, -a), peaks);
     }
     float peak = 0;
     for (int i = 0; i < LANES; i++) peak = peaks[i] > peak ? peaks[i] : peak;
     float inverse = peak > 0 ? 127.0f / peak : 0;
-    int8_t *to = (int8_t *)d->packed + (size_t)t * width;
+    int8_t *to = (int8_t *)d->converted + (size_t)t * width;
     int32_t total = 0;
     for (int i = 0; i < width; i++) {
       float y = x[i] * inverse;
@@ -426,7 +430,7 @@ static void pack_token(const Decoder *d, int t, const float *x, int width) {
       total += q;
     }
     d->scales[t] = peak / 127.0f;
-    d->sums[t] = total;
+    d->quantised_sums[t] = total;
   }
 }
 
@@ -439,264 +443,280 @@ static void norm(const float *x, int width, const float *gain, const float *bias
     q += c * c;
   }
   float inverse = 1.0f / sqrtf(sum(q) / (float)width + 1e-5f);
-  for (int i = 0; i < width; i += LANES) store(out + i, (load(x + i) - mean) * inverse * load(gain + i) + load(bias + i));
+  for (int i = 0; i < width; i += LANES)
+    store(out + i, (load(x + i) - mean) * inverse * load(gain + i) + load(bias + i));
 }
 
-static void norm_and_pack(const Decoder *d, const float *gain, const float *bias, int me) {
+static void norm_and_convert(const Decoder *d, const float *gain, const float *bias, int thread) {
   int first, last;
-  share(d->tokens, me, d->team.count, &first, &last);
+  split(d->tokens, thread, d->pool.count, &first, &last);
   for (int t = first; t < last; t++) {
     float *normed = d->normed + (size_t)t * d->width;
-    norm(d->stream + (size_t)t * d->width, d->width, gain, bias, normed);
-    pack_token(d, t, normed, d->width);
+    norm(d->residual + (size_t)t * d->width, d->width, gain, bias, normed);
+    convert_token(d, t, normed, d->width);
   }
 }
 
-static void pack_all(const Decoder *d, const float *x, int width, int me) {
+static void convert_all(const Decoder *d, const float *x, int width, int thread) {
   int first, last;
-  share(d->tokens, me, d->team.count, &first, &last);
-  for (int t = first; t < last; t++) pack_token(d, t, x + (size_t)t * width, width);
+  split(d->tokens, thread, d->pool.count, &first, &last);
+  for (int t = first; t < last; t++) convert_token(d, t, x + (size_t)t * width, width);
 }
 
-// --- attention ---------------------------------------------------------------------------------------------------------
+// --- attention -------------------------------------------------------------------------------------------------------
 
-// Keys: [block][HEAD][BLOCK], so that one vector is a feature of 16 positions. Values: [position][HEAD].
+// Keys: [block][HEAD_WIDTH][KEY_BLOCK], so that one vector holds one feature of 16 positions.
+// Values: [position][HEAD_WIDTH].
 INLINE char *head_cache(const Decoder *d, int row, int layer, int values, int head) {
   return d->cache + ((((size_t)row * d->layers + layer) * 2 + values) * d->heads + head) * d->head_bytes;
 }
 
-INLINE void keep(int half, char *cache, size_t at, float x) {
+INLINE void store_cached(int half, char *cache, size_t at, float x) {
   if (half) ((uint16_t *)cache)[at] = to_half(x);
   else ((float *)cache)[at] = x;
 }
 
-INLINE vf kept(int half, const char *cache, size_t at) {
+INLINE vf load_cached(int half, const char *cache, size_t at) {
   return half ? load_half((const uint16_t *)cache + at) : load((const float *)cache + at);
 }
 
-INLINE void attend_as(int half, const Decoder *d, int layer, int head, int t, float *score) {
+INLINE void attend(int half, const Decoder *d, int layer, int head, int t, float *score) {
   int row = d->row_of[t], seen = d->position_of[t] + 1;
-  const float *q = d->qkv + (size_t)t * 3 * d->width + head * HEAD;
+  const float *q = d->qkv + (size_t)t * 3 * d->width + head * HEAD_WIDTH;
   const char *keys = head_cache(d, row, layer, 0, head), *values = head_cache(d, row, layer, 1, head);
-  vf most = splat(-INFINITY);
-  for (int b = 0; b < seen; b += BLOCK) {
+  vf peaks = splat(-INFINITY);
+  for (int b = 0; b < seen; b += KEY_BLOCK) {
     vf s[2] = {{0}, {0}};
-    for (int i = 0; i < HEAD; i += 2)
-      for (int j = 0; j < 2; j++) s[j] += q[i + j] * kept(half, keys, (size_t)b * HEAD + (i + j) * BLOCK);
-    vf x = (s[0] + s[1]) * 0.125f;          // 1 / sqrt(HEAD)
-    for (int i = seen - b; i < BLOCK; i++) x[i] = -INFINITY;
+    for (int i = 0; i < HEAD_WIDTH; i += 2)
+      for (int j = 0; j < 2; j++)
+        s[j] += q[i + j] * load_cached(half, keys, (size_t)b * HEAD_WIDTH + (i + j) * KEY_BLOCK);
+    vf x = (s[0] + s[1]) * 0.125f;          // 1 / sqrt(HEAD_WIDTH)
+    for (int i = seen - b; i < KEY_BLOCK; i++) x[i] = -INFINITY;
     store(score + b, x);
-    most = larger(x, most);
+    peaks = maximum(x, peaks);
   }
-  float top = most[0];
-  for (int i = 1; i < LANES; i++) top = most[i] > top ? most[i] : top;
-  vf total = {0}, out[HEAD / LANES] = {{0}};
-  for (int b = 0; b < seen; b += BLOCK) {
-    vf p = exp_v(load(score + b) - top);
+  float peak = peaks[0];
+  for (int i = 1; i < LANES; i++) peak = peaks[i] > peak ? peaks[i] : peak;
+  vf total = {0}, out[HEAD_WIDTH / LANES] = {{0}};
+  for (int b = 0; b < seen; b += KEY_BLOCK) {
+    vf p = exp_v(load(score + b) - peak);
     store(score + b, p);
     total += p;
   }
   for (int i = 0; i < seen; i++)
-    for (int v = 0; v < HEAD / LANES; v++) out[v] += score[i] * kept(half, values, (size_t)i * HEAD + v * LANES);
+    for (int v = 0; v < HEAD_WIDTH / LANES; v++)
+      out[v] += score[i] * load_cached(half, values, (size_t)i * HEAD_WIDTH + v * LANES);
   float inverse = 1.0f / sum(total);
-  for (int v = 0; v < HEAD / LANES; v++)
-    store(d->mixed + (size_t)t * d->width + head * HEAD + v * LANES, out[v] * inverse);
+  for (int v = 0; v < HEAD_WIDTH / LANES; v++)
+    store(d->attended + (size_t)t * d->width + head * HEAD_WIDTH + v * LANES, out[v] * inverse);
 }
 
-// This thread's heads: every token's key and value first, so that a prompt's tokens see those before them.
-static void attention(const Decoder *d, int layer, int me) {
+// Computes this thread's heads. It stores the keys and values of all tokens first, so that each token of a prompt can
+// attend to the earlier ones.
+static void attention(const Decoder *d, int layer, int thread) {
   int first, last;
-  share(d->heads, me, d->team.count, &first, &last);
-  float *score = d->scores + (size_t)me * (d->positions + BLOCK);
+  split(d->heads, thread, d->pool.count, &first, &last);
+  float *score = d->scores + (size_t)thread * (d->positions + KEY_BLOCK);
   for (int head = first; head < last; head++) {
     for (int t = 0; t < d->tokens; t++) {
-      const float *k = d->qkv + (size_t)t * 3 * d->width + d->width + head * HEAD, *v = k + d->width;
+      const float *k = d->qkv + (size_t)t * 3 * d->width + d->width + head * HEAD_WIDTH, *v = k + d->width;
       char *keys = head_cache(d, d->row_of[t], layer, 0, head), *values = head_cache(d, d->row_of[t], layer, 1, head);
-      size_t at = (size_t)d->position_of[t], block = at / BLOCK * BLOCK * HEAD + at % BLOCK;
-      for (int i = 0; i < HEAD; i++) keep(d->half, keys, block + i * BLOCK, k[i]);
-      for (int i = 0; i < HEAD; i++) keep(d->half, values, at * HEAD + i, v[i]);
+      size_t at = (size_t)d->position_of[t], block = at / KEY_BLOCK * KEY_BLOCK * HEAD_WIDTH + at % KEY_BLOCK;
+      for (int i = 0; i < HEAD_WIDTH; i++) store_cached(d->half, keys, block + i * KEY_BLOCK, k[i]);
+      for (int i = 0; i < HEAD_WIDTH; i++) store_cached(d->half, values, at * HEAD_WIDTH + i, v[i]);
     }
     for (int t = 0; t < d->tokens; t++) {
-      if (d->half) attend_as(1, d, layer, head, t, score);
-      else attend_as(0, d, layer, head, t, score);
+      if (d->half) attend(1, d, layer, head, t, score);
+      else attend(0, d, layer, head, t, score);
     }
   }
 }
 
-// --- a call ------------------------------------------------------------------------------------------------------------
+// --- a call ----------------------------------------------------------------------------------------------------------
 
-static void run(Decoder *d, int me) {
-  Team *team = &d->team;
+static void run_blocks(Decoder *d, int thread) {
+  ThreadPool *pool = &d->pool;
   for (int i = 0; i < d->layers; i++) {
     const Layer *l = d->layer + i;
-    norm_and_pack(d, l->norm[0], l->norm[1], me);
-    barrier(team);
-    linear(d, &l->linear[QKV], d->qkv, SET, me);
-    barrier(team);
-    attention(d, i, me);
-    barrier(team);
-    pack_all(d, d->mixed, d->width, me);
-    barrier(team);
-    linear(d, &l->linear[PROJECT], d->stream, ADD, me);
-    barrier(team);
-    norm_and_pack(d, l->norm[2], l->norm[3], me);
-    barrier(team);
-    linear(d, &l->linear[EXPAND], d->hidden, GELU, me);
-    barrier(team);
-    pack_all(d, d->hidden, 4 * d->width, me);
-    barrier(team);
-    linear(d, &l->linear[CONTRACT], d->stream, ADD, me);
-    barrier(team);
+    norm_and_convert(d, l->norm[0], l->norm[1], thread);
+    barrier(pool);
+    linear(d, &l->linear[QKV], d->qkv, ASSIGN, thread);
+    barrier(pool);
+    attention(d, i, thread);
+    barrier(pool);
+    convert_all(d, d->attended, d->width, thread);
+    barrier(pool);
+    linear(d, &l->linear[ATTENTION_OUTPUT], d->residual, ADD, thread);
+    barrier(pool);
+    norm_and_convert(d, l->norm[2], l->norm[3], thread);
+    barrier(pool);
+    linear(d, &l->linear[MLP_EXPAND], d->hidden, GELU, thread);
+    barrier(pool);
+    convert_all(d, d->hidden, 4 * d->width, thread);
+    barrier(pool);
+    linear(d, &l->linear[MLP_CONTRACT], d->residual, ADD, thread);
+    barrier(pool);
   }
 }
 
-static void *member(void *argument) {
-  Member *m = argument;
+static void *thread_main(void *argument) {
+  PoolThread *m = argument;
   Decoder *d = m->decoder;
-  Team *team = &d->team;
+  ThreadPool *pool = &d->pool;
   int done = 0;
   for (;;) {
-    for (int spin = 0; spin < SPINS && atomic_load(&team->work) == done && !atomic_load(&team->stop); spin++) RELAX();
-    pthread_mutex_lock(&team->lock);
-    while (atomic_load(&team->work) == done && !atomic_load(&team->stop)) pthread_cond_wait(&team->called, &team->lock);
-    pthread_mutex_unlock(&team->lock);
-    if (atomic_load(&team->stop)) return NULL;
-    done = atomic_load(&team->work);
-    run(d, m->me);
+    for (int spin = 0; spin < SPINS && atomic_load(&pool->call_number) == done && !atomic_load(&pool->stopping); spin++)
+      RELAX();
+    pthread_mutex_lock(&pool->lock);
+    while (atomic_load(&pool->call_number) == done && !atomic_load(&pool->stopping))
+      pthread_cond_wait(&pool->wake_up, &pool->lock);
+    pthread_mutex_unlock(&pool->lock);
+    if (atomic_load(&pool->stopping)) return NULL;
+    done = atomic_load(&pool->call_number);
+    run_blocks(d, m->thread);
   }
 }
 
-static void call_team(Decoder *d) {
-  Team *team = &d->team;
-  pthread_mutex_lock(&team->lock);
-  atomic_fetch_add(&team->work, 1);
-  pthread_cond_broadcast(&team->called);
-  pthread_mutex_unlock(&team->lock);
-  run(d, 0);
+static void run_on_all_threads(Decoder *d) {
+  ThreadPool *pool = &d->pool;
+  pthread_mutex_lock(&pool->lock);
+  atomic_fetch_add(&pool->call_number, 1);
+  pthread_cond_broadcast(&pool->wake_up);
+  pthread_mutex_unlock(&pool->lock);
+  run_blocks(d, 0);
 }
 
-// --- what native.py calls ------------------------------------------------------------------------------------------------
+// --- the functions that cpu_decoder.py calls -------------------------------------------------------------------------
 
-// Gives NULL where there is no memory.
-Decoder *vx_create(int layers, int width, int rows, int positions, int precision, int most, int threads) {
+// Returns NULL if there is not enough memory.
+Decoder *vx_create(int layers, int width, int rows, int positions, int precision, int max_tokens, int threads) {
   Decoder *d = calloc(1, sizeof *d);
   if (!d) return NULL;
-  d->layers = layers, d->width = width, d->heads = width / HEAD, d->rows = rows, d->precision = precision, d->most = most;
-  d->positions = (positions + BLOCK - 1) / BLOCK * BLOCK;
+  d->layers = layers, d->width = width, d->heads = width / HEAD_WIDTH, d->rows = rows;
+  d->precision = precision, d->max_tokens = max_tokens;
+  d->positions = (positions + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
   d->half = precision != FP32;
-  d->head_bytes = (size_t)d->positions * HEAD * (d->half ? 2 : 4);
+  d->head_bytes = (size_t)d->positions * HEAD_WIDTH * (d->half ? 2 : 4);
   d->cache_bytes = (size_t)rows * layers * 2 * d->heads * d->head_bytes;
   d->cache = mmap(NULL, d->cache_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   d->layer = calloc((size_t)layers, sizeof *d->layer);
-  size_t tokens = (size_t)most + TOKENS, w = (size_t)width;
-  d->stream = room(tokens * w * 4), d->normed = room(tokens * w * 4), d->mixed = room(tokens * w * 4);
-  d->qkv = room(tokens * 3 * w * 4), d->hidden = room(tokens * 4 * w * 4), d->packed = room(tokens * 4 * w * 4);
-  d->scales = room(tokens * 4), d->sums = room(tokens * 4);
-  d->scores = room((size_t)threads * (size_t)(d->positions + BLOCK) * 4);
-  Team *team = &d->team;
-  team->count = threads;
-  pthread_mutex_init(&team->lock, NULL);
-  pthread_cond_init(&team->called, NULL);
-  team->threads = calloc((size_t)threads, sizeof *team->threads);
-  d->members = calloc((size_t)threads, sizeof *d->members);
-  if (d->cache == MAP_FAILED || !d->layer || !d->stream || !d->normed || !d->mixed || !d->qkv || !d->hidden ||
-      !d->packed || !d->scales || !d->sums || !d->scores || !team->threads || !d->members)
-    return NULL;                            // the process is out of memory: what was taken goes with it
-  for (int me = 1; me < threads; me++) {
-    d->members[me] = (Member){d, me};
-    if (pthread_create(&team->threads[me], NULL, member, &d->members[me])) return NULL;
+  size_t tokens = (size_t)max_tokens + TOKENS, w = (size_t)width;
+  d->residual = allocate(tokens * w * 4), d->normed = allocate(tokens * w * 4), d->attended = allocate(tokens * w * 4);
+  d->qkv = allocate(tokens * 3 * w * 4), d->hidden = allocate(tokens * 4 * w * 4);
+  d->converted = allocate(tokens * 4 * w * 4);
+  d->scales = allocate(tokens * 4), d->quantised_sums = allocate(tokens * 4);
+  d->scores = allocate((size_t)threads * (size_t)(d->positions + KEY_BLOCK) * 4);
+  ThreadPool *pool = &d->pool;
+  pool->count = threads;
+  pthread_mutex_init(&pool->lock, NULL);
+  pthread_cond_init(&pool->wake_up, NULL);
+  pool->threads = calloc((size_t)threads, sizeof *pool->threads);
+  d->arguments = calloc((size_t)threads, sizeof *d->arguments);
+  if (d->cache == MAP_FAILED || !d->layer || !d->residual || !d->normed || !d->attended || !d->qkv || !d->hidden ||
+      !d->converted || !d->scales || !d->quantised_sums || !d->scores || !pool->threads || !d->arguments)
+    return NULL;                            // nothing is freed: this happens at most once, at start-up
+  for (int thread = 1; thread < threads; thread++) {
+    d->arguments[thread] = (PoolThread){d, thread};
+    if (pthread_create(&pool->threads[thread], NULL, thread_main, &d->arguments[thread])) return NULL;
   }
   return d;
 }
 
 void vx_free(Decoder *d) {
-  Team *team = &d->team;
-  pthread_mutex_lock(&team->lock);
-  atomic_store(&team->stop, 1);
-  pthread_cond_broadcast(&team->called);
-  pthread_mutex_unlock(&team->lock);
-  for (int me = 1; me < team->count; me++) pthread_join(team->threads[me], NULL);
+  ThreadPool *pool = &d->pool;
+  pthread_mutex_lock(&pool->lock);
+  atomic_store(&pool->stopping, 1);
+  pthread_cond_broadcast(&pool->wake_up);
+  pthread_mutex_unlock(&pool->lock);
+  for (int thread = 1; thread < pool->count; thread++) pthread_join(pool->threads[thread], NULL);
   munmap(d->cache, d->cache_bytes);
   for (int i = 0; i < d->layers; i++) {
     for (int n = 0; n < 4; n++) free(d->layer[i].norm[n]);
-    for (int n = 0; n < LINEARS; n++)
+    for (int n = 0; n < LINEAR_COUNT; n++)
       free(d->layer[i].linear[n].weights), free(d->layer[i].linear[n].scale), free(d->layer[i].linear[n].bias);
   }
   for (int n = 0; n < 4; n++) free(d->final[n]);
-  free(d->layer), free(d->stream), free(d->normed), free(d->mixed), free(d->qkv), free(d->hidden), free(d->packed);
-  free(d->scales), free(d->sums), free(d->scores), free(team->threads), free(d->members), free(d);
+  free(d->layer), free(d->residual), free(d->normed), free(d->attended), free(d->qkv), free(d->hidden);
+  free(d->converted);
+  free(d->scales), free(d->quantised_sums), free(d->scores), free(pool->threads), free(d->arguments), free(d);
 }
 
-static float *copied(const float *x, int count, int padded) {
-  float *to = room((size_t)padded * 4);
+static float *copy_padded(const float *x, int count, int padded) {
+  float *to = allocate((size_t)padded * 4);
   return to ? memcpy(to, x, (size_t)count * 4) : NULL;
 }
 
-// Sets norm `which` (0 before attention, 1 before the MLP) of a layer; layer == layers: 0 is ln_f, 1 the final norm.
+// Sets a layer norm: `which` is 0 for attention, 1 for the MLP; in layer `layers`, 0 is ln_f and 1 the final norm.
+// Returns 0 if there is not enough memory.
 int vx_set_norm(Decoder *d, int layer, int which, const float *gain, const float *bias) {
   float **to = (layer == d->layers ? d->final : d->layer[layer].norm) + 2 * which;
-  to[0] = copied(gain, d->width, d->width), to[1] = copied(bias, d->width, d->width);
+  to[0] = copy_padded(gain, d->width, d->width), to[1] = copy_padded(bias, d->width, d->width);
   return to[0] && to[1];
 }
 
-typedef struct { Decoder *d; Linear *l; const float *w; long by_input, by_output; int me, team; } Packing;
+typedef struct { Decoder *d; Linear *l; const float *w; long by_input, by_output; int thread, threads; } PackingShare;
 
-static void *pack_share(void *argument) {
-  Packing *p = argument;
+static void *pack_panels(void *argument) {
+  PackingShare *p = argument;
   int first, last;
-  share(p->l->panels, p->me, p->team, &first, &last);
-  for (int panel = first; panel < last; panel++) pack_panel(p->l, p->d->precision, panel, p->w, p->by_input, p->by_output);
+  split(p->l->panels, p->thread, p->threads, &first, &last);
+  for (int panel = first; panel < last; panel++)
+    pack_panel(p->l, p->d->precision, panel, p->w, p->by_input, p->by_output);
   return NULL;
 }
 
-// Packs linear layer `which` of a layer from weights[inputs][outputs]. `inputs` is a multiple of 4, `outputs` of 16.
+// Packs linear layer `which` of a layer from weights[inputs][outputs]. `inputs` must be a multiple of 4, `outputs` of
+// 16. Returns 0 if there is not enough memory.
 int vx_set_linear(Decoder *d, int layer, int which, const float *weights, const float *bias, int inputs, int outputs) {
   Linear *l = &d->layer[layer].linear[which];
-  l->inputs = inputs, l->outputs = outputs, l->panels = (outputs + NR - 1) / NR;
-  l->weights = room((size_t)l->panels * inputs * NR * weight_bytes(d->precision));
-  l->scale = room((size_t)l->panels * NR * 4);
-  l->bias = copied(bias, outputs, l->panels * NR);
+  l->inputs = inputs, l->outputs = outputs, l->panels = (outputs + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
+  l->weights = allocate((size_t)l->panels * inputs * PANEL_COLUMNS * weight_bytes(d->precision));
+  l->scale = allocate((size_t)l->panels * PANEL_COLUMNS * 4);
+  l->bias = copy_padded(bias, outputs, l->panels * PANEL_COLUMNS);
   if (!l->weights || !l->scale || !l->bias) return 0;
-  int team = d->team.count;
-  Packing shares[team];
-  pthread_t threads[team];
-  for (int me = team - 1; me >= 0; me--) {
-    shares[me] = (Packing){d, l, weights, outputs, 1, me, team};
-    if (me == 0 || pthread_create(&threads[me], NULL, pack_share, &shares[me])) pack_share(&shares[me]), threads[me] = 0;
+  int count = d->pool.count;
+  PackingShare shares[count];
+  pthread_t threads[count];
+  for (int thread = count - 1; thread >= 0; thread--) {
+    shares[thread] = (PackingShare){d, l, weights, outputs, 1, thread, count};
+    if (thread == 0 || pthread_create(&threads[thread], NULL, pack_panels, &shares[thread]))
+      pack_panels(&shares[thread]), threads[thread] = 0;
   }
-  for (int me = 1; me < team; me++)
-    if (threads[me]) pthread_join(threads[me], NULL);
+  for (int thread = 1; thread < count; thread++)
+    if (threads[thread]) pthread_join(threads[thread], NULL);
   return 1;
 }
 
-// Takes `tokens` embeddings [tokens][width] of rows at positions, puts their keys and values into the cache, and gives
-// what XTTS calls latents: [tokens][width] after both final norms. Positions of one row must come in order.
+// Runs embeddings [tokens][width], each at its row and position, and adds their keys and values to the cache. Writes
+// the latents [tokens][width], which are the outputs after both final norms. Positions of one row must be in order.
 void vx_forward(Decoder *d, int tokens, const float *embeddings, const int32_t *row_of, const int32_t *position_of,
                 float *latents) {
-  memcpy(d->stream, embeddings, (size_t)tokens * d->width * 4);
+  memcpy(d->residual, embeddings, (size_t)tokens * d->width * 4);
   d->tokens = tokens, d->row_of = row_of, d->position_of = position_of;
-  call_team(d);
+  run_on_all_threads(d);
   for (int t = 0; t < tokens; t++) {
-    norm(d->stream + (size_t)t * d->width, d->width, d->final[0], d->final[1], d->normed);
+    norm(d->residual + (size_t)t * d->width, d->width, d->final[0], d->final[1], d->normed);
     norm(d->normed, d->width, d->final[2], d->final[3], latents + (size_t)t * d->width);
   }
 }
 
-// A row's first positions, to keep a voice's prefix: bytes needed, from the cache, into the cache.
-static size_t prefix_part(const Decoder *d, int positions) {
-  return (size_t)((positions + BLOCK - 1) / BLOCK * BLOCK) * HEAD * (d->half ? 2 : 4);
+// Returns the size of one head's keys, or values, of a row's first positions, in bytes.
+static size_t prefix_head_bytes(const Decoder *d, int positions) {
+  return (size_t)((positions + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK) * HEAD_WIDTH * (d->half ? 2 : 4);
 }
 
+// Returns the size of the KV cache of a row's first positions, in bytes.
 int64_t vx_prefix_bytes(const Decoder *d, int positions) {
-  return (int64_t)(prefix_part(d, positions) * 2 * (size_t)d->layers * (size_t)d->heads);
+  return (int64_t)(prefix_head_bytes(d, positions) * 2 * (size_t)d->layers * (size_t)d->heads);
 }
 
-void vx_copy_prefix(Decoder *d, int row, int positions, char *outside, int into_cache) {
-  size_t part = prefix_part(d, positions);
+// Copies the KV cache of a row's first positions to `saved`, or back if `into_cache` is not 0.
+void vx_copy_prefix(Decoder *d, int row, int positions, char *saved, int into_cache) {
+  size_t part = prefix_head_bytes(d, positions);
   for (int i = 0; i < d->layers; i++)
     for (int values = 0; values < 2; values++)
-      for (int head = 0; head < d->heads; head++, outside += part) {
-        char *inside = head_cache(d, row, i, values, head);
-        memcpy(into_cache ? inside : outside, into_cache ? outside : inside, part);
+      for (int head = 0; head < d->heads; head++, saved += part) {
+        char *cached = head_cache(d, row, i, values, head);
+        memcpy(into_cache ? cached : saved, into_cache ? saved : cached, part);
       }
 }

@@ -1,7 +1,7 @@
-"""The decoder on a CPU: `cpu_decoder.c`, compiled on this machine for this machine, once, and called by ctypes.
+"""The decoder on a CPU: `cpu_decoder.c`, compiled once on this machine for its processor, and called through ctypes.
 
-Knows how to find a compiler, keep what it made, and hand tensors to C. What is computed stands in cpu_decoder.c, and in
-torch_decoder.py in PyTorch, which is what serves where there is no compiler.
+This module finds a compiler, caches the compiled library, and passes tensors to C. Without a compiler, torch_decoder.py
+computes the same in PyTorch.
 """
 
 from __future__ import annotations
@@ -33,75 +33,76 @@ log = logging.getLogger(__name__)
 SOURCE: Final = Path(__file__).with_name("cpu_decoder.c")
 COMPILERS: Final = ("cc", "gcc", "clang")
 FLAGS: Final = ("-O3", "-shared", "-fPIC", "-pthread", "-std=gnu11", "-Wno-psabi")
-NATIVE: Final = {"x86_64": "-march=native", "AMD64": "-march=native"}
-"""What says "for this very machine"; elsewhere it is -mcpu=native."""
-COMPILE_S: Final = 120
+NATIVE_FLAGS: Final = {"x86_64": "-march=native", "AMD64": "-march=native"}
+"""Architecture -> the compiler flag that enables all instructions of this processor; on others it is -mcpu=native."""
+COMPILE_TIMEOUT_S: Final = 120
 PRECISIONS: Final = {"fp32": 0, "bf16": 1, "int8": 2}
-"""As cpu_decoder.c numbers them."""
+"""Precision -> its number in cpu_decoder.c."""
 CALL_TOKENS: Final = 64
-"""Tokens in a call at the most: a longer prompt goes in parts. More makes a prompt no faster."""
+"""Maximum number of tokens in one call; longer prompts are split. A larger number does not make prompts faster."""
 
 
-class NoCompilerError(Exception):
-    """The decoder cannot be compiled here; the message says why."""
+class CompilationError(Exception):
+    """The decoder cannot be compiled on this machine; the message contains the reason."""
 
 
-def compiled(folder: Path) -> Path:
-    """Return the compiled decoder, made in `folder` if it is not there yet (2 s).
+def compile_decoder(folder: Path) -> Path:
+    """Return the compiled library in `folder`; compile it first, in about 2 s, if it is not there.
 
-    Raises NoCompilerError. Its name holds the source, the flags and the processor: a change of either makes a new one.
+    The file's name contains a hash of the source, the flags and the processor, so a change of any of them leads to a
+    new file. Raises CompilationError.
     """
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
-        raise NoCompilerError(f"there is no C compiler ({', '.join(COMPILERS)}) on PATH")
-    flags = (*FLAGS, NATIVE.get(platform.machine(), "-mcpu=native"))
-    made = folder / f"decoder-{_fingerprint(flags)}.so"
-    if not made.exists():
-        _compile([compiler, *flags, str(SOURCE), "-lm"], made)
-    return made
+        raise CompilationError(f"there is no C compiler ({', '.join(COMPILERS)}) on PATH")
+    flags = (*FLAGS, NATIVE_FLAGS.get(platform.machine(), "-mcpu=native"))
+    library = folder / f"decoder-{_fingerprint(flags)}.so"
+    if not library.exists():
+        _compile([compiler, *flags, str(SOURCE), "-lm"], library)
+    return library
 
 
 def _fingerprint(flags: Sequence[str]) -> str:
-    """Name what the compiled file depends on."""
+    """Return a hash of everything that the compiled library depends on."""
     digest = hashlib.blake2s(SOURCE.read_bytes(), digest_size=8)
     digest.update(" ".join((*flags, platform.system(), platform.machine(), _processor())).encode())
     return digest.hexdigest()
 
 
 def _processor() -> str:
-    """Name the processor and what it can do; a folder of caches may be shared by machines."""
+    """Return the processor's model and instruction sets: several machines may share one cache folder."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as info:  # noqa: PTH123
         return "".join(sorted({line for line in info if line.startswith(("model name", "flags", "Features"))}))
     return platform.processor()
 
 
-def _compile(command: Sequence[str], made: Path) -> None:
-    """Compile under another name first: workers that start together never load half a file."""
+def _compile(command: Sequence[str], library: Path) -> None:
+    """Compile to a temporary file and rename it, so that no other worker loads a partial library."""
     try:
-        made.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=made.parent) as folder:
-            fresh = Path(folder) / made.name
-            subprocess.run(  # noqa: S603 - a compiler from PATH, on a source of ours
-                [*command, "-o", str(fresh)], check=True, capture_output=True, text=True, timeout=COMPILE_S
+        library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            output = Path(folder) / library.name
+            subprocess.run(  # noqa: S603 - a compiler from PATH, on a file of this package
+                [*command, "-o", str(output)], check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S
             )
-            os.replace(fresh, made)  # noqa: PTH105 - atomic, and over one that another worker made meanwhile
+            os.replace(output, library)  # noqa: PTH105 - atomic, even if another worker has compiled it meanwhile
     except subprocess.CalledProcessError as error:
-        raise NoCompilerError(f"{command[0]} failed: {_first_line(error.stderr)}") from error
+        raise CompilationError(f"{command[0]} failed: {_first_line(error.stderr)}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoCompilerError(f"cannot compile into {made.parent}: {error}") from error
-    log.info("kernel.compiled file=%s", made)
+        raise CompilationError(f"cannot compile into {library.parent}: {error}") from error
+    log.info("kernel.compiled file=%s", library)
 
 
-def _first_line(said: str) -> str:
-    """Return the first line that says what is wrong."""
-    lines = [line for line in said.splitlines() if "error" in line] or said.splitlines() or ["it said nothing"]
+def _first_line(output: str) -> str:
+    """Return the first line of a compiler's output that contains an error, or else its first line."""
+    lines = [line for line in output.splitlines() if "error" in line] or output.splitlines() or ["it printed nothing"]
     return lines[0]
 
 
-class NativeDecoder:
-    """The GPT with room for a number of rows. One thread calls it.
+class CpuDecoder:
+    """The GPT's blocks in C. Implements the protocol `gpt.Decoder`, which describes the methods.
 
-    Every method that takes a position counts from the row's first.
+    `positions` is the size of the KV cache of a row, `threads` the number of threads that share each call.
     """
 
     device = torch.device("cpu")
@@ -109,7 +110,7 @@ class NativeDecoder:
     def __init__(
         self, library: Path, weights: GptWeights, *, rows: int, positions: int, precision: str, threads: int
     ) -> None:
-        """Pack the weights (half a second for XTTS v2 in int8). Raises MemoryError."""
+        """Convert the weights to the decoder's own layout: half a second for XTTS v2 in int8. Raises MemoryError."""
         self._c = _load(library)
         self._width = weights.width
         self._handle: int | None = self._c.vx_create(
@@ -120,45 +121,47 @@ class NativeDecoder:
         self._pack(weights)
 
     def _pack(self, weights: GptWeights) -> None:
-        """Hand the weights over, layer by layer."""
+        """Pass the weights to C, layer by layer."""
         for number, block in enumerate(weights.blocks):
             for which, norm in enumerate(block.norms):
                 self._set_norm(number, which, norm.gain, norm.bias)
             for which, linear in enumerate(block.linears):
                 weight, bias = _floats(linear.weight), _floats(linear.bias)
-                _check(self._c.vx_set_linear(self._handle, number, which, _at(weight), _at(bias), *weight.shape))
+                _check(
+                    self._c.vx_set_linear(self._handle, number, which, _address(weight), _address(bias), *weight.shape)
+                )
         for which, norm in enumerate((weights.norm_gpt, weights.norm_final)):
             self._set_norm(len(weights.blocks), which, norm.gain, norm.bias)
 
     def _set_norm(self, layer: int, which: int, gain: Tensor, bias: Tensor) -> None:
         gain, bias = _floats(gain), _floats(bias)
-        _check(self._c.vx_set_norm(self._handle, layer, which, _at(gain), _at(bias)))
+        _check(self._c.vx_set_norm(self._handle, layer, which, _address(gain), _address(bias)))
 
-    def prompt(self, row: int, embeddings: Tensor, first: int) -> Tensor:
-        """Take embeddings (n, width) from position `first` on; give the last one's latent (width,)."""
+    def prefill(self, row: int, embeddings: Tensor, first: int) -> Tensor:
+        """Run embeddings (n, width) of one row from position `first` on; return the latent (width,) of the last one."""
         count = len(embeddings)
-        places = np.arange(first, first + count, dtype=np.int32)
+        positions = np.arange(first, first + count, dtype=np.int32)
         latents = torch.empty(0)
         for start in range(0, count, CALL_TOKENS):
             part = slice(start, start + CALL_TOKENS)
-            latents = self._forward(embeddings[part], np.full(len(places[part]), row, np.int32), places[part])
+            latents = self._forward(embeddings[part], np.full(len(positions[part]), row, np.int32), positions[part])
         return latents[-1]
 
     def step(self, rows: Sequence[int], embeddings: Tensor, positions: Sequence[int]) -> Tensor:
-        """Take one embedding for each of these rows (b, width), each at its position; give latents (b, width)."""
-        row_index, places = np.asarray(rows, np.int32), np.asarray(positions, np.int32)
+        """Run one embedding per row (rows, width), each at its position; return the latents (rows, width)."""
+        row_index, position_index = np.asarray(rows, np.int32), np.asarray(positions, np.int32)
         parts = [slice(start, start + CALL_TOKENS) for start in range(0, len(row_index), CALL_TOKENS)]
-        return torch.cat([self._forward(embeddings[part], row_index[part], places[part]) for part in parts])
+        return torch.cat([self._forward(embeddings[part], row_index[part], position_index[part]) for part in parts])
 
-    def keep_prefix(self, row: int, positions: int) -> Tensor:
-        """Return a row's first positions as bytes, for `take_prefix`."""
-        kept = torch.empty(self._c.vx_prefix_bytes(self._handle, positions), dtype=torch.uint8)
-        self._c.vx_copy_prefix(self._handle, row, positions, _at(kept), 0)
-        return kept
+    def save_prefix(self, row: int, positions: int) -> Tensor:
+        """Return the KV cache of a row's first positions, as bytes in the decoder's own layout."""
+        saved = torch.empty(self._c.vx_prefix_bytes(self._handle, positions), dtype=torch.uint8)
+        self._c.vx_copy_prefix(self._handle, row, positions, _address(saved), 0)
+        return saved
 
-    def take_prefix(self, row: int, positions: int, kept: Tensor) -> None:
-        """Put them into a row: what `prompt` would have computed."""
-        self._c.vx_copy_prefix(self._handle, row, positions, _at(kept), 1)
+    def restore_prefix(self, row: int, positions: int, saved: Tensor) -> None:
+        """Copy a saved prefix into the KV cache of a row."""
+        self._c.vx_copy_prefix(self._handle, row, positions, _address(saved), 1)
 
     def close(self) -> None:
         """Free the memory and end the threads."""
@@ -167,35 +170,38 @@ class NativeDecoder:
             self._handle = None
 
     def _forward(self, embeddings: Tensor, row_index: np.ndarray[tuple[int], np.dtype[np.int32]],
-                 places: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Tensor:  # fmt: skip
-        embeddings, row_index, places = (
-            _floats(embeddings),
-            np.ascontiguousarray(row_index),
-            np.ascontiguousarray(places),
-        )
+                 positions: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Tensor:  # fmt: skip
+        """Run up to CALL_TOKENS embeddings (n, width), each at its row and position; return the latents (n, width)."""
+        embeddings = _floats(embeddings)
+        row_index, positions = np.ascontiguousarray(row_index), np.ascontiguousarray(positions)
         latents = torch.empty_like(embeddings)
         self._c.vx_forward(
-            self._handle, len(row_index), _at(embeddings), row_index.ctypes.data, places.ctypes.data, _at(latents)
+            self._handle,
+            len(row_index),
+            _address(embeddings),
+            row_index.ctypes.data,
+            positions.ctypes.data,
+            _address(latents),
         )
         return latents
 
 
 def _floats(tensor: Tensor) -> Tensor:
-    """Return it as C reads it; no copy where it is so already."""
+    """Return a tensor as contiguous fp32 on the CPU; without a copy if it is so already."""
     return tensor.detach().to("cpu", torch.float32).contiguous()
 
 
-def _at(tensor: Tensor) -> int:
+def _address(tensor: Tensor) -> int:
     return tensor.data_ptr()
 
 
-def _check(done: int) -> None:
-    if not done:
+def _check(success: int) -> None:
+    if not success:
         raise MemoryError("no memory for the decoder's weights")
 
 
 def _load(library: Path) -> ctypes.CDLL:
-    """Load the compiled file and say what its functions take."""
+    """Load the compiled library and declare the signatures of its functions."""
     c = ctypes.CDLL(str(library))
     pointer, number = ctypes.c_void_p, ctypes.c_int
     signatures: dict[str, tuple[type | None, list[type]]] = {
@@ -207,7 +213,7 @@ def _load(library: Path) -> ctypes.CDLL:
         "vx_prefix_bytes": (ctypes.c_int64, [pointer, number]),
         "vx_copy_prefix": (None, [pointer, number, number, pointer, number]),
     }
-    for name, (gives, takes) in signatures.items():
+    for name, (result, arguments) in signatures.items():
         function = getattr(c, name)
-        function.restype, function.argtypes = gives, takes
+        function.restype, function.argtypes = result, arguments
     return c

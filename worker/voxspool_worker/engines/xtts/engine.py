@@ -128,7 +128,7 @@ class XttsEngine:
 
     def _leave(self, active: ActiveSegment) -> None:
         if active.row is not None:
-            self._gpt.leave(active.row)
+            self._gpt.release(active.row)
             active.row = None
 
     def _decode(self) -> None:
@@ -140,7 +140,7 @@ class XttsEngine:
             if step.last:
                 self._leave(active)
                 stopped = step.token == self._gpt.tokens.audio_stop
-                active.fault = active.judge_length(stopped=stopped, most=self._gpt.tokens.audio_most)
+                active.fault = active.judge_length(stopped=stopped, most=self._gpt.tokens.max_audio_tokens)
                 if active.fault and not active.heard:
                     self._judge(active, None)
 

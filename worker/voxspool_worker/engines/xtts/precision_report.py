@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from voxspool.errors import CheckpointError
-from voxspool_worker.engines.xtts.sampling import Choice, Sampler
+from voxspool_worker.engines.xtts.sampling import Sampler, SamplingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,7 +84,7 @@ def measure(settings: Settings) -> Iterator[Fidelity]:
         other = setting.reader(wanted, precision)
         found = [other.read(text, tokens) for text, tokens in spoken]
         other.gpt.close()
-        yield compare(f"{precision} on {wanted}", reference, found, Choice())
+        yield compare(f"{precision} on {wanted}", reference, found, SamplingOptions())
 
 
 OF_DEVICE: Final = {"cpu": ("bf16", "int8"), "cuda": ("fp32", "bf16"), "mps": ("fp32", "bf16")}
@@ -130,19 +130,19 @@ class _Reader:
 
     def read(self, text: Sequence[int], tokens: list[int]) -> Reading:
         """Read tokens that were said, one after the other."""
-        latents = self.gpt.read(self.gpt.prefix(self.voice), text, tokens)
+        latents = self.gpt.forced_latents(self.gpt.prefix(self.voice), text, tokens)
         stream = self.vocoder.stream(self.condition)
         audio = np.concatenate((stream.push(latents), stream.finish()))
-        return Reading(tokens, self.gpt.scores(latents).cpu(), audio)
+        return Reading(tokens, self.gpt.logits(latents).cpu(), audio)
 
 
-def compare(precision: str, wanted: Sequence[Reading], found: Sequence[Reading], choice: Choice) -> Fidelity:
+def compare(precision: str, wanted: Sequence[Reading], found: Sequence[Reading], options: SamplingOptions) -> Fidelity:
     """Hold a precision's readings against fp32's."""
     same, drawn, gaps, distances = [], [], [], []
     for one, other in zip(wanted, found, strict=True):
         said = torch.as_tensor(one.tokens)[:, None]
         same.append((one.scores.argmax(1) == other.scores.argmax(1)).float())
-        drawn.append(torch.as_tensor([a == b for a, b in zip(_draw(one, choice), _draw(other, choice), strict=True)]))
+        drawn.append(torch.as_tensor([a == b for a, b in zip(_draw(one, options), _draw(other, options), strict=True)]))
         gaps.append((one.scores.log_softmax(1).gather(1, said) - other.scores.log_softmax(1).gather(1, said))[:, 0])
         distances.append(spectral_distance_db(one.audio, other.audio))
     gap = torch.cat(gaps).abs()
@@ -152,14 +152,14 @@ def compare(precision: str, wanted: Sequence[Reading], found: Sequence[Reading],
     )  # fmt: skip
 
 
-def _draw(reading: Reading, choice: Choice) -> list[int]:
+def _draw(reading: Reading, options: SamplingOptions) -> list[int]:
     """Choose at each token with the same chance, whatever was said before."""
-    sampler = Sampler(1, reading.scores.shape[1], torch.device("cpu"), choice)
+    sampler = Sampler(1, reading.scores.shape[1], torch.device("cpu"), options)
     sampler.start(0, 0, ())
     drawn = []
     for said, scores in zip(reading.tokens, reading.scores, strict=True):
         drawn += sampler.draw([0], scores[None])
-        sampler.remember([0], [said])
+        sampler.mark_seen([0], [said])
     return drawn
 
 
@@ -171,7 +171,7 @@ def speak(gpt: Gpt, voice: Tensor, text: Sequence[int], seed: int) -> list[int]:
         for step in gpt.step():
             tokens.append(step.token)
             if step.last:
-                gpt.leave(row)
+                gpt.release(row)
                 return tokens
 
 

@@ -22,7 +22,7 @@ from voxspool_worker.voices.conditioning_cache import conditioning_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from voxspool_worker.engines.xtts.gpt import Gpt, Prefix
+    from voxspool_worker.engines.xtts.gpt import Gpt, VoicePrefix
     from voxspool_worker.engines.xtts.latents import Listening
     from voxspool_worker.engines.xtts.vocoder import Vocoder, VoiceCondition
     from voxspool_worker.voices.catalog import Part, Voice, VoiceBook
@@ -44,7 +44,7 @@ SOURCES: Final = ("built-in", "memory", "disk", "redis", "computed")
 class PreparedVoice:
     """A voice, ready for a row."""
 
-    prefix: Prefix
+    prefix: VoicePrefix
     condition: VoiceCondition
 
 

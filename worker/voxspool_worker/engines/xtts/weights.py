@@ -1,6 +1,6 @@
-"""The weights of XTTS's GPT, by what they do. Views of the checkpoint's own tensors: nothing is copied here.
+"""The weights of XTTS's GPT, grouped by layer, under names that say what each one does.
 
-Knows upstream's names for them. Does not know precisions or devices: a decoder brings them into its own form.
+The tensors are views of the checkpoint's; nothing is copied. A decoder converts them to its own precision and device.
 """
 
 from __future__ import annotations
@@ -13,101 +13,94 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-HEAD: Final = 64
-"""A head's width: GPT-2's, and every XTTS's."""
+HEAD_WIDTH: Final = 64
+"""Width of an attention head, in features: GPT-2's, and that of every XTTS v2 checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
-class Norm:
-    """A layer norm: gain and bias, shape (width,)."""
+class LayerNormWeights:
+    """A layer norm: gain and bias, shape (width,) each."""
 
     gain: Tensor
     bias: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """y = x @ weight + bias; weight (inputs, outputs), as GPT-2 keeps it, bias (outputs,)."""
+class LinearWeights:
+    """A linear layer, y = x @ weight + bias: weight (inputs, outputs) as in GPT-2, bias (outputs,)."""
 
     weight: Tensor
     bias: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """A layer of the GPT, in the order of its work."""
+class DecoderBlockWeights:
+    """A GPT-2 block: layer norm and attention, then layer norm and MLP. The fields are in the order of execution."""
 
-    norm_1: Norm
-    qkv: Linear
-    project: Linear
-    norm_2: Norm
-    expand: Linear
-    contract: Linear
-
-    @property
-    def norms(self) -> tuple[Norm, Norm]:
-        """Before attention, before the MLP."""
-        return self.norm_1, self.norm_2
+    attention_norm: LayerNormWeights
+    qkv: LinearWeights
+    """Projects to query, key and value: (width, 3 * width)."""
+    attention_output: LinearWeights
+    mlp_norm: LayerNormWeights
+    mlp_expand: LinearWeights
+    mlp_contract: LinearWeights
 
     @property
-    def linears(self) -> tuple[Linear, Linear, Linear, Linear]:
-        """In the order of their work."""
-        return self.qkv, self.project, self.expand, self.contract
+    def norms(self) -> tuple[LayerNormWeights, LayerNormWeights]:
+        """The layer norms, in the order of execution."""
+        return self.attention_norm, self.mlp_norm
+
+    @property
+    def linears(self) -> tuple[LinearWeights, LinearWeights, LinearWeights, LinearWeights]:
+        """The linear layers, in the order of execution."""
+        return self.qkv, self.attention_output, self.mlp_expand, self.mlp_contract
 
 
 @dataclass(frozen=True, slots=True)
 class GptWeights:
-    """All that turns text and a voice into latents and tokens."""
+    """All weights of the GPT: embeddings, decoder blocks, final layer norms and the head that computes the logits."""
 
-    blocks: tuple[Block, ...]
-    norm_gpt: Norm
-    norm_final: Norm
-    head: Tensor
-    """(tokens, width): latents to scores of audio tokens."""
-    head_bias: Tensor
-    text: Tensor
+    blocks: tuple[DecoderBlockWeights, ...]
+    norm_gpt: LayerNormWeights
+    """GPT-2's final layer norm, `ln_f`."""
+    norm_final: LayerNormWeights
+    """The layer norm that XTTS adds after it."""
+    audio_head: Tensor
+    """(audio tokens, width): latents to logits."""
+    audio_head_bias: Tensor
+    """(audio tokens,)."""
+    text_embedding: Tensor
     """(text tokens, width)."""
-    text_position: Tensor
-    audio: Tensor
+    text_position_embedding: Tensor
+    """(text positions, width)."""
+    audio_embedding: Tensor
     """(audio tokens, width)."""
-    audio_position: Tensor
+    audio_position_embedding: Tensor
+    """(audio positions, width)."""
 
     @property
     def width(self) -> int:
-        """Features of a position."""
-        return int(self.audio.shape[1])
+        """Number of features at each position."""
+        return int(self.audio_embedding.shape[1])
 
     @property
     def heads(self) -> int:
-        """Heads of a layer."""
-        return self.width // HEAD
+        """Number of attention heads of a block."""
+        return self.width // HEAD_WIDTH
 
     @property
-    def tokens(self) -> int:
-        """How many audio tokens there are, start and stop among them."""
-        return int(self.head.shape[0])
+    def audio_tokens(self) -> int:
+        """Size of the audio vocabulary, including the start and stop tokens."""
+        return int(self.audio_head.shape[0])
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> GptWeights:
-        """Find them under upstream's names. Raises KeyError for a name that is missing."""
-
-        def norm(name: str) -> Norm:
-            return Norm(state[f"{name}.weight"], state[f"{name}.bias"])
-
-        def linear(name: str) -> Linear:
-            return Linear(state[f"{name}.weight"], state[f"{name}.bias"])
-
-        def block(name: str) -> Block:
-            return Block(
-                norm(f"{name}.ln_1"), linear(f"{name}.attn.c_attn"), linear(f"{name}.attn.c_proj"),
-                norm(f"{name}.ln_2"), linear(f"{name}.mlp.c_fc"), linear(f"{name}.mlp.c_proj"),
-            )  # fmt: skip
-
+        """Return the weights from a state dict with upstream's names. Raises KeyError if a name is missing."""
         numbers = {int(name.split(".")[3]) for name in state if name.startswith("gpt.gpt.h.")}
         return cls(
-            tuple(block(f"gpt.gpt.h.{number}") for number in sorted(numbers)),
-            norm("gpt.gpt.ln_f"),
-            norm("gpt.final_norm"),
+            tuple(_block(state, f"gpt.gpt.h.{number}") for number in sorted(numbers)),
+            _norm(state, "gpt.gpt.ln_f"),
+            _norm(state, "gpt.final_norm"),
             state["gpt.mel_head.weight"],
             state["gpt.mel_head.bias"],
             state["gpt.text_embedding.weight"],
@@ -115,3 +108,18 @@ class GptWeights:
             state["gpt.mel_embedding.weight"],
             state["gpt.mel_pos_embedding.emb.weight"],
         )
+
+
+def _norm(state: Mapping[str, Tensor], name: str) -> LayerNormWeights:
+    return LayerNormWeights(state[f"{name}.weight"], state[f"{name}.bias"])
+
+
+def _linear(state: Mapping[str, Tensor], name: str) -> LinearWeights:
+    return LinearWeights(state[f"{name}.weight"], state[f"{name}.bias"])
+
+
+def _block(state: Mapping[str, Tensor], name: str) -> DecoderBlockWeights:
+    return DecoderBlockWeights(
+        _norm(state, f"{name}.ln_1"), _linear(state, f"{name}.attn.c_attn"), _linear(state, f"{name}.attn.c_proj"),
+        _norm(state, f"{name}.ln_2"), _linear(state, f"{name}.mlp.c_fc"), _linear(state, f"{name}.mlp.c_proj"),
+    )  # fmt: skip

@@ -1,0 +1,106 @@
+"""The decoder in C: compilation, and its results against those of the decoder in PyTorch, on random weights."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from tests.support.gpt_weights import WIDTH, random_weights
+from voxspool_worker.engines.xtts import cpu_decoder
+from voxspool_worker.engines.xtts.cpu_decoder import CALL_TOKENS, CompilationError, CpuDecoder
+from voxspool_worker.engines.xtts.torch_decoder import TorchDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+ROWS, POSITIONS = 3, 304
+WEIGHTS = random_weights()
+TOLERANCES = [("fp32", 1e-4), ("bf16", 0.1), ("int8", 0.1)]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cpu_decoder.compile_decoder(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture
+def decoder(library: Path, request: pytest.FixtureRequest) -> Iterator[CpuDecoder]:
+    """A decoder of the precision that the test is parametrised with, else of fp32."""
+    made = CpuDecoder(
+        library, WEIGHTS, rows=ROWS, positions=POSITIONS, precision=getattr(request, "param", "fp32"), threads=2
+    )
+    yield made
+    made.close()
+
+
+def reference(precision: str) -> TorchDecoder:
+    return TorchDecoder(WEIGHTS, rows=ROWS, positions=POSITIONS, precision=precision, device=torch.device("cpu"))
+
+
+def embeddings(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed)) * 0.5
+
+
+@pytest.mark.parametrize(
+    ("decoder", "precision", "most"), [(p, p, most) for p, most in TOLERANCES], indirect=["decoder"]
+)
+def test_prompts_longer_than_a_call_and_steps_give_what_pytorch_gives(
+    decoder: CpuDecoder, precision: str, most: float
+) -> None:
+    x = embeddings(2 * CALL_TOKENS + 20)
+    found = []
+    for one in (decoder, reference(precision)):
+        latents = [one.prefill(1, x[:-2], 0)[None], one.step([1], x[-2:-1], [len(x) - 2])]
+        found.append(torch.cat([*latents, one.step([1], x[-1:], [len(x) - 1])]))
+    assert (found[0] - found[1]).abs().max() < most
+    assert found[0].std() > 0.5
+
+
+@pytest.mark.parametrize("decoder", ["fp32", "bf16", "int8"], indirect=True)
+def test_the_latent_of_a_token_does_not_depend_on_the_rows_beside_it(decoder: CpuDecoder) -> None:
+    x = embeddings(30)
+    decoder.prefill(0, x[:-1], 0)
+    alone = decoder.step([0], x[-1:], [29])[0]
+    decoder.prefill(1, embeddings(90, seed=1), 0)
+    decoder.prefill(0, x[:-1], 0)
+    beside = decoder.step([1, 0], torch.stack((embeddings(1, seed=2)[0], x[-1])), [90, 29])[1]
+    assert torch.equal(beside, alone)
+
+
+def test_without_a_compiler_the_error_names_those_that_were_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CompilationError, match=r"no C compiler \(cc, gcc, clang\)"):
+        cpu_decoder.compile_decoder(tmp_path / "kernels")
+
+
+def test_a_failing_compiler_leaves_no_files_and_its_error_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho 'cpu_decoder.c: error: no such luck' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CompilationError, match="no such luck"):
+        cpu_decoder.compile_decoder(tmp_path / "kernels")
+    assert list((tmp_path / "kernels").iterdir()) == []
+
+
+def test_a_library_in_the_folder_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = cpu_decoder.compile_decoder(tmp_path)
+    monkeypatch.setattr(cpu_decoder, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert cpu_decoder.compile_decoder(tmp_path) == made
+
+
+def test_other_flags_lead_to_another_library(library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copy(library, tmp_path)
+    monkeypatch.setattr(cpu_decoder, "FLAGS", (*cpu_decoder.FLAGS, "-g"))
+    assert cpu_decoder.compile_decoder(tmp_path) != tmp_path / library.name
+    assert len(list(tmp_path.iterdir())) == 2
