@@ -262,6 +262,27 @@ def test_a_corrupt_queue_keeps_no_other_jobs_from_being_let_go(db: redis.Redis, 
     assert waiting(db, AUTO) == ["fine"]
 
 
+def test_a_corrupt_set_of_queues_ends_no_worker_and_loses_no_job(db: redis.Redis, recovery: Recovery) -> None:
+    say_alive(db, "tone", {"sine": []})
+    put(db, XTTS, "fine")
+    db.delete("rq:queues")
+    db.set("rq:queues", "not a set")
+    recovery.look()
+    assert waiting(db, XTTS) == ["fine"]
+    db.delete("rq:queues")
+    recovery.look()
+    assert (waiting(db, XTTS), waiting(db, AUTO)) == ([], ["fine"])
+
+
+def test_a_job_of_another_distributions_engine_is_let_go_too(db: redis.Redis, recovery: Recovery) -> None:
+    say_alive(db, "tone", {"sine": []})
+    theirs = queue_name("my-engine", "interactive")
+    put(db, theirs, "anyones")
+    put(db, theirs, "its", engine="my-engine")
+    recovery.look()
+    assert (waiting(db, AUTO), waiting(db, theirs)) == (["anyones"], ["its"])
+
+
 def test_a_job_is_not_taken_out_of_a_queue_if_it_cannot_be_put_into_the_other(db: redis.Redis) -> None:
     put(db, XTTS, "stays")
     db.set(f"rq:queue:{AUTO}", "not a list")
