@@ -15,17 +15,18 @@ import time
 from collections import Counter
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from voxspool import connection, workers
+from voxspool import workers
 from voxspool.errors import StoreError
 from voxspool.protocol.stream import Mark
 from voxspool_worker.narration.segment_plan import plan
 from voxspool_worker.narration.segment_queue import WORDS, Outcome
 from voxspool_worker.narration.segment_workers import Chapter, found_outcome
 from voxspool_worker.narration.store_handle import patiently
+from voxspool_worker.retries import retry_while_redis_is_full
 from voxspool_worker.speech.pipeline import SpeechGivenUpError
 from voxspool_worker.speech.publisher import NeedsOtherWorkerError
 
@@ -56,10 +57,10 @@ ANNOUNCE_S: Final = 10.0
 """How often it says that the chapter goes on, and sees whether Redis still knows of it, in seconds."""
 LOOKUPS: Final = 16
 """How many segments are looked for in the store at once: one far away takes 50 ms for each."""
-FULL_WAIT_S: Final = 1.0
-"""How long to wait for Redis to have memory, in seconds, before the segments are offered again."""
 MISSING: Final = ("engine", "poison")
 """What comes of a segment that has no audio: it is the fault in its mark."""
+
+_Result = TypeVar("_Result")
 
 
 class Narrator:
@@ -209,15 +210,15 @@ class Known:
 
     def open(self, segments: Iterable[SpeechSegment]) -> int:
         """Learn what is there already, and offer the rest; give how many those are."""
-        self._patiently(self.segment_queue.take)
+        self._write(self.segment_queue.take)
         self._results = 0
         while self._read():
             pass
         wanted = {self._plan.keys[segment.index]: segment.index for segment in reversed(list(segments))}
         self._look_up({key: index for key, index in wanted.items() if key not in self._outcomes})
         missing = sorted(index for key, index in wanted.items() if key not in self._outcomes)
-        self._patiently(lambda: self.segment_queue.offer(missing))
-        self._patiently(self._announce)
+        self._write(lambda: self.segment_queue.offer(missing))
+        self._write(self._announce)
         return len(missing)
 
     def await_outcome(self, segment: SpeechSegment) -> Outcome:
@@ -242,7 +243,7 @@ class Known:
 
     def _see_to_pool(self) -> None:
         """Renew the segment queue now and then; begin it again if Redis has lost it."""
-        if time.monotonic() - self._announced > ANNOUNCE_S and not self._patiently(self._announce):
+        if time.monotonic() - self._announced > ANNOUNCE_S and not self._write(self._announce):
             log.warning("pool.lost job=%s", self._at.run.job)
             self.open(self._plan.segments)
 
@@ -270,12 +271,6 @@ class Known:
             with contextlib.suppress(futures.TimeoutError):
                 return answer.result(LOOK_S)
 
-    def _patiently(self, act: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it gives
-        """Do it as soon as Redis has memory for it."""
-        while True:
-            try:
-                return act()
-            except ResponseError as error:
-                if not connection.is_full(error):
-                    raise
-                self._at.token.stand_still(FULL_WAIT_S)
+    def _write(self, act: Callable[[], _Result]) -> _Result:
+        """Call `act` as soon as Redis has memory for it."""
+        return retry_while_redis_is_full(act, self._at.token.stand_still, f"job={self._at.run.job}")

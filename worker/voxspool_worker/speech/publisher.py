@@ -6,18 +6,15 @@ Its connection may retry freely: an entry has its own id, and Redis answers "alr
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import ResponseError
-
-from voxspool import connection
 from voxspool.protocol import keys
 from voxspool.protocol.stream import STATES, Mark, encode_data, position_after
 from voxspool_worker import lua
 from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason
+from voxspool_worker.retries import retry_while_redis_is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,12 +25,8 @@ if TYPE_CHECKING:
     from voxspool.protocol.stream import Begin, Entry
     from voxspool_worker.jobs.execution import JobExecution
 
-log = logging.getLogger(__name__)
-
 LEASE_S: Final = 9
 """How long a run holds its job and its stream without a beat; three beats of 3 s."""
-FULL_WAIT_S: Final = (0.1, 2.0)
-"""How long to wait for Redis to have memory before trying again: at first, and at most, in seconds."""
 
 
 class ClosedError(Exception):
@@ -107,7 +100,7 @@ class Publisher:
         WrongEngineError if an earlier attempt had another engine or sample rate: a stream has one.
         """
         flat = [item for pair in facts.items() for item in pair]
-        reply = self._patiently(
+        reply = self._call(
             self._scripts.begin,
             [*self._keys, self._run.lease_key],
             [
@@ -137,7 +130,7 @@ class Publisher:
         segments = entry.segment + 1 if isinstance(entry, Mark) else ""
         state = STATES.get(entry.type, "")
         said = _text(
-            self._patiently(
+            self._call(
                 self._scripts.publish,
                 self._keys,
                 [
@@ -155,23 +148,11 @@ class Publisher:
         self._seq += 1
         self.pos = after
 
-    def _patiently(self, script: Script, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401 - a script's reply
-        """Run a script; where Redis is at its memory's limit, wait until there is room: that fails no job."""
-        waited_s, wait_s = 0.0, FULL_WAIT_S[0]
-        while True:
-            try:
-                reply = script(keys=keys, args=args)
-            except ResponseError as error:
-                if not connection.is_full(error):
-                    raise
-                if not waited_s:
-                    log.warning("redis.full job=%s at=%d error=%s", self._run.job, self.pos, error)
-                self._wait(wait_s)
-                waited_s, wait_s = waited_s + wait_s, min(2 * wait_s, FULL_WAIT_S[1])
-            else:
-                if waited_s:
-                    log.info("redis.has_room job=%s waited_s=%.1f", self._run.job, waited_s)
-                return reply
+    def _call(self, script: Script, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401 - a script's reply
+        """Run a script; while Redis is at its memory limit, wait: that fails no job."""
+        return retry_while_redis_is_full(
+            lambda: script(keys=keys, args=args), self._wait, f"job={self._run.job} at={self.pos}"
+        )
 
     def cancelled_by(self) -> str:
         """Return who asked to stop the job; empty if nobody did through the stream."""
