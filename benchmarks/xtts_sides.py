@@ -186,7 +186,7 @@ def decoding(folder: Path, precision: str, batches: Sequence[int], steps: int) -
     from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
     from voxspool_worker.settings import Settings
 
-    found = checkpoint.look(folder)
+    found = checkpoint.inspect(folder)
     loaded, tokenizer = model.load(found), XttsTokenizer(found.vocab)
     plan = replace(device.plan("auto", precision), rows=max(batches))
     gpt = xtts.make_gpt(loaded, tokenizer, plan, Settings())

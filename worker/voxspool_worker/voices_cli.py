@@ -192,7 +192,9 @@ def _xtts_rows(settings: Settings) -> Iterator[dict[str, Any]]:
     """Yield one row for each speaker of XTTS's checkpoint, if it and PyTorch are here."""
     from voxspool_worker.engines.xtts import checkpoint
 
-    somewhere = settings.xtts_dir or any((at / checkpoint.WEIGHTS).exists() for at in checkpoint.places(settings))
+    somewhere = settings.xtts_dir or any(
+        (at / checkpoint.WEIGHTS).exists() for at in checkpoint.cache_folders(settings)
+    )
     if not somewhere or importlib.util.find_spec("torch") is None:
         return
     from voxspool_worker.engines.xtts import model

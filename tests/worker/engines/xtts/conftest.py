@@ -1,4 +1,4 @@
-"""A random checkpoint of XTTS, small but for its vocoder, and upstream's own model of it."""
+"""A random checkpoint of XTTS, small except for its vocoder, and upstream's model of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Keep PyTorch to one core: its threads wait in a loop, and beside other work that takes ten times as long."""
+    """Limit PyTorch to one thread: its threads spin while they wait, which is ten times slower on a busy machine."""
     torch.set_num_threads(1)
 
 
@@ -27,7 +27,7 @@ def small_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def upstream(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Upstream's Xtts, loaded its own way, from a copy: upstream may rewrite a checkpoint when it loads it."""
+    """Upstream's Xtts, loaded by upstream from a copy: it may rewrite a checkpoint that it loads."""
     folder = shutil.copytree(small_checkpoint, tmp_path_factory.mktemp("upstream") / "checkpoint")
     from TTS.tts.configs.xtts_config import XttsConfig
     from TTS.tts.models.xtts import Xtts

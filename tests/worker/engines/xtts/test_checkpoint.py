@@ -1,4 +1,4 @@
-"""Where a checkpoint is found, what is said of one that cannot be used. No weights are read, nothing is fetched."""
+"""Finding, checking and identifying checkpoints, without reading weights or downloading."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def copy(small_checkpoint: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
+    """A copy of the small checkpoint, which the test may change."""
     return shutil.copytree(small_checkpoint, tmp_path / "copy")
 
 
-def elsewhere(tmp_path: Path, **said: Path | bool) -> Settings:
-    """Settings that find nothing of this machine's own."""
-    places: dict[str, Path | bool] = {"coqui_dir": tmp_path / "tts", "hub_dir": tmp_path / "hub", **said}
-    return Settings(**places)  # type: ignore[arg-type]
+def settings_of(tmp_path: Path, **values: Path | bool) -> Settings:
+    """Return settings whose cache folders are in `tmp_path`."""
+    folders: dict[str, Path | bool] = {"coqui_dir": tmp_path / "tts", "hub_dir": tmp_path / "hub", **values}
+    return Settings(**folders)  # type: ignore[arg-type]
 
 
-def test_the_named_folder_is_taken(small_checkpoint: Path, tmp_path: Path) -> None:
-    found = checkpoint.find(elsewhere(tmp_path, xtts_dir=small_checkpoint))
+def test_the_folder_in_the_settings_is_used(small_checkpoint: Path, tmp_path: Path) -> None:
+    found = checkpoint.find(settings_of(tmp_path, xtts_dir=small_checkpoint))
     assert found.folder == small_checkpoint
     assert found.speakers == small_checkpoint / "speakers_xtts.pth"
     assert found.text_tokens == 6681
 
 
-def test_a_named_folder_that_is_not_there_is_an_error_though_coqui_has_one(copy: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_in_the_settings_is_an_error_even_if_another_has_a_checkpoint(
+    copy: Path, tmp_path: Path
+) -> None:
     copy.rename(coqui_folder(tmp_path))
-    with pytest.raises(CheckpointError, match=r"VOXSPOOL_XTTS_DIR is .*absent, and no such folder is there"):
-        checkpoint.find(elsewhere(tmp_path, xtts_dir=tmp_path / "absent"))
+    with pytest.raises(CheckpointError, match=r"VOXSPOOL_XTTS_DIR is .*absent, but there is no such folder"):
+        checkpoint.find(settings_of(tmp_path, xtts_dir=tmp_path / "absent"))
 
 
 def coqui_folder(tmp_path: Path) -> Path:
@@ -51,49 +53,47 @@ def coqui_folder(tmp_path: Path) -> Path:
     return tmp_path / "tts" / "tts_models--multilingual--multi-dataset--xtts_v2"
 
 
-def test_coquis_folder_is_found(copy: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_in_coquis_cache_folder_is_found(copy: Path, tmp_path: Path) -> None:
     folder = copy.rename(coqui_folder(tmp_path))
-    assert checkpoint.find(elsewhere(tmp_path)).folder == folder
+    assert checkpoint.find(settings_of(tmp_path)).folder == folder
 
 
-def test_what_coqui_fetched_to_hugging_faces_folder_is_found_beside_coquis_empty_one(
-    copy: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_in_hugging_faces_cache_is_found_if_coquis_folder_is_empty(copy: Path, tmp_path: Path) -> None:
     coqui_folder(tmp_path).mkdir()
     model = tmp_path / "hub" / "models--tts-hub--XTTS-v2"
     (model / "refs").mkdir(parents=True)
     (model / "refs" / "main").write_text("abc123")
     (model / "snapshots").mkdir()
     copy.rename(model / "snapshots" / "abc123")
-    assert checkpoint.find(elsewhere(tmp_path)).folder.name == "abc123"
+    assert checkpoint.find(settings_of(tmp_path)).folder.name == "abc123"
 
 
-def test_the_places_are_those_of_coquis_own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folders_are_those_of_coquis_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from TTS.utils.manage import ModelManager
 
     monkeypatch.setenv("TTS_HOME", str(tmp_path))
-    theirs = ModelManager()
-    assert next(checkpoint.places(Settings.from_env())).parent == theirs.output_prefix
-    item, folder, _ = theirs._set_model_item(checkpoint.MODEL)
-    assert next(checkpoint.places(Settings.from_env())).name == folder
+    manager = ModelManager()
+    assert next(checkpoint.cache_folders(Settings.from_env())).parent == manager.output_prefix
+    item, folder, _ = manager._set_model_item(checkpoint.MODEL)
+    assert next(checkpoint.cache_folders(Settings.from_env())).name == folder
     assert checkpoint.HUB_MODELS[0] == item["repo_id"]
 
 
-def test_nothing_anywhere_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"COQUI_TOS_AGREED=1 voxspool-worker warm, or .* VOXSPOOL_XTTS_DIR"):
-        checkpoint.find(elsewhere(tmp_path))
+def test_without_a_checkpoint_the_error_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"COQUI_TOS_AGREED=1 voxspool-worker warm, or set VOXSPOOL_XTTS_DIR"):
+        checkpoint.find(settings_of(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.pth", "vocab.json"])
-def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+def test_the_error_names_a_missing_file(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(CheckpointError, match=f"has no {name}"):
-        checkpoint.look(copy)
+        checkpoint.inspect(copy)
 
 
-def test_studio_speakers_may_be_missing(copy: Path) -> None:
+def test_the_file_of_speakers_may_be_missing(copy: Path) -> None:
     (copy / "speakers_xtts.pth").unlink()
-    assert checkpoint.look(copy).speakers is None
+    assert checkpoint.inspect(copy).speakers is None
 
 
 def cut(path: Path) -> None:
@@ -105,87 +105,88 @@ def set_config(**values: object) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "said"),
+    ("name", "damage", "message"),
     [
         ("model.pth", cut, r"is cut off after \d+ bytes"),
-        ("model.pth", lambda path: path.write_bytes(b""), r"holds no weights \(0 bytes, and not a zip\)"),
-        ("model.pth", lambda path: path.write_text("version https://git-lfs"), "holds no weights"),
+        ("model.pth", lambda path: path.write_bytes(b""), r"has no weights \(0 bytes, not a zip file\)"),
+        ("model.pth", lambda path: path.write_text("version https://git-lfs"), "has no weights"),
         ("vocab.json", cut, "is not JSON"),
         ("vocab.json", lambda path: path.write_text("{}"), "is not a tokenizer's vocabulary"),
         ("vocab.json", lambda path: path.write_text('{"model": {"vocab": {}}}'), "is not a tokenizer's vocabulary"),
         ("config.json", cut, "is not JSON"),
         ("config.json", lambda path: path.write_bytes(b"\xff\xfe"), "is not JSON"),
         ("config.json", lambda path: path.write_text("[]"), "is not a JSON object"),
-        ("config.json", set_config(model="vits"), "is not XTTS's: its model is 'vits'"),
-        ("config.json", set_config(model_args=None), "is not XTTS's"),
-        ("config.json", set_config(model_args={}), "is of XTTS v1"),
+        ("config.json", set_config(model="vits"), "is not a configuration of XTTS: its model is 'vits'"),
+        ("config.json", set_config(model_args=None), "is not a configuration of XTTS"),
+        ("config.json", set_config(model_args={}), "is a configuration of XTTS v1"),
     ],
 )
-def test_a_broken_file_is_named_with_what_to_do(
-    copy: Path, name: str, damage: Callable[[Path], object], said: str
+def test_the_error_names_a_broken_file_and_what_to_do(
+    copy: Path, name: str, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(copy / name)
-    with pytest.raises(CheckpointError, match=said) as raised:
-        checkpoint.look(copy)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        checkpoint.inspect(copy)
     assert str(copy / name) in str(raised.value)
     assert "VOXSPOOL_XTTS_DIR" in str(raised.value)
 
 
-def test_a_zip_of_something_else_holds_no_weights(copy: Path) -> None:
+def test_a_zip_file_without_weights_is_refused(copy: Path) -> None:
     shutil.make_archive(str(copy / "model"), "zip", copy, "vocab.json")
     (copy / "model.zip").replace(copy / "model.pth")
-    with pytest.raises(CheckpointError, match="is a zip without weights"):
-        checkpoint.look(copy)
+    with pytest.raises(CheckpointError, match="is a zip file without weights"):
+        checkpoint.inspect(copy)
 
 
-def test_a_fingerprint_is_the_weights_and_not_the_place(small_checkpoint: Path, copy: Path) -> None:
-    original = checkpoint.look(small_checkpoint).fingerprint
+def test_the_fingerprint_does_not_depend_on_folders(small_checkpoint: Path, copy: Path) -> None:
+    original = checkpoint.inspect(small_checkpoint).fingerprint
     set_config(output_path=str(copy), temperature=0.1)(copy / "config.json")
-    assert checkpoint.look(copy).fingerprint == original
+    assert checkpoint.inspect(copy).fingerprint == original
 
 
-def test_a_fingerprint_follows_weights_vocabulary_and_sizes(copy: Path) -> None:
+def test_the_fingerprint_depends_on_weights_vocabulary_and_sizes(copy: Path) -> None:
     import random_xtts
 
-    seen = {checkpoint.look(copy).fingerprint}
+    seen = {checkpoint.inspect(copy).fingerprint}
     (copy / "vocab.json").write_bytes((copy / "vocab.json").read_bytes() + b"\n")
-    seen.add(checkpoint.look(copy).fingerprint)
+    seen.add(checkpoint.inspect(copy).fingerprint)
     config = json.loads((copy / "config.json").read_text())
     set_config(model_args=config["model_args"] | {"gpt_max_audio_tokens": 5})(copy / "config.json")
-    seen.add(checkpoint.look(copy).fingerprint)
+    seen.add(checkpoint.inspect(copy).fingerprint)
     random_xtts.write_checkpoint(copy, seed=1, **random_xtts.SMALL)
-    seen.add(checkpoint.look(copy).fingerprint)
+    seen.add(checkpoint.inspect(copy).fingerprint)
     assert len(seen) == 4
 
 
-def test_looking_imports_no_torch(small_checkpoint: Path) -> None:
+def test_inspect_does_not_import_pytorch(small_checkpoint: Path) -> None:
     program = (
         "import sys, pathlib; from voxspool_worker.engines.xtts import checkpoint;"
-        f"checkpoint.look(pathlib.Path({str(small_checkpoint)!r})); print('torch' in sys.modules, 'TTS' in sys.modules)"
+        f"checkpoint.inspect(pathlib.Path({str(small_checkpoint)!r}));"
+        "print('torch' in sys.modules, 'TTS' in sys.modules)"
     )
-    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert said.stdout.split() == ["False", "False"]
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts what a process has read, which Linux tells")
-def test_looking_reads_little_of_the_weights(small_checkpoint: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's count of the bytes that a process has read")
+def test_inspect_reads_little_of_the_weights(small_checkpoint: Path) -> None:
     before = psutil.Process().io_counters().read_chars
-    checkpoint.look(small_checkpoint)
+    checkpoint.inspect(small_checkpoint)
     read_bytes = psutil.Process().io_counters().read_chars - before
     assert read_bytes < (small_checkpoint / "model.pth").stat().st_size / 10
 
 
-def test_damaged_weights_are_found_by_their_checksums(copy: Path) -> None:
-    checkpoint.verify(checkpoint.look(copy))
+def test_verify_finds_damaged_weights_by_their_checksums(copy: Path) -> None:
+    checkpoint.verify(checkpoint.inspect(copy))
     with (copy / "model.pth").open("r+b") as file:
         file.seek(1_000_000)
         file.write(b"\x5a" * 64)
     with pytest.raises(CheckpointError, match=r"is damaged: .* fails its checksum"):
-        checkpoint.verify(checkpoint.look(copy))
+        checkpoint.verify(checkpoint.inspect(copy))
 
 
 def warm(**environ: str) -> subprocess.CompletedProcess[str]:
-    """`voxspool-worker warm`, with nobody at stdin and no network."""
+    """Run `voxspool-worker warm` without stdin and without network access."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("COQUI", "TTS", "HF", "XDG"))}
     return subprocess.run(
         [sys.executable, "-m", "voxspool_worker", "warm"], check=False, capture_output=True, text=True, timeout=120,
@@ -193,25 +194,25 @@ def warm(**environ: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_warm_fetches_nothing_before_the_licence_is_agreed_to(tmp_path: Path) -> None:
-    said = warm(TTS_HOME=str(tmp_path), HF_HOME=str(tmp_path))
-    assert said.returncode == 1
-    assert "COQUI_TOS_AGREED=1" in said.stderr
-    assert "non-commercial" in said.stderr
-    assert said.stderr.count("\n") == 1
+def test_warm_without_agreement_to_the_licence_downloads_nothing(tmp_path: Path) -> None:
+    done = warm(TTS_HOME=str(tmp_path), HF_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert "COQUI_TOS_AGREED=1" in done.stderr
+    assert "non-commercial" in done.stderr
+    assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_warm_says_what_is_here_already(small_checkpoint: Path, tmp_path: Path) -> None:
-    said = warm(TTS_HOME=str(tmp_path), HF_HOME=str(tmp_path), VOXSPOOL_XTTS_DIR=str(small_checkpoint))
-    assert said.returncode == 0, said.stderr
-    assert str(small_checkpoint) in said.stdout
+def test_warm_prints_the_folder_of_an_existing_checkpoint(small_checkpoint: Path, tmp_path: Path) -> None:
+    done = warm(TTS_HOME=str(tmp_path), HF_HOME=str(tmp_path), VOXSPOOL_XTTS_DIR=str(small_checkpoint))
+    assert done.returncode == 0, done.stderr
+    assert str(small_checkpoint) in done.stdout
 
 
-def test_warm_that_cannot_fetch_says_so_in_a_line_and_asks_nothing(tmp_path: Path) -> None:
-    said = warm(TTS_HOME=str(tmp_path), HF_HOME=str(tmp_path), COQUI_TOS_AGREED="1")
-    assert said.returncode == 1
-    assert "XTTS could not be fetched" in said.stderr
-    assert "Traceback" not in said.stderr
-    assert said.stderr.strip().splitlines()[-1].startswith("Error: XTTS could not be fetched")
-    assert "agree" not in said.stdout
+def test_warm_that_cannot_download_ends_with_one_line_and_no_prompt(tmp_path: Path) -> None:
+    done = warm(TTS_HOME=str(tmp_path), HF_HOME=str(tmp_path), COQUI_TOS_AGREED="1")
+    assert done.returncode == 1
+    assert "XTTS could not be fetched" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: XTTS could not be fetched")
+    assert "agree" not in done.stdout

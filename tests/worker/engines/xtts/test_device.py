@@ -121,7 +121,7 @@ def speak(gpt: Gpt, vocoder: Vocoder, upstream: Any, record: Recorder) -> None:
         gpt.start(prefix, [5, 6, 7, 8], 1)
         gpt.start(prefix, [9, 10], 2)
         generated = [token for _ in range(12) for token in gpt.step()]
-        stream = vocoder.stream(vocoder.voice(speaker["speaker_embedding"]))
+        stream = vocoder.stream(vocoder.condition(speaker["speaker_embedding"]))
         vocoder.push_many([(stream, torch.stack([token.latent for token in generated if token.row == 0]))])
         stream.finish()
 

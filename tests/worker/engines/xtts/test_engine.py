@@ -1,4 +1,4 @@
-"""The engine on a random checkpoint: upstream's audio, chunks that grow, neighbours that change nothing, the guard."""
+"""The engine on a random checkpoint: upstream's audio, chunk sizes, independent segments, and the output check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from voxspool_worker.engines import xtts
 from voxspool_worker.engines.base import AudioChunk, SegmentError, SpeechSegment, SpokenSegment
 from voxspool_worker.engines.xtts import checkpoint, device, model, output_check
-from voxspool_worker.engines.xtts.active_segment import TOKEN_S, again_seed
+from voxspool_worker.engines.xtts.active_segment import TOKEN_S, retry_seed
 from voxspool_worker.engines.xtts.engine import XttsEngine
 from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
 from voxspool_worker.engines.xtts.vocoder import Vocoder
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
     Make = Callable[..., XttsEngine]
 
-pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries warn of one another
+pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries emit warnings
 
 SENTENCE = "The keeper counted all lamps."
 SHORT = "All lamps."
-"""What most tests say: half as long, so half the work."""
+"""The text of most tests: half as long as SENTENCE, so twice as fast."""
 NEVER, SELDOM, SOON = -1e4, 2.0, 6.0
-"""What is added to the stop token's score: the random checkpoint ends never, after some 150 tokens, after a few."""
+"""Added to the logit of the stop token: the checkpoint never stops, stops after about 150 tokens, after a few."""
 
 
 @pytest.fixture(scope="module")
 def loaded(small_checkpoint: Path) -> LoadedModel:
-    return model.load(checkpoint.look(small_checkpoint))
+    return model.load(checkpoint.inspect(small_checkpoint))
 
 
 @pytest.fixture(scope="module")
 def make(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Make an engine of which each speech ends as said."""
+    """Return a function that makes engines; its first argument is added to the logit of the stop token."""
     folder = tmp_path_factory.mktemp("cache")
 
     def made(stop_bias: float = SELDOM, *, precision: str = "fp32", tries: int = 3) -> XttsEngine:
@@ -91,7 +91,7 @@ def outcome(chunks: list[AudioChunk], job: str = "a", index: int = 0) -> SpokenS
     return last.spoken
 
 
-def test_the_audio_is_upstreams_full_decode_of_upstreams_tokens(make: Make, upstream: Any, loaded: LoadedModel) -> None:
+def test_the_audio_equals_upstreams_for_the_same_seed(make: Make, upstream: Any, loaded: LoadedModel) -> None:
     engine = make(NEVER, tries=1)
     one = segment(engine, seed=3)
     engine.admit(one)
@@ -119,7 +119,7 @@ def test_the_audio_is_upstreams_full_decode_of_upstreams_tokens(make: Make, upst
     assert wanted.std() > 0.03
 
 
-def test_the_first_chunk_is_small_and_they_grow(make: Make) -> None:
+def test_the_first_chunk_is_short_and_later_ones_are_longer(make: Make) -> None:
     engine = make(NEVER, tries=1)
     engine.admit(segment(engine))
     sizes = [len(chunk.pcm) for chunk in to_end(engine)]
@@ -129,7 +129,7 @@ def test_the_first_chunk_is_small_and_they_grow(make: Make) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_a_segment_sounds_the_same_to_the_last_bit_whoever_is_beside_it(make: Make, precision: str) -> None:
+def test_the_samples_of_a_segment_do_not_depend_on_the_segments_beside_it(make: Make, precision: str) -> None:
     engine = make(NEVER, precision=precision, tries=1)
     engine.admit(segment(engine))
     alone = audio(to_end(engine))
@@ -142,48 +142,52 @@ def test_a_segment_sounds_the_same_to_the_last_bit_whoever_is_beside_it(make: Ma
     assert np.array_equal(audio(to_end(engine)), alone)
 
 
-def test_later_segments_are_held_back_whole_until_their_turn(make: Make) -> None:
+def test_a_later_segment_of_a_job_is_returned_as_one_chunk_when_it_is_complete(make: Make) -> None:
     engine = make(NEVER, tries=1)
     engine.admit(segment(engine))
     engine.admit(segment(engine, "No.", index=1))
     engine.admit(segment(engine, "Yes.", job="b"))
     chunks = to_end(engine)
     of_job = [chunk for chunk in chunks if chunk.job == "a"]
-    assert [chunk.segment for chunk in of_job if chunk.segment == 1] == [1], "in one piece, for it was done first"
-    assert len([chunk for chunk in chunks if chunk.job == "b"]) > 1, "another job's first segment streams"
+    assert [chunk.segment for chunk in of_job if chunk.segment == 1] == [1], (
+        "in one chunk: it was complete before its turn"
+    )
+    assert len([chunk for chunk in chunks if chunk.job == "b"]) > 1, "the first segment of another job is streaming"
 
 
-def test_a_segment_whose_turn_comes_streams_on(make: Make) -> None:
+def test_a_segment_streams_once_the_earlier_ones_are_complete(make: Make) -> None:
     engine = make(NEVER, tries=1)
     engine.admit(segment(engine, "No."))
     engine.admit(segment(engine, index=1))
     chunks = to_end(engine)
     assert len([chunk for chunk in chunks if chunk.segment == 1]) > 2
     engine.admit(segment(engine, index=1))
-    assert np.array_equal(audio(to_end(engine), index=1), audio(chunks, index=1)), "and sounds as if it were alone"
+    assert np.array_equal(audio(to_end(engine), index=1), audio(chunks, index=1)), (
+        "the samples are those of the segment alone"
+    )
 
 
-# The guard
+# The output check
 
 
-def test_a_runaway_ends_at_what_is_plausible_and_the_mark_says_so(make: Make) -> None:
+def test_a_segment_that_does_not_stop_ends_at_the_plausible_maximum_with_fault_rate(make: Make) -> None:
     engine = make(NEVER)
     engine.admit(segment(engine))
     chunks = to_end(engine)
-    assert outcome(chunks) == SpokenSegment(7, 1, "rate"), "it was being heard, so it was not spoken again"
-    assert len(audio(chunks)) / 24_000 <= output_check.band(SHORT, 250).longest_s + 2 * TOKEN_S
+    assert outcome(chunks) == SpokenSegment(7, 1, "rate"), "a streaming segment is not generated again"
+    assert len(audio(chunks)) / 24_000 <= output_check.plausible_duration(SHORT, 250).max_s + 2 * TOKEN_S
 
 
-def test_what_nobody_heard_is_spoken_again_and_the_best_is_kept(make: Make) -> None:
+def test_a_held_back_segment_with_a_fault_is_generated_again(make: Make) -> None:
     engine = make(NEVER)
-    engine.admit(segment(engine, SENTENCE))  # long enough for three tries of the other
+    engine.admit(segment(engine, SENTENCE))  # long enough for three attempts at the other segment
     engine.admit(segment(engine, "No.", index=1))
     spoken = outcome(to_end(engine), index=1)
     assert (spoken.tries, spoken.fault) == (3, "rate")
-    assert spoken.seed in {7, again_seed(7, 2), again_seed(7, 3)}
+    assert spoken.seed in {7, retry_seed(7, 2), retry_seed(7, 3)}
 
 
-def test_what_nobody_waits_for_comes_whole_and_is_spoken_again(make: Make) -> None:
+def test_a_segment_that_is_not_live_is_one_chunk_and_is_generated_again(make: Make) -> None:
     engine = make(NEVER)
     engine.admit(dataclasses.replace(segment(engine, "No."), live=False))
     (chunk,) = to_end(engine)
@@ -192,34 +196,34 @@ def test_what_nobody_waits_for_comes_whole_and_is_spoken_again(make: Make) -> No
     assert (chunk.spoken.tries, chunk.spoken.fault) == (3, "rate")
 
 
-def test_another_seed_mends_what_it_can(make: Make) -> None:
+def test_another_seed_removes_some_faults_and_the_eachis_repeatable(make: Make) -> None:
     engine = make(SOON)
-    fates = []
+    outcomes = []
     for seed in range(6):
         engine.admit(segment(engine, SENTENCE, seed=seed))
-        fates.append(outcome(to_end(engine)))
-    assert any(fate.tries > 1 for fate in fates), "a few tokens for 29 characters: words are missing"
-    assert any(fate.seed != seed for seed, fate in enumerate(fates))
+        outcomes.append(outcome(to_end(engine)))
+    assert any(each.tries > 1 for each in outcomes), "a few tokens are too short for 29 characters"
+    assert any(each.seed != seed for seed, each in enumerate(outcomes))
     again = []
     for seed in range(6):
         engine.admit(segment(engine, SENTENCE, seed=seed))
         again.append(outcome(to_end(engine)))
-    assert again == fates, "the same seeds have the same fate"
+    assert again == outcomes, "the same seeds have the same outcome"
 
 
-def test_without_second_tries_faults_are_still_marked(make: Make) -> None:
+def test_with_one_attempt_faults_are_still_reported(make: Make) -> None:
     engine = make(NEVER, tries=1)
     engine.admit(segment(engine))
     engine.admit(segment(engine, "No.", index=1))
     assert outcome(to_end(engine), index=1) == SpokenSegment(7, 1, "rate")
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["one segment a step", "all that are due"])
-def test_audio_that_is_no_number_ends_its_segment_alone(make: Make, *, together: bool) -> None:
+@pytest.mark.parametrize("vocode_all", [False, True], ids=["one segment per step", "all segments"])
+def test_invalid_audio_fails_its_own_segment_only(make: Make, *, vocode_all: bool) -> None:
     engine = make(NEVER, tries=1)
     engine.admit(segment(engine, job="good"))
     alone = audio(to_end(engine), "good")
-    engine._together = together  # as on an accelerator
+    engine._vocode_all = vocode_all  # as on an accelerator
     bad, good = segment(engine, job="bad"), segment(engine, job="good")
     engine.admit(bad)
     engine.admit(good)
@@ -239,17 +243,17 @@ def test_audio_that_is_no_number_ends_its_segment_alone(make: Make, *, together:
 # Voices
 
 
-def test_studio_speakers_differ_and_a_mix_is_neither(make: Make) -> None:
+def test_two_speakers_and_their_mix_sound_different(make: Make) -> None:
     engine = make(NEVER, tries=1)
     heard = []
     for voice in ("Ada Random", "Grace Random", "Ada Random(2)+Grace Random(1)", "Grace Random+Ada Random(2)"):
         engine.admit(segment(engine, "No.", voice=voice))
         heard.append(audio(to_end(engine)))
     assert not any(np.array_equal(heard[one], heard[other]) for one, other in [(0, 1), (0, 2), (1, 2)])
-    assert np.array_equal(heard[2], heard[3]), "the same mix, said in another order"
+    assert np.array_equal(heard[2], heard[3]), "the same mix, named in another order"
 
 
-def test_a_voice_is_ready_again_in_no_time(make: Make) -> None:
+def test_preparing_a_built_in_voice_takes_no_time(make: Make) -> None:
     engine = make(NEVER)
     voice = find(None, engine.voices, engine.name)
     assert engine.prepare(voice).source == "built-in"

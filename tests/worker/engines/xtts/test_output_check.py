@@ -1,4 +1,4 @@
-"""What the guard takes for plausible speech, and what it calls a fault."""
+"""The output check: plausible durations, faults at the end of the audio, and the order of attempts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SENTENCE = "The keeper counted every lamp before the night began, as he had done
 
 
 def tone(seconds: float, level: float = 0.2) -> npt.NDArray[np.float32]:
-    """A voice of a kind: a pitch and its overtones."""
+    """Return a signal like voiced speech: a pitch and its overtones."""
     at = np.arange(round(seconds * RATE)) / RATE
     return (level * sum(np.sin(2 * np.pi * 120 * n * at) / n for n in range(1, 20)) / 3).astype(np.float32)
 
@@ -41,21 +41,21 @@ def silence(seconds: float) -> npt.NDArray[np.float32]:
     ("北京的秋天很美。", 82, 2.0),
     ("東京は今日も雨です。", 71, 2.0),
 ])  # fmt: skip
-def test_what_people_take_for_a_text_is_plausible(text: str, max_chars: int, spoken_s: float) -> None:
-    band = output_check.band(text, max_chars)
-    assert band.shortest_s <= spoken_s <= band.longest_s
+def test_usual_durations_of_a_text_are_plausible(text: str, max_chars: int, spoken_s: float) -> None:
+    plausible = output_check.plausible_duration(text, max_chars)
+    assert plausible.min_s <= spoken_s <= plausible.max_s
 
 
 @pytest.mark.parametrize(
     ("text", "spoken_s"), [(SENTENCE, 1.0), (SENTENCE, 16.0), ("No.", 4.0), ("Yes, of course.", 6.0)]
 )
-def test_what_nobody_takes_is_not(text: str, spoken_s: float) -> None:
-    band = output_check.band(text, 250)
-    assert not band.shortest_s <= spoken_s <= band.longest_s
+def test_far_too_short_and_far_too_long_durations_are_not_plausible(text: str, spoken_s: float) -> None:
+    plausible = output_check.plausible_duration(text, 250)
+    assert not plausible.min_s <= spoken_s <= plausible.max_s
 
 
-def test_a_long_text_never_needs_more_than_the_model_may_say() -> None:
-    assert output_check.band("x" * 250, 250).usual_s < 602 * 1024 / 22050
+def test_the_longest_text_is_expected_to_fit_the_models_maximum_output() -> None:
+    assert output_check.plausible_duration("x" * 250, 250).expected_s < 602 * 1024 / 22050
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_a_long_text_never_needs_more_than_the_model_may_say() -> None:
     ],
     ids=["voice", "pause", "silence", "noise", "hiss", "breath", "noise before", "short", "empty"],
 )
-def test_the_end_is_listened_to(samples: npt.NDArray[np.float32], fault: str) -> None:
+def test_a_second_of_silence_or_noise_at_the_end_is_a_fault(samples: npt.NDArray[np.float32], fault: str) -> None:
     assert output_check.end_fault(samples, RATE) == fault
 
 
 @pytest.mark.voice
-def test_a_real_voice_is_never_called_noise() -> None:
+def test_real_speech_with_many_sibilants_is_not_a_fault() -> None:
     if importlib.util.find_spec("piper") is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("piper is not installed")
     from voxspool_worker.engines import load
@@ -96,8 +96,16 @@ def test_a_real_voice_is_never_called_noise() -> None:
         assert output_check.end_fault(samples[:end].astype(np.float32), engine.sample_rate) == ""
 
 
-def test_of_two_tries_the_better_fault_wins_and_then_the_usual_length() -> None:
-    band = output_check.band(SENTENCE, 250)
-    tries = [("cap", 28.0), ("rate", 14.0), ("noise", 5.0), ("silence", 9.0), ("silence", 6.0), ("", 11.0), ("", 6.0)]
-    ranked = sorted(tries, key=lambda one: output_check.worse(*one, band), reverse=True)
-    assert ranked == tries
+def test_attempts_are_ordered_by_fault_then_by_distance_to_the_expected_duration() -> None:
+    plausible = output_check.plausible_duration(SENTENCE, 250)
+    attempts = [
+        ("cap", 28.0),
+        ("rate", 14.0),
+        ("noise", 5.0),
+        ("silence", 9.0),
+        ("silence", 6.0),
+        ("", 11.0),
+        ("", 6.0),
+    ]
+    ranked = sorted(attempts, key=lambda one: output_check.badness(*one, plausible), reverse=True)
+    assert ranked == attempts

@@ -1,4 +1,4 @@
-"""What `check --fidelity` measures: nothing where nothing changed, something where it did."""
+"""The comparison of precisions, and the command `check --fidelity`."""
 
 from __future__ import annotations
 
@@ -10,47 +10,45 @@ import torch
 from click.testing import CliRunner
 
 from voxspool_worker.cli import main
-from voxspool_worker.engines.xtts.precision_report import Reading, compare, spectral_distance_db
+from voxspool_worker.engines.xtts.precision_report import ForcedOutput, compare, spectral_distance_db
 from voxspool_worker.engines.xtts.sampling import SamplingOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries warn of one another
+pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries emit warnings
 
 
-def reading(noise: float = 0.0, *, seed: int = 0) -> Reading:
+def output(noise: float = 0.0, *, seed: int = 0) -> ForcedOutput:
     chance = torch.Generator().manual_seed(seed)
-    scores = torch.randn(200, 100, generator=chance) * 3
-    disturbed = scores + noise * torch.randn(200, 100, generator=chance)
+    logits = torch.randn(200, 100, generator=chance) * 3
+    disturbed = logits + noise * torch.randn(200, 100, generator=chance)
     sound = np.random.default_rng(0).standard_normal(24_000).astype(np.float32)
     other = np.random.default_rng(1).standard_normal(24_000).astype(np.float32)
-    return Reading(scores.argmax(1).tolist(), disturbed, sound + noise * other)
+    return ForcedOutput(logits.argmax(1).tolist(), disturbed, sound + noise * other)
 
 
-def test_the_same_is_the_same() -> None:
-    found = compare("fp32", [reading()], [reading()], SamplingOptions())
+def test_equal_outputs_have_no_difference() -> None:
+    found = compare("fp32", [output()], [output()], SamplingOptions())
     assert (found.greedy, found.sampled, found.gap, found.audio_db) == (1.0, 1.0, 0.0, 0.0)
 
 
-def test_more_noise_is_more_distance_in_everything() -> None:
-    little, much = (compare("x", [reading()], [reading(noise)], SamplingOptions()) for noise in (0.05, 1.0))
+def test_more_noise_increases_every_measure() -> None:
+    little, much = (compare("x", [output()], [output(noise)], SamplingOptions()) for noise in (0.05, 1.0))
     assert 1.0 >= little.greedy > much.greedy
     assert 1.0 >= little.sampled > much.sampled
     assert 0.0 < little.gap < much.gap < much.largest_gap
     assert 0.0 < little.audio_db < much.audio_db
 
 
-def test_what_nobody_hears_is_no_distance() -> None:
+def test_inaudible_noise_does_not_increase_the_spectral_distance() -> None:
     sound = np.sin(np.arange(24_000) / 5).astype(np.float32)
     hiss = 1e-5 * np.random.default_rng(0).standard_normal(24_000).astype(np.float32)
     assert spectral_distance_db(sound, sound + hiss) < 0.1
     assert spectral_distance_db(sound, sound + 1e4 * hiss) > 1.0
 
 
-def test_the_command_shows_that_the_precisions_are_near_to_fp32_and_int8_is_farther(
-    small_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_the_command_reports_small_differences_and_larger_ones_for_int8(small_checkpoint: Path, tmp_path: Path) -> None:
     environ = {
         "VOXSPOOL_XTTS_DIR": str(small_checkpoint),
         "VOXSPOOL_CACHE_DIR": str(tmp_path),
@@ -69,14 +67,14 @@ def test_the_command_shows_that_the_precisions_are_near_to_fp32_and_int8_is_fart
     assert 0.0 < int8_audio_db < 3.0
 
 
-def test_without_a_checkpoint_it_is_one_line(tmp_path: Path) -> None:
+def test_without_a_checkpoint_the_command_prints_an_error_without_traceback(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["check", "--fidelity"], env={"VOXSPOOL_XTTS_DIR": str(tmp_path / "no")})
     assert done.exit_code == 2
     assert "VOXSPOOL_XTTS_DIR" in done.output
     assert "Traceback" not in done.output
 
 
-def test_the_speed_of_tone_can_be_measured_too() -> None:
+def test_the_benchmark_of_an_engine_prints_its_speed() -> None:
     done = CliRunner().invoke(main, ["check", "--bench", "--engine", "tone"])
     assert done.exit_code == 0, done.output
     assert "of real time" in done.output

@@ -1,4 +1,4 @@
-"""What `spoken_form` does with marks, and that it leaves the words alone."""
+"""`spoken_form` replaces punctuation and does not change words."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ texts = st.one_of(
 
 
 def words(text: str) -> str:
-    """Letters and digits, one way of writing each."""
+    """Return the letters and digits of a text in a canonical form."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     digits = (str(unicodedata.decimal(c)) if c.isdecimal() else c for c in plain)
     return "".join(c for c in digits if unicodedata.category(c)[0] in "LN")
@@ -51,13 +51,13 @@ def words(text: str) -> str:
 
 @settings(max_examples=400, derandomize=True)
 @given(texts, st.sampled_from(LANGUAGES))
-def test_every_letter_and_digit_stays_in_its_place(text: str, language: str) -> None:
+def test_letters_and_digits_stay_the_same_in_the_same_order(text: str, language: str) -> None:
     assert words(spoken_form(text, language)) == words(text)
 
 
 @settings(max_examples=400, derandomize=True)
 @given(texts, st.sampled_from(LANGUAGES))
-def test_no_form_begins_or_ends_in_the_air(text: str, language: str) -> None:
+def test_the_result_does_not_begin_or_end_with_a_pause_mark_or_space(text: str, language: str) -> None:
     form = spoken_form(text, language)
     assert form == form.strip()
     assert not form.startswith((",", ";", ":", "!", "?", ")"))
@@ -76,7 +76,7 @@ def test_no_form_begins_or_ends_in_the_air(text: str, language: str) -> None:
         ("a “b”c", "a b c"),
     ],
 )
-def test_quotation_marks_are_not_spoken(text: str, form: str) -> None:
+def test_quotation_marks_are_removed(text: str, form: str) -> None:
     assert spoken_form(text, "en") == form
 
 
@@ -97,7 +97,7 @@ def test_quotation_marks_are_not_spoken(text: str, form: str) -> None:
         ("See [en] and {x}.", "See (en) and (x)."),
     ],
 )
-def test_marks_are_plain(text: str, form: str) -> None:
+def test_runs_of_marks_dashes_and_brackets_are_replaced(text: str, form: str) -> None:
     assert spoken_form(text, "en") == form
 
 
@@ -113,7 +113,7 @@ def test_marks_are_plain(text: str, form: str) -> None:
         ("Yes?", "en", "Yes?"),
     ],
 )
-def test_a_short_text_has_an_end_and_none_ends_in_a_comma(text: str, language: str, form: str) -> None:
+def test_short_texts_get_a_full_stop_and_final_commas_are_removed(text: str, language: str, form: str) -> None:
     assert spoken_form(text, language) == form
 
 
@@ -127,5 +127,5 @@ def test_a_short_text_has_an_end_and_none_ends_in_a_comma(text: str, language: s
         ("10² m² 1º İ", "10 2 m2 1º i"),
     ],
 )
-def test_numbers_are_written_so_that_they_are_read(text: str, form: str) -> None:
+def test_prices_fractions_and_compatibility_characters_are_written_plainly(text: str, form: str) -> None:
     assert spoken_form(text, "xx") == form

@@ -1,4 +1,4 @@
-"""What XTTS is given to read: upstream's tokens where upstream can, the next best where not, and never too many."""
+"""The tokenizer: upstream's tokens where upstream works, fallbacks where not, and the limits of a segment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from random_vocab import write_vocab
 from tests.support.cpu_time import growth
-from voxspool_worker.engines.xtts.tokenizer import DIGITS_MAX, LANGUAGES, TOKENS_MAX, XttsTokenizer, canonical_language
+from voxspool_worker.engines.xtts.tokenizer import LANGUAGES, MAX_DIGITS, MAX_TOKENS, XttsTokenizer, canonical_language
 from voxspool_worker.text import split
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
-pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries warn of one another
+pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries emit warnings
 
 SENTENCES = {
     "en": "Dr. Smith paid $1,234.50 & 20% on the 3rd of May; it was 5° at 12.5 km, No. 7 @ home.",
@@ -47,7 +47,7 @@ SENTENCES = {
     "hi": "मेरे पास बैटरी है & यह हमारा घर @ है।",
 }
 PACKAGES = {"zh-cn": "pypinyin", "ja": "cutlet"}
-"""What upstream needs to read a language."""
+"""Language -> the package that upstream needs for it."""
 
 FRAGMENTS = [
     *("a", "Word ", "Dr. ", "It was so. ", "1", "12,5 ", "$5.10 ", "3rd ", "1. ", "9" * 70, "1" * 400, "٣", "½", "Ⅷ"),
@@ -99,8 +99,8 @@ def upstream(vocab: Path) -> VoiceBpeTokenizer:
 
 
 def read(tokenizer: XttsTokenizer, tokens: list[int]) -> str:
-    """What the tokens spell, the language's tag first."""
-    vocabulary = tokenizer._reader.tokenizer
+    """Return the text that the tokens spell; it starts with the language's tag."""
+    vocabulary = tokenizer._bpe.tokenizer
     return "".join(vocabulary.id_to_token(token) for token in tokens).replace("[SPACE]", " ")
 
 
@@ -109,11 +109,11 @@ def words(text: str) -> str:
     return "".join(c for c in plain if unicodedata.category(c)[0] in "LN")
 
 
-# As upstream
+# The same tokens as upstream
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_ordinary_sentences_are_read_as_upstream_reads_them(
+def test_ordinary_sentences_have_upstreams_tokens(
     tokenizer: XttsTokenizer, upstream: VoiceBpeTokenizer, language: str
 ) -> None:
     package = PACKAGES.get(language)
@@ -125,55 +125,57 @@ def test_ordinary_sentences_are_read_as_upstream_reads_them(
 
 @every_text
 @given(texts, st.sampled_from(LANGUAGES))
-def test_where_upstream_reads_a_text_without_an_unknown_token_the_tokens_are_the_same(
+def test_any_text_that_upstream_can_encode_has_upstreams_tokens(
     tokenizer: XttsTokenizer, upstream: VoiceBpeTokenizer, text: str, language: str
 ) -> None:
     try:
         expected = upstream.encode(text.strip().lower(), language)
-    except Exception:  # noqa: BLE001 - where upstream cannot, the other tests tell
+    except Exception:  # noqa: BLE001 - other tests cover the texts for which upstream raises
         return
     exempt = re.search(r"[0-9.,]{300}|\[", text)
     if upstream.tokenizer.token_to_id("[UNK]") not in expected and not exempt:
         assert tokenizer.encode(text, language) == expected
 
 
-# Never raises
+# Any text
 
 
 @every_text
 @given(texts, st.sampled_from([*LANGUAGES, "zh", "en-us", "pt_BR", "xx", "", "\ud800"]))
-def test_no_text_raises_and_every_text_begins_with_its_language(
+def test_any_text_can_be_encoded_and_starts_with_the_languages_tag(
     tokenizer: XttsTokenizer, text: str, language: str
 ) -> None:
     tag = canonical_language(language) or "en"
     assert read(tokenizer, tokenizer.encode(text, language)[:1]) == f"[{tag}]"
-    assert len(tokenizer.tokens(text, language)) == min(tokenizer.count(text, language), TOKENS_MAX)
+    assert len(tokenizer.tokens(text, language)) == min(tokenizer.count(text, language), MAX_TOKENS)
 
 
 @every_text
 @given(texts, st.sampled_from(LANGUAGES))
-def test_every_piece_of_every_text_fits_and_says_something(tokenizer: XttsTokenizer, text: str, language: str) -> None:
+def test_every_piece_of_a_split_text_fits_the_limits_and_is_not_empty(
+    tokenizer: XttsTokenizer, text: str, language: str
+) -> None:
     limits = tokenizer.limits(language)
     for piece in split(text, language, limits):
         assert len(piece.text) <= limits.max_chars
-        assert 1 < tokenizer.count(piece.text, language) <= TOKENS_MAX
+        assert 1 < tokenizer.count(piece.text, language) <= MAX_TOKENS
 
 
 @every_text
 @given(st.lists(st.sampled_from(["a", "Да", "你", "힣", "ß", "!", " ", ".", "ع", "ǖ", "䓪"]), max_size=60).map("".join))
-def test_what_is_not_counted_fits(tokenizer: XttsTokenizer, text: str) -> None:
+def test_the_shortcut_of_fits_agrees_with_counting_the_tokens(tokenizer: XttsTokenizer, text: str) -> None:
     for language in ("en", "ko", "pl"):
         fits = tokenizer.limits(language).fits
         assert fits
-        assert fits(text) == (tokenizer.count(text, language) <= TOKENS_MAX)
+        assert fits(text) == (tokenizer.count(text, language) <= MAX_TOKENS)
 
 
 @pytest.mark.parametrize("text", ["", " ", "...", "***", "→", "?!"])
-def test_nothing_to_say_is_the_languages_tag_alone(tokenizer: XttsTokenizer, text: str) -> None:
+def test_a_text_without_words_is_the_languages_tag_alone(tokenizer: XttsTokenizer, text: str) -> None:
     assert read(tokenizer, tokenizer.tokens(text, "en")) == "[en]"
 
 
-# The next best
+# Fallbacks
 
 
 @pytest.mark.parametrize(
@@ -186,13 +188,13 @@ def test_nothing_to_say_is_the_languages_tag_alone(tokenizer: XttsTokenizer, tex
         ("pl", "7" * 80 + " i 12", "siedem siedem"),
     ],
 )
-def test_a_number_that_upstream_cannot_say_is_said_otherwise(
+def test_a_number_that_upstream_cannot_spell_out_is_read_digit_by_digit(
     tokenizer: XttsTokenizer, language: str, text: str, reading: str
 ) -> None:
     assert read(tokenizer, tokenizer.encode(text, language)).startswith(f"[{language}]{reading}")
 
 
-def test_a_number_that_cannot_be_said_spoils_no_other(tokenizer: XttsTokenizer) -> None:
+def test_a_number_that_upstream_cannot_spell_out_does_not_affect_the_others(tokenizer: XttsTokenizer) -> None:
     reading = read(tokenizer, tokenizer.encode("Sr. Gil: $12 & " + "9" * 70, "es"))
     assert reading.startswith("[es]señor gil: doce dólares y nueve nueve")
 
@@ -206,13 +208,13 @@ def test_a_number_that_cannot_be_said_spoils_no_other(tokenizer: XttsTokenizer) 
         ("de", "3,5 km", "drei komma fünf km"),
     ],
 )
-def test_a_character_that_the_vocabulary_lacks_is_spelt_with_those_it_has(
+def test_characters_that_the_vocabulary_lacks_are_replaced(
     tokenizer: XttsTokenizer, language: str, text: str, reading: str
 ) -> None:
     assert read(tokenizer, tokenizer.encode(text, language)) == f"[{language}]{reading}"
 
 
-def test_without_its_package_a_language_is_read_in_plain_latin_letters_and_that_is_logged_once(
+def test_without_its_package_a_language_is_transliterated_and_one_warning_is_logged(
     vocab: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "pypinyin", None)
@@ -233,7 +235,7 @@ def test_without_its_package_a_language_is_read_in_plain_latin_letters_and_that_
     [("cutlet", "ja", "xtts-ja"), ("fugashi", "ja", "xtts-ja"), ("unidic_lite", "ja", "xtts-ja"),
      ("pypinyin", "zh-cn", "xtts-zh")],
 )  # fmt: skip
-def test_a_language_whose_reader_is_not_installed_is_not_offered(
+def test_a_language_whose_package_is_missing_is_not_listed(
     vocab: Path, monkeypatch: pytest.MonkeyPatch, absent: str, language: str, extra: str
 ) -> None:
     assert XttsTokenizer(vocab).languages == LANGUAGES
@@ -247,15 +249,15 @@ def test_a_language_whose_reader_is_not_installed_is_not_offered(
 # Limits
 
 
-def test_a_page_of_digits_is_split_to_fit_and_said_whole(tokenizer: XttsTokenizer) -> None:
+def test_a_long_number_is_split_into_pieces_that_fit(tokenizer: XttsTokenizer) -> None:
     text = "7" * 1000
     pieces = split(text, "en", tokenizer.limits("en"))
     assert "".join(piece.text for piece in pieces) == text
-    assert all(len(piece.text) <= DIGITS_MAX for piece in pieces)
-    assert all(tokenizer.count(piece.text, "en") <= TOKENS_MAX for piece in pieces)
+    assert all(len(piece.text) <= MAX_DIGITS for piece in pieces)
+    assert all(tokenizer.count(piece.text, "en") <= MAX_TOKENS for piece in pieces)
 
 
-def test_time_to_split_digits_grows_with_their_number(tokenizer: XttsTokenizer) -> None:
+def test_time_to_split_digits_grows_linearly(tokenizer: XttsTokenizer) -> None:
     short, long = (" ".join(str(7**power)[:9] for power in range(numbers)) for numbers in (500, 2000))
     pieces = split(long, "de", tokenizer.limits("de"))
     assert (
@@ -265,24 +267,24 @@ def test_time_to_split_digits_grows_with_their_number(tokenizer: XttsTokenizer) 
     assert pieces[-1].end == len(long)
 
 
-def test_a_piece_that_would_expand_past_the_limit_is_cut_between_its_words(tokenizer: XttsTokenizer) -> None:
+def test_a_text_with_too_many_tokens_is_split_between_words(tokenizer: XttsTokenizer) -> None:
     text = "777777 " * 30
     pieces = split(text, "de", tokenizer.limits("de"))
-    assert tokenizer.count(text, "de") > TOKENS_MAX
+    assert tokenizer.count(text, "de") > MAX_TOKENS
     assert {word for piece in pieces for word in piece.text.split()} == {"777777"}
-    assert all(tokenizer.count(piece.text, "de") <= TOKENS_MAX for piece in pieces)
+    assert all(tokenizer.count(piece.text, "de") <= MAX_TOKENS for piece in pieces)
 
 
-def test_only_a_text_that_was_never_split_is_cut_off_with_a_warning(
+def test_a_text_beyond_the_limits_is_truncated_and_a_warning_is_logged(
     tokenizer: XttsTokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert len(tokenizer.tokens("7 " * 500, "en")) == TOKENS_MAX
+        assert len(tokenizer.tokens("7 " * 500, "en")) == MAX_TOKENS
     assert "xtts.truncated" in caplog.text
 
 
 @pytest.mark.parametrize(("language", "chars"), [("en", 250), ("zh", 82), ("zh-cn", 82), ("ja", 71), ("pt-br", 203)])
-def test_limits_are_the_languages(tokenizer: XttsTokenizer, language: str, chars: int) -> None:
+def test_limits_depend_on_the_language(tokenizer: XttsTokenizer, language: str, chars: int) -> None:
     limits = tokenizer.limits(language)
     assert limits.max_chars == chars
     assert limits.first_max_chars == min(chars, 100)
@@ -293,35 +295,35 @@ def test_limits_are_the_languages(tokenizer: XttsTokenizer, language: str, chars
     ("tag", "language"),
     [("en", "en"), ("EN_us", "en"), ("pt-br", "pt"), ("zh", "zh-cn"), ("zh-TW", "zh-cn"), (" de ", "de")],
 )
-def test_a_tag_of_a_region_is_its_language(tag: str, language: str) -> None:
+def test_a_tag_with_a_region_is_mapped_to_its_language(tag: str, language: str) -> None:
     assert canonical_language(tag) == language
 
 
 @pytest.mark.parametrize("tag", ["", "xx", "english", "sv", "\ud800"])
-def test_a_language_that_xtts_does_not_speak_has_no_tag(tag: str) -> None:
+def test_an_unsupported_language_has_no_tag(tag: str) -> None:
     assert canonical_language(tag) is None
 
 
-# Wording, threads
+# Punctuation, threads
 
 
-def test_what_is_spoken_is_the_spoken_form(tokenizer: XttsTokenizer) -> None:
+def test_tokens_are_those_of_the_spoken_form(tokenizer: XttsTokenizer) -> None:
     assert read(tokenizer, tokenizer.tokens("“Really?”", "en")) == "[en]really?"
     assert tokenizer.tokens("Say [de] now!!!", "en") == tokenizer.encode("Say (de) now!", "en")
 
 
 @pytest.fixture
-def restless_threads() -> Iterator[None]:
-    """Threads change places at nearly every instruction."""
+def frequent_thread_switches() -> Iterator[None]:
+    """Make Python switch threads after nearly every instruction."""
     interval_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval_s)
 
 
-@pytest.mark.usefixtures("restless_threads")
-def test_threads_do_not_disturb_each_other(vocab: Path) -> None:
-    # num2words keeps a decimal's precision in an object that all share.
+@pytest.mark.usefixtures("frequent_thread_switches")
+def test_threads_do_not_affect_each_others_tokens(vocab: Path) -> None:
+    # num2words keeps the precision of a decimal in a global object.
     numbers = [f"{number}.{'1' * (number % 9 + 1)}" for number in range(200)]
     alone = XttsTokenizer(vocab)
     expected = [alone.tokens(text, language) for text in numbers for language in ("en", "de")]

@@ -169,13 +169,13 @@ def make_voices(
     from importlib.metadata import version
 
     from voxspool_worker.engines.xtts import latents
-    from voxspool_worker.engines.xtts.prepared_voices import PreparedVoices, Recipe
+    from voxspool_worker.engines.xtts.prepared_voices import ConditioningMethod, PreparedVoices
     from voxspool_worker.voices.catalog import VoiceBook
     from voxspool_worker.voices.cloned import VoiceLibrary
     from voxspool_worker.voices.conditioning_cache import ConditioningCache
 
     config = loaded.config
-    listening = latents.Listening(
+    parameters = latents.ConditioningParameters(
         config.max_ref_len, config.gpt_cond_len, config.gpt_cond_chunk_len, config.sound_norm_refs
     )
     redis = connect(retries=1) if connect else None
@@ -183,9 +183,9 @@ def make_voices(
     cache = ConditioningCache(
         latents.Conditioning.from_arrays, folder=settings.cache_dir.expanduser() / "conditioning", redis=redis
     )
-    recipe = Recipe(
-        lambda clips: latents.compute(loaded.listener(), clips, listening), listening, loaded.checkpoint.fingerprint,
-        f"coqui-tts {version('coqui-tts')}",
+    method = ConditioningMethod(
+        lambda clips: latents.compute(loaded.upstream_xtts(), clips, parameters), parameters,
+        loaded.checkpoint.fingerprint, f"coqui-tts {version('coqui-tts')}",
     )  # fmt: skip
     book = VoiceBook(loaded.speakers, tokenizer.languages, library, tokenizer.lacking)
-    return PreparedVoices(loaded.speakers, book, library, cache, recipe)
+    return PreparedVoices(loaded.speakers, book, library, cache, method)

@@ -1,8 +1,8 @@
-"""The state of one segment in XTTS: what it has produced, what of that was heard, how often it was tried. No maths.
+"""The state of one segment in the engine: its tokens and audio so far, its attempts, and what was returned of it.
 
-A segment is *live* while its audio is what its job hears next: while no earlier segment of the job is in the engine.
-A live segment gives its audio away as it is made; the others hold it back, so that they can be spoken again, unheard,
-if the output check finds a fault.
+A segment is *streaming* if its audio is the next that its job needs: if no earlier segment of the job is in the engine.
+A streaming segment returns its audio as it is produced. The others hold theirs back until they are complete, so that
+they can be generated again, unheard, if the output check finds a fault. This module computes no audio.
 """
 
 from __future__ import annotations
@@ -27,128 +27,134 @@ if TYPE_CHECKING:
     from voxspool_worker.engines.xtts.vocoder import VocoderStream
 
 TOKEN_S: Final = 1024 / 22050
-"""Seconds of speech that an audio token stands for, at speed 1."""
-FIRST_TOKENS: Final = 8
-"""Tokens in a job's first chunk: with the vocoder's look-ahead, 0.18 s that can be played."""
-NEXT_TOKENS: Final = 16
-"""Tokens in the first chunk of a later segment: something is being played already."""
-GROWTH: Final = 1.5
-"""Each chunk has so many times the tokens of the one before: the vocoder's context costs less in a longer one."""
-MOST_TOKENS: Final = 40
-"""Tokens in a chunk at the most, 1.9 s: a third of a second of vocoding on two cores, in which no other row moves."""
+"""Duration of an audio token at speed 1, in seconds."""
+FIRST_CHUNK_TOKENS: Final = 8
+"""Tokens in the first chunk of a job: after the vocoder's look-ahead, 0.18 s of audio."""
+NEXT_CHUNK_TOKENS: Final = 16
+"""Tokens in the first chunk of a later segment: the listener still hears the segment before it."""
+CHUNK_GROWTH: Final = 1.5
+"""Ratio of tokens in one chunk and the next. Longer chunks are cheaper: the vocoder's context is a smaller share."""
+MAX_CHUNK_TOKENS: Final = 40
+"""Maximum tokens in a chunk, 1.9 s: on two cores, vocoding takes 0.3 s, during which no row generates tokens."""
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
-    """One way in which a segment was spoken."""
+class GenerationAttempt:
+    """One complete generation of a segment."""
 
     spoken: SpokenSegment
-    rank: tuple[int, float]
-    """The smallest is the best."""
+    badness: tuple[int, float]
+    """The best attempt has the smallest value."""
     latents: tuple[Tensor, ...]
     samples: npt.NDArray[np.float32] | None
-    """(n,); None where it was given up before it was vocoded."""
+    """(n,); None if the attempt was rejected by its length, before vocoding."""
 
 
 @dataclass(slots=True)
 class ActiveSegment:
-    """A segment that was admitted."""
+    """A segment in the engine, and the state of its current attempt."""
 
     segment: SpeechSegment
     text: Sequence[int]
+    """The tokens of the text."""
     prepared: PreparedVoice
-    plausible: output_check.Band
+    plausible: output_check.PlausibleDuration
     row: int | None = None
-    """Its row in the GPT, while that speaks it."""
+    """The segment's row in the GPT; None after the last token."""
     stream: VocoderStream | None = None
     seed: int = 0
     tries: int = 0
+    """Number of attempts, including the current one."""
     fault: str = ""
     latents: list[Tensor] = field(default_factory=list)
-    """All of this try, (width,) each."""
+    """All latents of this attempt, (width,) each."""
     vocoded: int = 0
-    """How many of them went into the vocoder."""
+    """Number of latents that were passed to the vocoder."""
     held: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    """Audio that is not given away yet; of a live segment, the last second of what was."""
+    """Samples that were not returned yet. Of a streaming segment, the first array is the end of what was returned."""
     heard: bool = False
-    """Whether any of it was given away: then it cannot be spoken again."""
+    """Whether any audio was returned; the segment cannot be generated again then."""
     settled: bool = False
-    """Whether this try is the one to be heard, whatever it sounds like."""
-    chunk_tokens: int = NEXT_TOKENS
-    best: Try | None = None
+    """Whether this attempt is the final one, whatever the output check finds."""
+    chunk_tokens: int = NEXT_CHUNK_TOKENS
+    """Number of tokens in the next chunk."""
+    best: GenerationAttempt | None = None
 
     @property
     def waiting(self) -> int:
-        """Latents that were not vocoded."""
+        """Number of latents that were not passed to the vocoder yet."""
         return len(self.latents) - self.vocoded
 
     @property
     def decoded(self) -> bool:
-        """Whether the GPT is done with it."""
+        """Whether all tokens of this attempt were generated."""
         return self.row is None
 
     @property
     def seconds(self) -> float:
-        """How long what was said is, at speed 1."""
+        """Duration of the tokens generated so far, at speed 1."""
         return len(self.latents) * TOKEN_S
 
     def begin(self, row: int, stream: VocoderStream) -> None:
-        """Begin a try in a row of the GPT."""
+        """Reset the state for an attempt in a row of the GPT."""
         self.row, self.stream = row, stream
         self.fault, self.latents, self.vocoded, self.held = "", [], 0, []
-        self.chunk_tokens = FIRST_TOKENS if self.segment.index == 0 else NEXT_TOKENS
+        self.chunk_tokens = FIRST_CHUNK_TOKENS if self.segment.index == 0 else NEXT_CHUNK_TOKENS
 
     def next_seed(self) -> int:
-        """Return the seed of the next try: first the segment's own, then others that follow from it."""
+        """Count an attempt and return its seed: the segment's own for the first, a seed derived from it for others."""
         self.tries += 1
-        self.seed = self.segment.seed if self.tries == 1 else again_seed(self.segment.seed, self.tries)
+        self.seed = self.segment.seed if self.tries == 1 else retry_seed(self.segment.seed, self.tries)
         return self.seed
 
-    def is_due(self, *, live: bool) -> bool:
-        """Whether some of it should be vocoded now."""
+    def is_due(self, *, streaming: bool) -> bool:
+        """Return whether latents of this segment should be vocoded now."""
         if self.decoded:
             return True
-        return live and self.waiting >= self.chunk_tokens
+        return streaming and self.waiting >= self.chunk_tokens
 
-    def take(self) -> list[Tensor]:
-        """Return the latents to vocode next.
+    def next_latents(self) -> list[Tensor]:
+        """Return the latents of the next chunk, and count them as vocoded.
 
-        A segment is always cut at the same places, live or not: the vocoder's windows decide its samples' last bits.
+        Chunk boundaries do not depend on whether the segment is streaming: they affect the last bits of the samples.
         """
         part = self.latents[self.vocoded : self.vocoded + self.chunk_tokens]
         self.vocoded += len(part)
-        self.chunk_tokens = min(round(self.chunk_tokens * GROWTH), MOST_TOKENS)
+        self.chunk_tokens = min(round(self.chunk_tokens * CHUNK_GROWTH), MAX_CHUNK_TOKENS)
         return part
 
-    def judge_length(self, *, stopped: bool, most: int) -> str:
-        """Return what is wrong with the number of tokens, now that the last one has arrived."""
+    def length_fault(self, *, stopped: bool, max_tokens: int) -> str:
+        """Return the fault in the number of tokens of a complete attempt: `cap`, `rate` or an empty text.
+
+        `stopped` is whether it ended with the stop token, `max_tokens` the maximum that the model supports.
+        """
         if not stopped:
-            return "cap" if len(self.latents) >= most else "rate"
-        return "rate" if not self.plausible.shortest_s <= self.seconds <= self.plausible.longest_s else ""
+            return "cap" if len(self.latents) >= max_tokens else "rate"
+        return "" if self.plausible.min_s <= self.seconds <= self.plausible.max_s else "rate"
 
-    def remember(self, samples: npt.NDArray[np.float32] | None) -> None:
-        """Keep this try if it is the best so far."""
-        rank = output_check.worse(self.fault, self.seconds, self.plausible)
-        one = Try(SpokenSegment(self.seed, self.tries, self.fault), rank, tuple(self.latents), samples)
-        if self.best is None or one.rank < self.best.rank:
-            self.best = one
+    def record_attempt(self, samples: npt.NDArray[np.float32] | None) -> None:
+        """Store the current attempt as the best if it is better than the earlier ones; samples (n,)."""
+        badness = output_check.badness(self.fault, self.seconds, self.plausible)
+        spoken = SpokenSegment(self.seed, self.tries, self.fault)
+        if self.best is None or badness < self.best.badness:
+            self.best = GenerationAttempt(spoken, badness, tuple(self.latents), samples)
 
-    def settle(self, one: Try, stream: VocoderStream) -> None:
-        """Take a try as the one to be heard."""
+    def settle(self, attempt: GenerationAttempt, stream: VocoderStream) -> None:
+        """Make an attempt the final one; its latents are vocoded again, from the beginning of `stream`."""
         self.settled, self.row, self.stream = True, None, stream
-        self.seed, self.fault = one.spoken.seed, one.spoken.fault
-        self.latents, self.vocoded, self.held = list(one.latents), 0, []
+        self.seed, self.fault = attempt.spoken.seed, attempt.spoken.fault
+        self.latents, self.vocoded, self.held = list(attempt.latents), 0, []
 
     def outcome(self) -> SpokenSegment:
-        """Return how the segment was spoken."""
+        """Return seed, number of attempts and fault of the segment."""
         return SpokenSegment(self.seed, self.tries, self.fault)
 
 
-def again_seed(seed: int, tries: int) -> int:
-    """Derive the seed of a later try: 32 bits, the same for ever."""
+def retry_seed(seed: int, tries: int) -> int:
+    """Return the seed of attempt number `tries` of a segment: 32 bits, the same on every machine and version."""
     return int.from_bytes(hashlib.blake2s(f"{seed}/again/{tries}".encode(), digest_size=4).digest(), "little")
 
 
 def to_pcm(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
-    """Turn samples, -1 to 1, into 16 bits; what is beyond is cut."""
+    """Convert samples from -1 to 1 to 16-bit integers; values outside are clipped."""
     return np.rint(np.clip(samples, -1.0, 1.0) * np.iinfo(np.int16).max).astype(np.int16)

@@ -1,7 +1,7 @@
-"""What XTTS needs to know of a voice, computed from clips as upstream does: conditioning latents, a speaker embedding.
+"""Conditioning of a voice: conditioning latents and speaker embedding, computed from clips with upstream's modules.
 
-It uses upstream's modules and parameters. Callers look in the caches first. A clip of 30 s takes 1 to 2 s on two
-cores; upstream's high-level interface computes it again for each sentence.
+A clip of 30 s takes 1 to 2 s on two cores, so callers cache the result; upstream's high-level interface computes it
+again for each sentence.
 """
 
 from __future__ import annotations
@@ -22,41 +22,48 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-LOAD_HZ: Final = 22050
-"""Upstream brings every clip to this rate first."""
+CLIP_HZ: Final = 22050
+"""Sample rate to which upstream resamples every clip first, in Hz."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """A voice, as the model wants it; on the CPU, fp32."""
+    """A voice as input of the model. Tensors on the CPU, fp32."""
 
     latents: Tensor
-    """(32, width): what the GPT reads before the text."""
+    """Conditioning latents (32, width): the GPT's input before the text."""
     speaker: Tensor
-    """(1, 512, 1): what the vocoder is conditioned on."""
+    """Speaker embedding (1, 512, 1): an input of the vocoder."""
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return it as a cache stores it."""
+        """Return the tensors as named arrays, for a cache."""
         return {"latents": self.latents.numpy(), "speaker": self.speaker.numpy()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Conditioning:
-        """Read what `to_arrays` gave. Raises KeyError for anything else."""
+        """Return the conditioning from the arrays of `to_arrays`. Raises KeyError if one is missing."""
         return cls(torch.from_numpy(arrays["latents"]), torch.from_numpy(arrays["speaker"]))
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
-    """How clips are listened to; the names and the meaning are upstream's, and the values come from its config.json."""
+class ConditioningParameters:
+    """Parameters of `compute`, with upstream's names and defaults; the values come from the checkpoint's config.json.
+
+    The cache key of a voice contains the names and values.
+    """
 
     max_ref_len: int = 30
+    """Seconds of each clip that are used."""
     gpt_cond_len: int = 30
+    """Seconds of all clips together that the conditioning latents are computed from."""
     gpt_cond_chunk_len: int = 4
+    """Seconds of audio per chunk; the latents are the mean over chunks."""
     sound_norm_refs: bool = False
+    """Whether clips are scaled to a peak of 0.75."""
 
 
-def mixed(parts: Sequence[tuple[Conditioning, float]]) -> Conditioning:
-    """Mix voices by weights that add up to 1."""
+def mix(parts: Sequence[tuple[Conditioning, float]]) -> Conditioning:
+    """Return the weighted sum of several voices; the weights must add up to 1."""
     return Conditioning(
         torch.stack([one.latents * weight for one, weight in parts]).sum(0),
         torch.stack([one.speaker * weight for one, weight in parts]).sum(0),
@@ -64,25 +71,31 @@ def mixed(parts: Sequence[tuple[Conditioning, float]]) -> Conditioning:
 
 
 @torch.inference_mode()
-def compute(model: Any, clips: Sequence[bytes], listening: Listening) -> Conditioning:  # noqa: ANN401 - upstream is untyped
-    """Listen to a voice's clips (encoded files), as upstream's `get_conditioning_latents` does.
+def compute(model: Any, clips: Sequence[bytes], parameters: ConditioningParameters) -> Conditioning:  # noqa: ANN401 - upstream is untyped
+    """Return the conditioning of a voice from its clips (encoded audio files), as upstream's Xtts computes it.
 
-    Raises InvalidJobError for a clip that cannot be read, and for one that is too short for upstream (0.33 s).
+    It follows upstream's `get_conditioning_latents`; `model` is upstream's Xtts. Raises InvalidJobError if a clip
+    cannot be decoded or is too short for upstream (0.33 s).
     """
-    sounds = [_sound(clip, listening) for clip in clips]
+    sounds = [_decode_clip(clip, parameters) for clip in clips]
     try:
-        speakers = [model.get_speaker_embedding(sound, LOAD_HZ) for sound in sounds]
+        speakers = [model.get_speaker_embedding(sound, CLIP_HZ) for sound in sounds]
         latents = model.get_gpt_cond_latents(
-            torch.cat(sounds, dim=-1), LOAD_HZ, length=listening.gpt_cond_len, chunk_length=listening.gpt_cond_chunk_len
+            torch.cat(sounds, dim=-1),
+            CLIP_HZ,
+            length=parameters.gpt_cond_len,
+            chunk_length=parameters.gpt_cond_chunk_len,
         )
     except RuntimeError as error:
-        raise InvalidJobError(f"the voice's clips cannot be listened to ({error}); add the voice again") from error
+        raise InvalidJobError(
+            f"conditioning cannot be computed from the voice's clips ({error}); add the voice again"
+        ) from error
     speaker = torch.stack(speakers).mean(dim=0)
     return Conditioning(latents[0].float().cpu().clone(), speaker.float().cpu().clone())
 
 
-def _sound(clip: bytes, listening: Listening) -> Tensor:
-    """Decode a clip: mono (1, n) at LOAD_HZ, -1 to 1."""
+def _decode_clip(clip: bytes, parameters: ConditioningParameters) -> Tensor:
+    """Return the samples of a clip: mono (1, n) at CLIP_HZ, -1 to 1."""
     import torchaudio
 
     try:
@@ -90,7 +103,7 @@ def _sound(clip: bytes, listening: Listening) -> Tensor:
     except soundfile.LibsndfileError as error:
         raise InvalidJobError(f"a clip of the voice cannot be read ({error}); add the voice again") from error
     sound = torch.from_numpy(np.ascontiguousarray(samples.mean(axis=1)))[None]
-    if rate != LOAD_HZ:
-        sound = torchaudio.functional.resample(sound, rate, LOAD_HZ)
-    sound = sound.clip(-1, 1)[:, : LOAD_HZ * listening.max_ref_len]
-    return sound / sound.abs().max() * 0.75 if listening.sound_norm_refs else sound
+    if rate != CLIP_HZ:
+        sound = torchaudio.functional.resample(sound, rate, CLIP_HZ)
+    sound = sound.clip(-1, 1)[:, : CLIP_HZ * parameters.max_ref_len]
+    return sound / sound.abs().max() * 0.75 if parameters.sound_norm_refs else sound

@@ -1,14 +1,15 @@
-"""A checkpoint -> XTTS's weights and upstream's modules around them, in a second and without a copy.
+"""Loads a checkpoint into upstream's modules, in one second and without copying the weights.
 
-    model.pth ─ mmap ─► weights by upstream's names ─► the vocoder, upstream's module      at once
-                                                   └─► upstream's whole Xtts              when a voice must be computed
+    model.pth ─ mmap ─► weights by upstream's names ─► upstream's vocoder module     when the checkpoint is loaded
+                                                   └─► upstream's complete Xtts     when a voice is computed from clips
 
-Upstream builds every module with random values, reads the file into memory and copies: 15 s. Here the modules are built
-without values and take the file's own pages as theirs. Upstream's Xtts draws in transformers,
-librosa and more, 3 s of imports: only computing a voice from clips needs it, so it waits until then.
+Upstream initialises every module with random values, reads the file into memory and copies the weights, which takes
+15 s. Here modules are built without initial values, and their parameters are the memory-mapped pages of the file.
+Upstream's Xtts imports transformers, librosa and more, which takes 3 s. Only computing a voice from clips needs it, so
+it is built at that time.
 
-Knows upstream's classes and the history of its files. Does not know devices: everything is on the CPU, in fp32, and the
-parts of the engine bring it where they compute. The file must not be written to while it is in use; replace it instead.
+All tensors are on the CPU, in fp32; the parts of the engine copy them to their device. While the file is in use it must
+not be written to, but it may be replaced by another file.
 """
 
 from __future__ import annotations
@@ -37,48 +38,52 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRAINED_PREFIX: Final = "xtts."
-"""Before each name in what Coqui's trainer saves."""
+"""Prefix of the names in files that Coqui's trainer saved."""
 UNUSED: Final = ("torch_mel_spectrogram_style_encoder.", "torch_mel_spectrogram_dvae.", "dvae.")
-"""What Coqui's trainer saves beside the model."""
-TWICE: Final = ("gpt.gpt_inference.", "gpt.gpt.wte.")
-"""What is in old checkpoints a second time, under the names that it has while upstream decodes."""
-LAYERS: Final = "gpt.gpt.h."
+"""Prefixes of the weights that Coqui's trainer saves but that synthesis does not use."""
+DUPLICATES: Final = ("gpt.gpt_inference.", "gpt.gpt.wte.")
+"""Prefixes of the weights that old checkpoints contain a second time, under the names of upstream's inference model."""
+BLOCKS: Final = "gpt.gpt.h."
 VOCODER: Final = "hifigan_decoder."
-DRAWS: Final = {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"}
-"""What gives a parameter its first, random values; tensors' own, PyTorch's and transformers', under one name each."""
-MOVED: Final = "TTS.tts.models.xtts"
-"""Where classes once were that old checkpoints hold objects of; they are in TTS.tts.configs.xtts_config now."""
+RANDOM_INITIALISERS: Final = {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"}
+"""Functions that give a parameter random initial values: methods of tensors, and those of torch.nn.init."""
+OLD_CONFIG_MODULE: Final = "TTS.tts.models.xtts"
+"""Former module of the configuration classes, objects of which old checkpoints contain. Now in xtts_config."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """XTTS, loaded."""
+    """A checkpoint in memory."""
 
     checkpoint: Checkpoint
     config: Any
     """Upstream's XttsConfig."""
     state: Mapping[str, Tensor]
-    """All weights by upstream's names; pages of the file."""
+    """All weights by upstream's names; the tensors are memory-mapped pages of the file."""
     vocoder: nn.Module
-    """Upstream's HifiDecoder, its speaker encoder included; shares `state`."""
+    """Upstream's HifiDecoder, including its speaker encoder; its parameters are the tensors in `state`."""
     speakers: Mapping[str, Conditioning]
-    """The studio speakers, by name; empty where the checkpoint has none."""
-    _listener: list[Any] = field(default_factory=list)
+    """Conditioning of the built-in speakers, by name; empty if the checkpoint has none."""
+    _xtts: list[Any] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def listener(self) -> Any:  # noqa: ANN401 - upstream is untyped
-        """Return upstream's Xtts, which computes a voice from clips; the first time takes seconds. From any thread.
+    def upstream_xtts(self) -> Any:  # noqa: ANN401 - upstream is untyped
+        """Return upstream's Xtts, which computes conditioning from clips. The first call takes seconds.
 
-        It is the whole model, ready for upstream's own inference too; shares `state`.
+        Any thread may call it. It is the complete model and can also run upstream's inference; its parameters are the
+        tensors in `state`.
         """
         with self._lock:
-            if not self._listener:
-                self._listener.append(_upstream(self.config, self.checkpoint, self.state, self.vocoder))
-            return self._listener[0]
+            if not self._xtts:
+                self._xtts.append(_build_xtts(self.config, self.checkpoint, self.state, self.vocoder))
+            return self._xtts[0]
 
 
 def load(checkpoint: Checkpoint) -> LoadedModel:
-    """Load a checkpoint. Raises CheckpointError where its files are not what they should be."""
+    """Load a checkpoint. Raises CheckpointError if its files are broken or do not fit together.
+
+    Raises MissingExtraError if coqui-tts cannot be imported.
+    """
     try:
         from TTS.tts.configs.xtts_config import XttsConfig
         from TTS.tts.layers.xtts.hifigan_decoder import HifiDecoder
@@ -92,34 +97,38 @@ def load(checkpoint: Checkpoint) -> LoadedModel:
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{checkpoint.config} cannot be used ({error}); {FETCH_AGAIN}") from error
     state = _renamed(_read(checkpoint))
-    arguments = config.model_args
-    _check_gpt(state, arguments, checkpoint)
-    with _Unfilled():
-        vocoder = HifiDecoder(
-            input_sample_rate=arguments.input_sample_rate,
-            output_sample_rate=arguments.output_sample_rate,
-            output_hop_length=arguments.output_hop_length,
-            ar_mel_length_compression=arguments.gpt_code_stride_len,
-            decoder_input_dim=arguments.decoder_input_dim,
-            d_vector_dim=arguments.d_vector_dim,
-            cond_d_vector_in_each_upsampling_layer=arguments.cond_d_vector_in_each_upsampling_layer,
-        )
-    of_vocoder = {name.removeprefix(VOCODER): value for name, value in state.items() if name.startswith(VOCODER)}
-    _assign(vocoder, of_vocoder, checkpoint)
+    _check_gpt(state, config.model_args, checkpoint)
+    with _NoRandomInitialisation():
+        vocoder = HifiDecoder(**_vocoder_sizes(config.model_args))
+    vocoder_state = {name.removeprefix(VOCODER): value for name, value in state.items() if name.startswith(VOCODER)}
+    _assign(vocoder, vocoder_state, checkpoint)
     return LoadedModel(checkpoint, config, state, vocoder, speakers(checkpoint))
 
 
+def _vocoder_sizes(arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - upstream is untyped
+    """Return the arguments of upstream's HifiDecoder."""
+    return {
+        "input_sample_rate": arguments.input_sample_rate,
+        "output_sample_rate": arguments.output_sample_rate,
+        "output_hop_length": arguments.output_hop_length,
+        "ar_mel_length_compression": arguments.gpt_code_stride_len,
+        "decoder_input_dim": arguments.decoder_input_dim,
+        "d_vector_dim": arguments.d_vector_dim,
+        "cond_d_vector_in_each_upsampling_layer": arguments.cond_d_vector_in_each_upsampling_layer,
+    }
+
+
 def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Map the weights' file: nothing is read until it is used."""
+    """Return the weights by the names in the file. The file is memory-mapped: pages are read when they are used."""
     from TTS.config.shared_configs import BaseDatasetConfig
     from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig, XttsConfig
 
-    held = [
+    allowed_classes = [
         XttsConfig, BaseDatasetConfig, XttsArgs, XttsAudioConfig,
-        (XttsArgs, f"{MOVED}.XttsArgs"), (XttsAudioConfig, f"{MOVED}.XttsAudioConfig"),
+        (XttsArgs, f"{OLD_CONFIG_MODULE}.XttsArgs"), (XttsAudioConfig, f"{OLD_CONFIG_MODULE}.XttsAudioConfig"),
     ]  # fmt: skip
     try:
-        with torch.serialization.safe_globals(held):
+        with torch.serialization.safe_globals(allowed_classes):
             saved = torch.load(checkpoint.weights, map_location="cpu", mmap=True, weights_only=True)
         return dict(saved["model"])
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
@@ -127,36 +136,39 @@ def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert the weights to the names and the type that they have today, as upstream does, and drop unused ones."""
+    """Return the weights in fp32 under their current names, without unused ones, as upstream converts them."""
     names = ((name.removeprefix(TRAINED_PREFIX), value) for name, value in state.items())
     return {
         name: value.float() if value.is_floating_point() else value
         for name, value in names
-        if not name.startswith(UNUSED + TWICE)
+        if not name.startswith(UNUSED + DUPLICATES)
     }
 
 
-class _Unfilled(TorchFunctionMode):
-    """While it is on, modules are built without random values; their memory is never touched, and so never taken.
+class _NoRandomInitialisation(TorchFunctionMode):
+    """Context in which modules are built without random initial values, so that their memory is never allocated.
 
-    Not by `torch.device("meta")`: that takes the tables too which upstream computes while it builds and then reads
-    (filter banks), and weight normalisation on it imports the compiler, a second.
+    `torch.device("meta")` would not do: it also removes the tables (filter banks) that upstream computes and reads
+    while it builds a module, and weight normalisation on it imports PyTorch's compiler, which takes a second.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:  # noqa: ANN401 - PyTorch's own signature
-        """Call a function of PyTorch, unless it gives a tensor its first values."""
-        named = kwargs or {}
-        if getattr(func, "__name__", "") in DRAWS:
-            return args[0] if args else named["tensor"]
-        return func(*args, **named)
+        """Call a function of PyTorch; if it is a random initialiser, return its tensor unchanged."""
+        keywords = kwargs or {}
+        if getattr(func, "__name__", "") in RANDOM_INITIALISERS:
+            return args[0] if args else keywords["tensor"]
+        return func(*args, **keywords)
 
 
 def _check_gpt(state: Mapping[str, Tensor], arguments: Any, checkpoint: Checkpoint) -> None:  # noqa: ANN401
-    """Compare names and shapes of the GPT: nothing else does, as its modules are not built here."""
+    """Raise CheckpointError if a weight of the GPT is missing or has the wrong shape.
+
+    Nothing else would notice: upstream's module, which compares them, is not built here.
+    """
     wanted = _gpt_shapes(arguments, checkpoint.text_tokens)
-    found = {name: tuple(value.shape) for name, value in state.items() if name in wanted or name.startswith(LAYERS)}
+    found = {name: tuple(value.shape) for name, value in state.items() if name in wanted or name.startswith(BLOCKS)}
     for name in sorted(wanted.keys() | found.keys()):
         if found.get(name) != wanted.get(name):
             raise CheckpointError(
@@ -166,7 +178,10 @@ def _check_gpt(state: Mapping[str, Tensor], arguments: Any, checkpoint: Checkpoi
 
 
 def _gpt_shapes(arguments: Any, text: int) -> dict[str, tuple[int, ...]]:  # noqa: ANN401
-    """Return the GPT's weights by name, with their shapes; linear layers are (inputs, outputs), as GPT-2 keeps them."""
+    """Return the shape of each weight of the GPT by its name; linear layers are (inputs, outputs) as in GPT-2.
+
+    `text` is the number of text tokens.
+    """
     width, audio = arguments.gpt_n_model_channels, arguments.gpt_num_audio_tokens
     shapes: dict[str, tuple[int, ...]] = {
         "mel_stats": (80,),
@@ -177,19 +192,19 @@ def _gpt_shapes(arguments: Any, text: int) -> dict[str, tuple[int, ...]]:  # noq
         "gpt.mel_head.weight": (audio, width),
         "gpt.mel_head.bias": (audio,),
     }
-    norms = [f"{LAYERS}{layer}.ln_{number}" for layer in range(arguments.gpt_layers) for number in (1, 2)]
+    norms = [f"{BLOCKS}{layer}.ln_{number}" for layer in range(arguments.gpt_layers) for number in (1, 2)]
     for name in (*norms, "gpt.gpt.ln_f", "gpt.final_norm"):
         shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
     linears = {"attn.c_attn": (1, 3), "attn.c_proj": (1, 1), "mlp.c_fc": (1, 4), "mlp.c_proj": (4, 1)}
     for layer in range(arguments.gpt_layers):
         for name, (inputs, outputs) in linears.items():
-            shapes[f"{LAYERS}{layer}.{name}.weight"] = (inputs * width, outputs * width)
-            shapes[f"{LAYERS}{layer}.{name}.bias"] = (outputs * width,)
+            shapes[f"{BLOCKS}{layer}.{name}.weight"] = (inputs * width, outputs * width)
+            shapes[f"{BLOCKS}{layer}.{name}.bias"] = (outputs * width,)
     return shapes
 
 
 def _assign(module: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
-    """Make the weights a module's own. Raises CheckpointError where names or shapes differ."""
+    """Make tensors the parameters of a module, without a copy. Raises CheckpointError if names or shapes differ."""
     try:
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -202,7 +217,7 @@ def _assign(module: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoi
 
 
 def speakers(checkpoint: Checkpoint) -> dict[str, Conditioning]:
-    """Read the studio speakers."""
+    """Return the conditioning of the built-in speakers, by name; log a warning if the checkpoint has none."""
     if checkpoint.speakers is None:
         logger.warning("speakers missing %s has no speakers_xtts.pth: cloned voices only", checkpoint.folder)
         return {}
@@ -216,12 +231,12 @@ def speakers(checkpoint: Checkpoint) -> dict[str, Conditioning]:
         raise CheckpointError(f"{checkpoint.speakers} cannot be read ({_first_line(error)}); {FETCH_AGAIN}") from error
 
 
-def _upstream(config: Any, checkpoint: Checkpoint, state: Mapping[str, Tensor], vocoder: nn.Module) -> Any:  # noqa: ANN401
-    """Build upstream's Xtts around the same weights."""
+def _build_xtts(config: Any, checkpoint: Checkpoint, state: Mapping[str, Tensor], vocoder: nn.Module) -> Any:  # noqa: ANN401
+    """Return upstream's Xtts with the given tensors as its parameters."""
     from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
     from TTS.tts.models.xtts import Xtts
 
-    with _Unfilled():
+    with _NoRandomInitialisation():
         model = Xtts(config)
         model.tokenizer = VoiceBpeTokenizer(vocab_file=checkpoint.vocab)
         model.init_models()
@@ -231,5 +246,5 @@ def _upstream(config: Any, checkpoint: Checkpoint, state: Mapping[str, Tensor], 
 
 
 def _first_line(error: Exception) -> str:
-    """Return what an error says before it explains."""
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,14 +1,13 @@
-"""Check a spoken segment: whether its length is plausible for its text, and its end is clean.
+"""Checks the audio of a segment: whether its length is plausible for the text, and whether it ends in silence or noise.
 
-Sometimes XTTS does not stop: it repeats, hums or hisses after its text, most of all after short ones; or it stops in
-the middle. So the length of a segment must be within a band that follows from its text, and its end is checked. Pure
-functions of numbers: the engine decides what follows from a fault (speaking again with another seed).
+Sometimes XTTS does not stop at the end of the text but repeats words, hums or hisses, mostly after short texts; and
+sometimes it stops in the middle. These functions only detect that; the engine then tries again with another seed.
 
-Faults, as mark entries name them, from bad to worse:
-    silence   more than a second of silence at the end
-    noise     more than a second of noise at the end
-    rate      too short or too long for its text
-    cap       as many tokens as the model may produce: it did not stop
+Faults, with the names of mark entries, in order of severity:
+    silence   the last second is silent
+    noise     the last second is noise
+    rate      the audio is too short or too long for the text
+    cap       the model produced its maximum number of tokens without a stop token
 """
 
 from __future__ import annotations
@@ -23,48 +22,51 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 FAULTS: Final = ("", "silence", "noise", "rate", "cap")
-"""From good to bad."""
+"""All faults in order of severity; the empty text means none."""
 CHAR_S: Final = 0.0625
-"""Seconds that a character of English takes, read aloud: 16 a second."""
+"""Duration of an English character in speech, in seconds: 16 characters per second."""
 ENGLISH_CHARS: Final = 250
-"""XTTS's limit for an English text. Its limits follow what a language says in a time: their ratio is pace."""
+"""XTTS's length limit for English. The limits of languages stand for about the same time, so they give the rate."""
 DIGIT_CHARS: Final = 6
-"""Characters that a digit is worth: `7` is read as `seven`, `70` as `seventy`."""
-LONGEST: Final = 2.2
-"""Times the usual length that is still plausible; and SLACK_S for what does not grow with the text."""
-SLACK_S: Final = 2.0
-SHORTEST: Final = 0.35
-"""Times the usual length below which words are missing; not asked of a text under SHORT_CHARS."""
-SHORT_CHARS: Final = 25
+"""Number of characters that a digit counts as: `7` is read as `seven`, `70` as `seventy`."""
+MAX_RATIO: Final = 2.2
+"""Audio is too long if it exceeds the expected duration times this, plus MAX_EXTRA_S."""
+MAX_EXTRA_S: Final = 2.0
+"""In seconds: for pauses, which do not grow with the text."""
+MIN_RATIO: Final = 0.35
+"""Words are missing in audio that is shorter than the expected duration times this."""
+MIN_RATIO_CHARS: Final = 25
+"""Texts with fewer characters may have any minimum duration."""
 END_S: Final = 1.0
-"""How long the end must be silent or noisy to count."""
+"""Duration of silence or noise at the end that counts as a fault, in seconds."""
 FRAME_S: Final = 0.02
+"""Duration of an analysis frame, in seconds."""
 SILENT_DB: Final = -55.0
-"""Level below which a frame is silent, against full scale."""
-FLAT: Final = 0.4
-"""Spectral flatness above which a frame is noise: white noise has 0.56, voiced speech below 0.1, an s about 0.3."""
+"""Level below which a frame is silent, in dBFS."""
+NOISE_FLATNESS: Final = 0.4
+"""Spectral flatness above which a frame is noise: white noise has 0.56, voiced speech under 0.1, an s about 0.3."""
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
-    """How long a segment may be, in seconds, at speed 1."""
+class PlausibleDuration:
+    """Durations of a text at speed 1, in seconds."""
 
-    shortest_s: float
-    usual_s: float
-    longest_s: float
+    min_s: float
+    expected_s: float
+    max_s: float
 
 
-def band(text: str, max_chars: int) -> Band:
-    """Return the plausible length of a text in a language of which XTTS takes `max_chars` at once."""
+def plausible_duration(text: str, max_chars: int) -> PlausibleDuration:
+    """Return the plausible duration of a text; `max_chars` is XTTS's length limit for its language."""
     digits = sum(character.isdigit() for character in text)
     chars = len(text) + (DIGIT_CHARS - 1) * digits
-    usual_s = chars * CHAR_S * ENGLISH_CHARS / max_chars
-    shortest_s = SHORTEST * usual_s if chars >= SHORT_CHARS else 0.0
-    return Band(shortest_s, usual_s, SLACK_S + LONGEST * usual_s)
+    expected_s = chars * CHAR_S * ENGLISH_CHARS / max_chars
+    min_s = MIN_RATIO * expected_s if chars >= MIN_RATIO_CHARS else 0.0
+    return PlausibleDuration(min_s, expected_s, MAX_EXTRA_S + MAX_RATIO * expected_s)
 
 
 def end_fault(samples: npt.NDArray[np.float32], rate: int) -> str:
-    """Return what is wrong with the end of an audio (n,), -1 to 1: `silence`, `noise` or an empty text."""
+    """Return the fault at the end of samples (n,), -1 to 1, at `rate` Hz: `silence`, `noise` or an empty text."""
     frame = round(FRAME_S * rate)
     count = math.ceil(END_S / FRAME_S)
     if len(samples) < count * frame:
@@ -74,17 +76,20 @@ def end_fault(samples: npt.NDArray[np.float32], rate: int) -> str:
     silent = 10 * np.log10(power + 1e-12) < SILENT_DB
     if silent.all():
         return "silence"
-    noisy = ~silent & (_flatness(frames) > FLAT)
+    noisy = ~silent & (_flatness(frames) > NOISE_FLATNESS)
     return "noise" if noisy.all() else ""
 
 
 def _flatness(frames: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return each frame's spectral flatness: geometric over arithmetic mean of its power spectrum, 0 to 1."""
+    """Return the spectral flatness of each frame, 0 to 1: geometric over arithmetic mean of its power spectrum."""
     spectrum = np.abs(np.fft.rfft(frames * np.hanning(frames.shape[1]), axis=1))[:, 1:] ** 2 + 1e-15
     flatness: npt.NDArray[np.float64] = np.exp(np.mean(np.log(spectrum), axis=1)) / np.mean(spectrum, axis=1)
     return flatness
 
 
-def worse(fault: str, seconds: float, plausible: Band) -> tuple[int, float]:
-    """Rank a try: the smallest is the best. Of equal faults, the one nearest to the usual length."""
-    return FAULTS.index(fault), abs(math.log(max(seconds, 1e-3) / max(plausible.usual_s, 1e-3)))
+def badness(fault: str, seconds: float, plausible: PlausibleDuration) -> tuple[int, float]:
+    """Return a sort key for attempts at one segment: the best attempt has the smallest.
+
+    It compares the severity of the fault, then the ratio between the duration and the expected one.
+    """
+    return FAULTS.index(fault), abs(math.log(max(seconds, 1e-3) / max(plausible.expected_s, 1e-3)))

@@ -1,10 +1,10 @@
-"""A voice -> what the GPT and the vocoder need of it, in the form they need it.
+"""Prepares voices for the GPT and the vocoder, in two stages, and keeps the results in memory.
 
-    Voice ─► Conditioning: a studio speaker's, a clone's (cached, else computed), or a mix of those      any thread
-          ─► PreparedVoice: keys and values of the prefix, the vocoder's constants                 the engine's thread
+    Voice ─► Conditioning: of a built-in speaker, of a clone, or a mix of several     in any thread
+          ─► PreparedVoice: KV cache of the prefix, constants of the vocoder          in the engine's thread
 
-This module knows where conditioning comes from, and keeps what was prepared from it. `voices.cloned` finds the clips,
-`voices.conditioning_cache` keeps the conditioning, `latents` computes it.
+`voices.cloned` finds the clips of a clone, `latents` computes the conditioning, and `voices.conditioning_cache` stores
+it on disk and in Redis.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from voxspool_worker.engines.base import Prepared
-from voxspool_worker.engines.xtts.latents import Conditioning, mixed
+from voxspool_worker.engines.xtts.latents import Conditioning, mix
 from voxspool_worker.voices.conditioning_cache import conditioning_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from voxspool_worker.engines.xtts.gpt import Gpt, VoicePrefix
-    from voxspool_worker.engines.xtts.latents import Listening
-    from voxspool_worker.engines.xtts.vocoder import Vocoder, VoiceCondition
+    from voxspool_worker.engines.xtts.latents import ConditioningParameters
+    from voxspool_worker.engines.xtts.vocoder import SpeakerCondition, Vocoder
     from voxspool_worker.voices.catalog import Part, Voice, VoiceBook
     from voxspool_worker.voices.cloned import VoiceLibrary
     from voxspool_worker.voices.conditioning_cache import ConditioningCache
@@ -32,74 +32,77 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-PREPARED_KEPT: Final = 64
-"""Voices whose prefix stays in memory, at 4 MB each."""
-CONDITIONINGS_KEPT: Final = 256
-"""Voices whose conditioning stays in memory, at 0.13 MB each: more than jobs can wait between their two halves."""
+MAX_PREPARED: Final = 64
+"""Number of prepared voices that stay in memory, at 4 MB each."""
+MAX_CONDITIONINGS: Final = 256
+"""Number of voices whose conditioning stays in memory, at 0.13 MB each.
+
+More than the jobs that can be between the two stages, so that `ready` need not fetch it again.
+"""
 SOURCES: Final = ("built-in", "memory", "disk", "redis", "computed")
-"""From fast to slow; of a mix the slowest is told."""
+"""Where conditioning may come from, from fast to slow. `prepare` reports the slowest source of a mix."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedVoice:
-    """A voice, ready for a row."""
+    """A voice in the form in which a row needs it."""
 
     prefix: VoicePrefix
-    condition: VoiceCondition
+    condition: SpeakerCondition
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How clips become conditioning here; whatever changes the result changes the cache's key."""
+class ConditioningMethod:
+    """How conditioning is computed from clips. The cache key contains everything that can change the result."""
 
     compute: Callable[[Sequence[bytes]], Conditioning]
-    listening: Listening
+    """Returns the conditioning from encoded audio files."""
+    parameters: ConditioningParameters
     model: str
-    """The checkpoint's fingerprint."""
+    """Fingerprint of the checkpoint."""
     library: str
-    """The library that computes, with its version."""
+    """Name and version of the library that computes."""
 
 
 class PreparedVoices:
-    """The voices of one engine."""
+    """The voices of one engine: `book` lists them, `prepare` and `ready` are the two stages."""
 
     def __init__(
         self, speakers: Mapping[str, Conditioning], book: VoiceBook, library: VoiceLibrary,
-        cache: ConditioningCache[Conditioning], recipe: Recipe,
+        cache: ConditioningCache[Conditioning], method: ConditioningMethod,
     ) -> None:  # fmt: skip
         self.book = book
-        self._speakers, self._library, self._cache, self._recipe = speakers, library, cache, recipe
+        self._speakers, self._library, self._cache, self._method = speakers, library, cache, method
         self._conditionings: OrderedDict[tuple[Part, ...], Conditioning] = OrderedDict()
         self._prepared: OrderedDict[tuple[Part, ...], PreparedVoice] = OrderedDict()
         self._lock = threading.Lock()
 
     def prepare(self, voice: Voice) -> Prepared:
-        """Find a voice's conditioning. From any thread.
+        """Fetch or compute the conditioning of a voice and keep it for `ready`. Any thread may call it.
 
-        Raises VoiceError for a clone that was replaced or removed meanwhile, and redis-py's errors.
+        Raises VoiceError if a clone was replaced or removed meanwhile, and the errors of redis-py.
         """
-        began = time.perf_counter()
+        started = time.perf_counter()
         found = [self._find(part) for part in voice.parts]
-        weights = [part.weight for part in voice.parts]
         source = max((source for _, source in found), key=SOURCES.index)
         conditioning = found[0][0]
         if len(found) > 1:
-            conditioning = mixed([(one, weight) for (one, _), weight in zip(found, weights, strict=True)])
+            conditioning = mix([(one, part.weight) for (one, _), part in zip(found, voice.parts, strict=True)])
         with self._lock:
-            _keep(self._conditionings, voice.parts, conditioning, CONDITIONINGS_KEPT)
-        return Prepared(source, time.perf_counter() - began)
+            _remember(self._conditionings, voice.parts, conditioning, MAX_CONDITIONINGS)
+        return Prepared(source, time.perf_counter() - started)
 
     def ready(self, voice: Voice, gpt: Gpt, vocoder: Vocoder) -> PreparedVoice:
-        """Return a voice for a row: made once (40 ms), then kept. In the engine's thread."""
+        """Return a voice for a row; the first time takes 40 ms. Only the engine's thread may call it."""
         prepared = self._prepared.get(voice.parts)
         if prepared is None:
             conditioning = self._conditioning(voice)
-            prepared = PreparedVoice(gpt.prefix(conditioning.latents), vocoder.voice(conditioning.speaker))
-        _keep(self._prepared, voice.parts, prepared, PREPARED_KEPT)
+            prepared = PreparedVoice(gpt.prefix(conditioning.latents), vocoder.condition(conditioning.speaker))
+        _remember(self._prepared, voice.parts, prepared, MAX_PREPARED)
         return prepared
 
     def _conditioning(self, voice: Voice) -> Conditioning:
-        """Return what `prepare` found; find it again where many voices came between."""
+        """Return the conditioning of `prepare`; prepare the voice again if it was dropped from memory meanwhile."""
         with self._lock:
             known = self._conditionings.get(voice.parts)
         if known is not None:
@@ -108,22 +111,22 @@ class PreparedVoices:
         return self._conditionings[voice.parts]
 
     def _find(self, part: Part) -> tuple[Conditioning, str]:
-        """Find the conditioning of a voice that is no mix, and say where."""
+        """Return the conditioning of one part of a voice, and its source."""
         if not part.clips:
             return self._speakers[part.name], SOURCES[0]
-        recipe = self._recipe
-        key = conditioning_key(part.clips, asdict(recipe.listening), recipe.model, recipe.library)
+        method = self._method
+        key = conditioning_key(part.clips, asdict(method.parameters), method.model, method.library)
         found, prepared = self._cache.get(key, lambda: self._compute(part))
         return found, prepared.source
 
     def _compute(self, part: Part) -> dict[str, Any]:
-        """Compute it from the clips."""
-        return self._recipe.compute(self._library.clips(part.name, part.clips)).to_arrays()
+        """Compute the conditioning of a clone from its clips."""
+        return self._method.compute(self._library.clips(part.name, part.clips)).to_arrays()
 
 
-def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Keep a value as the newest, and forget the oldest ones."""
-    kept[key] = value
-    kept.move_to_end(key)
-    while len(kept) > most:
-        kept.popitem(last=False)
+def _remember(cache: OrderedDict[K, V], key: K, value: V, max_entries: int) -> None:
+    """Add a value as the most recently used one, and drop the least recently used ones beyond `max_entries`."""
+    cache[key] = value
+    cache.move_to_end(key)
+    while len(cache) > max_entries:
+        cache.popitem(last=False)

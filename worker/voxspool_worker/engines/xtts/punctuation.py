@@ -1,12 +1,12 @@
-"""A text's punctuation as XTTS speaks it best: plain marks, no quotation marks, a clear end.
+"""Normalises the punctuation of a text for XTTS: plain marks, no quotation marks, a mark at the end of short texts.
 
-XTTS runs on in gibberish after marks that it seldom met, after a closing quotation mark most of all, and behind short
-texts without an end. So marks are made plain; the words are left alone: the same letters and numbers come out, in the
-same order. Characters of compatibility (full-width, ligatures, the digits of other scripts) are written as the ones
-that they stand for. Knows neither vocabulary nor numbers: those are the tokenizer's.
+XTTS tends to produce gibberish after marks that were rare in its training data, mostly after a closing quotation mark,
+and after short texts without a final mark. This module replaces such marks. It does not change words: the letters and
+numbers stay the same, in the same order. Compatibility characters (full-width letters, ligatures, digits of other
+scripts) are replaced by their standard form. The tokenizer handles numbers and the vocabulary.
 """
 
-# ruff: noqa: RUF001 - marks of many scripts look like those of another
+# ruff: noqa: RUF001 - many marks look like marks of another script
 from __future__ import annotations
 
 import re
@@ -16,13 +16,14 @@ from typing import Final
 from voxspool_worker.text import speakable
 
 SHORT_WORDS: Final = 2
-"""A text of so many words gets a full stop if it has no end: a heading, a name."""
+"""A text of at most this many words, such as a heading, gets a full stop if it has no final mark."""
 FULL_STOPS: Final = {"zh": "。", "ja": "。", "hi": "।"}
+"""Language -> its full stop, where that is not `.`."""
 
-_ORDINAL_LETTERS: Final = frozenset("ªº")  # As in 1º: read as part of the number.
+_ORDINAL_LETTERS: Final = frozenset("ªº")  # as in 1º, where XTTS reads it as part of the number
 _OPENERS: Final = "([{"
 _BRACKETS: Final = str.maketrans("[]{}", "()()")
-"""`[en]` and the like would be read as the model's own commands."""
+"""Square brackets must not remain: XTTS would read a text such as `[en]` as a special token."""
 _MARKS: Final = ".!?…⋯‥,;:。！？，、；：．؟،؛।"
 _PAUSES: Final = ",;:，、；：،؛"
 _QUESTIONS: Final = "?？؟"
@@ -44,7 +45,7 @@ _END = re.compile(rf"[{_PAUSES}{re.escape(_OPENERS)}\-\s]+$")
 
 
 def spoken_form(text: str, language: str) -> str:
-    """Return a text with the marks that XTTS speaks well. The language says how its sentences end."""
+    """Return a text with normalised punctuation; `language` decides which full stop is added."""
     plain = _without_quotes(_plain_characters(text).translate(_BRACKETS))
     plain = _plain_marks(_plain_dashes(plain))
     plain = _SIGN_BEFORE_PRICE.sub(r"\1", _PRICE_BEFORE_SIGN.sub("", " ".join(plain.split())))
@@ -52,20 +53,21 @@ def spoken_form(text: str, language: str) -> str:
 
 
 def _plain_characters(text: str) -> str:
+    """Replace compatibility characters by their standard form."""
     if text.isascii():
         return text
     plain = ""
     for character in text:
         written = _plain_character(character)
-        # A number of its own behind another: 2½ is not 21/2.
-        apart = written != character and written[:1].isdigit() and not character.isdecimal() and plain[-1:].isdigit()
-        plain += f" {written}" if apart else written
+        # A fraction after a digit needs a space: 2½ is not 21/2.
+        separate = written != character and written[:1].isdigit() and not character.isdecimal() and plain[-1:].isdigit()
+        plain += f" {written}" if separate else written
     return unicodedata.normalize("NFC", plain)
 
 
 def _plain_character(character: str) -> str:
     if character == "İ":
-        return "i"  # Lower-cased it would be two characters, the second unknown to XTTS.
+        return "i"  # its lower-case form has two characters, of which XTTS does not know the second
     if unicodedata.category(character)[0] not in "LN" or character in _ORDINAL_LETTERS:
         return character
     if character.isdecimal():
@@ -79,7 +81,7 @@ def _without_quotes(text: str) -> str:
 
 
 def _plain_dashes(text: str) -> str:
-    """Write a dash between clauses as a comma, one between words or numbers as a hyphen."""
+    """Replace a dash between clauses by a comma, and a dash between words or numbers by a hyphen."""
     return _DASH.sub(_comma, _HYPHEN.sub("-", " ".join(text.split())))
 
 
@@ -88,23 +90,24 @@ def _comma(dash: re.Match[str]) -> str:
 
 
 def _plain_marks(text: str) -> str:
-    """Leave one mark of several: the one that says most."""
+    """Replace several marks in a row by the one that matters most to the intonation."""
     return _RUN.sub(_strongest, _PAUSE_BEFORE_MARK.sub("", _RUN.sub(_strongest, text)))
 
 
 def _strongest(run: re.Match[str]) -> str:
+    """Return the mark that replaces a run of marks: question mark, exclamation mark, ellipsis, then any full stop."""
     marks = run[0]
     for kind in (_QUESTIONS, _EXCLAMATIONS):
         found = [mark for mark in marks if mark in kind]
         if found:
             return found[0]
     if any(mark in "…⋯‥" for mark in marks) or marks.count(".") > 1:
-        return _instead_of_dots(run.string[run.end() :])
+        return _replace_ellipsis(run.string[run.end() :])
     return next((mark for mark in marks if mark not in _PAUSES), marks[0])
 
 
-def _instead_of_dots(rest: str) -> str:
-    """Write an ellipsis as a comma where the sentence goes on."""
+def _replace_ellipsis(rest: str) -> str:
+    """Return the replacement of an ellipsis before `rest`: a comma if the sentence goes on, else a full stop."""
     following = rest.lstrip()
     if not following or following[0].isupper():
         return ". " if following else "."
@@ -112,6 +115,7 @@ def _instead_of_dots(rest: str) -> str:
 
 
 def _ended(text: str, language: str) -> str:
+    """Remove pause marks and openers at the end; add a full stop to a short text without a final mark."""
     ended = _END.sub("", text)
     if len(ended.split()) <= SHORT_WORDS and ended[-1:] not in _MARKS and speakable(ended):
         ended += FULL_STOPS.get(language[:2], ".")

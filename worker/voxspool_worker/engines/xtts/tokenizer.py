@@ -1,9 +1,8 @@
-"""A text as XTTS reads it: numbers in words, signs by name, Chinese, Japanese and Korean in Latin letters, in tokens.
+"""Text to tokens of XTTS: numbers and symbols become words, Chinese, Japanese and Korean become Latin letters.
 
-The reading is upstream's, so that the model gets what it was trained on. What upstream cannot read (a number past its
-words, a package that is not installed, a letter that the vocabulary lacks) is read in the next best way instead of
-raising or vanishing. Knows the model's limits, in characters and in tokens; does not know where a text is best cut:
-`text.split` asks here what fits. Everything may be used from any thread.
+The preprocessing is upstream's, because the model was trained with it. Where upstream raises or drops text (a number
+that is too large for it, a package that is not installed, a letter that the vocabulary lacks), a fallback is used. This
+module also has the model's limits in characters and tokens, which `text.split` asks for. Any thread may use it.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ MAX_CHARS: Final = {
     "ja": 71,
     "hi": 150,
 }
-"""Characters that the model speaks well at once, by language; upstream's `char_limits`."""
+"""Language -> maximum length of a segment, in characters; upstream's `char_limits`."""
 LANGUAGES: Final = tuple(MAX_CHARS)
 """The languages of XTTS v2, the default first."""
 
@@ -53,48 +52,55 @@ READERS: Final = {
     "ja": ("Japanese", (("cutlet",), ("fugashi",), ("unidic_lite", "unidic")), "xtts-ja"),
     "zh-cn": ("Chinese", (("pypinyin",),), "xtts-zh"),
 }
-"""Language -> its name, the modules that upstream reads it with, one of each group, and the extra that brings them.
+"""Language -> its name, the modules that upstream needs for it (one of each group), and the extra that installs them.
 
-Korean is not here: the model reads it in Latin letters, and what writes those comes with coqui-tts itself.
+Korean needs no module of its own: the romanisation is part of coqui-tts.
 """
-TOKENS_MAX: Final = 400
-"""Of a text. Upstream asserts fewer than 402; the model adds a start and a stop to them."""
-DIGITS_MAX: Final = 40
-"""Of a text. One takes up to half a second to say, and the model stops at 28 s; reading more is slow, too."""
-FIRST_CHARS: Final = 100
-"""Most sentences are shorter and stay whole: a cut costs melody, and XTTS speaks stubs worst.
+MAX_TOKENS: Final = 400
+"""Maximum number of tokens of a text. Upstream asserts fewer than 402, then adds a start and a stop token."""
+MAX_DIGITS: Final = 40
+"""Maximum number of digits in a text.
 
-It need not be less: the first chunk waits for the prefill, not for the text's length. A hundred characters are some 60
-tokens, 250 are 150, and those 90 more would cost a CPU 0.1 s (int8) to 0.4 s (fp32) before the first sound.
+Each takes up to 0.5 s to speak, and the model's output is limited to 28 s. Spelling out more is slow, too.
+"""
+FIRST_MAX_CHARS: Final = 100
+"""Maximum length of a job's first segment, in characters.
+
+Most sentences are shorter and stay whole; a cut would spoil the intonation, and XTTS is worst at fragments. A smaller
+limit would hardly make the first chunk earlier, since that waits only for the prefill of the text. 100 characters are
+about 60 tokens, 250 are 150; on a CPU, the prefill of those 90 more takes 0.1 s (int8) to 0.4 s (fp32).
 """
 MIN_CHARS: Final = 40
-"""Shorter texts join a neighbour: XTTS runs on behind short ones. A quarter of the language's limit at the most."""
+"""Shorter sentences are joined with a neighbour, because XTTS does not stop reliably after short texts.
 
-WORDINGS_REMEMBERED: Final = 512
-"""Texts whose tokens are kept: the splitter asks for a text just before it is spoken. About 2 MB."""
-TOKENS_A_LETTER_MAX: Final = 8
-"""No letter is read as more: a syllable of Korean is up to seven in Latin, `zhuang1` is one of Chinese."""
+At most a quarter of the language's limit.
+"""
+
+CACHED_TEXTS: Final = 512
+"""Number of texts whose tokens are cached, about 2 MB: the splitter counts the tokens of a text before it is spoken."""
+MAX_TOKENS_PER_LETTER: Final = 8
+"""No letter has more: a Korean syllable has up to seven Latin letters, a Chinese character too (`zhuang1`)."""
 HINDI_DIGITS: Final = ("शून्य", "एक", "दो", "तीन", "चार", "पाँच", "छह", "सात", "आठ", "नौ")
-"""num2words 0.5.14 has no Hindi."""
+"""Names of the digits in Hindi, which num2words 0.5.14 does not support."""
 
 _ENDLESS_NUMBER = re.compile("[0-9][0-9.,]{299,}")
-"""Longer than any piece, and num2words takes seconds for it: said digit by digit."""
+"""A number longer than any segment, for which num2words would take seconds: it is read digit by digit."""
 _DIGITS = re.compile("[0-9]+")
 _WORD_WITH_DIGITS = re.compile(r"\S*[0-9]\S*")
 _PLAIN_MARKS: Final = frozenset(" .,!?'-")
 _LETTERS_END: Final = "\uf900"
-"""Letters from here on stand for several others."""
+"""Code points from here on are compatibility letters, some of which stand for several letters."""
 
 
 def canonical_language(tag: str) -> str | None:
-    """Return XTTS's own tag for a language tag such as `en-US`, `pt_BR` or `zh`; None if it does not speak it."""
+    """Return XTTS's tag for a language tag such as `en-US`, `pt_BR` or `zh`; None if XTTS does not support it."""
     base = tag.strip().lower().replace("_", "-").split("-")[0]
     language = "zh-cn" if base == "zh" else base
     return language if language in MAX_CHARS else None
 
 
-def _lacking(language: str) -> str | None:
-    """Return what to install to read a language; None where all of it is here."""
+def _install_hint(language: str) -> str | None:
+    """Return a sentence on what to install for a language of READERS; None if everything is installed."""
     name, groups, extra = READERS[language]
     if all(any(find_spec(module) for module in group) for group in groups):
         return None
@@ -103,138 +109,146 @@ def _lacking(language: str) -> str | None:
 
 
 class XttsTokenizer:
-    """Upstream's tokenizer that never raises; it knows its limits."""
+    """Upstream's tokenizer with fallbacks, so that no text raises an error, and with the model's limits."""
 
     def __init__(self, vocab_file: Path) -> None:
-        self.lacking = {language: hint for language in READERS if (hint := _lacking(language))}
-        """Language -> what to install, for those whose reader is not on this machine."""
+        self.lacking = {language: hint for language in READERS if (hint := _install_hint(language))}
+        """Language -> what to install, for the languages that this machine cannot read."""
         self.languages = tuple(language for language in LANGUAGES if language not in self.lacking)
-        # Takes 0.4 s after torch; here and not at the module's top, since LANGUAGES and limits need none of it.
+        # These imports take 0.4 s; other modules need only LANGUAGES and the limits.
         from anyascii import anyascii
         from TTS.tts.layers.xtts import tokenizer as upstream
 
         self._upstream = upstream
         self._to_ascii: Callable[[str], str] = anyascii
-        self._reader: Any = upstream.VoiceBpeTokenizer(vocab_file)
-        self.start: int = self._reader.tokenizer.token_to_id("[START]")
-        self.stop: int = self._reader.tokenizer.token_to_id("[STOP]")
-        self._alphabet = frozenset(token for token in self._reader.tokenizer.get_vocab() if len(token) == 1)
-        # num2words keeps a number's state in its converters, and cutlet's tagger is one for all.
-        self._reading = threading.Lock()
+        self._bpe: Any = upstream.VoiceBpeTokenizer(vocab_file)
+        self.start: int = self._bpe.tokenizer.token_to_id("[START]")
+        self.stop: int = self._bpe.tokenizer.token_to_id("[STOP]")
+        self._alphabet = frozenset(token for token in self._bpe.tokenizer.get_vocab() if len(token) == 1)
+        # num2words and cutlet keep state in global objects.
+        self._lock = threading.Lock()
         self._warned: set[tuple[str, str]] = set()
-        self._worded = lru_cache(maxsize=WORDINGS_REMEMBERED)(self._word)
+        self._cached_tokens = lru_cache(maxsize=CACHED_TEXTS)(self._spoken_tokens)
 
     def encode(self, text: str, language: str) -> list[int]:
-        """Return the tokens of a text, its language's first: of the text as it is written, and all of them.
+        """Return all tokens of a text as it is written; the first is the language's.
 
-        Equal to upstream's `encode(text.strip().lower(), language)` where that neither raises nor has an [UNK]; but
-        numbers longer than a piece are said digit by digit, and `[en]` in a text is no command.
+        Equal to upstream's `encode(text.strip().lower(), language)` if that neither raises nor contains an [UNK], with
+        two exceptions: very long numbers are read digit by digit, and `[en]` in a text is not a special token.
         """
         known = canonical_language(language) or LANGUAGES[0]
-        with self._reading:
-            read = self._read(text.strip().lower(), known.split("-")[0])
-        spelt = self._spelt(read).replace(" ", "[SPACE]")
-        ids: list[int] = self._reader.tokenizer.encode(f"[{known}]{spelt}").ids
+        with self._lock:
+            read = self._preprocess(text.strip().lower(), known.split("-")[0])
+        spelt = self._spell(read).replace(" ", "[SPACE]")
+        ids: list[int] = self._bpe.tokenizer.encode(f"[{known}]{spelt}").ids
         return ids
 
     def tokens(self, text: str, language: str) -> list[int]:
-        """Return what the model is to speak: the tokens of the text's spoken form, TOKENS_MAX at the most.
+        """Return the tokens of a text after `spoken_form`, at most MAX_TOKENS.
 
-        A piece within `limits` is never cut. Of any other text the rest is not spoken, and a warning says so.
+        A text within `limits` is never truncated; for any other text that is too long, a warning is logged.
         """
-        tokens = self._worded(text, language)
-        if len(tokens) > TOKENS_MAX:
-            log.warning("xtts.truncated tokens=%d limit=%d language=%s", len(tokens), TOKENS_MAX, language)
-        return list(tokens[:TOKENS_MAX])
+        tokens = self._cached_tokens(text, language)
+        if len(tokens) > MAX_TOKENS:
+            log.warning("xtts.truncated tokens=%d limit=%d language=%s", len(tokens), MAX_TOKENS, language)
+        return list(tokens[:MAX_TOKENS])
 
     def count(self, text: str, language: str) -> int:
-        """Count the tokens of the text's spoken form, those that would be cut included."""
-        return len(self._worded(text, language))
+        """Return the number of tokens of a text after `spoken_form`, without truncation."""
+        return len(self._cached_tokens(text, language))
 
     def limits(self, language: str) -> Limits:
-        """Return how much of this language is spoken at once, in characters and in tokens."""
+        """Return the limits of a segment in this language, in characters and in tokens."""
         known = canonical_language(language) or LANGUAGES[0]
-        most = MAX_CHARS[known]
-        return Limits(most, min(FIRST_CHARS, most), min(MIN_CHARS, most // 4), partial(self._fits, known))
+        longest = MAX_CHARS[known]
+        return Limits(longest, min(FIRST_MAX_CHARS, longest), min(MIN_CHARS, longest // 4), partial(self._fits, known))
 
     def _fits(self, language: str, text: str) -> bool:
-        if len(text) * TOKENS_A_LETTER_MAX < TOKENS_MAX and all(map(_plain, text)):
-            return True  # Not counted: a page of cries would be counted once a cry.
-        return sum(map(str.isdecimal, text)) <= DIGITS_MAX and self.count(text, language) <= TOKENS_MAX
+        """Return whether a text has at most MAX_DIGITS digits and MAX_TOKENS tokens."""
+        if len(text) * MAX_TOKENS_PER_LETTER < MAX_TOKENS and all(map(_plain, text)):
+            return True  # without counting, which would be slow for a page of very short sentences
+        return sum(map(str.isdecimal, text)) <= MAX_DIGITS and self.count(text, language) <= MAX_TOKENS
 
-    def _word(self, text: str, language: str) -> tuple[int, ...]:
+    def _spoken_tokens(self, text: str, language: str) -> tuple[int, ...]:
         return tuple(self.encode(spoken_form(text, language), language))
 
-    # From a text to what is read
+    # -- preprocessing: numbers, symbols, transliteration --------------------------------------------------------------
 
-    def _read(self, text: str, language: str) -> str:
-        """Read as upstream does, or step by step, each step that fails left out."""
+    def _preprocess(self, text: str, language: str) -> str:
+        """Preprocess a text as upstream does; if that raises, do it step by step and skip the steps that raise."""
         text = _ENDLESS_NUMBER.sub(lambda number: " ".join(number[0]), text)
         try:
-            read: str = self._reader.preprocess_text(text, language)
-        except Exception as error:  # noqa: BLE001 - num2words alone raises eight kinds
+            read: str = self._bpe.preprocess_text(text, language)
+        except Exception as error:  # noqa: BLE001 - num2words alone raises errors of eight classes
             self._warn(language, error)
-            read = self._read_by_steps(text, language)
+            read = self._preprocess_by_steps(text, language)
         return read
 
-    def _read_by_steps(self, text: str, language: str) -> str:
+    def _preprocess_by_steps(self, text: str, language: str) -> str:
         if language != "ja":
-            text = self._numbers(text.replace('"', ""), language)
+            text = self._expand_numbers(text.replace('"', ""), language)
             for expand in (
                 self._upstream.expand_abbreviations_multilingual,
                 self._upstream.expand_symbols_multilingual,
             ):
-                text = self._attempt(expand, text, language) or text
+                text = _try(expand, text, language) or text
         romanise = {"zh": self._upstream.chinese_transliterate, "ko": self._upstream.hangul_romanize}.get(language)
-        text = self._attempt(romanise, text) or text if romanise else text
+        text = _try(romanise, text) or text if romanise else text
         return " ".join(text.split())
 
-    def _numbers(self, text: str, language: str) -> str:
-        """Word by word, so that one that cannot be said spoils no other."""
-        return _WORD_WITH_DIGITS.sub(lambda word: self._number(word[0], language), text)
+    def _expand_numbers(self, text: str, language: str) -> str:
+        """Spell out the numbers of each word separately, so that a failure affects one word only."""
+        return _WORD_WITH_DIGITS.sub(lambda word: self._expand_word(word[0], language), text)
 
-    def _number(self, word: str, language: str) -> str:
+    def _expand_word(self, word: str, language: str) -> str:
+        """Spell out the numbers in a word: with upstream, or else each run of digits by itself."""
         expand = self._upstream.expand_numbers_multilingual
-        whole: str | None = self._attempt(expand, word, language)
-        return whole or _DIGITS.sub(lambda run: self._run(run[0], language), word)
+        expanded: str | None = _try(expand, word, language)
+        return expanded or _DIGITS.sub(lambda digits: self._expand_digits(digits[0], language), word)
 
-    def _run(self, digits: str, language: str) -> str:
-        """Spell out a row of digits: as one number if it has a name, else digit by digit."""
+    def _expand_digits(self, digits: str, language: str) -> str:
+        """Spell out a run of digits: as one number if upstream can, else digit by digit."""
         expand = self._upstream.expand_numbers_multilingual
         names = HINDI_DIGITS if language == "hi" else "0123456789"
-        one_by_one = (self._attempt(expand, digit, language) or names[int(digit)] for digit in digits)
-        return self._attempt(expand, digits, language) or f" {' '.join(one_by_one)} "
-
-    def _attempt(self, step: Callable[..., str], *arguments: str) -> str | None:
-        try:
-            return step(*arguments)
-        except Exception:  # noqa: BLE001 - the next best way follows
-            return None
+        one_by_one = (_try(expand, digit, language) or names[int(digit)] for digit in digits)
+        return _try(expand, digits, language) or f" {' '.join(one_by_one)} "
 
     def _warn(self, language: str, error: Exception) -> None:
-        """Warn once that a language is read without its package."""
+        """Log once that a language is read with a fallback because a package is missing."""
         if isinstance(error, ImportError) and (language, str(error)) not in self._warned:
             self._warned.add((language, str(error)))
             log.warning("xtts.reading_degraded language=%s error=%s", language, error)
 
-    # From what is read to what the vocabulary can spell
+    # -- characters that the vocabulary lacks --------------------------------------------------------------------------
 
-    def _spelt(self, read: str) -> str:
-        """Spell the characters that the vocabulary lacks with those that it has."""
+    def _spell(self, read: str) -> str:
+        """Replace the characters that the vocabulary lacks by some that it has."""
         unknown = {character for character in read if character not in self._alphabet and not character.isspace()}
         if not unknown:
             return read
         return " ".join(read.translate({ord(character): self._spelling(character) for character in unknown}).split())
 
     def _spelling(self, character: str) -> str:
-        """Spell one that is unknown in Latin letters, or as [UNK] if it is a letter that has none."""
+        """Return the replacement of an unknown character: Latin letters, or the character itself if there are none.
+
+        A letter or digit that stays becomes [UNK]; a symbol or mark that has no name becomes a space.
+        """
         kind = unicodedata.category(character)
         name = unicodedata.name(character, "").removesuffix(" SIGN") if kind == "Sc" else self._to_ascii(character)
         spelling = "".join(letter for letter in name.lower() if letter in self._alphabet or letter == " ")
-        if kind[0] == "S":  # A word of its own, or, an arrow, silent.
+        if kind[0] == "S":  # a symbol is a word of its own, or silent if it has no name, such as an arrow
             return f" {spelling} " if any(map(str.isalpha, spelling)) else " "
         return spelling or {"L": character, "N": character, "M": ""}.get(kind[0], " ")
 
 
+def _try(step: Callable[..., str], *arguments: str) -> str | None:
+    """Return the result of a preprocessing step; None if it raises."""
+    try:
+        return step(*arguments)
+    except Exception:  # noqa: BLE001 - the caller has a fallback
+        return None
+
+
 def _plain(character: str) -> bool:
+    """Return whether a character is a letter or mark that has at most MAX_TOKENS_PER_LETTER tokens."""
     return (character.isalpha() and character < _LETTERS_END) or character in _PLAIN_MARKS

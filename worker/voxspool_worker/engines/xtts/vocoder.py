@@ -1,16 +1,17 @@
-"""Latents -> audio, as they come: XTTS's HiFi-GAN in windows that join without a seam, at a cost that never grows.
+"""Streaming vocoder: latents to audio with XTTS's HiFi-GAN, window by window, at a constant cost per chunk.
 
-    latents ─(speed)─► x4 ─► x1.088 ─► frames, 256 samples each ─► HiFi-GAN ─► samples
+    latents ─(speed)─► x4 ─► x1.088 ─► frames of 256 samples (hop length) ─► HiFi-GAN ─► samples
 
-Each output frame depends on 14 frames to each side. So a window is what is new with 14 frames around it, and the result
-equals that of decoding all at once; upstream decodes all at once again for every chunk. Most of the reach is used
-up at the lowest rate, where convolutions are cheap: what a later layer does not need is cut before it.
+The receptive field of HiFi-GAN is 14 frames on each side. So a window consists of the new frames and 14 frames on each
+side, and the samples equal those of decoding the whole segment at once. (Upstream decodes the whole segment again for
+every chunk.) Most of that context is needed by the first layers, whose rate is low; before each later layer, the
+samples that it does not need are cut off.
 
-Signals are images one pixel high, (rows, channels, 1, samples), channels innermost in memory: oneDNN then reorders
-nothing. A transposed convolution is one of two taps for each of its phases: oneDNN's own is five times slower.
+Two choices are for speed with oneDNN. Signals are images with a height of one pixel, (rows, channels, 1, samples), in
+channels-last layout, which needs no reordering. A transposed convolution is computed as a convolution with two taps per
+phase: oneDNN's own is five times slower.
 
-Knows upstream's modules and takes their weights. Does not know tokens, rows or segments. Positions are computed on the
-host, in float64, from the beginning of the stream: rounding never adds up.
+Positions are computed on the CPU in float64 from the start of the stream, so rounding errors do not accumulate.
 """
 
 from __future__ import annotations
@@ -29,16 +30,20 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-SLOPE: Final = 0.1
-"""Of the leaky units; HiFi-GAN's. The last one has PyTorch's default, 0.01."""
-LAST_SLOPE: Final = 0.01
-GRAIN: Final = 16
-"""Frames by which a window grows on an accelerator, so that few shapes occur."""
+LEAKY_SLOPE: Final = 0.1
+"""Slope of HiFi-GAN's leaky ReLUs."""
+LAST_LEAKY_SLOPE: Final = 0.01
+"""Slope of its last leaky ReLU: PyTorch's default."""
+WINDOW_MULTIPLE: Final = 16
+"""On an accelerator, windows have a multiple of this number of new frames, so that few shapes are compiled."""
 
 
 @dataclass(frozen=True, slots=True)
-class VoiceCondition:
-    """What a voice adds before each upsampling: (1, channels, 1, 1) each."""
+class SpeakerCondition:
+    """What a speaker embedding adds to the signal: after the first convolution, and after each upsampling.
+
+    Each tensor is (1, channels, 1, 1).
+    """
 
     first: Tensor
     stages: tuple[Tensor, ...]
@@ -46,7 +51,7 @@ class VoiceCondition:
 
 @dataclass(frozen=True, slots=True)
 class _Convolution:
-    """A convolution, its weight normalisation folded in."""
+    """A convolution with the weight normalisation applied to its weight."""
 
     weight: Tensor
     """(out, in, 1, taps)."""
@@ -55,8 +60,8 @@ class _Convolution:
     dilation: int
 
     @property
-    def reach(self) -> int:
-        """Samples that it looks to each side."""
+    def context(self) -> int:
+        """Number of input samples on each side that an output sample depends on."""
         return self.padding
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -65,51 +70,51 @@ class _Convolution:
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """One upsampling with the residual blocks behind it."""
+    """One upsampling and the residual blocks after it."""
 
     weight: Tensor
-    """(factor * out, in, 1, 2): phase by phase, what an input and the one before it add to the output."""
+    """(factor * out, in, 1, 2): for each phase, the taps of an input sample and the one before it."""
     bias: Tensor
     factor: int
     blocks: tuple[tuple[tuple[_Convolution, _Convolution], ...], ...]
 
     @property
-    def reach(self) -> int:
-        """Samples of the output that its blocks look to each side."""
-        return max(sum(one.reach + other.reach for one, other in block) for block in self.blocks)
+    def context(self) -> int:
+        """Number of samples on each side that the residual blocks depend on, at the output's rate."""
+        return max(sum(one.context + other.context for one, other in block) for block in self.blocks)
 
-    def before(self, margin: int) -> int:
-        """How much around its input is needed for `margin` around its output."""
-        return -(-(margin + self.reach) // self.factor) + 1
+    def input_margin(self, margin: int) -> int:
+        """Return how many input samples on each side are needed for `margin` output samples on each side."""
+        return -(-(margin + self.context) // self.factor) + 1
 
     def __call__(self, x: Tensor, condition: Tensor) -> Tensor:
-        x = self._raise(F.leaky_relu(x, SLOPE)) + condition
+        x = self._upsample(F.leaky_relu(x, LEAKY_SLOPE)) + condition
         total = self._block(self.blocks[0], x)
         for block in self.blocks[1:]:
             total += self._block(block, x)
         return total.div_(len(self.blocks))
 
-    def _raise(self, x: Tensor) -> Tensor:
-        """Raise the rate by `factor`: (rows, in, 1, n) to (rows, out, 1, factor * n)."""
+    def _upsample(self, x: Tensor) -> Tensor:
+        """Multiply the rate by `factor`: (rows, in, 1, n) to (rows, out, 1, factor * n)."""
         x = F.conv2d(x, self.weight, self.bias, padding=(0, 1))
         rows, phases, _, count = x.shape
-        # Channels lie innermost, so the phases of an input lie as its samples should: nothing is moved.
+        # In channels-last layout, the phases of an input are already in the order of the output samples: no copy.
         x = x.permute(0, 2, 3, 1).reshape(rows, 1, count * self.factor, phases // self.factor).permute(0, 3, 1, 2)
         return x[..., self.factor // 2 : -(self.factor // 2)]
 
     @staticmethod
     def _block(block: Sequence[tuple[_Convolution, _Convolution]], x: Tensor) -> Tensor:
         for first, second in block:
-            inner = F.leaky_relu_(first(F.leaky_relu(x, SLOPE)), SLOPE)
+            inner = F.leaky_relu_(first(F.leaky_relu(x, LEAKY_SLOPE)), LEAKY_SLOPE)
             x = second(inner).add_(x)
         return x
 
 
 class Vocoder:
-    """The vocoder of one model. One thread calls it."""
+    """The vocoder of a model: makes streams, and decodes their windows. One thread calls it."""
 
     def __init__(self, upstream: Any, device: torch.device, dtype: torch.dtype) -> None:  # noqa: ANN401 - upstream is untyped
-        """Take the weights of upstream's HifiDecoder; it stays as it is."""
+        """Copy the weights of `upstream`, a HifiDecoder, to a device and dtype."""
         generator = upstream.waveform_decoder
         self.device, self.dtype = device, dtype
         self._ratio = upstream.output_sample_rate / upstream.input_sample_rate
@@ -121,14 +126,16 @@ class Vocoder:
             self._stage(up, blocks[number * count : (number + 1) * count]) for number, up in enumerate(generator.ups)
         ]
         self.hop_samples = math.prod(stage.factor for stage in self._stages)
-        self._margins = [self._last.reach]
+        self._margins = [self._last.context]
+        """Samples needed on each side, before each stage and before the last convolution."""
         for stage in reversed(self._stages):
-            self._margins.insert(0, stage.before(self._margins[0]))
-        self.reach_frames: int = self._margins[0] + self._first.reach
+            self._margins.insert(0, stage.input_margin(self._margins[0]))
+        self.context_frames: int = self._margins[0] + self._first.context
+        """Frames on each side that a sample depends on."""
 
     def _convolution(self, module: Any) -> _Convolution:  # noqa: ANN401
-        bias = None if module.bias is None else self._taken(module.bias)
-        return _Convolution(self._taken(module.weight[:, :, None]), bias, module.padding[0], module.dilation[0])
+        bias = None if module.bias is None else self._copied(module.bias)
+        return _Convolution(self._copied(module.weight[:, :, None]), bias, module.padding[0], module.dilation[0])
 
     def _stage(self, up: Any, blocks: Any) -> _Stage:  # noqa: ANN401
         pairs = [
@@ -136,61 +143,63 @@ class Vocoder:
             for block in blocks
         ]
         factor, taps = up.stride[0], up.weight  # (in, out, 2 * factor)
-        assert taps.shape[2] == 2 * factor == 4 * up.padding[0]  # every HiFi-GAN's; else two taps a phase would not do
+        assert (
+            taps.shape[2] == 2 * factor == 4 * up.padding[0]
+        )  # as in every HiFi-GAN; otherwise two taps per phase would not suffice
         phases = torch.stack((taps[:, :, factor:], taps[:, :, :factor]), dim=-1)  # (in, out, factor, 2)
         phases = phases.permute(2, 1, 0, 3).flatten(0, 1)[:, :, None]
-        return _Stage(self._taken(phases), self._taken(up.bias.repeat(factor)), factor, tuple(pairs))
+        return _Stage(self._copied(phases), self._copied(up.bias.repeat(factor)), factor, tuple(pairs))
 
-    def _taken(self, weight: Tensor) -> Tensor:
-        """Copy a weight, channels innermost where there are some."""
+    def _copied(self, weight: Tensor) -> Tensor:
+        """Return a copy of a weight on the device; in channels-last layout if it has four dimensions."""
         order = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
         return weight.detach().to(self.device, self.dtype).clone(memory_format=order)
 
     @torch.inference_mode()
-    def voice(self, speaker: Tensor) -> VoiceCondition:
-        """Make a voice's constants from its speaker embedding (1, 512, 1)."""
-        made = [layer(speaker.float().cpu())[:, :, None].to(self.device, self.dtype) for layer in self._conditions]
-        return VoiceCondition(made[0], tuple(made[1:]))
+    def condition(self, speaker: Tensor) -> SpeakerCondition:
+        """Return the constants of a voice, computed from its speaker embedding (1, 512, 1)."""
+        added = [layer(speaker.float().cpu())[:, :, None].to(self.device, self.dtype) for layer in self._conditions]
+        return SpeakerCondition(added[0], tuple(added[1:]))
 
-    def stream(self, condition: VoiceCondition, speed: float = 1.0) -> VocoderStream:
-        """Begin a stream of latents."""
-        return VocoderStream(self, condition, _Places(speed, self._repeat, self._ratio))
+    def stream(self, condition: SpeakerCondition, speed: float = 1.0) -> VocoderStream:
+        """Return a stream for the latents of one segment. Frames are interpolated to change the speed."""
+        return VocoderStream(self, condition, _FrameResampler(speed, self._repeat, self._ratio))
 
     @torch.inference_mode()
     def push_many(self, parts: Sequence[tuple[VocoderStream, Tensor]]) -> list[npt.NDArray[np.float32]]:
-        """Push latents (n, width) into each of several streams; give each one's samples (m,).
+        """Push latents (n, width) into each of several streams; return the new samples (m,) of each.
 
-        On a CPU one by one: it is bound by arithmetic, and a stream's samples stay the same whoever is beside it. On an
-        accelerator, windows of one shape go together.
+        On an accelerator, windows of the same shape are decoded together. On a CPU they are decoded one by one: batches
+        would not be faster, and a stream's samples must not depend on the other streams.
         """
-        windows = [stream.window(latents, whole=False) for stream, latents in parts]
+        windows = [stream.window(latents, complete=False) for stream, latents in parts]
         if self.device.type == "cpu":
             return [self.decode([window])[0] for window in windows]
-        heard: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(windows)
-        shapes: dict[tuple[int, ...], list[int]] = {}
-        for place, window in enumerate(windows):
-            shapes.setdefault(window.shape, []).append(place)
-        for places in shapes.values():
-            for place, samples in zip(places, self.decode([windows[place] for place in places]), strict=True):
-                heard[place] = samples
-        return heard
+        decoded: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(windows)
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, window in enumerate(windows):
+            by_shape.setdefault(window.shape, []).append(index)
+        for indices in by_shape.values():
+            for index, samples in zip(indices, self.decode([windows[index] for index in indices]), strict=True):
+                decoded[index] = samples
+        return decoded
 
     def decode(self, windows: Sequence[Window]) -> list[npt.NDArray[np.float32]]:
-        """Decode windows of one shape: (m,) samples each."""
+        """Return the samples (m,) of the new frames of each window; all windows must have the same shape."""
         one = windows[0]
         if one.last == one.first:
             return [np.zeros(0, np.float32)] * len(windows)
         frames = torch.stack([window.frames for window in windows]).to(self.dtype)
         x = self._first(frames.permute(0, 2, 1)[:, :, None].contiguous(memory_format=torch.channels_last))
-        x = _cut(x + _joined(windows, lambda condition: condition.first), one, 1, one.start, self._margins[0])
+        x = _cut(x + _batched(windows, lambda condition: condition.first), one, 1, one.start, self._margins[0])
         rate, start = 1, max(0, one.first - self._margins[0])
         for number, stage in enumerate(self._stages):
-            x = stage(x, _joined(windows, lambda condition, number=number: condition.stages[number]))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+            x = stage(x, _batched(windows, lambda condition, number=number: condition.stages[number]))  # type: ignore[misc] # mypy cannot infer a lambda with a default
             rate *= stage.factor
             margin = self._margins[number + 1]
             x = _cut(x, one, rate, start * stage.factor, margin)
             start = max(0, one.first * rate - margin)
-        x = torch.tanh(self._last(F.leaky_relu_(x, LAST_SLOPE)))[:, 0, 0]
+        x = torch.tanh(self._last(F.leaky_relu_(x, LAST_LEAKY_SLOPE)))[:, 0, 0]
         skip = one.first * rate - start
         samples = x[:, skip : skip + (one.last - one.first) * rate].float().cpu().numpy()
         return list(samples)
@@ -198,143 +207,160 @@ class Vocoder:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Frames that are new, with what is needed around them."""
+    """The new frames of a stream with the context that they need on each side."""
 
     frames: Tensor
     """(frames, width)."""
-    condition: VoiceCondition
+    condition: SpeakerCondition
     start: int
-    """Where `frames` begins in the stream, in frames."""
+    """Position of the window's first frame in the stream."""
     first: int
     last: int
-    """The new ones, from first to before last."""
+    """Positions of the new frames in the stream: from `first` up to, but not including, `last`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Equal for windows that can be decoded together."""
+        """A key that is equal for windows that can be decoded together."""
         return len(self.frames), self.first - self.start, self.last - self.first, int(self.start == 0)
 
 
-def _joined(windows: Sequence[Window], part: Callable[[VoiceCondition], Tensor]) -> Tensor:
+def _batched(windows: Sequence[Window], part: Callable[[SpeakerCondition], Tensor]) -> Tensor:
+    """Return one part of the condition of each window, as a batch."""
     return torch.cat([part(window.condition) for window in windows])
 
 
 def _cut(x: Tensor, window: Window, rate: int, start: int, margin: int) -> Tensor:
-    """Keep `margin` samples around what is new; `x` begins at sample `start` of the stream, at `rate` a frame."""
+    """Cut `x` to the new samples and `margin` samples on each side.
+
+    `x` begins at sample `start` of the stream; there are `rate` samples per frame.
+    """
     low, high = max(0, window.first * rate - margin) - start, window.last * rate + margin - start
     return x[..., low:high]
 
 
-class _Places:
-    """Where frames lie between latents: three linear interpolations, one behind the other, as PyTorch does them."""
+class _FrameResampler:
+    """Resamples latents to frames by up to three linear interpolations in sequence, as PyTorch computes them.
+
+    The first changes the speed, the others multiply the rate by `repeat` and by `ratio`.
+    """
 
     def __init__(self, speed: float, repeat: int, ratio: float) -> None:
         self._scales = ([] if speed == 1.0 else [1.0 / max(speed, 0.05)]) + [float(repeat), ratio]
 
-    def whole(self, latents: int) -> int:
-        """How many frames there are in all, of so many latents."""
+    def total(self, latents: int) -> int:
+        """Return the number of frames of a complete stream with this number of latents."""
         for scale in self._scales:
             latents = math.floor(latents * scale)
         return latents
 
-    def settled(self, latents: int) -> int:
-        """How many frames no further latent can change."""
+    def final(self, latents: int) -> int:
+        """Return the number of frames that further latents cannot change."""
         for scale in self._scales:
             latents = max(0, math.ceil((latents - 0.5) * scale - 0.5 - 1e-6))
         return latents
 
-    def needed_from(self, frame: int) -> int:
-        """Which latent is the first that a frame needs."""
+    def first_latent(self, frame: int) -> int:
+        """Return the position of the first latent that a frame depends on."""
         for scale in reversed(self._scales):
             frame = max(0, math.floor((frame + 0.5) / scale - 0.5))
         return frame
 
-    def frames(self, latents: Tensor, start: int, first: int, last: int, count: int, *, alone: bool) -> Tensor:
-        """Return frames first to before last from the latents that begin at `start`; `count` there are so far.
+    def frames(self, latents: Tensor, start: int, first: int, last: int, count: int, *, only: bool) -> Tensor:
+        """Return the frames (last - first, width) from `first` up to, but not including, `last`.
 
-        `alone`: they are all there will ever be. PyTorch copies where an interpolation changes no length; of a stream
-        that goes on nobody knows that yet.
+        `latents` (n, width) begin at position `start` of the stream, which has `count` latents so far. `only`: this is
+        the only window of a complete stream. PyTorch copies a signal whose length an interpolation does not change, and
+        before a stream is complete that is not known.
         """
         counts = [count]
         for scale in self._scales[:-1]:
             counts.append(math.floor(counts[-1] * scale))
-        # From the frames down: which values of each level are needed, and how they are mixed.
-        wanted, mixes = np.arange(first, last), []
+        # From the last interpolation to the first: which values each one reads, and with which weights.
+        wanted, levels = np.arange(first, last), []
         for scale, available in zip(reversed(self._scales), reversed(counts), strict=True):
-            copied = alone and math.floor(available * scale) == available
+            copied = only and math.floor(available * scale) == available
             source = wanted.astype(np.float64) if copied else np.maximum((wanted + 0.5) / scale - 0.5, 0.0)
             low = np.minimum(np.floor(source).astype(np.int64), available - 1)
             high = np.minimum(low + 1, available - 1)
             begin = int(low[0])
-            mixes.append((low - begin, high - begin, (source - low).astype(np.float32)))
+            levels.append((low - begin, high - begin, (source - low).astype(np.float32)))
             wanted = np.arange(begin, int(high[-1]) + 1)
         values = latents[int(wanted[0]) - start : int(wanted[-1]) - start + 1].float()
-        for low, high, share in reversed(mixes):
-            values = _mixed(values, low, high, share)
+        for low, high, weight in reversed(levels):
+            values = _interpolate(values, low, high, weight)
         return values
 
 
-def _mixed(values: Tensor, low: npt.NDArray[np.int64], high: npt.NDArray[np.int64],
-           share: npt.NDArray[np.float32]) -> Tensor:  # fmt: skip
-    """Mix neighbours."""
+def _interpolate(values: Tensor, low: npt.NDArray[np.int64], high: npt.NDArray[np.int64],
+                 weight: npt.NDArray[np.float32]) -> Tensor:  # fmt: skip
+    """Return values[low] * (1 - weight) + values[high] * weight, row by row."""
     device = values.device
-    weight = torch.from_numpy(share).to(device)[:, None]
-    return values[torch.from_numpy(low).to(device)] * (1 - weight) + values[torch.from_numpy(high).to(device)] * weight
+    share = torch.from_numpy(weight).to(device)[:, None]
+    return values[torch.from_numpy(low).to(device)] * (1 - share) + values[torch.from_numpy(high).to(device)] * share
 
 
 class VocoderStream:
-    """One stream of latents. Keeps the few that later windows need, and no audio."""
+    """The latents of one segment. It keeps only those that later windows need, and no audio."""
 
-    def __init__(self, vocoder: Vocoder, condition: VoiceCondition, places: _Places) -> None:
-        self._vocoder, self._condition, self._places = vocoder, condition, places
+    def __init__(self, vocoder: Vocoder, condition: SpeakerCondition, resampler: _FrameResampler) -> None:
+        self._vocoder, self._condition, self._resampler = vocoder, condition, resampler
         self._kept: Tensor | None = None
         self._kept_from = 0
+        """Position of the first kept latent in the stream."""
         self._latents = 0
-        self._given = 0
+        """Number of latents so far."""
+        self._decoded = 0
+        """Number of frames in the windows so far."""
 
     @property
     def kept(self) -> int:
-        """How many latents are kept."""
+        """Number of latents in memory."""
         return 0 if self._kept is None else len(self._kept)
 
     @torch.inference_mode()
     def push(self, latents: Tensor) -> npt.NDArray[np.float32]:
-        """Take latents (n, width); give the samples (m,) that are final now."""
-        return self._vocoder.decode([self.window(latents, whole=False)])[0]
+        """Add latents (n, width), and return the samples (m,) that are final now."""
+        return self._vocoder.decode([self.window(latents, complete=False)])[0]
 
     @torch.inference_mode()
     def finish(self) -> npt.NDArray[np.float32]:
-        """Return the rest, (m,)."""
+        """End the stream, and return the remaining samples (m,)."""
         if self._kept is None:
             return np.zeros(0, np.float32)
-        return self._vocoder.decode([self.window(self._kept[:0], whole=True)])[0]
+        return self._vocoder.decode([self.window(self._kept[:0], complete=True)])[0]
 
-    def window(self, latents: Tensor, *, whole: bool) -> Window:
-        """Take latents in, and give the window of what is final now. It counts as given."""
+    def window(self, latents: Tensor, *, complete: bool) -> Window:
+        """Add latents (n, width), and return the window of the frames that are final now.
+
+        The next window begins after it. `complete`: no further latents follow.
+        """
         latents = latents.to(self._vocoder.device)
         self._kept = latents if self._kept is None else torch.cat((self._kept, latents))
         self._latents += len(latents)
-        reach, first = self._vocoder.reach_frames, self._given
-        last = end = self._places.whole(self._latents) if whole else self._places.settled(self._latents)
-        if not whole:
-            last = max(first, self._grained(first, end - reach))
-        start = max(0, first - reach)
-        end = min(end, last + reach)
+        context, first = self._vocoder.context_frames, self._decoded
+        if complete:
+            last = available = self._resampler.total(self._latents)
+        else:
+            available = self._resampler.final(self._latents)
+            last = max(first, self._round_down(first, available - context))
+        start, end = max(0, first - context), min(available, last + context)
         frames = self._kept[:0]
         if last > first:
-            alone = whole and first == 0
-            frames = self._places.frames(self._kept, self._kept_from, start, end, self._latents, alone=alone)
-        self._given = last
-        self._forget(max(0, last - reach))
+            only = complete and first == 0
+            frames = self._resampler.frames(self._kept, self._kept_from, start, end, self._latents, only=only)
+        self._decoded = last
+        self._forget(max(0, last - context))
         return Window(frames, self._condition, start, first, last)
 
-    def _grained(self, first: int, last: int) -> int:
-        """Round a window down to one of few sizes, where each size is compiled."""
-        return last if self._vocoder.device.type == "cpu" else first + (last - first) // GRAIN * GRAIN
+    def _round_down(self, first: int, last: int) -> int:
+        """Reduce the end of a window so that its size is a multiple of WINDOW_MULTIPLE, except on a CPU."""
+        if self._vocoder.device.type == "cpu":
+            return last
+        return first + (last - first) // WINDOW_MULTIPLE * WINDOW_MULTIPLE
 
     def _forget(self, frame: int) -> None:
-        """Drop the latents that no later frame needs."""
-        needed = min(self._places.needed_from(frame), self._latents)
+        """Drop the latents that only frames before `frame` depend on."""
+        needed = min(self._resampler.first_latent(frame), self._latents)
         if self._kept is not None and needed > self._kept_from:
             self._kept = self._kept[needed - self._kept_from :].clone()
             self._kept_from = needed
