@@ -1,11 +1,11 @@
-"""Measures voxspool, with RQ's SimpleWorker beside it in the same run: prints a table, stores JSON.
+"""Benchmark of voxspool, compared with RQ's SimpleWorker in the same run; prints a table and writes JSON.
 
     python benchmarks/bench.py --out build/bench.json          two minutes
-    python benchmarks/bench.py --out build/bench.json --quick  seconds: does it run; its figures are rough
+    python benchmarks/bench.py --out build/bench.json --quick  seconds: a check that it runs, with rough figures
 
-What is measured and how stands at the top of each module: start, publish, cost, memory, imports, voice. All of it runs
-on this machine over loopback: no network, no load but the one that is measured, and whatever else the machine does. An
-aim missed is no error: the exit code says only whether everything could be measured.
+The docstrings of the modules start, publish, cost, memory, imports and voice define the figures. All processes run on
+this machine and communicate over loopback, with no other load than the measured one. A missed target is not an error:
+the exit code is 0 if everything could be measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import memory
 import publish
 import start
 import voice
-from stage import Stage, StartError
+from testbed import StartError, Testbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 PACKAGES: Final = ("voxspool", "voxspool-worker", "rq", "redis", "numpy", "piper-tts", "onnxruntime")
 PIPE_WIDTH: Final = 120
-"""Columns of the table where no terminal says how many."""
+"""Width of the table if stdout is not a terminal, in columns."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How much of everything."""
+class BenchPlan:
+    """The numbers of rounds and jobs of each measurement."""
 
     rounds: int = 5
     start_jobs: int = 80
@@ -58,21 +58,21 @@ class Plan:
     voice_rounds: int = 3
 
 
-QUICK: Final = Plan(
+QUICK: Final = BenchPlan(
     rounds=1, start_jobs=20, chunk_jobs=10, entries=60, cost_jobs=40, command_jobs=10, idle_s=1.0, import_times=2,
     memory_rounds=1, voice_rounds=1,
 )  # fmt: skip
 
 
 def main() -> None:
-    """Measure, print, store."""
+    """Run the benchmark, write the JSON file and print the table."""
     parser = argparse.ArgumentParser(description="Measure voxspool, with RQ's SimpleWorker beside it.")
-    parser.add_argument("--out", type=Path, default=Path("build/bench.json"), help="where the JSON goes")
-    parser.add_argument("--quick", action="store_true", help="a short run, with rough figures")
-    asked = parser.parse_args()
-    report = measure(QUICK if asked.quick else Plan(), Console(stderr=True))
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    parser.add_argument("--out", type=Path, default=Path("build/bench.json"), help="the JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="a short run with rough figures")
+    arguments = parser.parse_args()
+    report = measure(QUICK if arguments.quick else BenchPlan(), Console(stderr=True))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=PIPE_WIDTH)
     console.print(table(report))
@@ -80,23 +80,23 @@ def main() -> None:
         console.print(f"{name}: skipped, {why}", soft_wrap=True, markup=False)
 
 
-def measure(plan: Plan, progress: Console) -> dict[str, Any]:
-    """Measure everything that can be measured here."""
-    began = datetime.now(UTC)
+def measure(plan: BenchPlan, progress: Console) -> dict[str, Any]:
+    """Return the report. Piper is skipped if it is not installed."""
+    started = datetime.now(UTC)
     figures: list[Figure] = []
     skipped: dict[str, str] = {}
-    with Stage() as stage:
-        machine = about(stage)
-        for name, step in steps(stage, plan):
+    with Testbed() as testbed:
+        machine = describe_machine(testbed)
+        for name, measurement in measurements(testbed, plan):
             with progress.status(f"measuring {name}"):
                 try:
-                    figures += step()
+                    figures += measurement()
                 except StartError as error:
                     if name != "piper":
                         raise
                     skipped[name] = str(error)
     return {
-        "date": began.isoformat(timespec="seconds"),
+        "date": started.isoformat(timespec="seconds"),
         "machine": machine,
         "plan": asdict(plan),
         "figures": [figure.as_json() for figure in figures],
@@ -104,33 +104,33 @@ def measure(plan: Plan, progress: Console) -> dict[str, Any]:
     }
 
 
-def steps(stage: Stage, plan: Plan) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
-    """Yield what is to be measured, one after another."""
+def measurements(testbed: Testbed, plan: BenchPlan) -> Iterator[tuple[str, Callable[[], list[Figure]]]]:
+    """Yield the name of each measurement and the function that runs it, in order."""
     yield "imports", lambda: imports.imports(plan.rounds, plan.import_times)
-    yield "publish to consumer", lambda: publish.fan_outs(stage.url, plan.rounds, plan.entries)
-    ours, simple = stage.voxspool_worker("tone"), stage.simple_worker()
-    yield "enqueue to start", lambda: start.starts([ours, simple], plan.rounds, plan.start_jobs)
-    yield "enqueue to first chunk", lambda: start.first_chunks(ours, plan.rounds, plan.chunk_jobs)
-    yield "cost of a job", lambda: cost.costs(ours, simple, plan.rounds, plan.cost_jobs)
-    yield "commands a job", lambda: cost.commands([ours, simple], plan.rounds, plan.command_jobs, plan.idle_s)
-    yield "memory", lambda: memory.memory(ours, plan.memory_rounds)
-    yield "piper", lambda: voice.piper(stage, plan.voice_rounds)
+    yield "publish to consumer", lambda: publish.publish_latencies(testbed.url, plan.rounds, plan.entries)
+    voxspool, simple = testbed.voxspool_worker("tone"), testbed.simple_worker()
+    yield "enqueue to start", lambda: start.starts([voxspool, simple], plan.rounds, plan.start_jobs)
+    yield "enqueue to first chunk", lambda: start.first_chunks(voxspool, plan.rounds, plan.chunk_jobs)
+    yield "cost of a job", lambda: cost.costs(voxspool, simple, plan.rounds, plan.cost_jobs)
+    yield "commands a job", lambda: cost.commands([voxspool, simple], plan.rounds, plan.command_jobs, plan.idle_s)
+    yield "memory", lambda: memory.memory(voxspool, plan.memory_rounds)
+    yield "piper", lambda: voice.piper(testbed, plan.voice_rounds)
 
 
-def about(stage: Stage) -> dict[str, Any]:
-    """Describe the machine and the versions: figures mean little without."""
+def describe_machine(testbed: Testbed) -> dict[str, Any]:
+    """Return a description of the machine and the versions of the software."""
     return {
         "cpu_count": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "platform": platform.platform(),
         "python": sys.version.split()[0],
-        "redis": stage.redis.info("server")["redis_version"],
+        "redis": testbed.redis.info("server")["redis_version"],
         "packages": dict(_versions()),
     }
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    """Yield the versions of the packages that are installed."""
+    """Yield name and version of each of the PACKAGES that is installed."""
     for name in PACKAGES:
         try:
             yield name, version(name)
@@ -139,21 +139,21 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def table(report: dict[str, Any]) -> Table:
-    """Lay the figures out, the aims beside them."""
+    """Return a table of the figures with their targets."""
     machine = report["machine"]
     title = "{cpu_count} CPUs, Python {python}, Redis {redis}".format_map(machine)
-    shown = Table(title=title)
+    result = Table(title=title)
     for heading in ("figure", "of"):
-        shown.add_column(heading)
+        result.add_column(heading)
     for heading in ("p50", "p99", "unit", "n", "aim", "reached"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+        result.add_column(heading, justify="right", no_wrap=True)
     for figure in report["figures"]:
-        shown.add_row(*_row(figure))
-    return shown
+        result.add_row(*_row(figure))
+    return result
 
 
 def _row(figure: dict[str, Any]) -> list[str]:
-    """Write one figure."""
+    """Return the cells of one figure."""
     aim = " / ".join(f"{most:g}" for most in (figure["aim"] or {}).values() if most is not None)
     reached = {None: "", True: "yes", False: "no"}[figure["reached"]]
     return [
@@ -163,7 +163,7 @@ def _row(figure: dict[str, Any]) -> list[str]:
 
 
 def _short(value: float | None) -> str:
-    """Write a number with three digits that count."""
+    """Return a number with three significant digits."""
     if value is None:
         return "-"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

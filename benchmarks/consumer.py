@@ -1,6 +1,6 @@
-"""A consumer in a process of its own: reads a job with Reader and notes when each audio entry came.
+"""A consumer in its own process: it reads jobs with Reader and records the arrival time of each audio entry.
 
-Times are nanoseconds of the monotonic clock, which the processes of one machine share.
+Times are nanoseconds of the monotonic clock, which is the same in all processes of a machine.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 BLOCKED_S: Final = 0.003
-"""From a consumer's "ready" to its XREAD being asleep in Redis, in seconds."""
+"""Time from a consumer's "ready" until its XREAD blocks in Redis, in seconds."""
 
 
 class Arrival(NamedTuple):
-    """When an audio entry was in the consumer's hands, and the first bytes of its audio."""
+    """The arrival of an audio entry."""
 
     at_ns: int
     head: bytes
+    """The first 8 bytes of the audio."""
 
 
 class Consumer:
-    """The parent's end of a consumer."""
+    """A consumer process, as its parent controls it."""
 
     def __init__(self, url: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -39,24 +40,24 @@ class Consumer:
         self._process.start()
         theirs.close()
 
-    def listen(self, job_id: str) -> None:
-        """Let it read a job, and give the word when it waits."""
+    def start_reading(self, job_id: str) -> None:
+        """Make the process read a job, and wait until it is about to."""
         self._pipe.send(job_id)
         self._pipe.recv()
 
-    def heard(self) -> list[Arrival]:
-        """Return what it read, once the job is over."""
+    def arrivals(self) -> list[Arrival]:
+        """Wait for the end of the job, and return its audio entries."""
         return [Arrival(*arrival) for arrival in self._pipe.recv()]
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._pipe.close()
         self._process.join()
 
 
 @contextmanager
 def consumers(url: str, count: int) -> Iterator[list[Consumer]]:
-    """Yield that many consumers, and end them."""
+    """Yield `count` consumers, and end them afterwards."""
     with ExitStack() as stack:
         started = [Consumer(url) for _ in range(count)]
         for consumer in started:
@@ -64,22 +65,22 @@ def consumers(url: str, count: int) -> Iterator[list[Consumer]]:
         yield started
 
 
-def listen_all(listeners: list[Consumer], job_id: str) -> None:
-    """Let consumers read a job; return when all of them wait in Redis."""
-    for listener in listeners:
-        listener.listen(job_id)
+def start_reading(readers: list[Consumer], job_id: str) -> None:
+    """Make all consumers read a job; return when they are blocked in Redis."""
+    for reader in readers:
+        reader.start_reading(job_id)
     time.sleep(BLOCKED_S)
 
 
 def consume(pipe: Connection, url: str) -> None:
-    """Read one job after another until the parent hangs up: the body of the process."""
+    """Read one job after another until the parent closes the pipe. This is the main function of the process."""
     redis = connection.connect(url)
     while True:
         try:
             job_id = pipe.recv()
         except EOFError:
             return
-        redis.ping()  # connected before the clock starts
+        redis.ping()  # connects before the measurement starts
         pipe.send("ready")
         entries = Reader(redis, job_id).read(timeout_s=60)
         pipe.send(

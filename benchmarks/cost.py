@@ -1,14 +1,15 @@
-"""What a job costs the queue: wall time and Redis commands, with nothing to say and nothing to do.
+"""Overhead of the queue per job: wall time and Redis commands, for jobs with empty texts or with one character.
 
-*cost of a job* is the time from a full queue to its last result, over its number of jobs. One transaction fills the
-queue, so hardly any producer runs beside the worker; its own time is counted, some 2% of the whole. A voxspool worker
-runs 8 at once, each opening and closing a stream; SimpleWorker one after another. *one character* adds a segment:
-two audio entries and a mark, through the engine.
+*cost of a job* is the time in which a worker empties a full queue, divided by the number of jobs. One transaction fills
+the queue, so almost no producer runs beside the worker; its time is included, about 2 %. A voxspool worker runs 8 jobs
+at the same time, each of which opens and closes a stream; SimpleWorker runs one after another. A job with *one
+character* also has one segment: two audio entries and a mark, produced by the engine.
 
-*commands a job* counts all that Redis executes for one job at a time, from enqueue to its result: also what scripts
-call and what RQ's transactions hold, by `INFO commandstats`, less the background rate of an idle while. *commands sent*
-leaves out what scripts call, as `MONITOR` tells it of a few jobs. *round trips* are the reads of Redis's sockets in
-that time (`total_reads_processed`): what latency is made of. The measuring's own commands are taken off.
+*commands a job* is the number of commands that Redis executes from enqueueing a job to its result, one job at a time.
+It comes from `INFO commandstats`, so it includes the commands in Lua scripts and in RQ's transactions; the rate of an
+idle worker is subtracted. *commands sent a job* excludes the commands in scripts, which `MONITOR` counts for a few
+jobs. *round trips a job* is the number of reads from Redis's sockets (`total_reads_processed`), on which the latency
+depends. The commands of the measurement itself are subtracted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from figures import Figure, Samples, alternate
-from stage import SimpleWorker, Voxspool, settled, wait_all, wait_done
+from testbed import SimpleWorkerQueue, VoxspoolQueue, paced, wait_all, wait_done
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from redis import Redis
     from rq.queue import EnqueueData
 
-TOP: Final = 15
-WATCHED_JOBS: Final = 10
-"""Jobs that MONITOR watches."""
+TOP_COMMANDS: Final = 15
+"""Number of commands in the detail of a figure."""
+MONITORED_JOBS: Final = 10
+"""Number of jobs during which MONITOR runs."""
 
 
-def costs(voxspool: Voxspool, simple: SimpleWorker, rounds: int, jobs: int) -> list[Figure]:
-    """Measure cost of a job and jobs a second, of both sides, and of ours with a character to say."""
+def costs(voxspool: VoxspoolQueue, simple: SimpleWorkerQueue, rounds: int, jobs: int) -> list[Figure]:
+    """Measure *cost of a job* (ms) and *jobs a second* of both workers, and of voxspool with one character."""
     return alternate(rounds, {
         voxspool.who: lambda: _cost(voxspool, [voxspool.prepare("") for _ in range(jobs)]),
         simple.who: lambda: _cost(simple, [simple.prepare() for _ in range(jobs)]),
@@ -42,89 +44,91 @@ def costs(voxspool: Voxspool, simple: SimpleWorker, rounds: int, jobs: int) -> l
     })  # fmt: skip
 
 
-def commands(sides: Sequence[Voxspool | SimpleWorker], rounds: int, jobs: int, idle_s: float) -> list[Figure]:
-    """Measure commands, sent commands and round trips a job, of both sides; the top commands stand in the detail."""
-    top: dict[str, Counter[str]] = {side.who: Counter() for side in sides}
-    idle = _rates(sides[0].redis, idle_s)
-    called = {side.who: _called_by_scripts(side) for side in sides}
-    figures = alternate(
-        rounds, {side.who: partial(_commands, side, jobs, idle, called[side.who], top[side.who]) for side in sides}
-    )
+def commands(
+    queues: Sequence[VoxspoolQueue | SimpleWorkerQueue], rounds: int, jobs: int, idle_s: float
+) -> list[Figure]:
+    """Measure commands, commands sent and round trips per job of both workers; the detail has the top commands."""
+    top: dict[str, Counter[str]] = {queue.who: Counter() for queue in queues}
+    idle = _idle_rates(queues[0].redis, idle_s)
+    in_scripts = {queue.who: _commands_in_scripts(queue) for queue in queues}
+    figures = alternate(rounds, {
+        queue.who: partial(_commands, queue, jobs, idle, in_scripts[queue.who], top[queue.who]) for queue in queues
+    })  # fmt: skip
     return [Figure(one.name, one.who, one.rounds, _detail(top[one.who], rounds * jobs, idle)) for one in figures]
 
 
-def _cost(side: Voxspool | SimpleWorker, jobs: list[EnqueueData]) -> Samples:
-    """Measure one round."""
-    with side.redis.pipeline() as pipeline:
-        side.queue.enqueue_many(jobs, pipeline=pipeline)
-        began = time.perf_counter()
+def _cost(queue: VoxspoolQueue | SimpleWorkerQueue, jobs: list[EnqueueData]) -> Samples:
+    """Return the samples of one round."""
+    with queue.redis.pipeline() as pipeline:
+        queue.queue.enqueue_many(jobs, pipeline=pipeline)
+        started = time.perf_counter()
         pipeline.execute()
-    wait_all(side.redis, [str(job.job_id) for job in jobs])
-    took_s = time.perf_counter() - began
-    time.sleep(0.1)  # the last records are written before the other side is timed
-    return {"cost of a job": [took_s * 1e3 / len(jobs)], "jobs a second": [len(jobs) / took_s]}
+    wait_all(queue.redis, [str(job.job_id) for job in jobs])
+    elapsed_s = time.perf_counter() - started
+    time.sleep(0.1)  # the worker stores its last records before the other worker is measured
+    return {"cost of a job": [elapsed_s * 1e3 / len(jobs)], "jobs a second": [len(jobs) / elapsed_s]}
 
 
 def _commands(
-    side: Voxspool | SimpleWorker, jobs: int, idle: Counter[str], called: float, top: Counter[str]
+    queue: VoxspoolQueue | SimpleWorkerQueue, jobs: int, idle: Counter[str], in_scripts: float, top: Counter[str]
 ) -> Samples:
-    """Measure one round: totals over its jobs, as one sample each."""
-    began, before = time.monotonic(), _counts(side.redis)
-    asked = sum(wait_done(side.redis, side.enqueue()) for _ in settled(jobs))
-    time.sleep(0.05)  # what follows a job's result is counted with it
-    spent = _less(_counts(side.redis), before)
-    spent = _less(spent, _scaled(idle, time.monotonic() - began))
-    spent = _less(spent, Counter({"xread": asked, "(reads)": asked}))
-    reads = spent.pop("(reads)")
-    top.update(spent)
-    executed = sum(spent.values()) / jobs
+    """Return the samples of one round: each is the mean over its jobs."""
+    started, before = time.monotonic(), _counts(queue.redis)
+    waits = sum(wait_done(queue.redis, queue.enqueue()) for _ in paced(jobs))
+    time.sleep(0.05)  # the commands after a job's result count, too
+    used = _difference(_counts(queue.redis), before)
+    used = _difference(used, _scaled(idle, time.monotonic() - started))
+    used = _difference(used, Counter({"xread": waits, "(reads)": waits}))
+    reads = used.pop("(reads)")
+    top.update(used)
+    executed = sum(used.values()) / jobs
     return {
         "commands a job": [executed],
-        "commands sent a job": [executed - called],
+        "commands sent a job": [executed - in_scripts],
         "round trips a job": [reads / jobs],
     }
 
 
-def _called_by_scripts(side: Voxspool | SimpleWorker) -> float:
-    """Count the commands that scripts call for one job; the few of the background among them."""
-    with side.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
-        for _ in settled(WATCHED_JOBS):
-            wait_done(side.redis, side.enqueue())
-        time.sleep(0.05)  # what follows a job's result is counted with it
-        side.redis.echo("the last job is done")
+def _commands_in_scripts(queue: VoxspoolQueue | SimpleWorkerQueue) -> float:
+    """Return the number of commands in Lua scripts per job; it includes the few of the idle workers."""
+    with queue.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        for _ in paced(MONITORED_JOBS):
+            wait_done(queue.redis, queue.enqueue())
+        time.sleep(0.05)  # the commands after a job's result count, too
+        queue.redis.echo("the last job is done")
         seen = itertools.takewhile(lambda one: not one["command"].startswith("ECHO"), monitor.listen())
-        return [one["client_type"] for one in seen].count("lua") / WATCHED_JOBS
+        return [one["client_type"] for one in seen].count("lua") / MONITORED_JOBS
 
 
-def _rates(redis: Redis, idle_s: float) -> Counter[str]:
-    """Return what the workers do while nobody wants anything, a second."""
+def _idle_rates(redis: Redis, idle_s: float) -> Counter[str]:
+    """Return how often the idle workers call each command, per second, measured for `idle_s` seconds."""
     before = _counts(redis)
-    time.sleep(idle_s)  # this is what is measured
-    return _scaled(_less(_counts(redis), before), 1 / idle_s)
+    time.sleep(idle_s)
+    return _scaled(_difference(_counts(redis), before), 1 / idle_s)
 
 
 def _counts(redis: Redis) -> Counter[str]:
-    """Return the calls of each command so far, and Redis's reads; questions like this one left out."""
+    """Return the number of calls of each command so far, and of socket reads as `(reads)`; without INFO itself."""
     stats: dict[str, Any] = redis.info("commandstats")
-    counts = Counter({name.removeprefix("cmdstat_"): int(said["calls"]) for name, said in stats.items()})
-    questions = counts.pop("info", 0)
-    counts["(reads)"] = redis.info("stats")["total_reads_processed"] - questions
+    counts = Counter({name.removeprefix("cmdstat_"): int(command["calls"]) for name, command in stats.items()})
+    infos = counts.pop("info", 0)
+    counts["(reads)"] = redis.info("stats")["total_reads_processed"] - infos
     return counts
 
 
-def _less(whole: Counter[str], part: Counter[str]) -> Counter[str]:
-    """Subtract, below zero too."""
+def _difference(whole: Counter[str], part: Counter[str]) -> Counter[str]:
+    """Return whole - part for each name; unlike `Counter`'s own, it keeps negative results."""
     return Counter({name: whole[name] - part[name] for name in whole.keys() | part.keys()})
 
 
 def _scaled(counts: Counter[str], factor: float) -> Counter[str]:
-    """Multiply."""
+    """Return the counts, each multiplied by a factor."""
     return Counter({name: count * factor for name, count in counts.items()})
 
 
 def _detail(top: Counter[str], jobs: int, idle: Counter[str]) -> dict[str, Any]:
-    """Return the commands a job, the most frequent first, and the background."""
+    """Return the number of calls per job of the most frequent commands, and the rate of all commands when idle."""
     return {
-        "top_commands_a_job": {name: round(count / jobs, 2) for name, count in top.most_common(TOP)},
+        "top_commands_a_job": {name: round(count / jobs, 2) for name, count in top.most_common(TOP_COMMANDS)},
         "idle_commands_a_second": round(sum(count for name, count in idle.items() if name != "(reads)"), 1),
     }

@@ -1,7 +1,7 @@
-"""What was measured: a figure with its samples by round, and the aim beside it.
+"""Figures: measured samples by round, with statistics and the target for each.
 
-A figure's p50 is the median over the rounds of each round's own p50, and so for p99: one disturbed round does not move
-it. A round of less than a hundred samples has its slowest for p99, nearly; `n` counts the samples of all rounds.
+The p50 of a figure is the median of the p50 of all rounds, and likewise for p99, so that one disturbed round does not
+affect it. With fewer than a hundred samples per round, p99 is close to the maximum. `n` is the number of all samples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OURS: Final = "voxspool"
 RQ: Final = "rq SimpleWorker"
 
 Samples: TypeAlias = "Mapping[str, Sequence[float]]"
-"""What one round gives: a figure's name -> its samples."""
+"""Results of one round: name of a figure -> its samples."""
 
 AIMS: Final[dict[str, tuple[float, float | None]]] = {
     "enqueue to start": (2.5, 5.0),
@@ -32,7 +32,7 @@ AIMS: Final[dict[str, tuple[float, float | None]]] = {
     "doubled samples": (0.0, None),
     "audio again, after kill -9": (11.0, 11.0),
 }
-"""A figure's name -> the most that its p50, and its p99, should be. An aim is ours; RQ's figures stand beside it."""
+"""Name of a figure -> the targets of voxspool: maximum p50 and p99. There are none for RQ."""
 
 UNITS: Final = {
     "commands a job": "commands",
@@ -60,54 +60,56 @@ UNITS: Final = {
     "worker memory": "MB",
     "peak memory": "GB",
 }
-"""A figure's name -> its unit, where that is not milliseconds."""
+"""Name of a figure -> its unit, if that is not milliseconds. Real-time factors have the unit s/s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing measured, of one side."""
+    """One measured quantity of one system."""
 
     name: str
     who: str
+    """The system: OURS, RQ, or one of the XTTS benchmark."""
     rounds: Sequence[Sequence[float]]
+    """The samples of each round."""
     detail: Mapping[str, Any] = field(default_factory=dict)
-    """More than a number: what lies behind it."""
+    """Further data for the JSON file."""
 
     @property
     def unit(self) -> str:
-        """Milliseconds, unless said otherwise."""
+        """The unit of the samples."""
         return UNITS.get(self.name.partition(",")[0], "ms")
 
     @property
     def n(self) -> int:
-        """How many samples there are."""
+        """Number of samples in all rounds."""
         return sum(len(samples) for samples in self.rounds)
 
     @property
     def p50(self) -> float:
-        """The median, over rounds."""
+        """The median."""
         return self._percentile(50)
 
     @property
     def p99(self) -> float | None:
-        """The 99th percentile, over rounds; None where a round is one sample."""
+        """The 99th percentile; None if every round has one sample only."""
         return self._percentile(99) if self.n > len(self.rounds) else None
 
     @property
     def aim(self) -> tuple[float, float | None] | None:
-        """The most that p50 and p99 should be."""
+        """The targets: maximum p50 and p99; None if there are none."""
         return AIMS.get(self.name) if self.who == OURS else None
 
     @property
     def reached(self) -> bool | None:
-        """Whether the aim is reached; None where there is none."""
+        """Whether the targets are reached; None if there are none."""
         if self.aim is None:
             return None
         p50, p99 = self.aim
         return self.p50 <= p50 and (p99 is None or self.p99 is None or self.p99 <= p99)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it but the single samples."""
+        """Return the figure without the single samples, for the JSON file."""
         return {
             "name": self.name,
             "who": self.who,
@@ -122,15 +124,15 @@ class Figure:
         }
 
     def _percentile(self, percent: int) -> float:
-        """Return the median over rounds of a percentile."""
+        """Return the median over all rounds of a percentile."""
         return statistics.median(float(np.percentile(samples, percent)) for samples in self.rounds)
 
 
-def alternate(rounds: int, sides: Mapping[str, Callable[[], Samples]]) -> list[Figure]:
-    """Measure the sides in turn, round after round, so that what else the machine does hits them alike."""
-    taken: dict[tuple[str, str], list[Sequence[float]]] = {}
+def alternate(rounds: int, systems: Mapping[str, Callable[[], Samples]]) -> list[Figure]:
+    """Measure the systems in turn, round after round, so that other load on the machine affects all of them equally."""
+    measured: dict[tuple[str, str], list[Sequence[float]]] = {}
     for _ in range(rounds):
-        for who, measure in sides.items():
+        for who, measure in systems.items():
             for name, samples in measure().items():
-                taken.setdefault((name, who), []).append(samples)
-    return [Figure(name, who, samples) for (name, who), samples in sorted(taken.items())]
+                measured.setdefault((name, who), []).append(samples)
+    return [Figure(name, who, samples) for (name, who), samples in sorted(measured.items())]

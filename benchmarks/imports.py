@@ -1,8 +1,7 @@
-"""How long an import takes in a fresh interpreter, beyond the interpreter's own start.
+"""Import times in a new interpreter, without the start of the interpreter itself.
 
-Each sample is the time of `python -c IMPORT` less that of a `python -c pass` before it, files cached. The names of
-voxspool are loaded when first used, so `import voxspool` is not all that a producer waits for: Client brings redis and
-rq along.
+A sample is the time of `python -c IMPORT` minus that of `python -c pass` directly before; files are cached. voxspool
+loads its names when they are first used, so `import voxspool` alone says little: Client also imports redis and rq.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from functools import partial
 from typing import Final
 
 from figures import OURS, Figure, Samples, alternate
-from stage import environment
+from testbed import environment
 
 STATEMENTS: Final = ("import voxspool", "from voxspool import Client")
 
 
 def imports(rounds: int, times: int) -> list[Figure]:
-    """Measure the imports, in turn."""
+    """Measure each of the STATEMENTS, in ms."""
     for statement in STATEMENTS:
         _took_ms(statement)
     return [
@@ -31,7 +30,7 @@ def imports(rounds: int, times: int) -> list[Figure]:
 
 
 def _differences(statement: str, times: int) -> Samples:
-    """Measure one round, in ms."""
+    """Return the samples of one round, in ms."""
     samples = []
     for _ in range(times):
         bare_ms = _took_ms("pass")
@@ -40,7 +39,7 @@ def _differences(statement: str, times: int) -> Samples:
 
 
 def _took_ms(statement: str) -> float:
-    """Run a statement in an interpreter of its own."""
-    began = time.perf_counter()
+    """Return the time of a new interpreter that runs a statement, in ms."""
+    started = time.perf_counter()
     subprocess.run([sys.executable, "-c", statement], check=True, env=environment())
-    return (time.perf_counter() - began) * 1e3
+    return (time.perf_counter() - started) * 1e3

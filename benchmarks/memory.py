@@ -1,7 +1,8 @@
-"""What a minute of audio costs Redis: 24 kHz from the engine `tone`, in its entries of 50 ms.
+"""Redis memory for a minute of audio: 24 kHz from the engine `tone`, in entries of 50 ms.
 
-By the stream alone (`MEMORY USAGE`, every node counted) and by what Redis holds in all before and after, the job's
-hashes and the allocator's rounding among it. The sound does not matter: streams are not compressed.
+Measured in two ways: the size of the stream alone (`MEMORY USAGE` of all its nodes), and the growth of Redis's memory,
+which includes the hashes of the job and the rounding of the allocator. The kind of audio does not matter, since
+streams are not compressed.
 """
 
 from __future__ import annotations
@@ -11,24 +12,24 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from figures import Figure, Samples, alternate
-from stage import wait_done
+from testbed import wait_done
 from voxspool.protocol import keys
 
 if TYPE_CHECKING:
-    from stage import Voxspool
+    from testbed import VoxspoolQueue
 
 SENTENCE = "It was a bright cold day in April, and the clocks were striking thirteen. "
 SENTENCES = 14
-"""About a minute of tone."""
+"""Number of sentences that last about a minute."""
 
 
-def memory(voxspool: Voxspool, rounds: int) -> list[Figure]:
-    """Measure Redis's memory a minute of audio."""
+def memory(voxspool: VoxspoolQueue, rounds: int) -> list[Figure]:
+    """Measure the memory per minute of audio, in MB."""
     return alternate(rounds, {voxspool.who: partial(_minute, voxspool)})
 
 
-def _minute(voxspool: Voxspool) -> Samples:
-    """Measure one job, in MB."""
+def _minute(voxspool: VoxspoolQueue) -> Samples:
+    """Return the samples of one job, in MB."""
     before = _used(voxspool)
     job_id = voxspool.enqueue(SENTENCE * SENTENCES)
     wait_done(voxspool.redis, job_id)
@@ -40,7 +41,7 @@ def _minute(voxspool: Voxspool) -> Samples:
     }
 
 
-def _used(voxspool: Voxspool) -> int:
-    """Return what Redis holds, in bytes, once buffers are empty again."""
-    time.sleep(0.2)  # Redis frees its clients' buffers by the tenth of a second
+def _used(voxspool: VoxspoolQueue) -> int:
+    """Return the memory that Redis uses, in bytes, after it has freed its buffers."""
+    time.sleep(0.2)  # Redis frees the buffers of its clients every 0.1 s
     return int(voxspool.redis.info("memory")["used_memory"])

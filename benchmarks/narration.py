@@ -1,21 +1,21 @@
-"""Measures the narration of a book: `voxspool narrate --json`, a process as people start it, and real workers.
+"""Benchmark of narrating a book with the command `voxspool narrate --json` and real workers.
 
     python benchmarks/narration.py                    a quarter of an hour; JSON in build/bench-narration.json
-    python benchmarks/narration.py --quick            a minute: does it run
+    python benchmarks/narration.py --quick            a minute: a check that it runs
 
-*Speed*: one book on Piper with one, two and three worker processes, free to use all cores, as Piper does by itself; and
-pinned to one core each (where there is taskset), which shows what a worker more is worth. *Memory*: books of three
-lengths on tone, with one worker. Every run has a Redis, a store and a folder of its own; the files are FLAC, captions
-and one M4B.
+*Speed*: one book with Piper on one, two and three workers that may use all cores (Piper's default), and on workers that
+are pinned to one core each (if taskset is installed), which shows the gain of another worker. *Memory*: books of three
+lengths with tone on one worker. Each run has its own Redis, store and output folder; the output is FLAC, captions and
+one M4B file.
 
-*characters a second* are the book's, from `begin` (the book is read, nothing is enqueued) to the last segment, and
-*scaling* is the same against one worker of the same kind of run. *not speech* is the share of that time, times the
-workers, in which no engine spoke: queue, store, checks, waiting for the last segments. *first segment* runs from the
-command's start; *files* is what is left to do when the last segment is there. Memory is the peak of each process
-(VmHWM; of the worker that took most), and of what Redis holds, as it says itself.
+*characters a second* is the length of the book divided by the time from the event `begin` (the book was read, nothing
+was enqueued yet) to the last segment. *scaling* is that speed relative to one worker. *not speech* is the share of this
+time, multiplied by the workers, in which no engine computed: queue, store, checks, waiting for the last segments.
+*first segment* is the time since the start of the command, *files* the time from the last segment to the end. Memory is
+the peak of the command, of the largest worker (VmHWM of both) and of Redis (as it reports itself).
 
-A run that does not end with everything spoken is an error. Piper's runs are skipped, with the worker's reason, where
-Piper or a voice is not installed.
+A run that does not speak the whole book is an error. The runs with Piper are skipped, with the reason, if Piper or a
+voice is not installed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rich.table import Table
 
 import bench
 from narration_book import book
-from stage import Stage, StartError, environment
+from testbed import StartError, Testbed, environment
 from voxspool import Client, Settings
 
 if TYPE_CHECKING:
@@ -53,31 +53,33 @@ FIGURES: Final = {
     "worker_mb": "{:.0f}",
     "redis_mb": "{:.1f}",
 }
-"""What the table shows of a run, and how it is written."""
+"""Field of a run -> its format in the table."""
 VM_HWM: Final = "VmHWM:"
-"""A process's peak of resident memory, in Linux's /proc/PID/status, in KiB."""
+"""Name of a process's peak resident memory in Linux's /proc/PID/status; the unit is KiB."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How much of everything."""
+class NarrationPlan:
+    """The runs of the benchmark."""
 
     rounds: int = 1
-    """Of the runs on Piper, which take turns: what else the machine does hits them alike."""
+    """Number of rounds. All runs with Piper alternate, so that other load on the machine affects them equally."""
     characters: int = 50_000
+    """Length of the book for Piper."""
     workers: tuple[int, ...] = (1, 2, 3)
+    """Numbers of workers that may use all cores."""
     pinned: tuple[int, ...] = (1, 2)
-    """Workers with one core each."""
+    """Numbers of workers that are pinned to one core each."""
     lengths: tuple[int, ...] = (10_000, 50_000, 200_000)
-    """Characters of the books by which memory is measured."""
+    """Lengths of the books for tone, in characters."""
 
 
-QUICK: Final = Plan(characters=400, workers=(1, 2), pinned=(1,), lengths=(400, 800))
+QUICK: Final = NarrationPlan(characters=400, workers=(1, 2), pinned=(1,), lengths=(400, 800))
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """How one book is to be narrated."""
+class RunOptions:
+    """How one book is narrated."""
 
     name: str
     engine: str
@@ -88,8 +90,8 @@ class Course:
 
 
 @dataclass(slots=True)
-class Run:
-    """What was seen of it; times are seconds, memory is MB."""
+class RunResult:
+    """The results of one run. Times are in seconds, memory in MB."""
 
     name: str
     engine: str
@@ -103,43 +105,43 @@ class Run:
     files_s: float = 0.0
     audio_s: float = 0.0
     work_s: float = 0.0
-    """What the engines worked, all workers together, by the report: of a row each, so not tone's."""
+    """Computing time of all engines, from the report. It assumes one row per engine, so it is wrong for tone."""
     command_mb: float | None = None
     worker_mb: float | None = None
     redis_mb: float = 0.0
     scaling: float | None = None
-    """Speed against one worker in the same round."""
+    """Speed relative to one worker in the same round."""
     events: dict[str, float] = field(default_factory=dict, repr=False)
-    """An event of the command -> when it came last, from the command's start."""
+    """Event of the command -> time of its latest occurrence since the start; `first EVENT` -> that of the first."""
 
     @property
     def characters_per_s(self) -> float:
-        """How fast the book was spoken."""
+        """Speed of the narration."""
         return self.characters / self.speaking_s
 
     @property
     def not_speech(self) -> float | None:
-        """The share of the workers' time in which no engine spoke."""
+        """Share of the workers' time in which no engine computed; None for tone."""
         return None if self.engine == "tone" else 1 - self.work_s / (self.workers * self.speaking_s)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it, and what follows from it."""
+        """Return all fields and properties, for the JSON file."""
         return asdict(self) | {"characters_per_s": self.characters_per_s, "not_speech": self.not_speech}
 
 
 def main() -> None:
-    """Measure, print, store."""
+    """Run the benchmark, write the JSON file and print the table."""
     parser = argparse.ArgumentParser(description="Measure the narration of a book.")
-    parser.add_argument("--out", type=Path, default=Path("build/bench-narration.json"), help="where the JSON goes")
-    parser.add_argument("--quick", action="store_true", help="a short run, with rough figures")
-    parser.add_argument("--rounds", type=int, help="how often Piper's runs are repeated, in turns; medians are shown")
-    parser.add_argument("--characters", type=int, help=f"how long Piper's book is [{Plan().characters:,}]")
-    asked = parser.parse_args()
-    plan = QUICK if asked.quick else Plan()
-    plan = replace(plan, rounds=asked.rounds or plan.rounds, characters=asked.characters or plan.characters)
+    parser.add_argument("--out", type=Path, default=Path("build/bench-narration.json"), help="the JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="a short run with rough figures")
+    parser.add_argument("--rounds", type=int, help="repetitions of the runs with Piper; the table shows medians")
+    parser.add_argument("--characters", type=int, help=f"length of the book for Piper [{NarrationPlan().characters:,}]")
+    arguments = parser.parse_args()
+    plan = QUICK if arguments.quick else NarrationPlan()
+    plan = replace(plan, rounds=arguments.rounds or plan.rounds, characters=arguments.characters or plan.characters)
     report = measure(plan, Console(stderr=True))
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=bench.PIPE_WIDTH)
     console.print(table(report))
@@ -147,24 +149,24 @@ def main() -> None:
         console.print(f"{name}: skipped, {why}", soft_wrap=True, markup=False)
 
 
-def measure(plan: Plan, progress: Console) -> dict[str, Any]:
-    """Narrate every book of a plan."""
-    began = datetime.now(UTC)
-    with Stage() as stage:
-        machine = bench.about(stage)
-    runs: list[Run] = []
+def measure(plan: NarrationPlan, progress: Console) -> dict[str, Any]:
+    """Run everything in the plan, and return the report."""
+    started = datetime.now(UTC)
+    with Testbed() as testbed:
+        machine = bench.describe_machine(testbed)
+    runs: list[RunResult] = []
     skipped: dict[str, str] = {}
-    for course in courses(plan):
-        with progress.status(f"narrating {course.name}"):
+    for options in planned_runs(plan):
+        with progress.status(f"narrating {options.name}"):
             try:
-                runs.append(narrate(course))
+                runs.append(narrate(options))
             except StartError as error:
-                if course.engine != "piper" or any(run.engine == "piper" for run in runs):
+                if options.engine != "piper" or any(run.engine == "piper" for run in runs):
                     raise
-                skipped[course.name] = str(error)
-    scale(runs)
+                skipped[options.name] = str(error)
+    set_scaling(runs)
     return {
-        "date": began.isoformat(timespec="seconds"),
+        "date": started.isoformat(timespec="seconds"),
         "machine": machine,
         "plan": asdict(plan),
         "runs": [run.as_json() for run in runs],
@@ -172,46 +174,46 @@ def measure(plan: Plan, progress: Console) -> dict[str, Any]:
     }
 
 
-def courses(plan: Plan) -> Iterator[Course]:
-    """Yield what is narrated, in order."""
+def planned_runs(plan: NarrationPlan) -> Iterator[RunOptions]:
+    """Yield the runs in order; without taskset, those with pinned workers are left out."""
     pinned = plan.pinned if shutil.which("taskset") else ()
     for number in range(1, plan.rounds + 1):
         for workers in plan.workers:
-            yield Course(f"piper, {_count(workers)}", "piper", plan.characters, workers, round=number)
+            yield RunOptions(f"piper, {_count(workers)}", "piper", plan.characters, workers, round=number)
         for workers in pinned:
             name = f"piper, {workers} pinned"
-            yield Course(name, "piper", plan.characters, workers, pinned=True, round=number)
+            yield RunOptions(name, "piper", plan.characters, workers, pinned=True, round=number)
     for characters in plan.lengths:
-        yield Course(f"tone, {characters:,} characters", "tone", characters, 1)
+        yield RunOptions(f"tone, {characters:,} characters", "tone", characters, 1)
 
 
-def narrate(course: Course) -> Run:
-    """Narrate one book, with everything fresh. Raises StartError where a process does not start, or fails."""
-    with Stage() as stage, Client(settings=Settings(redis_url=stage.url)) as client:
-        store = {"VOXSPOOL_STORE": str(stage.folder / "store")}
+def narrate(options: RunOptions) -> RunResult:
+    """Narrate one book with a new Redis, store and workers. Raises StartError if a process fails."""
+    with Testbed() as testbed, Client(settings=Settings(redis_url=testbed.url)) as client:
+        store = {"VOXSPOOL_STORE": str(testbed.folder / "store")}
         workers = [
-            stage.start_worker(
-                client, course.engine, environ=store, before=["taskset", "-c", str(number)] if course.pinned else []
+            testbed.start_worker(
+                client, options.engine, environ=store, before=["taskset", "-c", str(number)] if options.pinned else []
             )
-            for number in range(course.workers)
+            for number in range(options.workers)
         ]
-        run = Run(course.name, course.engine, course.workers, course.pinned, course.round)
-        out = stage.folder / "out"
-        source = stage.folder / "book.md"
-        source.write_text(book(course.characters), encoding="utf-8")
+        run = RunResult(options.name, options.engine, options.workers, options.pinned, options.round)
+        out = testbed.folder / "out"
+        source = testbed.folder / "book.md"
+        source.write_text(book(options.characters), encoding="utf-8")
         command = [sys.executable, "-m", "voxspool", "narrate", str(source), "-o", str(out), "--to", "m4b", "--json"]
-        environ = environment() | store | {"VOXSPOOL_REDIS_URL": stage.url, "VOXSPOOL_ENGINE": course.engine}
-        follow(run, command, environ, stage.folder / "narrate.log")
-        run.worker_mb = max((mb for one in workers if (mb := peak_mb(one.pid)) is not None), default=None)
-        run.redis_mb = float(stage.redis.info("memory")["used_memory_peak"]) / 1e6
+        environ = environment() | store | {"VOXSPOOL_REDIS_URL": testbed.url, "VOXSPOOL_ENGINE": options.engine}
+        run_command(run, command, environ, testbed.folder / "narrate.log")
+        run.worker_mb = max((mb for worker in workers if (mb := peak_mb(worker.pid)) is not None), default=None)
+        run.redis_mb = float(testbed.redis.info("memory")["used_memory_peak"]) / 1e6
         totals = json.loads((out / "report.json").read_text(encoding="utf-8"))["totals"]
         run.segments, run.audio_s, run.work_s = totals["segments"], totals["duration_s"], totals["work_s"]
         return run
 
 
-def follow(run: Run, command: list[str], environ: dict[str, str], log: Path) -> None:
-    """Run the command to its end, and take note of when it says what. Raises StartError where it fails."""
-    began = time.monotonic()
+def run_command(run: RunResult, command: list[str], environ: dict[str, str], log: Path) -> None:
+    """Run the command to its end, and store the times of its events in `run`. Raises StartError if it fails."""
+    started = time.monotonic()
     with (
         log.open("wb") as errors,
         subprocess.Popen(
@@ -220,21 +222,22 @@ def follow(run: Run, command: list[str], environ: dict[str, str], log: Path) -> 
     ):
         assert process.stdout
         for line in process.stdout:
-            said, at_s = json.loads(line), time.monotonic() - began
-            run.events.setdefault(f"first {said['event']}", at_s)
-            run.events[said["event"]] = at_s
+            event, at_s = json.loads(line), time.monotonic() - started
+            run.events.setdefault(f"first {event['event']}", at_s)
+            run.events[event["event"]] = at_s
             run.command_mb = peak_mb(process.pid) or run.command_mb
-            if said["event"] == "begin":
-                run.characters = sum(chapter["characters"] for chapter in said["chapters"])
+            if event["event"] == "begin":
+                run.characters = sum(chapter["characters"] for chapter in event["chapters"])
     if process.returncode:
-        raise StartError(f"voxspool narrate: {log.read_text(errors='replace').strip() or 'failed and said nothing'}")
+        output = log.read_text(errors="replace").strip()
+        raise StartError(f"voxspool narrate: {output or 'it failed and its log is empty'}")
     run.first_segment_s = run.events["first segment"]
     run.speaking_s = run.events["segment"] - run.events["begin"]
     run.files_s = run.events["end"] - run.events["segment"]
 
 
 def peak_mb(pid: int) -> float | None:
-    """Return the most memory that a process has had; None where the system does not say, or the process is gone."""
+    """Return the peak memory of a process, in MB; None if it has ended or the system is not Linux."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -242,32 +245,32 @@ def peak_mb(pid: int) -> float | None:
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(VM_HWM)), None)
 
 
-def scale(runs: Iterable[Run]) -> None:
-    """Hold runs on Piper against the one with one worker, free or with one core."""
-    alone: dict[tuple[bool, int], float] = {}
+def set_scaling(runs: Iterable[RunResult]) -> None:
+    """Set the scaling of the runs with Piper: relative to the first, which has one worker, pinned or not."""
+    one_worker: dict[tuple[bool, int], float] = {}
     for run in runs:
         if run.engine == "piper":
-            one = alone.setdefault((run.pinned, run.round), run.characters_per_s)
-            run.scaling = run.characters_per_s / one
+            base = one_worker.setdefault((run.pinned, run.round), run.characters_per_s)
+            run.scaling = run.characters_per_s / base
 
 
 def table(report: dict[str, Any]) -> Table:
-    """Lay the runs out."""
-    shown = Table(title="{cpu_count} CPUs, Python {python}, Redis {redis}".format_map(report["machine"]))
-    shown.add_column("narration", no_wrap=True)
-    shown.add_column("characters", justify="right", no_wrap=True)
+    """Return a table of the runs."""
+    result = Table(title="{cpu_count} CPUs, Python {python}, Redis {redis}".format_map(report["machine"]))
+    result.add_column("narration", no_wrap=True)
+    result.add_column("characters", justify="right", no_wrap=True)
     for heading in ("a second", "scaling", "not speech", "first, s", "files, s", "command", "worker", "Redis, MB"):
-        shown.add_column(heading, justify="right")
+        result.add_column(heading, justify="right")
     rounds: dict[str, list[dict[str, Any]]] = {}
     for run in report["runs"]:
         rounds.setdefault(run["name"], []).append(run)
     for name, runs in rounds.items():
-        shown.add_row(name, f"{runs[0]['characters']:,}", *_figures(runs))
-    return shown
+        result.add_row(name, f"{runs[0]['characters']:,}", *_figures(runs))
+    return result
 
 
 def _figures(runs: list[dict[str, Any]]) -> Iterator[str]:
-    """Write the medians of the same run in all rounds."""
+    """Yield the cells of one run: the medians over all rounds."""
     for name, form in FIGURES.items():
         values = [run[name] for run in runs if run[name] is not None]
         yield form.format(statistics.median(values)) if values else "-"

@@ -1,4 +1,4 @@
-"""A book for the benchmark of narration: Markdown of a given length, the same each time, no two sentences alike."""
+"""Generates the book of the narration benchmark: Markdown of a given length, reproducible, no repeated sentences."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHAPTER_SHARES: Final = (9, 2, 5, 14, 1, 7, 11, 3, 6, 10, 4, 8)
-"""How long the chapters are against each other: the longest is a sixth of the book, the shortest an eightieth."""
+"""Relative lengths of the chapters: the longest is a sixth of the book, the shortest an eightieth."""
 PARAGRAPH_SENTENCES: Final = (1, 7)
+"""Minimum and maximum number of sentences in a paragraph."""
 WHEN: Final = (
     "In the morning", "Before the tide turned", "On the third day", "When the fog lifted", "Towards evening",
     "After the bells", "Long before dawn", "At the end of the week", "While the kettle boiled", "That winter",
@@ -34,7 +35,7 @@ THEN: Final = (
 
 
 def book(characters: int) -> str:
-    """Write a book of about so many characters."""
+    """Return a book of about this many characters, with a title and a chapter for each of the CHAPTER_SHARES."""
     sentences = _sentences()
     parts = ["---\ntitle: The Keeper's Log\nlanguage: en\n---\n"]
     for number, share in enumerate(CHAPTER_SHARES, 1):
@@ -44,11 +45,11 @@ def book(characters: int) -> str:
 
 
 def _paragraphs(sentences: Iterator[str], characters: int) -> Iterator[str]:
-    """Yield paragraphs of unequal length, one at least, until there are so many characters."""
-    length = random.Random(characters)
+    """Yield paragraphs of different lengths, with at least this many characters in total."""
+    lengths = random.Random(characters)
     written = 0
     while written < characters:
-        count = length.randint(*PARAGRAPH_SENTENCES)
+        count = lengths.randint(*PARAGRAPH_SENTENCES)
         paragraph = next(sentences)
         while count > 1 and written + len(paragraph) < characters:
             paragraph, count = f"{paragraph} {next(sentences)}", count - 1
@@ -57,11 +58,11 @@ def _paragraphs(sentences: Iterator[str], characters: int) -> Iterator[str]:
 
 
 def _sentences() -> Iterator[str]:
-    """Yield sentences, each one once; there are some 160,000, of 71 characters in the mean."""
-    draw = random.Random(1)
+    """Yield different sentences; there are about 160,000, with a mean length of 71 characters."""
+    chance = random.Random(1)
     seen: set[tuple[str, ...]] = set()
     while True:
-        words = tuple(draw.choice(some) for some in (WHEN, WHO, DID, WHAT, THEN))
+        words = tuple(chance.choice(phrases) for phrases in (WHEN, WHO, DID, WHAT, THEN))
         if words not in seen:
             seen.add(words)
             when, who, did, what, then = words

@@ -1,8 +1,8 @@
-"""A vocabulary in XTTS's format, made from nothing: for random checkpoints, where no weights may be fetched.
+"""Generates a vocabulary in XTTS's format, for random checkpoints: tests and benchmarks must not download the real one.
 
-A byte-pair encoding with the special tokens that XTTS names, trained on invented words in the scripts that XTTS reads
-(Chinese, Japanese and Korean it reads in Latin letters) and on plain sentences in its languages, so that a text takes
-about as many tokens as with the real vocabulary. The same file every time.
+It is a byte-pair encoding with XTTS's special tokens. It is trained on invented words in the scripts that XTTS reads
+(Chinese, Japanese and Korean are romanised first) and on sentences in its languages, so that a text has about as many
+tokens as with the real vocabulary. The result is the same every time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ modeun inganeun taeeonal ttaebuteo jayuroumyeo geu joneomgwa gwonrie isseo dongd
 सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।
 """
 SENTENCE_WEIGHT = 40
-"""Occurrences of the sentences: their words become tokens before invented ones do."""
+"""How often the sentences are repeated, so that their words become tokens before invented words do."""
 
 CONSONANTS_AND_VOWELS = (
     ("bcdfghjklmnpqrstvwxyz", "aeiou"),
@@ -57,7 +57,7 @@ INVENTED_WORDS = 6000
 
 
 def write_vocab(path: Path, size: int = 6681) -> None:
-    """Write a vocabulary of exactly so many tokens; the default is the size of XTTS v2's."""
+    """Write a vocabulary of exactly `size` tokens; the default is the size of XTTS v2's."""
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
@@ -68,15 +68,16 @@ def write_vocab(path: Path, size: int = 6681) -> None:
     )
     tokenizer.train_from_iterator(_words(), trainer)
     if tokenizer.get_vocab_size() != size:
-        raise ValueError(f"a vocabulary of {size} tokens cannot be made, {tokenizer.get_vocab_size()} can")
+        raise ValueError(f"a vocabulary of {size} tokens is not possible, only one of {tokenizer.get_vocab_size()}")
     tokenizer.save(str(path))
 
 
 def _words() -> Iterator[str]:
+    """Yield the training texts."""
     yield from [SENTENCES] * SENTENCE_WEIGHT
     yield SIGNS
-    invention = random.Random(0)
+    chance = random.Random(0)
     for consonants, vowels in CONSONANTS_AND_VOWELS:
         yield f"{' '.join(consonants)} {' '.join(vowels)}"
         for _ in range(INVENTED_WORDS):
-            yield "".join(invention.choice(consonants) + invention.choice(vowels) for _ in range(3))
+            yield "".join(chance.choice(consonants) + chance.choice(vowels) for _ in range(3))

@@ -1,14 +1,14 @@
-"""Writes a random checkpoint of XTTS in upstream's own format: right in every size and name, and it speaks noise.
+"""Writes an XTTS checkpoint with random weights in upstream's format: names and sizes are right, the audio is noise.
 
-    python benchmarks/random_xtts.py FOLDER           the sizes of XTTS-v2: 1.9 GB, half a minute
+    python benchmarks/random_xtts.py FOLDER           the sizes of XTTS v2: 1.9 GB, half a minute
     python benchmarks/random_xtts.py FOLDER --small   two layers of 128 channels: 95 MB, seconds
 
-Upstream's `Xtts.load_checkpoint` loads it unmodified: config.json, model.pth, vocab.json, speakers_xtts.pth. What costs
-time does not depend on the weights' values; so its speed is that of the real one.
+Upstream's `Xtts.load_checkpoint` loads the files without changes: config.json, model.pth, vocab.json and
+speakers_xtts.pth. The speed of the model does not depend on the values of the weights, so it is that of the real one.
 
-The weights are scaled so that the numbers stay comparable as well: every token and position counts, the logits spread
-as a trained model's do, the vocoder's audio is neither silent nor saturated and follows its input. Only the end of a
-speech is chance: `stop_bias` says how likely it is.
+The weights are scaled so that values are comparable to a trained model's, too: every token and position affects the
+output, the logits have a similar spread, and the vocoder's audio depends on its input and is neither silent nor
+saturated. Only the end of a segment is random: `stop_bias` sets its probability.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 SPEAKERS: Final = ("Ada Random", "Grace Random", "Jean Random")
 TEXT_TOKENS: Final = 6681
 NEVER: Final = -1e4
-"""A `stop_bias` with which no speech ends by itself: its length is whatever the caller cuts it to."""
+"""A `stop_bias` with which no segment ends by itself: its length is the maximum that the caller sets."""
 
 EMBEDDING_SPREAD: Final = 0.5
-"""Of token and position embeddings; as large as what the layers add, so that none drowns the other."""
+"""Standard deviation of token and position embeddings: similar to what the layers add, so that both matter."""
 LOGIT_SPREAD: Final = 3.0
-"""Of the logits: the likeliest of 1024 audio tokens then has a few per cent, the top 50 most of the rest."""
+"""Standard deviation of the logits: the most probable of 1024 tokens has a few per cent, the top 50 have most."""
 AUDIO_SPREAD: Final = 0.2
-"""Of the audio, before the vocoder's tanh: far from both silence and saturation."""
+"""Standard deviation of the audio before the vocoder's tanh: far from both silence and saturation."""
 
 
 def write_checkpoint(
@@ -52,7 +52,7 @@ def write_checkpoint(
     stop_bias: float = 0.0,
     speakers: Sequence[str] = SPEAKERS,
 ) -> None:
-    """Write the four files. `stop_bias` is added to the stop token's logit; NEVER forbids the end."""
+    """Write the four files. `stop_bias` is added to the logit of the stop token; NEVER forbids it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_vocab(folder / "vocab.json", TEXT_TOKENS)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -68,7 +68,7 @@ def write_checkpoint(
 
 
 def _config(layers: int, channels: int, heads: int) -> XttsConfig:
-    """Return XTTS-v2's configuration, in a size of its own."""
+    """Return the configuration of XTTS v2 with the given sizes."""
     args = XttsArgs(
         gpt_layers=layers, gpt_n_model_channels=channels, gpt_n_heads=heads, gpt_number_text_tokens=TEXT_TOKENS,
         gpt_num_audio_tokens=1026, gpt_start_audio_token=1024, gpt_stop_audio_token=1025,
@@ -81,55 +81,55 @@ def _config(layers: int, channels: int, heads: int) -> XttsConfig:
 
 
 def _model(config: XttsConfig, vocab: Path) -> Any:
-    """Build upstream's model with torch's own first values."""
+    """Return upstream's model with PyTorch's initial values."""
     model = Xtts(config)
     model.tokenizer = VoiceBpeTokenizer(vocab_file=vocab)
     model.init_models()
-    model.mel_stats.copy_(torch.linspace(1.0, 2.0, 80))  # not the ones that it has unloaded
+    model.mel_stats.copy_(torch.linspace(1.0, 2.0, 80))  # instead of the ones that it has before weights are loaded
     return model
 
 
 def _scale_gpt(gpt: Any, stop_bias: float) -> None:
-    """Scale the language model: embeddings, what a layer adds, the logits."""
+    """Set the weights of the GPT so that embeddings, layer outputs and logits have the intended spread."""
     for embedding in (gpt.text_embedding, gpt.mel_embedding, gpt.mel_pos_embedding.emb, gpt.text_pos_embedding.emb):
         embedding.weight.normal_(std=EMBEDDING_SPREAD)
     for block in gpt.gpt.h:
-        _spread(block.attn.c_attn.weight, 1.5)  # attention that looks somewhere: scores spread by about 2
+        _spread(block.attn.c_attn.weight, 1.5)  # attention is not uniform: its scores have a spread of about 2
         _spread(block.attn.c_proj.weight, 1 / math.sqrt(2 * gpt.layers))
         _spread(block.mlp.c_fc.weight, 1.0)
         _spread(block.mlp.c_proj.weight, 1.5 / math.sqrt(2 * gpt.layers))
     _spread(gpt.mel_head.weight.T, LOGIT_SPREAD)
     gpt.mel_head.bias.zero_()
     gpt.mel_head.bias[gpt.stop_audio_token] = stop_bias
-    gpt.mel_head.bias[gpt.start_audio_token] = NEVER  # which a trained model never says
+    gpt.mel_head.bias[gpt.start_audio_token] = NEVER  # a trained model never generates it
 
 
 def _spread(weight: torch.Tensor, gain: float) -> None:
-    """Make a weight [in, out] turn inputs of spread 1 into outputs of spread `gain`."""
+    """Draw a weight [in, out] that maps inputs of standard deviation 1 to outputs of `gain`."""
     weight.normal_(std=gain / math.sqrt(weight.shape[0]))
 
 
 def _scale_vocoder(vocoder: nn.Module) -> None:
-    """Let the signal through all layers at one size: the default values let it die away in the biases."""
+    """Set the weights so that the signal keeps its level in all layers; with the initial values it would fade out."""
     for module in vocoder.modules():
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-            _keep_size(module)
+            _keep_level(module)
     vocoder.conv_post.weight.sub_(vocoder.conv_post.weight.mean(dim=2, keepdim=True))  # no offset in the audio
     latents = torch.randn(1, vocoder.conv_pre.in_channels, 32)
-    loud: list[torch.Tensor] = []
-    hook = vocoder.conv_post.register_forward_hook(lambda _module, _inputs, out: loud.append(out))
-    vocoder(latents, g=_voice_print())
+    outputs: list[torch.Tensor] = []
+    hook = vocoder.conv_post.register_forward_hook(lambda _module, _inputs, out: outputs.append(out))
+    vocoder(latents, g=_speaker_embedding())
     hook.remove()
-    vocoder.conv_post.weight.mul_(AUDIO_SPREAD / loud[0].std())
+    vocoder.conv_post.weight.mul_(AUDIO_SPREAD / outputs[0].std())
 
 
-def _keep_size(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:
-    """Draw a convolution's weights by He's rule; weight normalisation takes the assignment apart."""
+def _keep_level(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:
+    """Draw the weights of a convolution so that its output has the level of its input."""
     transposed = isinstance(convolution, nn.ConvTranspose1d)
-    shape = convolution.weight.shape  # [out, in, k], or [in, out, k] where each output sees k / stride of k
+    shape = convolution.weight.shape  # [out, in, k]; transposed: [in, out, k], with k / stride taps per output
     terms = shape[0] * shape[2] // convolution.stride[0] if transposed else shape[1] * shape[2]
     weight = torch.randn(shape) / math.sqrt(terms)
-    if nn.utils.parametrize.is_parametrized(convolution, "weight"):
+    if nn.utils.parametrize.is_parametrized(convolution, "weight"):  # the assignment sets its norm and direction
         convolution.weight = weight
     else:
         convolution.weight.copy_(weight)
@@ -138,28 +138,32 @@ def _keep_size(convolution: nn.Conv1d | nn.ConvTranspose1d) -> None:
 
 
 def _speaker(channels: int) -> dict[str, torch.Tensor]:
-    """Draw a voice as speakers_xtts.pth holds it."""
-    return {"gpt_cond_latent": EMBEDDING_SPREAD * torch.randn(1, 32, channels), "speaker_embedding": _voice_print()}
+    """Return the random conditioning of a speaker, as in speakers_xtts.pth."""
+    return {
+        "gpt_cond_latent": EMBEDDING_SPREAD * torch.randn(1, 32, channels),
+        "speaker_embedding": _speaker_embedding(),
+    }
 
 
-def _voice_print() -> torch.Tensor:
-    """Draw a speaker embedding [1, 512, 1], of length 1."""
+def _speaker_embedding() -> torch.Tensor:
+    """Return a random speaker embedding [1, 512, 1] with norm 1."""
     return nn.functional.normalize(torch.randn(1, 512, 1), dim=1)
 
 
 SMALL: Final = {"layers": 2, "channels": 128, "heads": 2}
+"""Sizes of a small checkpoint."""
 
 
 def main() -> None:
-    """Write where the command line says."""
+    """Write a checkpoint to the folder on the command line."""
     parser = argparse.ArgumentParser(description="Write a random checkpoint of XTTS in upstream's format.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--small", action="store_true", help="two layers of 128 channels")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stop-bias", type=float, default=0.0, help="added to the stop token's logit")
-    asked = parser.parse_args()
-    sizes: dict[str, int] = SMALL if asked.small else {}
-    write_checkpoint(asked.folder, seed=asked.seed, stop_bias=asked.stop_bias, **sizes)
+    parser.add_argument("--stop-bias", type=float, default=0.0, help="added to the logit of the stop token")
+    arguments = parser.parse_args()
+    sizes: dict[str, int] = SMALL if arguments.small else {}
+    write_checkpoint(arguments.folder, seed=arguments.seed, stop_bias=arguments.stop_bias, **sizes)
 
 
 if __name__ == "__main__":

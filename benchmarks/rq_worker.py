@@ -1,6 +1,6 @@
-"""RQ's SimpleWorker with a function that does nothing: what RQ alone costs, beside ours. Run as a script.
+"""RQ's SimpleWorker with a job that does nothing: the overhead of RQ alone, for comparison.
 
-python rq_worker.py REDIS_URL
+Run as a script: python rq_worker.py REDIS_URL
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ NOTHING: Final = "rq_worker.nothing"
 
 
 def nothing() -> None:
-    """Do nothing."""
+    """Do nothing: the function of every job."""
 
 
 def main(url: str) -> None:
-    """Work until killed."""
+    """Run a worker until the process is killed."""
     from redis import Redis
     from rq import Queue
     from rq import SimpleWorker as Worker

@@ -1,8 +1,8 @@
-"""A real voice: Piper, one passage of some 700 characters at a time; the other workers idle.
+"""Piper through the queue: one passage of about 700 characters at a time, while the other workers are idle.
 
-*first chunk* runs from before `enqueue` to the first audio in a waiting consumer's hands: a short first segment, spoken
-whole. The *real-time factor* is the worker's own: seconds of work a second of audio. Both are the machine's more than
-ours. Skipped, with the worker's reason, where Piper or a voice is not installed.
+*piper first chunk* is the time from the call of `enqueue` to the first audio at a waiting consumer; Piper synthesises
+the whole first segment, which is short. *piper real-time factor* is the worker's: computing time divided by audio
+duration. Both depend mostly on the machine. Skipped, with the reason, if Piper or a voice is not installed.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from consumer import Consumer, consumers, listen_all
+from consumer import Consumer, consumers, start_reading
 from figures import Figure, Samples, alternate
-from stage import wait_done
+from testbed import wait_done
 from voxspool.protocol.jobs import JobSpec
 from voxspool_worker.engines.benchmark import PASSAGE
 
 if TYPE_CHECKING:
-    from stage import Stage, Voxspool
+    from testbed import Testbed, VoxspoolQueue
 
 
-def piper(stage: Stage, rounds: int) -> list[Figure]:
-    """Measure Piper. Raises StartError where it cannot be."""
-    voxspool = stage.voxspool_worker("piper")
-    with consumers(stage.url, 1) as listening:
-        _speak(voxspool, listening, "Ready.")
-        return alternate(rounds, {voxspool.who: partial(_speak, voxspool, listening, PASSAGE)})
+def piper(testbed: Testbed, rounds: int) -> list[Figure]:
+    """Measure Piper. Raises StartError if Piper or a voice is not installed."""
+    voxspool = testbed.voxspool_worker("piper")
+    with consumers(testbed.url, 1) as readers:
+        _speak(voxspool, readers, "Ready.")
+        return alternate(rounds, {voxspool.who: partial(_speak, voxspool, readers, PASSAGE)})
 
 
-def _speak(voxspool: Voxspool, listening: list[Consumer], text: str) -> Samples:
-    """Measure one job."""
+def _speak(voxspool: VoxspoolQueue, readers: list[Consumer], text: str) -> Samples:
+    """Return the samples of one job."""
     job_id = JobSpec("").id
-    listen_all(listening, job_id)
+    start_reading(readers, job_id)
     before_ns = time.monotonic_ns()
     speech = voxspool.client.enqueue(text, id=job_id)
-    first = listening[0].heard()[0]
+    first = readers[0].arrivals()[0]
     wait_done(voxspool.redis, job_id)
     factor = speech.wait().real_time_factor or 0.0
     return {"piper first chunk": [(first.at_ns - before_ns) / 1e6], "piper real-time factor": [factor]}

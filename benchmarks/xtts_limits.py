@@ -1,7 +1,8 @@
-"""What this machine could do at the most: bytes read a second, and multiplications a second.
+"""Measures the hardware limits of this machine: memory bandwidth and floating-point operations per second.
 
-A token of one row reads all of the weights once, so bandwidth bounds it; many rows share the reading, so arithmetic
-bounds them. Each is the best of a few tries: other programs only ever take away.
+A step with one row reads all weights once, so memory bandwidth limits it. With many rows, the weights are read once for
+all of them, and arithmetic is the limit. Each result is the best of several attempts, because other programs can only
+make them worse.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ_BYTES: Final = 1 << 30
-"""Far more than any cache."""
-SMALLEST_SIDE: Final = 256
-LARGEST_SIDE: Final = 2048
-"""Of the square matrices that are multiplied, in rows."""
+"""Size of the memory that is read: much larger than any cache."""
+MIN_SIZE: Final = 256
+MAX_SIZE: Final = 2048
+"""Smallest and largest square matrices that are multiplied, in rows."""
 ENOUGH_S: Final = 0.05
-"""A product that takes so long is measured well enough, in seconds. A processor without instructions for bf16 needs
-half a minute for the largest."""
-TRIES: Final = 5
+"""Duration of a product from which it is measured well enough, in seconds; larger matrices are not tried then.
+
+A processor without bf16 instructions would need half a minute for the largest.
+"""
+ATTEMPTS: Final = 5
 
 
 def limits() -> dict[str, Any]:
-    """Measure this machine. It takes seconds."""
+    """Return bandwidth (GB/s), speed (GFLOP/s) in fp32 and bf16, and PyTorch's threads. Takes seconds."""
     numbers = torch.ones(READ_BYTES // 8, dtype=torch.int64)
     return {
         "read_gb_s": READ_BYTES / 1e9 / _best_s(numbers.sum),
@@ -37,22 +40,22 @@ def limits() -> dict[str, Any]:
 
 
 def _gflops(dtype: torch.dtype) -> float:
-    """Measure a product of matrices: of the largest, or of the first that takes long enough."""
-    side = SMALLEST_SIDE
+    """Return the speed of a matrix product in GFLOP/s, with the first size that takes ENOUGH_S, or else the largest."""
+    size = MIN_SIZE
     while True:
-        one = torch.randn(side, side, dtype=dtype)
-        took_s = _best_s(lambda one=one: one @ one)
-        if took_s >= ENOUGH_S or side == LARGEST_SIDE:
-            return 2 * side**3 / 1e9 / took_s
-        side *= 2
+        matrix = torch.randn(size, size, dtype=dtype)
+        elapsed_s = _best_s(lambda matrix=matrix: matrix @ matrix)
+        if elapsed_s >= ENOUGH_S or size == MAX_SIZE:
+            return 2 * size**3 / 1e9 / elapsed_s
+        size *= 2
 
 
 def _best_s(work: Callable[[], object]) -> float:
-    """Return the shortest time of a few tries, in seconds."""
+    """Return the shortest time of ATTEMPTS calls, after one that is not measured, in seconds."""
     work()
-    took = []
-    for _ in range(TRIES):
-        began = time.perf_counter()
+    times = []
+    for _ in range(ATTEMPTS):
+        started = time.perf_counter()
         work()
-        took.append(time.perf_counter() - began)
-    return min(took)
+        times.append(time.perf_counter() - started)
+    return min(times)

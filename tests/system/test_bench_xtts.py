@@ -1,4 +1,4 @@
-"""The benchmark of XTTS runs and measures what it says; how fast anything is, is not a test's to say."""
+"""The XTTS benchmark runs and reports every figure. Its values are not tested: they depend on the machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ BOTH = ("load", "peak memory", "first chunk", "sentence", "passage", "chunk")
 
 
 @pytest.mark.long
-def test_a_quick_run_measures_every_figure_of_both(tmp_path: Path) -> None:
+def test_a_quick_run_measures_every_figure_of_upstream_and_voxspool(tmp_path: Path) -> None:
     pytest.importorskip("TTS", reason="XTTS is not installed")
-    pytest.importorskip("matplotlib", reason="pip install -r benchmarks/requirements.txt")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     out = tmp_path / "xtts.json"
     command = [sys.executable, str(BENCH), "--quick", "--out", str(out)]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # two wait for each other where the tests share two cores
-    said = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=one_thread)
-    assert said.returncode == 0, said.stderr
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # several threads would wait for each other on a busy machine
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=one_thread)
+    assert done.returncode == 0, done.stderr
 
     report = json.loads(out.read_text())
     measured = {(figure["who"], figure["name"]): figure for figure in report["figures"]}
@@ -33,7 +33,9 @@ def test_a_quick_run_measures_every_figure_of_both(tmp_path: Path) -> None:
     assert expected == measured.keys()
     assert all(figure["p50"] > 0 and figure["unit"] != "ms" for figure in measured.values())
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert "first chunk: voxspool int8" in said.stdout
+    assert "first chunk: voxspool int8" in done.stdout
 
     spoken_s = {who: measured[who, "passage"]["detail"]["audio_s"] for who in (*UPSTREAM, *OURS)}
-    assert max(spoken_s.values()) - min(spoken_s.values()) < 0.1, f"not all did the same work: {spoken_s}"
+    assert max(spoken_s.values()) - min(spoken_s.values()) < 0.1, (
+        f"the systems did different amounts of work: {spoken_s}"
+    )

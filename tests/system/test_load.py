@@ -1,4 +1,4 @@
-"""The load runs, loses nothing and says what it saw; how fast anything is, is not a test's to say."""
+"""The load test runs, loses no samples and reports every figure. The latencies are not tested."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MEMORY = (
 
 
 @pytest.mark.long
-def test_a_quick_load_with_a_kill_and_a_stall_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_no_samples_are_lost_or_doubled_despite_a_kill_and_a_stall(tmp_path: Path) -> None:
     out = tmp_path / "load.json"
     command = [sys.executable, str(LOAD), "--quick", "--out", str(out)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    assert said.returncode == 0, said.stderr
-    assert said.stderr == "", "quiet in a pipe"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "no progress display in a pipe"
 
     report = json.loads(out.read_text())
     figures = {figure["name"]: figure for figure in report["figures"]}
@@ -37,8 +37,8 @@ def test_a_quick_load_with_a_kill_and_a_stall_loses_and_doubles_nothing(tmp_path
     assert figures["jobs ended"]["p50"] == jobs
     assert [figures[name]["p50"] for name in NONE] == [0, 0, 0]
     assert figures["readings"]["p50"] == jobs * report["plan"]["readers_a_job"]
-    assert figures["jobs resumed"]["p50"] >= 1, "the kill hit a worker that spoke"
-    assert figures["longest gap"]["p50"] > 3000, "a listener was there when Redis stalled, or the worker died"
+    assert figures["jobs resumed"]["p50"] >= 1, "the killed worker was speaking"
+    assert figures["longest gap"]["p50"] > 3000, "a job was being read when Redis stalled or the worker was killed"
     assert all(figures[name]["p50"] > 0 and figures[name]["unit"] in {"ms", "s"} for name in TIMES)
     assert all(figures[name]["unit"] == "MB" for name in MEMORY)
-    assert all(name.partition(",")[0] in said.stdout for name in figures)
+    assert all(name.partition(",")[0] in done.stdout for name in figures)

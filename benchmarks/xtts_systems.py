@@ -1,12 +1,12 @@
-"""Who speaks in `bench-xtts`: upstream's two interfaces and voxspool's engine, behind one small one of their own.
+"""The systems that `bench-xtts` compares, behind one interface: upstream's two interfaces and voxspool's engine.
 
-    upstream TTS.api            `TTS.api.TTS(...).tts(sentence, speaker_wav=...)`: listens to the clip for each sentence
-    upstream inference_stream   the low-level class with conditioning kept; a chunk every 20 tokens
+    upstream TTS.api            `TTS.api.TTS(...).tts(sentence, speaker_wav=...)`: conditioning computed per sentence
+    upstream inference_stream   the low-level class with cached conditioning; a chunk every 20 tokens
     voxspool fp32, bf16, int8   the engine, as a worker loads it
 
-All speak the same random checkpoint, which never stops by itself, and are cut after as many audio tokens as a reader
-would need for the text: so all do the same work. Run as a program, it loads one side, speaks a little and prints what
-that took and how much memory it had at its peak.
+All use the same random checkpoint, which never generates the stop token. Each sentence ends after the number of audio
+tokens that a human speaker would need, so all systems do the same work. Run as a program, this module loads one
+system, speaks a few words, and prints the load time and the peak memory.
 """
 
 from __future__ import annotations
@@ -31,42 +31,43 @@ if TYPE_CHECKING:
 
 RATE_HZ: Final = 24_000
 TOKEN_S: Final = 1024 / 22050
-CHARS_A_SECOND: Final = 15.0
-"""Of English, read aloud."""
+CHARS_PER_SECOND: Final = 15.0
+"""Speaking rate of English."""
 API: Final = "upstream TTS.api"
 STREAM: Final = "upstream inference_stream"
-OURS: Final = {"voxspool fp32": "fp32", "voxspool bf16": "bf16", "voxspool int8": "int8"}
+VOXSPOOL: Final = {"voxspool fp32": "fp32", "voxspool bf16": "bf16", "voxspool int8": "int8"}
+"""Name of a system -> its precision."""
 SILENCE_SAMPLES: Final = 10_000
-"""What TTS.api puts behind each sentence: no work of the model."""
+"""Silence that TTS.api adds after each sentence; it is not counted."""
 CLIP_S: Final = 10.0
-"""Of the voice's clip; people use 6 to 30 s."""
+"""Duration of the voice's clip; typical clips have 6 to 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What to say, and in how many audio tokens."""
+    """A text, and the number of audio tokens to generate for it."""
 
     text: str
     tokens: int
 
     @classmethod
-    def read(cls, text: str) -> Sentence:
-        """Return a text as many tokens as a reader would need."""
-        return cls(text, max(2, round(len(text) / CHARS_A_SECOND / TOKEN_S)))
+    def of_text(cls, text: str) -> Sentence:
+        """Return a sentence with the number of tokens that a human speaker would need."""
+        return cls(text, max(2, round(len(text) / CHARS_PER_SECOND / TOKEN_S)))
 
 
-class Side(Protocol):
-    """Somebody who speaks, loaded and warm, its voice known."""
+class XttsSystem(Protocol):
+    """A system with its model and voice in memory."""
 
     def speak(self, sentence: Sentence) -> Iterator[int]:
-        """Speak one sentence; give the samples of each chunk as it comes."""
+        """Speak one sentence; yield the number of samples of each chunk when it is ready."""
 
     def narrate(self, sentences: Sequence[Sentence]) -> Iterator[int]:
-        """Speak many, in whatever way is fastest; give the samples of each chunk as it comes."""
+        """Speak many sentences in the fastest way; yield the number of samples of each chunk when it is ready."""
 
 
 def write_clip(path: Path) -> None:
-    """Write a voice to listen to: a buzz with the rhythm of syllables. What it says does not change what it costs."""
+    """Write the voice's clip: a buzz with the rhythm of syllables. Its content does not affect the speed."""
     import soundfile
 
     time_s = np.arange(int(CLIP_S * 22050)) / 22050
@@ -75,7 +76,7 @@ def write_clip(path: Path) -> None:
 
 
 class UpstreamApi:
-    """The high-level interface, as its users call it: once for each sentence, with the clip's path."""
+    """Upstream's high-level interface, called as its documentation does: per sentence, with the path of the clip."""
 
     def __init__(self, folder: Path, clip: Path) -> None:
         from TTS.api import TTS
@@ -88,33 +89,33 @@ class UpstreamApi:
 
     @property
     def model(self) -> Any:
-        """The Xtts within."""
+        """Upstream's Xtts."""
         return self._tts.synthesizer.tts_model
 
     def speak(self, sentence: Sentence) -> Iterator[int]:
-        """Yield the whole sentence at its end: it has no stream."""
+        """Yield the whole sentence when it is complete: this interface does not stream."""
         with _quiet():
-            said = self._tts.tts(
+            samples = self._tts.tts(
                 sentence.text, language="en", speaker_wav=str(self._clip), split_sentences=False,
                 max_new_tokens=sentence.tokens,
             )  # fmt: skip
-            yield len(said) - SILENCE_SAMPLES
+            yield len(samples) - SILENCE_SAMPLES
 
     def narrate(self, sentences: Sequence[Sentence]) -> Iterator[int]:
-        """Speak one after the other: it has no batch."""
+        """Speak one sentence after another: upstream has no batches."""
         for sentence in sentences:
             yield from self.speak(sentence)
 
 
 class UpstreamStream:
-    """The low-level class, with the conditioning of a studio speaker."""
+    """Upstream's low-level class with the conditioning of a built-in speaker."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._voice = next(iter(model.speaker_manager.speakers.values()))
 
     def speak(self, sentence: Sentence) -> Iterator[int]:
-        """Yield a chunk for every 20 tokens."""
+        """Yield a chunk every 20 tokens."""
         with _quiet():
             for chunk in self._model.inference_stream(
                 sentence.text, "en", self._voice["gpt_cond_latent"], self._voice["speaker_embedding"],
@@ -123,13 +124,13 @@ class UpstreamStream:
                 yield len(chunk)
 
     def narrate(self, sentences: Sequence[Sentence]) -> Iterator[int]:
-        """Speak one after the other: it has no batch."""
+        """Speak one sentence after another: upstream has no batches."""
         for sentence in sentences:
             yield from self.speak(sentence)
 
 
-class Ours:
-    """The engine, as a worker loads it, with the first studio speaker."""
+class VoxspoolEngine:
+    """voxspool's engine as a worker loads it, with the first built-in speaker."""
 
     def __init__(self, folder: Path, precision: str) -> None:
         from voxspool_worker.engines import xtts
@@ -141,28 +142,28 @@ class Ours:
         self.engine.prepare(self._voice)
         self._tokens = 0
         self._jobs = 0
-        self._cut()
+        self._fix_lengths()
 
-    def _cut(self) -> None:
-        """Make the engine end each segment where the bench says, and speak it once."""
-        gpt, self.engine._tries = self.engine._gpt, 1  # noqa: SLF001 - a benchmark alone cuts
+    def _fix_lengths(self) -> None:
+        """Make the engine end each segment after the sentence's number of tokens, and generate it once only."""
+        gpt, self.engine._tries = self.engine._gpt, 1  # noqa: SLF001 - the engine has no option for this
         start = gpt.start
         gpt.start = lambda prefix, text, seed, _most: start(prefix, text, seed, self._tokens)
 
     def speak(self, sentence: Sentence) -> Iterator[int]:
-        """Yield chunks as the engine does."""
+        """Yield the chunks of one segment."""
         yield from self.narrate([sentence])
 
     def narrate(self, sentences: Sequence[Sentence]) -> Iterator[int]:
-        """Fill the rows as they come free, as the scheduler does."""
+        """Admit the next sentence when a row is free, as the scheduler does."""
         waiting = list(sentences)
-        speaking = 0
-        while waiting or speaking:
+        active = 0
+        while waiting or active:
             while waiting and self.engine.free:
                 self._admit(waiting.pop(0))
-                speaking += 1
+                active += 1
             for chunk in self.engine.step():
-                speaking -= chunk.last
+                active -= chunk.last
                 if len(chunk.pcm):
                     yield len(chunk.pcm)
 
@@ -177,8 +178,8 @@ class Ours:
         )
 
 
-def decoding(folder: Path, precision: str, batches: Sequence[int], steps: int) -> Iterator[tuple[int, float]]:
-    """Yield tokens a second of the GPT alone, choice of tokens included, for each number of rows."""
+def decoding_speeds(folder: Path, precision: str, batches: Sequence[int], steps: int) -> Iterator[tuple[int, float]]:
+    """Yield each number of rows with the tokens per second of the GPT alone, including sampling."""
     from dataclasses import replace
 
     from voxspool_worker.engines import xtts
@@ -195,17 +196,17 @@ def decoding(folder: Path, precision: str, batches: Sequence[int], steps: int) -
     for rows in batches:
         running = [gpt.start(prefix, text, seed) for seed in range(rows)]
         gpt.step()
-        began = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(steps):
             gpt.step()
-        yield rows, rows * steps / (time.perf_counter() - began)
+        yield rows, rows * steps / (time.perf_counter() - started)
         for row in running:
             gpt.release(row)
     gpt.close()
 
 
 def _load_audio(path: str, rate_hz: int) -> Any:
-    """Read a clip as upstream's function does, without torchcodec, which wants ffmpeg's libraries."""
+    """Read a clip as upstream's function does, but without torchcodec, which needs FFmpeg's libraries."""
     import soundfile
     import torch
     import torchaudio
@@ -217,29 +218,29 @@ def _load_audio(path: str, rate_hz: int) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep upstream's warnings to itself: the length is ours to cut."""
+    """Suppress upstream's warnings about sentences that end without a stop token."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def load(name: str, folder: Path, clip: Path) -> Side:
-    """Load a side by its name."""
-    if name in OURS:
-        return Ours(folder, OURS[name])
+def load(name: str, folder: Path, clip: Path) -> XttsSystem:
+    """Load a system by its name."""
+    if name in VOXSPOOL:
+        return VoxspoolEngine(folder, VOXSPOOL[name])
     api = UpstreamApi(folder, clip)
     return api if name == API else UpstreamStream(api.model)
 
 
 def main() -> None:
-    """Load a side; print the seconds from the process's start until it was loaded, and the memory that it needed."""
-    name, folder, clip, born = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
-    side = load(name, folder, clip)
-    loaded_s = time.time() - born
-    sum(side.speak(Sentence.read("A few words, to touch all of the weights.")))
+    """Load a system; print the time from the start of the process until it was loaded, and the peak memory, as JSON."""
+    name, folder, clip, started = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
+    system = load(name, folder, clip)
+    load_s = time.time() - started
+    sum(system.speak(Sentence.of_text("A few words, to touch all of the weights.")))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"load_s": loaded_s, "peak_bytes": peak}))
+    print(json.dumps({"load_s": load_s, "peak_bytes": peak}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""What is measured: a private redis-server on loopback, a voxspool worker and RQ's SimpleWorker, a process each.
+"""The processes that a benchmark measures: a private redis-server, voxspool workers and RQ's SimpleWorker.
 
-Both workers serve the same Redis at the same time, so each is idle beside the other. Redis keeps nothing on disk.
+The workers use the same Redis, which listens on loopback and stores nothing on disk. While one worker is measured, the
+other is idle.
 """
 
 from __future__ import annotations
@@ -34,28 +35,30 @@ if TYPE_CHECKING:
 
     from rq.queue import EnqueueData
 
-START_S: Final = 60.0
+TIMEOUT_S: Final = 60.0
+"""Maximum time for a process to start and for a job to end, in seconds."""
 BLOCK_MS: Final = 4000
-"""Below redis-py's socket timeout of 5 s."""
-JOBS_AT_ONCE: Final = 8
+"""Timeout of one blocking read, in milliseconds: below redis-py's socket timeout of 5 s."""
+CONCURRENT_JOBS: Final = 8
+"""Jobs that the voxspool worker runs at the same time."""
 RESULTS: Final = "rq:results:"
-"""Where RQ leaves a job's result: a stream, so one can wait for it."""
+"""Prefix of the streams in which RQ stores the results of jobs."""
 SETTLE_S: Final = 0.008
-"""A pause after a job, in seconds, in which the worker writes its last words and waits again."""
+"""Pause before each job, in seconds: the worker finishes its work for the previous job and becomes idle."""
 
 
 class StartError(Exception):
-    """A process did not come up; the message is its last line."""
+    """A process did not start, or a job did not end; the message is the last line of the process's log."""
 
 
-class Stage:
-    """A context in which a Redis is there, and the processes that were started on it."""
+class Testbed:
+    """Context manager with a private Redis; it ends all processes that were started in it."""
 
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="voxspool-bench-"))
-        """A place for files; gone with the stage."""
+        """A folder for files; deleted at the end."""
         self._started: dict[subprocess.Popen[bytes], Path] = {}
-        """Process -> its log."""
+        """Process -> its log file."""
         port = _free_port()
         self.url = f"redis://127.0.0.1:{port}/0"
         self.redis = redis.Redis(port=port)
@@ -73,32 +76,32 @@ class Stage:
         self.redis.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def voxspool_worker(self, engine: str) -> Voxspool:
-        """Start a voxspool worker, and give our side of it. Raises StartError."""
+    def voxspool_worker(self, engine: str) -> VoxspoolQueue:
+        """Start a voxspool worker, and return its queue. Raises StartError."""
         client = Client(settings=Settings(redis_url=self.url, engine=engine))
         self.start_worker(client, engine)
-        return Voxspool(self.redis, client, engine)
+        return VoxspoolQueue(self.redis, client, engine)
 
     def start_worker(
         self, client: Client, engine: str, *, environ: Mapping[str, str] | None = None, before: Sequence[str] = ()
     ) -> subprocess.Popen[bytes]:
-        """Start a voxspool worker; give its process when its card is there. Raises StartError.
+        """Start a voxspool worker, wait until it is registered, and return its process. Raises StartError.
 
-        `before` is a command that runs the worker's, such as taskset.
+        `before` is a command that the worker's command is appended to, such as taskset.
         """
         command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", engine, "--redis", self.url]
-        process = self._launch(engine, [*before, *command, "--jobs", str(JOBS_AT_ONCE)], environ)
+        process = self._launch(engine, [*before, *command, "--jobs", str(CONCURRENT_JOBS)], environ)
         self._wait(process, lambda: any(card.pid == process.pid for card in client.workers()))
         return process
 
-    def simple_worker(self) -> SimpleWorker:
-        """Start RQ's SimpleWorker, and give our side of it. Raises StartError."""
+    def simple_worker(self) -> SimpleWorkerQueue:
+        """Start RQ's SimpleWorker, and return its queue. Raises StartError."""
         command = [sys.executable, rq_worker.__file__, self.url]
         self._start("rq", command, lambda: self.redis.scard("rq:workers:" + rq_worker.QUEUE))
-        return SimpleWorker(self.redis)
+        return SimpleWorkerQueue(self.redis)
 
     def _start_redis(self, port: int) -> None:
-        """Start redis-server on a port of loopback."""
+        """Start redis-server on a port of the loopback interface."""
         command = [
             str(find_server()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
             "--dir", str(self.folder), "--daemonize", "no",
@@ -113,7 +116,7 @@ class Stage:
         return process
 
     def _launch(self, name: str, command: list[str], more: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start a process, with a log of its own, and more in its environment."""
+        """Start a process that writes to its own log file; `more` are additional environment variables."""
         log = self.folder / f"{name}-{len(self._started)}.log"
         environ = environment() | {"VOXSPOOL_HEALTH_DIR": str(self.folder / "health")} | dict(more or {})
         with log.open("wb") as out:
@@ -123,16 +126,16 @@ class Stage:
 
     def _wait(self, process: subprocess.Popen[bytes], ready: Callable[[], object]) -> None:
         """Wait until a process is ready. Raises StartError."""
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + TIMEOUT_S
         while not ready():
             if process.poll() is not None or time.monotonic() > deadline:
-                said = self._started[process].read_text(errors="replace").strip().splitlines()
-                raise StartError(said[-1] if said else f"{process.args} did not start and said nothing")
+                lines = self._started[process].read_text(errors="replace").strip().splitlines()
+                raise StartError(lines[-1] if lines else f"{process.args} did not start and its log is empty")
             time.sleep(0.02)
 
 
-class Voxspool:
-    """Our side of a voxspool worker."""
+class VoxspoolQueue:
+    """The queue of a voxspool worker, as a producer uses it."""
 
     who: Final = OURS
 
@@ -143,11 +146,11 @@ class Voxspool:
         self.queue = Queue(JobSpec("", engine=engine).queue, connection=redis_client, serializer=JSONSerializer)
 
     def enqueue(self, text: str = "") -> str:
-        """Enqueue a speech, as a producer does; give its id."""
+        """Enqueue a job as a producer does, and return its id."""
         return self.client.enqueue(text, engine=self.engine).id
 
     def prepare(self, text: str = "") -> EnqueueData:
-        """Return what `enqueue` would lay into the queue."""
+        """Return the data of a job as `enqueue` adds it to the queue."""
         spec = JobSpec(text, engine=self.engine)
         return Queue.prepare_data(TASK, args=(spec.encode(),), job_id=spec.id, timeout=spec.timeout_s, result_ttl=500)
 
@@ -156,8 +159,8 @@ class Voxspool:
         return self.client.speech(job_id).status()
 
 
-class SimpleWorker:
-    """RQ's side: a function that does nothing, on a queue of its own, in JSON as ours."""
+class SimpleWorkerQueue:
+    """The queue of RQ's SimpleWorker; its jobs call a function that does nothing, and use JSON as voxspool's do."""
 
     who: Final = RQ
 
@@ -166,39 +169,39 @@ class SimpleWorker:
         self.queue = Queue(rq_worker.QUEUE, connection=redis_client, serializer=JSONSerializer)
 
     def enqueue(self) -> str:
-        """Enqueue a job that does nothing; give its id."""
+        """Enqueue a job that does nothing, and return its id."""
         return str(self.queue.enqueue_call(rq_worker.NOTHING).id)
 
     def prepare(self) -> EnqueueData:
-        """Return what `enqueue` would lay into the queue."""
+        """Return the data of a job as `enqueue` adds it to the queue."""
         return Queue.prepare_data(rq_worker.NOTHING, job_id=JobSpec("").id)
 
 
 def wait_done(redis_client: redis.Redis, job_id: str) -> int:
-    """Wait until RQ holds a job's result, without polling; give how many commands that took."""
-    for asked in range(1, round(START_S * 1000 / BLOCK_MS) + 1):
+    """Wait for the result of a job in RQ, without polling, and return the number of Redis commands used for it."""
+    for count in range(1, round(TIMEOUT_S * 1000 / BLOCK_MS) + 1):
         if redis_client.xread({RESULTS + job_id: "0"}, block=BLOCK_MS):
-            return asked
-    raise StartError(f"job {job_id} did not end in {START_S:g} s")
+            return count
+    raise StartError(f"job {job_id} did not end within {TIMEOUT_S:g} s")
 
 
 def wait_all(redis_client: redis.Redis, job_ids: Sequence[str]) -> None:
-    """Wait until RQ holds the results of jobs that were enqueued in this order."""
+    """Wait until RQ has the results of all jobs; `job_ids` are in the order in which they were enqueued."""
     wait_done(redis_client, job_ids[-1])
     results = [RESULTS + job_id for job_id in job_ids]
     while redis_client.exists(*results) < len(results):
         time.sleep(0.0005)
 
 
-def settled(jobs: int) -> Iterator[int]:
-    """Count to `jobs`, with a pause before each in which the workers fall idle."""
+def paced(jobs: int) -> Iterator[int]:
+    """Yield the numbers of `jobs` jobs, each after a pause in which the workers become idle."""
     for job in range(jobs):
         time.sleep(SETTLE_S)
         yield job
 
 
 def environment() -> dict[str, str]:
-    """Return the environment without what would change the programs measured; where voices lie may be said."""
+    """Return the environment variables without voxspool's own, except the folder of Piper voices."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -207,14 +210,14 @@ def environment() -> dict[str, str]:
 
 
 def _answers(probe: redis.Redis) -> bool:
-    """Whether Redis answers."""
+    """Return whether Redis answers."""
     with contextlib.suppress(redis.ConnectionError):
         return bool(probe.ping())
     return False
 
 
 def _free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
