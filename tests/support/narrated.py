@@ -11,7 +11,7 @@ from voxspool.protocol import keys, narration
 from voxspool.protocol.narration import ChapterSpec, Passage
 from voxspool.protocol.stream import Audio, Mark
 from voxspool_worker.engines.tone import PITCHES, ToneEngine, sine
-from voxspool_worker.narration.segment_plan import plan, seed_of
+from voxspool_worker.narration.segment_plan import plan_chapter, seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,7 @@ def held(db: redis.Redis, job: str) -> int:
 
 def reference(chapter: ChapterSpec) -> list[tuple[SpeechSegment, npt.NDArray[Any]]]:
     """Return a chapter's segments, each with its samples."""
-    segments = plan(chapter, ToneEngine(), "").segments
+    segments = plan_chapter(chapter, ToneEngine(), "").segments
     return [(segment, sine(segment, ToneEngine.sample_rate)) for segment in segments]
 
 

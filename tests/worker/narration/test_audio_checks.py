@@ -83,7 +83,7 @@ def test_measures_are_against_full_scale() -> None:
     assert heard.peak_dbfs == pytest.approx(-6.02, abs=0.05)
     assert heard.silent_share == pytest.approx(0.5, abs=0.01)
     assert heard.duration_s == 2
-    assert audio_checks.measure(silence(0), RATE) == audio_checks.Heard(
+    assert audio_checks.measure(silence(0), RATE) == audio_checks.AudioMeasurements(
         0, audio_checks.NOTHING_DBFS, audio_checks.NOTHING_DBFS, 1.0, 0.0
     )
 

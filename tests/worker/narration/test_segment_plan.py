@@ -13,7 +13,7 @@ from voxspool.errors import UnknownEngineError, UnknownLanguageError, UnknownVoi
 from voxspool.protocol.narration import BETWEEN, Passage, chapter
 from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.narration import audio_checks
-from voxspool_worker.narration.segment_plan import Plan, plan, seed_of
+from voxspool_worker.narration.segment_plan import SegmentPlan, plan_chapter, seed_of
 from voxspool_worker.text import split
 from voxspool_worker.voices.catalog import Part, Voice
 
@@ -45,9 +45,9 @@ class Choir(ToneEngine):
         return f"{self._digest}{voice.name}"
 
 
-def planned(*passages: Passage, by: ToneEngine | None = None, **options: Any) -> Plan:  # noqa: ANN401 - JobSpec's
+def planned(*passages: Passage, by: ToneEngine | None = None, **options: Any) -> SegmentPlan:  # noqa: ANN401 - JobSpec's
     spec = chapter("a-chapter", passages, STORE, **({"engine": "tone"} | options))
-    return plan(spec, by or Choir(), "a-run")
+    return plan_chapter(spec, by or Choir(), "a-run")
 
 
 def keys(*passages: Passage, **options: Any) -> list[str]:  # noqa: ANN401 - JobSpec's

@@ -1,9 +1,9 @@
-"""A chapter of a book, cut into segments, each with the key under which its audio is stored.
+"""Split a chapter of a book into segments, each with the key under which its audio is stored.
 
-A chapter gives the same plan on every worker with the same engine, model and voices. Helpers speak by their own plan,
-and its digest shows that it equals the owner's. The key and the seed of a segment depend on what it says and how it
-sounds, not on its place: an edit elsewhere changes neither. It works on text, voices and hashes; it does not use
-Redis.
+A chapter gives the same plan on every worker with the same engine, model and voices. Workers that help with a chapter
+speak by their own plan, and its digest shows that it equals the owner's. The key and the seed of a segment depend on
+its text and its sound, not on its place: an edit elsewhere changes neither. This module uses text, voices and hashes,
+not Redis.
 """
 
 from __future__ import annotations
@@ -29,52 +29,50 @@ if TYPE_CHECKING:
     from voxspool_worker.voices.catalog import Voice
 
 _KEY: Final = "voxspool segment 1"
-"""What a key is a key of; it changes when a key's parts do."""
+"""First part of every key; it changes when the parts of a key do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A chapter's segments in order, and the key of each in the store."""
+class SegmentPlan:
+    """The segments of a chapter in order, and the key of each in the store."""
 
     segments: list[SpeechSegment]
-    """Their spans count in the chapter's text; what follows in silence is in the last one's pause."""
+    """Their spans count characters of the chapter's text. A passage's pause is part of its last segment's."""
     keys: list[str]
     store: str
-    """Which store the keys are of."""
+    """The id of the store that the keys belong to."""
 
     @property
     def digest(self) -> str:
-        """What two workers compare: where it is the same, so is everything that either would speak."""
+        """A hash of the store and the keys: two workers with the same digest would speak the same audio."""
         return key_of(self.store, self.keys)
 
 
-def plan(chapter: ChapterSpec, engine: Engine, run: str) -> Plan:
-    """Cut a chapter for an engine; `run` is who speaks it, as in `SpeechSegment.job`.
+def plan_chapter(chapter: ChapterSpec, engine: Engine, job: str) -> SegmentPlan:
+    """Split a chapter for an engine; `job` is what becomes `SpeechSegment.job`.
 
     Raises UnknownEngineError, UnknownVoiceError, UnknownLanguageError, InvalidJobError or MissingExtraError.
     """
     check_engine(chapter.speech, engine)
     segments: list[SpeechSegment] = []
-    spoken = _Voiced(chapter, engine)
+    voices = _PassageVoices(chapter, engine)
     start = 0
     for passage in chapter.passages:
-        cut = list(_cut(passage, start, len(segments), spoken, run))
-        if cut:
-            segments += [*cut[:-1], replace(cut[-1], pause_s=cut[-1].pause_s + passage.pause_s)]
-        elif segments:
+        segments += _split(passage, start, len(segments), voices, job)
+        if segments:  # silence before the first segment is left out
             segments[-1] = replace(segments[-1], pause_s=segments[-1].pause_s + passage.pause_s)
         start += len(passage.text) + len(BETWEEN)
-    return Plan(segments, [_key(segment, engine) for segment in segments], chapter.store)
+    return SegmentPlan(segments, [_key(segment, engine) for segment in segments], chapter.store)
 
 
 def seed_of(seed: int, voice: str, said: str, again: int = 0) -> int:
-    """Derive a segment's seed from its chapter's, 32 bits, for the first time that it is spoken, or `again`."""
+    """Return the seed of a segment, 32 bits, from its chapter's; `again` counts attempts to speak it, from 0."""
     digest = hashlib.blake2s(f"{seed}/{again}/{voice}/{said}".encode(), digest_size=4)
     return int.from_bytes(digest.digest(), "little")
 
 
-class _Voiced:
-    """The voices of a chapter's passages, each looked for once: a cloned one may change meanwhile."""
+class _PassageVoices:
+    """The voices of a chapter's passages. Each is looked up once: a cloned voice may be replaced meanwhile."""
 
     def __init__(self, chapter: ChapterSpec, engine: Engine) -> None:
         self.speech = chapter.speech
@@ -82,36 +80,37 @@ class _Voiced:
         self._found: dict[tuple[str | None, str | None], tuple[Voice, str]] = {}
 
     def of(self, passage: Passage) -> tuple[Voice, str]:
-        """Return a passage's voice and language."""
-        asked = (passage.voice or self.speech.voice, passage.language or self.speech.language)
-        if asked not in self._found:
-            self._found[asked] = self._find(*asked, foreign=passage.language is not None)
-        return self._found[asked]
+        """Return the voice and the language of a passage."""
+        wanted = (passage.voice or self.speech.voice, passage.language or self.speech.language)
+        if wanted not in self._found:
+            self._found[wanted] = self._find(*wanted, own_language=passage.language is not None)
+        return self._found[wanted]
 
-    def _find(self, name: str | None, language: str | None, *, foreign: bool) -> tuple[Voice, str]:
-        """Find a voice, and what it speaks. A `foreign` paragraph that it cannot speak is spoken as the rest is.
+    def _find(self, name: str | None, language: str | None, *, own_language: bool) -> tuple[Voice, str]:
+        """Return a voice and the language that it speaks.
 
-        A line of French in an English book is no reason to leave it out.
+        A passage with a language of its own that the voice does not speak gets the chapter's: a line of French in an
+        English book is spoken, not left out.
         """
         voice = catalog.find(name, self.engine.voices, self.engine.name, language)
         try:
             return voice, voice.language(language)
         except (UnknownLanguageError, MissingExtraError):
-            if not foreign:
+            if not own_language:
                 raise
             return voice, voice.language(self.speech.language)
 
 
-def _cut(passage: Passage, start: int, index: int, spoken: _Voiced, run: str) -> Iterator[SpeechSegment]:
-    """Cut one passage, which begins at `start` in the chapter's text, into segments from `index` on."""
-    voice, language = spoken.of(passage)
-    limits = spoken.engine.limits(language)
-    limits = replace(limits, first_max_chars=limits.max_chars)  # nobody waits for the first sound of a paragraph
-    for place, piece in enumerate(text.split(passage.text, language, limits), index):
-        seed = seed_of(spoken.speech.seed, voice.name, piece.text)
+def _split(passage: Passage, start: int, index: int, voices: _PassageVoices, job: str) -> Iterator[SpeechSegment]:
+    """Yield the segments of a passage, which begins at `start` in the chapter's text; the first has number `index`."""
+    voice, language = voices.of(passage)
+    limits = voices.engine.limits(language)
+    limits = replace(limits, first_max_chars=limits.max_chars)  # no listener waits for a passage's first sound
+    for number, piece in enumerate(text.split(passage.text, language, limits), index):
+        seed = seed_of(voices.speech.seed, voice.name, piece.text)
         yield SpeechSegment(
-            run, place, piece.text, start + piece.start, start + piece.end, piece.pause_s,
-            voice, language, spoken.speech.speed, seed,
+            job, number, piece.text, start + piece.start, start + piece.end, piece.pause_s,
+            voice, language, voices.speech.speed, seed,
         )  # fmt: skip
 
 

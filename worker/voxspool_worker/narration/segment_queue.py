@@ -1,8 +1,8 @@
-"""The segments of a chapter, shared between workers: which are unspoken, who speaks which, and the outcomes.
+"""The segments of a chapter, shared between workers through Redis: which are unspoken, who holds which, the outcomes.
 
 Redis holds only numbers and words: the text is in the job, the audio in the segment store. Each decision is one script,
-so any number of workers may ask at once; a worker that dies loses its leases and nothing else. It uses no engine, no
-store and no threads.
+so any number of workers may ask at once; a worker that dies loses its leases and nothing else. This module uses no
+engine, no store and no threads.
 """
 
 from __future__ import annotations
@@ -19,43 +19,48 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
+    from voxspool.store.segments import Stored
+
 LEASE_S: Final = 9
-"""How long a segment is held without a renewal; three beats of 3 s, as a job's lease."""
+"""How long a worker holds a segment without renewing its lease, in seconds: three renewals, as for a job's lease."""
 MAX_DEATHS: Final = 2
-"""A segment that so many workers died of is set aside."""
+"""A segment in which so many workers died is not spoken again; its outcome is "poison"."""
 PAGE: Final = 500
-"""How many segments, or results, go into one command."""
+"""Largest number of segments, or of results, in one command."""
+OUTCOME_KINDS: Final = ("spoken", "found", "engine", "poison")
+"""The outcomes of a segment: it was spoken; the store had it; the engine failed twice; workers died of it."""
 
 
-WORDS: Final = ("spoken", "found", "engine", "poison")
-"""What may come of a segment: it was spoken; the store had it; the engine failed; workers died."""
-
-
-class Outcome(NamedTuple):
-    """What came of a segment: what its mark says."""
+class SegmentOutcome(NamedTuple):
+    """What became of a segment: the facts for its mark. Its JSON, a list of these fields, is an item of the results."""
 
     segment: int
     """Counts from 0."""
-    word: str
-    """One of WORDS; or the code of an error that ends the chapter, as `store`."""
+    kind: str
+    """One of OUTCOME_KINDS; or the code of an error that ends the chapter, such as `store`."""
     samples: int = 0
     seed: int = 0
     tries: int = 1
     fault: str = ""
-    """What is wrong with it; of an error, its sentence."""
+    """The fault of its audio; for an error, its message."""
+
+    @classmethod
+    def found(cls, segment: int, stored: Stored) -> SegmentOutcome:
+        """Return the outcome of a segment that is in the store already."""
+        return cls(segment, "found", stored.samples, stored.seed, stored.tries, stored.fault)
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """A segment that is ours for a while."""
+class SegmentClaim:
+    """A segment that was leased to a worker."""
 
     index: int
     deaths: int
-    """How many died of it, or beside it."""
+    """How many workers died while they held it."""
 
 
-class Scripts:
-    """The pool's scripts on a connection; loaded once for all chapters of a worker."""
+class SegmentScripts:
+    """The Lua scripts of segment queues on one connection; loaded once for all chapters."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
@@ -67,81 +72,84 @@ class Scripts:
 
 
 class SegmentQueue:
-    """One chapter's segments. From any thread."""
+    """The segment queue of one chapter. All methods may be called from any thread, and raise RedisError."""
 
-    def __init__(self, scripts: Scripts, job: str, engine: str, plan: str) -> None:
-        """Prepare; `plan` is the digest of the plan that indices are of."""
+    def __init__(self, scripts: SegmentScripts, job: str, engine: str, digest: str) -> None:
+        """Prepare; nothing is sent yet. `digest` is that of the chapter's plan; `close` works without it."""
         self._scripts = scripts
         self._job = job
         self._narrating = keys.narrating(engine)
-        self._plan = plan
+        self._digest = digest
         self._keys = [keys.pool(job), keys.unspoken(job), keys.results(job)]
 
     def take(self) -> None:
-        """Take it over for a run of the chapter; results of an earlier one stand, where its plan was the same."""
-        self._scripts.take(keys=self._keys, args=[self._plan, keys.POOL_TTL_S])
+        """Create the queue for a run of the chapter, or continue an earlier run's if that had the same plan."""
+        self._scripts.take(keys=self._keys, args=[self._digest, keys.POOL_TTL_S])
 
     def offer(self, indices: Iterable[int]) -> None:
-        """Let these segments be spoken, by anybody."""
+        """Add segments to the queue; those that are in it already stay as they are."""
         names = [_name(index) for index in indices]
         for first in range(0, len(names), PAGE):
             self._scripts.redis.zadd(self._keys[1], dict.fromkeys(names[first : first + PAGE], 0), nx=True)
         self._scripts.redis.expire(self._keys[1], keys.POOL_TTL_S)
 
     def announce(self) -> bool:
-        """Announce that the chapter is being narrated. Return False if Redis has lost the queue."""
+        """Add the chapter to those that other workers look at. Return False if Redis has lost the queue."""
         redis = self._scripts.redis
         redis.zadd(self._narrating, {self._job: redis.time()[0]}, nx=True)
         redis.expire(self._narrating, keys.POOL_TTL_S)
         return bool(redis.exists(self._keys[0]))
 
-    def claim(self, holder: str, *, count_deaths: bool, alone: bool) -> Claimed | str:
-        """Take a segment; else say why there is none: `none`, `suspect`, `over` or `other` (see the script)."""
+    def claim(self, holder: str, *, count_deaths: bool, alone: bool) -> SegmentClaim | str:
+        """Lease the next segment to `holder`. Return why there is none: `none`, `suspect`, `over` or `other`.
+
+        These words, and the two conditions, are explained in claim_segment.lua.
+        """
         reply: Any = self._scripts.claim(
             keys=[*self._keys, keys.control(self._job)],
             args=[
-                holder, LEASE_S * 1000, keys.POOL_TTL_S, self._plan, MAX_DEATHS, int(count_deaths), int(alone),
+                holder, LEASE_S * 1000, keys.POOL_TTL_S, self._digest, MAX_DEATHS, int(count_deaths), int(alone),
             ],
         )  # fmt: skip
-        said, *claimed = reply
-        return Claimed(*claimed) if claimed else str(said.decode())
+        word, *claim = reply
+        return SegmentClaim(*claim) if claim else str(word.decode())
 
     def renew(self, holders: Mapping[int, str]) -> set[int]:
-        """Renew leases; give those that are lost."""
+        """Renew the leases of segments, each with its holder. Return the segments whose lease is lost."""
         return self._renew(LEASE_S * 1000, holders)
 
     def give_back(self, holders: Mapping[int, str]) -> None:
-        """Let others speak these at once: nobody died of them."""
+        """End the leases of segments, so that others can speak them at once; no death is counted."""
         self._renew(0, holders)
 
-    def end(self, outcome: Outcome) -> bool:
-        """Record the outcome of a segment. Return False if it was known already, or the chapter is over."""
+    def end(self, outcome: SegmentOutcome) -> bool:
+        """Record the outcome of a segment. Return False if it has one already, or the chapter is over."""
         args: list[str | int] = [_name(outcome.segment), json.dumps(outcome, ensure_ascii=False), keys.POOL_TTL_S]
         return bool(self._scripts.end(keys=self._keys, args=args))
 
-    def results(self, first: int) -> list[Outcome]:
-        """Return up to PAGE results from the one at place `first` on, in the order in which they came."""
+    def results(self, first: int) -> list[SegmentOutcome]:
+        """Return up to PAGE outcomes, from number `first` on, in the order in which they were recorded."""
         found: Any = self._scripts.redis.lrange(self._keys[2], first, first + PAGE - 1)
-        return [Outcome(*json.loads(one)) for one in found]
+        return [SegmentOutcome(*json.loads(one)) for one in found]
 
     def close(self) -> None:
-        """Take it away, if the chapter is over."""
+        """Delete the queue if the chapter is over."""
         if self._scripts.close(keys=[*self._keys, keys.control(self._job)]):
             self._scripts.redis.zrem(self._narrating, self._job)
 
     def _renew(self, lease_ms: int, holders: Mapping[int, str]) -> set[int]:
-        """Renew leases, or end them."""
+        """Set the leases of segments to end in `lease_ms`; 0 ends them."""
         held = [item for index, holder in holders.items() for item in (_name(index), holder)]
         lost: Any = self._scripts.renew(keys=self._keys[:2], args=[lease_ms, keys.POOL_TTL_S, *held])
         return {int(name) for name in lost}
 
 
-def narrated(redis: Redis, engine: str) -> list[str]:
-    """Return the chapters that workers with an engine narrate, the oldest first."""
+def narrated_jobs(redis: Redis, engine: str) -> list[str]:
+    """Return the jobs of the chapters that workers with an engine narrate, the oldest first."""
     found: Any = redis.zrangebyscore(keys.narrating(engine), "-inf", "+inf")
     return [job.decode(errors="surrogateescape") for job in found]
 
 
 def _name(index: int) -> str:
-    """Name a segment so that Redis, which sorts by letters, has them in order."""
+    """Return the name of a segment in Redis, which sorts names by their letters: six digits."""
     return f"{index:06d}"

@@ -1,6 +1,6 @@
-"""The worker's segment store, opened in a thread of its own because it may be remote; retried until it can be opened.
+"""The worker's segment store: opened by a thread of its own, because it may be remote, and retried until it opens.
 
-A worker whose store cannot be opened still speaks the jobs that do not need it.
+A worker whose store cannot be opened still speaks the jobs that need no store.
 """
 
 from __future__ import annotations
@@ -18,73 +18,80 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AGAIN_S: Final = 30.0
-"""How long after a failure the store is tried again, in seconds."""
-PATIENCE_S: Final = 10.0
-"""How long a chapter waits for a store that is being opened, in seconds."""
-WAITS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""How long to wait before something that the store refused is tried again, in seconds; then it is given up."""
+REOPEN_S: Final = 30.0
+"""Wait before the next attempt to open the store, in seconds."""
+OPEN_LIMIT_S: Final = 10.0
+"""How long a chapter waits for the first attempt to open the store, in seconds."""
+RETRY_WAITS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Waits between attempts to read or write a segment, in seconds; after the last attempt, the chapter fails."""
 
-_Given = TypeVar("_Given")
+_Result = TypeVar("_Result")
 
 
 class StoreHandle:
-    """Where a worker's store is, or why it is not there."""
+    """The segment store of a worker, or the reason why it is not open. All methods may be called from any thread."""
 
     def __init__(self, place: str | Path) -> None:
-        """Prepare; nothing is opened before `start`."""
+        """Prepare to open the store in a folder or at a URL; `start` begins."""
         self._place = place
-        self._tried = threading.Event()
-        self._quit = threading.Event()
+        self._attempted = threading.Event()
+        self._stopping = threading.Event()
         self._store: Store | None = None
-        self._why = "it is being opened"
+        self._problem = "it is being opened"
 
     def start(self) -> None:
-        """Begin to open the store."""
+        """Start the thread that opens the store."""
         threading.Thread(target=self._open, name="store", daemon=True).start()
 
     def stop(self) -> None:
-        """Try no more."""
-        self._quit.set()
+        """Stop the attempts to open the store."""
+        self._stopping.set()
 
     @property
     def id(self) -> str:
-        """The store's id; empty where there is none yet."""
+        """The id of the store; empty until it is open."""
         return self._store.id if self._store else ""
 
     def store(self) -> Store:
-        """Return the store. Raises StoreError where it could not be opened so far."""
-        self._tried.wait(PATIENCE_S)
+        """Return the store, after waiting up to OPEN_LIMIT_S for the first attempt to open it.
+
+        Raises StoreError if no attempt has succeeded yet.
+        """
+        self._attempted.wait(OPEN_LIMIT_S)
         if self._store is None:
-            raise StoreError(f"this worker's segment store cannot be used ({self._why}); correct VOXSPOOL_STORE")
+            raise StoreError(f"this worker's segment store cannot be used ({self._problem}); correct VOXSPOOL_STORE")
         return self._store
 
     def _open(self) -> None:
-        """Open it, as often as it takes: the body of the thread."""
-        while not self._quit.is_set():
+        """Try to open the store until it succeeds: the body of the thread."""
+        while not self._stopping.is_set():
             try:
                 self._store = Store(self._place)
             except (VoxspoolError, OSError, ValueError, KeyError) as error:
-                why, self._why = self._why, f"{type(error).__name__}: {error}"
-                if why != self._why:
-                    log.warning("store.away error=%s", self._why)
-            self._tried.set()
+                self._note(f"{type(error).__name__}: {error}")
+            self._attempted.set()
             if self._store:
                 return
-            self._quit.wait(AGAIN_S)
+            self._stopping.wait(REOPEN_S)
+
+    def _note(self, problem: str) -> None:
+        """Remember why the store is not open; log it unless it is the same as before."""
+        if problem != self._problem:
+            log.warning("store.away error=%s", problem)
+        self._problem = problem
 
 
-def patiently(act: Callable[[], _Given], wait: Callable[[float], object]) -> _Given:
-    """Do something with the store, and again where it fails: one far away does at times.
+def retry_store(act: Callable[[], _Result], wait: Callable[[float], object]) -> _Result:
+    """Call `act`, which uses the store, and return its result; retry with backoff: remote stores fail now and then.
 
-    `wait` spends seconds. Raises StoreError where the store fails to the end.
+    `wait` spends the seconds that it is passed. Raises StoreError if the last attempt fails too.
     """
-    for wait_s in (*WAITS_S, None):
+    for wait_s in (*RETRY_WAITS_S, None):
         try:
             return act()
         except (StoreError, OSError) as error:
             log.warning("store.away error=%s", error)
             if wait_s is None:
-                raise StoreError(f"the segment store refuses ({error}); see to it, and narrate again") from error
+                raise StoreError(f"the segment store refuses ({error}); repair it, and narrate again") from error
             wait(wait_s)
     raise AssertionError
