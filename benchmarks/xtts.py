@@ -298,21 +298,30 @@ def plot(report: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     image, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    _plot_chunk_times(report, left)
+    _plot_real_time_factors(report, right)
+    image.savefig(path, dpi=120)
+
+
+def _plot_chunk_times(report: dict[str, Any], axes: Any) -> None:
+    """Draw the time of each chunk of a sentence, a line per system."""
     for figure in report["figures"]:
         if figure["name"] == "chunk" and figure["who"] != systems.API:
             times = figure["detail"]["by_k"]
-            left.plot(range(1, len(times) + 1), times, marker="o", label=figure["who"])
-    left.set(xlabel="chunk k of a sentence", ylabel="seconds since the chunk before", ylim=(0, None))
-    left.legend()
+            axes.plot(range(1, len(times) + 1), times, marker="o", label=figure["who"])
+    axes.set(xlabel="chunk k of a sentence", ylabel="seconds since the chunk before", ylim=(0, None))
+    axes.legend()
+
+
+def _plot_real_time_factors(report: dict[str, Any], axes: Any) -> None:
+    """Draw the real-time factors of passage and narration as bars, with a line at 1."""
     passages = [figure for figure in report["figures"] if figure["name"] in {"passage", "narration"}]
-    bars = right.barh(
-        [f"{figure['who']}, {figure['name']}" for figure in passages], [figure["p50"] for figure in passages]
-    )
-    right.bar_label(bars, fmt="%.2f", padding=3)
-    right.axvline(1.0, color="black", linewidth=1, linestyle=":")
-    right.invert_yaxis()
-    right.set(xlabel="real-time factor (computing time / audio duration)")
-    image.savefig(path, dpi=120)
+    names = [f"{figure['who']}, {figure['name']}" for figure in passages]
+    bars = axes.barh(names, [figure["p50"] for figure in passages])
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.axvline(1.0, color="black", linewidth=1, linestyle=":")
+    axes.invert_yaxis()
+    axes.set(xlabel="real-time factor (computing time / audio duration)")
 
 
 if __name__ == "__main__":

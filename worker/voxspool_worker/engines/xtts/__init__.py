@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from voxspool_worker.engines.xtts.engine import XttsEngine
     from voxspool_worker.engines.xtts.gpt import Decoder, Gpt
     from voxspool_worker.engines.xtts.model import LoadedModel
-    from voxspool_worker.engines.xtts.prepared_voices import PreparedVoices
+    from voxspool_worker.engines.xtts.prepared_voices import ConditioningMethod, PreparedVoices
     from voxspool_worker.engines.xtts.sampling import SamplingOptions
     from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
     from voxspool_worker.engines.xtts.weights import GptWeights
@@ -166,26 +166,32 @@ def make_voices(
     loaded: LoadedModel, settings: Settings, connect: Callable[..., Redis] | None, tokenizer: XttsTokenizer
 ) -> PreparedVoices:
     """Return the voices of the engine: the checkpoint's speakers and, with `connect`, the cloned ones."""
-    from importlib.metadata import version
-
-    from voxspool_worker.engines.xtts import latents
-    from voxspool_worker.engines.xtts.prepared_voices import ConditioningMethod, PreparedVoices
+    from voxspool_worker.engines.xtts.latents import Conditioning
+    from voxspool_worker.engines.xtts.prepared_voices import PreparedVoices
     from voxspool_worker.voices.catalog import VoiceBook
     from voxspool_worker.voices.cloned import VoiceLibrary
     from voxspool_worker.voices.conditioning_cache import ConditioningCache
+
+    redis = connect(retries=1) if connect else None
+    library = VoiceLibrary(redis)
+    folder = settings.cache_dir.expanduser() / "conditioning"
+    cache = ConditioningCache(Conditioning.from_arrays, folder=folder, redis=redis)
+    book = VoiceBook(loaded.speakers, tokenizer.languages, library, tokenizer.lacking)
+    return PreparedVoices(loaded.speakers, book, library, cache, _conditioning_method(loaded))
+
+
+def _conditioning_method(loaded: LoadedModel) -> ConditioningMethod:
+    """Return how conditioning is computed from clips with this checkpoint."""
+    from importlib.metadata import version
+
+    from voxspool_worker.engines.xtts import latents
+    from voxspool_worker.engines.xtts.prepared_voices import ConditioningMethod
 
     config = loaded.config
     parameters = latents.ConditioningParameters(
         config.max_ref_len, config.gpt_cond_len, config.gpt_cond_chunk_len, config.sound_norm_refs
     )
-    redis = connect(retries=1) if connect else None
-    library = VoiceLibrary(redis)
-    cache = ConditioningCache(
-        latents.Conditioning.from_arrays, folder=settings.cache_dir.expanduser() / "conditioning", redis=redis
-    )
-    method = ConditioningMethod(
+    return ConditioningMethod(
         lambda clips: latents.compute(loaded.upstream_xtts(), clips, parameters), parameters,
         loaded.checkpoint.fingerprint, f"coqui-tts {version('coqui-tts')}",
     )  # fmt: skip
-    book = VoiceBook(loaded.speakers, tokenizer.languages, library, tokenizer.lacking)
-    return PreparedVoices(loaded.speakers, book, library, cache, method)

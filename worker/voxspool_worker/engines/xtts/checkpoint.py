@@ -202,6 +202,18 @@ def fetch(settings: Settings) -> Checkpoint:
 def _download(settings: Settings) -> None:
     """Download XTTS with Coqui's library."""
     forbid_telemetry()
+    manager_class = _manager_without_prompt()
+    try:
+        manager_class(output_prefix=settings.coqui_dir.expanduser().parent, progress_bar=True).download_model(MODEL)
+    except Exception as error:  # the network, the disk and the library raise errors of many classes
+        raise CheckpointError(
+            f"XTTS could not be fetched ({type(error).__name__}: {_first_line(error)}); try again, or set "
+            "VOXSPOOL_XTTS_DIR to a folder that contains it"
+        ) from error
+
+
+def _manager_without_prompt() -> Any:  # noqa: ANN401 - upstream is untyped
+    """Return the class of Coqui's download manager without its prompt on stdin."""
     try:
         from TTS.utils.manage import ModelManager
     except ImportError as error:
@@ -217,13 +229,7 @@ def _download(settings: Settings) -> None:
             """Return True: `fetch` has checked that the user agreed."""
             return True
 
-    try:
-        AgreedManager(output_prefix=settings.coqui_dir.expanduser().parent, progress_bar=True).download_model(MODEL)
-    except Exception as error:  # the network, the disk and the library raise errors of many classes
-        raise CheckpointError(
-            f"XTTS could not be fetched ({type(error).__name__}: {_first_line(error)}); try again, or set "
-            "VOXSPOOL_XTTS_DIR to a folder that contains it"
-        ) from error
+    return AgreedManager
 
 
 def _first_line(error: Exception) -> str:

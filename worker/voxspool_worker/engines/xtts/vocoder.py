@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+    _Level = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]
+    """An interpolation: positions of the lower and the upper neighbour of each value, and the weight of the upper."""
+
 LEAKY_SLOPE: Final = 0.1
 """Slope of HiFi-GAN's leaky ReLUs."""
 LAST_LEAKY_SLOPE: Final = 0.01
@@ -272,10 +275,20 @@ class _FrameResampler:
         the only window of a complete stream. PyTorch copies a signal whose length an interpolation does not change, and
         before a stream is complete that is not known.
         """
+        wanted, levels = self._levels(first, last, count, only=only)
+        values = latents[int(wanted[0]) - start : int(wanted[-1]) - start + 1].float()
+        for low, high, weight in reversed(levels):
+            values = _interpolate(values, low, high, weight)
+        return values
+
+    def _levels(self, first: int, last: int, count: int, *, only: bool) -> tuple[npt.NDArray[np.int64], list[_Level]]:
+        """Return the positions of the latents that some frames depend on, and the interpolations from last to first.
+
+        The arguments are those of `frames`.
+        """
         counts = [count]
         for scale in self._scales[:-1]:
             counts.append(math.floor(counts[-1] * scale))
-        # From the last interpolation to the first: which values each one reads, and with which weights.
         wanted, levels = np.arange(first, last), []
         for scale, available in zip(reversed(self._scales), reversed(counts), strict=True):
             copied = only and math.floor(available * scale) == available
@@ -285,10 +298,7 @@ class _FrameResampler:
             begin = int(low[0])
             levels.append((low - begin, high - begin, (source - low).astype(np.float32)))
             wanted = np.arange(begin, int(high[-1]) + 1)
-        values = latents[int(wanted[0]) - start : int(wanted[-1]) - start + 1].float()
-        for low, high, weight in reversed(levels):
-            values = _interpolate(values, low, high, weight)
-        return values
+        return wanted, levels
 
 
 def _interpolate(values: Tensor, low: npt.NDArray[np.int64], high: npt.NDArray[np.int64],
