@@ -1,4 +1,4 @@
-"""Engines from other distributions: what is registered, what is refused, and what a broken one says."""
+"""Engines from other distributions: registration, names that cannot be used, and errors of broken engines."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     Install = Callable[..., None]
 
 BEEP = textwrap.dedent(inspect.getdoc(base).partition("in each step:\n")[2])  # type: ignore[union-attr] # it has one
-"""The minimal engine that the interface's own page shows."""
+"""The minimal engine in the docstring of `engines.base`."""
 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a distribution with one module, and the entry points that it registers."""
+    """Return a function that installs a distribution with one module and the given entry points."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def installed(distribution: str, code: str, **entries: str) -> None:
@@ -64,14 +64,14 @@ def test_a_distribution_is_imported_only_when_its_engine_is_loaded(install: Inst
     assert "beeps" not in sys.modules
 
 
-def test_a_typing_error_in_a_name_finds_engines_of_other_distributions(install: Install) -> None:
+def test_an_unknown_name_suggests_engines_of_other_distributions(install: Install) -> None:
     install("beeps", BEEP, beep="BeepEngine")
     with pytest.raises(UnknownEngineError, match=r"no engine 'beeep' \(did you mean beep\?\)"):
         load("beeep", Settings())
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         (
             "import nothing_of_this_name",
@@ -81,23 +81,25 @@ def test_a_typing_error_in_a_name_finds_engines_of_other_distributions(install: 
         ("", r"cannot be loaded \(AttributeError: "),
         ("def BeepEngine(settings): 1 / 0", r"cannot be loaded \(ZeroDivisionError: division by zero\)"),
         ("def BeepEngine(): pass", r"cannot be loaded \(TypeError: "),
-        ("def BeepEngine(settings): return object()", "is no engine: it has no name, model, device, "),
-        (BEEP.replace("def drop", "def drops"), r"is no engine: it has no drop \("),
-        (BEEP.replace('name = "beep"', 'name = "boop"'), "calls itself 'boop'; its attribute `name` must be 'beep'"),
-        (BEEP.replace("rows = 1", "rows = 0"), "has rows = 0; it must be a whole number from 1 up"),
-        (BEEP.replace("24_000", "24e3"), "has sample_rate = 24000.0; it must be a whole number from 1 up"),
+        ("def BeepEngine(settings): return object()", "is not an engine: it has no name, model, device, "),
+        (BEEP.replace("def drop", "def drops"), r"is not an engine: it has no drop \("),
+        (BEEP.replace('name = "beep"', 'name = "boop"'), "has the name 'boop'; its attribute `name` must be 'beep'"),
+        (BEEP.replace("rows = 1", "rows = 0"), "has rows = 0; it must be a positive whole number"),
+        (BEEP.replace("24_000", "24e3"), "has sample_rate = 24000.0; it must be a positive whole number"),
     ],
 )
-def test_a_broken_engine_is_one_line_and_the_others_are_loaded(install: Install, code: str, said: str) -> None:
+def test_a_broken_engine_raises_an_error_of_one_line_and_others_can_be_loaded(
+    install: Install, code: str, message: str
+) -> None:
     install("beeps", code, beep="BeepEngine")
-    with pytest.raises(EngineLoadError, match=rf"^the engine 'beep' of beeps 1\.0 {said}") as raised:
+    with pytest.raises(EngineLoadError, match=rf"^the engine 'beep' of beeps 1\.0 {message}") as raised:
         load("beep", Settings())
     assert str(raised.value).endswith("; repair or uninstall it")
     assert "\n" not in str(raised.value)
     assert load("tone", Settings()).name == "tone"
 
 
-def test_an_engine_may_name_what_it_lacks_itself(install: Install) -> None:
+def test_a_voxspool_error_of_the_engine_is_passed_on(install: Install) -> None:
     install(
         "beeps",
         "from voxspool.errors import MissingExtraError\ndef make(settings): raise MissingExtraError('get it')",
@@ -111,20 +113,21 @@ def test_an_engine_may_name_what_it_lacks_itself(install: Install) -> None:
     "code",
     [BEEP.replace("np.int16", "np.float32"), BEEP.replace("astype(np.int16)", "astype(np.int16).reshape(-1, 1)")],
 )
-def test_samples_of_another_form_are_found_before_the_first_job(install: Install, code: str) -> None:
+def test_warm_up_raises_an_error_for_samples_of_a_wrong_dtype_or_shape(install: Install, code: str) -> None:
     install("beeps", code, beep="BeepEngine")
     with pytest.raises(
-        EngineLoadError, match=r"^the engine 'beep' gave samples of (float32|int16) .*; give int16 of shape \(n,\)$"
+        EngineLoadError,
+        match=r"^the engine 'beep' returned samples of (float32|int16) .*; they must be int16 of shape \(n,\)$",
     ):
         warm_up(load("beep", Settings()))
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (
             ["piper"],
-            "beeps 1.0 registers the engine 'piper', and voxspool has one of that name; voxspool's own is used",
+            "beeps 1.0 registers the engine 'piper', but voxspool has an engine of that name; voxspool's own is used",
         ),
         (
             ["My.Engine"],
@@ -133,18 +136,18 @@ def test_samples_of_another_form_are_found_before_the_first_job(install: Install
         (["auto"], "beeps 1.0 registers an engine as 'auto', which cannot"),
     ],
 )
-def test_a_name_that_cannot_be_used_is_one_line_and_the_others_are_used(
-    install: Install, caplog: pytest.LogCaptureFixture, names: list[str], said: str
+def test_one_warning_is_logged_for_a_name_that_cannot_be_used(
+    install: Install, caplog: pytest.LogCaptureFixture, names: list[str], message: str
 ) -> None:
     install("beeps", BEEP, beep="BeepEngine", **dict.fromkeys(names, "BeepEngine"))
     with caplog.at_level(logging.WARNING):
         assert load_or_stand_in(Settings(engine="tone")).engine.name == "tone"
     (line,) = caplog.messages
-    assert line.startswith(f"engine.refused {said}")
+    assert line.startswith(f"engine.refused {message}")
     assert engines.names() == ["piper", "tone", "xtts", "beep"]
 
 
-def test_a_name_that_two_distributions_register_is_neithers(install: Install) -> None:
+def test_a_name_that_two_distributions_register_is_not_used(install: Install) -> None:
     install("beeps", BEEP, beep="BeepEngine")
     install("other-beeps", BEEP, beep="BeepEngine")
     (line,) = plugins.find().refused

@@ -59,12 +59,12 @@ def load_or_stand_in(settings: Settings, connect: Callable[..., Redis] | None = 
 
 
 def names() -> list[str]:
-    """Return the engines that a worker can be asked for here: voxspool's own, then those of other distributions."""
+    """Return the names of all engines in this environment: voxspool's own, then those of other distributions."""
     return [*ENGINES, *plugins.find().engines]
 
 
 def check_name(name: str) -> None:
-    """Refuse an engine that is not here. Raises UnknownEngineError, with the near name."""
+    """Raise UnknownEngineError, with the closest name, if this environment has no engine of this name."""
     if name not in (known := names()):
         raise UnknownEngineError(f"there is no engine {name!r}{did_you_mean(name, known)}")
 
@@ -72,8 +72,8 @@ def check_name(name: str) -> None:
 def load(name: str, settings: Settings, connect: Callable[..., Redis] | None = None) -> Engine:
     """Load an engine into memory. `connect` returns a client of the Redis that holds cloned voices; None: no clones.
 
-    Raises UnknownEngineError, MissingExtraError (with the install command), UnknownVoiceError (no
-    voice is installed), CheckpointError, SettingsError and EngineLoadError.
+    Raises UnknownEngineError, MissingExtraError (with the install command), UnknownVoiceError (no voice is installed),
+    CheckpointError, SettingsError and EngineLoadError.
     """
     check_name(name)
     if name == "tone":

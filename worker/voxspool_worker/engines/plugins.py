@@ -1,10 +1,10 @@
-"""Engines from other distributions: what they register in the entry-point group `voxspool.engines`.
+"""Engines from other distributions, which register them in the entry-point group `voxspool.engines`.
 
     [project.entry-points."voxspool.engines"]
     letters = "voxspool_letters:LettersEngine"
 
-The name is what jobs ask for. The object is called with the worker's `Settings` and returns a `base.Engine`; it is
-imported only by a worker that is started for this engine.
+The name is the engine's name in jobs. The object is called with the worker's `Settings` and returns a `base.Engine`.
+Only a worker that is started for this engine imports it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _MEMBERS: Final = tuple(name for name in vars(Engine) if not name.startswith("_"
 
 
 class Registered(NamedTuple):
-    """What the distributions of this environment register."""
+    """The engines that the distributions of this environment register."""
 
     engines: dict[str, EntryPoint]
     refused: list[str]
-    """One line for each name that cannot be used."""
+    """A line for each name that cannot be used, with the reason."""
 
 
 def find() -> Registered:
-    """Read the entry points of this environment. Nothing is imported."""
+    """Return the registered engines of this environment, without importing them."""
     named = defaultdict(list)
     for entry in entry_points(group=GROUP):
         named[entry.name].append(entry)
@@ -45,10 +45,10 @@ def find() -> Registered:
 
 
 def load(entry: EntryPoint, settings: Settings) -> Engine:
-    """Import and make an engine.
+    """Import and construct an engine.
 
-    Raises EngineLoadError, one line, for whatever it raises and for an object that is no engine; passes on a
-    VoxspoolError of its own, such as MissingExtraError.
+    Raises EngineLoadError, with a message of one line, if that raises an error or if the object does not implement
+    `base.Engine`. Passes on every VoxspoolError of the engine, such as MissingExtraError.
     """
     try:
         engine = entry.load()(settings)
@@ -59,30 +59,30 @@ def load(entry: EntryPoint, settings: Settings) -> Engine:
         raise _unusable(entry, f"cannot be loaded ({type(error).__name__}: {error})") from error
     if fault:
         raise _unusable(entry, fault)
-    return engine  # type: ignore[no-any-return] # its members were looked at; their types are its author's
+    return engine  # type: ignore[no-any-return] # its members were checked, but not their types
 
 
 def _fault(name: str, entries: list[EntryPoint]) -> str:
-    """Describe why a name cannot be used; empty where it can."""
+    """Return why a name cannot be used; an empty text if it can."""
     who = " and ".join(_distribution(entry) for entry in entries)
     if name in ENGINES:
-        return f"{who} registers the engine {name!r}, and voxspool has one of that name; voxspool's own is used"
+        return f"{who} registers the engine {name!r}, but voxspool has an engine of that name; voxspool's own is used"
     if not is_engine_name(name):
         return f"{who} registers an engine as {name!r}, which cannot be part of a queue's name; {ENGINE_NAME_RULE}"
     return f"{who} both register the engine {name!r}; uninstall one of them" if len(entries) > 1 else ""
 
 
 def _interface_fault(name: str, engine: object) -> str:
-    """Describe what an object lacks to be the engine of this name; empty where it lacks nothing."""
+    """Return what is wrong with an object as the engine of this name; an empty text if nothing is."""
     missing = [member for member in _MEMBERS if not hasattr(engine, member)]
     if missing:
-        return f"is no engine: it has no {', '.join(missing)} (see voxspool_worker.engines.base.Engine)"
+        return f"is not an engine: it has no {', '.join(missing)} (see voxspool_worker.engines.base.Engine)"
     assert isinstance(engine, Engine)
     if engine.name != name:
-        return f"calls itself {engine.name!r}; its attribute `name` must be {name!r}"
+        return f"has the name {engine.name!r}; its attribute `name` must be {name!r}"
     for member, value in (("sample_rate", engine.sample_rate), ("rows", engine.rows)):
         if not isinstance(value, int) or value < 1:
-            return f"has {member} = {value!r}; it must be a whole number from 1 up"
+            return f"has {member} = {value!r}; it must be a positive whole number"
     return ""
 
 
@@ -92,5 +92,5 @@ def _unusable(entry: EntryPoint, why: str) -> EngineLoadError:
 
 
 def _distribution(entry: EntryPoint) -> str:
-    """Name the distribution of an entry point, with its version."""
+    """Return name and version of the distribution of an entry point."""
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value

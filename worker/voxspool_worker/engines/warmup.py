@@ -42,9 +42,9 @@ def warm_up(engine: Engine) -> WarmUpResult:
     """Synthesise WORDS with the engine's default voice and discard the audio. Does nothing without a built-in voice.
 
     Ignores SegmentError: an engine that cannot speak this text may speak others. Passes on every other exception.
-    Raises EngineLoadError for samples of another form than the interface has.
+    Raises EngineLoadError if the engine returns samples of a wrong dtype or shape.
     """
-    began, samples = time.monotonic(), 0
+    started, samples = time.monotonic(), 0
     if catalog.built_in(engine.voices):
         voice = catalog.find(None, engine.voices, engine.name)
         engine.prepare(voice)
@@ -54,14 +54,14 @@ def warm_up(engine: Engine) -> WarmUpResult:
                 samples += sum(_count_samples(engine, chunk) for chunk in engine.step())
         except SegmentError:
             pass
-    return WarmUpResult(time.monotonic() - began, samples / engine.sample_rate)
+    return WarmUpResult(time.monotonic() - started, samples / engine.sample_rate)
 
 
 def _count_samples(engine: Engine, chunk: AudioChunk) -> int:
-    """Return the length of a chunk. Raises EngineLoadError if it is not int16 of shape (n,): it would be noise."""
+    """Return the number of samples in a chunk. Raises EngineLoadError if they are not int16 of shape (n,)."""
     if chunk.pcm.dtype != np.int16 or chunk.pcm.ndim != 1:
         raise EngineLoadError(
-            f"the engine {engine.name!r} gave samples of {chunk.pcm.dtype} and shape {chunk.pcm.shape}; "
-            "give int16 of shape (n,)"
+            f"the engine {engine.name!r} returned samples of {chunk.pcm.dtype} and shape {chunk.pcm.shape}; "
+            "they must be int16 of shape (n,)"
         )
     return len(chunk.pcm)

@@ -229,9 +229,10 @@ class XttsTokenizer:
         return " ".join(read.translate({ord(character): self._spelling(character) for character in unknown}).split())
 
     def _spelling(self, character: str) -> str:
-        """Return the replacement of an unknown character: Latin letters, or the character itself if there are none.
+        """Return the replacement of an unknown character: its Latin letters or, for a symbol, its name.
 
-        A letter or digit that stays becomes [UNK]; a symbol or mark that has no name becomes a space.
+        If it has none, a letter or digit stays, and becomes [UNK]; a combining mark is removed; any other character
+        becomes a space.
         """
         kind = unicodedata.category(character)
         name = unicodedata.name(character, "").removesuffix(" SIGN") if kind == "Sc" else self._to_ascii(character)
