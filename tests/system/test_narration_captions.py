@@ -11,7 +11,7 @@ import srt as subrip
 
 from voxspool.books.book import Block, Chapter
 from voxspool.books.pronunciation import Pronunciations
-from voxspool.books.speech_markup import script
+from voxspool.books.speech_markup import spoken_parts
 from voxspool.narration.exports.captions import srt
 from voxspool.narration.report.verify import Heard, Listener, compare
 from voxspool.narration.track import Cue, Track
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from voxspool.books.speech_markup import Part
+    from voxspool.books.speech_markup import MarkupPart
 
 pytestmark = [
     pytest.mark.voice,
@@ -71,12 +71,12 @@ BOOK = (
 def spoken(chapter: Chapter, number: int, engine: PiperEngine, store: Store) -> Track:
     """A track as a narrator makes it, of what an engine says at once."""
     cues: list[Cue] = []
-    for part in script(chapter, Pronunciations()):
+    for part in spoken_parts(chapter, Pronunciations()):
         cues += cues_of(part, chapter, cues[-1].end_pos if cues else 0, engine, store)
     return Track(number, chapter.title, engine.sample_rate, tuple(cues))
 
 
-def cues_of(part: Part, chapter: Chapter, pos: int, engine: PiperEngine, store: Store) -> Iterator[Cue]:
+def cues_of(part: MarkupPart, chapter: Chapter, pos: int, engine: PiperEngine, store: Store) -> Iterator[Cue]:
     voice = next(iter(engine.voices.values()))
     pieces = split(part.spoken, "en", engine.limits("en"))
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Books: a file becomes chapters, and chapters become the text that is spoken. No Redis, no audio."""
+"""Read books: turn a file into chapters, and chapters into the text to speak. No module here uses Redis or audio."""
 
 from voxspool.books.book import Block, Book, Chapter, Cover, Place
 from voxspool.books.readers import read_book

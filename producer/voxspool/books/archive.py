@@ -1,6 +1,7 @@
-"""Read a ZIP file that anybody may have made, within bounds, which count the bytes really read, not those declared.
+"""Read untrusted ZIP files within size limits. The limits count the bytes actually read, not the declared sizes.
 
-Nothing is unpacked to the disk, so a name in the archive leads nowhere. What the entries mean is not known here.
+Nothing is written to disk, so a path inside the archive cannot escape from it. This module does not interpret the
+entries.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES: Final = 20_000
 MAX_ENTRY_BYTES: Final = 16 * 2**20
-"""One document or picture: the longest novels have 4 MB in all."""
+"""Limit for one document or picture, in bytes. The longest novels have 4 MB of text in total."""
 MAX_READ_BYTES: Final = 128 * 2**20
-"""All that is read of a book to have its text."""
+"""Limit for all entries read from one book together, in bytes."""
 _CHUNK_BYTES: Final = 2**16
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What EPUB and DOCX allow; others let a chunk grow without a bound before it is seen."""
+"""The compression methods that EPUB and DOCX allow. With other methods one read can return unlimited data."""
 
 _BROKEN: Final = (
     zipfile.BadZipFile,
@@ -38,11 +39,14 @@ _BROKEN: Final = (
     OSError,
     OverflowError,
 )
-"""What zipfile raises over damaged archives; NotImplementedError is a RuntimeError, UnicodeDecodeError a ValueError."""
+"""The exceptions that zipfile raises for damaged archives.
+
+NotImplementedError is a RuntimeError and UnicodeDecodeError is a ValueError, so both are covered.
+"""
 
 
 class Archive:
-    """An open archive. Raises BookError, without the archive's own name."""
+    """An open ZIP archive. Errors are BookError; their messages do not contain the archive's file name."""
 
     def __init__(self, source: Path | bytes) -> None:
         try:
@@ -51,8 +55,8 @@ class Archive:
             raise BookError(f"its archive is damaged or cut short ({error}); get the file again") from error
         infos = self._zip.infolist()
         if len(infos) > MAX_ENTRIES:
-            raise BookError(f"its archive has {len(infos)} entries; {MAX_ENTRIES} are read at most")
-        # ZipInfo.is_dir raises IndexError over a name of nothing, which damage makes.
+            raise BookError(f"its archive has {len(infos)} entries; the limit is {MAX_ENTRIES}")
+        # ZipInfo.is_dir raises IndexError for an empty name, which damaged archives contain.
         self._infos = {info.filename: info for info in infos if info.filename and not info.filename.endswith("/")}
         self._folded = {name.casefold(): name for name in self._infos}
         self._read_bytes = 0
@@ -65,24 +69,30 @@ class Archive:
 
     @property
     def infos(self) -> tuple[zipfile.ZipInfo, ...]:
-        """Every file in it, in its order."""
+        """All files in the archive, in archive order."""
         return tuple(self._infos.values())
 
     def find(self, name: str) -> str | None:
-        """Return the entry that a reference means: as written, with %20 and the like read, or in another case."""
+        """Return the entry that a reference points to, or None.
+
+        Try the name as written, then with percent escapes such as %20 decoded, then without regard to case.
+        """
         plain = unquote(name)
         return next((one for one in (name, plain, self._folded.get(plain.casefold())) if one in self._infos), None)
 
     def read(self, name: str) -> bytes:
-        """Return an entry's bytes. Raises BookError: missing, damaged, locked or too large."""
+        """Return an entry's bytes. Raises BookError if it is missing, damaged, encrypted or too large."""
         data = b"".join(self.chunks(name, MAX_ENTRY_BYTES))
         self._read_bytes += len(data)
         if self._read_bytes > MAX_READ_BYTES:
-            raise BookError(f"there are more than {MAX_READ_BYTES >> 20} MiB to read in the archive, which no book has")
+            raise BookError(f"the archive unpacks to more than the limit of {MAX_READ_BYTES >> 20} MiB")
         return data
 
     def check(self, most_bytes: int) -> None:
-        """Read all of it and keep nothing, before a library reads it without bounds. Raises BookError."""
+        """Read every entry and discard it, to prove that the archive unpacks to at most `most_bytes`.
+
+        Call this before a library reads the archive without a limit. Raises BookError.
+        """
         for info in self.infos:
             most_bytes -= sum(map(len, self.chunks(info.filename, most_bytes)))
 
@@ -92,16 +102,16 @@ class Archive:
         if info is None:
             raise BookError("it is missing from the archive")
         if info.flag_bits & 1:
-            raise BookError("it is locked with a password; unlock the archive first")
+            raise BookError("it is locked with a password; remove the password from the archive first")
         if info.compress_type not in _METHODS:
-            raise BookError("it is compressed in a way that books are not; pack the archive anew")
+            raise BookError("it uses a compression method that books may not use; pack the archive again with deflate")
         had = 0
         try:
             with self._zip.open(info) as entry:
                 while chunk := entry.read(_CHUNK_BYTES):
                     had += len(chunk)
                     if had > most_bytes:
-                        raise BookError(f"it is larger than {most_bytes >> 20} MiB, which is read at most")
+                        raise BookError(f"it is larger than the limit of {most_bytes >> 20} MiB")
                     yield chunk
         except _BROKEN as error:
             raise BookError(f"it is damaged in the archive ({error})") from error

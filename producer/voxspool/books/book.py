@@ -1,6 +1,6 @@
-"""What every book is, whatever its file: chapters of blocks, with the places in the source that they come from.
+"""The data of a book, independent of its file format: chapters made of blocks, with their positions in the source.
 
-Values only: the readers beside this module make them, `speech_markup` turns them into what is spoken.
+This module holds values only. The readers in this package create them; `speech_markup` turns them into spoken text.
 """
 
 from __future__ import annotations
@@ -12,64 +12,64 @@ Kind = Literal["heading", "paragraph"]
 
 
 class Place(NamedTuple):
-    """Where a block stands in an EPUB, for the media overlay."""
+    """The position of a block in an EPUB, for the media overlay."""
 
     document: str
     """The document's path inside the archive."""
     path: tuple[int, ...]
-    """From the document's root element down: the index of each child element."""
+    """The index of each child element, from the document's root element down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A heading or a paragraph, as a reader sees it: no markup, runs of white space are one space."""
+    """A heading or a paragraph as a reader sees it: without markup, with each run of white space as one space."""
 
     text: str
     kind: Kind = "paragraph"
     language: str | None = None
-    """Where it is another than the book's."""
+    """The language of the text if it differs from the book's; None: the book's language."""
     place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """A chapter, in the order in which it is read. Its title is one of its blocks where the book shows it."""
+    """A chapter, with its blocks in reading order. If the text of the book has the title, it is one of the blocks."""
 
     title: str
     blocks: tuple[Block, ...]
 
     @property
     def characters(self) -> int:
-        """How long its text is."""
+        """The number of characters in all blocks."""
         return sum(len(block.text) for block in self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """The picture on the front."""
+    """The cover picture."""
 
     data: bytes
     media_type: str
-    """image/jpeg or image/png: what M4B takes."""
+    """image/jpeg or image/png, the two types that M4B allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """A book that was read."""
+    """The chapters and the metadata of a book."""
 
     title: str
     chapters: tuple[Chapter, ...]
     authors: tuple[str, ...] = ()
     language: str | None = None
-    """A tag such as en or pt-br; None where the book does not say."""
+    """A language tag such as en or pt-br; None if the book does not state its language."""
     cover: Cover | None = None
     publisher: str = ""
     date: str = ""
     description: str = ""
     unread: tuple[str, ...] = ()
-    """What could not be read, a line each: it is missing from the chapters."""
+    """One line for each item that could not be read and is missing from the chapters."""
 
     @property
     def has_places(self) -> bool:
-        """Whether its blocks say where they stand in an EPUB."""
+        """Whether any block has a position in an EPUB."""
         return any(block.place for chapter in self.chapters for block in chapter.blocks)

@@ -1,6 +1,6 @@
-"""Blocks -> chapters: a new one at each heading of the book, and where a chapter would be longer than a job may be.
+"""Group blocks into chapters: start one at each chapter heading, and split chapters that are too long for one job.
 
-It uses blocks and their ranks; the kind of file does not matter.
+This module works with blocks and heading levels only, whatever the file format.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 MAX_CHAPTER_CHARS: Final = 80_000
-"""With a separator for each paragraph: below what a job may say (`protocol.jobs.MAX_TEXT_CHARS`), since
-pronunciations and marks add to it."""
+"""Limit for a chapter's text, in characters, with the separators between paragraphs.
+
+It is lower than the limit for a job's text (`protocol.jobs.MAX_TEXT_CHARS`), because pronunciations and added full
+stops make the spoken text longer.
+"""
 _SEPARATOR_CHARS: Final = 2
 MAX_TITLE_CHARS: Final = 200
 _SENTENCE_END: Final = re.compile(r"""[.!?…。！？][\"'”’»)\]]*(?:\s|(?<=[。！？]))""")  # noqa: RUF001 - signs of many scripts
 
 
 def by_headings(blocks: Sequence[Block], levels: Sequence[int], title: str) -> list[Chapter]:
-    """Cut a text at the headings of its first level, or of the topmost that occurs more than once.
+    """Cut a text into chapters at the highest heading level that occurs more than once, else at the highest level.
 
-    `levels` has a rank for each block, 0 for paragraphs. What stands before the first of them is a chapter called as
-    the book is, or part of the first chapter where it is headings alone.
+    `levels` has the heading level of each block, 0 for paragraphs. Text before the first chapter heading becomes a
+    chapter with the book's title; if only headings come before it, they belong to the first chapter.
     """
     ranks = sorted({level for level in levels if level})
     rank = next((one for one in ranks if levels.count(one) > 1), ranks[0] if ranks else None)
@@ -36,7 +39,7 @@ def by_headings(blocks: Sequence[Block], levels: Sequence[int], title: str) -> l
 
 
 def at_starts(blocks: Sequence[Block], starts: Sequence[int], title: str) -> list[Chapter]:
-    """Cut a text before these blocks, whose texts are the chapters' titles."""
+    """Cut a text before the blocks with the indices `starts`. The texts of these blocks become the chapters' titles."""
     if not starts:
         return [Chapter(title, tuple(blocks))] if blocks else []
     titles = [blocks[start].text for start in starts]
@@ -50,12 +53,12 @@ def at_starts(blocks: Sequence[Block], starts: Sequence[int], title: str) -> lis
 
 
 def shortened(title: str) -> str:
-    """Return a title that fits a line: some books set whole paragraphs as headings."""
+    """Return a title of at most MAX_TITLE_CHARS characters: some books mark whole paragraphs as headings."""
     return title if len(title) <= MAX_TITLE_CHARS else title[: MAX_TITLE_CHARS - 1].rstrip() + "…"
 
 
 def bounded(chapters: Iterable[Chapter]) -> tuple[Chapter, ...]:
-    """Cut chapters that are too long for a job into parts: "Title (1)", "Title (2)" and so on."""
+    """Split chapters that are too long for one job into parts called "Title (1)", "Title (2)" and so on."""
     return tuple(part for chapter in chapters for part in _parts(chapter))
 
 
@@ -75,7 +78,7 @@ def _parts(chapter: Chapter) -> list[Chapter]:
 
 
 def _pieces(block: Block) -> Iterator[Block]:
-    """Cut a paragraph that is longer than a chapter: at a sentence, else at a space, else anywhere."""
+    """Yield a block in parts that fit into a chapter: cut after a sentence, else at a space, else anywhere."""
     text, most = block.text, MAX_CHAPTER_CHARS - _SEPARATOR_CHARS
     while len(text) > most:
         ends = [found.end() for found in _SENTENCE_END.finditer(text, 0, most)]

@@ -1,7 +1,7 @@
-"""DOCX -> a Book: its paragraphs in order, with chapters by heading styles. Notes, comments and contents are left out.
+"""Read DOCX files: take the paragraphs in order and start chapters at heading styles.
 
-It reads the document's own XML: the paragraphs of python-docx leave out text that was inserted with changes tracked,
-and the text in content controls.
+Footnotes, comments and the table of contents are left out. This module reads the document's XML itself, because
+python-docx leaves out text inserted under change tracking and text in content controls.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _W: Final = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _FALLBACK: Final = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _SPACES: Final = frozenset({f"{_W}tab", f"{_W}br", f"{_W}cr"})
 _MOST_BYTES: Final = 256 * 2**20
-"""All of a document, its pictures too: python-docx has them in memory."""
+"""Limit for an unpacked document with its pictures, in bytes: python-docx loads everything into memory."""
 _TITLE_LEVEL: Final = 1
 _MINOR_LEVEL: Final = 7
 _BETWEEN_CELLS: Final = ", "
 
 
 def read_docx(data: bytes, name: str) -> Book:
-    """Read a document of Word. Raises BookError, without the file's name."""
+    """Read a Word document. Raises BookError; the message does not contain the file's name."""
     with Archive(data) as archive:
         archive.check(_MOST_BYTES)
     try:
         document = docx.Document(BytesIO(data))
-        read = _Reader(document)
+        read = _DocxReader(document)
         found = list(read.blocks())
         core = document.core_properties
         title, author, language = settle(core.title or ""), settle(core.author or ""), tag(core.language)
@@ -52,8 +52,8 @@ def read_docx(data: bytes, name: str) -> Book:
     return Book(title or name, bounded(chapters), (author,) if author and author != "python-docx" else (), language)
 
 
-class _Reader:
-    """Goes over a document's body once."""
+class _DocxReader:
+    """Yields the text of one document's body, with heading levels."""
 
     def __init__(self, document: Document) -> None:
         self._body = document.element.body
@@ -61,7 +61,7 @@ class _Reader:
         self._bases = {style.style_id: _base(style.element) for style in document.styles}
 
     def blocks(self) -> Iterator[tuple[Block, int]]:
-        """Yield each paragraph, and each row of a table as one, with its rank."""
+        """Yield each paragraph and each table row as one block, with its heading level (0 for a paragraph)."""
         for one in self._body.iter(f"{_W}p", f"{_W}tr"):
             if _inside(one, f"{_W}tr", _FALLBACK):
                 continue
@@ -71,7 +71,10 @@ class _Reader:
                 yield Block(text, "heading" if level else "paragraph"), level
 
     def _level(self, paragraph: Element) -> int | None:
-        """Rank a paragraph by its style, or by one that this is based on; None for a line of the contents."""
+        """Return the heading level of a paragraph from its style or the styles that this style is based on.
+
+        Return 0 for ordinary text and None for a line of the table of contents.
+        """
         style = paragraph.find(f"{_W}pPr/{_W}pStyle")
         ident = None if style is None else style.get(f"{_W}val")
         for _ in range(len(self._names)):
@@ -96,7 +99,7 @@ def _inside(element: Element, *tags: str) -> bool:
 
 
 def _text(paragraph: Element) -> str:
-    """Return a paragraph's text; not that of text boxes in it, which are paragraphs of their own."""
+    """Return a paragraph's text without its text boxes, whose paragraphs are read separately."""
     parts = []
     for one in paragraph.iter():
         if next(one.iterancestors(f"{_W}p"), None) is not paragraph or _inside(one, _FALLBACK) or _vanishes(one):
@@ -111,20 +114,20 @@ def _text(paragraph: Element) -> str:
 
 
 def _vanishes(element: Element) -> bool:
-    """Whether it is in a run that Word hides."""
+    """Return whether an element is in a run that has Word's "hidden" attribute."""
     run = element.getparent()
     hidden = None if run is None else run.find(f"{_W}rPr/{_W}vanish")
     return hidden is not None and hidden.get(f"{_W}val", "true") not in {"0", "false", "off"}
 
 
 def _inside_run(element: Element) -> bool:
-    """Return whether an element is inside a run of text; a paragraph's settings define tabs too."""
+    """Return whether an element is inside a text run. Tab elements also occur in paragraph properties."""
     around = element.getparent()
     return around is not None and around.tag == f"{_W}r"
 
 
 def _row(row: Element) -> str:
-    """Return the cells of a row as one line, tables inside of it too."""
+    """Return the cells of a table row as one line, including nested tables."""
     cells = [
         " ".join(filter(None, map(_text, cell.iter(f"{_W}p"))))
         for cell in row.findall(f".//{_W}tc")

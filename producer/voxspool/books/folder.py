@@ -1,4 +1,4 @@
-"""A folder of files -> one Book: each file is a chapter or has several, in the order in which people sort them."""
+"""Read a folder of files as one book: each file has one or more chapters, and files are sorted by natural order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def read_folder(folder: Path, read: Callable[[Path], Book]) -> Book:
-    """Read every file in a folder with `read`; what is no text is named. Raises BookError where there is no text."""
+    """Read every file in a folder with `read`, and list the files that cannot be read in `Book.unread`.
+
+    Raises BookError if no file can be read.
+    """
     books: list[Book] = []
     unread: list[str] = []
     for path in sorted(folder.iterdir(), key=_natural):
@@ -38,22 +41,22 @@ def read_folder(folder: Path, read: Callable[[Path], Book]) -> Book:
 
 
 def _refuse(path: Path) -> Book:
-    raise BookError(f"{path} is no file; put its files into the folder itself")
+    raise BookError(f"{path} is not a file; move the files in it into the folder of the book")
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sort "2 …" before "10 …"."""
+    """Return a sort key that puts "2 …" before "10 …"."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name.casefold())]
 
 
 def _is_media(path: Path) -> bool:
-    """Whether a file is a picture, a sound or the like: nobody misses its text."""
+    """Return whether a file has no text to read: a picture, a sound, a video, a font, a style sheet or a script."""
     kind = mimetypes.guess_type(path.name)[0] or ""
     return kind.partition("/")[0] in {"image", "audio", "video", "font"} or kind in {"text/css", "text/javascript"}
 
 
 def _chapters(book: Book, language: str | None) -> Iterator[Chapter]:
-    """Yield a file's chapters, with its language on each block where the book has another."""
+    """Yield a file's chapters. If the file's language differs from the book's, set it on each block."""
     own = None if same_language(book.language, language) else book.language
     for chapter in book.chapters:
         yield Chapter(chapter.title, tuple(_said_in(block, own) for block in chapter.blocks))

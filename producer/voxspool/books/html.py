@@ -1,4 +1,4 @@
-"""A page of HTML -> a Book with all of its text. To guess which part is the article would lose sentences."""
+"""Read HTML pages with all of their text. Do not guess which part is the article: that would lose sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _XHTML_STARTS = (b"<?xml", b"\xef\xbb\xbf<?xml")
 
 
 def read_html(data: bytes, name: str) -> Book:
-    """Read a page. Raises BookError, without the file's name."""
+    """Read a page. Raises BookError; the message does not contain the file's name."""
     if "\0" in decode(data):
         raise BookError("it is not text; convert it to EPUB")
     root = parse_document(data).root if data.startswith(_XHTML_STARTS) else parse_html(data)
@@ -27,7 +27,7 @@ def read_html(data: bytes, name: str) -> Book:
 
 
 def book_of(root: Element, title: str, **about: str) -> Book:
-    """Make a book of a tree; `about` says what the page's own head does not."""
+    """Return the book in a parsed page. The metadata in `about` takes precedence over the page's head."""
     language = tag(about.get("language")) or tag(root.get(LANGUAGE) or root.get("lang")) or tag(_said(root, "language"))
     runs = prose(root, notes({"": root})).runs
     if not runs:
@@ -46,6 +46,6 @@ def book_of(root: Element, title: str, **about: str) -> Book:
 
 
 def _said(root: Element, name: str) -> str:
-    """Return what a page's head says under a name."""
+    """Return the content of the page's `<meta>` element with this name, or an empty string."""
     found = (one.get("content", "") for one in named(root, "meta") if one.get("name", "").casefold() == name)
     return settle(next(found, ""))

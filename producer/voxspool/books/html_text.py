@@ -1,7 +1,7 @@
-"""A tree of XHTML -> the text that a reader reads, in order: headings and paragraphs, with the place of each text.
+"""Extract the readable text of an XHTML tree: headings and paragraphs in order, with the position of each text.
 
-It leaves out what is not prose: page breaks, references to notes, notes, navigation, hidden elements, pictures and
-scripts. All other text is in exactly one run. It does not use files, chapters or style sheets.
+Page breaks, footnotes and their references, navigation, hidden elements, pictures and scripts are left out. All other
+text is in exactly one run. This module does not use files, chapters or style sheets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _HEADINGS: Final = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 _MINOR: Final = 7
-"""The level of a heading that the markup ranks nowhere."""
+"""The level of a heading whose level the markup does not state."""
 _BLOCKS: Final = frozenset(
     str.split(
         "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption"
@@ -44,58 +44,59 @@ _LEFT_OUT: Final = frozenset(
         " doc-endnotes doc-backlink doc-pagelist doc-toc"
     )
 )
-"""Of epub:type and role."""
+"""Values of `epub:type` and `role` whose elements are left out."""
 _TITLES: Final = frozenset({"title", "subtitle", "heading", "doc-subtitle"})
 _HIDDEN: Final = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _LONGEST_PAGE_CHARS: Final = 20
-"""A page break with more in it than its number was put around text by mistake."""
+"""The longest page number, in characters. A page break element with more text was put around prose by mistake."""
 _DROPPED: Final = re.compile("[\u00ad\ufeff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]+")
-"""Soft hyphens, marks of byte order and control characters that are no white space."""
+"""Soft hyphens, byte order marks, and control characters other than white space."""
 _BETWEEN_CELLS: Final = ", "
 MARK: Final = re.compile(
     r"[\[(]?\s*(?:note\s+)?([0-9]{1,4}|[⁰¹²³⁴-⁹]{1,4}|[ivxlc]{1,6}|[a-z]|\*{1,4}|[†‡§¶#]{1,3})\s*[\])]?\.?",
     re.IGNORECASE,
 )
-"""What a reference to a note looks like; one with words is part of its sentence."""
+"""The text of a footnote reference. A link with other words is part of its sentence."""
 
 
 class Slot(NamedTuple):
-    """A text of the tree: an element's own, before its first child, or the one behind an element."""
+    """A text node of the tree: an element's `text` (before its first child) or its `tail` (after its end tag)."""
 
     owner: Element
     tail: bool
 
 
-class Piece(NamedTuple):
-    """A text of the tree as it stands there, or what is put between two lines or cells."""
+class HtmlPiece(NamedTuple):
+    """The unchanged text of one slot, or a separator inserted between two lines or table cells."""
 
     text: str
     slot: Slot | None
+    """None for an inserted separator."""
     language: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A heading or a paragraph in its tree."""
+    """A heading or a paragraph, with its position in the tree."""
 
     element: Element
-    """The innermost block that all of it stands in."""
+    """The innermost block element that contains the whole run."""
     path: tuple[int, ...]
-    """The element's place: the index of each child element from the root down."""
+    """The element's position: the index of each child element from the root down."""
     level: int
-    """1 to 6 as h1 to h6, 7 for other headings, 0 for a paragraph."""
-    pieces: tuple[Piece, ...]
+    """1 to 6 for h1 to h6, 7 for other headings, 0 for a paragraph."""
+    pieces: tuple[HtmlPiece, ...]
     language: str | None
 
     @property
     def text(self) -> str:
-        """Its text as a reader sees it."""
+        """The text as a reader sees it: see `settle`."""
         return settle("".join(piece.text for piece in self.pieces))
 
     def origins(self) -> list[tuple[Slot, int] | None]:
-        """Return for each character of the text where it stands in the tree; None for what was put there.
+        """Return the position in the tree of each character of the text: (slot, index). None for inserted separators.
 
-        White space that became one space stands where its first character does.
+        A space that replaces several characters of white space has the position of the first of them.
         """
         found: list[tuple[Slot, int] | None] = []
         space: list[tuple[Slot, int] | None] = []
@@ -111,23 +112,26 @@ class Run:
         return found
 
     def block(self, document: str | None, language: str | None) -> Block:
-        """Return it as a block of a book in that language; `document` is its path in the archive."""
+        """Return the run as a block of a book in this language.
+
+        `document` is the path in an EPUB's archive; None: the book is not an EPUB, and the block has no position.
+        """
         own = None if same_language(self.language, language) else self.language
         kind: Literal["heading", "paragraph"] = "heading" if self.level else "paragraph"
         return Block(self.text, kind, own, None if document is None else Place(document, self.path))
 
 
 class Prose(NamedTuple):
-    """What a document says."""
+    """The readable text of a document."""
 
     runs: tuple[Run, ...]
     anchors: dict[str, int]
-    """For each id: the first run that stands at or behind it."""
+    """For each id: the index of the first run at or after it."""
 
 
 @dataclass(slots=True)
 class _Frame:
-    """An element that the walk is in."""
+    """An element that the walk has entered and not left yet."""
 
     element: Element
     path: tuple[int, ...]
@@ -139,52 +143,52 @@ class _Frame:
 
 
 def settle(text: str) -> str:
-    """Return text as a reader sees it: runs of white space are one space, soft hyphens are not there."""
+    """Return text as a reader sees it: each run of white space becomes one space, soft hyphens are removed."""
     return " ".join(_DROPPED.sub("", text).split())
 
 
 def prose(root: Element, omitted: Collection[Element] = ()) -> Prose:
-    """Read a document, without the elements that are to be left out."""
+    """Return the readable text of a document without the `omitted` elements."""
     walk = _Walk(omitted)
     walk.over(root)
     return Prose(tuple(walk.runs), walk.anchors)
 
 
 def kinds(element: Element) -> set[str]:
-    """Return the words of an element's epub:type and role."""
+    """Return the words of an element's `epub:type` and `role` attributes, in lower case."""
     return set(f"{element.get(TYPE, '')} {element.get('role', '')}".casefold().split())
 
 
 def is_left_out(element: Element) -> bool:
-    """Whether an element says itself that it is a note or navigation."""
+    """Return whether an element is marked as a footnote or as navigation."""
     return local(element) == "nav" or bool(kinds(element) & _LEFT_OUT)
 
 
 def is_block(element: Element) -> bool:
-    """Whether the element stands on lines of its own."""
+    """Return whether an element is a block: a browser shows it on its own lines."""
     return local(element) in _BLOCKS
 
 
 def visible(element: Element) -> str:
-    """Return an element's whole text, settled."""
+    """Return all text in an element, with white space as in `settle`."""
     return settle(whole_text(element))
 
 
 class _Walk:
-    """Goes through a tree once, without recursion: documents may be as deep as the parser lets them."""
+    """Collects the runs of one tree. It does not recurse, because documents may be nested very deeply."""
 
     def __init__(self, omitted: Collection[Element]) -> None:
         self.runs: list[Run] = []
         self.anchors: dict[str, int] = {}
         self._omitted = omitted
         self._frames: list[_Frame] = []
-        self._pieces: list[Piece] = []
+        self._pieces: list[HtmlPiece] = []
         self._said = False  # whether the open run has anything but white space
-        self._ids: list[str] = []  # anchors of the open run
-        self._later_ids: list[str] = []  # those behind its text: they mean what comes next
+        self._ids: list[str] = []  # ids before the text of the open run
+        self._later_ids: list[str] = []  # ids after its text: they point to the next run
 
     def over(self, root: Element) -> None:
-        """Walk."""
+        """Walk through the tree."""
         walk = etree.iterwalk(root, events=("start", "end", "comment", "pi"))
         for event, node in walk:
             if event == "start" and not self._enter(node):
@@ -200,7 +204,7 @@ class _Walk:
         self._bind(self._ids + self._later_ids)
 
     def _enter(self, node: Element) -> bool:
-        """Open an element; False where nothing in it is read."""
+        """Open an element. Return False if its contents are to be skipped."""
         parent = self._frames[-1] if self._frames else None
         frame = _frame(node, parent)
         read = node not in self._omitted and not _silent(node)
@@ -211,7 +215,7 @@ class _Walk:
         if read and not frame.block and local(node) in {"td", "th"} and self._said:
             self._separate(frame.language)
         if local(node) == "br":
-            self._pieces.append(Piece(" ", None, frame.language))
+            self._pieces.append(HtmlPiece(" ", None, frame.language))
         return read
 
     def _leave(self) -> None:
@@ -223,20 +227,20 @@ class _Walk:
 
     def _say(self, text: str | None, slot: Slot) -> None:
         if text and self._frames:
-            self._pieces.append(Piece(text, slot, self._frames[-1].language))
+            self._pieces.append(HtmlPiece(text, slot, self._frames[-1].language))
             self._said = self._said or not text.isspace()
 
     def _separate(self, language: str | None) -> None:
-        """Begin another cell of a row: a comma stands before it where the last has no end of its own."""
+        """Separate two cells of a row: by a comma if the first ends in a letter or a digit, else by a space."""
         while self._pieces[-1].text.isspace():
             self._pieces.pop()
         last = self._pieces[-1]
         self._pieces[-1] = last._replace(text=last.text.rstrip())
         between = _BETWEEN_CELLS if last.text.rstrip()[-1:].isalnum() else " "
-        self._pieces.append(Piece(between, None, language))
+        self._pieces.append(HtmlPiece(between, None, language))
 
     def _close(self) -> None:
-        """End the open run. One without text never was."""
+        """End the open run; drop it if it has no text."""
         pieces, self._pieces, self._said = tuple(self._pieces), [], False
         frame = next((one for one in reversed(self._frames) if one.block), None)
         if frame is None or not settle("".join(piece.text for piece in pieces)):
@@ -246,20 +250,20 @@ class _Walk:
         self._ids, self._later_ids = self._later_ids, []
 
     def _note_ids(self, node: Element, *, below: bool) -> None:
-        """Remember which ids stand here, those below an element that is not read too."""
+        """Collect the ids at this position; with `below` also those inside the element, whose contents are skipped."""
         behind = self._said and self._frames and not self._frames[-1].level
         ids = self._later_ids if behind else self._ids
         for one in node.iter(etree.Element) if below else (node,):
             ids += [name for name in (one.get("id"), one.get("name")) if name]
 
     def _bind(self, ids: list[str]) -> None:
-        """Let ids mean the next run."""
+        """Make these ids point to the next run."""
         for one in ids:
             self.anchors.setdefault(one, len(self.runs))
 
 
 def _frame(node: Element, parent: _Frame | None) -> _Frame:
-    """Return what is known of an element when the walk enters it."""
+    """Return the frame of an element that the walk enters."""
     said = tag(node.get(LANGUAGE) or node.get("lang"))
     if parent is None:
         return _Frame(node, (), 0, said, block=True, row=False)
@@ -279,7 +283,7 @@ def _frame(node: Element, parent: _Frame | None) -> _Frame:
 
 
 def _level(node: Element, name: str) -> int:
-    """Rank a heading; 0 for what is none."""
+    """Return an element's heading level; 0 if it is not a heading."""
     if name in _HEADINGS:
         return _HEADINGS[name]
     if name in {"p", "div"} and kinds(node) & _TITLES:
@@ -289,12 +293,12 @@ def _level(node: Element, name: str) -> int:
 
 
 def _is_row(node: Element) -> bool:
-    """Whether a row of a table is one paragraph: no cell in it has several. Tables that lay out pages have such."""
+    """Return whether a table row is read as one paragraph: no cell has several blocks, as in tables used for layout."""
     return all(sum(1 for one in cell.iter(etree.Element) if one is not cell and is_block(one)) <= 1 for cell in node)
 
 
 def _silent(node: Element) -> bool:
-    """Whether nothing of an element is read."""
+    """Return whether an element's contents are skipped."""
     if local(node) in _SILENT or _hidden(node):
         return True
     if is_left_out(node):
@@ -309,7 +313,7 @@ def _hidden(node: Element) -> bool:
     return node.get("hidden", "until-found") != "until-found" or bool(_HIDDEN.search(node.get("style", "")))
 
 
-def _language(pieces: tuple[Piece, ...], around: str | None) -> str | None:
-    """Return the language of a run: that which all of its text shares, else that of the block around it."""
+def _language(pieces: tuple[HtmlPiece, ...], around: str | None) -> str | None:
+    """Return the language of a run: the one that all its text shares, else that of the enclosing block."""
     said = {piece.language for piece in pieces if settle(piece.text)}
     return said.pop() if len(said) == 1 else around

@@ -1,4 +1,4 @@
-"""The language that a book declares -> the tags that voices have: en, pt-br."""
+"""Convert the language that a book declares into the tags that voices use, such as en or pt-br."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SHORT: Final = dict(
         " rum:ro"
     )
 )
-"""Three letters (ISO 639-2), which books have and voices have not."""
+"""Three-letter codes (ISO 639-2), which books use, and their two-letter codes (ISO 639-1), which voices use."""
 
 
 def tag(said: str | None) -> str | None:
-    """Return a language as a voice would name it; None for what names none."""
+    """Return the tag that voices use for a language; None if the text is not a language tag."""
     wanted = (said or "").strip().casefold().replace("_", "-")
     first, dash, rest = wanted.partition("-")
     if not _TAG.fullmatch(wanted) or first in _NONE:
@@ -28,5 +28,8 @@ def tag(said: str | None) -> str | None:
 
 
 def same_language(one: str | None, other: str | None) -> bool:
-    """Whether a voice for the one may say the other: en and en-gb, and what is not said at all."""
+    """Return whether a voice for language `other` can speak text in language `one`.
+
+    It can if both have the same base language (en and en-gb), or if the text does not state its language (None).
+    """
     return one is None or (other is not None and one.split("-")[0] == other.split("-")[0])

@@ -1,4 +1,4 @@
-"""Markdown (CommonMark with tables) -> a Book: it is rendered to HTML and read as HTML."""
+"""Read Markdown (CommonMark with tables): render it to HTML, then read the HTML."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FIELD: Final = re.compile(r"^(\w+)[ \t]*:[ \t]*(.*)$", re.MULTILINE)
 _NOTE: Final = re.compile(
     r"^ {0,3}\[\^([^\]\s]+)\]:.*\n?(?:(?:[ \t]*\n)*(?:[ ]{2,}|\t).*\n?|(?!\s*\[\^|\s*\n|#).+\n?)*", re.MULTILINE
 )
-"""A note and what is indented below it, or wraps from it."""
+"""The definition of a footnote with its wrapped lines and the indented paragraphs below it."""
 _NAMES: Final = {"lang": "language", "summary": "description", "authors": "author"}
 
 
 def read_markdown(text: str, name: str) -> Book:
-    """Read Markdown. Raises BookError, without the file's name."""
+    """Read Markdown. Raises BookError; the message does not contain the file's name."""
     about, body = _front(text.replace("\r\n", "\n").replace("\r", "\n"))
     renderer = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     root = parse_html(f"<html><body>{renderer.render(_without_notes(body))}</body></html>".encode())
@@ -33,7 +33,7 @@ def read_markdown(text: str, name: str) -> Book:
 
 
 def _front(text: str) -> tuple[dict[str, str], str]:
-    """Cut off the front matter, and give its plain fields."""
+    """Return the simple fields of the front matter, and the text without the front matter."""
     found = _FRONT.match(text)
     if not found:
         return {}, text
@@ -44,13 +44,13 @@ def _front(text: str) -> tuple[dict[str, str], str]:
 
 
 def _unquoted(value: str) -> str:
-    """Return a scalar of YAML, or the first of a list in brackets, without quotes."""
+    """Return a YAML scalar without quotes, or the content of a list in brackets without the brackets."""
     plain = value.strip().strip("[]").strip()
     return plain[1:-1] if len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "\"'" else plain
 
 
 def _without_notes(text: str) -> str:
-    """Leave out the notes that are written as [^1]: … and the references to them; the rest stays as it is."""
+    """Return the text without footnotes (`[^1]: …`) and without the references to them (`[^1]`)."""
     defined = {found[1] for found in _NOTE.finditer(text)}
     if not defined:
         return text

@@ -1,7 +1,7 @@
-"""Find the links of a book that lead to notes, and the elements that are these notes, where the markup does not say it.
+"""Find footnotes, and the links that refer to them, in books whose markup does not mark them as footnotes.
 
-In EPUB 2 a note is a link, raised or in brackets, to a paragraph that begins with the same mark or links back. Both
-are left out. A link that could be prose stays. It uses trees and the links between them.
+In EPUB 2 a footnote reference is a link, raised or in brackets, to a paragraph that begins with the same mark or links
+back. The reference and the note are left out. A link that could be part of a sentence is kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RAISED: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 
 
 def notes(documents: Mapping[str, Element]) -> set[Element]:
-    """Return what is left out of documents, by path: references to notes, and the notes."""
+    """Return the elements to leave out: references to footnotes, and the footnotes. `documents` is by path."""
     found: set[Element] = set()
     ids = {path: _ids(root) for path, root in documents.items()}
     for path, root in documents.items():
@@ -42,7 +42,10 @@ def notes(documents: Mapping[str, Element]) -> set[Element]:
 
 
 def resolve(base: str, href: str) -> tuple[str, str]:
-    """Return the document, as its path in the archive, and the fragment that a link in another document means."""
+    """Return the target of a link: the document's path in the archive, and the fragment.
+
+    `base` is the path of the document that contains the link.
+    """
     place, _, fragment = href.partition("#")
     if not place:
         return base, unquote(fragment)
@@ -59,7 +62,7 @@ def _ids(root: Element) -> dict[str, Element]:
 
 
 def _references(root: Element) -> Iterator[Element]:
-    """Yield the links that are marks of notes."""
+    """Yield the links that refer to footnotes."""
     for link in named(root, "a"):
         text = visible(link)
         if "#" not in link.get("href", "") or not MARK.fullmatch(text):
@@ -69,10 +72,10 @@ def _references(root: Element) -> Iterator[Element]:
 
 
 def _is_raised(link: Element, text: str) -> bool:
-    """Whether a link with a mark for its text is set as a note's: above the line, or called one."""
+    """Return whether a link looks like a footnote reference: it is superscript, or its attributes name a note."""
     around = link.getparent()
     if visible(_block(link)) == text:
-        return False  # alone on its line: an index, or a way back
+        return False  # alone on its line: an index entry, or a link from the note back to the text
     if (around is not None and local(around) == "sup") or any(local(one) == "sup" for one in link):
         return True
     said = " ".join(link.get(name, "") for name in ("class", "id", "href"))
@@ -80,14 +83,14 @@ def _is_raised(link: Element, text: str) -> bool:
 
 
 def _leads(link: Element) -> bool:
-    """Whether a link is the first thing in its block: there it leads from the note back to the text."""
+    """Return whether a link is the first text in its block: then it links from the note back to the text."""
     block = _block(link)
     before = whole_text(block).partition(whole_text(link))[0]
     return not before.strip()
 
 
 def _note(link: Element, target: Element) -> list[Element]:
-    """Return the note that a reference leads to; nothing where what is there is not surely one."""
+    """Return the elements of the footnote that a reference links to; none if the target may be ordinary text."""
     block = _block(target)
     text = visible(block)
     if local(block) in _NEVER or len(text) > _LONGEST_NOTE_CHARS or link in set(block.iter("{*}a")):
@@ -99,7 +102,7 @@ def _note(link: Element, target: Element) -> list[Element]:
 
 
 def _until_next(siblings: Iterator[Element]) -> Iterator[Element]:
-    """Yield what is said of a term."""
+    """Yield the definitions (`dd`) that follow a term (`dt`)."""
     for one in siblings:
         if local(one) != "dd":
             return
@@ -118,6 +121,6 @@ def _links_back(block: Element, link: Element) -> bool:
 
 
 def _block(element: Element) -> Element:
-    """Return the block that an element is or stands in."""
+    """Return the innermost block that contains the element; this may be the element itself."""
     around = (one for one in (element, *element.iterancestors()) if is_block(one))
     return next(around, element)

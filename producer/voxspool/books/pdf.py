@@ -1,6 +1,7 @@
-"""PDF -> a Book: pages of lines, without headers, footers and page numbers, become paragraphs and chapters.
+"""Read PDF files: drop headers, footers and page numbers, join lines into paragraphs, and find the chapters.
 
-A PDF has no paragraphs: how lines end shows where they end. Its outline names the chapters; without one, headings do.
+A PDF stores lines, not paragraphs, so the length and the last character of a line decide where a paragraph ends. The
+chapters come from the outline; if there is none, from headings in the text.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _EDGE_LINES: Final = 2
-"""How many lines from the top and the bottom of a page may be a header or a footer."""
+"""The number of lines at the top and at the bottom of a page that may be a header or a footer."""
 _MOST_PAGES: Final = 0.5
 _LEAST_PAGES: Final = 3
-"""A line at the edge of more than half of the pages, and of so many at least, is none of the text."""
+"""A line is a header or a footer if it is at the edge of at least this share and at least this number of pages."""
 _NUMBER: Final = re.compile(
     r"(?:page\s+)?[-\u2013\u2014\[(]?\s*(?:\d{1,4}|[ivxlc]{1,7})\s*[-\u2013\u2014\])]?(?:\s*(?:of|/)\s*\d{1,4})?",
     re.IGNORECASE,
@@ -34,10 +35,11 @@ _NUMBER: Final = re.compile(
 _HYPHENATED: Final = re.compile(r"(?<=[^\W\d_])[-\u00ad\u2010]\n(?=[a-zà-ÿ])")
 _ENDS: Final = (".", "!", "?", "…", ":", '"', "”", "\u2019", "»", ")")
 _SHORT_OF_WIDTH: Final = 0.85
+"""A line below this share of the longest line's length may end a paragraph."""
 
 
 def read_pdf(data: bytes, name: str) -> Book:
-    """Read a PDF. Raises BookError, without the file's name: damaged, locked, or of pictures alone."""
+    """Read a PDF. Raises BookError if it is damaged, locked or has pictures only; the message has no file name."""
     try:
         reader = PdfReader(BytesIO(data))
         locked = reader.is_encrypted and not reader.decrypt("")
@@ -45,7 +47,7 @@ def read_pdf(data: bytes, name: str) -> Book:
     except Exception as error:
         raise BookError(f"it is a damaged PDF ({error}); print it to a new one") from error
     if locked:
-        raise BookError("it is locked with a password; narrate a copy without it")
+        raise BookError("it is locked with a password; save a copy without the password and narrate that")
     pages, unread = _pages(reader, count)
     paragraphs = _paragraphs(_without_edges(pages))
     if not paragraphs:
@@ -58,13 +60,13 @@ def read_pdf(data: bytes, name: str) -> Book:
 
 
 def _pages(reader: PdfReader, count: int) -> tuple[list[list[str]], tuple[str, ...]]:
-    """Return the lines of each page, and name the pages that cannot be read."""
+    """Return the lines of each page, and one message for each page that cannot be read."""
     pages: list[list[str]] = []
     unread = []
     for index in range(count):
         try:
             text = reader.pages[index].extract_text()
-        except Exception as error:  # noqa: BLE001 - pypdf raises whatever damage leads it to
+        except Exception as error:  # noqa: BLE001 - damaged files make pypdf raise any exception
             text = ""
             unread.append(f"page {index + 1} is damaged ({error})")
         pages.append([line.rstrip() for line in text.split("\n") if line.strip()])
@@ -72,7 +74,7 @@ def _pages(reader: PdfReader, count: int) -> tuple[list[list[str]], tuple[str, .
 
 
 def _without_edges(pages: list[list[str]]) -> list[list[str]]:
-    """Leave out page numbers, and lines that most pages have at their edge."""
+    """Return the pages without page numbers, headers and footers."""
     seen = Counter(line for page in pages for line in {_pattern(page[index]) for index in _edges(page)})
     least = max(_LEAST_PAGES, _MOST_PAGES * sum(1 for page in pages if page))
     repeated = {line for line, times in seen.items() if times >= least}
@@ -85,7 +87,7 @@ def _edges(page: list[str]) -> set[int]:
 
 
 def _trimmed(page: list[str], repeated: set[str]) -> list[str]:
-    """Take edges away from outside inwards: a number inside the text stays."""
+    """Remove headers, footers and page numbers from the outer lines inwards; a number inside the text is kept."""
     lines = list(page)
     for at in (0, -1):
         for _ in range(_EDGE_LINES):
@@ -95,12 +97,12 @@ def _trimmed(page: list[str], repeated: set[str]) -> list[str]:
 
 
 def _pattern(line: str) -> str:
-    """Return a line without its numbers: headers count pages."""
+    """Return a line with each number replaced by #, so that headers with page numbers are equal."""
     return re.sub(r"\d+", "#", settle(line)).casefold()
 
 
 def _paragraphs(pages: list[list[str]]) -> list[tuple[int, str]]:
-    """Return the paragraphs, each with the page (from 0) that it begins on; one may go over a page."""
+    """Return the page (from 0) on which each paragraph begins, and its text, which may continue on the next page."""
     width = max((len(line) for page in pages for line in page), default=0)
     found: list[tuple[int, list[str]]] = []
     for number, page in enumerate(pages):
@@ -112,7 +114,7 @@ def _paragraphs(pages: list[list[str]]) -> list[tuple[int, str]]:
 
 
 def _ended(before: str, line: str, width: int, *, new_page: bool) -> bool:
-    """Whether a paragraph ends between two lines."""
+    """Return whether a paragraph ends between the lines `before` and `line`. `width` is the longest line's length."""
     if line[:2].isspace():
         return True
     if before.endswith(_ENDS):
@@ -125,23 +127,23 @@ def _joined(lines: list[str]) -> str:
 
 
 def _outline(reader: PdfReader) -> list[tuple[int, str]]:
-    """Return the page (from 0) and the title of each chapter; empty where the file has no outline that can be read."""
+    """Return the page (from 0) and the title of each outline entry; empty if there is no readable outline."""
     try:
         top = [(reader.get_destination_page_number(one), settle(one.title or "")) for one in _top(reader.outline)]
-    except Exception:  # noqa: BLE001 - pypdf raises whatever damage leads it to; headings make the chapters then
+    except Exception:  # noqa: BLE001 - damaged files make pypdf raise any exception; the headings give the chapters then
         return []
     return [(page, title) for page, title in top if page is not None and page >= 0 and title]
 
 
 def _top(outline: list[Any]) -> Iterator[Any]:
-    """Yield the entries of the outermost level that has several."""
+    """Yield the entries of the highest outline level that has more than one entry."""
     own = [one for one in outline if not isinstance(one, list)]
     below = [one for one in outline if isinstance(one, list)]
     yield from _top(below[0]) if len(own) == 1 and below else iter(own)
 
 
 def _outlined(outline: list[tuple[int, str]], paragraphs: list[tuple[int, str]], title: str) -> list[Chapter]:
-    """Cut at the outline's entries: where a page says the title, else where the page begins."""
+    """Cut the text at the outline's entries: at the paragraph that begins with the title, else at the page's start."""
     starts: dict[int, str] = {}
     for page, name in outline:
         here = [index for index, (number, _) in enumerate(paragraphs) if number == page]
@@ -160,11 +162,11 @@ def _outlined(outline: list[tuple[int, str]], paragraphs: list[tuple[int, str]],
 
 
 def _about(reader: PdfReader) -> tuple[str, tuple[str, ...]]:
-    """Return the title and the authors, as far as the file says them."""
+    """Return the title and the authors from the file's metadata; empty if it does not state them."""
     try:
         info = reader.metadata
         title, author = settle((info and info.title) or ""), settle((info and info.author) or "")
-    except Exception:  # noqa: BLE001 - pypdf raises whatever damage leads it to
+    except Exception:  # noqa: BLE001 - damaged files make pypdf raise any exception
         return "", ()
     known = title.casefold() not in {"untitled", "(anonymous)", "anonymous"}
     return title if known else "", (author,) if author and author.casefold() not in {"(anonymous)", "anonymous"} else ()
@@ -173,5 +175,5 @@ def _about(reader: PdfReader) -> tuple[str, tuple[str, ...]]:
 def _language(reader: PdfReader) -> str | None:
     try:
         return tag(str(reader.root_object.get("/Lang") or ""))
-    except Exception:  # noqa: BLE001 - pypdf raises whatever damage leads it to
+    except Exception:  # noqa: BLE001 - damaged files make pypdf raise any exception
         return None

@@ -1,6 +1,6 @@
-"""Any file -> a Book: its name decides which reader it takes, or its content if the name says nothing.
+"""Read a book from any supported file. The suffix of the name decides the format; without one, the content decides.
 
-A reader and its library are imported when a book of their kind is read; those of PDF and DOCX are extras.
+A reader and its library are imported when a book of that format is read. The libraries for PDF and DOCX are extras.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Reader = Callable[..., Book]
 
 MAX_FILE_BYTES: Final = 256 * 2**20
-"""What is read into memory as a whole: everything but EPUB, whose archive is read entry by entry."""
+"""Limit for files that are read into memory as a whole, in bytes: all but EPUB, which is read entry by entry."""
 
 _SUFFIXES: Final = {
     ".epub": "epub",
@@ -36,18 +36,20 @@ _SUFFIXES: Final = {
     ".docx": "docx",
 }
 _MODULES: Final = {"plain": "text", "epub": "epub.reader"}
-"""Kind -> the module of its reader, where the module does not have the name of the kind."""
+"""Format -> the module of its reader, if the module's name differs from the format's."""
 _EXTRAS: Final = {"pdf": "pypdf", "docx": "python-docx"}
-"""Kind -> the library that its reader needs; the extra is called as the kind is."""
+"""Format -> the library that its reader needs. The extra has the format's name."""
 _FORMATS: Final = "EPUB, Markdown, plain text, HTML, PDF, DOCX and folders of them"
 _HTML: Final = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*(?:<\?xml|<!doctype\s+html|<html|<!--)", re.IGNORECASE)
 _SNIFFED_BYTES: Final = 1_024
 
 
 def read_book(path: Path, *, name: str | None = None) -> Book:
-    """Read a book from a file or from a folder of files. `name` is its title where it has none; the file's name.
+    """Read a book from a file or from a folder of files.
 
-    Raises BookError: no such file, a kind that is not read, damaged, locked, without text; MissingExtraError.
+    `name` is the title of a book that states none; the default is the file's name without its suffix.
+    Raises BookError if the file does not exist, is damaged or locked, has no text or is of an unknown format, and
+    MissingExtraError if the library for its format is not installed.
     """
     if path.is_dir():
         from voxspool.books.folder import read_folder
@@ -59,7 +61,7 @@ def read_book(path: Path, *, name: str | None = None) -> Book:
 
 
 def _named(path: Path | str, read: Callable[[], Book]) -> Book:
-    """Read, and put the file's name before what goes wrong."""
+    """Call `read`, and put the file's name at the start of the message of an error."""
     try:
         return read()
     except BookError as error:
@@ -69,7 +71,7 @@ def _named(path: Path | str, read: Callable[[], Book]) -> Book:
 
 
 def _read(kind: str, source: Path | bytes, name: str) -> Book:
-    """Call the reader of a kind. Those of text take text."""
+    """Call the reader of a format. Readers of text formats get a str, the others bytes or a path."""
     if kind in {"plain", "markdown"}:
         from voxspool.books.text import decode_text
 
@@ -78,7 +80,7 @@ def _read(kind: str, source: Path | bytes, name: str) -> Book:
 
 
 def _reader(kind: str) -> Reader:
-    """Import a reader. Raises MissingExtraError."""
+    """Import and return the reader of a format. Raises MissingExtraError if its library is not installed."""
     try:
         return cast("Reader", getattr(import_module(f"voxspool.books.{_MODULES.get(kind, kind)}"), f"read_{kind}"))
     except ImportError as error:
@@ -88,7 +90,7 @@ def _reader(kind: str) -> Reader:
 
 
 def _kind(suffix: str, head: bytes, name: str, source: Path) -> str:
-    """Return the kind of a file. Raises BookError if no reader takes it."""
+    """Return the format of a file, as named in `_SUFFIXES`. Raises BookError if the format is not supported."""
     known = _SUFFIXES.get(suffix.lower())
     if known:
         return known
@@ -99,7 +101,7 @@ def _kind(suffix: str, head: bytes, name: str, source: Path) -> str:
     if _HTML.match(head):
         return "html"
     if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise BookError(f"{name} is no book that is read here: there are {_FORMATS}; convert it to EPUB")
+        raise BookError(f"{name} is not in a supported format ({_FORMATS}); convert it to EPUB")
     return "plain"
 
 
@@ -127,7 +129,9 @@ def _content(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise BookError(f"{path} has {size >> 20} MiB; {MAX_FILE_BYTES >> 20} are read at most: cut it into files")
+            raise BookError(
+                f"{path} has {size >> 20} MiB and the limit is {MAX_FILE_BYTES >> 20} MiB; split it into several files"
+            )
         return path.read_bytes()
     except OSError as error:
         raise BookError(f"{path} cannot be read: {error.strerror or error}") from error

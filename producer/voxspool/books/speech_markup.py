@@ -1,16 +1,18 @@
-"""What is spoken of a chapter: its blocks as parts, each in one voice, with the silence after it and the way back.
+"""Turn a chapter into spoken parts: each has one voice, the silence after it, and its position in the written text.
 
-A heading is a part of its own, a paragraph too. Markers in the text, of any kind of book, change that:
+Each heading and each paragraph is one part. Markers in the text, in any book format, split it further:
 
-    [pause:1.5s]  [pause:500ms]   silence there, 0 to 60 s; several in a row add up
-    [voice:NAME]                  another voice from there to the end of the paragraph, the next such marker or [voice:]
+    [pause:1.5s]  [pause:500ms]   silence at this point, 0 to 60 s; several in a row add up
+    [voice:NAME]                  another voice, up to the next voice marker or the end of the paragraph
+    [voice:]                      back to the voice that the paragraph began with
 
-A paragraph of markers alone has a wider reach: its voice speaks until the next such paragraph or the chapter's end,
-and [voice:] in one gives the chapter its own voice back. A pause goes to the part before it; at a chapter's start it is
-a part that says nothing. Where it meets the silence after a paragraph or a heading, the longer of the two is kept.
+A paragraph with nothing but markers applies to the paragraphs after it: its voice speaks until the next such paragraph
+or the end of the chapter, and [voice:] in it returns to the chapter's own voice. A pause belongs to the part before it;
+at the start of a chapter it is a part with an empty text. If a pause meets the silence after a paragraph or a heading,
+the longer of the two is kept.
 
-Upper case and spaces do not matter. What begins like a marker and is none is refused; other brackets are text, and so
-is a marker in two pairs, [[pause:1s]]. Knows no engine: a spoken text is cut into segments elsewhere.
+Markers may be in upper case and may contain spaces. A malformed marker is an error. Other brackets are text, and so is
+a marker in double brackets: [[pause:1s]]. The worker splits the spoken text into segments.
 """
 
 from __future__ import annotations
@@ -29,40 +31,43 @@ if TYPE_CHECKING:
 _MARKER: Final = re.compile(r"(?<!\[)\[\s*(pause|voice)\s*:([^\[\]]*)(\]?)", re.IGNORECASE)
 _DURATION: Final = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*(ms|s)", re.ASCII | re.IGNORECASE)
 _MAX_VOICE_CHARS: Final = 200
-"""As long as a job's voice may be."""
+"""The limit for the name of a job's voice, in characters."""
 _SHOWN_CHARS: Final = 40
 
 _FULL_STOPS: Final = {"\u3040-\u30ff\u3400-\u9fff": "\u3002", "\u0900-\u097f": "\u0964"}
-"""The scripts that have a full stop of their own: Japanese and Chinese; Devanagari."""
+"""Scripts with their own full stop: Japanese and Chinese; Devanagari."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """Silence after what is spoken, in seconds; where two meet, the longer one is kept. By ear, but for the last."""
+    """Silence after spoken text, in seconds. Where two pauses meet, the longer one is kept.
+
+    The values were chosen by ear, except `chapter_s`.
+    """
 
     paragraph_s: float = 0.6
-    """What workers leave between the paragraphs of a speech."""
+    """After a paragraph; the same as between the paragraphs of an ordinary speech job."""
     before_heading_s: float = 1.2
-    """Twice a paragraph's: what follows is something else."""
+    """Before a heading: twice the pause after a paragraph, to separate the topics."""
     after_heading_s: float = 1.0
     chapter_s: float = 2.0
-    """At a chapter's end; audiobook shops ask for 1 to 5 s there (ACX)."""
+    """At the end of a chapter. Audiobook shops require 1 to 5 s there (ACX)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MarkupPart:
     """A stretch of a block that is spoken in one voice."""
 
     block: int
-    """Which of the chapter's blocks it is of."""
+    """The index of its block in the chapter."""
     spoken: str
-    """What is said; empty where a chapter begins with a pause."""
+    """The text to speak; empty for a pause at the start of a chapter."""
     pause_s: float
     """Silence after it, in seconds, 0 to `narration.MAX_PAUSE_S`."""
     voice: str | None
-    """None: the one that the book is narrated in."""
+    """None: the voice in which the book is narrated."""
     language: str | None
-    """None: the book's."""
+    """None: the book's language."""
     alignment: Alignment = field(default_factory=Alignment)
 
     def origin(self, start: int, end: int) -> tuple[int, int]:
@@ -70,18 +75,18 @@ class Part:
         return self.alignment.origin(start, end)
 
 
-def script(
+def spoken_parts(
     chapter: Chapter, pronunciations: Pronunciations, *, pauses: Pauses | None = None, voice: str | None = None
-) -> list[Part]:
-    """Return what is spoken of a chapter, in order; nothing of the blocks' text is lost but markers and outer spaces.
+) -> list[MarkupPart]:
+    """Return the spoken parts of a chapter, in order. They contain all text but markers and outer spaces.
 
-    `voice` is the chapter's own; None: the book's. Raises BookError for a marker that is wrong.
+    `voice` is the chapter's own voice; None: the book's. Raises BookError for a malformed marker.
     """
-    return _Writer(chapter, pronunciations, pauses or Pauses(), voice).write()
+    return _MarkupReader(chapter, pronunciations, pauses or Pauses(), voice).read()
 
 
-class _Writer:
-    """Writes one chapter's script."""
+class _MarkupReader:
+    """Collects the spoken parts of one chapter."""
 
     def __init__(self, chapter: Chapter, pronunciations: Pronunciations, pauses: Pauses, voice: str | None) -> None:
         self._chapter = chapter
@@ -89,18 +94,18 @@ class _Writer:
         self._pauses = pauses
         self._own = voice
         self._standing = voice
-        """The voice of a paragraph that names none."""
-        self._parts: list[Part] = []
+        """The voice of paragraphs without a voice marker."""
+        self._parts: list[MarkupPart] = []
         self._asked_s = 0.0
-        """What markers ask for since the last part."""
+        """The sum of the pause markers since the last part, in seconds."""
 
-    def write(self) -> list[Part]:
+    def read(self) -> list[MarkupPart]:
         for index, block in enumerate(self._chapter.blocks):
-            self._write_block(index, block)
+            self._read_block(index, block)
         self._rest(self._pauses.chapter_s)
         return self._parts
 
-    def _write_block(self, index: int, block: Block) -> None:
+    def _read_block(self, index: int, block: Block) -> None:
         markers = list(_MARKER.finditer(block.text))
         alone = bool(markers) and not _MARKER.sub("", block.text).strip()
         if block.kind == "heading" and not alone:
@@ -120,7 +125,7 @@ class _Writer:
             self._rest(self._pauses.after_heading_s if block.kind == "heading" else self._pauses.paragraph_s)
 
     def _speak(self, index: int, block: Block, begin: int, end: int, voice: str | None) -> None:
-        """Write a part for a stretch of a block, if anything stands there."""
+        """Add a part for a stretch of a block, unless the stretch is blank."""
         stretch = block.text[begin:end]
         if not stretch.strip():
             return
@@ -129,23 +134,23 @@ class _Writer:
         alignment = alignment.moved(begin)
         if block.kind == "heading" and end == len(block.text):
             spoken, alignment = _ended(spoken, alignment)
-        self._parts.append(Part(index, spoken, 0.0, voice, block.language, alignment))
+        self._parts.append(MarkupPart(index, spoken, 0.0, voice, block.language, alignment))
         self._asked_s = 0.0
 
     def _ask(self, index: int, block: Block, pause_s: float) -> None:
-        """Add a marker's pause to those since the last part."""
+        """Add a marker's pause to the pauses since the last part."""
         if not self._parts:
-            self._parts.append(Part(index, "", 0.0, self._own, block.language))
+            self._parts.append(MarkupPart(index, "", 0.0, self._own, block.language))
         self._asked_s += pause_s
         if self._asked_s > MAX_PAUSE_S:
             raise BookError(
-                f"chapter {self._chapter.title!r:.60} has pauses in a row of {self._asked_s:g} s together; "
-                f"they may come to {MAX_PAUSE_S:g} s"
+                f"chapter {self._chapter.title!r:.60} has several pauses in a row, {self._asked_s:g} s in total; "
+                f"the limit is {MAX_PAUSE_S:g} s, shorten them"
             )
         self._rest(self._asked_s)
 
     def _rest(self, pause_s: float) -> None:
-        """Let at least so much silence follow the last part."""
+        """Make the silence after the last part at least this long."""
         if self._parts:
             last = self._parts[-1]
             self._parts[-1] = replace(last, pause_s=max(last.pause_s, pause_s))
@@ -158,27 +163,27 @@ class _Writer:
         return pause_s
 
     def _voice(self, marker: re.Match[str]) -> str:
-        """Return the voice's name; nothing for [voice:]."""
+        """Return the voice's name; an empty string for [voice:]."""
         name = marker[2].strip()
         if not marker[3] or len(name) > _MAX_VOICE_CHARS or not name.isprintable():
-            self._refuse(marker, "[voice:NAME], or [voice:] for the one before")
+            self._refuse(marker, "[voice:NAME], or [voice:] to return to the voice before")
         return name
 
     def _refuse(self, marker: re.Match[str], right: str) -> NoReturn:
         shown = marker.string[marker.start() :][: min(_SHOWN_CHARS, marker.end() - marker.start())]
         raise BookError(
-            f"chapter {self._chapter.title!r:.60} has a marker that is none, {shown!r}; write {right}, "
-            "or [[ and ]] where it is text"
+            f"chapter {self._chapter.title!r:.60} has a malformed marker, {shown!r}; write {right}, "
+            "or write [[ and ]] if it is text"
         )
 
 
 def _ended(spoken: str, alignment: Alignment) -> tuple[str, Alignment]:
-    """Add a full stop to a heading that ends in a letter or a number: without one, voices break off or run on.
+    """Add a full stop to a heading that ends in a letter or a digit.
 
-    XTTS speaks gibberish behind a short text without an end, and Piper learnt from whole sentences.
+    XTTS speaks gibberish after a short text without punctuation at its end, and Piper was trained on whole sentences.
     """
     last = spoken.rstrip(")]\u2019\u201d\u00bb\"'")[-1:]
     if not last.isalnum():
         return spoken, alignment
-    stop = next((stop for script, stop in _FULL_STOPS.items() if re.match(f"[{script}]", last)), ".")
+    stop = next((stop for characters, stop in _FULL_STOPS.items() if re.match(f"[{characters}]", last)), ".")
     return spoken + stop, alignment.added(len(spoken), len(spoken) + len(stop))

@@ -1,7 +1,7 @@
-"""Plain text -> a Book: lines become paragraphs, and lines that are surely headings become chapters.
+"""Read plain text: join lines into paragraphs, and start chapters at lines that are certainly headings.
 
-A line that may be a heading stays a paragraph: a missing title is still read out, but a wrong chapter separates
-sentences that belong together. The pages of a PDF are read in the same way.
+A line that only may be a heading stays a paragraph. It is still read out then, while a wrong chapter would separate
+sentences that belong together. PDFs without an outline get their chapters in the same way.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _LONG_LINE_CHARS: Final = 120
-"""Text wrapped by hand has shorter lines; where most are longer, each is a paragraph."""
+"""Hard-wrapped text has shorter lines than this. If a tenth of the lines is longer, each line is a paragraph."""
 _SHORT_OF_WIDTH: Final = 0.75
-"""A line that ends a sentence well before the margin ends a paragraph."""
+"""A line that ends a sentence and is shorter than this share of the longest line ends a paragraph."""
 _HEADING_CHARS: Final = 80
+"""The longest heading, in characters."""
 _CONTENTS_LINES: Final = 3
-"""So many headings in a row with nothing between are a table of contents."""
+"""At least this many headings in a row, without text between them, are a table of contents."""
 _ROMAN: Final = r"(?=[IVXLC])(?:C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
 _NUMBER: Final = (
     rf"(?:\d{{1,3}}|{_ROMAN}|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen"
@@ -54,7 +55,7 @@ _BOMS: Final = (
 
 
 def read_plain(text: str, name: str) -> Book:
-    """Read plain text. Raises BookError, without the file's name."""
+    """Read plain text. Raises BookError; the message does not contain the file's name."""
     chapters = plain_chapters(paragraphs(text), name)
     if not chapters:
         raise BookError("there is no text in it")
@@ -62,7 +63,7 @@ def read_plain(text: str, name: str) -> Book:
 
 
 def decode_text(data: bytes) -> str:
-    """Return text by its BOM, as UTF-8 or else as Windows of western Europe wrote it. Raises BookError over binary."""
+    """Decode text by its byte order mark, else as UTF-8, else as Windows-1252. Raises BookError if it is binary."""
     for bom, encoding in _BOMS:
         if data.startswith(bom):
             return data.decode(encoding, "replace")
@@ -71,12 +72,12 @@ def decode_text(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        _LOG.warning("text is not UTF-8 and read as Windows-1252; save it as UTF-8 if letters are wrong")
+        _LOG.warning("the text is not UTF-8 and is read as Windows-1252; if letters are wrong, save it as UTF-8")
         return data.decode("cp1252", "replace")
 
 
 def paragraphs(text: str) -> list[str]:
-    """Join the lines that were wrapped by hand."""
+    """Return the paragraphs of a text: join the lines of hard-wrapped text, else return each line."""
     lines = re.sub(r"\r\n?|[\x0b\x85\u2028]", "\n", text.replace("\f", "\n\n").replace("\u2029", "\n\n")).split("\n")
     lengths = sorted(len(line) for line in lines if line.strip())
     if not lengths:
@@ -94,7 +95,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def _begins(line: str, before: str, width: int, *, spaced: bool) -> bool:
-    """Whether a line begins a paragraph though none is empty before it."""
+    """Return whether a line begins a paragraph although no empty line comes before it."""
     if line[:1].isspace() and not before[:1].isspace() and len(line) - len(line.lstrip()) > 1 - line.startswith("\t"):
         return True
     ended = before.rstrip().endswith((".", "!", "?", '"', "”", "…", ":"))
@@ -102,12 +103,12 @@ def _begins(line: str, before: str, width: int, *, spaced: bool) -> bool:
 
 
 def _joined(lines: Sequence[str]) -> str:
-    """Join wrapped lines; a word with a hyphen that was broken there gets no space."""
+    """Join wrapped lines, without a space after a hyphen at the end of a line."""
     return re.sub(r"(?<=\w-)\n\s*(?=[a-zà-ÿ])", "", "\n".join(line.rstrip() for line in lines))
 
 
 def plain_chapters(texts: Sequence[str], title: str) -> list[Chapter]:
-    """Cut paragraphs into chapters: at lines such as "Chapter 3", else at numerals I, II …, else at capitals."""
+    """Cut paragraphs into chapters: at lines such as "Chapter 3", else at I, II, III …, else at lines in capitals."""
     for finds in (_worded, _numerals, _capitals):
         starts = _without_contents(finds(texts), texts)
         if starts:
@@ -125,14 +126,14 @@ def _worded(texts: Sequence[str]) -> list[int]:
 
 
 def _numerals(texts: Sequence[str]) -> list[int]:
-    """Find I, II, III … in their order; anything else with numerals alone is a list or a page."""
+    """Return the lines I, II, III … if they are complete and in order; else they are lists or page numbers."""
     found = _matching(texts, lambda text: bool(_NUMERAL.fullmatch(text)))
     inside = [texts[index].rstrip(".") for index in found]
     return found if len(found) > 1 and inside == [_roman(n) for n in range(1, len(found) + 1)] else []
 
 
 def _capitals(texts: Sequence[str]) -> list[int]:
-    """Find lines in capitals, two at least."""
+    """Return the lines in capitals if there are at least two."""
     found = _matching(texts, lambda text: bool(_CAPITALS.fullmatch(text)) and not _FINALE.fullmatch(text))
     followed = [index for index in found if index + 1 < len(texts)]
     return followed if len(followed) > 1 else []
@@ -143,7 +144,7 @@ def _matching(texts: Sequence[str], matches: Callable[[str], bool]) -> list[int]
 
 
 def _without_contents(starts: list[int], texts: Sequence[str]) -> list[int]:
-    """Leave out headings that stand in a row: they list chapters. They are read, and begin none."""
+    """Return the headings without those of a table of contents, which are read out but start no chapter."""
     rows: list[list[int]] = []
     for start in starts:
         if rows and start == rows[-1][-1] + 1:
@@ -153,18 +154,18 @@ def _without_contents(starts: list[int], texts: Sequence[str]) -> list[int]:
     listed = {texts[one] for row in rows if len(row) >= _CONTENTS_LINES for one in row[:-1]}
     kept: list[int] = []
     for row in rows:
-        # A list that ends where the first chapter begins: its last line says a title that the list had.
+        # If a table of contents also has the title in the row's last line, the first chapter begins at this line.
         kept += row if len(row) < _CONTENTS_LINES else [row[-1]] if texts[row[-1]] in listed else []
     return kept
 
 
 def _led(starts: list[int]) -> list[int]:
-    """Let a heading that follows another at once be part of its chapter: "Part One", "Chapter 1"."""
+    """Return the headings without those that directly follow another, as "Chapter 1" follows "Part One"."""
     return [start for start in starts if start - 1 not in starts]
 
 
 def _roman(number: int) -> str:
-    """Write a number below 400 in numerals."""
+    """Return a number below 400 as a Roman numeral."""
     tens = ("", "X", "XX", "XXX", "XL", "L", "LX", "LXX", "LXXX", "XC")
     ones = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX")
     return "C" * (number // 100) + tens[number // 10 % 10] + ones[number % 10]

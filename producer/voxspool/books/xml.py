@@ -1,8 +1,8 @@
-"""The bytes of XHTML, HTML or XML -> a tree in the namespace of XHTML.
+"""Parse the bytes of XHTML, HTML or XML into a tree in the XHTML namespace.
 
-Nothing is fetched and no parser sees a DTD: the declaration is cut out; names such as &nbsp; and the simple entities
-of the document are replaced by their text first, up to a limit. What is not well-formed is read as a browser would
-read it.
+Nothing is fetched from the network, and no parser sees a DTD: the document type declaration is removed first. Named
+entities such as &nbsp; and simple entities that the document defines are replaced by their text, up to a limit.
+Documents that are not well-formed are parsed as HTML, as a browser does.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _PREFIXES: Final = {
     "xml:lang": LANGUAGE,
     "xlink:href": "{http://www.w3.org/1999/xlink}href",
 }
-"""What a parser of HTML leaves of the attributes that EPUB writes with a prefix."""
+"""Names of EPUB's prefixed attributes as an HTML parser returns them -> their names with namespaces."""
 
 _BOMS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose byte order mark is the start of this one
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -52,22 +52,22 @@ _NO_XML: Final = re.compile(
     r"|&#(?:x0*(?:[0-8bcef]|1[0-9a-f]|fff[ef])|0*(?:[0-8]|1[124-9]|2\d|3[01]|6553[45]));",
     re.IGNORECASE,
 )
-"""Characters that XML has not, and their numbers."""
+"""Characters that XML does not allow, and numeric references to them."""
 _XML_NAME: Final = re.compile(r"(?:\{[^}]*\})?[A-Za-z_][A-Za-z0-9_.-]*")
 _XML_NAMES: Final = frozenset({"lt", "gt", "amp", "quot", "apos"})
 _ENTITIES_MAY_ADD_CHARS: Final = 1_000_000
 
 
 class Parsed(NamedTuple):
-    """A document as it was read."""
+    """A parsed document."""
 
     root: Element
     unknown: tuple[str, ...]
-    """Entities that nobody defines, without & and ;: they are left out."""
+    """The names of undefined entities, without & and ;. They are removed from the text."""
 
 
 def decode(data: bytes) -> str:
-    """Decode a document by its BOM, its declaration, as UTF-8 or, if all that fails, as Windows-1252."""
+    """Decode a document by its byte order mark, else by its declared encoding, else as UTF-8, else as Windows-1252."""
     for bom, encoding in _BOMS:
         if data.startswith(bom):
             return data.decode(encoding, "replace").removeprefix("\ufeff")
@@ -81,9 +81,9 @@ def decode(data: bytes) -> str:
 
 
 def parse_xml(data: bytes) -> Element:
-    """Read XML that is not prose: a package, a container, an NCX. What is a little broken is mended.
+    """Parse an XML file of an EPUB that is not prose: a package, a container, an NCX. Small errors are repaired.
 
-    Raises BookError.
+    Raises BookError if the data is not XML.
     """
     text, _ = _without_entities(_XML_DECLARATION.sub("", decode(data), count=1))
     root = _xml(text, recover=True)
@@ -93,7 +93,7 @@ def parse_xml(data: bytes) -> Element:
 
 
 def parse_document(data: bytes) -> Parsed:
-    """Read a document of an EPUB: as XHTML, and where that fails as HTML. Raises BookError."""
+    """Parse a document of an EPUB as XHTML, or as HTML if it is not well-formed. Raises BookError."""
     source = _XML_DECLARATION.sub("", decode(data), count=1)
     text, unknown = _without_entities(source)
     root = _xml(text)
@@ -103,27 +103,27 @@ def parse_document(data: bytes) -> Parsed:
 
 
 def parse_html(data: bytes) -> Element:
-    """Read a page as a browser would. Raises BookError where there is nothing in it."""
+    """Parse a page as a browser does. Raises BookError if the page is empty."""
     return _html(_XML_DECLARATION.sub("", decode(data), count=1))
 
 
 def local(element: Element) -> str:
-    """Return an element's name without its namespace; a comment has none."""
+    """Return an element's name without its namespace; an empty string for a comment."""
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
 def named(element: Element, *names: str) -> list[Element]:
-    """Return the elements below one that have one of these names, in whatever namespace, in order."""
+    """Return the descendants that have one of these names, in any namespace, in document order."""
     return [one for one in element.iter(etree.Element) if one is not element and local(one) in names]
 
 
 def whole_text(element: Element) -> str:
-    """Return all text in an element, as it stands there; comments are none."""
+    """Return all text in an element, unchanged, without comments."""
     return str(element.xpath("string()"))
 
 
 def _xml(text: str, *, recover: bool = False) -> Element | None:
-    """Parse XML; None where it is not well-formed."""
+    """Parse XML; return None if it is not well-formed."""
     parser = etree.XMLParser(encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, recover=recover)
     try:
         root = etree.fromstring(text.encode("utf-8", "replace"), parser)
@@ -133,22 +133,22 @@ def _xml(text: str, *, recover: bool = False) -> Element | None:
 
 
 def _html(text: str) -> Element:
-    """Parse HTML, and put it into the namespace of XHTML."""
-    # HTML has no entities that multiply, and without this a parser drops what is nested deeper than 256 elements.
+    """Parse HTML into the XHTML namespace."""
+    # huge_tree is safe, because HTML has no entities that expand. Without it elements nested deeper than 256 are lost.
     parser = etree.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
     try:
         root = etree.fromstring(_NO_XML.sub("", text).encode("utf-8", "replace"), parser)
     except (etree.XMLSyntaxError, ValueError):
         root = None
     if root is None or not isinstance(root.tag, str):
-        raise BookError("there is nothing in it that can be read")
+        raise BookError("there is no readable text in it")
     if any("depth" in entry.message for entry in parser.error_log):
         raise BookError("its elements are nested too deeply; some of its text would be lost")
     return _in_xhtml(root)
 
 
 def _in_xhtml(root: Element) -> Element:
-    """Put elements without a namespace into that of XHTML, and prefixes without one where they belong."""
+    """Put elements without a namespace into the XHTML namespace, and prefixed attributes into their namespaces."""
     if str(root.tag).startswith("{"):
         return root
     new = etree.Element(f"{{{XHTML}}}{local(root)}", nsmap=_NAMESPACES)
@@ -163,7 +163,7 @@ def _in_xhtml(root: Element) -> Element:
 
 
 def _move(old: Element, new: Element) -> None:
-    """Move all contents of an element into another."""
+    """Move the text, attributes and children of an element into another."""
     new.text = old.text
     for name, value in old.attrib.items():
         _set(new, str(name), value)
@@ -171,20 +171,20 @@ def _move(old: Element, new: Element) -> None:
 
 
 def _set(element: Element, name: str, value: str | bytes) -> None:
-    """Set an attribute, with the namespace that its prefix means; what XML does not take is let go."""
+    """Set an attribute in the namespace of its prefix; drop it if XML does not allow its name."""
     known = _PREFIXES.get(name, name)
     if _XML_NAME.fullmatch(known) and known != "xmlns":
         element.set(known, value)
 
 
 def _sane(tag: str) -> str:
-    """Return a name that XML takes: parsers of HTML let a:b and a"b through."""
+    """Return an element name that XML allows: HTML parsers also return names such as a:b and a"b."""
     name = tag.rpartition(":")[2]
     return name if _XML_NAME.fullmatch(name) else "span"
 
 
 def _without_entities(text: str) -> tuple[str, tuple[str, ...]]:
-    """Take the DTD out of a document and put characters where entities were; also name those that nobody defines."""
+    """Remove the DTD and replace entities by their characters. Return the text and the names of undefined entities."""
     own: dict[str, str] = {}
     at = text.find("<!DOCTYPE")
     declared = _DOCTYPE.match(text, at) if at >= 0 else None

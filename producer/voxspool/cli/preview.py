@@ -13,7 +13,7 @@ from voxspool.narration.options import Recipe, chosen, voices_of
 from voxspool.protocol.jobs import AUTO
 
 if TYPE_CHECKING:
-    from voxspool.books.speech_markup import Part
+    from voxspool.books.speech_markup import MarkupPart
     from voxspool.narration.plan import Planned
 
 
@@ -55,7 +55,7 @@ def shown(chapter: Planned) -> str:
     return "\n".join([title, "=" * len(title), "", *(_line(part) for part in chapter.parts), ""])
 
 
-def _line(part: Part) -> str:
+def _line(part: MarkupPart) -> str:
     """Write a part."""
     voice = f"[voice:{part.voice}] " if part.voice else ""
     language = f"({part.language}) " if part.language else ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from voxspool.books.speech_markup import script
+from voxspool.books.speech_markup import spoken_parts
 from voxspool.errors import StoreError
 from voxspool.narration.track import Cue, Track
 from voxspool.protocol import keys, narration
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from voxspool.books.book import Book, Chapter
     from voxspool.books.pronunciation import Pronunciations
-    from voxspool.books.speech_markup import Part
+    from voxspool.books.speech_markup import MarkupPart
     from voxspool.narration.options import Recipe
     from voxspool.protocol.stream import Mark
     from voxspool.store.segments import Store
@@ -40,7 +40,7 @@ class Planned:
     number: int
     """Counts from 1, over all chapters of the book."""
     chapter: Chapter
-    parts: tuple[Part, ...]
+    parts: tuple[MarkupPart, ...]
     voice: str | None
     language: str | None
 
@@ -97,7 +97,7 @@ def plan(book: Book, recipe: Recipe, pronunciations: Pronunciations) -> tuple[Pl
     found = []
     for number, chapter in enumerate(book.chapters, start=1):
         if recipe.wants(number):
-            parts = tuple(script(chapter, pronunciations))
+            parts = tuple(spoken_parts(chapter, pronunciations))
             language = recipe.language or book.language
             found.append(Planned(number, chapter, parts, recipe.voice_of(number), language))
     return tuple(found)

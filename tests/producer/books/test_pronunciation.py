@@ -58,16 +58,16 @@ def said(pronunciations: Pronunciations, text: str) -> str:
         ("İ => dotted", "İ i", "dotted i"),
     ],
 )
-def test_a_text_is_said_as_its_file_wants(rules: object, file: str, text: str, spoken: str) -> None:
+def test_rules_replace_written_words_by_spoken_ones(rules: object, file: str, text: str, spoken: str) -> None:
     assert said(rules(file), text) == spoken  # type: ignore[operator]
 
 
-def test_the_books_file_wins_over_the_global_one(rules: object) -> None:
+def test_rules_of_the_books_file_take_precedence_over_global_rules(rules: object) -> None:
     both = rules("tea => tay\nPolish => Pohlish\n/\\d/ => global", "tea => tee\npolish => mine\n/[0-9]/ => book")  # type: ignore[operator]
     assert said(both, "Tea, Polish 5") == "tee, mine book"
 
 
-def test_a_replaced_word_leads_back_to_the_whole_word(rules: object) -> None:
+def test_any_part_of_a_replaced_word_maps_back_to_the_whole_written_word(rules: object) -> None:
     text = "Dr Who met Ch. 7 etc now"
     spoken, alignment = rules("dr => Doctor\netc =>\n/Ch\\. (\\d)/ => Chapter \\1").apply(text)  # type: ignore[operator]
     assert spoken == "Doctor Who met Chapter 7  now"
@@ -87,7 +87,7 @@ def test_a_replaced_word_leads_back_to_the_whole_word(rules: object) -> None:
 
 
 @given(text=st.text("ab cX'é.", max_size=30), cuts=st.lists(st.integers(0, 60), max_size=4))
-def test_spans_that_tile_what_is_spoken_cover_all_that_is_written(text: str, cuts: list[int]) -> None:
+def test_adjacent_spans_that_cover_the_spoken_text_cover_the_written_text(text: str, cuts: list[int]) -> None:
     from voxspool.books.pronunciation import _rule, _Word
 
     lines = ["a => alpha", "ab => ", "X => x x x", "/b+ ?c/ => see", "é => e"]
@@ -103,7 +103,7 @@ def test_spans_that_tile_what_is_spoken_cover_all_that_is_written(text: str, cut
             assert start <= end
 
 
-def test_without_files_a_text_is_spoken_as_it_stands() -> None:
+def test_without_rules_a_text_is_spoken_unchanged() -> None:
     assert Pronunciations().apply("As it stands.") == ("As it stands.", Alignment())
     assert Pronunciations.read().apply("") == ("", Alignment())
 
@@ -113,24 +113,24 @@ def test_without_files_a_text_is_spoken_as_it_stands() -> None:
     [
         ("good => one\nbad line", r"0\.txt, line 2 is 'bad line' and has no =>; write it like: Siobhan"),
         (" => nothing", r"line 1 has no word before =>"),
-        ("a => b\n\na => c", r"line 3 has 'a' again, as line 1 has; keep one"),
+        ("a => b\n\na => c", r"line 3 repeats 'a' from line 1; keep one"),
         ("/(/ => x", r"line 1 has an expression that cannot be used, /\(/ => x: missing \)"),
         ("/a(b)/ => \\2", r"line 1 has an expression that cannot be used.*group reference"),
         ("/(a|a)+$/ => x", r"line 1 repeats a group in /\(a\|a\)\+\$/"),
         ("/(a*){2,}/ => x", "repeats a group"),
     ],
 )
-def test_a_wrong_line_is_refused_by_its_number(rules: object, file: str, message: str) -> None:
+def test_the_error_for_a_wrong_line_names_its_number(rules: object, file: str, message: str) -> None:
     with pytest.raises(BookError, match=message):
         rules(file)  # type: ignore[operator]
 
 
-def test_brackets_in_sets_and_escapes_open_no_group(rules: object) -> None:
+def test_brackets_in_character_sets_and_escapes_do_not_count_as_groups(rules: object) -> None:
     assert said(rules("/[()]+/ =>\n/\\)+x/ => y"), "a(b))c") == "abc"  # type: ignore[operator]
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
-    with pytest.raises(BookError, match=r"cannot read the pronunciations .*none\.txt: No such file"):
+def test_the_error_for_an_unreadable_file_states_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(BookError, match=r"cannot read the pronunciation file .*none\.txt: No such file"):
         Pronunciations.read(tmp_path / "none.txt")
     (tmp_path / "latin").write_bytes("é => e".encode("latin-1"))
     with pytest.raises(BookError, match="not UTF-8 text at byte 0"):

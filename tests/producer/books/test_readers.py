@@ -46,39 +46,39 @@ def html(text: str) -> Book:
 # Markdown
 
 
-def test_headings_of_the_first_level_make_the_chapters_of_markdown() -> None:
+def test_each_first_level_heading_of_markdown_starts_a_chapter() -> None:
     book = markdown("# One\n\na *b* `c`\nd\n\n## Sub\n\n- e\n- f\n\n# Two\n\n| g | h |\n|---|---|\n| i | j |\n")
     assert outline(book) == [("One", ["One", "a b c d", "Sub", "e", "f"]), ("Two", ["Two", "g, h", "i, j"])]
     assert kinds(book)[0] == ["heading", "paragraph", "heading", "paragraph", "paragraph"]
     assert book.title == "One"
 
 
-def test_with_one_title_the_level_below_makes_the_chapters() -> None:
+def test_chapters_start_at_second_level_headings_if_there_is_only_one_first_level_heading() -> None:
     book = markdown("# Book\n\n## One\n\na\n\n## Two\n\nb\n")
     assert outline(book) == [("One", ["Book", "One", "a"]), ("Two", ["Two", "b"])]
     book = markdown("# Book\n\nBefore.\n\n## One\n\na\n\n## Two\n\nb\n")
     assert [chapter.title for chapter in book.chapters] == ["Book", "One", "Two"]
 
 
-def test_front_matter_is_metadata_and_not_read() -> None:
+def test_front_matter_of_markdown_becomes_metadata_and_is_not_spoken() -> None:
     book = markdown('---\ntitle: "A title"\nlang: pt-BR\ndate: 2024-01-02\ntags: [x]\n---\nText: here\n')
     assert (book.title, book.language, book.date) == ("A title", "pt-br", "2024-01-02")
     assert outline(book) == [("A title", ["Text: here"])]
 
 
-def test_notes_of_markdown_are_left_out_and_brackets_of_prose_are_not() -> None:
+def test_footnotes_of_markdown_are_left_out_and_other_brackets_are_kept() -> None:
     book = markdown("Said[^1] so[^x] [1].\n\n[^1]: No\n  no.\n\n    no\n\nAfter.\n")
     assert outline(book) == [("book", ["Said so[^x] [1].", "After."])]
 
 
-def test_html_and_comments_in_markdown_are_read_as_html() -> None:
+def test_html_inside_markdown_is_read_as_html() -> None:
     assert outline(markdown("a<!-- no -->b <b>c</b> ![no](x.png)\n\n<div>d</div>\n"))[0][1] == ["ab c", "d"]
 
 
 # HTML
 
 
-def test_all_text_of_a_page_is_read_and_its_head_is_metadata() -> None:
+def test_all_text_of_an_html_page_is_read_and_its_head_becomes_metadata() -> None:
     book = html(
         "<html lang=en-US><head><title>T</title><meta name=description content='D'></head><body><header>a</header>"
         "<nav>no</nav><h1>One</h1><p>b<p>c<footer>d</footer><h1>Two</h1>e</body></html>"
@@ -87,14 +87,14 @@ def test_all_text_of_a_page_is_read_and_its_head_is_metadata() -> None:
     assert outline(book) == [("T", ["a"]), ("One", ["One", "b", "c", "d"]), ("Two", ["Two", "e"])]
 
 
-def test_a_page_says_its_encoding() -> None:
+def test_the_declared_encoding_of_an_html_page_is_used() -> None:
     assert outline(read_bytes("<meta charset=latin1><p>é".encode("latin-1"), "a.htm"))[0][1] == ["é"]
 
 
 # Plain text
 
 
-def test_lines_that_were_wrapped_are_joined_and_empty_lines_end_paragraphs() -> None:
+def test_wrapped_lines_are_joined_and_empty_lines_end_paragraphs() -> None:
     text = "One line\nand its end, well-\nknown.\n\n   Another\n one.\n\n\fThird."
     assert paragraphs(text) == ["One line and its end, well-known.", "Another one.", "Third."]
     assert paragraphs(f"{'long ' * 40}\n{'line ' * 40}\nshort") == [
@@ -122,7 +122,7 @@ def test_lines_that_were_wrapped_are_joined_and_empty_lines_end_paragraphs() -> 
         ("Kapitel 1", "Kapitel 2"),
     ],
 )
-def test_lines_that_are_surely_headings_make_chapters(first: str, second: str) -> None:
+def test_lines_that_are_certainly_headings_start_chapters(first: str, second: str) -> None:
     book = plain(f"{first}\n\nSome text\nof it.\n\n{second}\n\nMore text.\n\nTHE END")
     assert outline(book) == [(first, [first, "Some text of it."]), (second, [second, "More text.", "THE END"])]
     assert kinds(book) == [["heading", "paragraph"], ["heading", "paragraph", "paragraph"]]
@@ -139,12 +139,12 @@ def test_lines_that_are_surely_headings_make_chapters(first: str, second: str) -
         "Part of the house was dark.\n\nBook lovers came.",
     ],
 )
-def test_lines_that_may_be_prose_make_none(text: str) -> None:
+def test_lines_that_may_be_prose_start_no_chapter(text: str) -> None:
     (chapter,) = plain(text).chapters
     assert chapter.title == "book"
 
 
-def test_what_comes_before_the_first_heading_is_read_and_so_is_a_list_of_chapters() -> None:
+def test_text_before_the_first_heading_is_read_with_the_table_of_contents() -> None:
     listed = "My book\n\nChapter 1\n\nChapter 2\n\nChapter 3\n\nFor you.\n\n"
     text = listed + "Chapter 1\n\na\n\nChapter 2\n\nb\n\nChapter 3\n\nc"
     assert [chapter.title for chapter in plain(text).chapters] == ["book", "Chapter 1", "Chapter 2", "Chapter 3"]
@@ -157,7 +157,7 @@ def test_what_comes_before_the_first_heading_is_read_and_so_is_a_list_of_chapter
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=50), max_size=30))
 @settings(max_examples=200)
-def test_no_word_of_a_text_is_lost_or_doubled(lines: list[str]) -> None:
+def test_no_word_of_a_text_is_lost_or_repeated(lines: list[str]) -> None:
     text = "\n".join(lines)
     dropped = str.maketrans("", "", "\u00ad\ufeff")
     expected = "".join(text.translate(dropped).split())
@@ -169,12 +169,12 @@ def test_no_word_of_a_text_is_lost_or_doubled(lines: list[str]) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
-def test_encodings_of_unicode_are_told_apart(encoding: str) -> None:
+def test_each_unicode_encoding_is_recognised(encoding: str) -> None:
     data = ("\ufeff" if encoding == "utf-16-be" else "") + "naïve “text”"
     assert outline(read_bytes(data.encode(encoding), "a.txt"))[0][1] == ["naïve “text”"]
 
 
-def test_other_text_is_read_as_windows_wrote_it_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_text_that_is_not_utf8_is_read_as_windows_1252_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert outline(read_bytes("naïve “text”".encode("cp1252"), "a.txt"))[0][1] == ["naïve “text”"]
     assert "Windows-1252" in caplog.text
@@ -206,7 +206,7 @@ def word() -> bytes:
     return file.getvalue()
 
 
-def test_a_document_of_word_has_chapters_by_its_styles() -> None:
+def test_heading_styles_of_a_word_document_start_chapters() -> None:
     book = read_bytes(word(), "x.docx")
     assert book.title == "A report"
     assert outline(book) == [
@@ -216,7 +216,7 @@ def test_a_document_of_word_has_chapters_by_its_styles() -> None:
     assert outline(read_bytes(word(), "stdin")) == outline(book)
 
 
-def test_a_document_of_word_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_document_that_unpacks_to_more_than_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(word_reader, "_MOST_BYTES", 10_000)
     with pytest.raises(BookError, match="larger than"):
         read_bytes(word(), "x.docx")
@@ -226,7 +226,7 @@ def test_a_document_of_word_that_unpacks_to_too_much_is_refused(monkeypatch: pyt
 
 
 def pdf(pages: list[list[str]], chapters: dict[int, str] | None = None) -> bytes:
-    """Make a PDF of lines, with an outline: page from 0 -> title."""
+    """Return a PDF with these lines on its pages. `chapters` is its outline: page (from 0) -> title."""
     file = io.BytesIO()
     canvas = Canvas(file)
     for number, lines in enumerate(pages):
@@ -254,7 +254,7 @@ PAGES = [
 ]
 
 
-def test_headers_footers_and_page_numbers_of_a_pdf_are_not_read() -> None:
+def test_headers_footers_and_page_numbers_of_a_pdf_are_left_out() -> None:
     text = " ".join(block.text for chapter in read_bytes(pdf(PAGES), "x.pdf").chapters for block in chapter.blocks)
     assert "Running" not in text
     assert "Page" not in text
@@ -262,13 +262,13 @@ def test_headers_footers_and_page_numbers_of_a_pdf_are_not_read() -> None:
         assert f"in the middle of a word. Short {colour} end." in text
 
 
-def test_a_paragraph_of_a_pdf_goes_over_a_page() -> None:
+def test_a_paragraph_of_a_pdf_may_continue_on_the_next_page() -> None:
     blocks = [block.text for block in read_bytes(pdf(PAGES), "x.pdf").chapters[0].blocks]
     assert len(blocks) == len(PAGES) + 1
     assert blocks[1].startswith("Another red paragraph began and went on to the very end of its It was a green line")
 
 
-def test_the_outline_of_a_pdf_makes_its_chapters() -> None:
+def test_the_outline_of_a_pdf_gives_its_chapters() -> None:
     pages = [["Front."], ["One", "Text of one."], ["more of one."], ["Two", "Text of two."]]
     book = read_bytes(pdf(pages, {1: "One", 3: "Two"}), "x.pdf")
     assert [chapter.title for chapter in book.chapters] == ["x", "One", "Two"]
@@ -276,7 +276,7 @@ def test_the_outline_of_a_pdf_makes_its_chapters() -> None:
     assert book.chapters[2].blocks[-1].text == "Text of two."
 
 
-def test_a_pdf_of_pictures_says_what_to_do() -> None:
+def test_the_error_for_a_pdf_without_text_recommends_ocr() -> None:
     with pytest.raises(BookError, match="OCR"):
         read_bytes(pdf([[]]), "x.pdf")
 
@@ -284,7 +284,7 @@ def test_a_pdf_of_pictures_says_what_to_do() -> None:
 # Any file
 
 
-def test_a_folder_is_read_in_the_order_of_a_person(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_natural_order_and_unreadable_files_are_listed(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         (tmp_path / f"{number} part.txt").write_text(f"Text {number}.")
     (tmp_path / "3 es.html").write_text("<html lang=es><h1>Tres</h1><p>Hola.</p></html>")
@@ -319,7 +319,9 @@ def test_a_folder_is_read_in_the_order_of_a_person(tmp_path: Path) -> None:
         (pdf([["Text."]]), "stdin"),
     ],
 )
-def test_content_without_a_name_is_told_by_its_look(data: bytes, title: str, tmp_path: Path) -> None:
+def test_the_format_of_a_file_without_a_suffix_is_recognised_from_its_content(
+    data: bytes, title: str, tmp_path: Path
+) -> None:
     assert read_bytes(data).title == title
     path = tmp_path / "stdin"
     path.write_bytes(data)
@@ -329,19 +331,19 @@ def test_content_without_a_name_is_told_by_its_look(data: bytes, title: str, tmp
 
 @pytest.mark.parametrize("name", ["x.epub", "x.docx", "x.pdf", "x.txt", "x.md", "x.html", "x", "x.mobi"])
 @pytest.mark.parametrize("data", [b"", b"\0\1\2\xff" * 50, b"PK\x03\x04\0\0", b"%PDF-1.4\n%%EOF"])
-def test_what_is_no_book_is_an_error_of_one_line_that_names_it(name: str, data: bytes) -> None:
+def test_the_error_for_a_file_that_is_not_a_book_is_one_line_and_names_the_file(name: str, data: bytes) -> None:
     try:
         read_bytes(data, name)
     except BookError as error:
         said = str(error)
     else:
-        assert data.startswith(b"%PDF")  # letters, where the name says text
+        assert data.startswith(b"%PDF")  # these bytes are valid text, and the suffix says text
         return
     assert said.startswith(name)
     assert "\n" not in said
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_file_and_an_empty_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(BookError, match="No such file"):
         read_book(tmp_path / "no.epub")
     with pytest.raises(BookError, match="no book in it"):
@@ -380,7 +382,7 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         read_bytes(b"%PDF-1.4", "x.pdf")
 
 
-def test_readers_import_their_libraries_when_they_read() -> None:
+def test_importing_the_package_does_not_import_the_readers_libraries() -> None:
     code = (
         "import sys, voxspool.books; print([m for m in ('lxml', 'markdown_it', 'pypdf', 'docx') if m in sys.modules])"
     )

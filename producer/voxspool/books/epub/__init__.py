@@ -1,1 +1,1 @@
-"""EPUB files: the package, and the reader that makes a book of it."""
+"""Read EPUB files: the package with its metadata, and the reader that makes a book from it."""

@@ -1,6 +1,6 @@
-"""The package of an EPUB: where its documents are, their order, their titles, their authors.
+"""Read the package of an EPUB: the paths of its documents, their order, the table of contents and the metadata.
 
-It reads container.xml, the OPF, and the nav document or the NCX. It does not read the documents.
+This module reads container.xml, the OPF file, and the nav document or the NCX file. It does not read the text.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class Item:
     id: str
     href: str
     path: str
-    """Its path in the archive, if it is there."""
+    """The file's path in the archive; if the archive has no such file, the path that the package states."""
     media_type: str
     properties: frozenset[str]
 
     @property
     def is_document(self) -> bool:
-        """Whether it is prose by its type, or by its name where the type says nothing."""
+        """Whether the file has text to read, by its media type or by its suffix."""
         return self.media_type in _XHTML_TYPES or self.path.lower().endswith((".xhtml", ".html", ".htm"))
 
 
 class Entry(NamedTuple):
-    """A line of the table of contents."""
+    """An entry of the table of contents."""
 
     title: str
     document: str
@@ -55,15 +55,15 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An opened package."""
+    """The parsed package of an EPUB."""
 
     path: str
     root: Element
     items: tuple[Item, ...]
     spine: tuple[Item, ...]
-    """What is read in a row, each once."""
+    """The files in reading order, each once."""
     dangling: tuple[str, ...]
-    """What the spine names and the package does not list."""
+    """Ids in the spine that the package does not list."""
 
     @property
     def nav(self) -> Item | None:
@@ -80,25 +80,25 @@ class Package:
 
     @property
     def guided_contents(self) -> frozenset[str]:
-        """The documents that the guide of EPUB 2 calls the table of contents."""
+        """Paths of the documents that the guide of an EPUB 2 marks as the table of contents."""
         said = (one for one in named(self.root, "reference") if one.get("type", "").casefold() == "toc")
         return frozenset(resolve(self.path, one.get("href", ""))[0] for one in said)
 
     @property
     def date(self) -> str:
-        """When the book came out; an EPUB 2 may say when the file was changed as well."""
+        """The publication date; empty if there is none. An EPUB 2 may also state when the file was changed."""
         dates = named(self.root, "date")
         dates.sort(key=lambda one: one.get(EVENT, "publication") != "publication")
         return next((text for text in map(visible, dates) if text), "")
 
     def metadata(self, name: str) -> list[str]:
-        """Return the texts of a term of Dublin Core, in order."""
+        """Return the values of a Dublin Core element such as `creator`, in order."""
         found = (visible(one) for place in named(self.root, "metadata") for one in named(place, name))
         return [text for text in found if text]
 
 
 def open_package(archive: Archive) -> Package:
-    """Open the package of an EPUB. Raises BookError where there is none, or where the book is locked."""
+    """Parse the package of an EPUB. Raises BookError if there is none or if the book is locked by DRM."""
     path = _package_path(archive)
     try:
         root = parse_xml(archive.read(path))
@@ -115,21 +115,21 @@ def open_package(archive: Archive) -> Package:
 
 
 def contents(archive: Archive, package: Package) -> list[Entry]:
-    """Return the table of contents, nested lines too, in its order; empty where there is none that can be read."""
+    """Return the table of contents in its order, with nested entries; empty if there is no readable one."""
     for item, reader in ((package.nav, _nav_entries), (package.ncx, _ncx_entries)):
         if item is None:
             continue
         try:
             found = reader(archive.read(item.path), item.path)
         except BookError:
-            continue  # titles come from the headings then
+            continue  # the headings give the titles then
         if found:
             return [Entry(title, archive.find(path) or path, fragment) for title, path, fragment in found]
     return []
 
 
 def cover(archive: Archive, package: Package) -> Cover | None:
-    """Return the picture on the front, if it is a JPEG or a PNG. Raises BookError where it cannot be read."""
+    """Return the cover picture if it is a JPEG or a PNG. Raises BookError if it cannot be read."""
     called = next((one.get("content") for one in named(package.root, "meta") if one.get("name") == "cover"), None)
     items = [item for item in package.items if "cover-image" in item.properties]
     items += [item for item in package.items if called and called in {item.id, item.href}]
@@ -140,7 +140,7 @@ def cover(archive: Archive, package: Package) -> Cover | None:
 
 
 def _package_path(archive: Archive) -> str:
-    """Find the OPF: as the container says, else the only one there is."""
+    """Return the path of the OPF file: the one that the container names, else the first one in the archive."""
     try:
         said = [one.get("full-path", "") for one in named(parse_xml(archive.read(CONTAINER)), "rootfile")]
     except BookError:
@@ -148,7 +148,9 @@ def _package_path(archive: Archive) -> str:
     there = [info.filename for info in archive.infos if info.filename.lower().endswith(".opf")]
     found = next((path for path in map(archive.find, said) if path), there[0] if there else None)
     if found is None:
-        raise BookError(f"it is no EPUB: {CONTAINER} names no package that is there; convert the file to EPUB again")
+        raise BookError(
+            f"it is not an EPUB: {CONTAINER} names no package in the archive; convert the file to EPUB again"
+        )
     return found
 
 
@@ -161,14 +163,14 @@ def _item(archive: Archive, package_path: str, element: Element) -> Item:
 
 
 def _refuse_locked(archive: Archive, spine: tuple[Item, ...]) -> None:
-    """Raise BookError where documents are encrypted: that is DRM. Fonts may be, they are not read."""
+    """Raise BookError if documents are encrypted, which means DRM. Encrypted fonts are allowed: they are not read."""
     try:
         root = parse_xml(archive.read(_ENCRYPTION))
     except BookError:
         return
     locked = {archive.find(one.get("URI", "")) for one in named(root, "CipherReference")}
     if any(item.path in locked for item in spine):
-        raise BookError("it is locked by DRM: its text is encrypted; narrate a copy without it")
+        raise BookError("it is locked by DRM: its text is encrypted; narrate a copy without DRM")
 
 
 def _nav_entries(data: bytes, path: str) -> list[Entry]:
@@ -193,5 +195,5 @@ def _ncx_entries(data: bytes, path: str) -> list[Entry]:
 
 
 def _label(point: Element) -> str:
-    """Return the title of a point, not of those below it."""
+    """Return the title of a navigation point, without the titles of the points nested in it."""
     return settle(" ".join(visible(one) for one in point if local(one) == "navLabel"))

@@ -1,6 +1,7 @@
-"""EPUB 2 and 3 -> a Book: the documents of the spine in order, cut into chapters by the table of contents.
+"""Read EPUB 2 and 3: take the documents in spine order and cut them into chapters by the table of contents.
 
-The book names what could not be read; the rest is read. The media overlays also start from `read_contents`.
+Documents that cannot be read are listed in `Book.unread`, and the others are read. The export of media overlays uses
+`read_contents` too.
 """
 
 from __future__ import annotations
@@ -28,21 +29,23 @@ if TYPE_CHECKING:
     from voxspool.books.html_text import Run
 
 _LEAST_LINKS: Final = 3
-"""A document of links alone is a table of contents from here on."""
+"""A document with only links is a table of contents if it has at least this many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The documents of a spine, read."""
+    """The parsed documents of an EPUB."""
 
     trees: dict[str, Element]
-    """By path in the archive, in reading order."""
+    """The trees by path in the archive, in reading order."""
     proses: dict[str, Prose]
+    """The readable text by path in the archive, in reading order; without tables of contents."""
     unread: tuple[str, ...]
+    """One line for each item that could not be read."""
 
 
 def read_epub(source: Path | bytes, name: str) -> Book:
-    """Read an EPUB. Raises BookError, without the file's name."""
+    """Read an EPUB. Raises BookError; the message does not contain the file's name."""
     with Archive(source) as archive:
         package = open_package(archive)
         read = read_contents(archive, package)
@@ -53,7 +56,7 @@ def read_epub(source: Path | bytes, name: str) -> Book:
     chapters = _Cutter(title, language, entries).chapters(read)
     if not chapters:
         why = f": {read.unread[0]}" if read.unread else ""
-        raise BookError(f"there is no text in it that can be read{why}")
+        raise BookError(f"there is no text in it{why}")
     return Book(
         title=title,
         chapters=bounded(chapters),
@@ -68,20 +71,20 @@ def read_epub(source: Path | bytes, name: str) -> Book:
 
 
 def read_contents(archive: Archive, package: Package) -> Contents:
-    """Read every document of the spine that can be, without its notes and without tables of contents."""
+    """Read every readable document of the spine, without footnotes and without tables of contents."""
     trees: dict[str, Element] = {}
-    unread = [f"{one}: the spine names it, the package does not list it" for one in package.dangling]
+    unread = [f"{one}: the spine names it, but the package does not list it" for one in package.dangling]
     for item in package.spine:
         if not item.is_document:
             if not item.media_type.startswith("image/"):
-                unread.append(f"{item.path}: it is no XHTML but {item.media_type or 'of no type'}")
+                unread.append(f"{item.path}: it is not XHTML; its media type is {item.media_type or 'not stated'}")
             continue
         try:
             trees[item.path], unknown = parse_document(archive.read(item.path))
         except BookError as error:
             unread.append(f"{item.path}: {error}")
             continue
-        unread += [f"{item.path}: the entity &{one}; is defined nowhere" for one in unknown]
+        unread += [f"{item.path}: the entity &{one}; is not defined and is left out" for one in unknown]
     omitted = notes(trees)
     proses = {path: prose(tree, omitted) for path, tree in trees.items()}
     listed = package.guided_contents | ({package.nav.path} if package.nav else set())
@@ -93,7 +96,7 @@ def read_contents(archive: Archive, package: Package) -> Contents:
 
 
 def _is_apparatus(path: str, said: Prose, tree: Element, omitted: set[Element], *, listed: bool) -> bool:
-    """Whether a document is a table of contents, or only the heading of notes or of a list that is left out."""
+    """Return whether a document is a table of contents, or has only the heading of footnotes that are left out."""
     paragraphs = [run for run in said.runs if not run.level]
     if not paragraphs:
         return listed or any(is_left_out(one) or (one in omitted and is_block(one)) for one in tree.iter("{*}*"))
@@ -103,7 +106,7 @@ def _is_apparatus(path: str, said: Prose, tree: Element, omitted: set[Element], 
 
 
 def _leads_out(path: str, link: Element) -> bool:
-    """Whether a link leads to another document of the book."""
+    """Return whether a link points to another document of the book."""
     href = link.get("href", "")
     return bool(href) and "://" not in href and resolve(path, href)[0] != path
 
@@ -127,7 +130,10 @@ class _Cutter:
         ]
 
     def _add(self, path: str, said: Prose) -> None:
-        """Add a document: a chapter at each place that the contents name; what is before the first goes on."""
+        """Add a document: start a chapter at each entry of the table of contents.
+
+        Text before the first of them continues the chapter before.
+        """
         starts = self._starts(path, said)
         first = min(starts, default=len(said.runs))
         if first and not starts and not self._goes_on(said):
@@ -141,7 +147,7 @@ class _Cutter:
             )
 
     def _starts(self, path: str, said: Prose) -> dict[int, str]:
-        """Return the title for each run that starts a chapter. Of several titles, the one in the text wins."""
+        """Return the index of each run that starts a chapter -> its title. The title in the text takes precedence."""
         starts: dict[int, str] = {}
         for entry in self._entries:
             if entry.document != path:
@@ -152,11 +158,11 @@ class _Cutter:
         return starts
 
     def _goes_on(self, said: Prose) -> bool:
-        """Whether a document that no line of the contents names is part of the chapter before."""
+        """Return whether a document that is not in the table of contents continues the chapter before."""
         return bool(self._entries and self._chapters) and not said.runs[0].level
 
     def _untitled(self) -> str:
-        """Name what has no heading: before all chapters that are listed it is the book's own front."""
+        """Return the title of text without a heading: the book's title if it comes before all listed chapters."""
         return self._title if self._entries and not self._chapters else ""
 
     def _continue(self, path: str, runs: tuple[Run, ...]) -> None:
@@ -170,19 +176,19 @@ class _Cutter:
 
 
 def _heading(runs: tuple[Run, ...]) -> str:
-    """Return the first heading; empty where there is none."""
+    """Return the text of the first heading; an empty string if there is none."""
     return next((run.text for run in runs if run.level), "")
 
 
 def _titled(title: str, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
-    """Let a first paragraph that says the chapter's title be its heading: books of EPUB 2 often set it so."""
+    """Mark the first block as a heading if its text is the chapter's title: EPUB 2 often has a paragraph there."""
     if title and blocks[0].text.casefold() == title.casefold():
         return (replace(blocks[0], kind="heading"), *blocks[1:])
     return blocks
 
 
 def _language(package: Package, read: Contents) -> str | None:
-    """Return the book's language: as its metadata say, else as its first document does."""
+    """Return the book's language: the one in its metadata, else that of its first text."""
     said = [found for found in map(tag, package.metadata("language")) if found]
     runs = (run.language for one in read.proses.values() for run in one.runs)
     return next(iter(said), None) or next(runs, None)
@@ -196,7 +202,7 @@ def _cover(archive: Archive, package: Package) -> tuple[Cover | None, tuple[str,
 
 
 def _plain(description: str) -> str:
-    """Return a description without the markup that some publishers put into it, escaped."""
+    """Return a description without the escaped HTML markup that some publishers put into it."""
     if not re.search(r"<\w+", description):
         return description
     return visible(parse_document(f"<div>{description}</div>".encode()).root)

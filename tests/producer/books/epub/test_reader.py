@@ -30,7 +30,7 @@ def read(entries: dict[str, bytes]) -> Book:
 
 
 def texts(body: str) -> list[str]:
-    """Return the blocks of a document of an EPUB."""
+    """Return the texts of the blocks of an EPUB with this body."""
     book = read_bytes(make_epub.small(body), "small.epub")
     return [block.text for chapter in book.chapters for block in chapter.blocks]
 
@@ -40,7 +40,7 @@ def spoken(book: Book) -> str:
 
 
 def changed(name: str, old: str, new: str, version: int = 3) -> Book:
-    """Read a book with something else in an entry."""
+    """Read a book in which one text of an entry is replaced."""
     entries = dict(make_epub.epub(4, paragraphs=2, version=version).entries)
     assert old.encode() in entries[name]
     entries[name] = entries[name].replace(old.encode(), new.encode())
@@ -48,7 +48,7 @@ def changed(name: str, old: str, new: str, version: int = 3) -> Book:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_chapters_come_in_the_order_of_the_spine_with_the_titles_of_the_contents(version: int) -> None:
+def test_chapters_have_the_order_of_the_spine_and_the_titles_of_the_table_of_contents(version: int) -> None:
     made = make_epub.epub(30, version=version)
     book = read(made.entries)
     assert tuple(chapter.title for chapter in book.chapters) == made.titles
@@ -68,7 +68,7 @@ def test_metadata_and_cover_are_read(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_notes_references_page_numbers_contents_and_pictures_are_not_read(version: int) -> None:
+def test_footnotes_page_numbers_contents_and_pictures_are_left_out(version: int) -> None:
     text = spoken(read(make_epub.epub(4, version=version).entries))
     for silent in (make_epub.NOTE, "Notes", "Contents", "picture", "Part 1"):
         assert silent not in text
@@ -78,7 +78,7 @@ def test_notes_references_page_numbers_contents_and_pictures_are_not_read(versio
                 assert text.count(make_epub.paragraph(number, n)) == 1
 
 
-def test_a_block_has_the_language_of_its_markup_where_that_is_another() -> None:
+def test_a_block_has_the_language_of_its_markup_if_it_differs_from_the_books() -> None:
     book = read(MADE.entries)
     assert {block.language for block in book.chapters[2].blocks} == {"es"}
     assert {block.language for chapter in (book.chapters[1], book.chapters[3]) for block in chapter.blocks} == {None}
@@ -87,7 +87,7 @@ def test_a_block_has_the_language_of_its_markup_where_that_is_another() -> None:
     assert [block.language for block in blocks] == [None, None, "fr"]
 
 
-def test_a_block_knows_its_place() -> None:
+def test_a_block_has_its_position_in_the_epub() -> None:
     blocks = (
         read_bytes(make_epub.small("<!-- x --><div><p>One.</p>Two.<p>Three.</p></div>"), "x.epub").chapters[0].blocks
     )
@@ -132,7 +132,7 @@ def test_a_block_knows_its_place() -> None:
         ("<p>Page <a href='#p12'>12</a>.</p>", ["Page 12."]),
     ],
 )
-def test_text_is_what_a_reader_sees(body: str, expected: list[str]) -> None:
+def test_the_text_is_the_one_that_a_reader_sees(body: str, expected: list[str]) -> None:
     assert texts(body) == expected
 
 
@@ -146,11 +146,11 @@ def test_text_is_what_a_reader_sees(body: str, expected: list[str]) -> None:
         ("<a href='#fn1'>¹</a>", "<dl><dt id='fn1'>1</dt><dd>A note.</dd></dl>"),
     ],
 )
-def test_raised_links_and_the_notes_they_lead_to_are_left_out(reference: str, note: str) -> None:
+def test_superscript_links_and_their_footnotes_are_left_out(reference: str, note: str) -> None:
     assert texts(f"<p>Said{reference} so.</p>{note}") == ["Said so."]
 
 
-def test_a_link_that_may_be_prose_is_read_with_what_it_leads_to() -> None:
+def test_a_link_that_may_be_prose_is_read_and_so_is_its_target() -> None:
     body = "<p>See <a href='#c2'>2</a>.</p><p id='c2'>2 is a number.</p>"
     assert texts(body) == ["See 2.", "2 is a number."]
     body = "<p>Said<sup><a href='#s'>1</a></sup>.</p><p id='s'>Something else altogether.</p>"
@@ -159,7 +159,7 @@ def test_a_link_that_may_be_prose_is_read_with_what_it_leads_to() -> None:
 
 @given(data=st.data())
 @settings(max_examples=150)
-def test_every_visible_word_is_read_once(data: st.DataObject) -> None:
+def test_every_visible_word_is_read_exactly_once(data: st.DataObject) -> None:
     words = iter(f"w{n}" for n in range(10_000))
     inline = ("b", "i", "span", "a", "em")
     block = ("p", "div", "blockquote", "section", "li", "h2", "td", "tr", "table", "ul")
@@ -183,7 +183,7 @@ def nav(lines: str) -> str:
 
 
 def with_nav(lines: str, pages: dict[str, str]) -> Book:
-    """Read a book of these bodies, with these lines for its contents."""
+    """Read a book with these pages (name -> body) and these lines in its table of contents."""
     documents = {
         name: f"<html {make_epub.XHTML} {make_epub.OPS}><body>{body}</body></html>" for name, body in pages.items()
     }
@@ -197,7 +197,7 @@ def outline(book: Book) -> list[tuple[str, list[str]]]:
     return [(chapter.title, [block.text for block in chapter.blocks]) for chapter in book.chapters]
 
 
-def test_several_lines_of_the_contents_cut_one_document() -> None:
+def test_several_entries_of_the_contents_split_one_document() -> None:
     below = '<ol><li><a href="a.xhtml#x">X</a></li></ol>'
     lines = f'<li><a href="a.xhtml#two">Two</a></li><li><a href="a.xhtml">One</a>{below}</li>'
     body = "<h1>One</h1><p>1</p><h2><a id='x'></a>X</h2><p>x</p><section id='two'><h1>Two</h1><p>2</p></section>"
@@ -208,18 +208,18 @@ def test_several_lines_of_the_contents_cut_one_document() -> None:
     ]
 
 
-def test_an_anchor_at_the_end_of_a_paragraph_means_the_next_one() -> None:
+def test_an_anchor_at_the_end_of_a_paragraph_points_to_the_next_paragraph() -> None:
     lines = '<li><a href="a.xhtml">One</a></li><li><a href="a.xhtml#two">Two</a></li>'
     body = "<p>1 ends.<a id='two'></a></p><p>2 begins.</p>"
     assert outline(with_nav(lines, {"a.xhtml": body})) == [("One", ["1 ends."]), ("Two", ["2 begins."])]
 
 
-def test_of_several_lines_for_one_place_the_one_that_stands_there_is_the_title() -> None:
+def test_of_several_entries_for_one_position_the_one_equal_to_the_text_gives_the_title() -> None:
     lines = '<li><a href="a.xhtml">Part</a></li><li><a href="a.xhtml#one">One</a></li><li><a href="a.xhtml">X</a></li>'
     assert outline(with_nav(lines, {"a.xhtml": "<h1 id='one'>One</h1><p>1</p>"})) == [("One", ["One", "1"])]
 
 
-def test_what_the_contents_do_not_list_belongs_to_the_chapter_before_unless_it_has_a_heading() -> None:
+def test_a_document_that_is_not_in_the_contents_continues_the_chapter_before_unless_it_has_a_heading() -> None:
     lines = '<li><a href="b.xhtml">B</a></li><li><a href="d.xhtml#d">D</a></li>'
     pages = {
         "a.xhtml": "<p>For you.</p>",
@@ -234,10 +234,10 @@ def test_what_the_contents_do_not_list_belongs_to_the_chapter_before_unless_it_h
         ("E", ["E", "e", "more e"]),
         ("D", ["D", "d"]),
     ]
-    assert with_nav(lines, pages).chapters[3].blocks[0].kind == "heading"  # a paragraph that says the title
+    assert with_nav(lines, pages).chapters[3].blocks[0].kind == "heading"  # a paragraph equal to the title
 
 
-def test_without_contents_headings_name_the_chapters_and_else_numbers_do() -> None:
+def test_without_a_table_of_contents_chapters_are_named_by_headings_or_numbers() -> None:
     pages = {
         f"{n}.xhtml": f"<html {make_epub.XHTML}><body>{body}</body></html>"
         for n, body in enumerate(("<h2>A</h2>", "<p>b</p>"))
@@ -246,7 +246,7 @@ def test_without_contents_headings_name_the_chapters_and_else_numbers_do() -> No
     assert [chapter.title for chapter in book.chapters] == ["A", "Chapter 2"]
 
 
-def test_a_chapter_too_long_for_a_job_is_cut_at_a_paragraph_and_a_paragraph_at_a_sentence() -> None:
+def test_a_chapter_too_long_for_a_job_is_split_after_a_paragraph_or_a_sentence() -> None:
     book = read_bytes(make_epub.small("<h1>Long</h1>" + "<p>A sentence. And one more.</p>" * 6_000), "x.epub")
     assert [chapter.title for chapter in book.chapters] == ["Long (1)", "Long (2)", "Long (3)"]
     assert sum(block.text == "A sentence. And one more." for c in book.chapters for block in c.blocks) == 6_000
@@ -256,26 +256,26 @@ def test_a_chapter_too_long_for_a_job_is_cut_at_a_paragraph_and_a_paragraph_at_a
     assert " ".join(c.blocks[0].text for c in book.chapters) == ("A sentence. And one more. " * 6_000).strip()
 
 
-def test_linear_no_is_left_out() -> None:
+def test_a_spine_entry_with_linear_no_is_left_out() -> None:
     book = changed("OEBPS/book.opf", '<itemref idref="d2"/>', '<itemref idref="d2" linear="no"/>')
     assert len(book.chapters) == len(MADE.titles) - 1
 
 
-def test_documents_that_are_not_xhtml_are_read_as_html() -> None:
+def test_documents_that_are_not_well_formed_are_read_as_html() -> None:
     book = changed("OEBPS/text/c01.xhtml", "</em>", "</em><br>&copy; a & b < c")
     assert "© a & b < c" in spoken(book)
     assert make_epub.NOTE not in spoken(book)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "iso-8859-1", "cp1252"])
-def test_other_encodings_are_read(encoding: str) -> None:
+def test_documents_in_other_encodings_are_read(encoding: str) -> None:
     entries = dict(MADE.entries)
     page = entries["OEBPS/text/c02.xhtml"].decode().replace('encoding="utf-8"', f'encoding="{encoding}"')
     entries["OEBPS/text/c02.xhtml"] = page.encode(encoding)
     assert make_epub.SPANISH in spoken(read(entries))
 
 
-def test_a_page_of_links_is_contents_and_a_title_with_a_note_is_not() -> None:
+def test_a_page_of_links_counts_as_contents_and_a_title_with_a_footnote_does_not() -> None:
     page = "<html xmlns='http://www.w3.org/1999/xhtml'><body>{}</body></html>"
     links = "".join(f"<p><a href='{n}.xhtml'>Go to {n}</a></p>" for n in "abc")
     pages = {
@@ -290,7 +290,7 @@ def test_a_page_of_links_is_contents_and_a_title_with_a_note_is_not() -> None:
 
 @given(st.data())
 @settings(max_examples=100)
-def test_each_character_knows_where_it_stands_in_the_tree(data: st.DataObject) -> None:
+def test_each_character_has_its_position_in_the_tree(data: st.DataObject) -> None:
     pieces = st.sampled_from(
         ["a", " ", "\u00ad", "\n ", "<b>", "</b>", "<br/>", "<!-- x -->", "é\u3000", "<td/>", "x."]
     )
@@ -311,7 +311,7 @@ def test_each_character_knows_where_it_stands_in_the_tree(data: st.DataObject) -
 # Damaged and hostile
 
 
-def test_missing_documents_are_named_and_the_rest_is_read() -> None:
+def test_missing_documents_are_listed_and_the_others_are_read() -> None:
     entries = dict(MADE.entries)
     del entries["OEBPS/text/c03.xhtml"]
     book = read(entries)
@@ -320,7 +320,7 @@ def test_missing_documents_are_named_and_the_rest_is_read() -> None:
     assert "OEBPS/text/c03.xhtml" in line
     assert "missing" in line
     book = changed("OEBPS/book.opf", 'idref="d2"', 'idref="nowhere"')
-    assert book.unread == ("nowhere: the spine names it, the package does not list it",)
+    assert book.unread == ("nowhere: the spine names it, but the package does not list it",)
 
 
 @pytest.mark.parametrize(
@@ -331,21 +331,21 @@ def test_missing_documents_are_named_and_the_rest_is_read() -> None:
         ({"OEBPS/book.opf": b"<package/>"}, "no text"),
     ],
 )
-def test_without_a_package_the_error_says_so(broken: dict[str, bytes | None], said: str) -> None:
+def test_the_error_for_a_missing_or_empty_package_says_so(broken: dict[str, bytes | None], said: str) -> None:
     entries = {name: broken.get(name, data) for name, data in MADE.entries.items()}
     with pytest.raises(BookError, match=said) as failed:
         read({name: data for name, data in entries.items() if data is not None})
     assert "book.epub" in str(failed.value)
 
 
-def test_a_missing_container_or_a_wrong_mimetype_does_not_matter() -> None:
+def test_an_epub_without_a_container_or_with_a_wrong_mimetype_is_read() -> None:
     entries = {**MADE.entries, "mimetype": b"text/plain"}
     del entries["META-INF/container.xml"]
     assert len(read(entries).chapters) == len(MADE.titles)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"not a zip", make_epub.packed(MADE.entries)[:-200]])
-def test_what_is_no_archive_is_said_in_one_line(data: bytes, tmp_path: Path) -> None:
+def test_the_error_for_a_file_that_is_not_an_archive_is_one_line(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "book.epub"
     path.write_bytes(data)
     with pytest.raises(BookError, match="damaged or cut short") as failed:
@@ -354,7 +354,7 @@ def test_what_is_no_archive_is_said_in_one_line(data: bytes, tmp_path: Path) -> 
     assert "\n" not in str(failed.value)
 
 
-def test_encrypted_text_is_said_to_be_locked_and_encrypted_fonts_do_not_matter() -> None:
+def test_a_book_with_encrypted_text_is_refused_and_one_with_encrypted_fonts_is_read() -> None:
     lock = (
         '<encryption xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><EncryptedData'
         ' xmlns="http://www.w3.org/2001/04/xmlenc#"><CipherData><CipherReference URI="{}"/></CipherData>'
@@ -367,7 +367,7 @@ def test_encrypted_text_is_said_to_be_locked_and_encrypted_fonts_do_not_matter()
         read(entries)
 
 
-def test_a_bomb_is_not_unpacked() -> None:
+def test_an_entry_that_unpacks_to_more_than_the_limit_is_refused() -> None:
     entries = {**MADE.entries, "OEBPS/text/c01.xhtml": b"<html>" + b" " * (archives.MAX_ENTRY_BYTES + 1)}
     data = make_epub.packed(entries)
     assert len(data) < 100_000
@@ -375,32 +375,32 @@ def test_a_bomb_is_not_unpacked() -> None:
     assert "16 MiB" in line
 
 
-def test_a_bomb_that_lies_about_its_size_is_not_unpacked() -> None:
+def test_an_entry_whose_declared_size_is_false_is_refused() -> None:
     entries = {**MADE.entries, "OEBPS/text/c01.xhtml": b"<html>" + b" " * (archives.MAX_ENTRY_BYTES + 1)}
     size = len(entries["OEBPS/text/c01.xhtml"]).to_bytes(4, "little")
     data = make_epub.packed(entries).replace(size, (100).to_bytes(4, "little"))
     assert [line for line in read_bytes(data, "x.epub").unread if "OEBPS/text/c01.xhtml" in line]
 
 
-def test_many_large_entries_together_are_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_that_are_too_large_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_READ_BYTES", 3_000)
     assert read(MADE.entries).unread
 
 
-def test_a_document_in_another_format_is_named() -> None:
+def test_a_document_in_an_unsupported_format_is_listed() -> None:
     kind = 'media-type="application/xhtml+xml"'
     book = changed("OEBPS/book.opf", f'c01.xhtml" {kind}', 'c01.xml" media-type="text/dtbook"')
-    assert book.unread == ("OEBPS/text/c01.xml: it is no XHTML but text/dtbook",)
+    assert book.unread == ("OEBPS/text/c01.xml: it is not XHTML; its media type is text/dtbook",)
 
 
-def test_a_name_of_nothing_in_an_archive_is_passed_over() -> None:
+def test_an_archive_entry_with_an_empty_name_is_ignored() -> None:
     name = b"OEBPS/style.css"
     before, found, after = make_epub.packed(MADE.entries).rpartition(name)
     book = read_bytes(before + found.replace(b"O", b"\0", 1) + after, "x.epub")
     assert len(book.chapters) == len(MADE.titles)
 
 
-def test_too_many_entries_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_with_too_many_entries_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_ENTRIES", 3)
     with pytest.raises(BookError, match="entries"):
         read(MADE.entries)
@@ -409,7 +409,7 @@ def test_too_many_entries_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "href", ["../../../../etc/passwd", "/etc/passwd", "file:///etc/passwd", "%2e%2e/%2e%2e/etc/passwd"]
 )
-def test_a_path_out_of_the_archive_leads_nowhere(href: str) -> None:
+def test_a_path_that_leaves_the_archive_reads_no_file(href: str) -> None:
     book = changed("OEBPS/book.opf", 'href="text/c01.xhtml"', f'href="{href}"')
     assert "root:" not in spoken(book)
     assert len(book.unread) == 1
@@ -423,7 +423,7 @@ def test_a_path_out_of_the_archive_leads_nowhere(href: str) -> None:
         ('<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;"><!ENTITY c "&b;&b;&b;">', "&c;"),
     ],
 )
-def test_entities_fetch_and_multiply_nothing(dtd: str, entity: str) -> None:
+def test_external_and_nested_entities_are_not_expanded(dtd: str, entity: str) -> None:
     entries = dict(MADE.entries)
     page = entries["OEBPS/text/c01.xhtml"].decode()
     page = page.replace("<!DOCTYPE html>", f"<!DOCTYPE html [{dtd}]>").replace("<p>", f"<p>{entity}", 1)
@@ -435,7 +435,7 @@ def test_entities_fetch_and_multiply_nothing(dtd: str, entity: str) -> None:
     assert len(book.unread) == bool(entity)
 
 
-def test_simple_entities_of_a_document_are_read_within_a_bound() -> None:
+def test_simple_entities_of_a_document_are_expanded_up_to_a_limit() -> None:
     page = f'<!DOCTYPE html [<!ENTITY who "the authors">]><html {make_epub.XHTML}><body><p>By &who;.</p></body></html>'
     book = read_bytes(make_epub.small("", documents={"a.xhtml": page}), "x.epub")
     assert book.chapters[0].blocks[0].text == "By the authors."
@@ -444,7 +444,7 @@ def test_simple_entities_of_a_document_are_read_within_a_bound() -> None:
         read_bytes(make_epub.small("", documents={"a.xhtml": page}), "x.epub")
 
 
-def test_markup_nested_deeper_than_parsers_go_loses_no_text() -> None:
+def test_deeply_nested_markup_is_read_completely_or_refused() -> None:
     deep = "<div>" * 1_000 + "<p>deep</p>" + "</div>" * 1_000
     book = read_bytes(make_epub.small(f"<p>one</p>{deep}<p>two</p>"), "x.epub")
     assert [block.text for block in book.chapters[0].blocks] == ["one", "deep", "two"]
@@ -456,7 +456,7 @@ SMALL = make_epub.packed(make_epub.epub(2, paragraphs=1).entries)
 
 
 def survives(data: bytes) -> None:
-    """Either a book or a BookError of one line."""
+    """Assert that the data is read as a book or refused with a BookError of one line."""
     try:
         assert read_bytes(data, "x.epub").chapters
     except BookError as error:
@@ -476,7 +476,7 @@ def test_an_archive_with_wrong_bytes_is_read_or_refused(flips: list[tuple[int, i
 
 
 @pytest.mark.parametrize("tag", ["h\u00b9", "a:1b", 'p"x', "x\u00e9"])
-def test_names_that_xml_does_not_take_are_read(tag: str) -> None:
+def test_elements_with_names_that_xml_does_not_allow_are_read(tag: str) -> None:
     assert " ".join(texts(f"<{tag} \u00b9='1' a:b='2'>one</{tag}><p>&two</p>")) == "one &two"
 
 
@@ -488,7 +488,7 @@ def test_an_archive_cut_anywhere_is_read_or_refused(length: int) -> None:
 
 @given(data=st.data())
 @settings(max_examples=300)
-def test_entries_that_are_gone_or_damaged_are_survived(data: st.DataObject) -> None:
+def test_an_epub_with_missing_or_damaged_entries_is_read_or_refused(data: st.DataObject) -> None:
     entries = dict(make_epub.epub(2, paragraphs=1, version=data.draw(st.sampled_from([2, 3]))).entries)
     for name in data.draw(st.lists(st.sampled_from(sorted(entries)), unique=True, max_size=4)):
         content = bytearray(entries[name])
