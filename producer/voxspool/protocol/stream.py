@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from voxspool.errors import ProtocolError
 from voxspool.protocol import VERSION
+from voxspool.protocol.numbers import parse_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,9 +26,8 @@ SAMPLE_BYTES: Final = 2
 """Audio is signed 16-bit little-endian, mono."""
 
 
-_NUMBER: Final = re.compile(r"[0-9]{1,20}")
 _MOST: Final = 2**64 - 1
-"""Redis holds an id's two numbers in 64 bits each."""
+"""The largest number in an entry's id: Redis holds each of the two in 64 bits."""
 
 
 class EntryId(NamedTuple):
@@ -43,10 +42,11 @@ class EntryId(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> EntryId:
         """Read an id. Raises ProtocolError for anything but two numbers with a dash between."""
-        attempt, dash, seq = text.partition("-")
-        if not (dash and _NUMBER.fullmatch(attempt) and _NUMBER.fullmatch(seq)):
-            raise ProtocolError(f"{text[:60]!r} is not an entry's id; an id looks like 1-17")
-        found = cls(int(attempt), int(seq))
+        attempt, _, seq = text.partition("-")
+        try:
+            found = cls(parse_count(attempt), parse_count(seq))
+        except ValueError:
+            raise ProtocolError(f"{text[:60]!r} is not an entry's id; an id looks like 1-17") from None
         if max(found) > _MOST:
             raise ProtocolError(f"{text!r} is beyond what an entry's id can be; an id looks like 1-17")
         return found
@@ -189,7 +189,7 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
     """
     try:
         kind = fields[b"type"].decode()
-        pos = _number(fields[b"pos"].decode())
+        pos = parse_count(fields[b"pos"].decode())
         data = fields[b"data"]
         if kind == Audio.type:
             return _decode_audio(pos, data)
@@ -208,13 +208,6 @@ def _decode_audio(pos: int, data: bytes) -> Audio:
     if len(data) % SAMPLE_BYTES:
         raise ValueError(f"{len(data)} bytes are not whole samples")
     return Audio(pos, data)
-
-
-def _number(text: str) -> int:
-    """Read a position or a count."""
-    if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is not a whole number")
-    return int(text)
 
 
 _KINDS: Final[dict[str, tuple[type, ...]]] = {

@@ -21,6 +21,7 @@ from voxspool.errors import (
     VoxspoolError,
 )
 from voxspool.protocol import keys
+from voxspool.protocol.numbers import count_or_zero
 from voxspool.protocol.stream import (
     START,
     TERMINAL,
@@ -132,24 +133,24 @@ def judge(job: str, replies: Sequence[Any]) -> JobState:
     """Return the state of a job. Raises UnknownJobError if Redis does not know it."""
     control = {_text(name): _text(value) for name, value in replies[0].items()}
     status, origin = (_text(value or b"") for value in replies[1])
-    if control.get("state") == "running" and _number(control.get("lease_until")) <= replies[2][0] * 1000:
+    if control.get("state") == "running" and count_or_zero(control.get("lease_until")) <= replies[2][0] * 1000:
         del control["state"]  # its run has ended or died: the job waits for another, if RQ has it still
     if "state" not in control and status in ("", "finished"):
         raise UnknownJobError(
             f"there is no job {job!r}, or its stream has expired; check the id, or enqueue the text again"
         )
-    rate = _number(control.get("sample_rate"))
+    rate = count_or_zero(control.get("sample_rate"))
     return JobState(
         id=job,
         state=_state_of(status, control.get("state")),
         queue=origin,
-        attempt=_number(control.get("attempt")),
+        attempt=count_or_zero(control.get("attempt")),
         worker=control.get("worker", ""),
         engine=control.get("engine", ""),
         voice=control.get("voice", ""),
-        spoken_s=_number(control.get("pos")) / rate if rate else 0.0,
-        segments=_number(control.get("segments")),
-        segments_done=_number(control.get("marked_segments")),
+        spoken_s=count_or_zero(control.get("pos")) / rate if rate else 0.0,
+        segments=count_or_zero(control.get("segments")),
+        segments_done=count_or_zero(control.get("marked_segments")),
     )
 
 
@@ -161,11 +162,6 @@ def _state_of(status: str, state: str | None) -> str:
     """
     given_up = {"failed": "failed", "canceled": "cancelled", "stopped": "cancelled"}.get(status)
     return state if state and state != "running" else given_up or state or "queued"
-
-
-def _number(value: str | None) -> int:
-    """Read a count; 0 where there is none. Python refuses a number of thousands of digits."""
-    return int(value[:20]) if value and value.isascii() and value.isdigit() else 0
 
 
 def _text(value: bytes) -> str:

@@ -22,6 +22,7 @@ from rq.worker_registration import clean_worker_registry
 
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, MAX_KEEP_S
+from voxspool.protocol.numbers import count_or_zero
 from voxspool_worker import lua
 from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.speech.publisher import LEASE_S
@@ -101,7 +102,7 @@ class RqRecords:
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         # Anybody may push an id: whatever bytes it has, they go back as they came.
         name = job.decode(errors="surrogateescape")
-        return Claim(JobExecution(queues[which], name, run, _count(fields.get(b"deaths"))), fields)
+        return Claim(JobExecution(queues[which], name, run, count_or_zero(fields.get(b"deaths"))), fields)
 
     def beat(self, run: JobExecution) -> str:
         """Renew a lease; give `ok`, LOST, or `cancelled by <who>`."""
@@ -260,14 +261,6 @@ class RqRecords:
 def _flat(fields: Mapping[str, Any]) -> list[Any]:
     """Return a mapping as Redis takes it: field, value, field, value."""
     return [item for pair in fields.items() for item in pair]
-
-
-def _count(value: bytes | None) -> int:
-    """Read a count of a job's hash, which anybody may have written; 0 where it is none.
-
-    Python refuses to read a number of thousands of digits.
-    """
-    return int(value[:9]) if value and value.isdigit() else 0
 
 
 def _queue_key(queue: str) -> str:

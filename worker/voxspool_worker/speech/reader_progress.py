@@ -8,9 +8,10 @@ other package) and Redis's clock; it does not know rows, nor how a job ends.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from voxspool.protocol import keys
+from voxspool.protocol.numbers import count_or_zero
 from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason
 
 if TYPE_CHECKING:
@@ -54,12 +55,7 @@ class ReaderProgress:
             (pos, at), (second, microsecond) = pipeline.execute()
         now_ms = second * 1000 + microsecond // 1000
         self._since_ms = self._since_ms or now_ms
-        self.pos = max(self.pos, _number(pos))
-        unread_ms = now_ms - (_number(at) or self._since_ms)
+        self.pos = max(self.pos, count_or_zero(pos))
+        unread_ms = now_ms - (count_or_zero(at) or self._since_ms)
         if unread_ms > self._live_s * 1000:
             raise EndedEarlyError(Reason.CANCELLED, UNREAD)
-
-
-def _number(value: Any) -> int:  # noqa: ANN401 - redis-py's reply is untyped
-    """Read what a reader wrote; 0 where it is nothing. Python refuses a number of thousands of digits."""
-    return int(value[:20]) if value and value.isdigit() else 0
