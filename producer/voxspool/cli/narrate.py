@@ -27,7 +27,7 @@ from voxspool.errors import (
     UnknownLanguageError,
     UnknownVoiceError,
 )
-from voxspool.narration.options import ALWAYS, FORMATS, Recipe, chosen, voices_of
+from voxspool.narration.options import ALWAYS, FORMATS, NarrationOptions, chosen, voices_of
 from voxspool.protocol.jobs import AUTO, MAX_SPEED, MIN_SPEED, JobSpec, queue_name
 from voxspool.protocol.voices import how_to_get
 from voxspool.routing import route
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from voxspool.books.book import Book
-    from voxspool.cli.narration_progress import Show
+    from voxspool.cli.narration_progress import ProgressDisplay
     from voxspool.client import Client
-    from voxspool.narration.output_folder import Folder, Kept
-    from voxspool.narration.plan import Planned
+    from voxspool.narration.output_folder import OutputFolder, StoredNarration
+    from voxspool.narration.plan import PlannedChapter
     from voxspool.narration.run import Narration
     from voxspool.settings import Settings
     from voxspool.store.segments import Store
@@ -54,7 +54,7 @@ FAILED: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class NarrateArguments:
     """What the command line says, beside the book and the folder."""
 
     settings: Settings
@@ -69,11 +69,11 @@ class Asked:
     speech: dict[str, Any]
     """voice, language, engine, speed, seed: those that were said."""
 
-    def recipe(self, book: Book, engine: str) -> Recipe:
+    def narration_options(self, book: Book, engine: str) -> NarrationOptions:
         """Return the options of a narration. Raises BookError."""
         last = len(book.chapters)
         said = {"voice": self.settings.voice} | self.speech | {"engine": engine}
-        return Recipe(
+        return NarrationOptions(
             **said,
             chapters=chosen(last, self.only, self.skip),
             voices=voices_of(self.voices, last),
@@ -183,22 +183,22 @@ def narrate(
     raise SystemExit(_begin(asked, book, output, as_json=as_json, detach=detach))
 
 
-def _asked(settings: Settings, said: dict[str, Any], *, private: bool) -> Asked:
+def _asked(settings: Settings, said: dict[str, Any], *, private: bool) -> NarrateArguments:
     """Sort what was said; what no speech can have is refused here."""
     speech = options.said({name: said[name] for name in ("voice", "language", "engine", "speed", "seed")})
     options.job_spec("", settings, speech)
-    return Asked(
+    return NarrateArguments(
         settings, private, said["only"], said["skip"], said["voices"], said["pronunciations"], said["formats"],
         said["loudness"], said["verify"], speech,
     )  # fmt: skip
 
 
-def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bool) -> int:
+def _begin(asked: NarrateArguments, source: str, output: Path, *, as_json: bool, detach: bool) -> int:
     """Begin a narration, or go on with one that was begun in the same folder."""
     from voxspool.books import read_book
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.narration.delivery import check_extras
-    from voxspool.narration.output_folder import Folder
+    from voxspool.narration.output_folder import OutputFolder
     from voxspool.narration.plan import plan
     from voxspool.store.backends import open_place
 
@@ -209,10 +209,12 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
         if "epub" in asked.formats and not book.has_places:
             raise BookError(f"{source} is no EPUB, and --to epub puts the speech into one", wrong_value=True)
         wanted = asked.speech.get("engine", asked.settings.engine)
-        recipe = asked.recipe(book, wanted)
-        check_extras(recipe)
-        plan(book, recipe, Pronunciations.read(*asked.rules))  # what is wrong is refused before anything is started
-        folder = Folder(output)
+        narration_options = asked.narration_options(book, wanted)
+        check_extras(narration_options)
+        plan(
+            book, narration_options, Pronunciations.read(*asked.rules)
+        )  # what is wrong is refused before anything is started
+        folder = OutputFolder(output)
         _make(folder)
         if wanted == AUTO:
             wanted = _engine_before(folder, book) or AUTO
@@ -221,12 +223,12 @@ def _begin(asked: Asked, source: str, output: Path, *, as_json: bool, detach: bo
         else:
             open_client = client_or_embedded(asked.settings, wanted, private=asked.private)
         with open_client as client:
-            recipe = asked.recipe(book, _engine(client, asked, wanted))
-            kept = folder.prepare(book.title, recipe, path, asked.rules)
+            narration_options = asked.narration_options(book, _engine(client, asked, wanted))
+            kept = folder.prepare(book.title, narration_options, path, asked.rules)
             return _run(client, folder, kept, book, as_json=as_json, detach=detach)
 
 
-def _make(folder: Folder) -> None:
+def _make(folder: OutputFolder) -> None:
     """Make the folder of a narration. Raises OutputError for a path that cannot be one."""
     try:
         folder.make()
@@ -237,11 +239,11 @@ def _make(folder: Folder) -> None:
 def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
     """Come back to a narration that was begun on this machine."""
     from voxspool.books import read_book
-    from voxspool.narration.output_folder import Folder
+    from voxspool.narration.output_folder import OutputFolder
 
     with options.open_client(settings) as client:
         record = client.narration(name)
-        folder = Folder(Path(record.folder))
+        folder = OutputFolder(Path(record.folder))
         try:
             kept = folder.kept()
         except BookError:
@@ -254,7 +256,9 @@ def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
         return _run(client, folder, kept, read_book(kept.source), as_json=as_json, detach=False)
 
 
-def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: bool, detach: bool) -> int:
+def _run(
+    client: Client, folder: OutputFolder, kept: StoredNarration, book: Book, *, as_json: bool, detach: bool
+) -> int:
     """Enqueue what is missing, follow it, and make the files; give the exit code."""
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.cli.narration_progress import show_for
@@ -263,10 +267,10 @@ def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: boo
     from voxspool.store.segments import Store
 
     store = Store(client.settings.store)
-    chapters = plan(book, kept.recipe, Pronunciations.read(*kept.pronunciations))
-    serving = client.serving(queue_name(kept.recipe.engine, "batch"))
-    check_workers(kept.recipe, kept.recipe.language or book.language, _voices(chapters), serving, store)
-    narration = Narration(client, folder, kept.id, book.title, kept.recipe, store, chapters)
+    chapters = plan(book, kept.options, Pronunciations.read(*kept.pronunciations))
+    serving = client.serving(queue_name(kept.options.engine, "batch"))
+    check_workers(kept.options, kept.options.language or book.language, _voices(chapters), serving, store)
+    narration = Narration(client, folder, kept.id, book.title, kept.options, store, chapters)
     narration.find_tracks()
     with show_for(narration, client, book, as_json=as_json) as show:
         try:
@@ -285,17 +289,23 @@ def _run(client: Client, folder: Folder, kept: Kept, book: Book, *, as_json: boo
 
 
 def _follow(
-    narration: Narration, client: Client, show: Show, folder: Folder, kept: Kept, book: Book, store: Store
+    narration: Narration,
+    client: Client,
+    show: ProgressDisplay,
+    folder: OutputFolder,
+    kept: StoredNarration,
+    book: Book,
+    store: Store,
 ) -> int:
     """Follow the chapters to their ends, make the files, say what came of it."""
     from voxspool.narration.delivery import Delivery
-    from voxspool.narration.run import Spoken, Waiting
+    from voxspool.narration.run import ChapterSpoken, Waiting
 
-    unserved, queue = Unserved(client, has_private=True), queue_name(kept.recipe.engine, "batch")
+    unserved, queue = Unserved(client, has_private=True), queue_name(kept.options.engine, "batch")
     delivery = Delivery(folder, kept, book, store)
     for news in narration.news():
         show.take(news)
-        if isinstance(news, Spoken):
+        if isinstance(news, ChapterSpoken):
             for made in delivery.chapter(news.track):
                 show.made(made)
         if isinstance(news, Waiting):
@@ -308,7 +318,11 @@ def _follow(
 
 
 def check_workers(
-    recipe: Recipe, language: str | None, voices: Sequence[str], serving: list[WorkerCard], store: Store
+    narration_options: NarrationOptions,
+    language: str | None,
+    voices: Sequence[str],
+    serving: list[WorkerCard],
+    store: Store,
 ) -> None:
     """Refuse what none of the workers that would do it can do. With no worker, the jobs wait for one.
 
@@ -320,8 +334,8 @@ def check_workers(
     sharing = [card for card in serving if card.store in ("", store.id)]  # "": it is being opened
     if not sharing:
         raise StoreError(
-            f"no worker with the engine {recipe.engine} keeps its segments in {store}, where this command looks for "
-            "them; give all of them the same VOXSPOOL_STORE"
+            f"no worker with the engine {narration_options.engine} uses the segment store {store}, which this command "
+            "reads; set the same VOXSPOOL_STORE for the workers and for this command"
         )
     for voice in voices:
         if not any(card.has(voice) or card.clones for card in sharing):
@@ -329,18 +343,18 @@ def check_workers(
             raise UnknownVoiceError(
                 f"no live worker has a voice {voice!r}{hint}; `voxspool voices` lists them{how_to_get(voice)}"
             )
-    _check_language(recipe, language, sharing)
+    _check_language(narration_options, language, sharing)
     own = {next(iter(card.voices), "") for card in sharing}
-    if recipe.voice is None and len(own) > 1:
+    if narration_options.voice is None and len(own) > 1:
         raise InvalidJobError(
             f"the workers have voices of their own ({', '.join(sorted(own))}), and a book has one; name it with --voice"
         )
 
 
-def _check_language(recipe: Recipe, language: str | None, sharing: list[WorkerCard]) -> None:
+def _check_language(narration_options: NarrationOptions, language: str | None, sharing: list[WorkerCard]) -> None:
     """Refuse a language that no worker speaks, with the voice of the book or any. Raises UnknownLanguageError."""
-    named = recipe.voice if any(recipe.voice in card.voices for card in sharing) else None
-    spec = JobSpec("", voice=named, language=language, engine=recipe.engine)
+    named = narration_options.voice if any(narration_options.voice in card.voices for card in sharing) else None
+    spec = JobSpec("", voice=named, language=language, engine=narration_options.engine)
     if not any(card.could_speak(spec) for card in sharing):
         voice = f"the voice {named}" if named else "any voice here"
         raise UnknownLanguageError(
@@ -349,13 +363,13 @@ def _check_language(recipe: Recipe, language: str | None, sharing: list[WorkerCa
         )
 
 
-def _voices(chapters: Sequence[Planned]) -> list[str]:
+def _voices(chapters: Sequence[PlannedChapter]) -> list[str]:
     """Name the voices that are asked for, each once."""
     named = [chapter.voice for chapter in chapters] + [part.voice for chapter in chapters for part in chapter.parts]
     return list(dict.fromkeys(voice for voice in named if voice))
 
 
-def _engine(client: Client, asked: Asked, wanted: str) -> str:
+def _engine(client: Client, asked: NarrateArguments, wanted: str) -> str:
     """Choose the engine of a book, by the workers that live now, where none was named. Raises UnknownEngineError."""
     if wanted != AUTO:
         return wanted
@@ -376,16 +390,16 @@ def _engine(client: Client, asked: Asked, wanted: str) -> str:
     return chosen
 
 
-def _engine_before(folder: Folder, book: Book) -> str | None:
+def _engine_before(folder: OutputFolder, book: Book) -> str | None:
     """Name the engine that the same book was begun with in a folder: it keeps it, whoever lives now."""
     try:
         kept = folder.kept()
     except BookError:
         return None
-    return kept.recipe.engine if kept.title == book.title else None
+    return kept.options.engine if kept.title == book.title else None
 
 
-def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
+def _plan(asked: NarrateArguments, source: str, *, as_json: bool) -> None:
     """Show what would be narrated: chapters, time, size."""
     from voxspool.books import read_book
     from voxspool.books.pronunciation import Pronunciations
@@ -397,15 +411,15 @@ def _plan(asked: Asked, source: str, *, as_json: bool) -> None:
         book = read_book(path)
     warn(book)
     live, engine = _live(asked)
-    recipe = asked.recipe(book, engine)
-    chapters = plan(book, recipe, Pronunciations.read(*asked.rules))
+    narration_options = asked.narration_options(book, engine)
+    chapters = plan(book, narration_options, Pronunciations.read(*asked.rules))
     own = {card.store for card in live} - {""}
     store = Store(asked.settings.store).id if own else ""
     here = speeds.recall(asked.settings.cache_dir, OWN_ENGINE if engine == AUTO else engine)
-    show_plan(book, chapters, recipe, live, store, here, as_json=as_json)
+    show_plan(book, chapters, narration_options, live, store, here, as_json=as_json)
 
 
-def _live(asked: Asked) -> tuple[list[WorkerCard], str]:
+def _live(asked: NarrateArguments) -> tuple[list[WorkerCard], str]:
     """Return the workers alive now, and the engine that would speak; none, and any, where there is no Redis."""
     wanted = asked.speech.get("engine", asked.settings.engine)
     if asked.private:

@@ -15,8 +15,8 @@ from voxspool.narration.options import AUDIO
 if TYPE_CHECKING:
     from voxspool.books.book import Book
     from voxspool.narration.estimate import Estimate
-    from voxspool.narration.options import Recipe
-    from voxspool.narration.plan import Planned
+    from voxspool.narration.options import NarrationOptions
+    from voxspool.narration.plan import PlannedChapter
     from voxspool.speeds import Measured
     from voxspool.workers import WorkerCard
 
@@ -26,8 +26,8 @@ _SIZED = {*AUDIO, "m4b"}
 
 def show_plan(
     book: Book,
-    chapters: tuple[Planned, ...],
-    recipe: Recipe,
+    chapters: tuple[PlannedChapter, ...],
+    narration_options: NarrationOptions,
     cards: list[WorkerCard],
     store: str,
     here: Measured | None,
@@ -35,20 +35,29 @@ def show_plan(
     as_json: bool,
 ) -> None:
     """Show it on stdout. `here` is how fast this machine speaks, where that was measured."""
-    language = recipe.language or book.language
+    language = narration_options.language or book.language
     pauses_s = sum(part.pause_s for chapter in chapters for part in chapter.parts)
     characters = [chapter.characters for chapter in chapters]
     found = estimate(
-        characters, language, cards, recipe.engine, store, speed=recipe.speed, pauses_s=pauses_s, here=here
+        characters,
+        language,
+        cards,
+        narration_options.engine,
+        store,
+        speed=narration_options.speed,
+        pauses_s=pauses_s,
+        here=here,
     )
     if as_json:
         about = [dataclasses.asdict(found) | {"title": book.title, "chapters": [_about(one) for one in chapters]}]
         click.echo(json.dumps(about[0]))
         return
-    _print(book, chapters, found, recipe)
+    _print(book, chapters, found, narration_options)
 
 
-def _print(book: Book, chapters: tuple[Planned, ...], found: Estimate, recipe: Recipe) -> None:
+def _print(
+    book: Book, chapters: tuple[PlannedChapter, ...], found: Estimate, narration_options: NarrationOptions
+) -> None:
     """Write it for people."""
     from rich.console import Console
     from rich.table import Table
@@ -66,11 +75,11 @@ def _print(book: Book, chapters: tuple[Planned, ...], found: Estimate, recipe: R
     click.echo(f"{counted(len(chapters), 'chapter')}, {total:,} characters, about {hours(found.audio_s)} of speech")
     time = "time unknown" if found.work_s is None else f"about {hours(found.work_s)} of work"
     click.echo(f"{time}: {found.why}")
-    sizes = [f"{one} {_size(found.files_bytes[one])}" for one in recipe.formats if one in _SIZED]
+    sizes = [f"{one} {_size(found.files_bytes[one])}" for one in narration_options.formats if one in _SIZED]
     click.echo(f"files: {', '.join(sizes)}")
 
 
-def _about(chapter: Planned) -> dict[str, object]:
+def _about(chapter: PlannedChapter) -> dict[str, object]:
     return {"chapter": chapter.number, "title": chapter.chapter.title, "characters": chapter.characters}
 
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from voxspool.cli.progress import BAR, NARROW
-from voxspool.narration.run import GivenUp, Segment, Spoken
+from voxspool.narration.run import BookSegment, ChapterGivenUp, ChapterSpoken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from voxspool.books.book import Book
     from voxspool.client import Client
     from voxspool.errors import BusyError
-    from voxspool.narration.delivery import Made, Outcome
-    from voxspool.narration.plan import Planned
+    from voxspool.narration.delivery import MadeFile, NarrationResult
+    from voxspool.narration.plan import PlannedChapter
     from voxspool.narration.run import Narration, News
 
 LOOK_S: Final = 3.0
@@ -44,7 +44,7 @@ LISTED: Final = 20
 """Most segments with a fault that are listed on a terminal; the report has all of them."""
 
 
-class Show(Protocol):
+class ProgressDisplay(Protocol):
     """Who tells somebody how a narration goes. A context; what it is told comes in order."""
 
     def __enter__(self) -> Self: ...
@@ -62,7 +62,7 @@ class Show(Protocol):
     def take(self, news: News) -> None:
         """Something happened to a chapter."""
 
-    def made(self, made: Made) -> None:
+    def made(self, made: MadeFile) -> None:
         """A file was made, or was there."""
 
     def left(self, name: str) -> None:
@@ -71,7 +71,7 @@ class Show(Protocol):
     def stopped(self) -> None:
         """The command leaves, and its own worker with it."""
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: NarrationResult) -> None:
         """All is done."""
 
 
@@ -83,7 +83,7 @@ class Pace:
         self.spoken_chars = 0
         self.spoken_s = 0.0
 
-    def add(self, segment: Segment) -> None:
+    def add(self, segment: BookSegment) -> None:
         """Take a segment into account."""
         mark = segment.mark
         if not (mark.reused or segment.before):
@@ -116,7 +116,7 @@ class _Bars(Progress):
         yield Text(self.below)
 
 
-class Display:
+class TerminalDisplay:
     """The live display."""
 
     def __init__(self, narration: Narration, client: Client, book: Book) -> None:
@@ -168,18 +168,18 @@ class Display:
 
     def take(self, news: News) -> None:
         """Move with it."""
-        if isinstance(news, Segment):
+        if isinstance(news, BookSegment):
             self._advance(news)
-        elif isinstance(news, Spoken):
+        elif isinstance(news, ChapterSpoken):
             self._close(news.number)
             self._whole += 1
-        elif isinstance(news, GivenUp):
+        elif isinstance(news, ChapterGivenUp):
             self._close(news.number)
             click.echo(f"voxspool: chapter {news.number} was given up: {news.error}", err=True)
         self._count_workers()
         self._progress.below = self._line()
 
-    def made(self, made: Made) -> None:
+    def made(self, made: MadeFile) -> None:
         """Show which file was written."""
         if made.new:
             self._progress.below = f"{self._line()}, wrote {made.path.name}"
@@ -199,7 +199,7 @@ class Display:
         self._progress.stop()
         click.echo("voxspool: interrupted; what was spoken is kept: run the same command again to go on", err=True)
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: NarrationResult) -> None:
         """Show the result."""
         self._progress.stop()
         for line in outcome.problems[:LISTED]:
@@ -215,7 +215,7 @@ class Display:
             err=True,
         )
 
-    def _advance(self, news: Segment) -> None:
+    def _advance(self, news: BookSegment) -> None:
         """Move the book's line and the chapter's."""
         said = news.mark.end - news.mark.start
         self._pace.add(news)
@@ -259,7 +259,7 @@ class Display:
             self._workers = len(self._client.workers())
 
 
-class Lines:
+class JsonLines:
     """JSON lines on stdout, an event each.
 
     `begin`, `placed`, `segment`, `chapter`, `given-up`, `busy`, `file`, `left`, `stopped`, `end`.
@@ -294,20 +294,20 @@ class Lines:
 
     def take(self, news: News) -> None:
         """Write a line, unless nothing happened."""
-        if isinstance(news, Segment):
+        if isinstance(news, BookSegment):
             mark = news.mark
             self._say(
                 "segment", chapter=news.number, segment=mark.segment, pos_s=round(mark.pos / news.sample_rate, 3),
                 end_s=round(mark.end_pos / news.sample_rate, 3), tries=mark.tries, fault=mark.fault,
                 reused=mark.reused,
             )  # fmt: skip
-        elif isinstance(news, Spoken):
+        elif isinstance(news, ChapterSpoken):
             faults = sum(bool(cue.fault) for cue in news.track.cues)
             self._say("chapter", chapter=news.number, duration_s=round(news.track.duration_s, 3), faults=faults)
-        elif isinstance(news, GivenUp):
+        elif isinstance(news, ChapterGivenUp):
             self._say("given-up", chapter=news.number, code=news.error.code, why=str(news.error))
 
-    def made(self, made: Made) -> None:
+    def made(self, made: MadeFile) -> None:
         """Write a line."""
         self._say("file", path=str(made.path), new=made.new)
 
@@ -319,7 +319,7 @@ class Lines:
         """Write a line."""
         self._say("stopped")
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: NarrationResult) -> None:
         """Write a line."""
         self._say(
             "end", ok=outcome.ok, duration_s=round(outcome.duration_s, 3), spoken=outcome.spoken,
@@ -332,9 +332,9 @@ class Lines:
         sys.stdout.flush()
 
 
-def show_for(narration: Narration, client: Client, book: Book, *, as_json: bool) -> Show:
+def show_for(narration: Narration, client: Client, book: Book, *, as_json: bool) -> ProgressDisplay:
     """Choose how to tell."""
-    return Lines(narration, book) if as_json else Display(narration, client, book)
+    return JsonLines(narration, book) if as_json else TerminalDisplay(narration, client, book)
 
 
 def hours(seconds: float) -> str:
@@ -345,7 +345,7 @@ def hours(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _about(chapter: Planned) -> dict[str, Any]:
+def _about(chapter: PlannedChapter) -> dict[str, Any]:
     """Return a chapter's number, title and length, for a line of JSON."""
     return {"chapter": chapter.number, "title": chapter.chapter.title, "characters": chapter.characters}
 

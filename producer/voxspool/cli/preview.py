@@ -9,12 +9,12 @@ import click
 
 from voxspool.cli import options
 from voxspool.cli.books import as_path, warn
-from voxspool.narration.options import Recipe, chosen, voices_of
+from voxspool.narration.options import NarrationOptions, chosen, voices_of
 from voxspool.protocol.jobs import AUTO
 
 if TYPE_CHECKING:
     from voxspool.books.speech_markup import MarkupPart
-    from voxspool.narration.plan import Planned
+    from voxspool.narration.plan import PlannedChapter
 
 
 @click.command()
@@ -42,13 +42,13 @@ def preview(
     with as_path(book) as path:
         read = read_book(path)
     last = len(read.chapters)
-    recipe = Recipe(AUTO, chapters=chosen(last, only, skip), voices=voices_of(voices, last))
-    for chapter in plan(read, recipe, Pronunciations.read(*rules)):
+    narration_options = NarrationOptions(AUTO, chapters=chosen(last, only, skip), voices=voices_of(voices, last))
+    for chapter in plan(read, narration_options, Pronunciations.read(*rules)):
         click.echo(shown(chapter))
     warn(read)
 
 
-def shown(chapter: Planned) -> str:
+def shown(chapter: PlannedChapter) -> str:
     """Write a chapter's script for people, as markers that a book may hold."""
     voice = f" [voice:{chapter.voice}]" if chapter.voice else ""
     title = f"{chapter.number}. {chapter.chapter.title}{voice}"

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from voxspool.books.book import Book
     from voxspool.errors import VoxspoolError
     from voxspool.narration.mastering.master import Gain, PresetName
-    from voxspool.narration.options import Recipe
-    from voxspool.narration.output_folder import Folder, Kept
-    from voxspool.narration.report.verify import Heard
+    from voxspool.narration.options import NarrationOptions
+    from voxspool.narration.output_folder import OutputFolder, StoredNarration
+    from voxspool.narration.report.verify import Transcription
     from voxspool.narration.track import Track
     from voxspool.store.segments import Store
 
@@ -43,7 +43,7 @@ _SHOWN_CHARS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class MadeFile:
     """A file for people."""
 
     path: Path
@@ -52,7 +52,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class NarrationResult:
     """What came of a narration."""
 
     folder: Path
@@ -72,47 +72,47 @@ class Outcome:
         return not self.problems
 
 
-def check_extras(recipe: Recipe) -> None:
+def check_extras(options: NarrationOptions) -> None:
     """Refuse what needs a library, or a model, that is not there, before hours are spent on the book.
 
     Raises MissingExtraError, CheckpointError.
     """
-    if {"m4b", "epub"} & {*recipe.formats}:
+    if {"m4b", "epub"} & {*options.formats}:
         from voxspool.narration.exports.m4b import pyav
 
         pyav()
-    if recipe.loudness is not None:
+    if options.loudness is not None:
         from voxspool.narration.mastering.loudness import Meter
 
         Meter(USUAL_RATE_HZ)
-    if recipe.verify is not None:
-        from voxspool.narration.report.verify import Listener
+    if options.verify is not None:
+        from voxspool.narration.report.verify import Transcriber
 
-        Listener(recipe.verify)
+        Transcriber(options.verify)
 
 
 class Delivery:
     """Makes the files of one narration."""
 
-    def __init__(self, folder: Folder, kept: Kept, book: Book, store: Store) -> None:
+    def __init__(self, folder: OutputFolder, kept: StoredNarration, book: Book, store: Store) -> None:
         """Prepare."""
         self._folder = folder
-        self._recipe = kept.recipe
+        self._options = kept.options
         self._source = kept.source
         self._book = book
         self._store = store
         self._whole: tuple[Track, ...] = ()
         """The chapters that are whole, once no more will be."""
-        self._heard: dict[tuple[int, int], Heard] = {}
+        self._heard: dict[tuple[int, int], Transcription] = {}
         self._problems: list[str] = list(book.unread)
 
-    def chapter(self, track: Track) -> Iterator[Made]:
+    def chapter(self, track: Track) -> Iterator[MadeFile]:
         """Make what can be made of a chapter before the others are whole."""
-        if self._recipe.loudness is None:
+        if self._options.loudness is None:
             yield from self._audio(track)
         yield from self._captions(self._named(track), [track], track.number)
 
-    def book(self, tracks: Mapping[int, Track], given_up: Mapping[int, VoxspoolError]) -> Iterator[Made]:
+    def book(self, tracks: Mapping[int, Track], given_up: Mapping[int, VoxspoolError]) -> Iterator[MadeFile]:
         """Make everything of the chapters that are whole."""
         self._whole = tuple(tracks[number] for number in sorted(tracks))
         self._problems += [f"chapter {number} is missing: {given_up[number]}" for number in sorted(given_up)]
@@ -128,10 +128,10 @@ class Delivery:
         self._problems += _faults(self._whole, self._heard)
         yield from self._report()
 
-    def outcome(self, found: Collection[int]) -> Outcome:
+    def outcome(self, found: Collection[int]) -> NarrationResult:
         """Sum up what came of it; `found` are the chapters that were whole before."""
         reused = [cue.reused or track.number in found for track in self._whole for cue in track.cues]
-        return Outcome(
+        return NarrationResult(
             self._folder.path,
             self._folder.place(REPORT),
             len(self._whole),
@@ -144,18 +144,18 @@ class Delivery:
     @cached_property
     def _gain(self) -> Gain | None:
         """The one gain of the book, for which all of it is listened to; None where it stays as it was spoken."""
-        if self._recipe.loudness is None:
+        if self._options.loudness is None:
             return None
         from voxspool.narration.mastering.loudness import fit
 
-        _, gain = fit(cast("PresetName", self._recipe.loudness), self._whole, self._store)
+        _, gain = fit(cast("PresetName", self._options.loudness), self._whole, self._store)
         return gain
 
-    def _audio(self, track: Track) -> Iterator[Made]:
+    def _audio(self, track: Track) -> Iterator[MadeFile]:
         """Make a chapter's audio files, those that are missing in one pass."""
         tags = self._tags(track)
         made_of = _digest(_sound(track), tags.named(), self._loudness)
-        names = [f"{self._named(track)}.{form}" for form in self._recipe.formats if form in AUDIO]
+        names = [f"{self._named(track)}.{form}" for form in self._options.formats if form in AUDIO]
         missing = [name for name in names if not self._folder.has(name, made_of)]
         if missing:
             targets = [self._folder.place(name) for name in missing]
@@ -163,16 +163,16 @@ class Delivery:
         for name in missing:
             self._folder.wrote(name, made_of, track.number)
         for name in names:
-            yield Made(self._folder.place(name), new=name in missing)
+            yield MadeFile(self._folder.place(name), new=name in missing)
 
-    def _captions(self, name: str, tracks: Sequence[Track], chapter: int | None = None) -> Iterator[Made]:
+    def _captions(self, name: str, tracks: Sequence[Track], chapter: int | None = None) -> Iterator[MadeFile]:
         """Make the captions of one chapter, or of all."""
         for form, write in CAPTIONS.items():
             yield self._text(f"{name}.{form}", write(tracks), chapter)
 
-    def _m4b(self) -> Iterator[Made]:
+    def _m4b(self) -> Iterator[MadeFile]:
         """Make the one file of the whole book."""
-        if "m4b" not in self._recipe.formats:
+        if "m4b" not in self._options.formats:
             return
         from voxspool.narration.exports.m4b import cover_fault, write_m4b
 
@@ -187,9 +187,9 @@ class Delivery:
             lambda path: write_m4b(book, self._whole, self._store, path, gain=self._gain),
         )
 
-    def _epub(self) -> Iterator[Made]:
+    def _epub(self) -> Iterator[MadeFile]:
         """Make the book that is read and heard at once."""
-        if "epub" in self._recipe.formats:
+        if "epub" in self._options.formats:
             made_of = _digest(self._sounds, self._texts, self._loudness)
             yield self._made(file_name(self._book.title, ".epub"), made_of, self._write_epub)
 
@@ -206,17 +206,17 @@ class Delivery:
 
     def _verify(self) -> None:
         """Hear what was spoken, if that is wanted."""
-        if self._recipe.verify is not None:
+        if self._options.verify is not None:
             from voxspool.narration.report.verify import verify
 
-            texts = self._folder.heard(self._recipe.verify)
-            for number, index, heard in verify(self._whole, self._store, self._recipe.verify, texts):
+            texts = self._folder.heard(self._options.verify)
+            for number, index, heard in verify(self._whole, self._store, self._options.verify, texts):
                 self._heard[number, index] = heard
-            self._folder.keep_heard(self._recipe.verify, texts)
+            self._folder.keep_heard(self._options.verify, texts)
 
     def _check_acx(self) -> None:
         """Hold what would be sent to ACX against its rules, if it is made for it."""
-        if self._recipe.loudness == "acx":
+        if self._options.loudness == "acx":
             from voxspool.narration.mastering.acx import check_book
 
             for checked in check_book([self._folder.place(f"{self._named(track)}.mp3") for track in self._whole]):
@@ -226,13 +226,13 @@ class Delivery:
                             f"ACX: {checked.path.name}: {row.rule} is {row.value:.4g} {row.unit}, not {row.limit}"
                         )
 
-    def _report(self) -> Iterator[Made]:
+    def _report(self) -> Iterator[MadeFile]:
         """Write down what is known of every segment."""
         found = report(replace(self._book, unread=tuple(self._problems)), self._whole, self._heard)
         yield self._text("report.json", encoded(found))
         yield self._text(REPORT, page(found))
 
-    def _text(self, name: str, text: str, chapter: int | None = None) -> Made:
+    def _text(self, name: str, text: str, chapter: int | None = None) -> MadeFile:
         """Make a text file."""
 
         def write(path: Path) -> None:
@@ -241,14 +241,14 @@ class Delivery:
 
         return self._made(name, _digest(text), write, chapter)
 
-    def _made(self, name: str, made_of: str, make: Callable[[Path], None], chapter: int | None = None) -> Made:
+    def _made(self, name: str, made_of: str, make: Callable[[Path], None], chapter: int | None = None) -> MadeFile:
         """Make a file, unless it is there and was made of the same."""
         path = self._folder.place(name)
         if self._folder.has(name, made_of):
-            return Made(path, new=False)
+            return MadeFile(path, new=False)
         make(path)
         self._folder.wrote(name, made_of, chapter)
-        return Made(path, new=True)
+        return MadeFile(path, new=True)
 
     @property
     def _sounds(self) -> list[list[Any]]:
@@ -263,7 +263,7 @@ class Delivery:
     @property
     def _loudness(self) -> list[Any] | None:
         """What the gain depends on: all that is heard of the book."""
-        return None if self._recipe.loudness is None else [self._recipe.loudness, self._sounds]
+        return None if self._options.loudness is None else [self._options.loudness, self._sounds]
 
     def _named(self, track: Track) -> str:
         """Name a chapter's files, without their suffix."""
@@ -278,7 +278,7 @@ class Delivery:
         )
 
 
-def _faults(tracks: Iterable[Track], heard: Mapping[tuple[int, int], Heard]) -> Iterable[str]:
+def _faults(tracks: Iterable[Track], heard: Mapping[tuple[int, int], Transcription]) -> Iterable[str]:
     """Yield a line for each segment that did not pass its checks."""
     for track in tracks:
         for index, cue in enumerate(track.cues):

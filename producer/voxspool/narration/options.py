@@ -23,7 +23,7 @@ _SPAN: Final = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})?\s*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class NarrationOptions:
     """Everything that is wanted of a book."""
 
     engine: str
@@ -56,7 +56,7 @@ class Recipe:
         return json.dumps(asdict(self))
 
     @classmethod
-    def decode(cls, data: str) -> Recipe:
+    def decode(cls, data: str) -> NarrationOptions:
         """Read what `encode` wrote. Raises ValueError, TypeError or KeyError for anything else."""
         fields: dict[str, Any] = json.loads(data)
         chapters = fields["chapters"]

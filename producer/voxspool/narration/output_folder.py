@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from voxspool.errors import BookError
-from voxspool.narration.options import Recipe
+from voxspool.narration.options import NarrationOptions
 from voxspool.narration.track import Cue, Track
-from voxspool.store.segments import Stored
+from voxspool.store.segments import StoredSegment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,17 +45,17 @@ _ID: Final = re.compile(r"[a-z0-9]{1,24}-[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredNarration:
     """What a folder says of the narration in it."""
 
     id: str
     title: str
-    recipe: Recipe
+    options: NarrationOptions
     source: Path
     pronunciations: tuple[Path, ...]
 
 
-class Folder:
+class OutputFolder:
     """A folder to narrate into. Raises OutputError where it cannot be read or written."""
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,9 @@ class Folder:
         with self._as_output_error():
             self._state.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self, title: str, recipe: Recipe, source: Path, pronunciations: Sequence[Path]) -> Kept:
+    def prepare(
+        self, title: str, options: NarrationOptions, source: Path, pronunciations: Sequence[Path]
+    ) -> StoredNarration:
         """Keep everything that a later run needs; what an earlier one wanted is forgotten, what it made is not."""
         name = narration_id(title, self.path)
         self.make()
@@ -75,17 +77,17 @@ class Folder:
             kept = self._keep(source, "source")
             rules = [self._keep(path, f"pronunciations-{number}").name for number, path in enumerate(pronunciations)]
             about = {"version": VERSION, "id": name, "title": title, "source": kept.name, "pronunciations": rules}
-            self.write(self._state / "recipe.json", json.dumps(about | {"recipe": json.loads(recipe.encode())}))
+            self.write(self._state / "recipe.json", json.dumps(about | {"recipe": json.loads(options.encode())}))
         return self.kept()
 
-    def kept(self) -> Kept:
+    def kept(self) -> StoredNarration:
         """Return the narration that was begun here: id, title, options, source. Raises BookError if there is none."""
         try:
             about = json.loads((self._state / "recipe.json").read_text(encoding="utf-8"))
             _check(about["version"] == VERSION and _ID.fullmatch(about["id"]), about["version"])
             rules = tuple(self._inside(name) for name in about["pronunciations"])
-            recipe = Recipe.decode(json.dumps(about["recipe"]))
-            return Kept(about["id"], str(about["title"]), recipe, self._inside(about["source"]), rules)
+            options = NarrationOptions.decode(json.dumps(about["recipe"]))
+            return StoredNarration(about["id"], str(about["title"]), options, self._inside(about["source"]), rules)
         except FileNotFoundError:
             raise BookError(f"no narration was begun in {self.path}; begin one: voxspool narrate BOOK -o DIR") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -98,7 +100,8 @@ class Folder:
         try:
             fields = json.loads(self._track_path(number, digest).read_text(encoding="utf-8"))
             cues = tuple(
-                Cue(**cue | {"stored": Stored(**cue["stored"]) if cue["stored"] else None}) for cue in fields["cues"]
+                Cue(**cue | {"stored": StoredSegment(**cue["stored"]) if cue["stored"] else None})
+                for cue in fields["cues"]
             )
             return Track(**fields | {"cues": cues})
         except (OSError, ValueError, TypeError, KeyError):

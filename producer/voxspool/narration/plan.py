@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from voxspool.books.book import Book, Chapter
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.books.speech_markup import MarkupPart
-    from voxspool.narration.options import Recipe
+    from voxspool.narration.options import NarrationOptions
     from voxspool.protocol.stream import Mark
     from voxspool.store.segments import Store
 
@@ -34,7 +34,7 @@ LOST: Final = "lost"
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedChapter:
     """A chapter that will be spoken."""
 
     number: int
@@ -54,7 +54,7 @@ class Planned:
         """How much is spoken."""
         return sum(len(part.spoken) for part in self.parts)
 
-    def spec(self, job: str, recipe: Recipe, store: str) -> ChapterSpec:
+    def spec(self, job: str, options: NarrationOptions, store: str) -> ChapterSpec:
         """Make its job."""
         return narration.chapter(
             job,
@@ -62,15 +62,15 @@ class Planned:
             store,
             voice=self.voice,
             language=self.language,
-            engine=recipe.engine,
-            speed=recipe.speed,
-            seed=recipe.seed,
+            engine=options.engine,
+            speed=options.speed,
+            seed=options.seed,
             keep_s=keys.NARRATION_TTL_S,
         )
 
-    def digest(self, recipe: Recipe, store: str) -> str:
+    def digest(self, options: NarrationOptions, store: str) -> str:
         """Return 12 hexadecimal digits that stand for everything its job says, and the store that it lies in."""
-        said = json.dumps(self.spec("digest", recipe, store).encode())
+        said = json.dumps(self.spec("digest", options, store).encode())
         return hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
 
     def track(self, marks: Iterable[Mark], sample_rate: int, store: Store) -> Track:
@@ -92,14 +92,14 @@ class Planned:
         )
 
 
-def plan(book: Book, recipe: Recipe, pronunciations: Pronunciations) -> tuple[Planned, ...]:
+def plan(book: Book, options: NarrationOptions, pronunciations: Pronunciations) -> tuple[PlannedChapter, ...]:
     """Return how the wanted chapters of a book will be spoken. Raises BookError."""
     found = []
     for number, chapter in enumerate(book.chapters, start=1):
-        if recipe.wants(number):
+        if options.wants(number):
             parts = tuple(spoken_parts(chapter, pronunciations))
-            language = recipe.language or book.language
-            found.append(Planned(number, chapter, parts, recipe.voice_of(number), language))
+            language = options.language or book.language
+            found.append(PlannedChapter(number, chapter, parts, options.voice_of(number), language))
     return tuple(found)
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from voxspool.client import Client
-    from voxspool.narration.options import Recipe
-    from voxspool.narration.output_folder import Folder
-    from voxspool.narration.plan import Planned
+    from voxspool.narration.options import NarrationOptions
+    from voxspool.narration.output_folder import OutputFolder
+    from voxspool.narration.plan import PlannedChapter
     from voxspool.narration.track import Cue, Track
     from voxspool.reading.reader import Received
     from voxspool.store.segments import Store
@@ -36,7 +36,7 @@ MAX_TRIES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class BookSegment:
     """A segment of a chapter was spoken, or found in the store."""
 
     number: int
@@ -47,7 +47,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class ChapterSpoken:
     """A chapter is whole."""
 
     number: int
@@ -55,7 +55,7 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
+class ChapterGivenUp:
     """A chapter is not spoken to its end."""
 
     number: int
@@ -67,14 +67,14 @@ class Waiting:
     """Nothing came for a second."""
 
 
-News: TypeAlias = Segment | Spoken | GivenUp | Waiting
+News: TypeAlias = BookSegment | ChapterSpoken | ChapterGivenUp | Waiting
 
 
 @dataclass(slots=True)
-class _Hearing:
+class _ChapterProgress:
     """What has come of a chapter's job so far."""
 
-    chapter: Planned
+    chapter: PlannedChapter
     sample_rate: int = 0
     marks: list[Mark] = field(default_factory=list)
 
@@ -90,18 +90,18 @@ class Narration:
     """The narration of the chapters of one book, into one folder, through one store."""
 
     def __init__(
-        self, client: Client, folder: Folder, name: str, title: str, recipe: Recipe, store: Store,
-        chapters: tuple[Planned, ...],
+        self, client: Client, folder: OutputFolder, name: str, title: str, options: NarrationOptions, store: Store,
+        chapters: tuple[PlannedChapter, ...],
     ) -> None:  # fmt: skip
         """Prepare; nothing is asked yet."""
         self.id = name
         self._client = client
         self._folder = folder
         self._title = title
-        self._recipe = recipe
+        self._options = options
         self._store = store
         self.chapters = {chapter.number: chapter for chapter in chapters}
-        self._digests = {number: one.digest(recipe, store.id) for number, one in self.chapters.items()}
+        self._digests = {number: one.digest(options, store.id) for number, one in self.chapters.items()}
         self.tracks: dict[int, Track] = {}
         """The chapters that are whole."""
         self.found: frozenset[int] = frozenset()
@@ -132,7 +132,7 @@ class Narration:
 
     def news(self) -> Iterator[News]:
         """Yield what happens to the chapters, until all are whole or given up."""
-        hearing = {job: _Hearing(self.chapters[number]) for number, job in self.jobs.items()}
+        hearing = {job: _ChapterProgress(self.chapters[number]) for number, job in self.jobs.items()}
         for heard in self._client.read_all(list(hearing)):
             if heard is None:
                 yield Waiting()
@@ -144,7 +144,7 @@ class Narration:
         """Whether the store has a segment that was heard."""
         return cue.stored is not None and self._store.check(cue.stored.key) is not None
 
-    def _take(self, hearing: _Hearing, what: Received | VoxspoolError) -> Iterator[News]:
+    def _take(self, hearing: _ChapterProgress, what: Received | VoxspoolError) -> Iterator[News]:
         """Yield what an entry of a chapter's job means."""
         number = hearing.chapter.number
         try:
@@ -155,14 +155,14 @@ class Narration:
             if isinstance(entry, Begin):
                 hearing.sample_rate = entry.sample_rate
             elif isinstance(entry, Mark) and hearing.take(entry):
-                yield Segment(number, entry, hearing.sample_rate, entry.segment < self._marked.get(number, 0))
+                yield BookSegment(number, entry, hearing.sample_rate, entry.segment < self._marked.get(number, 0))
             elif isinstance(entry, End):
-                yield Spoken(number, self._keep(hearing))
+                yield ChapterSpoken(number, self._keep(hearing))
         except VoxspoolError as error:
             self.given_up[number] = error
-            yield GivenUp(number, error)
+            yield ChapterGivenUp(number, error)
 
-    def _keep(self, hearing: _Hearing) -> Track:
+    def _keep(self, hearing: _ChapterProgress) -> Track:
         """Make a track of what was heard, and keep it."""
         chapter = hearing.chapter
         track = chapter.track(hearing.marks, hearing.sample_rate, self._store)
@@ -171,7 +171,7 @@ class Narration:
         self._folder.keep_track(track, self._digests[chapter.number])
         return track
 
-    def _find_or_put(self, chapter: Planned, on_busy: Callable[[BusyError], None]) -> str:
+    def _find_or_put(self, chapter: PlannedChapter, on_busy: Callable[[BusyError], None]) -> str:
         """Enqueue a chapter, unless it is; give its job. What failed or lacks a segment is begun under another id."""
         stem = f"{self.id}-{chapter.number}-{self._digests[chapter.number]}"
         for attempt in range(1, MAX_TRIES + 1):
@@ -196,9 +196,9 @@ class Narration:
         """Whether an earlier run heard a chapter to its end: then what it lacks is not to be had from the same job."""
         return self._folder.track(number, self._digests[number]) is not None
 
-    def _put(self, chapter: Planned, job: str, on_busy: Callable[[BusyError], None]) -> bool:
+    def _put(self, chapter: PlannedChapter, job: str, on_busy: Callable[[BusyError], None]) -> bool:
         """Put a chapter into its queue, as soon as there is room; False where its id is taken."""
-        spec = chapter.spec(job, self._recipe, self._store.id)
+        spec = chapter.spec(job, self._options, self._store.id)
         while True:
             try:
                 return self._client.place_chapter(spec)

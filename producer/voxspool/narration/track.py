@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from voxspool.store.segments import Store, Stored
+    from voxspool.store.segments import Store, StoredSegment
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Cue:
     """Its first sample in the chapter."""
     end_pos: int
     """The sample after its pause: the next one's first."""
-    stored: Stored | None
+    stored: StoredSegment | None
     """Its audio and how it came out; None where it could not be spoken."""
     fault: str = ""
     """What is wrong with it; empty where nothing is."""

@@ -85,12 +85,12 @@ def open_place(place: str | Path) -> Backend:
     named = str(place)
     scheme = _SCHEME.match(named)
     if isinstance(place, Path) or not (scheme or "://" in named):
-        return _Folder(_absolute(Path(place)))
+        return _FolderBackend(_absolute(Path(place)))
     if scheme is None or not named.startswith("://", scheme.end()):
         message = f"{shown(named)} is neither a folder nor one URL; write it like s3://bucket/prefix"
         raise StoreError(message, wrong_value=True)
     url = scheme[0].lower() + named[scheme.end() :]
-    return _Folder(_path_of(url)) if scheme[0].lower() == "file" else _Objects(url, scheme[0].lower())
+    return _FolderBackend(_path_of(url)) if scheme[0].lower() == "file" else _ObjectBackend(url, scheme[0].lower())
 
 
 def shown(url: str) -> str:
@@ -103,7 +103,7 @@ def shown(url: str) -> str:
     return named + (mark and "?" + re.sub(r"=[^&]*", "=***", query))
 
 
-class _Folder:
+class _FolderBackend:
     """A folder, on this machine or mounted. What is written appears whole and is on the disk."""
 
     def __init__(self, root: Path) -> None:
@@ -199,7 +199,7 @@ class _Folder:
             raise _unusable(str(self), done, error.strerror or str(error), error.errno) from error
 
 
-class _Objects:
+class _ObjectBackend:
     """Whatever fsspec reaches. It makes an object appear whole or, where it is a disk, byte by byte."""
 
     settle_s = _SETTLE_S

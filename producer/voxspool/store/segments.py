@@ -48,7 +48,7 @@ _MOST: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredSegment:
     """A segment that the store has: what it is, how it was made and what the checks measured."""
 
     key: str
@@ -103,7 +103,7 @@ class Store:
     def __str__(self) -> str:
         return str(self._place)
 
-    def find(self, key: str) -> Stored | None:
+    def find(self, key: str) -> StoredSegment | None:
         """Return what is stored under a key; None if nothing is, or if a quick check shows damage.
 
         Its audio is there and of the right size; whether each bit of it is right is known to `check` and `read`. Raises
@@ -112,7 +112,7 @@ class Store:
         found = self._find(key)
         return found.stored if found else None
 
-    def check(self, key: str) -> Stored | None:
+    def check(self, key: str) -> StoredSegment | None:
         """Return what `find` returns, after reading the audio too; for callers that would speak it again."""
         found = self._find(key)
         return found.stored if found and self._audio(found) is not None else None
@@ -125,8 +125,8 @@ class Store:
             raise StoreError(f"segment {key} is missing from the store {self._place}, or damaged; narrate again")
         return samples
 
-    def write(self, pcm: Pcm, **about: Any) -> Stored:  # noqa: ANN401 - the fields of Stored
-        """Keep a segment: samples, shape (n,), and the fields of Stored but `samples` and `sha256`.
+    def write(self, pcm: Pcm, **about: Any) -> StoredSegment:  # noqa: ANN401 - the fields of StoredSegment
+        """Keep a segment: samples, shape (n,), and the fields of StoredSegment but `samples` and `sha256`.
 
         Give what the store has under the key from now on: another's, where one was there first and is whole. It is on
         the disk. Raises StoreError where the store cannot be written to, ValueError for a field that cannot be.
@@ -134,9 +134,11 @@ class Store:
         assert pcm.ndim == 1, pcm.shape
         assert pcm.dtype == np.int16, pcm.dtype
         flac = _encoded(pcm, about["sample_rate"])
-        found = _Found(Stored(samples=len(pcm), sha256=hashlib.sha256(flac).hexdigest(), **about), len(flac))
+        found = _SegmentRecord(
+            StoredSegment(samples=len(pcm), sha256=hashlib.sha256(flac).hexdigest(), **about), len(flac)
+        )
         stored, data = found.stored, found.encode()
-        if _Found.decode(_checked(stored.key), data) != found:
+        if _SegmentRecord.decode(_checked(stored.key), data) != found:
             raise ValueError(f"segment {stored.key} would not be found again: {data!r:.600}")
         self._assure()
         self._place.put(found.audio_name, flac)
@@ -147,15 +149,15 @@ class Store:
             self._place.put(_json_name(stored.key), data)
         return stored
 
-    def _find(self, key: str) -> _Found | None:
+    def _find(self, key: str) -> _SegmentRecord | None:
         data = self._place.get(_json_name(_checked(key)))
         if data is None:
             self._assure()
             return None
-        found = _Found.decode(key, data)
+        found = _SegmentRecord.decode(key, data)
         return found if found and self._place.size_bytes(found.audio_name) == found.flac_bytes else None
 
-    def _audio(self, found: _Found) -> Pcm | None:
+    def _audio(self, found: _SegmentRecord) -> Pcm | None:
         """Return the samples; None where they are not those that were written."""
         flac = self._place.get(found.audio_name)
         if flac is None or hashlib.sha256(flac).hexdigest() != found.stored.sha256:
@@ -201,10 +203,10 @@ class Store:
         return named
 
 
-class _Found(NamedTuple):
+class _SegmentRecord(NamedTuple):
     """A segment, and how long its audio's object is."""
 
-    stored: Stored
+    stored: StoredSegment
     flac_bytes: int
 
     @property
@@ -216,12 +218,12 @@ class _Found(NamedTuple):
         return json.dumps(asdict(self.stored) | {"flac_bytes": self.flac_bytes}).encode()
 
     @classmethod
-    def decode(cls, key: str, data: bytes) -> _Found | None:
+    def decode(cls, key: str, data: bytes) -> _SegmentRecord | None:
         """Read what `encode` gave, from anybody; None for anything else. A field that is not known here is left out."""
         values = _json_object(data)
         try:
-            stored = Stored(
-                **{field.name: _typed(field.type, values[field.name]) for field in dataclasses.fields(Stored)}
+            stored = StoredSegment(
+                **{field.name: _typed(field.type, values[field.name]) for field in dataclasses.fields(StoredSegment)}
             )
             found = cls(stored, _typed("int", values["flac_bytes"]))
         except (KeyError, ValueError):
@@ -229,7 +231,7 @@ class _Found(NamedTuple):
         return found if stored.key == key and _plausible(stored) else None
 
 
-def _plausible(stored: Stored) -> bool:
+def _plausible(stored: StoredSegment) -> bool:
     fits = 0 <= stored.samples <= _LONGEST_SAMPLES and stored.sample_rate > 0
     return fits and _SHA256.fullmatch(stored.sha256) is not None
 
@@ -276,7 +278,7 @@ def _encoded(pcm: Pcm, sample_rate: int) -> bytes:
     return file.getvalue()
 
 
-def _decoded(flac: bytes, stored: Stored) -> Pcm | None:
+def _decoded(flac: bytes, stored: StoredSegment) -> Pcm | None:
     """Return a FLAC file's samples; None where they are not as long, or as fast, as is said of them."""
     if not flac:
         return None if stored.samples else np.zeros(0, np.int16)

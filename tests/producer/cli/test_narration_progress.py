@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from voxspool.cli.narration_progress import Pace, hours
-from voxspool.narration.run import Segment
+from voxspool.narration.run import BookSegment
 from voxspool.protocol.stream import Mark
 
 
-def segment(*, reused: bool = False, before: bool = False) -> Segment:
-    return Segment(1, Mark(0, 48_000, 0, 10, 40, seed=1, key="k", reused=reused), 24_000, before)
+def segment(*, reused: bool = False, before: bool = False) -> BookSegment:
+    return BookSegment(1, Mark(0, 48_000, 0, 10, 40, seed=1, key="k", reused=reused), 24_000, before)
 
 
 def test_a_pace_counts_what_is_spoken_now_alone() -> None:

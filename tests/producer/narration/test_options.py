@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from voxspool.errors import BookError
-from voxspool.narration.options import Recipe, chosen, numbers, voices_of
+from voxspool.narration.options import NarrationOptions, chosen, numbers, voices_of
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def test_a_voice_for_no_chapter_is_refused(said: str) -> None:
 
 
 def test_a_recipe_comes_back_as_it_was_written() -> None:
-    recipe = Recipe(
+    options = NarrationOptions(
         "xtts", "alice", "de", 1.25, 7, (1, 3), ((3, "bob"),), ("flac", "m4b"), loudness="acx", verify="base"
     )
-    assert Recipe.decode(recipe.encode()) == recipe
-    assert Recipe.decode(Recipe("tone").encode()) == Recipe("tone")
+    assert NarrationOptions.decode(options.encode()) == options
+    assert NarrationOptions.decode(NarrationOptions("tone").encode()) == NarrationOptions("tone")
 
 
 def test_a_chapter_has_its_own_voice_or_the_books() -> None:
-    recipe = Recipe("tone", "alice", voices=((3, "bob"),), chapters=(1, 3))
-    assert [recipe.voice_of(number) for number in (1, 3)] == ["alice", "bob"]
-    assert [recipe.wants(number) for number in (1, 2, 3)] == [True, False, True]
+    options = NarrationOptions("tone", "alice", voices=((3, "bob"),), chapters=(1, 3))
+    assert [options.voice_of(number) for number in (1, 3)] == ["alice", "bob"]
+    assert [options.wants(number) for number in (1, 2, 3)] == [True, False, True]

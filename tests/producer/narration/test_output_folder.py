@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from voxspool.errors import BookError
-from voxspool.narration.options import Recipe
-from voxspool.narration.output_folder import Folder, file_name, narration_id
+from voxspool.narration.options import NarrationOptions
+from voxspool.narration.output_folder import OutputFolder, file_name, narration_id
 from voxspool.narration.track import Cue, Track
-from voxspool.store.segments import Stored
+from voxspool.store.segments import StoredSegment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-RECIPE = Recipe("tone", "sine")
-STORED = Stored("ab", 24_000, 10, "0" * 64, "tone", "m", "sine", "en", 1, 1, "", 0.1, -20.0, -3.0, 0.0, "w")
+RECIPE = NarrationOptions("tone", "sine")
+STORED = StoredSegment("ab", 24_000, 10, "0" * 64, "tone", "m", "sine", "en", 1, 1, "", 0.1, -20.0, -3.0, 0.0, "w")
 TRACK = Track(3, "Three", 24_000, (Cue(0, 0, 5, "Text.", "Text.", 0, 20, STORED), Cue(1, 0, 1, "x", "x", 20, 25, None)))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path / "out")
+def folder(tmp_path: Path) -> OutputFolder:
+    return OutputFolder(tmp_path / "out")
 
 
 @pytest.fixture
@@ -34,22 +34,22 @@ def book(tmp_path: Path) -> Path:
 
 
 def test_everything_that_a_later_run_needs_is_kept_though_the_book_is_gone(
-    folder: Folder, book: Path, tmp_path: Path
+    folder: OutputFolder, book: Path, tmp_path: Path
 ) -> None:
     rules = tmp_path / "words.txt"
     rules.write_text("one => won\n")
     kept = folder.prepare("Title", RECIPE, book, [rules])
     book.unlink()
     rules.unlink()
-    again = Folder(folder.path).kept()
+    again = OutputFolder(folder.path).kept()
     assert again == kept
-    assert (again.recipe, again.title) == (RECIPE, "Title")
+    assert (again.options, again.title) == (RECIPE, "Title")
     assert again.source.read_text() == "# One\n"
     assert again.source.suffix == ".md"
     assert [path.read_text() for path in again.pronunciations] == ["one => won\n"]
 
 
-def test_a_folder_of_files_is_kept_whole(folder: Folder, tmp_path: Path) -> None:
+def test_a_folder_of_files_is_kept_whole(folder: OutputFolder, tmp_path: Path) -> None:
     source = tmp_path / "texts"
     source.mkdir()
     (source / "1.txt").write_text("one")
@@ -63,19 +63,21 @@ def test_a_folder_of_files_is_kept_whole(folder: Folder, tmp_path: Path) -> None
 def test_a_narration_into_the_folder_of_its_own_source_does_not_keep_itself(tmp_path: Path) -> None:
     (tmp_path / "1.txt").write_text("one")
     for _ in range(2):
-        kept = Folder(tmp_path).prepare("Texts", RECIPE, tmp_path, [])
+        kept = OutputFolder(tmp_path).prepare("Texts", RECIPE, tmp_path, [])
         assert sorted(path.name for path in kept.source.iterdir()) == ["1.txt"]
 
 
-def test_the_same_title_in_the_same_folder_is_the_same_narration(folder: Folder, book: Path, tmp_path: Path) -> None:
+def test_the_same_title_in_the_same_folder_is_the_same_narration(
+    folder: OutputFolder, book: Path, tmp_path: Path
+) -> None:
     name = folder.prepare("The Öther: Book!", RECIPE, book, []).id
-    assert name == folder.prepare("The Öther: Book!", Recipe("piper"), book, []).id
-    assert name != Folder(tmp_path / "elsewhere").prepare("The Öther: Book!", RECIPE, book, []).id
+    assert name == folder.prepare("The Öther: Book!", NarrationOptions("piper"), book, []).id
+    assert name != OutputFolder(tmp_path / "elsewhere").prepare("The Öther: Book!", RECIPE, book, []).id
     assert name.startswith("thetherbook-")
     assert narration_id("日本", tmp_path).startswith("book-")
 
 
-def test_an_empty_folder_says_that_nothing_was_begun(folder: Folder) -> None:
+def test_an_empty_folder_says_that_nothing_was_begun(folder: OutputFolder) -> None:
     with pytest.raises(BookError, match="no narration was begun"):
         folder.kept()
 
@@ -87,7 +89,7 @@ def test_an_empty_folder_says_that_nothing_was_begun(folder: Folder) -> None:
         {"recipe": {}}, {"recipe": None},
     ],
 )  # fmt: skip
-def test_what_somebody_else_wrote_there_is_refused(folder: Folder, book: Path, change: dict[str, object]) -> None:
+def test_what_somebody_else_wrote_there_is_refused(folder: OutputFolder, book: Path, change: dict[str, object]) -> None:
     folder.prepare("Title", RECIPE, book, [])
     path = folder.path / ".voxspool" / "recipe.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -95,7 +97,7 @@ def test_what_somebody_else_wrote_there_is_refused(folder: Folder, book: Path, c
         folder.kept()
 
 
-def test_a_track_is_found_as_it_was_kept_and_only_for_what_it_was_made_of(folder: Folder, book: Path) -> None:
+def test_a_track_is_found_as_it_was_kept_and_only_for_what_it_was_made_of(folder: OutputFolder, book: Path) -> None:
     folder.prepare("Title", RECIPE, book, [])
     folder.keep_track(TRACK, "aaa")
     assert folder.track(3, "aaa") == TRACK
@@ -106,7 +108,7 @@ def test_a_track_is_found_as_it_was_kept_and_only_for_what_it_was_made_of(folder
     assert folder.track(3, "bbb") is None
 
 
-def test_a_file_is_there_if_it_was_made_of_the_same_and_lies_there_still(folder: Folder, book: Path) -> None:
+def test_a_file_is_there_if_it_was_made_of_the_same_and_lies_there_still(folder: OutputFolder, book: Path) -> None:
     folder.prepare("Title", RECIPE, book, [])
     folder.place("01 One.flac").write_bytes(b"x")
     folder.wrote("01 One.flac", "a")
@@ -116,7 +118,7 @@ def test_a_file_is_there_if_it_was_made_of_the_same_and_lies_there_still(folder:
     assert not folder.has("01 One.flac", "a")
 
 
-def test_a_chapter_that_has_another_title_leaves_no_second_file(folder: Folder, book: Path) -> None:
+def test_a_chapter_that_has_another_title_leaves_no_second_file(folder: OutputFolder, book: Path) -> None:
     folder.prepare("Title", RECIPE, book, [])
     for name, chapter in (("01 One.flac", 1), ("01 One.srt", 1), ("02 One.flac", 2), ("01 Uno.flac", 1)):
         folder.place(name).write_bytes(b"x")
@@ -126,7 +128,7 @@ def test_a_chapter_that_has_another_title_leaves_no_second_file(folder: Folder, 
     ]  # fmt: skip
 
 
-def test_a_book_whose_title_begins_like_a_chapters_file_keeps_both(folder: Folder, book: Path) -> None:
+def test_a_book_whose_title_begins_like_a_chapters_file_keeps_both(folder: OutputFolder, book: Path) -> None:
     folder.prepare("10 Lamps", RECIPE, book, [])
     written = (("10 Ten.srt", 10), ("10 Lamps.srt", None), ("Lamps.m4b", None), ("10 Lamps.m4b", None))
     for name, chapter in (*written, *written[:2]):
@@ -138,7 +140,7 @@ def test_a_book_whose_title_begins_like_a_chapters_file_keeps_both(folder: Folde
     assert not folder.has("10 Ten.srt", "a"), "what somebody else wrote there is not believed"
 
 
-def test_what_was_heard_is_kept_for_the_model_that_heard_it(folder: Folder, book: Path) -> None:
+def test_what_was_heard_is_kept_for_the_model_that_heard_it(folder: OutputFolder, book: Path) -> None:
     folder.prepare("Title", RECIPE, book, [])
     assert folder.heard("base") == {}
     folder.keep_heard("base", {"ab": "One."})

@@ -1,4 +1,4 @@
-"""A book and a recipe become jobs, and a job's marks become a track: pure values, and a real store."""
+"""A book and its options become jobs, and a job's marks become a track: pure values, and a real store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from voxspool.books.book import Block, Book, Chapter
 from voxspool.books.pronunciation import Pronunciations
 from voxspool.errors import StoreError
-from voxspool.narration.options import Recipe
+from voxspool.narration.options import NarrationOptions
 from voxspool.narration.plan import LOST, check_whole, plan
 from voxspool.protocol.narration import ChapterSpec
 from voxspool.protocol.stream import Mark
@@ -20,7 +20,7 @@ from voxspool.store.segments import Store, key_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-RECIPE = Recipe("tone", "sine", seed=3)
+RECIPE = NarrationOptions("tone", "sine", seed=3)
 BOOK = Book(
     "Lamps",
     (

@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 from tests.support.full_disk import room_for
 from voxspool.errors import MissingExtraError, StoreError
 from voxspool.store.backends import DEAD_AFTER_S
-from voxspool.store.segments import Store, Stored, key_of
+from voxspool.store.segments import Store, StoredSegment, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ SAMPLES = (8_000 * np.sin(np.arange(24_000) / 20)).astype(np.int16)
 READ_ONLY = [*FIELDS, "key", "samples", "sha256", "flac_bytes"]
 
 
-def keep(store: Store, pcm: np.ndarray = SAMPLES, key: str = KEY, **fields: object) -> Stored:
+def keep(store: Store, pcm: np.ndarray = SAMPLES, key: str = KEY, **fields: object) -> StoredSegment:
     return store.write(pcm, key=key, **(FIELDS | fields))
 
 
@@ -129,7 +129,7 @@ class TestTwoWriters:
     def test_who_race_are_told_what_is_kept(self, folder: Path) -> None:
         barrier = threading.Barrier(8)
 
-        def write(number: int) -> list[Stored]:
+        def write(number: int) -> list[StoredSegment]:
             store, told = Store(folder), []
             for key in range(20):
                 barrier.wait()

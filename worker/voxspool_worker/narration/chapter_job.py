@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from voxspool.protocol.narration import ChapterSpec
     from voxspool.protocol.stream import End
-    from voxspool.store.segments import Store, Stored
+    from voxspool.store.segments import Store, StoredSegment
     from voxspool_worker.engines.base import Engine, SpeechSegment
     from voxspool_worker.jobs.cancellation import CancelToken
     from voxspool_worker.jobs.execution import JobExecution
@@ -249,7 +249,7 @@ class SegmentResults:
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _result(self, lookup: Future[Stored | None]) -> Stored | None:
+    def _result(self, lookup: Future[StoredSegment | None]) -> StoredSegment | None:
         """Wait for the result of a lookup. Raises EndedEarlyError if the job must end meanwhile."""
         while True:
             self._at.token.check()

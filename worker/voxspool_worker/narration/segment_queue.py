@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from voxspool.store.segments import Stored
+    from voxspool.store.segments import StoredSegment
 
 LEASE_S: Final = 9
 """How long a worker holds a segment without renewing its lease, in seconds: three renewals, as for a job's lease."""
@@ -45,7 +45,7 @@ class SegmentOutcome(NamedTuple):
     """The fault of its audio; for an error, its message."""
 
     @classmethod
-    def found(cls, segment: int, stored: Stored) -> SegmentOutcome:
+    def found(cls, segment: int, stored: StoredSegment) -> SegmentOutcome:
         """Return the outcome of a segment that is in the store already."""
         return cls(segment, "found", stored.samples, stored.seed, stored.tries, stored.fault)
 

@@ -32,7 +32,7 @@ def write_chapter(track: Track, store: Store, targets: Sequence[Path], *, tags: 
     for target in targets:
         check_output(target)
     with ExitStack() as stack:
-        files = [stack.enter_context(_File(target, track, tags, gain)) for target in targets]
+        files = [stack.enter_context(_ChapterFile(target, track, tags, gain)) for target in targets]
         for pcm in master(track, store, gain):
             for file in files:
                 file.write(pcm)
@@ -40,7 +40,7 @@ def write_chapter(track: Track, store: Store, targets: Sequence[Path], *, tags: 
             file.finish()
 
 
-class _File:
+class _ChapterFile:
     """One of a chapter's files, while it is written."""
 
     def __init__(self, target: Path, track: Track, tags: Tags, gain: Gain | None) -> None:

@@ -71,7 +71,7 @@ def captions(tracks: Iterable[Track]) -> Iterator[Caption]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _SpokenText:
     """A text and when it is heard."""
 
     start_s: float
@@ -79,9 +79,9 @@ class _Said:
     text: str
 
 
-def _said(track: Track) -> list[_Said]:
+def _said(track: Track) -> list[_SpokenText]:
     """Return what is said in a chapter, each place of the book once, blank ones left out."""
-    found: list[_Said] = []
+    found: list[_SpokenText] = []
     block, reached = -1, 0
     for cue in track.cues:
         shown = reached if cue.block == block else 0
@@ -89,7 +89,7 @@ def _said(track: Track) -> list[_Said]:
         text = " ".join(_UNPRINTABLE.sub(" ", cue.text[max(0, shown - cue.start) :]).split())
         start_s, end_s = cue.pos / track.sample_rate, cue.said_pos / track.sample_rate
         if text and cue.said_pos > cue.pos:
-            found.append(_Said(start_s, end_s, text))
+            found.append(_SpokenText(start_s, end_s, text))
         elif found and cue.start < shown:
             found[-1] = replace(found[-1], end_s=max(end_s, found[-1].end_s))
     return found
@@ -118,7 +118,7 @@ def _escaped(text: str) -> str:
 # Cutting
 
 
-def _cut(said: _Said) -> Iterator[Caption]:
+def _cut(said: _SpokenText) -> Iterator[Caption]:
     """Yield the captions of what is said, with the time of each by its share of the characters."""
     text = _Text(said.text)
     borders = [0, *text.cuts()]

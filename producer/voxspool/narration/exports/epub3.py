@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from voxspool.books.archive import Archive
     from voxspool.books.epub.package import Package
-    from voxspool.narration.exports.overlay_clips import Overlay
+    from voxspool.narration.exports.overlay_clips import DocumentOverlay
 
 _SMIL: Final = "http://www.w3.org/ns/SMIL"
 _SMIL_NAMESPACES: Final = cast("dict[str, str]", {None: _SMIL, "epub": OPS})
@@ -82,7 +82,7 @@ def href(path: str, folder: str) -> str:
     return quote(posixpath.relpath(path, folder or "."))
 
 
-def smil(overlay: Overlay, path: str, layout: Layout) -> bytes:
+def smil(overlay: DocumentOverlay, path: str, layout: Layout) -> bytes:
     """Write the overlay of one document."""
     folder = posixpath.dirname(path)
     document = href(overlay.item.path, folder)
@@ -179,7 +179,7 @@ class Packager:
         self._metadata = _section(package.root, "metadata")
         self._manifest = _section(package.root, "manifest")
 
-    def update(self, overlays: list[Overlay], narrator: str, modified: str) -> None:
+    def update(self, overlays: list[DocumentOverlay], narrator: str, modified: str) -> None:
         """Do all of it."""
         if is_old(self._package):
             self._modernise()
@@ -197,7 +197,7 @@ class Packager:
         if not any(one.get("property") == "dcterms:modified" for one in named(self._metadata, "meta")):
             self._say("dcterms:modified", modified)
 
-    def _list_overlay(self, number: int, overlay: Overlay) -> None:
+    def _list_overlay(self, number: int, overlay: DocumentOverlay) -> None:
         name = self._list(f"overlay-{number}", self._layout.smil(number), "application/smil+xml", {})
         for one in named(self._manifest, "item"):
             if one.get("id") == overlay.item.id:

@@ -95,7 +95,7 @@ def _write(
     kbit_s: int,
 ) -> None:
     rate_hz = _rate_hz(tracks)
-    encoder = _Encoder(av, rate_hz, kbit_s * 1000)
+    encoder = _AacEncoder(av, rate_hz, kbit_s * 1000)
     # Not `ipod`, which PyAV gives no picture; the brand makes it an audiobook. faststart: the index comes first.
     # movie_timescale: how long the sound is stands there in these units; in the usual ms its last samples are lost.
     options = {"movflags": "+faststart", "brand": "M4B ", "movie_timescale": str(rate_hz)}
@@ -177,7 +177,7 @@ def _samples(tracks: Sequence[Track], store: Store, gain: Gain | None, rate_hz: 
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _AacPiece:
     """A stretch of the book for one encoder."""
 
     pcm: Pcm
@@ -189,7 +189,7 @@ class _Piece:
     """And those before here; None: all that follow."""
 
 
-def _pieces(blocks: Iterable[Pcm]) -> Iterator[_Piece]:
+def _pieces(blocks: Iterable[Pcm]) -> Iterator[_AacPiece]:
     """Cut the book, with what lies around each piece."""
     size, around = _PIECE_FRAMES * _FRAME_SAMPLES, _AROUND_FRAMES * _FRAME_SAMPLES
     held, held_samples = deque[Any](), 0
@@ -200,17 +200,17 @@ def _pieces(blocks: Iterable[Pcm]) -> Iterator[_Piece]:
         held_samples += len(pcm)
         while start + held_samples > first + size + around:
             joined = np.concatenate(held)
-            yield _Piece(
+            yield _AacPiece(
                 joined[: first + size + around - start], start, first - _FRAME_SAMPLES, first + size - _FRAME_SAMPLES
             )
             first += size
             joined = joined[first - around - start :]
             start = first - around
             held, held_samples = deque([joined]), len(joined)
-    yield _Piece(np.concatenate(held), start, first - _FRAME_SAMPLES, None)
+    yield _AacPiece(np.concatenate(held), start, first - _FRAME_SAMPLES, None)
 
 
-class _Encoder:
+class _AacEncoder:
     """Pieces -> packets. Each piece has a codec of its own; threads may share this."""
 
     def __init__(self, av: Any, rate_hz: int, bit_s: int) -> None:  # noqa: ANN401 - the module, imported late
@@ -218,7 +218,7 @@ class _Encoder:
         self._rate_hz = rate_hz
         self.bit_s = bit_s
 
-    def encode(self, piece: _Piece) -> list[Any]:
+    def encode(self, piece: _AacPiece) -> list[Any]:
         """Return the packets of the piece's own frames, with the times that they have in the book."""
         codec = self._av.CodecContext.create("aac", "w")
         codec.sample_rate, codec.layout, codec.format = self._rate_hz, "mono", "fltp"
@@ -243,7 +243,7 @@ class _Encoder:
             yield frame
 
 
-def _packets(encoder: _Encoder, pieces: Iterator[_Piece]) -> Iterator[Any]:
+def _packets(encoder: _AacEncoder, pieces: Iterator[_AacPiece]) -> Iterator[Any]:
     """Yield all packets in order. As many pieces are under way as there are cores, and one waits."""
     cores = os.cpu_count() or 1
     with ThreadPoolExecutor(cores, "voxspool-aac") as pool:

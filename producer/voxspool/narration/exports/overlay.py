@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from voxspool.books.book import Book
     from voxspool.books.epub.package import Package
-    from voxspool.narration.exports.overlay_clips import Overlay
+    from voxspool.narration.exports.overlay_clips import DocumentOverlay
     from voxspool.narration.track import Track
 
 _MIMETYPE: Final = b"application/epub+zip"
@@ -76,7 +76,7 @@ def _write(
     out: zipfile.ZipFile,
     archive: Archive,
     package: Package,
-    overlays: list[Overlay],
+    overlays: list[DocumentOverlay],
     audio: Mapping[int, Path],
     narrator: str,
 ) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from voxspool.narration.track import Cue, Track
 
 
-class Clip(NamedTuple):
+class OverlayClip(NamedTuple):
     """A cue, or several of one target, as the overlay says it: times in whole milliseconds, cut down."""
 
     target: str
@@ -34,7 +34,7 @@ class Clip(NamedTuple):
     end_ms: int
 
 
-class _Said(NamedTuple):
+class _PlacedCue(NamedTuple):
     """A cue, with where it stands in its document."""
 
     run: int
@@ -45,12 +45,12 @@ class _Said(NamedTuple):
 
 
 @dataclass(slots=True)
-class Overlay:
+class DocumentOverlay:
     """The overlay of one document."""
 
     item: Item
     tree: Element
-    clips: list[Clip] = field(default_factory=list)
+    clips: list[OverlayClip] = field(default_factory=list)
 
     @property
     def duration_ms(self) -> int:
@@ -58,20 +58,20 @@ class Overlay:
         return sum(clip.end_ms - clip.begin_ms for clip in self.clips)
 
 
-def spoken_documents(archive: Archive, package: Package, book: Book, tracks: Sequence[Track]) -> list[Overlay]:
+def spoken_documents(archive: Archive, package: Package, book: Book, tracks: Sequence[Track]) -> list[DocumentOverlay]:
     """Put ids into the documents that were spoken, and say when each is heard."""
     read = read_contents(archive, package)
     places = _places(book, {path: said.runs for path, said in read.proses.items()})
-    spoken: dict[str, list[_Said]] = defaultdict(list)
+    spoken: dict[str, list[_PlacedCue]] = defaultdict(list)
     for track in sorted(tracks, key=lambda one: one.number):
         for cue in track.cues:
             place = places.get((track.number, cue.block))
             if place is not None and cue.start < cue.end and _ms(cue.end_pos, track) > _ms(cue.pos, track):
                 document, run, shift = place
-                spoken[document].append(_Said(run, shift + cue.start, shift + cue.end, cue, track))
+                spoken[document].append(_PlacedCue(run, shift + cue.start, shift + cue.end, cue, track))
     items = {item.path: item for item in package.spine}
     overlays = [
-        Overlay(items[path], read.trees[path], _marked(read.trees[path], said.runs, spoken[path]))
+        DocumentOverlay(items[path], read.trees[path], _marked(read.trees[path], said.runs, spoken[path]))
         for path, said in read.proses.items()
         if spoken[path]
     ]
@@ -79,7 +79,7 @@ def spoken_documents(archive: Archive, package: Package, book: Book, tracks: Seq
     return overlays
 
 
-def _close_gaps(overlays: list[Overlay], ends_ms: Mapping[int, int]) -> None:
+def _close_gaps(overlays: list[DocumentOverlay], ends_ms: Mapping[int, int]) -> None:
     """Let each clip last until the next of its chapter begins, so that what has no place in the book is heard too."""
     following = dict(ends_ms)
     for overlay in reversed(overlays):
@@ -118,11 +118,11 @@ def _place(block: Block, runs: Sequence[Run], texts: list[str], first: int, afte
     return None
 
 
-def _marked(tree: Element, runs: Sequence[Run], spoken: list[_Said]) -> list[Clip]:
+def _marked(tree: Element, runs: Sequence[Run], spoken: list[_PlacedCue]) -> list[OverlayClip]:
     """Put the ids of a document's cues into its tree, and give their clips in the order of the text."""
     names = _Names(tree)
     holds = Counter(one for run in runs for one in (run.element, *run.element.iterancestors()))
-    by_run: dict[int, list[_Said]] = defaultdict(list)
+    by_run: dict[int, list[_PlacedCue]] = defaultdict(list)
     for said in spoken:
         by_run[said.run].append(said)
     return [
@@ -132,7 +132,7 @@ def _marked(tree: Element, runs: Sequence[Run], spoken: list[_Said]) -> list[Cli
     ]
 
 
-def _run_clips(run: Run, spoken: list[_Said], names: _Names, *, alone: bool) -> list[Clip]:
+def _run_clips(run: Run, spoken: list[_PlacedCue], names: _Names, *, alone: bool) -> list[OverlayClip]:
     """Mark the cues of one paragraph: each by itself, or all of them by their element where markup crosses.
 
     `alone` says that no other text stands in the element.
@@ -143,7 +143,7 @@ def _run_clips(run: Run, spoken: list[_Said], names: _Names, *, alone: bool) -> 
     if wrapped is not None:
         return [_clip(name, said) for name, said in zip(wrapped, spoken, strict=True)]
     name = names.of(run.element)
-    joined: list[Clip] = []
+    joined: list[OverlayClip] = []
     for clip in (_clip(name, said) for said in spoken):
         if joined and (joined[-1].audio, joined[-1].end_ms) == (clip.audio, clip.begin_ms):
             joined[-1] = joined[-1]._replace(end_ms=clip.end_ms)
@@ -152,8 +152,8 @@ def _run_clips(run: Run, spoken: list[_Said], names: _Names, *, alone: bool) -> 
     return joined
 
 
-def _clip(name: str, said: _Said) -> Clip:
-    return Clip(name, said.track.number, _ms(said.cue.pos, said.track), _ms(said.cue.end_pos, said.track))
+def _clip(name: str, said: _PlacedCue) -> OverlayClip:
+    return OverlayClip(name, said.track.number, _ms(said.cue.pos, said.track), _ms(said.cue.end_pos, said.track))
 
 
 def _ms(pos: int, track: Track) -> int:

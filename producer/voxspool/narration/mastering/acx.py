@@ -40,7 +40,7 @@ _READ_SAMPLES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RuleResult:
     """One rule, and what a file measured."""
 
     rule: str
@@ -55,7 +55,7 @@ class AcxReport:
     """What the rules say of one file."""
 
     path: Path
-    rows: tuple[Row, ...]
+    rows: tuple[RuleResult, ...]
 
     @property
     def passed(self) -> bool:
@@ -83,7 +83,7 @@ def check_book(paths: Sequence[Path]) -> tuple[AcxReport, ...]:
     return first, *(check(path, channels=channels) for path in paths[1:])
 
 
-def _rows(path: Path, channels: int | None) -> Iterator[Row]:
+def _rows(path: Path, channels: int | None) -> Iterator[RuleResult]:
     with sf.SoundFile(path) as file:
         levels, head_s, tail_s = _listen(file)
         rate_hz, have = file.samplerate, file.channels
@@ -93,21 +93,21 @@ def _rows(path: Path, channels: int | None) -> Iterator[Row]:
     yield _between("silence before", head_s, "s", 0.5, 1)
     yield _between("silence after", tail_s, "s", 1, 5)
     yield _most("length", levels.samples / rate_hz / 60, "min", 120)
-    yield Row("sample rate", rate_hz, "Hz", f"{_RATE_HZ}", rate_hz == _RATE_HZ)
+    yield RuleResult("sample rate", rate_hz, "Hz", f"{_RATE_HZ}", rate_hz == _RATE_HZ)
     allowed = (1, 2) if channels is None else (channels,)
-    yield Row("channels", have, "", " or ".join(map(str, allowed)), have in allowed)
+    yield RuleResult("channels", have, "", " or ".join(map(str, allowed)), have in allowed)
     rates = _bit_rates_kbit_s(path)
     least = min(rates, default=0)
-    yield Row("bit rate", least, "kbit/s", f"MP3, >= {_BIT_RATE_KBIT_S}", least >= _BIT_RATE_KBIT_S)
-    yield Row("different bit rates", len(rates), "", "1, constant", len(rates) == 1)
+    yield RuleResult("bit rate", least, "kbit/s", f"MP3, >= {_BIT_RATE_KBIT_S}", least >= _BIT_RATE_KBIT_S)
+    yield RuleResult("different bit rates", len(rates), "", "1, constant", len(rates) == 1)
 
 
-def _between(rule: str, value: float, unit: str, least: float, most: float) -> Row:
-    return Row(rule, value, unit, f"{least} to {most}", least <= value <= most)
+def _between(rule: str, value: float, unit: str, least: float, most: float) -> RuleResult:
+    return RuleResult(rule, value, unit, f"{least} to {most}", least <= value <= most)
 
 
-def _most(rule: str, value: float, unit: str, most: float) -> Row:
-    return Row(rule, value, unit, f"<= {most}", value <= most)
+def _most(rule: str, value: float, unit: str, most: float) -> RuleResult:
+    return RuleResult(rule, value, unit, f"<= {most}", value <= most)
 
 
 def _listen(file: sf.SoundFile) -> tuple[Levels, float, float]:

@@ -79,7 +79,7 @@ _CLOSE_DB: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class LoudnessMeasurement:
     """How loud something is. Silence is SILENCE_DB in every row."""
 
     loudness_lufs: float
@@ -91,7 +91,7 @@ class Measured:
     """Of its quietest half second."""
 
 
-def fit(name: PresetName, tracks: Sequence[Track], store: Store) -> tuple[Measured, Gain]:
+def fit(name: PresetName, tracks: Sequence[Track], store: Store) -> tuple[LoudnessMeasurement, Gain]:
     """Return how loud a book was spoken and the one gain that brings it to a preset, the limiter's losses made good.
 
     What the limiter takes of speech at -16 LUFS, 2 LU of it, is found out on a sample of the book, so it takes the
@@ -109,7 +109,7 @@ def fit(name: PresetName, tracks: Sequence[Track], store: Store) -> tuple[Measur
     return measured, gain
 
 
-def gain_for(name: PresetName, measured: Measured) -> Gain:
+def gain_for(name: PresetName, measured: LoudnessMeasurement) -> Gain:
     """Return the gain that brings a book to a preset if its limiter takes nothing away. Silence stays as it is."""
     preset = PRESETS[name]
     aim = preset.loudness_lufs if preset.rms_dbfs is None else preset.rms_dbfs
@@ -118,7 +118,7 @@ def gain_for(name: PresetName, measured: Measured) -> Gain:
     return Gain(name, aim - have if have > SILENCE_DB else 0.0, preset.peak_dbfs - _HEADROOM_DB)
 
 
-def measure(tracks: Iterable[Track], store: Store, gain: Gain | None = None) -> Measured:
+def measure(tracks: Iterable[Track], store: Store, gain: Gain | None = None) -> LoudnessMeasurement:
     """Listen to a whole book, as spoken or with a gain. Raises StoreError, MissingExtraError."""
     tally = Tally()
     for track in tracks:
@@ -129,7 +129,7 @@ def measure(tracks: Iterable[Track], store: Store, gain: Gain | None = None) -> 
     return tally.measured()
 
 
-def _aimed_at(name: PresetName, measured: Measured) -> float:
+def _aimed_at(name: PresetName, measured: LoudnessMeasurement) -> float:
     return measured.loudness_lufs if PRESETS[name].rms_dbfs is None else measured.rms_dbfs
 
 
@@ -159,11 +159,11 @@ class Tally:
         self.floor_square = min(self.floor_square, meter.levels.floor_square)
         self.gated.add(meter.gated)
 
-    def measured(self) -> Measured:
+    def measured(self) -> LoudnessMeasurement:
         """Return the loudness of all samples together."""
         rms = math.sqrt(self.squares / self.samples) if self.samples else 0.0
         floor = math.sqrt(self.floor_square) if math.isfinite(self.floor_square) else rms
-        return Measured(
+        return LoudnessMeasurement(
             self.gated.loudness_lufs(), decibels(rms), decibels(self.peak), decibels(self.true_peak), decibels(floor)
         )
 
@@ -196,7 +196,7 @@ class Meter:
         """Full scale 1."""
         return max(self.levels.peak, self._between.peak())
 
-    def measured(self) -> Measured:
+    def measured(self) -> LoudnessMeasurement:
         """Return the loudness up to now. Less than 400 ms have no loudness."""
         tally = Tally()
         tally.add(self)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from voxspool.books.book import Book
-    from voxspool.narration.report.verify import Heard
+    from voxspool.narration.report.verify import Transcription
     from voxspool.narration.track import Cue, Track
 
     Row = dict[str, Any]
@@ -52,10 +52,10 @@ _DECIMALS: Final = 3
 _NO_ROWS: Final = "[]\n}"
 
 
-def report(book: Book, tracks: Sequence[Track], heard: Mapping[tuple[int, int], Heard] | None = None) -> Report:
+def report(book: Book, tracks: Sequence[Track], heard: Mapping[tuple[int, int], Transcription] | None = None) -> Report:
     """Return what is known of a book that was spoken; the form stands above.
 
-    `heard` is what was transcribed: chapter's number and cue's index -> Heard.
+    `heard` is what was transcribed: chapter's number and cue's index -> Transcription.
     """
     rows = [row for track in tracks for row in _rows(track, heard or {})]
     return {
@@ -78,7 +78,7 @@ def encoded(report: Report) -> str:
     return _SURROGATE.sub("\ufffd", f"{whole.removesuffix(_NO_ROWS)}[\n{rows}\n]\n}}\n")
 
 
-def _rows(track: Track, heard: Mapping[tuple[int, int], Heard]) -> Iterable[Row]:
+def _rows(track: Track, heard: Mapping[tuple[int, int], Transcription]) -> Iterable[Row]:
     """Yield a chapter's rows."""
     for index, cue in enumerate(track.cues):
         transcribed = heard.get((track.number, index))

@@ -97,7 +97,7 @@ _WRITTEN_OUT: Final = {"mr": "mister", "mrs": "missus", "dr": "doctor", "st": "s
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Transcription:
     """What was heard of a segment."""
 
     text: str
@@ -114,27 +114,27 @@ class Heard:
 
 def verify(
     tracks: Iterable[Track], store: Store, model: str = MODEL, heard: MutableMapping[str, str] | None = None
-) -> Iterator[tuple[int, int, Heard]]:
-    """Yield a chapter's number, a cue's index and what was heard, for all that were spoken and say a word.
+) -> Iterator[tuple[int, int, Transcription]]:
+    """Yield chapter number, cue index and transcription for every spoken cue that has a word.
 
-    `model` is a Listener's. `heard` holds what the same model heard before, by the store's keys: that is not listened
-    to again, and what is heard now is added. Takes some 0.5 s a segment with a small model, on two cores. Raises what
-    a Listener does, and StoreError where the store has lost a segment.
+    `model` is the one a Transcriber takes. `heard` maps store keys to what the same model heard before: those segments
+    are not transcribed again, and new results are added to it. Takes about 0.5 s a segment with a small model on two
+    cores. Raises what Transcriber raises, and StoreError if the store has lost a segment.
     """
     known = {} if heard is None else heard
-    listener: Listener | None = None
+    listener: Transcriber | None = None
     for track in tracks:
         for index, cue in enumerate(track.cues):
             if not (cue.stored and words(cue.spoken)):
                 continue
             key, stored = cue.stored.key, cue.stored
             if key not in known:
-                listener = listener or Listener(model)
+                listener = listener or Transcriber(model)
                 known[key] = listener.hear(store.read(key), stored.sample_rate, stored.language)
             yield track.number, index, compare(cue.spoken, known[key])
 
 
-class Listener:
+class Transcriber:
     """A transcriber: Whisper in memory. Made in a second, it shows before anything is spoken whether all is there.
 
     `model` is a folder with a Whisper model of CTranslate2, or the name of one that faster-whisper knows. Raises
@@ -161,11 +161,11 @@ class Listener:
         return " ".join(segment.text.strip() for segment in segments)
 
 
-def compare(spoken: str, heard: str) -> Heard:
+def compare(spoken: str, heard: str) -> Transcription:
     """Return how far the transcription is from the text, which has at least one word. Raises MissingExtraError."""
     jiwer = _jiwer()
     wanted = words(spoken)
-    return Heard(heard, float(jiwer.wer(" ".join(wanted), " ".join(words(heard)))), len(wanted))
+    return Transcription(heard, float(jiwer.wer(" ".join(wanted), " ".join(words(heard)))), len(wanted))
 
 
 @lru_cache(maxsize=1024)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from voxspool.narration.exports.captions import LINE_COLUMNS, captions, srt, webvtt
 from voxspool.narration.track import Cue, Track
-from voxspool.store.segments import Stored
+from voxspool.store.segments import StoredSegment
 
 HZ = 1000
 """A sample is a millisecond."""
@@ -22,8 +22,8 @@ LONG = (
 )
 
 
-def stored(samples: int) -> Stored:
-    return Stored("0" * 40, HZ, samples, "", "tone", "tone", "a", "en", 0, 1, "", 0.1, -20.0, -3.0, 0.0, "w")
+def stored(samples: int) -> StoredSegment:
+    return StoredSegment("0" * 40, HZ, samples, "", "tone", "tone", "a", "en", 0, 1, "", 0.1, -20.0, -3.0, 0.0, "w")
 
 
 def cue(text: str, pos: int, said: int, pause: int = 0, *, block: int = 0, start: int = 0) -> Cue:

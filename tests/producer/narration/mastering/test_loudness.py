@@ -13,7 +13,7 @@ from tests.support.spoken import sine, speech, track
 from voxspool.errors import MissingExtraError
 from voxspool.narration.mastering import loudness
 from voxspool.narration.mastering.levels import Levels
-from voxspool.narration.mastering.loudness import PRESETS, Measured, Meter, fit, gain_for, measure
+from voxspool.narration.mastering.loudness import PRESETS, LoudnessMeasurement, Meter, fit, gain_for, measure
 from voxspool.store.segments import Store
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RATE_HZ = 22_050
 
 
-def metered(pcm: np.ndarray, rate_hz: int = RATE_HZ, sizes: list[int] | None = None) -> Measured:
+def metered(pcm: np.ndarray, rate_hz: int = RATE_HZ, sizes: list[int] | None = None) -> LoudnessMeasurement:
     meter = Meter(rate_hz)
     bounds = np.cumsum(sizes or []).tolist()
     for block in np.split(pcm, [bound for bound in bounds if bound < len(pcm)]):
@@ -80,7 +80,7 @@ def test_the_peak_between_the_samples_is_seen() -> None:
 @pytest.mark.parametrize("samples", [0, 1, 500, RATE_HZ * 2])
 def test_silence_is_minus_120_in_every_row_and_gets_no_gain(samples: int) -> None:
     row = metered(np.zeros(samples, np.int16))
-    assert row == Measured(-120, -120, -120, -120, -120)
+    assert row == LoudnessMeasurement(-120, -120, -120, -120, -120)
     assert {gain_for(name, row).db for name in PRESETS} == {0.0}
 
 

@@ -11,22 +11,26 @@ from tests.support.cpu_time import growth
 from voxspool.books.book import Book
 from voxspool.narration.report.data import encoded, report
 from voxspool.narration.report.page import page
-from voxspool.narration.report.verify import Heard
+from voxspool.narration.report.verify import Transcription
 from voxspool.narration.track import Cue, Track
-from voxspool.store.segments import Stored
+from voxspool.store.segments import StoredSegment
 
 HZ = 1000
 EVIL = "<script>alert('1')</script> & \"quoted\" \x00\ud800 $title"
 
 
-def stored(samples: int, worker: str = "one", *, tries: int = 1, level: float = -22.0, voice: str = "ann") -> Stored:
-    return Stored(
+def stored(
+    samples: int, worker: str = "one", *, tries: int = 1, level: float = -22.0, voice: str = "ann"
+) -> StoredSegment:
+    return StoredSegment(
         f"{samples:040x}", HZ, samples, "", "tone", "tone 1", voice, "en", 7, tries, "", samples / 4000, level, -3.0,
         0.125, worker,
     )  # fmt: skip
 
 
-def cue(text: str, pos: int, said: Stored | None, pause: int = 0, *, fault: str = "", reused: bool = False) -> Cue:
+def cue(
+    text: str, pos: int, said: StoredSegment | None, pause: int = 0, *, fault: str = "", reused: bool = False
+) -> Cue:
     samples = said.samples if said else 0
     return Cue(0, 3, 3 + len(text), text, text.upper(), pos, pos + samples + pause, said, fault, reused)
 
@@ -43,7 +47,7 @@ SECOND = Track(
     2, "Second", HZ,
     (cue("Kept.", 0, stored(1000, "one", level=-20.0), 0, reused=True), cue("Lost.", 1000, None, 600, fault="engine")),
 )  # fmt: skip
-HEARD = {(1, 0): Heard("other words", 1.0, 5), (2, 0): Heard("KEPT", 0.0, 1)}
+HEARD = {(1, 0): Transcription("other words", 1.0, 5), (2, 0): Transcription("KEPT", 0.0, 1)}
 
 
 def test_a_row_says_all_that_is_known_of_a_segment() -> None:
@@ -148,7 +152,7 @@ def test_a_page_without_faults_says_so() -> None:
 def test_texts_are_text_and_nothing_is_fetched() -> None:
     said = stored(1000, EVIL, voice=EVIL)
     track = Track(1, EVIL, HZ, (cue(EVIL, 0, said, fault=EVIL), cue(EVIL, 1000, said)))
-    html = page(report(Book(EVIL, (), (EVIL,), unread=(EVIL,)), [track], {(1, 1): Heard(EVIL, 0.5, 4)}))
+    html = page(report(Book(EVIL, (), (EVIL,), unread=(EVIL,)), [track], {(1, 1): Transcription(EVIL, 0.5, 4)}))
     seen = Seen(html)
     assert "script" not in seen.tags
     assert "<script>alert('1')</script> & \"quoted\" \ufffd\ufffd $title" in seen.text

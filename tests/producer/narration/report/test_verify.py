@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from voxspool.errors import CheckpointError, MissingExtraError
-from voxspool.narration.report.verify import LIMIT, Heard, Listener, compare, verify, words
+from voxspool.narration.report.verify import LIMIT, Transcriber, Transcription, compare, verify, words
 from voxspool.narration.track import Cue, Track
 from voxspool.store.segments import Store
 from voxspool_worker.engines.base import SpeechSegment
@@ -53,7 +53,9 @@ def test_symbols_have_no_words() -> None:
 
 
 def test_a_rate_counts_the_words_and_a_short_segment_has_no_fault() -> None:
-    assert compare("The lamp is lit again.", "The lamp was lit again") == Heard("The lamp was lit again", 0.2, 5)
+    assert compare("The lamp is lit again.", "The lamp was lit again") == Transcription(
+        "The lamp was lit again", 0.2, 5
+    )
     assert compare("The lamp is lit again.", "The lamb was lit again").fault == "words"
     assert compare("Siobhan.", "Shove on.").fault == ""
     assert compare("東京都です。", "東京府です").word_error_rate == pytest.approx(0.2), "by characters"
@@ -94,7 +96,7 @@ def test_right_words_pass_and_wrong_ones_are_found(tmp_path: Path) -> None:
 
 def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"Whisper model .*no-model.* cannot be loaded .*name a folder"):
-        Listener(str(tmp_path / "no-model"))
+        Transcriber(str(tmp_path / "no-model"))
 
 
 @pytest.mark.parametrize("library", ["faster_whisper", "jiwer"])
@@ -108,4 +110,4 @@ def test_without_its_extra_it_says_what_to_install(library: str, monkeypatch: py
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"pip install .*\[verify\]'$"):
-        Listener()
+        Transcriber()
