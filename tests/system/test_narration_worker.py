@@ -18,7 +18,7 @@ from voxspool.protocol import keys
 from voxspool.protocol.narration import Passage
 from voxspool.protocol.stream import Begin, Mark
 from voxspool.store.segments import Store
-from voxspool_worker.narration.segment_queue import LEASE_S, SegmentClaim, SegmentOutcome, SegmentQueue, SegmentScripts
+from voxspool_worker.narration.segment_queue import LEASE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -364,107 +364,3 @@ def test_a_pool_that_redis_lost_begins_again(
     until(lambda: marked(db, "lost") >= 4, "progress of the chapter")
     db.delete(keys.pool("lost"), keys.unspoken("lost"), keys.results("lost"))
     check(chapter, narrate(client, chapter), store)
-
-
-# The pool
-
-
-def pool_of(db: redis.Redis, segments: int) -> SegmentQueue:
-    """Return the pool of a running chapter."""
-    db.hset(keys.control("job"), "state", "running")
-    shared = SegmentQueue(SegmentScripts(db), "job", "tone", "a-plan")
-    shared.take()
-    shared.offer(range(segments))
-    assert shared.announce()
-    return shared
-
-
-def expire(db: redis.Redis, *segments: int) -> None:
-    """Let leases have run out."""
-    db.zadd(keys.unspoken("job"), {f"{segment:06d}": 1 for segment in segments}, xx=True)
-
-
-def claim(
-    shared: SegmentQueue, holder: str = "me", *, count_deaths: bool = True, alone: bool = True
-) -> SegmentClaim | str:
-    return shared.claim(holder, count_deaths=count_deaths, alone=alone)
-
-
-def test_segments_are_given_out_in_order_each_once(db: redis.Redis) -> None:
-    shared = pool_of(db, 12)
-    assert [claim(shared) for _ in range(13)] == [*(SegmentClaim(number, 0) for number in range(12)), "none"]
-
-
-def test_a_suspect_is_given_to_who_speaks_no_other_and_set_aside_after_its_second_death(db: redis.Redis) -> None:
-    shared = pool_of(db, 3)
-    for _ in range(2):
-        claim(shared)
-    expire(db, 0, 1)
-    assert claim(shared, count_deaths=False) == SegmentClaim(2, 0), "while Redis is new, no lease has run out"
-    assert claim(shared, alone=False) == "suspect"
-    assert claim(shared) == SegmentClaim(0, 1)
-    expire(db, 0)
-    assert claim(shared) == SegmentClaim(1, 1), "0 is set aside, its neighbour is not"
-    assert shared.results(0) == [SegmentOutcome(0, "poison")]
-
-
-def test_a_suspect_that_is_given_back_is_one_still(db: redis.Redis) -> None:
-    shared = pool_of(db, 2)
-    claim(shared)
-    expire(db, 0)
-    assert claim(shared, "me") == SegmentClaim(0, 1)
-    shared.give_back({0: "me"})
-    assert claim(shared, alone=False) == "suspect"
-    assert claim(shared) == SegmentClaim(0, 1), "nobody died this time"
-
-
-def test_a_lease_is_renewed_by_its_holder_alone_and_the_first_result_counts(db: redis.Redis) -> None:
-    shared = pool_of(db, 1)
-    claim(shared, "first")
-    expire(db, 0)
-    claim(shared, "second")
-    assert shared.renew({0: "first"}) == {0}
-    assert shared.renew({0: "second"}) == set()
-    shared.give_back({0: "first"})
-    assert claim(shared) == "none", "who lost it cannot give it back"
-    assert shared.end(SegmentOutcome(0, "spoken", 5, 7))
-    assert not shared.end(SegmentOutcome(0, "spoken", 6, 8))
-    assert shared.results(0) == [SegmentOutcome(0, "spoken", 5, 7)]
-    assert shared.results(1) == []
-
-
-def test_another_plan_begins_anew_and_the_same_goes_on(db: redis.Redis) -> None:
-    shared = pool_of(db, 2)
-    claim(shared)
-    shared.end(SegmentOutcome(0, "spoken"))
-    shared.take()
-    assert shared.results(0)
-    other = SegmentQueue(SegmentScripts(db), "job", "tone", "another plan")
-    assert claim(other) == "other"
-    other.take()
-    assert other.results(0) == []
-    assert claim(shared) == "other"
-
-
-def test_a_pool_goes_with_its_chapter_and_what_comes_late_brings_nothing_back(db: redis.Redis) -> None:
-    shared = pool_of(db, 2)
-    claim(shared, "late")
-    shared.close()
-    assert db.exists(keys.pool("job")), "it runs"
-    db.hset(keys.control("job"), "state", "cancelled")
-    shared.close()
-    assert claim(shared) == "over"
-    assert shared.renew({0: "late"}) == {0}
-    shared.give_back({0: "late"})
-    assert not shared.end(SegmentOutcome(0, "spoken"))
-    assert not shared.announce()
-    db.delete(keys.narrating("tone"))
-    assert db.keys("*") == [keys.control("job").encode()]
-
-
-def test_everything_of_a_pool_has_a_lifetime(db: redis.Redis) -> None:
-    shared = pool_of(db, 2)
-    claim(shared)
-    shared.end(SegmentOutcome(0, "spoken"))
-    for key in (keys.pool("job"), keys.unspoken("job"), keys.results("job"), keys.narrating("tone")):
-        assert 0 < db.ttl(key) <= keys.POOL_TTL_S, key

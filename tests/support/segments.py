@@ -1,0 +1,102 @@
+"""An engine like tone that a test controls, and chapters whose segments it speaks in the test's process."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from voxspool.protocol import keys, narration
+from voxspool.protocol.narration import ChapterSpec, Passage
+from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.narration.running_chapters import RunningChapter
+from voxspool_worker.narration.segment_plan import plan_chapter
+from voxspool_worker.narration.segment_queue import SegmentQueue, SegmentScripts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import numpy.typing as npt
+    import redis
+
+    from voxspool_worker.engines.base import AudioChunk, SpeechSegment
+    from voxspool_worker.speech.scheduler import Scheduler
+
+    Samples = npt.NDArray[np.int16]
+
+STORE = "0" * 32
+"""The id of a store, for chapters that are only planned."""
+
+
+class ControlledTone(ToneEngine):
+    """Tone that stands still while its gate is closed, and whose segments sound or fail as the test wants."""
+
+    def __init__(self, rows: int = 8) -> None:
+        super().__init__(rows)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.sound: Callable[[SpeechSegment, Samples], Samples] = lambda _, samples: samples
+        """Changes the samples of a segment."""
+        self.before_step: Callable[[SpeechSegment], None] = lambda _: None
+        """Called for each segment in a row before a step; what it raises, the step raises."""
+        self.admitted: list[SpeechSegment] = []
+
+    @property
+    def spoken_texts(self) -> list[str]:
+        """The texts of all segments that it was given, in order."""
+        return [segment.text for segment in self.admitted]
+
+    def admit(self, segment: SpeechSegment) -> None:
+        super().admit(segment)
+        self.admitted.append(segment)
+        self._rows[-1].samples = self.sound(segment, self._rows[-1].samples)
+
+    def step(self) -> list[AudioChunk]:
+        if not self.gate.wait(0.002):  # short, so that the scheduler sees segments that are dropped meanwhile
+            return []
+        for row in list(self._rows):
+            try:
+                self.before_step(row.segment)
+            except Exception:
+                self._rows.remove(row)
+                raise
+        return super().step()
+
+
+def run_in_thread(scheduler: Scheduler) -> None:
+    """Run a scheduler until it is stopped or its engine breaks."""
+    threading.Thread(target=scheduler.run, args=(lambda: None,), name="engine", daemon=True).start()
+
+
+def chapter_of(job: str, texts: list[str], store: str = STORE) -> ChapterSpec:
+    """Return a chapter for tone with a segment for each text."""
+    return narration.chapter(job, [Passage(text, 0.1) for text in texts], store, engine="tone", voice="sine")
+
+
+def start_chapter(db: redis.Redis, spec: ChapterSpec, *, begun: int | None = None) -> RunningChapter:
+    """Offer all segments of a chapter, as its job does; `begun` is when it began, in seconds by Redis's clock."""
+    job = spec.speech.id
+    plan = plan_chapter(spec, ToneEngine(), job)
+    queue = SegmentQueue(SegmentScripts(db), job, "tone", plan.digest)
+    db.hset(keys.control(job), "state", "running")
+    queue.take()
+    queue.offer(range(len(plan.segments)))
+    if begun is not None:
+        db.zadd(keys.narrating("tone"), {job: begun})
+    queue.announce()
+    return RunningChapter(job, plan, queue)
+
+
+def held_segments(db: redis.Redis, job: str) -> list[int]:
+    """Return the segments of a chapter that are leased to a worker."""
+    return [int(name) for name in db.zrangebyscore(keys.unspoken(job), 1, "+inf")]
+
+
+def unclaimed_segments(db: redis.Redis, job: str) -> list[int]:
+    """Return the segments of a chapter that nobody holds."""
+    return [int(name) for name in db.zrangebyscore(keys.unspoken(job), 0, 0)]
+
+
+def expire_leases(db: redis.Redis, job: str, *segments: int) -> None:
+    """Make the leases of segments expire, as if their holder had died."""
+    db.zadd(keys.unspoken(job), {f"{segment:06d}": 1 for segment in segments}, xx=True)

@@ -1,0 +1,259 @@
+"""The segment queue of a chapter, on a real Redis: who gets which segment, what a death means, and what counts."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from tests.support.segments import expire_leases, held_segments, unclaimed_segments
+from voxspool import connection
+from voxspool.protocol import keys
+from voxspool_worker.narration.segment_queue import (
+    LEASE_S,
+    MAX_DEATHS,
+    PAGE,
+    SegmentClaim,
+    SegmentOutcome,
+    SegmentQueue,
+    SegmentScripts,
+    narrated_jobs,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def queue_of(db: redis.Redis, digest: str = "a-plan") -> SegmentQueue:
+    return SegmentQueue(SegmentScripts(db), "job", "tone", digest)
+
+
+def open_queue(db: redis.Redis, segments: int) -> SegmentQueue:
+    """Return the queue of a chapter that runs, with so many segments."""
+    db.hset(keys.control("job"), "state", "running")
+    queue = queue_of(db)
+    queue.take()
+    queue.offer(range(segments))
+    assert queue.announce()
+    return queue
+
+
+def claim(
+    queue: SegmentQueue, holder: str = "me", *, count_deaths: bool = True, alone: bool = True
+) -> SegmentClaim | str:
+    return queue.claim(holder, count_deaths=count_deaths, alone=alone)
+
+
+# Claims
+
+
+def test_segments_are_claimed_in_order_and_each_once(db: redis.Redis) -> None:
+    queue = open_queue(db, 12)
+    assert [claim(queue) for _ in range(13)] == [*(SegmentClaim(number, 0) for number in range(12)), "none"]
+
+
+def test_many_workers_that_claim_at_once_get_different_segments(db: redis.Redis) -> None:
+    queue = open_queue(db, 40)
+    with ThreadPoolExecutor(8) as threads:
+        claims = list(threads.map(lambda number: claim(queue, f"worker-{number}"), range(40)))
+    assert sorted(one.index for one in claims if isinstance(one, SegmentClaim)) == list(range(40))
+
+
+def test_a_lease_lasts_as_long_as_is_stated_by_the_clock_of_redis(db: redis.Redis) -> None:
+    queue = open_queue(db, 1)
+    before_s, _ = db.time()
+    claim(queue)
+    after_s, _ = db.time()
+    ((_, lease_end_ms),) = db.zrange(keys.unspoken("job"), 0, -1, withscores=True)
+    assert before_s + LEASE_S <= lease_end_ms / 1000 < after_s + LEASE_S + 1
+
+
+def test_a_segment_that_is_offered_again_keeps_its_lease(db: redis.Redis) -> None:
+    queue = open_queue(db, 2)
+    claim(queue)
+    queue.offer(range(3))
+    assert held_segments(db, "job") == [0]
+    assert unclaimed_segments(db, "job") == [1, 2]
+
+
+def test_more_segments_than_one_command_takes_are_all_offered_and_all_results_read(db: redis.Redis) -> None:
+    count = 2 * PAGE + 1
+    queue = open_queue(db, count)
+    assert db.zcard(keys.unspoken("job")) == count
+    for number in range(count):
+        queue.end(SegmentOutcome(number, "found"))
+    pages = [queue.results(first) for first in range(0, count, PAGE)]
+    assert [len(page) for page in pages] == [PAGE, PAGE, 1]
+    assert [outcome.segment for page in pages for outcome in page] == list(range(count))
+
+
+def test_a_chapter_with_another_plan_or_without_a_queue_gives_no_segment(db: redis.Redis) -> None:
+    open_queue(db, 1)
+    assert claim(queue_of(db, "another-plan")) == "other"
+    db.delete(keys.pool("job"))
+    assert claim(queue_of(db)) == "over"
+
+
+def end_chapter(db: redis.Redis) -> None:
+    db.hset(keys.control("job"), "state", "ended")
+
+
+def cancel_chapter(db: redis.Redis) -> None:
+    db.hset(keys.control("job"), "cancel", "a-user")
+
+
+@pytest.mark.parametrize("stop", [end_chapter, cancel_chapter])
+def test_a_chapter_that_is_over_or_is_being_cancelled_gives_no_segment(
+    db: redis.Redis, stop: Callable[[redis.Redis], None]
+) -> None:
+    queue = open_queue(db, 1)
+    stop(db)
+    assert claim(queue) == "over"
+
+
+# Deaths
+
+
+def test_a_segment_whose_holder_died_goes_to_a_worker_that_speaks_nothing_else(db: redis.Redis) -> None:
+    queue = open_queue(db, 3)
+    for _ in range(2):
+        claim(queue)
+    expire_leases(db, "job", 0, 1)
+    assert claim(queue, count_deaths=False) == SegmentClaim(2, 0), "right after an outage, no lease counts as expired"
+    assert claim(queue, alone=False) == "suspect"
+    assert claim(queue) == SegmentClaim(0, 1)
+
+
+def test_a_segment_in_which_too_many_workers_died_has_the_outcome_poison_and_its_neighbour_has_not(
+    db: redis.Redis,
+) -> None:
+    queue = open_queue(db, 3)
+    for _ in range(2):
+        claim(queue)
+    expire_leases(db, "job", 0, 1)
+    for deaths in range(1, MAX_DEATHS):
+        assert claim(queue) == SegmentClaim(0, deaths)
+        expire_leases(db, "job", 0)
+    assert claim(queue) == SegmentClaim(1, 1), "0 is given up, its neighbour is not"
+    assert queue.results(0) == [SegmentOutcome(0, "poison")]
+    assert 0 < db.ttl(keys.results("job")) <= keys.POOL_TTL_S
+
+
+def test_a_suspect_that_is_given_back_is_still_a_suspect_and_no_death_is_added(db: redis.Redis) -> None:
+    queue = open_queue(db, 2)
+    claim(queue)
+    expire_leases(db, "job", 0)
+    assert claim(queue, "me") == SegmentClaim(0, 1)
+    queue.give_back({0: "me"})
+    assert claim(queue, alone=False) == "suspect"
+    assert claim(queue) == SegmentClaim(0, 1)
+
+
+# Leases and results
+
+
+def test_only_the_holder_renews_a_lease(db: redis.Redis) -> None:
+    queue = open_queue(db, 2)
+    claim(queue, "first")
+    expire_leases(db, "job", 0)
+    claim(queue, "second")
+    assert queue.renew({0: "first"}) == {0}
+    assert queue.renew({0: "second"}) == set()
+    assert held_segments(db, "job") == [0]
+
+
+def test_a_renewed_lease_does_not_expire(db: redis.Redis) -> None:
+    queue = open_queue(db, 1)
+    claim(queue, "me")
+    expire_leases(db, "job", 0)
+    assert queue.renew({0: "me"}) == set()
+    assert claim(queue, "other") == "none"
+
+
+def test_only_the_holder_gives_a_segment_back(db: redis.Redis) -> None:
+    queue = open_queue(db, 1)
+    claim(queue, "first")
+    expire_leases(db, "job", 0)
+    claim(queue, "second")
+    queue.give_back({0: "first"})
+    assert claim(queue) == "none"
+    queue.give_back({0: "second"})
+    assert claim(queue) == SegmentClaim(0, 1)
+
+
+def test_the_first_result_of_a_segment_counts_and_a_later_one_is_refused(db: redis.Redis) -> None:
+    queue = open_queue(db, 1)
+    claim(queue)
+    assert queue.end(SegmentOutcome(0, "spoken", 5, 7))
+    assert not queue.end(SegmentOutcome(0, "spoken", 6, 8))
+    assert queue.results(0) == [SegmentOutcome(0, "spoken", 5, 7)]
+    assert queue.results(1) == []
+    assert queue.renew({0: "me"}) == {0}, "a segment with a result is held by nobody"
+
+
+def test_a_result_keeps_every_field(db: redis.Redis) -> None:
+    queue = open_queue(db, 1)
+    outcome = SegmentOutcome(0, "store", 3, 2**32 - 1, 4, "the store “läuft” not")
+    queue.end(outcome)
+    assert queue.results(0) == [outcome]
+
+
+# The life of a queue
+
+
+def test_a_run_with_the_same_plan_continues_and_one_with_another_plan_begins_anew(db: redis.Redis) -> None:
+    queue = open_queue(db, 2)
+    claim(queue)
+    queue.end(SegmentOutcome(0, "spoken"))
+    queue.take()
+    assert queue.results(0)
+    other = queue_of(db, "another-plan")
+    other.take()
+    assert other.results(0) == []
+    assert claim(queue) == "other"
+
+
+def test_a_queue_is_deleted_when_its_chapter_is_over_and_late_calls_bring_nothing_back(db: redis.Redis) -> None:
+    queue = open_queue(db, 2)
+    claim(queue, "late")
+    queue.close()
+    assert db.exists(keys.pool("job")), "the chapter still runs"
+    db.hset(keys.control("job"), "state", "cancelled")
+    queue.close()
+    assert narrated_jobs(db, "tone") == []
+    assert claim(queue) == "over"
+    assert queue.renew({0: "late"}) == {0}
+    queue.give_back({0: "late"})
+    assert not queue.end(SegmentOutcome(0, "spoken"))
+    assert not queue.announce(), "the queue is gone"
+    db.delete(keys.narrating("tone"))
+    assert db.keys("*") == [keys.control("job").encode()]
+
+
+def test_all_keys_of_a_queue_expire(db: redis.Redis) -> None:
+    queue = open_queue(db, 2)
+    claim(queue)
+    queue.end(SegmentOutcome(0, "spoken"))
+    for key in (keys.pool("job"), keys.unspoken("job"), keys.results("job"), keys.narrating("tone")):
+        assert 0 < db.ttl(key) <= keys.POOL_TTL_S, key
+
+
+def test_chapters_are_listed_by_the_time_when_they_began(db: redis.Redis) -> None:
+    for job, began in (("second", 20), ("first", 10), ("third", 30)):
+        db.zadd(keys.narrating("tone"), {job: began})
+    SegmentQueue(SegmentScripts(db), "second", "tone", "a-plan").announce()
+    assert narrated_jobs(db, "tone") == ["first", "second", "third"], "a second announcement does not move a chapter"
+    assert narrated_jobs(db, "xtts") == []
+
+
+def test_a_full_redis_refuses_new_segments_and_lets_workers_claim_renew_and_end_the_others(db: redis.Redis) -> None:
+    queue = open_queue(db, 2)
+    db.config_set("maxmemory", 1)
+    assert claim(queue, "me") == SegmentClaim(0, 0)
+    assert queue.renew({0: "me"}) == set()
+    assert queue.end(SegmentOutcome(0, "spoken"))
+    with pytest.raises(redis.ResponseError) as refused:
+        queue.offer([2])
+    assert connection.is_full(refused.value)
