@@ -25,7 +25,7 @@ STYLE := $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-redis rq-suite soak lint check lock platforms packages bench bench-xtts bench-narration load clean
+.PHONY: help install demo test test-redis soak lint check lock platforms packages bench bench-xtts bench-narration load clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,9 +44,6 @@ test: install ## all tests: unit, and system on a real server (Valkey) and real 
 test-redis: install ## the system tests on another server: make test-redis SERVER=/path/to/redis-server, or SERVER=oldest
 	@test -n "$(SERVER)" || { echo "say which server: make test-redis SERVER=/usr/bin/redis-server, or SERVER=oldest"; exit 2; }
 	REDIS_SERVER="$(SERVER)" $(THREE_A_CORE) $(TESTS)
-
-rq-suite: install ## RQ's own tests of workers, run against ours
-	$(BIN)/python tests/rq_suite/run.py
 
 soak: install ## RUNS=1000 random runs of faults on real processes, from SEED=1 on; half an hour
 	MODEL_RUNS=$(RUNS) MODEL_SEED=$(SEED) $(BIN)/python -m pytest -s tests/system/test_model.py

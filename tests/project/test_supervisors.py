@@ -16,7 +16,7 @@ import pytest
 from voxspool.protocol.environment import check_names
 from voxspool_worker.cli import main
 from voxspool_worker.monitoring.health_file import STALE_S, SUFFIX
-from voxspool_worker.queue.worker import EXIT_ENGINE_LOST, EXIT_RESTART
+from voxspool_worker.queue.lifecycle import EXIT_ENGINE_LOST, EXIT_RESTART
 from voxspool_worker.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 
 from voxspool_worker.engines.base import SpeechSegment
 from voxspool_worker.engines.tone import FAST, ToneEngine, sine
-from voxspool_worker.speech.pipeline import segment_seed
+from voxspool_worker.speech.speech_job import segment_seed
 from voxspool_worker.text import split
 
 SENTENCE = "The keeper of the lighthouse counted every lamp before the night began. "

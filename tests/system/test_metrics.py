@@ -26,8 +26,9 @@ from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.jobs.cancellation import CancelToken
 from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.monitoring.metrics import Metrics
-from voxspool_worker.speech.pipeline import Pipeline, segment_seed
+from voxspool_worker.speech.pipeline import Pipeline
 from voxspool_worker.speech.scheduler import Scheduler
+from voxspool_worker.speech.speech_job import SpeechJob, segment_seed
 
 if TYPE_CHECKING:
     import subprocess
@@ -284,7 +285,8 @@ def test_what_the_guard_says_of_a_segment_stands_in_its_mark_and_is_counted(clie
     run = dataclasses.replace(run, job=spec.id)
     db.zadd(run.lease_key, {run.composite: 2**40})
     try:
-        Pipeline(engine, scheduler, db, metrics).speak(spec, run, "a-worker", CancelToken(60))
+        pipeline = Pipeline(engine, db, "a-worker")
+        pipeline.run(pipeline.prepare(spec, run, CancelToken(60)), SpeechJob(engine, scheduler, metrics))
     finally:
         scheduler.stop()
         thread.join()

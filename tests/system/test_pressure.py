@@ -26,8 +26,10 @@ from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.jobs.cancellation import CancelToken
 from voxspool_worker.monitoring.metrics import Metrics
 from voxspool_worker.queue.rq_records import RqRecords
-from voxspool_worker.speech.pipeline import Pipeline, SpeechGivenUpError
+from voxspool_worker.speech.job_run import SpeechGivenUpError
+from voxspool_worker.speech.pipeline import Pipeline
 from voxspool_worker.speech.scheduler import Scheduler
+from voxspool_worker.speech.speech_job import SpeechJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,8 +195,10 @@ def test_a_speech_without_end_fails_at_its_limit(client: Client, db: redis.Redis
     thread.start()
     spec = speech.spec()
     assert isinstance(spec, JobSpec)
+    pipeline = Pipeline(engine, db, "w")
+    job = pipeline.prepare(spec, claim.run, CancelToken(60))
     with pytest.raises(SpeechGivenUpError, match="longer than 72 s, the limit for 6 characters") as failed:
-        Pipeline(engine, scheduler, db, Metrics()).speak(spec, claim.run, "w", CancelToken(60))
+        pipeline.run(job, SpeechJob(engine, scheduler, Metrics()))
     scheduler.stop()
     thread.join(10)
     assert failed.value.code == "too-long"

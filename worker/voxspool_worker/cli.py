@@ -109,10 +109,10 @@ def run(
     if show:
         show(prometheus.Collector(worker.metrics.counts, worker.gauges))
     with connection.translated(settings.redis_url):
-        worker.work(burst=burst)
+        exit_code = worker.work(burst=burst)
     for late in (signal.SIGINT, signal.SIGTERM):  # Python lets go of its handlers before the process ends
         signal.signal(late, signal.SIG_IGN)
-    raise SystemExit(worker.exit_code)
+    raise SystemExit(exit_code)
 
 
 @main.command()

@@ -1,42 +1,21 @@
-"""The only two functions that a job may name. RQ imports this module inside the worker to find them, so it stays light.
-
-It uses no engine and no Redis; the worker sets who speaks, through `speaker` and `narrator`.
-"""
+"""The two functions that a job may name. A voxspool worker calls neither: it reads the argument of the job itself."""
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from voxspool.protocol.jobs import JobSpec
-from voxspool.protocol.narration import ChapterSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-speaker: ContextVar[Callable[[JobSpec], dict[str, Any]]] = ContextVar("speaker")
-narrator: ContextVar[Callable[[ChapterSpec], dict[str, Any]]] = ContextVar("narrator")
-"""Who speaks for the job that this thread runs; set by the worker, a job at a time."""
-
-_Who = TypeVar("_Who")
+from typing import Any, NoReturn
 
 
-def synthesize(spec: dict[str, Any]) -> dict[str, Any]:
-    """Speak a job to its end; give a summary for RQ's result.
-
-    Only a voxspool worker can: under any other RQ worker this raises RuntimeError.
-    """
-    return _who(speaker)(JobSpec.decode(spec))
+def synthesize(spec: dict[str, Any]) -> NoReturn:
+    """Refuse to speak an encoded JobSpec under another worker of RQ. Raises RuntimeError."""
+    raise RuntimeError(_refusal(spec))
 
 
-def narrate(chapter: dict[str, Any]) -> dict[str, Any]:
-    """Narrate a chapter of a book to its end, likewise."""
-    return _who(narrator)(ChapterSpec.decode(chapter))
+def narrate(chapter: dict[str, Any]) -> NoReturn:
+    """Refuse to narrate an encoded ChapterSpec under another worker of RQ. Raises RuntimeError."""
+    raise RuntimeError(_refusal(chapter))
 
 
-def _who(variable: ContextVar[_Who]) -> _Who:
-    """Return whom the worker set."""
-    try:
-        return variable.get()
-    except LookupError:
-        raise RuntimeError("speech jobs need a voxspool worker; start one: voxspool-worker run") from None
+def _refusal(argument: dict[str, Any]) -> str:
+    """Return the message for a job with this argument; its text is never shown."""
+    del argument
+    return "speech jobs need a voxspool worker; start one: voxspool-worker run"

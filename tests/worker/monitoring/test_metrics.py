@@ -21,8 +21,8 @@ from voxspool_worker.engines.base import Prepared
 from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason
 from voxspool_worker.monitoring.metrics import RECENT_JOBS, Gauges, Histogram, Metrics
 from voxspool_worker.monitoring.prometheus import Collector, serve
-from voxspool_worker.queue.worker import outcome_of
-from voxspool_worker.speech.pipeline import SpeechGivenUpError
+from voxspool_worker.queue.outcomes import outcome_of
+from voxspool_worker.speech.job_run import SpeechGivenUpError
 from voxspool_worker.speech.publisher import AlreadyRunningError, LostWritesError
 from voxspool_worker.speech.scheduler import EngineLostError, Work
 

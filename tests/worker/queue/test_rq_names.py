@@ -1,7 +1,7 @@
 """Every name of RQ that either package takes, and the test that holds it: a new one must bring a test of its own.
 
 What RQ documents for its users (a queue, a job, its statuses) is held by every system test; the rest is held here, or
-beside the worker's own methods in test_rq_contract.py. Nothing is contacted.
+in test_rq_contract.py and test_job_spec.py. Nothing is contacted.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rq import Queue, Retry
-from rq.command import parse_payload, send_stop_job_command
+from rq import Queue
+from rq.command import PUBSUB_CHANNEL_TEMPLATE, parse_payload, send_stop_job_command
 from rq.exceptions import DeserializationError, DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.results import Result
 from rq.scripts import save_unique_job
 from rq.serializers import JSONSerializer
-from rq.timeouts import BaseDeathPenalty
 from rq.utils import now, utcformat
 from rq.worker import BaseWorker, WorkerStatus
-from rq.worker_registration import clean_worker_registry, get_keys
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY, clean_worker_registry, get_keys
 
 from voxspool.protocol import keys
 
@@ -48,7 +47,6 @@ HELD = {
     "rq.command.parse_payload": "test_a_command_is_the_json_of_a_message",
     "rq.exceptions.DeserializationError": "test_the_attributes_that_hold_a_jobs_hooks_are_there",
     "rq.exceptions.DuplicateJobError": "test_a_second_job_of_a_name_is_refused_by_a_unique_enqueue",
-    "rq.executions.Execution": "test_a_claim_writes_what_rq_writes_of_an_execution",
     "rq.job.JOB_ID_PATTERN": "test_states_and_patterns_that_we_name_are_there",
     "rq.job.JOB_ID_PATTERN.fullmatch": "test_states_and_patterns_that_we_name_are_there",
     "rq.job.Job.redis_job_namespace_prefix": "test_keys_are_what_the_scripts_and_the_rescue_take_them_for",
@@ -68,19 +66,21 @@ HELD = {
     "rq.results.Result.Type": "test_a_result_is_written_as_the_fields_that_it_is_read_from",
     "rq.results.Result.get_key": "test_a_result_is_written_as_the_fields_that_it_is_read_from",
     "rq.suspension.WORKERS_SUSPENDED": "test_keys_are_what_the_scripts_and_the_rescue_take_them_for",
-    "rq.timeouts.BaseDeathPenalty": "test_a_death_penalty_has_two_methods_to_leave_empty",
     "rq.utils.now": "test_times_are_aware_and_written_in_utc",
     "rq.utils.utcformat": "test_times_are_aware_and_written_in_utc",
-    "rq.worker.BaseWorker": "test_what_we_override_is_there_and_takes_what_we_take",
+    "rq.worker.BaseWorker": "test_a_workers_record_is_named_by_its_prefix",
     "rq.worker.BaseWorker.redis_worker_namespace_prefix": "test_a_workers_record_is_named_by_its_prefix",
     "rq.worker.BaseWorker.redis_workers_keys": "test_keys_are_what_the_scripts_and_the_rescue_take_them_for",
     "rq.worker.WorkerStatus": "test_states_of_a_worker_are_words",
     "rq.worker.WorkerStatus.BUSY": "test_states_of_a_worker_are_words",
     "rq.worker.WorkerStatus.IDLE": "test_states_of_a_worker_are_words",
-    "rq.worker.WorkerStatus.STARTED": "test_states_of_a_worker_are_words",
+    "rq.worker.WorkerStatus.SUSPENDED": "test_states_of_a_worker_are_words",
+    "rq.version.VERSION": "test_rq_is_of_the_version_that_this_file_describes",
+    "rq.command.PUBSUB_CHANNEL_TEMPLATE": "test_a_command_is_the_json_of_a_message",
+    "rq.worker_registration.WORKERS_BY_QUEUE_KEY": "test_workers_that_are_gone_are_looked_for_in_a_queues_list",
     "rq.worker_registration.clean_worker_registry": "test_workers_that_are_gone_are_looked_for_in_a_queues_list",
     "job._failure_callback_name": "test_the_attributes_that_hold_a_jobs_hooks_are_there",
-    "job._result": "test_a_finished_job_keeps_what_it_returned_where_rqs_finaliser_reads_it",
+    "job._status": "test_dependents_are_enqueued_by_a_status_that_is_not_in_redis_yet",
     "job._stopped_callback_name": "test_the_attributes_that_hold_a_jobs_hooks_are_there",
     "job._success_callback_name": "test_the_attributes_that_hold_a_jobs_hooks_are_there",
     "job.args": "test_a_job_of_ours_is_taken",
@@ -94,9 +94,7 @@ HELD = {
     "job.kwargs": "test_other_arguments_are_refused",
     "job.origin": "test_rqs_cancel_and_delete_take_a_running_jobs_lease_away",
     "job.restore": "test_a_claimed_job_is_read_from_the_fields_of_its_hash",
-    "job.retries_left": "test_a_job_without_retries_left_is_not_run_again",
     "job.started_at": "test_a_claim_writes_what_rq_writes_of_a_started_job",
-    "job.timeout": "test_a_claimed_job_is_read_from_the_fields_of_its_hash",
     "job.webhooks": "test_the_attributes_that_hold_a_jobs_hooks_are_there",
     "result.serialize": "test_a_result_is_written_as_the_fields_that_it_is_read_from",
 }
@@ -128,8 +126,8 @@ def taken(source: str) -> Iterator[str]:
 
 
 def written_tests() -> set[str]:
-    """Name the tests of this file and of its neighbour."""
-    files = (Path(__file__), Path(__file__).with_name("test_rq_contract.py"))
+    """Return the names of the tests of this file and of its two neighbours."""
+    files = (Path(__file__).with_name(f"test_{name}.py") for name in ("rq_names", "rq_contract", "job_spec"))
     trees = [ast.parse(file.read_text()) for file in files]
     return {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -239,11 +237,6 @@ def test_a_result_is_written_as_the_fields_that_it_is_read_from(finished: bool) 
     assert Result.get_key("j") == "rq:results:j"
 
 
-def test_a_finished_job_keeps_what_it_returned_where_rqs_finaliser_reads_it() -> None:
-    assert "job._result = return_value" in inspect.getsource(BaseWorker._finalize_success)
-    assert "return_value=self._result" in inspect.getsource(Job._handle_success)
-
-
 def test_a_second_job_of_a_name_is_refused_by_a_unique_enqueue() -> None:
     assert "unique" in inspect.signature(Queue.enqueue_call).parameters
     assert "raise DuplicateJobError" in inspect.getsource(save_unique_job)
@@ -256,17 +249,9 @@ def test_a_job_that_is_not_there_and_one_that_does_not_run_have_errors_of_their_
     assert not any(issubclass(one, other) for one in errors for other in errors - {one})
 
 
-def test_a_retry_says_how_often() -> None:
-    assert Retry(max=3).max == 3
-
-
 def test_a_command_is_the_json_of_a_message() -> None:
     assert parse_payload({"data": b'{"command": "shutdown"}'}) == {"command": "shutdown"}
-
-
-def test_a_death_penalty_has_two_methods_to_leave_empty() -> None:
-    for name in ("setup_death_penalty", "cancel_death_penalty"):
-        assert list(inspect.signature(getattr(BaseDeathPenalty, name)).parameters) == ["self"]
+    assert PUBSUB_CHANNEL_TEMPLATE % "w" == "rq:pubsub:w"
 
 
 def test_times_are_aware_and_written_in_utc() -> None:
@@ -291,5 +276,5 @@ def test_workers_that_are_gone_are_looked_for_in_a_queues_list(queue: Queue) -> 
 
     queue.connection = Lists(unix_socket_path="/nowhere", retry=None)
     clean_worker_registry(queue)
-    assert asked == ["rq:workers:voxspool-tone-batch"]
+    assert asked == ["rq:workers:voxspool-tone-batch"] == [WORKERS_BY_QUEUE_KEY % queue.name]
     assert get_keys(connection=queue.connection) == set()

@@ -5,15 +5,16 @@
 --       5 rq:worker:<worker>:executions   6 rq:finished:<queue> or rq:failed:<queue>   7 rq:results:<job>
 --       8 rq:job:<job>:dependents
 -- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 status   5 the time, as RQ writes it
---       6 how long RQ keeps the job, in seconds; negative: for ever   7.. field, value: RQ's result
--- gives "done" | "lost" (somebody brought the job back) | "dependents" (nothing done: RQ itself must see to them)
+--       6 how long RQ keeps the job, in seconds; negative: for ever   7 "wait", or "enqueued": what
+--       depends on the job is in its queue already   8.. field, value: RQ's result
+-- gives "done" | "lost" (somebody brought the job back) | "dependents" (nothing was done: they must be enqueued first)
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   redis.call('DEL', KEYS[3])
   redis.call('ZREM', KEYS[4], ARGV[3])
   redis.call('SREM', KEYS[5], ARGV[1])
   return 'lost'
 end
-if redis.call('EXISTS', KEYS[8]) == 1 then
+if ARGV[7] == 'wait' and redis.call('EXISTS', KEYS[8]) == 1 then
   return 'dependents'
 end
 local keep_s = tonumber(ARGV[6])
@@ -23,7 +24,7 @@ redis.call('ZREM', KEYS[4], ARGV[3])
 redis.call('SREM', KEYS[5], ARGV[1])
 redis.call('HSET', KEYS[2], 'status', ARGV[4], 'ended_at', ARGV[5])
 redis.call('ZADD', KEYS[6], keep_s < 0 and keep_s or redis.call('TIME')[1] + keep_s, ARGV[2])
-redis.call('XADD', KEYS[7], 'MAXLEN', 10, '*', unpack(ARGV, 7))
+redis.call('XADD', KEYS[7], 'MAXLEN', 10, '*', unpack(ARGV, 8))
 if keep_s >= 0 then
   redis.call('EXPIRE', KEYS[2], keep_s)
   redis.call('EXPIRE', KEYS[7], keep_s)

@@ -2,11 +2,12 @@
 
 A worker that hangs is worse than a dead one: it holds its jobs, renews their leases and takes more jobs. So the process
 ends if a step of the engine does not end, or if a job ignores its cancel token; and, between jobs, if memory grows
-without end. This module only detects; the worker acts.
+without end. This module detects and reports; the worker acts.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 import psutil
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
     from voxspool_worker.jobs.cancellation import CancelToken
 
+log = logging.getLogger(__name__)
+
+CHECK_S: Final = 3.0
+"""How often the health of the process is checked and reported, in seconds."""
 STEP_LIMIT_S: Final = 60.0
 """How long a step of the engine may take, in seconds: a whole segment of Piper on a slow board takes ten."""
 TOKEN_LIMIT_S: Final = 30.0
@@ -74,3 +79,40 @@ def find_stall(
         if now_s - max(token.ended_at(now_s), redis_back) > TOKEN_LIMIT_S:
             return f"a job has not looked at its token for {TOKEN_LIMIT_S:g} s after its end"
     return None
+
+
+class Watchdog:
+    """The thread that checks the health of all others and reports it. It never waits for Redis."""
+
+    def __init__(
+        self,
+        stall: Callable[[], str | None],
+        memory: MemoryLimit,
+        *,
+        on_healthy: Callable[[], None],
+        on_stall: Callable[[str], None],
+        on_growth: Callable[[int], None],
+    ) -> None:
+        """Prepare. `stall` describes the first component that hangs, `on_growth` receives the size in bytes."""
+        self._stall = stall
+        self._memory = memory
+        self._on_healthy = on_healthy
+        self._on_stall = on_stall
+        self._on_growth = on_growth
+
+    def run(self, wait: Callable[[float], bool]) -> None:
+        """Check every CHECK_S until `wait`, which receives these seconds, returns True: the body of the thread."""
+        while not wait(CHECK_S):
+            try:
+                self.check()
+            except Exception:
+                log.exception("watch.error")
+
+    def check(self) -> None:
+        """Report once whether the process is healthy, hangs, or has grown too large."""
+        if stall := self._stall():
+            self._on_stall(stall)
+        else:
+            self._on_healthy()
+        if size_bytes := self._memory.too_large_bytes:
+            self._on_growth(size_bytes)

@@ -27,7 +27,7 @@ from voxspool_worker.narration.segment_plan import plan_chapter
 from voxspool_worker.narration.segment_queue import OUTCOME_KINDS, SegmentOutcome, SegmentQueue, SegmentScripts
 from voxspool_worker.narration.store_handle import retry_store
 from voxspool_worker.retries import retry_while_redis_is_full
-from voxspool_worker.speech.pipeline import SpeechGivenUpError
+from voxspool_worker.speech.job_run import SpeechGivenUpError
 from voxspool_worker.speech.publisher import NeedsOtherWorkerError
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from voxspool_worker.narration.segment_plan import SegmentPlan
     from voxspool_worker.narration.segment_workers import SegmentWorkers
     from voxspool_worker.narration.store_handle import StoreHandle
-    from voxspool_worker.speech.pipeline import JobRun, Pipeline
+    from voxspool_worker.speech.job_run import JobRun
+    from voxspool_worker.speech.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +82,15 @@ class Narrator:
         self._pipeline = pipeline
 
     def narrate(
-        self, chapter: ChapterSpec, run: JobExecution, worker: str, token: CancelToken, on_segment: Callable[[], None]
+        self, chapter: ChapterSpec, run: JobExecution, token: CancelToken, on_segment: Callable[[], None]
     ) -> dict[str, Any]:
         """Narrate a chapter to its end, from where an earlier run stopped. Return a summary.
 
-        Raises what `Pipeline.tell` raises.
+        Raises what `Pipeline.run` raises.
         """
-        at = self._pipeline.speaking(chapter.speech, run, worker, token, on_segment)
+        at = self._pipeline.prepare(chapter.speech, run, token, on_segment)
         with contextlib.closing(_ChapterJob(chapter, run.job, self)) as job:
-            return self._pipeline.tell(at, job)
+            return self._pipeline.run(at, job)
 
 
 class _ChapterJob:
@@ -120,7 +121,7 @@ class _ChapterJob:
         self._chapter = RunningChapter(self._job, plan, queue)
         return plan.segments
 
-    def say(self, at: JobRun, segments: Sequence[SpeechSegment]) -> None:
+    def speak(self, at: JobRun, segments: Sequence[SpeechSegment]) -> None:
         """Have the segments spoken that the store lacks, and publish the marks of all."""
         assert self._chapter, "the pipeline plans a job first"
         results = SegmentResults(self._chapter, self._narrator.store_handle.store(), at)

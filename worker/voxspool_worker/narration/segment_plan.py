@@ -18,7 +18,7 @@ from voxspool.store.segments import key_of
 from voxspool_worker import text
 from voxspool_worker.engines.base import SpeechSegment
 from voxspool_worker.narration import audio_checks
-from voxspool_worker.speech.pipeline import check_engine
+from voxspool_worker.speech.speech_job import check_engine
 from voxspool_worker.voices import catalog
 
 if TYPE_CHECKING:

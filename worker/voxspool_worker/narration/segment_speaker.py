@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from voxspool_worker.narration.running_chapters import RunningChapter
     from voxspool_worker.narration.segment_queue import SegmentClaim
     from voxspool_worker.narration.store_handle import StoreHandle
-    from voxspool_worker.speech.pipeline import Observer
+    from voxspool_worker.speech.observer import Observer
     from voxspool_worker.speech.scheduler import Lane, Scheduler
 
     Pcm = npt.NDArray[np.int16]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from voxspool_worker.engines.base import Engine
     from voxspool_worker.narration.running_chapters import RunningChapter
     from voxspool_worker.narration.store_handle import StoreHandle
-    from voxspool_worker.speech.pipeline import Observer
+    from voxspool_worker.speech.observer import Observer
     from voxspool_worker.speech.scheduler import Scheduler
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,12 @@ compare them with RQ's. This module uses no threads and does not read what a job
 from __future__ import annotations
 
 import enum
+import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import RedisError, ResponseError
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
@@ -18,7 +21,7 @@ from rq.serializers import JSONSerializer
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now, utcformat
 from rq.worker import BaseWorker
-from rq.worker_registration import clean_worker_registry
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY, clean_worker_registry
 
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, MAX_KEEP_S
@@ -32,10 +35,20 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
+log = logging.getLogger(__name__)
+
 LOST: Final = "lost"
 """Somebody brought the job back: the run has nothing more to say."""
 DEPENDENTS: Final = "dependents"
-"""Jobs wait for this one, and only RQ's own code knows what to do with them."""
+"""Other jobs depend on this one, and must be enqueued first."""
+DEATH_S: Final = 60
+"""How long RQ keeps its record of a worker that has left, in seconds: as long as RQ's own workers do."""
+_CORRUPT: Final = re.compile(r"WRONGTYPE|not an integer|would overflow|attempt to |stream ID|ID specified in XADD")
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Return whether an error of Redis shows that somebody else wrote to a job's keys: another run would fail too."""
+    return isinstance(error, ResponseError) and _CORRUPT.search(str(error)) is not None
 
 
 class Why(enum.Enum):
@@ -114,24 +127,63 @@ class RqRecords:
         )  # fmt: skip
         return said.decode(errors="replace")
 
-    def say_alive(self, card: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        """Renew the worker's card, and RQ's record of it."""
+    def say_alive(self, card: Mapping[str, Any], record: Mapping[str, Any], queues: Sequence[str]) -> None:
+        """Renew the worker's card, RQ's record of it, and its names in RQ's lists of workers, of all and by queue."""
         offered, recorded = _flat(card), _flat(record)
         rq_key = BaseWorker.redis_worker_namespace_prefix + self._worker
         self._card(
             keys=[
                 keys.worker(self._worker), keys.WORKERS, rq_key, BaseWorker.redis_workers_keys, _runs_key(self._worker),
+                *_workers_keys(queues),
             ],
             args=[
                 self._worker, keys.WORKER_TTL_S, keys.WORKER_TTL_S + LEASE_S, len(offered), *offered, *recorded,
             ],
         )  # fmt: skip
 
+    def sign_off(self, redis: Redis, queues: Sequence[str]) -> None:
+        """Remove the worker's card and its names from all lists, on this connection. RQ's record stays for a minute."""
+        rq_key = BaseWorker.redis_worker_namespace_prefix + self._worker
+        with redis.pipeline() as pipeline:
+            pipeline.srem(keys.WORKERS, self._worker)
+            pipeline.delete(keys.worker(self._worker), _runs_key(self._worker))
+            for listed in (BaseWorker.redis_workers_keys, *_workers_keys(queues)):
+                pipeline.srem(listed, rq_key)
+            pipeline.hset(rq_key, "death", utcformat(now()))
+            pipeline.expire(rq_key, DEATH_S)
+            pipeline.execute()
+
+    def empty_job(self, job: str) -> Job:
+        """Return a job of RQ with this id that nobody has read from Redis."""
+        return Job(job, connection=self._redis, serializer=JSONSerializer)
+
     def finish(self, run: JobExecution, job: Job, status: JobStatus, outcome: object) -> str:
         """Record the end of a run; `outcome` is the return value, or the sentence of a failure.
 
-        Gives `done`, LOST (nothing was recorded) or DEPENDENTS (nor then).
+        Jobs that depend on this one are enqueued before its end is recorded, so that a crash in between loses none, and
+        again afterwards, because others may have been added meanwhile. Return `done`, or LOST: nothing was recorded.
         """
+        said = self._finish_run(run, job, status, outcome, dependents="wait")
+        if said != DEPENDENTS:
+            return said
+        self._enqueue_dependents(run, job, status)
+        said = self._finish_run(run, job, status, outcome, dependents="enqueued")
+        self._enqueue_dependents(run, job, status)
+        return said
+
+    def _enqueue_dependents(self, run: JobExecution, job: Job, status: JobStatus) -> None:
+        """Enqueue the jobs that depend on this one, as RQ does for this status."""
+        job._status = status  # noqa: SLF001 - as RQ does: the status is not in Redis yet
+        try:
+            queue = Queue(run.queue, connection=self._redis, serializer=JSONSerializer)
+            queue.enqueue_dependents(job, refresh_job_status=False)
+        except Exception as error:
+            if isinstance(error, RedisError) and not is_corrupt(error):
+                raise
+            log.exception("job.dependents_failed job=%s", job.id)
+
+    def _finish_run(self, run: JobExecution, job: Job, status: JobStatus, outcome: object, *, dependents: str) -> str:
+        """Send the end of a run to Redis in one step. Return `done`, LOST, or DEPENDENTS: nothing was recorded."""
         finished = status is JobStatus.FINISHED
         ended_at = now()
         keep_s = job.get_result_ttl(DEFAULT_KEEP_S) if finished else job.failure_ttl or DEFAULT_KEEP_S
@@ -155,7 +207,7 @@ class RqRecords:
                 registry.key_template.format(run.queue), Result.get_key(run.job), f"{_job_key(run.job)}:dependents",
             ],
             args=[
-                run.composite, run.job, run.id, status.value, utcformat(ended_at), keep_s,
+                run.composite, run.job, run.id, status.value, utcformat(ended_at), keep_s, dependents,
                 *_flat(result.serialize()),
             ],
         )  # fmt: skip
@@ -213,7 +265,7 @@ class RqRecords:
     def _argument(self, name: str, data: bytes | None) -> object:
         """Read a job's argument from its data; None where they are not a job's."""
         try:
-            job = Job(name, connection=self._redis, serializer=JSONSerializer)
+            job = self.empty_job(name)
             job.restore({b"data": data})
             return job.args[0]
         except Exception:  # noqa: BLE001 - RQ raises what its parsers raise, and anybody may write a job
@@ -271,6 +323,11 @@ def _queue_key(queue: str) -> str:
 def _job_key(job: str) -> str:
     """Hash: RQ's record of a job."""
     return Job.redis_job_namespace_prefix + job
+
+
+def _workers_keys(queues: Sequence[str]) -> list[str]:
+    """Sets: RQ's names of the workers that serve each of these queues."""
+    return [WORKERS_BY_QUEUE_KEY % queue for queue in queues]
 
 
 def _runs_key(worker: str) -> str:

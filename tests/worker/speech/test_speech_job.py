@@ -8,22 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis import Redis
 
 from voxspool.errors import InvalidJobError, UnknownEngineError, UnknownLanguageError, UnknownVoiceError
 from voxspool.protocol.jobs import MAX_SEED, JobSpec
 from voxspool_worker.engines.base import AudioChunk, SpeechSegment
 from voxspool_worker.engines.tone import ToneEngine
-from voxspool_worker.monitoring.metrics import Metrics
-from voxspool_worker.speech.pipeline import Pipeline, in_order, segment_seed
-from voxspool_worker.speech.scheduler import Scheduler
+from voxspool_worker.speech.speech_job import in_order, plan_speech, segment_seed
 from voxspool_worker.text import Limits, split
 from voxspool_worker.voices.catalog import Voice, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from voxspool_worker.engines.base import Engine
 
 TEXT = (
     "The keeper of the lighthouse counted every lamp before the night began. Then he went down to the boats.\n\n"
@@ -59,17 +55,13 @@ class Bilingual:
         raise NotImplementedError
 
 
-def pipeline(engine: Engine) -> Pipeline:
-    return Pipeline(engine, Scheduler(engine), Redis(), Metrics())  # a client that nobody asks anything never connects
-
-
 # Planning
 
 
 @pytest.mark.parametrize("asked", ["auto", "tone"])
 def test_a_plan_says_the_whole_text_in_the_engines_pieces(asked: str) -> None:
     engine = ToneEngine()
-    segments = pipeline(engine).plan(JobSpec(TEXT, engine=asked, seed=5, speed=1.5), "a-run")
+    segments = plan_speech(JobSpec(TEXT, engine=asked, seed=5, speed=1.5), "a-run", engine)
     pieces = split(TEXT, "en", engine.limits("en"))
     assert len(segments) == len(pieces) > 2
     assert [(s.text, s.start, s.end, s.pause_s) for s in segments] == [
@@ -82,27 +74,27 @@ def test_a_plan_says_the_whole_text_in_the_engines_pieces(asked: str) -> None:
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "***", "— … —", "🎉"])
 def test_where_there_is_nothing_to_say_a_plan_is_empty(text: str) -> None:
-    assert pipeline(ToneEngine()).plan(JobSpec(text), "a-run") == []
+    assert plan_speech(JobSpec(text), "a-run", ToneEngine()) == []
 
 
 def test_the_plan_of_a_job_is_the_same_in_every_run() -> None:
     spec = JobSpec(TEXT, id="a", seed=3)
-    first, second = (pipeline(ToneEngine()).plan(spec, "a-run") for _ in range(2))
+    first, second = (plan_speech(spec, "a-run", ToneEngine()) for _ in range(2))
     assert first == second
 
 
 def test_the_language_that_was_asked_for_decides_on_the_limits() -> None:
-    french = pipeline(Bilingual()).plan(JobSpec(TEXT, language="fr"), "a-run")
+    french = plan_speech(JobSpec(TEXT, language="fr"), "a-run", Bilingual())
     assert {(segment.voice.name, segment.language) for segment in french} == {("amelie", "fr-fr")}
     assert max(len(segment.text) for segment in french) <= 40
-    english = pipeline(Bilingual()).plan(JobSpec(TEXT, voice="joe"), "a-run")
+    english = plan_speech(JobSpec(TEXT, voice="joe"), "a-run", Bilingual())
     assert {(segment.voice.name, segment.language) for segment in english} == {("joe", "en-us")}
     assert max(len(segment.text) for segment in english) > 40
 
 
 def test_another_engines_job_is_refused() -> None:
     with pytest.raises(UnknownEngineError, match=r"speaks with tone, not piper"):
-        pipeline(ToneEngine()).plan(JobSpec("x", engine="piper"), "a-run")
+        plan_speech(JobSpec("x", engine="piper"), "a-run", ToneEngine())
 
 
 @pytest.mark.parametrize(
@@ -111,14 +103,14 @@ def test_another_engines_job_is_refused() -> None:
 )
 def test_an_unknown_voice_is_refused_with_the_near_names(wanted: str, hint: str) -> None:
     with pytest.raises(UnknownVoiceError, match=rf"engine piper has no voice '{wanted}'.*{hint}") as refused:
-        pipeline(Bilingual()).plan(JobSpec("x", voice=wanted), "a-run")
+        plan_speech(JobSpec("x", voice=wanted), "a-run", Bilingual())
     assert isinstance(refused.value, InvalidJobError)
     assert refused.value.code == "unknown-voice"
 
 
 def test_an_unknown_language_is_refused_with_what_the_voice_speaks() -> None:
     with pytest.raises(UnknownLanguageError, match=r"voice joe does not speak de .*en-gb, en-us.*another voice"):
-        pipeline(Bilingual()).plan(JobSpec("x", voice="joe", language="de"), "a-run")
+        plan_speech(JobSpec("x", voice="joe", language="de"), "a-run", Bilingual())
 
 
 # Voices

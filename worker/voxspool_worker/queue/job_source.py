@@ -1,0 +1,153 @@
+"""Claim jobs for this worker: wait for a slot, then for a job in one of the queues that are open to it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import redis.exceptions
+from rq import Queue
+from rq.utils import now
+
+from voxspool.protocol.jobs import queue_name, queue_names
+from voxspool_worker.queue.capacity import WAIT_S
+from voxspool_worker.queue.job_spec import decode_job
+from voxspool_worker.queue.rq_records import PausedError, SuspendedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis import Redis
+
+    from voxspool_worker.queue.capacity import Capacity
+    from voxspool_worker.queue.job_spec import ClaimedJob
+    from voxspool_worker.queue.lifecycle import Lifecycle
+    from voxspool_worker.queue.outcomes import Outcomes
+    from voxspool_worker.queue.rq_records import Claim, RqRecords
+
+log = logging.getLogger(__name__)
+
+
+class JobSource:
+    """The queues of one engine, as the main thread takes jobs from them."""
+
+    def __init__(
+        self,
+        engine: str,
+        records: RqRecords,
+        connect: Callable[..., Redis],
+        capacity: Capacity,
+        outcomes: Outcomes,
+        lifecycle: Lifecycle,
+        *,
+        lost_claim: Callable[[str], None],
+        redis_away: Callable[[Exception], None],
+    ) -> None:
+        """Prepare. `lost_claim` receives the name of a claim whose reply was lost, `redis_away` errors of Redis."""
+        self.queues = queue_names(engine)
+        self.suspended = False
+        """Whether somebody suspended RQ's workers when jobs were last claimed."""
+        self.turned = time.monotonic()
+        """When the main thread last looked for a job, by the monotonic clock."""
+        self._batch_queue = queue_name(engine, "batch")
+        self._records = records
+        self._connect = connect
+        self._capacity = capacity
+        self._outcomes = outcomes
+        self._lifecycle = lifecycle
+        self._lost_claim = lost_claim
+        self._redis_away = redis_away
+        self._paused: frozenset[str] = frozenset()
+        self._idle = threading.Event()
+
+    def start(self) -> None:
+        """Start one wake-up thread for each queue."""
+        self.turned = time.monotonic()
+        for queue in self.queues:
+            threading.Thread(target=self._wake_up_for, args=(queue,), name=f"wake-up-{queue}", daemon=True).start()
+
+    def next_job(self, running: Callable[[], bool]) -> ClaimedJob | None:
+        """Wait for a slot and a job, and claim it. Return None if the worker stops, or has done all in burst mode.
+
+        `running` tells whether any job still runs: in burst mode it may be handed back.
+        """
+        while not self._lifecycle.stopping:
+            self.turned = time.monotonic()
+            self._lifecycle.wake_up.clear()
+            if not self._capacity.reserve():
+                continue
+            if claimed := self._claim():
+                return claimed
+            self._capacity.release()
+            if self._lifecycle.burst and not running():
+                return None
+            self._idle.set()
+            self._lifecycle.wake_up.wait(WAIT_S)
+            self._idle.clear()
+        return None
+
+    def _claim(self) -> ClaimedJob | None:
+        """Claim the next job that can be read. Return None if there is none, or Redis is not available."""
+        name = uuid4().hex
+        try:
+            self._paused, self.suspended = frozenset(), False
+            while claim := self._records.claim(self._open_queues(), name):
+                if claimed := self._read(claim):
+                    return claimed
+                name = uuid4().hex
+        except PausedError as error:
+            self._paused = error.queues
+        except SuspendedError:
+            self.suspended = True
+        except redis.exceptions.RedisError as error:
+            self._lost_claim(name)
+            self._redis_away(error)
+            self._lifecycle.left.wait(WAIT_S)
+        return None
+
+    def _read(self, claim: Claim) -> ClaimedJob | None:
+        """Read a claimed job. Return None for a hash that is no job; it is marked failed."""
+        try:
+            job = self._records.empty_job(claim.run.job)
+            job.restore(claim.fields)
+        except Exception as error:  # noqa: BLE001 - RQ raises what its parsers raise, and anybody may write a job
+            why = f"its hash in Redis cannot be read ({type(error).__name__})"
+            self._outcomes.unreadable(claim.run, why, self._wait_for_memory)
+            return None
+        job.origin = claim.run.queue  # the queue in which it was found; RQ names its registries by this
+        job.started_at = now()
+        return decode_job(job, claim.run)
+
+    def _wait_for_memory(self, wait_s: float) -> None:
+        """Wait in the main thread for Redis to have memory; the watchdog must not take that for a hang."""
+        self.turned = time.monotonic()
+        self._lifecycle.wait_for_memory(wait_s)
+
+    def _open_queues(self) -> list[str]:
+        """Return the queues to take from now: without chapters if there are enough, or others should have them."""
+        closed = () if self._capacity.takes_chapters else (self._batch_queue,)
+        return [queue for queue in self.queues if queue not in closed]
+
+    def _wake_up_for(self, name: str) -> None:
+        """Wake the main thread when a job is in a queue. A queue that is paused or closed is checked once a second.
+
+        Moving the head of a list onto itself blocks until the list has one and changes nothing. So one thread for each
+        queue can wait for all queues at once; a single command of Redis that waits for several lists would also pop,
+        and lose the job if the worker died then.
+        """
+        client, key = self._connect(retries=0), Queue.redis_queue_namespace_prefix + name
+        while not self._lifecycle.left.is_set():
+            if not self._idle.wait(WAIT_S):
+                continue
+            if self.suspended or name in self._paused or name not in self._open_queues():
+                self._lifecycle.left.wait(WAIT_S)
+                continue
+            try:
+                if client.blmove(key, key, 1, "LEFT", "LEFT"):
+                    self._idle.clear()
+                    self._lifecycle.wake_up.set()
+            except redis.exceptions.RedisError:
+                self._lifecycle.left.wait(WAIT_S)

@@ -1,0 +1,87 @@
+"""Read what a job of RQ asks for, and refuse every job that this worker must not run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from rq.exceptions import DeserializationError
+
+from voxspool.errors import InvalidJobError
+from voxspool.protocol import narration
+from voxspool.protocol.jobs import TASK, JobSpec
+from voxspool.protocol.narration import ChapterSpec
+
+if TYPE_CHECKING:
+    from rq.job import Job
+
+    from voxspool_worker.jobs.execution import JobExecution
+
+MAX_LIMIT_S: Final = 7 * 24 * 3600
+"""Longest time limit of a job, whatever its hash says, in seconds: a week."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that this worker has claimed, decoded once."""
+
+    job: Job
+    run: JobExecution
+    spec: JobSpec | ChapterSpec | InvalidJobError
+    """What the job asks for, or why it is refused."""
+
+    @property
+    def is_chapter(self) -> bool:
+        """Whether it is a chapter of a book. Its job takes no slot: segment workers speak it."""
+        return isinstance(self.spec, ChapterSpec)
+
+    @property
+    def limit_s(self) -> float:
+        """The time limit in seconds: RQ's if the job has one, else that of its kind, and at most MAX_LIMIT_S."""
+        if isinstance(self.spec, InvalidJobError):
+            return MAX_LIMIT_S
+        usual_s = narration.TIMEOUT_S if isinstance(self.spec, ChapterSpec) else self.spec.timeout_s
+        limit_s = self.job.timeout
+        return min(limit_s if limit_s and limit_s > 0 else usual_s, MAX_LIMIT_S)
+
+
+def decode_job(job: Job, run: JobExecution) -> ClaimedJob:
+    """Decode a claimed job. A job that is refused has an InvalidJobError in place of its spec."""
+    try:
+        return ClaimedJob(job, run, decode_spec(job))
+    except InvalidJobError as error:
+        return ClaimedJob(job, run, error)
+
+
+def decode_spec(job: Job) -> JobSpec | ChapterSpec:
+    """Decode what a job asks for.
+
+    Raises InvalidJobError for a job that may not be run: data that is not JSON, another function than our two,
+    callbacks and webhooks, and a speech that names another job, whose stream it would write.
+    """
+    try:
+        function, instance, arguments, named = job.func_name, job.instance, job.args, job.kwargs
+    except DeserializationError as error:
+        message = "the job's data is not JSON; enqueue with RQ's JSONSerializer (pickle is never read)"
+        raise InvalidJobError(message) from error
+    if function not in (TASK, narration.TASK):
+        runs = f"{TASK} and {narration.TASK}"
+        raise InvalidJobError(f"the job names the function {_shown_function(function)}; this worker runs only {runs}")
+    # The public properties import what the producer named, so the private names are read.
+    hooks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name, job.webhooks)  # noqa: SLF001
+    if any(hooks):
+        raise InvalidJobError("the job has callbacks or webhooks; this worker runs none, read its stream instead")
+    if instance is not None or not isinstance(arguments, list) or len(arguments) != 1 or named:
+        raise InvalidJobError(f"{function} takes exactly one argument, the job's JSON object")
+    spec = JobSpec.decode(arguments[0]) if function == TASK else ChapterSpec.decode(arguments[0])
+    named_id = spec.id if isinstance(spec, JobSpec) else spec.speech.id
+    if named_id != job.id:
+        raise InvalidJobError(f"the job's id is {job.id!r} and its speech names {named_id!r}")
+    return spec
+
+
+def _shown_function(function: object) -> str:
+    """Return a function's name for a message. What is no name may be the text in the wrong place: it is never shown."""
+    if isinstance(function, str) and all(part.isidentifier() for part in function.split(".")):
+        return f"{function!r:.80}"
+    return f"(a {type(function).__name__} that is no name)"
