@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from voxspool.atomic_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,11 +34,9 @@ def remember(cache_dir: Path, engine: str, speech_rate: float) -> None:
     """Store the speed of an engine. A folder that cannot be written is left alone: it is a cache."""
     folder = cache_dir.expanduser()
     known = _read(folder) | {engine: {"speech_rate": speech_rate, "day": time.strftime("%Y-%m-%d")}}
-    part = folder / f".{_FILE}.{os.getpid()}.part"
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known), encoding="utf-8")
-        part.replace(folder / _FILE)
+        write_whole(folder / _FILE, json.dumps(known).encode(), sync=False)
 
 
 def recall(cache_dir: Path, engine: str) -> Measured | None:

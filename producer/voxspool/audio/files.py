@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shlex
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 import numpy as np
 import soundfile as sf
 
+from voxspool.atomic_file import PartialFile
 from voxspool.errors import OutputError
 from voxspool.protocol.stream import SAMPLE_BYTES
 
@@ -75,9 +75,6 @@ _WAV_BYTES: Final = 2**32 - 2**16
 
 _MP3_KBIT_S: Final = (32, 320)
 """Between these libsndfile 1.2.2 divides its compression level, 1 to 0, at 32 kHz and above (MPEG 1)."""
-
-_PART_NAME_CHARS: Final = 40
-"""How much of its name a part carries. At 4 bytes a character, with the rest, it stays under the usual 255 bytes."""
 
 
 def check_output(path: Path) -> None:
@@ -198,9 +195,8 @@ class Part:
 
     def __init__(self, path: Path) -> None:
         self._name = path
-        self._place = _place(path)
-        name = f".{path.name[:_PART_NAME_CHARS]}.{os.getpid()}-{secrets.token_hex(4)}.part"
-        self.path = self._place.with_name(name)
+        self._part = PartialFile(_place(path))
+        self.path = self._part.path
         """Where to write it."""
 
     def __enter__(self) -> Self:
@@ -213,18 +209,17 @@ class Part:
 
     def sync(self) -> None:
         """Bring its bytes to the disk, where the library that wrote them did not."""
-        with as_output_error(self._name), self.path.open("rb+") as file:
-            os.fsync(file.fileno())
+        with as_output_error(self._name):
+            self._part.sync()
 
     def place(self) -> None:
         """Rename the part to its final name, replacing a file of that name."""
         with as_output_error(self._name):
-            self.path.replace(self._place)
+            self._part.place()
 
     def remove(self) -> None:
         """Leave nothing behind. Harmless once it is in its place."""
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        self._part.remove()
 
 
 class _Encoder:

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
 import shutil
 import socket
 import sys
@@ -25,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from voxspool.atomic_file import PartialFile, write_whole
 from voxspool.errors import BookError
 from voxspool.narration.options import NarrationOptions
 from voxspool.narration.track import Cue, Track
@@ -151,15 +150,7 @@ class OutputFolder:
 
     def write(self, path: Path, text: str) -> None:
         """Write a text file, whole or not at all. Raises OSError."""
-        part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, text.encode(), sync=True)
 
     def _files(self) -> dict[str, tuple[str, int | None]]:
         """Return which files were made, of which audio and of which chapter."""
@@ -183,9 +174,9 @@ class OutputFolder:
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(source, kept, ignore=shutil.ignore_patterns(_STATE))
         else:
-            part = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.part")
-            shutil.copyfile(source, part)
-            part.replace(kept)
+            with PartialFile(kept) as part:
+                shutil.copyfile(source, part.path)
+                part.place()
         return kept
 
     def _inside(self, name: object) -> Path:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
+from voxspool.atomic_file import PartialFile
 from voxspool.errors import MissingExtraError, StoreError
 from voxspool.hints import missing
 from voxspool.suggestions import did_you_mean
@@ -132,23 +132,23 @@ class _FolderBackend:
                 return None
 
     def put(self, name: str, data: bytes) -> None:
-        with self._usable("written to"), self._part(data) as part:
-            target = self._target(name)
-            part.replace(target)
-            _sync(target.parent)
+        with self._usable("written to"), self._part(name, data) as part:
+            self._make_parent(part.target)
+            part.place()
+            _sync(part.target.parent)
 
     def create(self, name: str, data: bytes) -> bool:
-        with self._usable("written to"), self._part(data) as part:
-            target = self._target(name)
+        with self._usable("written to"), self._part(name, data) as part:
+            self._make_parent(part.target)
             try:
-                os.link(part, target)
+                os.link(part.path, part.target)
             except FileExistsError:
                 return False
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                return self._create_without_links(part, target)
-            _sync(target.parent)
+                return self._create_without_links(part)
+            _sync(part.target.parent)
         return True
 
     def tidy(self) -> None:
@@ -158,38 +158,30 @@ class _FolderBackend:
                     if time.time() - part.stat(follow_symlinks=False).st_mtime > DEAD_AFTER_S:
                         Path(part.path).unlink()
 
-    def _create_without_links(self, part: Path, target: Path) -> bool:
+    def _create_without_links(self, part: PartialFile) -> bool:
         """Rename where nothing is; two that do so at once are told apart by reading what is there later."""
         self.settle_s = _SETTLE_S
-        if target.exists():
+        if part.target.exists():
             return False
-        part.replace(target)
-        _sync(target.parent)
+        part.place()
+        _sync(part.target.parent)
         return True
 
-    def _target(self, name: str) -> Path:
-        """Return an object's path, its folder made; never the store's own, which vanishes with its disk."""
-        target = self._root / name
+    def _make_parent(self, target: Path) -> None:
+        """Make an object's folder, but never the store's own: that is missing when its disk is."""
         if not target.parent.is_dir():
             target.parent.mkdir(exist_ok=True)
             _sync(self._root)
-        return target
 
     @contextmanager
-    def _part(self, data: bytes) -> Iterator[Path]:
-        """Yield a file that holds the data, synced, and gone afterwards if nobody has moved it."""
+    def _part(self, name: str, data: bytes) -> Iterator[PartialFile]:
+        """Yield a partial file of an object: all of the data, synced to the disk, not yet under its name."""
         parts = self._root / _PARTS
         parts.mkdir(exist_ok=True)
-        part = parts / f"{os.getpid()}-{secrets.token_hex(8)}"
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        with PartialFile(self._root / name, parts) as part:
+            part.write(data)
+            part.sync()
             yield part
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
 
     @contextmanager
     def _usable(self, done: str) -> Iterator[None]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from voxspool.atomic_file import write_whole
 from voxspool.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -54,11 +55,9 @@ class HealthFile:
     def write(self, said: str) -> None:
         """Write that the worker is healthy, and what it does. A full disk is no reason to stop speaking."""
         sign = {"name": self._name, "at": self._clock(), "said": said}
-        new = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the last worker may just have left
-            new.write_text(json.dumps(sign), encoding="utf-8")
-            new.replace(self._path)
+            write_whole(self._path, json.dumps(sign).encode(), sync=False)
 
     def remove(self) -> None:
         """Leave nothing behind: the last one takes the folder with it."""

@@ -17,7 +17,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import secrets
 import threading
 import time
@@ -27,6 +26,7 @@ from weakref import WeakValueDictionary
 
 from redis.exceptions import RedisError
 
+from voxspool.atomic_file import write_whole
 from voxspool.errors import MissingExtraError
 from voxspool.hints import missing
 from voxspool.protocol import keys
@@ -165,15 +165,11 @@ class _Disk:
 
     def write(self, key: str, data: bytes) -> None:
         """Store a value: the file appears under its name when it is whole, over a damaged one too."""
-        part = self._folder / f".{key[:16]}.{os.getpid()}-{secrets.token_hex(4)}.part"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(data)
-            part.replace(self._path(key))
+            write_whole(self._path(key), data, sync=False)
         except OSError as error:
             log.warning("conditioning.unwritable folder=%s error=%s", self._folder, error)
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.safetensors"

@@ -27,6 +27,7 @@ from urllib.parse import quote, urljoin
 import psutil
 
 from voxspool import background
+from voxspool.atomic_file import PartialFile, partial_files
 from voxspool.errors import CatalogueError, OutputError, UnknownLanguageError, UnknownVoiceError
 from voxspool.protocol.voices import PIPER_NAME
 from voxspool.suggestions import did_you_mean
@@ -217,13 +218,11 @@ def get(catalogue: Catalogue, voice: CatalogueVoice, card: str, folder: Path, ad
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(voice, folder)
     with contextlib.ExitStack() as undone:
-        parts: list[tuple[Path, Path]] = []
+        parts: list[PartialFile] = []
 
         def begin(target: Path) -> Path:
-            part = target.with_name(f".{target.name}.{os.getpid()}.part")
-            undone.callback(part.unlink, missing_ok=True)
-            parts.append((part, target))
-            return part
+            parts.append(undone.enter_context(PartialFile(target)))
+            return parts[-1].path
 
         if card:
             with _as_output_error(folder):
@@ -231,8 +230,8 @@ def get(catalogue: Catalogue, voice: CatalogueVoice, card: str, folder: Path, ad
         for file, target in _files(voice, folder):
             _download(_address(catalogue, file.path), file, begin(target), advance)
         with _as_output_error(folder):
-            for part, target in parts:
-                part.replace(target)
+            for part in parts:
+                part.place()
 
 
 def _download(url: str, file: RemoteFile, part: Path, advance: Callable[[int], object]) -> None:
@@ -262,10 +261,10 @@ def _files(voice: CatalogueVoice, folder: Path) -> Iterator[tuple[RemoteFile, Pa
 
 def _sweep(voice: CatalogueVoice, folder: Path) -> None:
     """Delete what a download of this voice has left whose process was killed."""
-    for part in folder.glob(f".{voice.name}.*.part"):
-        pid = part.name.split(".")[-2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            part.unlink(missing_ok=True)
+    for target in (folder / f"{voice.name}{CARD}", *(path for _, path in _files(voice, folder))):
+        for part, pid in partial_files(target):
+            if not psutil.pid_exists(pid):
+                part.unlink(missing_ok=True)
 
 
 def _md5(path: Path) -> str:

@@ -6,14 +6,13 @@ or on spans around sentences. An EPUB 2 becomes an EPUB 3 as far as necessary.
 
 from __future__ import annotations
 
-import os
 import posixpath
-import secrets
 import zipfile
 from contextlib import contextmanager
 from shutil import copyfileobj
 from typing import TYPE_CHECKING, Final
 
+from voxspool.atomic_file import PartialFile
 from voxspool.books.archive import Archive
 from voxspool.books.epub.package import open_package
 from voxspool.errors import BookError, OutputError
@@ -168,15 +167,11 @@ def _add_file(out: zipfile.ZipFile, name: str, path: Path) -> None:
 @contextmanager
 def _written(target: Path) -> Iterator[zipfile.ZipFile]:
     """Yield an archive that appears as `target` when it is whole. Raises OutputError."""
-    part = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("wb") as file:
-            with zipfile.ZipFile(file, "w") as out:
+        with PartialFile(target) as part:
+            with part.path.open("xb") as file, zipfile.ZipFile(file, "w") as out:
                 yield out
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
+            part.sync()
+            part.place()
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -10,16 +10,16 @@ import contextlib
 import ctypes
 import hashlib
 import logging
-import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+
+from voxspool.atomic_file import PartialFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,12 +80,11 @@ def _compile(command: Sequence[str], library: Path) -> None:
     """Compile to a temporary file and rename it, so that no other worker loads a partial library."""
     try:
         library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            output = Path(folder) / library.name
+        with PartialFile(library) as part:
             subprocess.run(  # noqa: S603 - a compiler from PATH, on a file of this package
-                [*command, "-o", str(output)], check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S
+                [*command, "-o", str(part.path)], check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S
             )
-            os.replace(output, library)  # noqa: PTH105 - atomic, even if another worker has compiled it meanwhile
+            part.place()
     except subprocess.CalledProcessError as error:
         raise CompilationError(f"{command[0]} failed: {_first_line(error.stderr)}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
