@@ -1,0 +1,133 @@
+"""Which job the main thread takes next, on a real Redis: order, pauses, suspension, corrupt jobs, and a lost Redis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+from rq.suspension import resume, suspend
+
+from tests.support.queued_jobs import QUEUE, enqueue, records_of, waiting
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import JobSpec
+from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.monitoring.metrics import Metrics
+from voxspool_worker.queue import capacity as capacity_module
+from voxspool_worker.queue import job_source as module
+from voxspool_worker.queue.capacity import Capacity
+from voxspool_worker.queue.job_source import JobSource
+from voxspool_worker.queue.lifecycle import Lifecycle
+from voxspool_worker.queue.outcomes import Outcomes
+from voxspool_worker.speech.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from voxspool_worker.queue.job_spec import ClaimedJob
+
+
+class Source(JobSource):
+    """The job source of a worker in burst mode: it returns None when nothing can be claimed."""
+
+    def __init__(self, db: redis.Redis, slots: int = 4) -> None:
+        self.lifecycle = Lifecycle()
+        self.lifecycle.burst = True
+        self.capacity = Capacity(slots, self.lifecycle.wake_up)
+        self.lost_claims: list[str] = []
+        self.errors: list[Exception] = []
+        records = records_of(db)
+        outcomes = Outcomes(records, Pipeline(ToneEngine(), db, "w"), self.capacity, Metrics(), self.lifecycle)
+        super().__init__(
+            "tone", records, lambda **_: db, self.capacity, outcomes, self.lifecycle,
+            lost_claim=self.lost_claims.append, redis_away=self.errors.append,
+        )  # fmt: skip
+
+    def take(self) -> ClaimedJob | None:
+        return self.next_job(lambda: False)
+
+    def take_id(self) -> str | None:
+        taken = self.take()
+        return taken.run.job if taken else None
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity_module, "WAIT_S", 0.0)
+    monkeypatch.setattr(module, "WAIT_S", 0.0)
+
+
+def test_jobs_come_in_the_order_of_their_queue_and_decoded(db: redis.Redis) -> None:
+    source = Source(db)
+    for name in ("first", "second"):
+        enqueue(db, name)
+    taken = source.take()
+    assert taken
+    assert (taken.run.queue, taken.spec) == (QUEUE, JobSpec("Hello.", id="first", engine="tone", priority="batch"))
+    assert source.take_id() == "second"
+    assert source.take_id() is None
+
+
+def test_a_worker_that_stops_takes_nothing(db: redis.Redis) -> None:
+    source = Source(db)
+    enqueue(db, "first")
+    source.lifecycle.stopping = True
+    assert source.take_id() is None
+    assert waiting(db) == ["first"]
+
+
+def test_a_slot_is_given_back_when_there_is_no_job(db: redis.Redis) -> None:
+    source = Source(db, slots=1)
+    assert source.take_id() is None
+    enqueue(db, "first")
+    assert source.take_id() == "first"
+
+
+def test_a_paused_queue_is_left_alone(db: redis.Redis) -> None:
+    source = Source(db)
+    enqueue(db, "first")
+    db.sadd(keys.PAUSED, QUEUE)
+    assert source.take_id() is None
+    db.delete(keys.PAUSED)
+    assert source.take_id() == "first"
+
+
+def test_suspended_workers_take_nothing_until_they_are_resumed(db: redis.Redis) -> None:
+    source = Source(db)
+    enqueue(db, "first")
+    suspend(db)
+    assert source.take_id() is None
+    assert source.suspended
+    resume(db)
+    assert source.take_id() == "first"
+    assert not source.suspended
+
+
+def test_a_job_that_cannot_be_read_fails_and_the_next_one_is_taken(db: redis.Redis) -> None:
+    source = Source(db)
+    db.rpush(f"rq:queue:{QUEUE}", "corrupt")
+    db.hset("rq:job:corrupt", mapping={"created_at": "yesterday", "data": b"\xff"})
+    enqueue(db, "good")
+    assert source.take_id() == "good"
+    assert db.hget(keys.control("corrupt"), "state") == b"failed"
+
+
+def test_batch_work_is_left_to_others_for_a_while(db: redis.Redis) -> None:
+    source = Source(db)
+    enqueue(db, "first")
+    source.capacity.leave_batch_to_others()
+    assert source.take_id() is None
+    assert waiting(db) == ["first"]
+
+
+def test_a_claim_whose_reply_was_lost_is_reported_by_its_name(db: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(db)
+    names: list[str] = []
+
+    def lose(queues: list[str], name: str) -> None:
+        del queues
+        names.append(name)
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(source._records, "claim", lose)
+    assert source.take_id() is None
+    assert source.lost_claims == names
+    assert len(source.errors) == 1
