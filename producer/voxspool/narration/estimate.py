@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from voxspool.protocol.jobs import AUTO, queue_name
+from voxspool.protocol.pace import chars_per_s
 from voxspool.protocol.stream import SAMPLE_BYTES
 
 if TYPE_CHECKING:
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
 
     from voxspool.speeds import Measured
     from voxspool.workers import WorkerCard
-
-ENGLISH: Final = 16.0
-"""Characters a second, read aloud. Piper's English voice said 4,735 characters of prose, with its pauses between
-sentences, at 16.7."""
-CHARS_PER_S: Final = {
-    "en": ENGLISH, "ar": 10.6, "cs": 11.9, "de": 16.2, "es": 15.3, "fr": 17.5, "hi": 9.6, "hu": 14.3, "it": 13.6,
-    "ja": 4.5, "ko": 6.1, "nl": 16.1, "pl": 14.3, "pt": 13.0, "ru": 11.6, "tr": 14.5, "zh": 5.2,
-}  # fmt: skip
-"""Characters a second by language. English was measured. XTTS's limits of a text follow what a language says in a time:
-the others are English times the ratio of their limit to the English one."""
-TONE: Final = 1 / 0.06
-"""Characters a second of the engine `tone`, in every language: its sine lasts 0.06 s a character."""
 
 USUAL_RATE_HZ: Final = 24_000
 """The sample rate where no live worker says one: XTTS's."""
@@ -71,7 +60,7 @@ def estimate(
     A language that is not known here is taken as English. `here` is how fast this machine speaks: it is used where no
     live worker takes books.
     """
-    audio_s = sum(characters) / pace(language, engine) / speed + pauses_s
+    audio_s = sum(characters) / chars_per_s(language, engine) / speed + pauses_s
     serving = [card for card in cards if queue_name(engine, "batch") in card.queues]
     able = [card for card in serving if card.store == store_id]
     rates = [rate for card in able if (rate := _speech_rate(card))]
@@ -80,13 +69,6 @@ def estimate(
         rates, why = ([here.speech_rate] if here else []), f"{why}; {_how_fast_here(engine, here)}"
     work_s = (audio_s - pauses_s) / sum(rates) if rates else None
     return Estimate(audio_s, work_s, why, _files_bytes(audio_s, able))
-
-
-def pace(language: str | None, engine: str) -> float:
-    """Return how many characters are said in a second, at speed 1."""
-    if engine == "tone":
-        return TONE
-    return CHARS_PER_S.get((language or "").lower().replace("_", "-").split("-")[0], ENGLISH)
 
 
 def _speech_rate(card: WorkerCard) -> float | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from voxspool.narration.estimate import CHARS_PER_S, estimate, pace
+from voxspool.narration.estimate import estimate
 from voxspool.protocol.jobs import queue_name
 from voxspool.workers import WorkerCard
 
@@ -30,19 +30,6 @@ def test_a_book_lasts_as_long_as_its_characters_take_to_say() -> None:
     assert estimate(BOOK, "en", [], "xtts", STORE, speed=1.5).audio_s == pytest.approx(2_000)
     assert estimate(BOOK, "en", [], "xtts", STORE, pauses_s=60).audio_s == pytest.approx(3_060)
     assert estimate([], "en", [], "xtts", STORE).audio_s == 0
-
-
-def test_languages_have_their_pace_and_an_unknown_one_is_taken_as_english() -> None:
-    assert pace("ja", "xtts") < pace("ru", "xtts") < pace("en", "xtts") < pace("fr", "xtts")
-    assert pace("pt-BR", "xtts") == pace("pt_pt", "xtts") == CHARS_PER_S["pt"]
-    assert pace("zh-cn", "xtts") == CHARS_PER_S["zh"]
-    assert pace(None, "xtts") == pace("tlh", "piper") == pace("en-gb", "piper") == 16
-
-
-def test_the_pace_of_a_language_is_that_of_the_model_that_speaks_it() -> None:
-    limits = pytest.importorskip("voxspool_worker.engines.xtts.tokenizer").MAX_CHARS
-    of_xtts = {language.split("-")[0]: round(16 * most / limits["en"], 1) for language, most in limits.items()}
-    assert of_xtts == CHARS_PER_S
 
 
 def test_a_tone_lasts_what_the_engine_makes_of_it() -> None:

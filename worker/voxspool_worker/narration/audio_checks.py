@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from voxspool_worker.text.duration import plausible_duration_at_any_pace
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Pcm = npt.NDArray[np.int16]
 
 VERSION: Final = 1
-"""Part of every segment's key. Raise it when a limit changes: segments that passed the old limits are spoken again."""
+"""Part of every segment's key. Raise it when a limit changes, here or in `text.duration`: segments that passed the old
+limits are spoken again."""
 FULL_SCALE: Final = 32_767
 """Largest 16-bit sample; levels in dBFS are relative to it."""
 NOTHING_DBFS: Final = -120.0
@@ -45,25 +48,6 @@ SILENT_SHARE: Final = 0.7
 """Largest share of silent frames, in audio longer than SILENT_LEAST_S."""
 SILENT_LEAST_S: Final = 1.0
 """Audio up to this length, in seconds, may be silent for any share: a short word has as much silence around it."""
-
-CHAR_S: Final = 0.0625
-"""Seconds that a character takes when read aloud: 16 a second in English, as in `engines.xtts.output_check`."""
-DIGIT_CHARS: Final = 6
-"""Number of characters that a digit counts as: `7` is read as `seven`, `70` as `seventy`."""
-WIDE_CHARS: Final = 4
-"""Number of characters that one of Chinese, Japanese or Korean counts as: readers say four to eight a second."""
-WIDE_FROM: Final = "\u2e80"
-"""The first of these characters in Unicode."""
-CAPITAL_CHARS: Final = 4
-"""Number of characters that a capital letter after another counts as: `BBC` is spelt out."""
-LONGEST: Final = 2.5
-"""Longest plausible duration, as a multiple of the usual one; SLACK_S is added."""
-SLACK_S: Final = 2.0
-"""Part of the longest duration that does not grow with the text, in seconds."""
-SHORTEST: Final = 0.3
-"""Shortest plausible duration, as a multiple of the usual one: 53 characters a second, where fast speakers reach 30."""
-SHORT_CHARS: Final = 25
-"""A text with fewer characters has no shortest duration: it may be one that is hardly spoken at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +83,14 @@ def faults(measured: AudioMeasurements, text: str, speed: float) -> list[str]:
     """Return the faults of a segment's audio, the worst first; empty if there are none."""
     if measured.level_dbfs <= NOTHING_DBFS:
         return ["empty"]
-    shortest_s, longest_s = plausible_s(text)
+    plausible = plausible_duration_at_any_pace(text)
     found = {
-        "rate": not shortest_s <= measured.duration_s * speed <= longest_s,
+        "rate": not plausible.min_s <= measured.duration_s * speed <= plausible.max_s,
         "silence": measured.silent_share > SILENT_SHARE and measured.duration_s > SILENT_LEAST_S,
         "clipping": measured.clipped_share > CLIPPED_SHARE,
         "level": not QUIETEST_DBFS <= measured.level_dbfs <= LOUDEST_DBFS,
     }
     return [fault for fault, is_so in found.items() if is_so]
-
-
-def plausible_s(text: str) -> tuple[float, float]:
-    """Return the shortest and the longest plausible duration of a text, in seconds, at speed 1."""
-    shortest_s = SHORTEST * CHAR_S * len(text) if len(text) >= SHORT_CHARS else 0.0
-    return shortest_s, SLACK_S + LONGEST * CHAR_S * sum(map(_spoken_chars, text, " " + text))
-
-
-def _spoken_chars(character: str, before: str) -> int:
-    """Return the number of characters that one counts as, when it follows `before`."""
-    if character.isdigit():
-        return DIGIT_CHARS
-    if character >= WIDE_FROM:
-        return WIDE_CHARS
-    return CAPITAL_CHARS if character.isupper() and before.isupper() else 1
 
 
 def _clipped_samples(pcm: Pcm) -> int:

@@ -18,7 +18,7 @@ from voxspool_worker.engines.xtts.active_segment import (
     retry_seed,
     to_pcm,
 )
-from voxspool_worker.engines.xtts.output_check import PlausibleDuration
+from voxspool_worker.text.duration import PlausibleDuration
 from voxspool_worker.voices.catalog import Voice
 
 STREAM = cast("Any", object())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from voxspool_worker.engines.base import SpeechSegment
     from voxspool_worker.engines.xtts.prepared_voices import PreparedVoice
     from voxspool_worker.engines.xtts.vocoder import VocoderStream
+    from voxspool_worker.text.duration import PlausibleDuration
 
 TOKEN_S: Final = 1024 / 22050
 """Duration of an audio token at speed 1, in seconds."""
@@ -58,7 +59,7 @@ class ActiveSegment:
     text: Sequence[int]
     """The tokens of the text."""
     prepared: PreparedVoice
-    plausible: output_check.PlausibleDuration
+    plausible: PlausibleDuration
     row: int | None = None
     """The segment's row in the GPT; None after the last token."""
     stream: VocoderStream | None = None

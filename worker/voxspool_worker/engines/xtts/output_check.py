@@ -13,30 +13,22 @@ Faults, with the names of mark entries, in order of severity:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from voxspool.protocol.pace import ENGLISH_CHARS_PER_S
+from voxspool_worker.text import duration
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from voxspool_worker.text.duration import PlausibleDuration
+
 FAULTS: Final = ("", "silence", "noise", "rate", "cap")
 """All faults in order of severity; the empty text means none."""
-CHAR_S: Final = 0.0625
-"""Duration of an English character in speech, in seconds: 16 characters per second."""
-ENGLISH_CHARS: Final = 250
-"""XTTS's length limit for English. The limits of languages stand for about the same time, so they give the rate."""
-DIGIT_CHARS: Final = 6
-"""Number of characters that a digit counts as: `7` is read as `seven`, `70` as `seventy`."""
-MAX_RATIO: Final = 2.2
-"""Audio is too long if it exceeds the expected duration times this, plus MAX_EXTRA_S."""
-MAX_EXTRA_S: Final = 2.0
-"""In seconds: for pauses, which do not grow with the text."""
-MIN_RATIO: Final = 0.35
-"""Words are missing in audio that is shorter than the expected duration times this."""
-MIN_RATIO_CHARS: Final = 25
-"""Texts with fewer characters may have any minimum duration."""
+ENGLISH_MAX_CHARS: Final = 250
+"""XTTS's length limit for English. The limits of languages stand for about the same time, so they give the pace."""
 END_S: Final = 1.0
 """Duration of silence or noise at the end that counts as a fault, in seconds."""
 FRAME_S: Final = 0.02
@@ -47,22 +39,9 @@ NOISE_FLATNESS: Final = 0.4
 """Spectral flatness above which a frame is noise: white noise has 0.56, voiced speech under 0.1, an s about 0.3."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlausibleDuration:
-    """Durations of a text at speed 1, in seconds."""
-
-    min_s: float
-    expected_s: float
-    max_s: float
-
-
 def plausible_duration(text: str, max_chars: int) -> PlausibleDuration:
     """Return the plausible duration of a text; `max_chars` is XTTS's length limit for its language."""
-    digits = sum(character.isdigit() for character in text)
-    chars = len(text) + (DIGIT_CHARS - 1) * digits
-    expected_s = chars * CHAR_S * ENGLISH_CHARS / max_chars
-    min_s = MIN_RATIO * expected_s if chars >= MIN_RATIO_CHARS else 0.0
-    return PlausibleDuration(min_s, expected_s, MAX_EXTRA_S + MAX_RATIO * expected_s)
+    return duration.plausible_duration(text, ENGLISH_CHARS_PER_S * max_chars / ENGLISH_MAX_CHARS)
 
 
 def end_fault(samples: npt.NDArray[np.float32], rate: int) -> str:
