@@ -19,8 +19,8 @@ from voxspool_worker.speech.scheduler import (
     BACKLOG_CHUNKS,
     RESERVED_SHARE,
     EngineLostError,
-    Heard,
     Lane,
+    LaneEvent,
     Scheduler,
     Work,
 )
@@ -105,7 +105,7 @@ def steps_of(one: SpeechSegment) -> int:
 STEPS = steps_of(segment("any"))
 
 
-def taken(lane: Lane) -> list[Heard]:
+def taken(lane: Lane) -> list[LaneEvent]:
     """Take all that lies in a lane."""
     heard = []
     while (one := lane.get(0)) is not None:
@@ -113,7 +113,7 @@ def taken(lane: Lane) -> list[Heard]:
     return heard
 
 
-def chunks(heard: Iterable[Heard]) -> list[AudioChunk]:
+def chunks(heard: Iterable[LaneEvent]) -> list[AudioChunk]:
     """Assert that nothing but chunks was heard, and give them."""
     found = list(heard)
     assert all(isinstance(one, AudioChunk) for one in found), found
@@ -538,15 +538,15 @@ def test_the_loop_looks_again_at_a_job_that_was_behind() -> None:
 
 def test_work_says_what_a_second_of_it_makes() -> None:
     assert Work().speech_rate(24_000) is None
-    assert Work(busy_s=1.5, seating_s=0.5, samples=96_000).speech_rate(24_000) == 2.0
+    assert Work(busy_s=1.5, admission_s=0.5, samples=96_000).speech_rate(24_000) == 2.0
 
 
 def test_a_job_knows_since_when_it_has_a_row() -> None:
     scheduler = Scheduler(ToneEngine(rows=1))
     first, second = (scheduler.submit(job, "batch", segments(job, 1)) for job in "ab")
     scheduler.tick()
-    assert first.seated is not None
-    assert second.seated is None, "there is one row"
+    assert first.first_row_at is not None
+    assert second.first_row_at is None, "there is one row"
 
 
 def test_a_lane_wakes_its_job() -> None:

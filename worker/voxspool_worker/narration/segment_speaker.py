@@ -178,7 +178,7 @@ class SegmentSpeaker:
             pcm, spoken = self._receive(claimed, lane, segment)
         finally:
             self._scheduler.drop(claimed.holder)
-        elapsed_s = time.monotonic() - lane.seated if lane.seated else 0.0
+        elapsed_s = time.monotonic() - lane.first_row_at if lane.first_row_at else 0.0
         measured = audio_checks.measure(pcm, self._engine.sample_rate)
         faults = audio_checks.faults(measured, segment.text, segment.speed)
         if spoken.fault:

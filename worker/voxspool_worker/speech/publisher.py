@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from voxspool_worker.jobs.execution import JobExecution
 
 LEASE_S: Final = 9
-"""How long a run holds its job and its stream without a beat; three beats of 3 s."""
+"""How long a run holds its job and its stream after its last heartbeat, in seconds: three heartbeats of 3 s."""
 
 
 class ClosedError(Exception):
@@ -38,17 +38,17 @@ class AlreadyRunningError(Exception):
 
 
 class WrongEngineError(Exception):
-    """The job is another engine's: it began there, or this one has not its voice; or its stream has another rate."""
+    """The job belongs to another engine: it began there, or needs its voice; or the stream has another rate."""
 
     def __init__(self, engine: str, sample_rate: int | None = None) -> None:
         super().__init__(engine)
         self.engine = engine
         self.sample_rate = sample_rate
-        """Of the stream, in Hz; None where it has not begun."""
+        """The sample rate of the stream, in Hz; None if it has not begun."""
 
 
 class NeedsOtherWorkerError(Exception):
-    """The job has not begun, and needs what other live workers of its engine have and this one has not."""
+    """The job has not begun, and needs something that other live workers of its engine have and this one lacks."""
 
 
 class LostWritesError(Exception):
@@ -57,17 +57,17 @@ class LostWritesError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where an attempt goes on."""
+    """Where an attempt continues."""
 
     attempt: int
     pos: int
-    """The first sample it has to say."""
+    """The first sample to publish."""
     segment: int
-    """The first segment it has to say."""
+    """The first segment to speak."""
 
 
 class Scripts:
-    """The two scripts on a connection; loaded once for all the publishers of a worker."""
+    """The two scripts on a connection, loaded once for all publishers of a worker."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
@@ -81,7 +81,7 @@ class Publisher:
     def __init__(
         self, scripts: Scripts, run: JobExecution, keep_s: int, wait: Callable[[float], None] = time.sleep
     ) -> None:
-        """Prepare. `wait` spends seconds in which Redis has no memory; what it raises ends the wait."""
+        """Prepare. `wait` waits some seconds while Redis has no memory; an exception that it raises ends the wait."""
         self._scripts = scripts
         self._wait = wait
         self._keys = [keys.audio(run.job), keys.control(run.job)]
@@ -90,7 +90,7 @@ class Publisher:
         self._attempt = 0
         self._seq = 0
         self.pos = 0
-        """Samples of the speech that stand in the stream."""
+        """Number of samples of the speech that are in the stream."""
 
     def begin(self, entry: Begin, facts: Mapping[str, str | int]) -> Resume:
         """Claim the job and open an attempt; `facts` go to the control hash.
@@ -123,8 +123,8 @@ class Publisher:
     def publish(self, entry: Entry) -> None:
         """Append an entry.
 
-        Raises EndedEarlyError where the job was cancelled or the stream belongs to another run, LostWritesError where
-        Redis has forgotten what it had acknowledged.
+        Raises EndedEarlyError if the job was cancelled or the stream belongs to another run, LostWritesError if Redis
+        has lost entries that it had acknowledged.
         """
         after = position_after(entry)
         segments = entry.segment + 1 if isinstance(entry, Mark) else ""
@@ -160,5 +160,5 @@ class Publisher:
 
 
 def _text(reply: bytes | str) -> str:
-    """Read a script's word."""
+    """Return a text in a script's reply as str."""
     return reply.decode(errors="replace") if isinstance(reply, bytes) else reply

@@ -1,8 +1,8 @@
-"""Watch the readers of a job: whether there are any, and how far they are by their acknowledgements.
+"""Follow the readers of a job by their acknowledgements: whether there are any, and how far they have read.
 
-Only jobs that ask for it are watched: a live job ends when nobody has read it for its stated time, and a job with a
-window is spoken no further ahead of its reader than that window. It reads the hash that readers write (ack.lua of the
-other package) and Redis's clock; it does not know rows, nor how a job ends.
+Only jobs that ask for it are followed: a live job ends when nobody has read it for `live_s`, and a job with a window
+is spoken no further ahead of its reader than that. The readers write a hash (`ack.lua` in the producer); this
+module reads it, with Redis's clock.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from voxspool.protocol.jobs import JobSpec
 
-EVERY_S: Final = 1.0
-"""How often the acknowledgement is read, in seconds; readers write it about as often."""
+ACKNOWLEDGEMENT_POLL_S: Final = 1.0
+"""Polling interval for the acknowledgement, in seconds; readers write it about as often."""
 UNREAD: Final = "nobody is reading it"
-"""Who cancelled a live job that its readers left."""
+"""The name that a live job's cancelled entry gives for who cancelled it, when its readers have left."""
 
 
 class ReaderProgress:
@@ -37,18 +37,18 @@ class ReaderProgress:
         self._live_s = spec.unread_limit_s
         self._due = 0.0
         self._since_ms: int | None = None
-        """When this run looked first, by Redis's clock: it counts for a job that nobody has read yet."""
+        """When this run first asked, by Redis's clock. If nobody has read the job, its time unread begins here."""
         self.pos = 0
-        """Up to which sample the reader that is furthest has read."""
+        """The sample up to which the furthest reader has read."""
 
     def look(self) -> None:
-        """See who reads, where the job asks for it and it is time to.
+        """Read the acknowledgement, if the job asks for it and the last look is long enough ago.
 
-        Raises EndedEarlyError where the job is live and nobody has read it for too long.
+        Raises EndedEarlyError if the job is live and nobody has read it for too long.
         """
         if self._live_s is None or self._clock() < self._due:
             return
-        self._due = self._clock() + EVERY_S
+        self._due = self._clock() + ACKNOWLEDGEMENT_POLL_S
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.hmget(keys.acknowledged(self._job), "pos", "at")
             pipeline.time()

@@ -1,14 +1,14 @@
-"""Which segment gets the next free row: fair between jobs, interactive before batch. And the loop that runs the engine.
+"""Run the engine, and choose which segment gets its next free row: fair between jobs, interactive before batch.
 
-It knows segments, rows and turns. It imports no tensors and no Redis, so tests of fairness take milliseconds.
+This module knows segments and rows only. It imports no tensors and no Redis, so tests of fairness take milliseconds.
 
     job threads   submit, drop ─────────► Scheduler ─► engine thread: drop, admit, step
                   Lane.get     ◄───────── chunks, errors
 
-Round-robin over jobs: the job with the fewest rows comes first, then the one that waited longest. Interactive jobs
-come before batch jobs, and some rows are kept free for them, so that a book never fills the engine. A job gets no
-further row while its own thread is behind (a slow Redis), or while its reader is (if the job has a window).
-Interactive work that never ends starves batch work; that is what its priority means.
+The order is round-robin over jobs: the job with the fewest rows comes first, then the one that waited longest.
+Interactive jobs come before batch jobs, and some rows are reserved for them, so that a book never fills the engine. A
+job gets no further row while its own thread is behind (a slow Redis), or while its reader is (if it has a window).
+Interactive work without end starves batch work: that is what its priority means.
 """
 
 from __future__ import annotations
@@ -32,55 +32,55 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKLOG_CHUNKS: Final = 64
-"""A job with more chunks than this that its thread has not taken gets no new row: 3 s of tone, a minute of Piper."""
+"""A job gets no new row while its thread has this many chunks to publish: 3 s of tone, a minute of Piper."""
 RESERVED_SHARE: Final = 4
-"""One row in four is kept for interactive work, where the engine has that many."""
+"""One row in four is reserved for interactive work, if the engine has that many."""
 
 
 class EngineLostError(Exception):
-    """The engine failed as a whole; nothing more comes from this process."""
+    """The engine failed as a whole; this process produces no more audio."""
 
 
-Heard: TypeAlias = AudioChunk | Exception | None
-"""What a lane gives: a chunk; an error that ends the job; None where its token wants to be looked at."""
+LaneEvent: TypeAlias = AudioChunk | Exception | None
+"""What a lane delivers: a chunk; an error that ends the job; None if the job should check its cancel token."""
 
 
 class Lane:
-    """Where one job's thread waits for what the engine makes for it."""
+    """The queue from the engine thread to the thread of one job."""
 
     def __init__(self, window_samples: int | None = None) -> None:
-        self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[LaneEvent] = queue.SimpleQueue()
         self._made_samples = 0
         self.window_samples = window_samples
-        """How far the job may be ahead of its reader; None: any distance."""
+        """How far the job may be ahead of its reader, in samples; None: any distance."""
         self.silent_samples = 0
-        """Pauses that the job added to what the engine made. Its own thread says so, and the following too."""
+        """Samples of pauses that the job added to the engine's audio. Set by the job's thread, as `read_samples` is."""
         self.read_samples = 0
-        """How much of it its reader has read."""
-        self.seated: float | None = None
-        """When the job first got a row, by `time.monotonic`. The engine's thread says so."""
+        """Samples that the reader has read."""
+        self.first_row_at: float | None = None
+        """When the job first got a row, by `time.monotonic`. Set by the engine thread."""
 
-    def put(self, heard: Heard) -> None:
+    def put(self, event: LaneEvent) -> None:
         """Put an event into the job's queue. From any thread; chunks from the engine thread alone."""
-        if isinstance(heard, AudioChunk):
-            self._made_samples += len(heard.pcm)
-        self._heard.put(heard)
+        if isinstance(event, AudioChunk):
+            self._made_samples += len(event.pcm)
+        self._events.put(event)
 
     def wake(self) -> None:
-        """Let the job look at its token. From any thread."""
-        self._heard.put(None)
+        """Let the job check its cancel token. From any thread."""
+        self._events.put(None)
 
-    def get(self, timeout_s: float) -> Heard:
-        """Wait for what comes next; None when nothing came in time."""
+    def get(self, timeout_s: float) -> LaneEvent:
+        """Wait for the next event; return None if there is none within `timeout_s` seconds."""
         try:
-            return self._heard.get(timeout=timeout_s)
+            return self._events.get(timeout=timeout_s)
         except queue.Empty:
             return None
 
     @property
     def full(self) -> bool:
         """Whether the job's thread is behind."""
-        return self._heard.qsize() >= BACKLOG_CHUNKS
+        return self._events.qsize() >= BACKLOG_CHUNKS
 
     @property
     def far_ahead(self) -> bool:
@@ -105,7 +105,7 @@ class _Job:
     def ready(self) -> bool:
         """Whether it could use a row now.
 
-        With a window it has one row at a time: how long a segment is, is known when it ends.
+        A job with a window has one row at a time, because the length of a segment is known only at its end.
         """
         if not self.waiting or self.lane.full or self.lane.far_ahead:
             return False
@@ -113,20 +113,20 @@ class _Job:
 
     @property
     def rank(self) -> tuple[bool, int, int]:
-        """Smaller comes first."""
+        """The order of jobs: the smallest rank comes first."""
         return (self.batch, self.running, self.served)
 
 
 @dataclass(slots=True)
 class Turns:
-    """The policy alone: the jobs, and whose turn it is. Not thread-safe, no engine."""
+    """The scheduling policy without an engine: the jobs, and which comes next. Not thread-safe."""
 
     rows: int
     jobs: dict[str, _Job] = field(default_factory=dict)
     _turn: int = 0
 
     def add(self, job: str, priority: Priority, segments: Iterable[SpeechSegment], lane: Lane) -> None:
-        """Take a job in; it comes before the one that was served last, and behind all that wait."""
+        """Add a job; it comes before the job that was served last, and after all that wait."""
         self.jobs[job] = _Job(job, priority == "batch", deque(segments), lane, served=self._turn - 1)
 
     def take(self) -> SpeechSegment | None:
@@ -141,37 +141,37 @@ class Turns:
         return job.waiting.popleft()
 
     def done(self, job: str) -> None:
-        """One of the job's rows is free again; forget the job with its last segment."""
+        """Record that one of the job's rows is free again; forget the job after its last segment."""
         state = self.jobs[job]
         state.running -= 1
         if not state.running and not state.waiting:
             del self.jobs[job]
 
     def _batch_is_full(self) -> bool:
-        """Whether batch work holds all the rows it may."""
+        """Return whether batch work has all the rows that it may have."""
         held = sum(job.running for job in self.jobs.values() if job.batch)
         return held >= self.rows - self.rows // RESERVED_SHARE
 
 
 class Work(NamedTuple):
-    """What the engine has done since it was loaded. The difference of two says what it did between them."""
+    """Totals of the engine since it was loaded. The difference of two is what it did between them."""
 
     steps: int = 0
     row_steps: int = 0
-    """The rows that were in use, summed over the steps."""
+    """Number of rows in use, summed over the steps."""
     busy_s: float = 0.0
-    """Seconds within steps."""
-    seating_s: float = 0.0
-    """Seconds before them, in which segments were seated."""
+    """Seconds that the steps took."""
+    admission_s: float = 0.0
+    """Seconds between the steps in which segments were admitted to rows."""
     samples: int = 0
-    """What came out of them, dropped jobs' too."""
+    """Samples of audio, of dropped jobs too."""
 
     def speech_rate(self, sample_rate: int) -> float | None:
-        """Return the seconds of audio that came of a second of work; None before anything was said."""
-        return self.samples / sample_rate / (self.busy_s + self.seating_s) if self.samples else None
+        """Return the seconds of audio per second of work; None before the first audio."""
+        return self.samples / sample_rate / (self.busy_s + self.admission_s) if self.samples else None
 
     def mean_rows(self, before: Work) -> float | None:
-        """Return the mean of the rows in use since an earlier moment; None where there was no step."""
+        """Return the mean number of rows in use since `before`; None if there was no step."""
         steps = self.steps - before.steps
         return (self.row_steps - before.row_steps) / steps if steps else None
 
@@ -186,19 +186,19 @@ class Scheduler:
         self._changed = threading.Condition()
         self._stopped = False
         self.work = Work()
-        """Replaced as a whole, by the engine's thread: any other may read it."""
+        """Replaced as a whole by the engine thread, so any other thread may read it."""
         self.step_began: float | None = None
-        """When the step began that the engine is in, by `time.monotonic`; None between steps. For any thread."""
+        """When the engine's current step began, by `time.monotonic`; None between steps. For any thread."""
 
     @property
     def rows_in_use(self) -> int:
-        """How many rows are taken now."""
+        """The number of rows in use now."""
         return self._engine.rows - self._engine.free
 
     def submit(
         self, job: str, priority: Priority, segments: Iterable[SpeechSegment], window_samples: int | None = None
     ) -> Lane:
-        """Take a job's segments in; give the lane that its chunks will come by."""
+        """Add a job with its segments; return the lane that will deliver its chunks."""
         lane = Lane(window_samples)
         with self._changed:
             self._turns.add(job, priority, segments, lane)
@@ -206,16 +206,16 @@ class Scheduler:
         return lane
 
     def drop(self, job: str) -> None:
-        """Forget a job: what waits is not spoken, its rows are freed before the next step."""
+        """Forget a job: its waiting segments are not spoken, and its rows are freed before the next step."""
         with self._changed:
             if self._turns.jobs.pop(job, None):
                 self._dropped.append(job)
                 self._changed.notify()
 
     def tick(self) -> bool:
-        """Fill the free rows, move the engine one step, hand out its chunks. Return False if no row is in use."""
+        """Fill the free rows, run one step of the engine, deliver its chunks. Return False if no row is in use."""
         self._free_dropped()
-        self._seat()
+        self._fill_rows()
         if not self.rows_in_use:
             return False
         try:
@@ -224,11 +224,11 @@ class Scheduler:
             self._fail(error.segment.job, error)
             return True
         for chunk in chunks:
-            self._hand_out(chunk)
+            self._deliver(chunk)
         return True
 
     def run(self, on_lost: Callable[[], None]) -> None:
-        """Tick until stopped: the body of the engine thread. An engine that breaks ends every job with it."""
+        """Tick until stopped: the body of the engine thread. If the engine breaks, every job ends."""
         try:
             while not self._stopped:
                 if not self.tick():
@@ -239,20 +239,20 @@ class Scheduler:
             on_lost()
 
     def give_up(self, why: str) -> None:
-        """End every job: nothing more comes from this engine. From any thread."""
+        """End every job with EngineLostError. From any thread."""
         with self._changed:
             jobs = list(self._turns.jobs.values())
         for job in jobs:
             job.lane.put(EngineLostError(why))
 
     def stop(self) -> None:
-        """Let `run` return after the step it is in."""
+        """Let `run` return after the current step."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
 
     def _step(self) -> list[AudioChunk]:
-        """Move the engine once, and count the work."""
+        """Run one step of the engine, and count the work."""
         rows, began = self.rows_in_use, time.perf_counter()
         self.step_began = time.monotonic()
         chunks: list[AudioChunk] = []
@@ -276,21 +276,21 @@ class Scheduler:
         for job in dropped:
             self._engine.drop(job)
 
-    def _seat(self) -> None:
-        """Fill the free rows."""
+    def _fill_rows(self) -> None:
+        """Admit segments to all free rows."""
         while self._engine.free:
             with self._changed:
                 segment = self._turns.take()
                 lane = self._turns.jobs[segment.job].lane if segment else None
             if segment is None or lane is None:
                 return
-            lane.seated = lane.seated or time.monotonic()
+            lane.first_row_at = lane.first_row_at or time.monotonic()
             began = time.perf_counter()
             self._engine.admit(segment)
-            self.work = self.work._replace(seating_s=self.work.seating_s + time.perf_counter() - began)
+            self.work = self.work._replace(admission_s=self.work.admission_s + time.perf_counter() - began)
 
-    def _hand_out(self, chunk: AudioChunk) -> None:
-        """Put a chunk into its job's queue, unless the job was dropped meanwhile."""
+    def _deliver(self, chunk: AudioChunk) -> None:
+        """Put a chunk into the lane of its job, unless the job was dropped meanwhile."""
         with self._changed:
             job = self._turns.jobs.get(chunk.job)
             if job and chunk.last:
@@ -299,7 +299,7 @@ class Scheduler:
             job.lane.put(chunk)
 
     def _fail(self, job: str, error: Exception) -> None:
-        """End one job with an error and free what it holds."""
+        """End one job with an error and free its rows."""
         with self._changed:
             state = self._turns.jobs.get(job)
         self.drop(job)
@@ -307,7 +307,7 @@ class Scheduler:
             state.lane.put(error)
 
     def _wait(self) -> None:
-        """Sleep until somebody submits, drops or stops; look again at lanes that were full or far ahead."""
+        """Wait for a submit, a drop or a stop, and return now and then to check lanes that were full or far ahead."""
         with self._changed:
             if not (self._stopped or self._dropped or any(job.ready for job in self._turns.jobs.values())):
                 self._changed.wait(0.05 if self._turns.jobs else None)
