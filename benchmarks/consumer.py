@@ -1,4 +1,4 @@
-"""A consumer in its own process: it reads jobs with Reader and records the arrival time of each audio entry.
+"""A consumer in its own process: it reads jobs and records the arrival time of each audio entry.
 
 Times are nanoseconds of the monotonic clock, which is the same in all processes of a machine.
 """
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from voxspool import connection
 from voxspool.protocol.stream import Audio
-from voxspool.reading.reader import Reader
+from voxspool.reading.dialogue import stream
+from voxspool.reading.follow import read_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def consume(pipe: Connection, url: str) -> None:
             return
         redis.ping()  # connects before the measurement starts
         pipe.send("ready")
-        entries = Reader(redis, job_id).read(timeout_s=60)
+        entries = stream(read_entries(job_id, url, timeout_s=60), redis)
         pipe.send(
             [(time.monotonic_ns(), received.entry.pcm[:8]) for received in entries if isinstance(received.entry, Audio)]
         )

@@ -1,7 +1,7 @@
 """Latency from publishing to consumers: entries of 100 ms of audio (4.8 KB), one every 5 ms, to one and ten consumers.
 
 The first bytes of each entry's audio are the time before the call of `Publisher.publish`. A consumer in another process
-compares it with the time at which `Reader` returns the entry. So the latency includes the fenced Lua script, Redis
+compares it with the time at which a reader returns the entry. So the latency includes the fenced Lua script, Redis
 waking up its clients, and redis-py on both sides. Ten consumers on a machine with fewer cores also wait for a core.
 """
 

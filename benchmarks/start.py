@@ -2,7 +2,7 @@
 
 *enqueue to start* is the time from the call of `enqueue` to RQ's `started_at` of the job. RQ sets it after it has
 stored the start in Redis, directly before it calls the job's function, with the same code for both workers. *enqueue*
-is the duration of the call alone. *enqueue to first chunk* ends when `Reader` returns the first audio entry in another
+is the duration of the call alone. *enqueue to first chunk* ends when a reader returns the first audio entry in another
 process. The engine is `tone`, which needs almost no time for a chunk, so the figure is the latency of the queue.
 """
 

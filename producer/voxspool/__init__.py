@@ -8,7 +8,9 @@
             consume(chunk.pcm)        # s16le, mono, chunk.sample_rate
         speech.save("april.flac")     # or again, from the start, as a file
 
-This module is the public surface and nothing else. A name is loaded when it is first used: importing voxspool is cheap.
+`AsyncClient` and `AsyncSpeech` offer the same for asyncio. `Client.enqueue` describes the options of a speech.
+
+A name of this module is loaded when it is first used, so that importing voxspool is cheap.
 """
 
 from __future__ import annotations
@@ -52,20 +54,29 @@ from voxspool.errors import (
 
 if TYPE_CHECKING:
     from voxspool.aio import AsyncClient, AsyncSpeech
-    from voxspool.client import Chunk, Client, Overview, Placed, Speech
+    from voxspool.client import Client, Overview, Placed, SpeechOptions
     from voxspool.embedded import Embedded
-    from voxspool.protocol.voices import ClonedVoice
-    from voxspool.reading.reader import JobState
+    from voxspool.narration.jobs import NarrationJobs, NarrationRecord
+    from voxspool.protocol.jobs import JobSpec
+    from voxspool.protocol.narration import ChapterSpec, Passage
+    from voxspool.protocol.stream import Audio, Begin, Cancelled, End, EntryId, Failed, Mark
+    from voxspool.protocol.voices import ClonedVoice, StoredClip
+    from voxspool.reading.reader import JobState, Received
     from voxspool.reading.waiting import NoWorkerWarning
     from voxspool.settings import Settings
+    from voxspool.speech import Chunk, Listener, Speech
     from voxspool.workers import WorkerCard
 
 __all__ = [
     "AsyncClient",
     "AsyncSpeech",
+    "Audio",
+    "Begin",
     "BookError",
     "BusyError",
+    "Cancelled",
     "CatalogueError",
+    "ChapterSpec",
     "CheckpointError",
     "Chunk",
     "Client",
@@ -74,16 +85,26 @@ __all__ = [
     "DeadlineError",
     "Embedded",
     "EmbeddedError",
+    "End",
     "EngineLoadError",
+    "EntryId",
+    "Failed",
     "InvalidJobError",
     "JobExistsError",
+    "JobSpec",
     "JobState",
+    "Listener",
+    "Mark",
     "MissingExtraError",
+    "NarrationJobs",
+    "NarrationRecord",
     "NoWorkerWarning",
     "OutputError",
     "Overview",
+    "Passage",
     "Placed",
     "ProtocolError",
+    "Received",
     "RedisError",
     "RedisTooOldError",
     "RedisUnavailableError",
@@ -93,7 +114,9 @@ __all__ = [
     "SpeechCancelledError",
     "SpeechError",
     "SpeechFailedError",
+    "SpeechOptions",
     "StoreError",
+    "StoredClip",
     "StreamError",
     "StreamGapError",
     "UnknownEngineError",
@@ -110,22 +133,44 @@ __all__ = [
 _HOMES = {
     "AsyncClient": "aio",
     "AsyncSpeech": "aio",
-    "Chunk": "client",
+    "Audio": "protocol.stream",
+    "Begin": "protocol.stream",
+    "Cancelled": "protocol.stream",
+    "ChapterSpec": "protocol.narration",
+    "Chunk": "speech",
     "Client": "client",
     "ClonedVoice": "protocol.voices",
     "Embedded": "embedded",
+    "End": "protocol.stream",
+    "EntryId": "protocol.stream",
+    "Failed": "protocol.stream",
+    "JobSpec": "protocol.jobs",
     "JobState": "reading.reader",
+    "Listener": "speech",
+    "Mark": "protocol.stream",
+    "NarrationJobs": "narration.jobs",
+    "NarrationRecord": "narration.jobs",
     "NoWorkerWarning": "reading.waiting",
     "Overview": "client",
+    "Passage": "protocol.narration",
     "Placed": "client",
+    "Received": "reading.reader",
     "Settings": "settings",
-    "Speech": "client",
+    "Speech": "speech",
+    "SpeechOptions": "client",
+    "StoredClip": "protocol.voices",
     "WorkerCard": "workers",
 }
+"""A name that is loaded late -> the module that defines it."""
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name from its home."""
+    """Load a public name from the module that defines it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return all names, also those that are not loaded yet: for `help(voxspool)` and completion."""
+    return sorted({*globals(), *__all__})

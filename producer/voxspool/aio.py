@@ -1,62 +1,56 @@
-"""Client and Speech for asyncio: the same stream, read by the same rules (reader.Cursor and reader.judge).
+"""AsyncClient and AsyncSpeech: what Client and Speech offer, for asyncio.
 
-RQ is not asynchronous, so calls that use its queues run in a thread of the loop's pool; following a stream is native.
+Streams are read in the event loop, by the same dialogues as in Speech. RQ is not asynchronous, so calls that use its
+queues run in a thread of the loop's pool.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-import redis
-from redis import asyncio as redis_asyncio
+from typing import TYPE_CHECKING
 
 from voxspool import connection
-from voxspool.client import Chunk, Client, unended
-from voxspool.protocol import keys
-from voxspool.protocol.stream import START, End, EntryId, position_after
-from voxspool.reading import acknowledge
-from voxspool.reading.acknowledge import Acknowledgement
-from voxspool.reading.reader import (
-    COUNT,
-    Cursor,
-    Received,
-    ask,
-    block_ms,
-    ended_without_entry,
-    judge,
-    raise_for,
-    silent_too_long,
-)
-from voxspool.reading.waiting import Watch
+from voxspool.client import Client, Placed
+from voxspool.protocol.stream import START, End, EntryId
+from voxspool.reading import waiting
+from voxspool.reading.dialogue import run_async, stream_async
+from voxspool.reading.follow import ask_end, ask_position, ask_state, read_entries
+from voxspool.reading.reader import raise_for
+from voxspool.speech import Listener, unended
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from typing import Self
 
+    from redis import asyncio as redis_asyncio
     from typing_extensions import Unpack
 
-    from voxspool.client import Overview, Speech, SpeechOptions
-    from voxspool.reading.reader import JobState
+    from voxspool.client import Overview, SpeechOptions
+    from voxspool.protocol.jobs import JobSpec
+    from voxspool.protocol.voices import ClonedVoice
+    from voxspool.reading.reader import JobState, Received
     from voxspool.settings import Settings
+    from voxspool.speech import Chunk, Speech
     from voxspool.workers import WorkerCard
 
 
-REPLY_S: Final = 60.0
-"""How long a reply may take, with all of redis-py's retries, in seconds: a restart of Redis is shorter."""
-
-T = TypeVar("T")
-
-
 class AsyncClient:
-    """A producer's and consumer's side of one Redis, for asyncio."""
+    """A connection to one Redis, for asyncio programs that enqueue speeches and read them.
+
+    Use it as an asynchronous context manager, or call `close`. Each method is that of Client with the same name, and
+    raises the same errors.
+    """
 
     def __init__(self, redis_url: str | None = None, *, settings: Settings | None = None) -> None:
-        """Prepare; the first call connects. Without a URL, the environment names it."""
+        """Prepare; the first call connects. Without a URL the settings name it; without settings, the environment.
+
+        Raises SettingsError for an environment that cannot be used, RedisUnavailableError for a URL that is none.
+        """
         self._client = Client(redis_url, settings=settings)
         self._redis = connection.connect_async(self._client.url)
+        self.settings = self._client.settings
+        self.url = self._client.url
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,40 +64,79 @@ class AsyncClient:
         await self._redis.aclose()
 
     async def enqueue(self, text: str, **options: Unpack[SpeechOptions]) -> AsyncSpeech:
-        """Enqueue a speech; see Client.enqueue."""
+        """Enqueue a speech and return its handle at once, whether or not a worker is there.
+
+        The options are those of Client.enqueue.
+        """
         return self._wrap(await asyncio.to_thread(self._client.enqueue, text, **options))
 
+    async def place(self, spec: JobSpec) -> Placed[AsyncSpeech]:
+        """Enqueue a speech in the queue of its engine, and return its handle, the queue and the reason for it."""
+        placed = await asyncio.to_thread(self._client.place, spec)
+        return Placed(self._wrap(placed.speech), placed.queue, placed.why)
+
     def speech(self, job_id: str) -> AsyncSpeech:
-        """Return the handle of a job by its id. Nothing is asked yet."""
+        """Return the handle of a job by its id, without asking Redis. Raises InvalidJobError if it cannot be an id."""
         return self._wrap(self._client.speech(job_id))
 
     async def workers(self) -> list[WorkerCard]:
-        """Return the live workers' cards."""
+        """Return the live workers' cards, by name."""
         return await asyncio.to_thread(self._client.workers)
 
+    async def why_unserved(self, queue: str) -> str | None:
+        """Return why no worker takes jobs from a queue, and what to do; None if a live worker serves it."""
+        with connection.translated(self.url):
+            return await run_async(waiting.why_unserved(self.url, queue), self._redis)
+
+    async def serving(self, queue: str) -> list[WorkerCard]:
+        """Return the live workers that take jobs from a queue."""
+        return await asyncio.to_thread(self._client.serving, queue)
+
     async def voices(self) -> dict[str, list[WorkerCard]]:
-        """Return every voice that a live worker has, with those workers."""
+        """Return every voice that a live worker has, with those workers. Cloned voices are not among them."""
         return await asyncio.to_thread(self._client.voices)
 
-    async def pause(self, *words: str) -> list[str]:
-        """Let queues wait; see Client.pause."""
-        return await asyncio.to_thread(self._client.pause, *words)
+    async def add_voice(
+        self, name: str, clips: Sequence[Path | bytes], *, replace: bool = False, languages: Sequence[str] = ()
+    ) -> ClonedVoice:
+        """Clone a voice from recordings (files, or their bytes), for all workers at once; return what is stored."""
+        return await asyncio.to_thread(self._client.add_voice, name, clips, replace=replace, languages=languages)
 
-    async def resume(self, *words: str) -> list[str]:
-        """Let paused queues go on; see Client.resume."""
-        return await asyncio.to_thread(self._client.resume, *words)
+    async def cloned_voices(self) -> dict[str, ClonedVoice]:
+        """Return every cloned voice, sorted by name, whether or not a live worker can speak it."""
+        return await asyncio.to_thread(self._client.cloned_voices)
+
+    async def remove_voice(self, name: str) -> None:
+        """Delete a cloned voice and its clips. Jobs that already speak with it go on. Raises UnknownVoiceError."""
+        await asyncio.to_thread(self._client.remove_voice, name)
 
     async def overview(self) -> Overview:
         """Return the queues, the live workers and the running jobs."""
         return await asyncio.to_thread(self._client.overview)
 
+    async def pause(self, *words: str) -> list[str]:
+        """Pause queues and return their names: their jobs wait, and jobs that run go on."""
+        return await asyncio.to_thread(self._client.pause, *words)
+
+    async def resume(self, *words: str) -> list[str]:
+        """Resume paused queues and return their names; workers take their jobs within a second. See `pause`."""
+        return await asyncio.to_thread(self._client.resume, *words)
+
+    async def paused(self) -> list[str]:
+        """Return the names of the paused queues, sorted."""
+        return await asyncio.to_thread(self._client.paused)
+
     def _wrap(self, speech: Speech) -> AsyncSpeech:
         """Return the asynchronous handle of a speech."""
-        return AsyncSpeech(self._redis, speech, self._client.url)
+        return AsyncSpeech(self._redis, speech, self.url)
 
 
 class AsyncSpeech:
-    """One job, for asyncio. Holds an id and a connection, no data."""
+    """One job, for asyncio: its audio while it is made, its state, its end.
+
+    Iterating over it with `async for` yields its chunks from the start. Each method is that of Speech with the same
+    name, and raises the same errors.
+    """
 
     def __init__(self, redis: redis_asyncio.Redis, speech: Speech, url: str) -> None:
         self.id = speech.id
@@ -124,43 +157,29 @@ class AsyncSpeech:
         timeout_s: float | None = None,
         on_wait: Callable[[JobState], None] | None = None,
     ) -> AsyncIterator[Received]:
-        """Yield the stream's entries as they come, to the terminal one; see Speech.entries."""
-        cursor, ack, watch = Cursor(EntryId.parse(after)), Acknowledgement(self.id), Watch()
-        heard = time.monotonic()
-        while not cursor.closed:
-            await self._acknowledge(ack)
-            with connection.translated(self._url):
-                stream: Any = {keys.audio(self.id): str(cursor.after)}
-                block = block_ms(timeout_s, time.monotonic() - heard)
-                received = cursor.take(await bounded(self._redis.xread(stream, count=COUNT, block=block)))
-            for one in received:
-                yield one
-                ack.pos = position_after(one.entry)
-                await self._acknowledge(ack)
-            if received:
-                heard = time.monotonic()
-                watch.heard()
-                continue
-            state = await self.status()
-            with connection.translated(self._url):
-                if state.over and not await self._more_after(cursor.after):
-                    ended_without_entry(state, cursor, there=bool(await self._redis.exists(keys.audio(self.id))))
-                    return
-            silent_too_long(state, time.monotonic() - heard, timeout_s)
-            if watch.due(state.state):
-                watch.warn(await asyncio.to_thread(self._speech.why_unserved, state.queue))
-            if on_wait:
-                on_wait(state)
+        """Yield the entries of the stream as they come, up to and including the one that ends it."""
+        with connection.translated(self._url):
+            dialogue = read_entries(self.id, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait)
+            async for received in stream_async(dialogue, self._redis):
+                yield received
 
     async def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> AsyncIterator[Chunk]:
-        """Yield the audio as it is made, each sample once; see Speech.chunks, for `timeout_s` too."""
-        listener = await asyncio.to_thread(self._speech.listener, after)
+        """Yield the audio as it is made, each sample once, from the start or after the id of the last chunk you had."""
+        listener = await self.listener(after)
         async for received in self.entries(after, timeout_s=timeout_s):
             if chunk := listener.hear(received):
                 yield chunk
 
+    async def listener(self, after: str = str(START)) -> Listener:
+        """Return a listener that has heard everything up to an entry: what `chunks` makes chunks with."""
+        entry_id = EntryId.parse(after)
+        if entry_id == START:
+            return Listener()
+        with connection.translated(self._url):
+            return Listener(*await run_async(ask_position(self.id, entry_id), self._redis))
+
     async def save(self, path: str | Path, *, timeout_s: float | None = None) -> End:
-        """Write the speech to a file as it is made; see Speech.save."""
+        """Write the speech to a file as it is made, and return the end entry. The suffix chooses the format."""
         from voxspool.audio.recorder import Recorder
 
         with Recorder(Path(path)) as recorder:
@@ -172,11 +191,11 @@ class AsyncSpeech:
         raise unended(self.id)
 
     async def play(self, *, timeout_s: float | None = None) -> None:
-        """Play the speech as it is made, from a thread of the loop's pool; see Speech.play."""
+        """Play the speech on the default loudspeaker as it is made; return when it has been heard."""
         await asyncio.to_thread(self._speech.play, timeout_s=timeout_s)
 
     async def wait(self, *, timeout_s: float | None = None) -> End:
-        """Wait for the end, without keeping the audio; return the end entry. See Speech.wait."""
+        """Wait for the end, without keeping the audio; return the end entry."""
         async for received in self.entries(timeout_s=timeout_s):
             raise_for(received.entry)
             if isinstance(received.entry, End):
@@ -186,44 +205,22 @@ class AsyncSpeech:
     async def status(self) -> JobState:
         """Return the state of the job. Raises UnknownJobError."""
         with connection.translated(self._url):
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                ask(pipeline, self.id)
-                return judge(self.id, await bounded(pipeline.execute()))
+            return await run_async(ask_state(self.id), self._redis)
+
+    async def why_unserved(self, queue: str) -> str | None:
+        """Return why no worker takes jobs from a queue, and what to do; None if a live worker serves it."""
+        with connection.translated(self._url):
+            return await run_async(waiting.why_unserved(self._url, queue), self._redis)
 
     async def end(self) -> End | None:
-        """Return the end entry of a speech that has ended; see Speech.end."""
-        return await asyncio.to_thread(self._speech.end)
+        """Return the end entry, with what the job took; None if the speech has not ended. It does not wait."""
+        with connection.translated(self._url):
+            return await run_async(ask_end(self.id), self._redis)
+
+    async def spec(self) -> JobSpec | None:
+        """Return what was enqueued; None if RQ has no record of the job, or one that is not voxspool's."""
+        return await asyncio.to_thread(self._speech.spec)
 
     async def cancel(self, by: str = "client") -> str:
-        """Cancel the job; see Speech.cancel."""
+        """Cancel the job, queued or running; a running one stops at its next chunk."""
         return await asyncio.to_thread(self._speech.cancel, by)
-
-    async def _acknowledge(self, ack: Acknowledgement) -> None:
-        """Report how far the reader is; see Reader."""
-        if not ack.due:
-            return
-        with connection.translated(self._url):
-            try:
-                call: Any = self._redis.register_script(acknowledge.script())(**ack.call)
-                ack.heard(await bounded(call))
-            except redis.ResponseError:
-                ack.forbidden()
-
-    async def _more_after(self, entry_id: EntryId) -> Any:  # noqa: ANN401 - truthy where there is an entry
-        """Whether the stream goes on."""
-        return await self._redis.xrange(keys.audio(self.id), f"({entry_id}", count=1)
-
-
-async def bounded(work: Awaitable[T]) -> T:
-    """Wait for a reply, but not for ever; cancelled, be cancelled at once.
-
-    redis-py's own timeout waits by asyncio.wait_for, which before Python 3.12 now and then swallows a cancellation.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=REPLY_S)
-        if not done:
-            raise redis.TimeoutError(f"no reply within {REPLY_S:g} s")
-        return task.result()
-    finally:
-        task.cancel()

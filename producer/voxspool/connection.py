@@ -165,7 +165,7 @@ def options(retries: int = RETRIES) -> dict[str, Any]:
 
 def async_options(retries: int = RETRIES) -> dict[str, Any]:
     """Return the keyword arguments of an asyncio client."""
-    # Without a timeout of redis-py's: see aio.bounded.
+    # Without a timeout of redis-py's: see reading.dialogue.
     return _OPTIONS | {"socket_timeout": None, "retry": AsyncRetry(_backoff(retries), retries)}
 
 

@@ -17,6 +17,8 @@ from voxspool.protocol.languages import meant
 from voxspool.protocol.voices import CLONING_ENGINE
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from redis import Redis
 
     from voxspool.protocol.jobs import JobSpec
@@ -91,12 +93,27 @@ def is_mix(voice: str) -> bool:
 
 def live(redis: Redis) -> list[WorkerCard]:
     """Return the live workers' cards, by name."""
-    members: set[Any] = redis.smembers(keys.WORKERS)
-    names = sorted(name.decode(errors="surrogateescape") for name in members)
-    with redis.pipeline(transaction=False) as pipeline:
-        for name in names:
-            pipeline.hgetall(keys.worker(name))
-        found = [_read(name, fields) for name, fields in zip(names, pipeline.execute(), strict=True)]
+    members: Any = redis.smembers(keys.WORKERS)
+    names = names_of(members)
+    return cards(names, ask_cards(names, redis))
+
+
+def names_of(members: Collection[bytes]) -> list[str]:
+    """Return the names in a reply of SMEMBERS on keys.WORKERS, sorted."""
+    return sorted(name.decode(errors="surrogateescape") for name in members)
+
+
+def ask_cards(names: Sequence[str], redis: Any) -> Any:  # noqa: ANN401 - a plain or an asyncio client, untyped replies
+    """Ask for the workers' cards. With an asyncio client the result is awaitable."""
+    pipeline = redis.pipeline(transaction=False)
+    for name in names:
+        pipeline.hgetall(keys.worker(name).encode(errors="surrogateescape"))
+    return pipeline.execute()
+
+
+def cards(names: Sequence[str], replies: Sequence[dict[bytes, bytes]]) -> list[WorkerCard]:
+    """Return the cards in the replies to `ask_cards`, without those that are gone or that no worker wrote."""
+    found = [_read(name, fields) for name, fields in zip(names, replies, strict=True)]
     return [card for card in found if card and is_engine_name(card.engine)]
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
@@ -74,9 +77,87 @@ def test_type_checkers_find_the_names_where_the_interpreter_does() -> None:
     assert stated == voxspool._HOMES
 
 
+def test_help_and_completion_know_the_names_that_are_loaded_late() -> None:
+    program = "import voxspool, pydoc; print(set(voxspool.__all__) <= set(dir(voxspool))); help(voxspool)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    complete, _, said = done.stdout.partition("\n")
+    assert complete == "True"
+    for name in ("Client", "AsyncClient", "Speech", "AsyncSpeech"):
+        assert re.search(rf"^    class {name}\(", said, re.MULTILINE), name
+    assert "Enqueue a speech and return its handle" in said
+
+
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'voxspool' has no attribute 'Nonsense'"):
         _ = voxspool.Nonsense
+
+
+# Types
+
+
+def imported_names(module: ModuleType) -> dict[str, str]:
+    """Return the names that a module imports from voxspool, for type checkers too, with the modules they come from."""
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    return {
+        alias.asname or alias.name: str(node.module)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("voxspool.")
+        for alias in node.names
+    }
+
+
+def annotations(owner: type) -> Iterator[str]:
+    """Yield the annotations of a public class: of its fields, its properties and its public methods."""
+    for name, kind in inspect.get_annotations(owner).items():
+        if name[0] != "_":
+            yield str(getattr(kind, "__forward_arg__", kind))  # NamedTuple wraps its annotations
+    for name, member in vars(owner).items():
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if inspect.isfunction(function) and (name[0] != "_" or name in ("__iter__", "__aiter__")):
+            yield from map(str, function.__annotations__.values())
+
+
+def types_of(annotation: str, owner: type) -> Iterator[type]:
+    """Yield the classes of voxspool that an annotation names; an alias names those that it stands for."""
+    module = sys.modules[owner.__module__]
+    homes = imported_names(module)
+    for node in ast.walk(ast.parse(annotation)):
+        if isinstance(node, ast.Name):
+            home = importlib.import_module(homes[node.id]) if node.id in homes else module
+            found = getattr(home, node.id, None)
+            for one in get_args(found) or (found,):
+                if isinstance(one, type) and one.__module__.startswith("voxspool."):
+                    yield one
+
+
+@pytest.mark.parametrize("name", voxspool.__all__)
+def test_all_names_each_type_that_a_public_class_takes_or_returns(name: str) -> None:
+    owner = getattr(voxspool, name)
+    missing = {
+        f"{annotation}: {found.__name__}"
+        for annotation in annotations(owner)
+        for found in types_of(annotation, owner)
+        if found.__name__ not in voxspool.__all__
+    }
+    assert not missing
+
+
+def test_the_walk_sees_methods_fields_aliases_and_late_imports() -> None:
+    def seen(name: str) -> set[str]:
+        owner = getattr(voxspool, name)
+        return {found.__name__ for one in annotations(owner) for found in types_of(one, owner)}
+
+    assert {"Speech", "JobSpec", "SpeechOptions", "Placed", "Overview", "WorkerCard", "ClonedVoice"} <= seen("Client")
+    assert {"End", "JobState", "Received", "Listener", "Chunk"} <= seen("AsyncSpeech")
+    assert {"EntryId", "Begin", "Audio", "Mark", "End", "Failed", "Cancelled"} <= seen("Received")
+
+
+@pytest.mark.parametrize("name", ["Client", "AsyncClient", "Speech", "AsyncSpeech", "NarrationJobs"])
+def test_a_class_has_at_most_25_methods_and_300_lines(name: str) -> None:
+    owner = getattr(voxspool, name)
+    methods = [one for one in vars(owner).values() if inspect.isfunction(one) or isinstance(one, cached_property)]
+    assert len(methods) <= 25
+    assert len(inspect.getsourcelines(owner)[0]) <= 300
 
 
 # Errors

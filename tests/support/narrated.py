@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.support.reference import SENTENCE
+from voxspool import NarrationJobs
 from voxspool.protocol import keys, narration
 from voxspool.protocol.narration import ChapterSpec, Passage
 from voxspool.protocol.stream import Audio, Mark
@@ -34,7 +35,7 @@ def book_of(sentences: int, first: int = 0) -> list[Passage]:
 def place(client: Client, store: Store, job: str, passages: Iterable[Passage], **options: Any) -> ChapterSpec:  # noqa: ANN401 - JobSpec's
     """Enqueue a chapter for tone."""
     chapter = narration.chapter(job, passages, store.id, **({"engine": "tone", "voice": "sine"} | options))
-    client.place_chapter(chapter)
+    NarrationJobs(client).place(chapter)
     return chapter
 
 

@@ -19,6 +19,7 @@ from mutagen.mp4 import MP4
 from tests.support.check_epub import epubcheck, overlay_faults, pars
 from tests.support.make_epub import epub, packed, paragraph
 from tests.support.processes import clean_env, until
+from voxspool import NarrationJobs
 from voxspool.errors import UnknownJobError
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def test_a_job_that_is_gone_ends_its_own_reading_alone(
     start_worker("tone")
     there = client.enqueue("The lamp was lit.", voice="sine")
     heard: dict[str, list[object]] = {there.id: [], "gone": []}
-    for one in client.read_all([there.id, "gone"]):
+    for one in NarrationJobs(client).read([there.id, "gone"]):
         if one:
             heard[one[0]].append(one[1])
     assert [received.entry for received in there.entries()] == [received.entry for received in heard[there.id]]

@@ -19,8 +19,7 @@ from rq.serializers import JSONSerializer
 from tests.support.acl import PLAIN, PRECISE, USERS, GuardedRedis, Traffic, allowed, denials
 from tests.support.processes import server_path, until
 from tests.support.reference import SENTENCE, tone
-from voxspool import Client, RedisUnavailableError, SpeechCancelledError
-from voxspool.client import NarrationRecord
+from voxspool import Client, NarrationJobs, NarrationRecord, RedisUnavailableError, SpeechCancelledError
 from voxspool.protocol import keys, narration
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool_worker.voices.cloned import VoiceLibrary
@@ -171,13 +170,14 @@ def work(
     assert "job.let_go" in second.said()
     until(lambda: client.workers()[0].store, "the store to be open")
     chapter = narration.chapter("chapter", [narration.Passage(SENTENCE)], client.workers()[0].store, engine="tone")
-    client.place_chapter(chapter)
-    client.record_narration("a-book", NarrationRecord("A Book", "here", "out", ("chapter",)))
-    assert client.narration("a-book").jobs == ("chapter",)
+    narrations = NarrationJobs(client)
+    narrations.place(chapter)
+    narrations.record("a-book", NarrationRecord("A Book", "here", "out", ("chapter",)))
+    assert narrations.find("a-book").jobs == ("chapter",)
     client.speech("chapter").wait(timeout_s=20)
     record = NarrationRecord("A book", "here", "/book", ("chapter",))
-    client.record_narration("book-000000", record)
-    assert client.narration("book-000000") == record
+    narrations.record("book-000000", record)
+    assert narrations.find("book-000000") == record
     then = JobSpec(SENTENCE, id="then")
     long = client.enqueue(SENTENCE * 20)
     queue = Queue(then.queue, connection=db, serializer=JSONSerializer)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from voxspool.audio.recorder import Recorder
-    from voxspool.client import Speech
     from voxspool.protocol.stream import Entry
     from voxspool.reading.reader import Received
+    from voxspool.speech import Speech
 
 
 @click.command()

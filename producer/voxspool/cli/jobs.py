@@ -83,8 +83,10 @@ def cancel(job: str, redis_url: str | None) -> None:
 
 def _cancel_narration(client: Client, name: str) -> None:
     """Cancel a narration's chapters. Raises UnknownJobError where it is none."""
+    from voxspool.narration.jobs import NarrationJobs
+
     try:
-        stopped = client.cancel_narration(name)
+        stopped = NarrationJobs(client).cancel(name, "voxspool cancel")
     except UnknownJobError:
         raise UnknownJobError(f"there is no job and no narration {name!r}, or it has expired; check the id") from None
     click.echo(f"narration {name}: {len(stopped)} chapters are cancelled; what was spoken is kept in the store")

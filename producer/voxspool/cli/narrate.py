@@ -239,10 +239,11 @@ def _make(folder: OutputFolder) -> None:
 def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
     """Come back to a narration that was begun on this machine."""
     from voxspool.books import read_book
+    from voxspool.narration.jobs import NarrationJobs
     from voxspool.narration.output_folder import OutputFolder
 
     with options.open_client(settings) as client:
-        record = client.narration(name)
+        record = NarrationJobs(client).find(name)
         folder = OutputFolder(Path(record.folder))
         try:
             kept = folder.kept()

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from voxspool.client import Client, Speech
+    from voxspool.client import Client
     from voxspool.settings import Settings
+    from voxspool.speech import Speech
 
 OWN_ENGINE: Final = "piper"
 """The engine of a worker that a command starts for itself, where none is named."""

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from voxspool.client import NarrationRecord
 from voxspool.errors import BusyError, SpeechFailedError, UnknownJobError, VoxspoolError
+from voxspool.narration.jobs import NarrationJobs, NarrationRecord
 from voxspool.narration.plan import check_whole
 from voxspool.protocol.stream import Begin, End, Mark
 from voxspool.reading.reader import raise_for
@@ -96,6 +96,7 @@ class Narration:
         """Prepare; nothing is asked yet."""
         self.id = name
         self._client = client
+        self._jobs = NarrationJobs(client)
         self._folder = folder
         self._title = title
         self._options = options
@@ -128,12 +129,12 @@ class Narration:
             if number not in self.tracks:
                 self.jobs[number] = self._find_or_put(chapter, on_busy)
         record = NarrationRecord(self._title, socket.gethostname(), str(self._folder.path), tuple(self.jobs.values()))
-        self._client.record_narration(self.id, record)
+        self._jobs.record(self.id, record)
 
     def news(self) -> Iterator[News]:
         """Yield what happens to the chapters, until all are whole or given up."""
         hearing = {job: _ChapterProgress(self.chapters[number]) for number, job in self.jobs.items()}
-        for heard in self._client.read_all(list(hearing)):
+        for heard in self._jobs.read(list(hearing)):
             if heard is None:
                 yield Waiting()
             else:
@@ -201,7 +202,7 @@ class Narration:
         spec = chapter.spec(job, self._options, self._store.id)
         while True:
             try:
-                return self._client.place_chapter(spec)
+                return self._jobs.place(spec)
             except BusyError as busy:
                 on_busy(busy)
                 time.sleep(busy.retry_after_s)

@@ -1,6 +1,6 @@
-"""When a reader reports how far it is, and whether it must: for jobs that are live, or have a window.
+"""When a reader reports its position, and whether it does: only for jobs that are live or have a window.
 
-It decides the moment and understands the script's reply; it does no I/O, so the asyncio reader shares it.
+Here are the timing and the script's replies, without I/O. `follow` sends the report.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EVERY_S: Final = 1.0
-"""How often a reader says so, in seconds; the shortest time that a live job waits for it is five of them."""
+"""Interval of the reports, in seconds. A live job waits for at least five of them (jobs.MIN_LIVE_S)."""
 NOTED: Final = b"noted"
+"""The script's reply if the job asks for reports and is not over."""
 
 
 @cache
@@ -27,7 +28,7 @@ def script() -> str:
 
 
 class Acknowledgement:
-    """One reader's turn. It ends where the job does not ask or is over, and where Redis forbids it."""
+    """The reports of one reader. They stop if the job does not ask for them or is over, or if Redis forbids them."""
 
     def __init__(self, job: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._job = job
@@ -35,26 +36,26 @@ class Acknowledgement:
         self._due = clock() + EVERY_S
         self._wanted = True
         self.pos = 0
-        """Up to which sample the reader has read."""
+        """The number of samples that were read."""
 
     @property
     def due(self) -> bool:
-        """Whether it is time to say so."""
+        """Whether it is time for a report."""
         return self._wanted and self._clock() >= self._due
 
     @property
     def call(self) -> dict[str, Any]:
-        """The keys and arguments of the script."""
+        """The keys and arguments of the script, as register_script's object takes them."""
         return {
             "keys": [keys.control(self._job), keys.acknowledged(self._job)],
             "args": [self.pos, keys.ACKNOWLEDGED_TTL_S],
         }
 
     def heard(self, said: bytes) -> None:
-        """Take the script's word."""
+        """Note the script's reply."""
         self._due = self._clock() + EVERY_S
         self._wanted = said == NOTED
 
     def forbidden(self) -> None:
-        """Take note that this reader may only read."""
+        """Note that this reader may not run the script."""
         self._wanted = False

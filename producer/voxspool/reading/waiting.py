@@ -1,6 +1,6 @@
 """Why a job waits: its queue is paused, or no live worker serves it. Readers warn of it, commands print it.
 
-It uses the workers' cards and the list of paused queues; it does not read streams.
+It uses the workers' cards and the set of paused queues. It does not read streams.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -16,28 +17,30 @@ from voxspool import workers
 from voxspool.connection import shown
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, engine_of
+from voxspool.reading.dialogue import Call
 from voxspool.suggestions import near
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from typing import Never
 
+    from voxspool.reading.dialogue import Dialogue
     from voxspool.workers import WorkerCard
 
 FIRST_LOOK: Final = 2
-"""After so many silent seconds in a row a reader looks for a worker."""
+"""A reader looks for a worker after this many silent seconds in a row."""
 LOOK_EVERY: Final = 5
-"""And then after so many more: a look reads the cards of all workers."""
+"""And again after this many more. A look reads the cards of all workers."""
 
 
 class NoWorkerWarning(UserWarning):
-    """A reader waits for a job that no live worker will take, and says what to do. The job stays in its queue.
+    """A reader waits for a job that no live worker takes; the text says what to do. The job stays in its queue.
 
-    It is given once a reader, after two seconds, by Python's `warnings`: a filter for this class silences it.
+    A reader gives it once, after two seconds, by Python's `warnings`: a filter for this class silences it.
     """
 
 
 class Watch:
-    """What one reader knows of the wait for its job."""
+    """The silent seconds of one reader, and whether it has warned."""
 
     def __init__(self) -> None:
         self._silent = 0
@@ -49,7 +52,7 @@ class Watch:
         return not self._warned and self._silent >= FIRST_LOOK and (self._silent - FIRST_LOOK) % LOOK_EVERY == 0
 
     def heard(self) -> None:
-        """Start anew: something came."""
+        """Start the count again, since an entry came."""
         self._silent = 0
 
     def warn(self, why: str | None) -> None:
@@ -59,17 +62,18 @@ class Watch:
             warnings.warn(why, NoWorkerWarning, stacklevel=_callers_level())
 
 
-def why_unserved(redis: Redis, url: str, queue: str) -> str | None:
-    """Return in one line why nobody takes jobs from a queue, and what to do; None where a live worker serves it.
+def why_unserved(url: str, queue: str) -> Dialogue[Never, str | None]:
+    """Return in one line why no worker takes jobs from a queue, and what to do; None if a live worker serves it.
 
-    None, too, where Redis cannot be asked, as a notice never ends a wait; and for a queue that is not voxspool's.
+    None, too, if Redis cannot be asked, as a warning must not end a wait; and for a queue that is not voxspool's.
     """
     engine = engine_of(queue)
     if engine is None:
         return None
     try:
-        paused: Any = redis.smembers(keys.PAUSED)
-        live = workers.live(redis)
+        paused, members = yield Call(_ask_paused_and_workers)
+        names = workers.names_of(members)
+        live = workers.cards(names, (yield Call(partial(workers.ask_cards, names))))
     except RedisError:
         return None
     if queue.encode() in paused:
@@ -83,6 +87,13 @@ def why_unserved(redis: Redis, url: str, queue: str) -> str | None:
     )
 
 
+def _ask_paused_and_workers(redis: Any) -> Any:  # noqa: ANN401 - a plain or an asyncio client, untyped replies
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.smembers(keys.PAUSED)
+    pipeline.smembers(keys.WORKERS)
+    return pipeline.execute()
+
+
 def _meant(engine: str, live: list[WorkerCard]) -> str:
     """Return ` (did you mean the engine …?)` if the engine is not one of voxspool's and its name is like another's."""
     found = [] if engine in (AUTO, *ENGINES) else near(engine, {*ENGINES, *(card.engine for card in live)})
@@ -90,7 +101,7 @@ def _meant(engine: str, live: list[WorkerCard]) -> str:
 
 
 def _callers_level() -> int:
-    """Return the `stacklevel` of the frame that reads: the first one outside this package."""
+    """Return the `stacklevel` of the code that reads: the first frame outside this package."""
     level, frame = 1, sys._getframe(1)  # noqa: SLF001 - warnings' own way, before Python 3.12's skip_file_prefixes
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "voxspool":
         level, frame = level + 1, frame.f_back

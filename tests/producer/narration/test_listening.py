@@ -7,11 +7,11 @@ import pytest
 import soundfile as sf
 
 from voxspool.audio.recorder import Recorder
-from voxspool.client import Listener
 from voxspool.errors import StoreError, StreamGapError
 from voxspool.narration.listening import CHUNK_SAMPLES, voiced
 from voxspool.protocol.stream import Audio, Begin, Cancelled, End, Entry, EntryId, Mark
 from voxspool.reading.reader import Received
+from voxspool.speech import Listener
 from voxspool.store.segments import Store, key_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxspool.client import Chunk, Listener
 from voxspool.errors import (
     DeadlineError,
     ProtocolError,
@@ -41,6 +40,7 @@ from voxspool.reading.reader import (
     raise_for,
     silent_too_long,
 )
+from voxspool.speech import Chunk, Listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

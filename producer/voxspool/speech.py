@@ -1,0 +1,266 @@
+"""One job, as a program handles it: Speech reads, saves, plays, watches and cancels it; Chunk is a piece of its audio.
+
+A handle holds an id and a connection, and no data: any process can make one from the id (`Client.speech`).
+`reading` reads the stream, `audio` writes files and plays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rq.command import send_stop_job_command
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from voxspool import connection
+from voxspool.errors import RedisError, UnknownJobError
+from voxspool.protocol import keys, narration
+from voxspool.protocol.jobs import DEFAULT_KEEP_S, JobSpec
+from voxspool.protocol.stream import START, Begin, Cancelled, End, EntryId, encode_data
+from voxspool.reading import waiting
+from voxspool.reading.dialogue import run, stream
+from voxspool.reading.follow import ask_end, ask_position, ask_state, read_entries
+from voxspool.reading.reader import JobState, Received, raise_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redis import Redis
+
+    from voxspool.protocol.stream import Entry
+
+WAITING: Final = {JobStatus.QUEUED, JobStatus.DEFERRED, JobStatus.SCHEDULED}
+"""RQ's status of a job that no worker has taken and that has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of audio, as the worker published it: some 50 ms."""
+
+    id: str
+    """The id of its entry in the stream. `chunks(after=…)` continues after it."""
+    pos: int
+    """The position of its first sample in the speech."""
+    sample_rate: int
+    """In Hz; the same for all chunks of a speech."""
+    pcm: bytes
+    """The samples: signed 16-bit little-endian, mono."""
+
+
+class Speech:
+    """One job: its audio while it is made, its state, its end.
+
+    Iterating over it yields its chunks from the start. Threads may share a Speech.
+    """
+
+    def __init__(self, redis: Redis, job_id: str, url: str) -> None:
+        self.id = job_id
+        self._redis = redis
+        self._url = url
+
+    def __repr__(self) -> str:
+        return f"Speech({self.id!r})"
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self.chunks()
+
+    def entries(
+        self,
+        after: str = str(START),
+        *,
+        timeout_s: float | None = None,
+        on_wait: Callable[[JobState], None] | None = None,
+    ) -> Iterator[Received]:
+        """Yield the entries of the stream as they come, up to and including the one that ends it.
+
+        `after` is the id of the last entry that you had. `timeout_s` is the longest silence to accept, in seconds;
+        without it the wait lasts as long as the job lives. `on_wait` is called with the job's state after each second
+        of silence. If no worker takes the job, a NoWorkerWarning comes after two seconds.
+
+        Raises UnknownJobError if the job or its stream is gone, StreamGapError if entries are missing, ProtocolError if
+        one cannot be read, DeadlineError after `timeout_s` of silence, RedisUnavailableError. Entries that say that the
+        speech failed or was cancelled are yielded, not raised; if the job ended without such an entry,
+        SpeechFailedError or SpeechCancelledError is raised.
+        """
+        with connection.translated(self._url):
+            yield from stream(
+                read_entries(self.id, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait),
+                self._redis,
+            )
+
+    def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> Iterator[Chunk]:
+        """Yield the audio as it is made, each sample once, from the start or after the id of the last chunk you had.
+
+        `timeout_s` is the longest silence to accept, in seconds; without it the wait lasts as long as the job lives.
+        Raises SpeechFailedError or SpeechCancelledError if the speech ends so, StreamError if there is no entry
+        `after`, and what `entries` raises.
+        """
+        listener = self.listener(after)
+        for received in self.entries(after, timeout_s=timeout_s):
+            if chunk := listener.hear(received):
+                yield chunk
+
+    def listener(self, after: str = str(START)) -> Listener:
+        """Return a listener that has heard everything up to an entry: what `chunks` makes chunks with.
+
+        Raises StreamError if the stream has no such entry, UnknownJobError if it is gone.
+        """
+        entry_id = EntryId.parse(after)
+        if entry_id == START:
+            return Listener()
+        with connection.translated(self._url):
+            return Listener(*run(ask_position(self.id, entry_id), self._redis))
+
+    def save(self, path: str | Path, *, timeout_s: float | None = None) -> End:
+        """Write the speech to a file as it is made, and return the end entry. The suffix chooses the format.
+
+        The suffixes are .wav, .flac, .mp3, .ogg and .opus. The file appears under its name when it is complete.
+        `timeout_s` is the longest silence to accept, in seconds. Raises OutputError if the file cannot be written, and
+        what `chunks` raises; then there is no file.
+        """
+        from voxspool.audio.recorder import Recorder
+
+        with Recorder(Path(path)) as recorder:
+            for received in self.entries(timeout_s=timeout_s):
+                raise_for(received.entry)
+                recorder.add(received.entry)
+                if isinstance(received.entry, End):
+                    return received.entry
+        raise unended(self.id)
+
+    def play(self, *, timeout_s: float | None = None) -> None:
+        """Play the speech on the default loudspeaker as it is made; return when it has been heard.
+
+        `timeout_s` is the longest silence of its stream to accept, in seconds. Raises MissingExtraError without
+        sounddevice, OutputError if the loudspeaker fails, and what `chunks` raises.
+        """
+        from voxspool.audio.playback import play
+
+        play(_checked(self.entries(timeout_s=timeout_s)))
+
+    def wait(self, *, timeout_s: float | None = None) -> End:
+        """Wait for the end, without keeping the audio; return the end entry.
+
+        `timeout_s` is the longest silence to accept, in seconds: not the time that the whole speech may take. Raises
+        what `chunks` raises.
+        """
+        for received in self.entries(timeout_s=timeout_s):
+            raise_for(received.entry)
+            if isinstance(received.entry, End):
+                return received.entry
+        raise unended(self.id)
+
+    def status(self) -> JobState:
+        """Return the state of the job. Raises UnknownJobError."""
+        with connection.translated(self._url):
+            return run(ask_state(self.id), self._redis)
+
+    def why_unserved(self, queue: str) -> str | None:
+        """Return why no worker takes jobs from a queue, and what to do; None if a live worker serves it."""
+        with connection.translated(self._url):
+            return run(waiting.why_unserved(self._url, queue), self._redis)
+
+    def end(self) -> End | None:
+        """Return the end entry, with what the job took; None if the speech has not ended. It does not wait.
+
+        Raises ProtocolError if the last entry of the stream cannot be read.
+        """
+        with connection.translated(self._url):
+            return run(ask_end(self.id), self._redis)
+
+    def spec(self) -> JobSpec | None:
+        """Return what was enqueued; None if RQ has no record of the job, or one that is not voxspool's."""
+        try:
+            with connection.translated(self._url):
+                job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
+            if job.func_name == narration.TASK:
+                return narration.ChapterSpec.decode(job.args[0]).speech
+            return JobSpec.decode(job.args[0])
+        except RedisError:
+            raise
+        except Exception:  # noqa: BLE001 - any program may have written that hash, and RQ's parsers raise anything
+            return None
+
+    def cancel(self, by: str = "client") -> str:
+        """Cancel the job, queued or running; a running one stops at its next chunk.
+
+        `by` is shown to the readers of the stream. Returns `cancelled`, `asked` (it runs and will stop), or the state
+        in which it had ended before. Raises UnknownJobError.
+        """
+        self.status()
+        spec = self.spec()
+        by = by.encode(errors="replace").decode()
+        data = encode_data(Cancelled(0, by))
+        keep_s = spec.keep_s if spec else DEFAULT_KEEP_S
+        with connection.translated(self._url):
+            said: str = self._cancel_script(
+                keys=[keys.audio(self.id), keys.control(self.id)], args=[by, data, keep_s]
+            ).decode()
+            if said == "asked":
+                self._send_stop()
+            elif said == "cancelled":
+                self._take_off_queue(keep_s)
+        return said
+
+    @cached_property
+    def _cancel_script(self) -> Any:  # noqa: ANN401 - redis-py's Script, whose reply is untyped
+        return self._redis.register_script((files("voxspool.lua") / "cancel.lua").read_text(encoding="utf-8"))
+
+    def _send_stop(self) -> None:
+        """Send the worker RQ's stop command: it stops sooner; without it, at its next publish."""
+        with contextlib.suppress(NoSuchJobError, InvalidJobOperation):
+            send_stop_job_command(self._redis, self.id, serializer=JSONSerializer)
+
+    def _take_off_queue(self, keep_s: int) -> None:
+        """Take a waiting job out of RQ's queue. A worker that has taken it finds its stream closed, and gives it up."""
+        with contextlib.suppress(NoSuchJobError, InvalidJobOperation):
+            job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
+            if job.get_status() in WAITING:
+                job.cancel()
+                job.cleanup(ttl=keep_s, remove_from_queue=False)
+
+
+class Listener:
+    """Makes chunks of entries: each sample once, although a new attempt repeats what an earlier one had said."""
+
+    def __init__(self, heard_samples: int = 0, sample_rate: int = 0) -> None:
+        from voxspool.audio.playback import Playhead
+
+        self._playhead = Playhead(heard_samples)
+        self._sample_rate = sample_rate
+
+    @property
+    def heard_samples(self) -> int:
+        """The number of samples of the speech that have been heard so far."""
+        return self._playhead.given_samples
+
+    def hear(self, received: Received) -> Chunk | None:
+        """Return what is new in an entry; None if nothing is.
+
+        Raises SpeechFailedError or SpeechCancelledError for an entry that says so, StreamGapError if samples are
+        missing before it.
+        """
+        raise_for(received.entry)
+        if isinstance(received.entry, Begin):
+            self._sample_rate = received.entry.sample_rate
+        pos = self._playhead.given_samples
+        pcm = self._playhead.feed(received.entry)
+        return Chunk(str(received.id), pos, self._sample_rate, pcm) if pcm else None
+
+
+def unended(job_id: str) -> UnknownJobError:
+    """Return the error for a stream that ended without an end entry."""
+    return UnknownJobError(f"the stream of job {job_id} ended before its end could be read; read it from the start")
+
+
+def _checked(entries: Iterator[Received]) -> Iterator[Entry]:
+    """Yield the entries without their ids; raise for those that say that the speech failed or was cancelled."""
+    for received in entries:
+        raise_for(received.entry)
+        yield received.entry

@@ -1,0 +1,59 @@
+"""AsyncClient and AsyncSpeech offer what Client and Speech do. tests/system/test_speech.py uses them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from voxspool import AsyncClient, AsyncSpeech, Client, Speech
+
+PAIRS = [(Client, AsyncClient), (Speech, AsyncSpeech)]
+METHODS = [(plain, asynchronous, name) for plain, asynchronous in PAIRS for name in vars(plain) if name[0] != "_"]
+IMMEDIATE = {"speech"}
+"""Methods that ask nothing of Redis, so there is nothing to await."""
+
+
+def public(owner: type) -> list[str]:
+    """Return the names of the public methods, in the order of the source."""
+    return [name for name in vars(owner) if name[0] != "_"]
+
+
+def parameters(owner: type, name: str) -> list[inspect.Parameter]:
+    return list(inspect.signature(vars(owner)[name]).parameters.values())
+
+
+def returned(owner: type, name: str) -> str:
+    """Return the annotation of what a method returns, without the difference between plain and asyncio."""
+    return re.sub("Async(?=Speech|Iterator)", "", str(inspect.signature(vars(owner)[name]).return_annotation))
+
+
+@pytest.mark.parametrize(("plain", "asynchronous"), PAIRS)
+def test_both_have_the_same_methods_in_the_same_order(plain: type, asynchronous: type) -> None:
+    assert public(asynchronous) == public(plain)
+    assert len(public(plain)) > 10
+
+
+@pytest.mark.parametrize(("plain", "asynchronous", "name"), METHODS)
+def test_both_take_and_return_the_same(plain: type, asynchronous: type, name: str) -> None:
+    assert parameters(asynchronous, name) == parameters(plain, name)
+    assert returned(asynchronous, name) == returned(plain, name)
+
+
+@pytest.mark.parametrize(("plain", "asynchronous", "name"), METHODS)
+def test_both_say_the_same_of_a_method(plain: type, asynchronous: type, name: str) -> None:
+    first, *_ = str(vars(asynchronous)[name].__doc__).splitlines()
+    assert first == str(vars(plain)[name].__doc__).splitlines()[0]
+
+
+@pytest.mark.parametrize(("plain", "asynchronous", "name"), METHODS)
+def test_what_waits_is_awaited(plain: type, asynchronous: type, name: str) -> None:
+    method = vars(asynchronous)[name]
+    iterates = inspect.isgeneratorfunction(vars(plain)[name])
+    kind = inspect.isasyncgenfunction if iterates else inspect.iscoroutinefunction
+    assert name in IMMEDIATE or kind(method)
+
+
+def test_both_are_made_with_the_same_parameters() -> None:
+    assert parameters(AsyncClient, "__init__") == parameters(Client, "__init__")
