@@ -201,7 +201,6 @@ def fetch(settings: Settings) -> Checkpoint:
 
 def _download(settings: Settings) -> None:
     """Download XTTS with Coqui's library."""
-    forbid_telemetry()
     manager_class = _manager_without_prompt()
     try:
         manager_class(output_prefix=settings.coqui_dir.expanduser().parent, progress_bar=True).download_model(MODEL)
@@ -214,6 +213,7 @@ def _download(settings: Settings) -> None:
 
 def _manager_without_prompt() -> Any:  # noqa: ANN401 - upstream is untyped
     """Return the class of Coqui's download manager without its prompt on stdin."""
+    forbid_telemetry()
     try:
         from TTS.utils.manage import ModelManager
     except ImportError as error:
