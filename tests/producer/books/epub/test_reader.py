@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import make_epub
-from tests.support.in_a_file import read_bytes
+from tests.support.books import outline, read_bytes
 from voxspool.books import Book, Place, read_book
 from voxspool.books import archive as archives
 from voxspool.books.chapters import MAX_CHAPTER_CHARS
@@ -191,10 +191,6 @@ def with_nav(lines: str, pages: dict[str, str]) -> Book:
     with zipfile.ZipFile(io.BytesIO(make_epub.small("", package=item, documents=documents))) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     return read({**entries, "OEBPS/nav.xhtml": nav(lines).encode()})
-
-
-def outline(book: Book) -> list[tuple[str, list[str]]]:
-    return [(chapter.title, [block.text for block in chapter.blocks]) for chapter in book.chapters]
 
 
 def test_several_entries_of_the_contents_split_one_document() -> None:
