@@ -54,7 +54,7 @@ def assert_refused(client: Client, db: redis.Redis, worker: WorkerProcess, *, sa
         (GOOD | {"version": 9}, "protocol version 9"),
         (GOOD | {"voice": 7}, "voice is 7"),
         (GOOD | {"speed": 9.5}, "speed 9.5 is outside"),
-        (GOOD | {"surprise": 1}, 'field that is not known here: "surprise"'),
+        (GOOD | {"surprise": 1}, 'an unknown field: "surprise"'),
         ({"version": 1, "id": "odd"}, "the job has no text"),
         (GOOD | {"text": "x" * 100_001}, "100,001 characters and the limit is 100,000"),
         (GOOD | {"id": "another"}, "job's id is 'odd' and its speech names 'another'"),

@@ -1,10 +1,10 @@
-"""The contract between producers, workers and consumers: values and bytes, no input or output.
+"""Define the wire format between producers, workers and readers: values and bytes, without input or output.
 
-`jobs` and `narration`: what a producer asks for. `stream`: what a worker answers. `voices`: the names of voices, and
-what is stored of a cloned one. `keys`: the keys in Redis. `environment`: the variables that both packages read.
-`numbers`: counts in text that anybody may have written.
-Nothing here imports redis, rq or click, and nothing depends on how a job is queued, spoken or read.
+`jobs` and `narration` define the jobs that a producer enqueues, `stream` the entries that a worker writes, `voices` the
+names of voices and the stored description of a cloned voice, `keys` the keys in Redis, `environment` the variables that
+both packages read. `numbers` reads counts from untrusted text. No module here imports redis, rq or click, or depends on
+how a job is queued, spoken or read.
 """
 
 VERSION = 1
-"""The version every job and every `begin` entry carries. A reader refuses a version that it does not know."""
+"""The protocol version in every job and every `begin` entry. A reader refuses a version that it does not know."""

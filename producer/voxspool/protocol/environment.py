@@ -1,7 +1,7 @@
-"""The environment variables of both packages in one table, and the check for mistyped names.
+"""Define the environment variables of both packages in one table, and check for mistyped names.
 
-Each package's Settings reads its own variables. With this table each can warn of a `VOXSPOOL_` variable that nobody
-reads.
+Each package's Settings reads its own variables. With this table each package refuses a `VOXSPOOL_` variable that no
+package reads.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ STORE = "VOXSPOOL_STORE"
 PRONUNCIATIONS = "VOXSPOOL_PRONUNCIATIONS"
 
 VARIABLES: dict[str, str] = {
-    REDIS_URL: "where Redis is: redis://, rediss:// or unix://; then REDIS_URL, then redis://localhost:6379/0",
-    ENGINE: "the engine that a producer asks for when it names none: auto, piper, tone, xtts or another (default auto)",
-    VOICE: "the voice that a producer asks for when it names none (default: the engine's own)",
+    REDIS_URL: "the URL of Redis: redis://, rediss:// or unix:// (default: REDIS_URL, then redis://localhost:6379/0)",
+    ENGINE: "the engine of jobs that do not name one: auto, piper, tone, xtts or another (default auto)",
+    VOICE: "the voice of jobs that do not name one (default: the engine's own)",
     WORKER_ENGINE: "the engine that `voxspool-worker run` loads: piper, tone, xtts or an installed one (default piper)",
-    WORKER_JOBS: "how many jobs one worker process speaks at once (default 8)",
+    WORKER_JOBS: "the number of jobs that one worker process speaks at the same time (default 8)",
     PIPER_VOICES: "a folder of Piper voices: NAME.onnx beside NAME.onnx.json "
     "(default: where `voxspool-worker voices get` stores them)",
     PIPER_CATALOGUE: "the address of a catalogue of Piper voices, voices.json, with the voices beside it "
     "(default: piper-tts's own)",
     XTTS_DIR: "a folder with an XTTS checkpoint: config.json, model.pth, vocab.json, speakers_xtts.pth",
-    DEVICE: "where XTTS computes: auto, mps, cuda or cpu (default auto)",
-    PRECISION: "how XTTS computes: auto, fp32, bf16 or int8 (default auto: int8 on a CPU, bf16 on CUDA, fp32 on MPS)",
-    CACHE_DIR: "a folder for what is computed once: voices' conditioning, kernels (default ~/.cache/voxspool)",
+    DEVICE: "the device that XTTS computes on: auto, mps, cuda or cpu (default auto)",
+    PRECISION: "XTTS's precision: auto, fp32, bf16 or int8 (default auto: int8 on a CPU, bf16 on CUDA, fp32 on MPS)",
+    CACHE_DIR: "a folder for computed data: the conditioning of voices, kernels (default ~/.cache/voxspool)",
     HEALTH_DIR: "the folder of the health files that `voxspool-worker health` reads (default: a temporary one)",
     PRONUNCIATIONS: "a file of `word => spoken` lines for every book that `voxspool narrate` narrates (default: none)",
-    STORE: "where spoken segments of books are kept: a folder or a URL (s3://…), the same for workers and narrators "
+    STORE: "the store for spoken segments of books: a folder or a URL (s3://…), the same for workers and narrators "
     "(default ~/.cache/voxspool/segments)",
-    WORKER_MEMORY_MB: "the size in MiB at which a worker ends, to be started again (default: twice its first)",
+    WORKER_MEMORY_MB: "the memory in MiB at which a worker exits, to be restarted (default: twice its memory at start)",
 }
-"""Every variable that voxspool reads, with what it means."""
+"""Every variable that voxspool reads, with its meaning."""
 
 TELEMETRY_OFF = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-"""What libraries look at before they report home, set in our own processes alone.
+"""The variables that switch off the telemetry of libraries. They are set in voxspool's own processes only.
 
-ONNX Runtime, from 1.32 on and on Linux and macOS, makes up a device id and queues events under the user's cache folder
-when it is imported. Hugging Face's library adds what runs it and where to the requests of a download.
+On Linux and macOS, ONNX Runtime 1.32 and later creates a device id and stores events in the user's cache folder as soon
+as it is imported. Hugging Face's library adds facts about the program and the machine to its download requests.
 """
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
@@ -66,18 +66,18 @@ DEFAULT_STORE = "~/.cache/voxspool/segments"
 
 
 def redis_url(environ: Mapping[str, str]) -> str | None:
-    """Return the URL that the environment names, `VOXSPOOL_REDIS_URL` before `REDIS_URL`, or None."""
+    """Return the value of `VOXSPOOL_REDIS_URL`, else of `REDIS_URL`, else None. Empty values count as not set."""
     return environ.get(REDIS_URL) or environ.get("REDIS_URL") or None
 
 
 def check_names(environ: Mapping[str, str]) -> None:
-    """Refuse a `VOXSPOOL_` variable that nobody reads, and RQ under another prefix than the scripts'.
+    """Raise SettingsError for an unknown `VOXSPOOL_` variable, with the nearest known name in the message.
 
-    Raises SettingsError, with the near name.
+    Also raise it if RQ_KEY_PREFIX is not `rq`, because the Lua scripts use RQ's default key prefix.
     """
     prefix = environ.get("RQ_KEY_PREFIX", "rq")
     if prefix != "rq":
-        raise SettingsError(f"RQ_KEY_PREFIX is {prefix!r}; voxspool's jobs lie under rq:, unset it")
+        raise SettingsError(f"RQ_KEY_PREFIX is {prefix!r}, but voxspool works with the prefix rq alone; unset it")
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in VARIABLES:
             hint = did_you_mean(name, VARIABLES)

@@ -1,6 +1,6 @@
-"""What a producer asks for: JobSpec, its limits, its JSON, and the names of the queues.
+"""Define the job that a producer enqueues: JobSpec, its limits and its JSON, and the names of the queues.
 
-It defines the form of a job and nothing else: not which voices exist, not how a text is split, not Redis.
+This module does not know which voices exist or how a text is split, and it does not use Redis.
 """
 
 from __future__ import annotations
@@ -20,52 +20,61 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TASK: Final = "voxspool_worker.tasks.synthesize"
-"""The only function that a job on our queues may name."""
+"""The function of speech jobs. Jobs on voxspool's queues may name only this one and `narration.TASK`."""
 
 Priority = Literal["interactive", "batch"]
 PRIORITIES: Final[tuple[str, ...]] = get_args(Priority)
 
 AUTO: Final = "auto"
-"""Leaves the choice of the engine to routing, and to the worker that is free first."""
+"""Leave the choice of the engine to routing, else to the first free worker."""
 ENGINES: Final = ("piper", "tone", "xtts")
-"""The engines of voxspool itself. Workers may have others, of any name that `is_engine_name` accepts."""
+"""The engines that voxspool includes. Workers may have others, with any name that `is_engine_name` accepts."""
 
 MAX_TEXT_CHARS: Final = 100_000
-"""About two hours of speech, 330 MB of Redis at 24 kHz. Longer texts are books: one job a chapter."""
+"""Limit for a job's text, in characters: about two hours of speech, 330 MB in Redis at 24 kHz.
+
+Longer texts are books, which are narrated with one job for each chapter.
+"""
 
 MIN_SPEED: Final = 0.5
 MAX_SPEED: Final = 2.0
-"""Beyond these the voices stop being intelligible."""
+"""Outside this range the voices are not intelligible."""
 
 MAX_SEED: Final = 2**32 - 1
 
 AUDIO_BASE_S: Final = 60
 AUDIO_PER_CHAR_S: Final = 2.0
-"""The longest speech of n characters, at speed 1: some thirty times what a sentence takes, since a figure or an
-abbreviation is many words. What is longer is an engine that does not stop."""
+"""Limit for the audio of n characters at speed 1, in seconds: AUDIO_BASE_S + n * AUDIO_PER_CHAR_S.
+
+This is about thirty times the duration of a sentence, because a number or an abbreviation may be many words. An engine
+that produces more has failed to stop.
+"""
 MAX_AUDIO_S: Final = 6 * 3600
-"""The longest speech of all: 1.1 GB of Redis at 24 kHz."""
+"""Limit for the audio of any job, in seconds: 1.1 GB in Redis at 24 kHz."""
 
 MIN_LIVE_S: Final = 5
-"""Readers acknowledge once a second, and may lose a connection for a moment."""
+"""Shortest `live_s`, in seconds. Readers acknowledge once a second, and a connection may be lost for a moment."""
 MAX_LIVE_S: Final = 24 * 3600
 MIN_WINDOW_S: Final = 1
 MAX_WINDOW_S: Final = 3600
 WINDOW_LIVE_S: Final = 600
-"""A job that waits for its reader is live, so that it does not wait for ever; this long where it does not say."""
+"""`live_s` of a job that states only `window_s`, in seconds: a job that waits for its reader must not wait for ever."""
 
 DEFAULT_KEEP_S: Final = 3600
 MAX_KEEP_S: Final = 30 * 24 * 3600
 
 TIMEOUT_BASE_S: Final = 120
 TIMEOUT_PER_CHAR_S: Final = 0.5
-"""The slowest engine we know of took 0.1 s a character (724 in 73 s); the rest is for company on the rows."""
+"""Time limit of a job, in seconds: TIMEOUT_BASE_S + TIMEOUT_PER_CHAR_S for each character.
+
+The slowest engine measured took 0.1 s for each character (724 in 73 s). The rest is for other jobs in the same batch.
+"""
 
 _ENGINE = re.compile(r"[a-z]([a-z0-9_-]{0,30}[a-z0-9])?")
-"""It stands in the names of queues and keys, in file names and on command lines."""
+"""An engine's name is part of the names of queues and keys, of file names and of command lines."""
 ENGINE_NAME_RULE: Final = "a name has 1 to 32 of a-z 0-9 _ -, begins with a letter and does not end with _ or -"
 _NOT_ENGINES = frozenset({AUTO, *PRIORITIES})
-"""They mean something else where a queue is named by one word."""
+"""Words that do not name an engine, because commands accept them in place of a queue's name."""
 _QUEUE = re.compile(rf"voxspool-(?P<engine>.+)-({'|'.join(PRIORITIES)})")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
@@ -74,35 +83,35 @@ _MAX_VOICE_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """One speech, as a producer asks for it. Checked when made: a JobSpec that exists is well-formed.
+    """The job of one speech. The fields are checked on construction, so every JobSpec is valid.
 
     Raises InvalidJobError or UnknownEngineError, with the value and what to do.
     """
 
     text: str
-    """What to say; at most MAX_TEXT_CHARS characters. Empty, or nothing but symbols, is a valid and empty speech."""
+    """The text to speak, at most MAX_TEXT_CHARS characters. A text that is empty or has only symbols gives no audio."""
     id: str = dataclasses.field(default_factory=lambda: uuid4().hex)
-    """Letters, digits, `_` and `-`, up to 128. A chosen id makes enqueueing idempotent."""
+    """1 to 128 letters, digits, `_` and `-`. With an id of your own, enqueueing the same job twice has no effect."""
     voice: str | None = None
-    """A name from `voxspool voices`; None is the engine's own default."""
+    """A name from `voxspool voices`; None: the engine's default voice."""
     language: str | None = None
-    """`en`, `pt-br` …; None is the voice's own."""
+    """A language tag such as `en` or `pt-br`; None: the voice's default language."""
     engine: str = AUTO
-    """`auto`, or the name of an engine. Whether a worker has it is seen only when one takes the job."""
+    """`auto`, or the name of an engine. If no worker has this engine, the job waits until one has."""
     speed: float = 1.0
-    """Rate of speech, 0.5 (half) to 2.0 (double)."""
+    """Speed of the speech, 0.5 (half) to 2.0 (double)."""
     seed: int = 0
-    """The same job with the same seed says the same samples on the same machine."""
+    """Seed of random numbers. The same job with the same seed gives the same samples on the same machine."""
     priority: Priority = "interactive"
     keep_s: int = DEFAULT_KEEP_S
-    """How long the stream lives after its terminal entry, in seconds."""
+    """Lifetime of the stream after its terminal entry, in seconds."""
     live_s: int | None = None
-    """For a listener who is there: the job is cancelled when nobody has read it for so long, in seconds."""
+    """The job is cancelled if no reader reads it for this time, in seconds; None: it does not need a reader."""
     window_s: int | None = None
-    """How far the job may be spoken ahead of its reader, in seconds; None: as fast as it can be."""
+    """How far the audio may be ahead of the reader, in seconds; None: the worker does not wait for the reader."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be spoken."""
+        """Check all fields."""
         _check_types(self)
         if not _ID.fullmatch(self.id):
             raise InvalidJobError(
@@ -111,7 +120,7 @@ class JobSpec:
         if len(self.text) > MAX_TEXT_CHARS:
             raise InvalidJobError(
                 f"the text has {len(self.text):,} characters and the limit is {MAX_TEXT_CHARS:,}; "
-                "enqueue it in parts, one job a chapter"
+                "enqueue it in parts, one job for each chapter"
             )
         if self.engine != AUTO:
             check_engine_name(self.engine)
@@ -129,33 +138,33 @@ class JobSpec:
 
     @property
     def queue(self) -> str:
-        """The name of the RQ queue of what the job asks for. An `auto` job may lie in any engine's instead."""
+        """The name of the RQ queue for the job's engine and priority. Routing may choose another for an `auto` job."""
         return queue_name(self.engine, self.priority)
 
     @property
     def timeout_s(self) -> int:
-        """How long a run may take, in seconds: a job is finite, and its length follows from its text."""
+        """The time limit of one attempt, in seconds. It depends on the length of the text."""
         return TIMEOUT_BASE_S + int(TIMEOUT_PER_CHAR_S * len(self.text))
 
     @property
     def unread_limit_s(self) -> int | None:
-        """How long nobody may read the job before it is cancelled, in seconds; None: it does not need a reader."""
+        """The time without a reader after which the job is cancelled, in seconds; None: it does not need a reader."""
         return self.live_s or (None if self.window_s is None else WINDOW_LIVE_S)
 
     @property
     def max_audio_s(self) -> int:
-        """How long its audio may be, in seconds."""
+        """The limit for the duration of the audio, in seconds."""
         return min(MAX_AUDIO_S, AUDIO_BASE_S + int(AUDIO_PER_CHAR_S * len(self.text) / self.speed))
 
     def says_the_same(self, other: JobSpec) -> bool:
-        """Whether both would sound alike: everything but how urgent it is, how it is read and how long it is kept."""
+        """Return whether both jobs give the same audio: all but priority, keep_s, live_s and window_s are equal."""
         alike = {name: getattr(other, name) for name in ("keep_s", "priority", "live_s", "window_s")}
         return dataclasses.replace(self, **alike) == other
 
     def encode(self) -> dict[str, Any]:
-        """Return the JSON object that travels as the job's only argument.
+        """Return the JSON object that is the job's only argument.
 
-        What came to the protocol later is left out where it is not asked for: a worker that is older takes the job.
+        Fields that were added to the protocol later are left out if they are None: then older workers accept the job.
         """
         fields = dataclasses.asdict(self)
         return {"version": VERSION} | {
@@ -164,19 +173,20 @@ class JobSpec:
 
     @classmethod
     def decode(cls, data: object) -> JobSpec:
-        """Read what `encode` gave, from anybody.
+        """Return the job of an untrusted JSON object.
 
-        Raises InvalidJobError for anything else: another version, a missing, unknown or ill-typed field.
+        Raises InvalidJobError for another version, or for a missing, unknown or invalid field.
         """
         if not isinstance(data, dict):
-            raise InvalidJobError(f"a job's argument is a JSON object, not {_kind(data)}")  # it may be the text
+            # Name the type, not the value: the value may be the text, which must not be logged.
+            raise InvalidJobError(f"a job's argument is a JSON object, not {_kind(data)}")
         fields = dict(data)
         version = fields.pop("version", None)
         if type(version) is not int or version != VERSION:
-            raise InvalidJobError(f"the job is of protocol version {_shown(version)}, this worker speaks {VERSION}")
+            raise InvalidJobError(f"the job has protocol version {_shown(version)}; this worker supports {VERSION}")
         unknown = sorted(str(name) for name in set(fields) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
-            raise InvalidJobError(f"the job has a field that is not known here: {_shown(unknown[0])}")
+            raise InvalidJobError(f"the job has an unknown field: {_shown(unknown[0])}")
         missing = sorted({"text", "id"} - set(fields))
         if missing:
             raise InvalidJobError(f"the job has no {missing[0]}")
@@ -184,36 +194,37 @@ class JobSpec:
 
 
 def is_engine_name(name: str) -> bool:
-    """Return whether an engine may have this name; `auto`, `interactive` and `batch` mean something else."""
+    """Return whether an engine may have this name. The words `auto`, `interactive` and `batch` are not allowed."""
     return name not in _NOT_ENGINES and bool(_ENGINE.fullmatch(name))
 
 
 def check_engine_name(name: str) -> None:
-    """Refuse a name that no engine can have. Raises UnknownEngineError, with the near name and the rule."""
+    """Raise UnknownEngineError for a name that no engine can have, with the nearest known name and the rule."""
     if not is_engine_name(name):
         hint = did_you_mean(name, (AUTO, *ENGINES))
         raise UnknownEngineError(f"there is no engine {_shown(name)}{hint}; {ENGINE_NAME_RULE}")
 
 
 def queue_name(engine: str, priority: str) -> str:
-    """Name the queue for an engine (or `auto`, which every worker serves) and a priority."""
+    """Return the name of the queue for a priority and an engine, or `auto`, whose queue every worker serves."""
     return f"voxspool-{engine}-{priority}"
 
 
 def queue_names(engine: str) -> list[str]:
-    """Name the queues that a worker with this engine serves, the first to be emptied first."""
+    """Return the names of the queues that a worker with this engine serves. It empties earlier queues first."""
     return [queue_name(wanted, priority) for priority in PRIORITIES for wanted in (engine, AUTO)]
 
 
 def all_queue_names(engines: Sequence[str] = ENGINES) -> list[str]:
-    """Name every queue that a job for one of these engines, or for any, can lie in."""
+    """Return the names of all queues for these engines and `auto`."""
     return [queue_name(engine, priority) for engine in (*engines, AUTO) for priority in PRIORITIES]
 
 
 def queues_named(words: Sequence[str], engines: Sequence[str] = ENGINES) -> list[str]:
-    """Name the queues that words mean: a queue's own name, an engine, `auto`, or a priority; none: all of them.
+    """Return the names of the queues that match any of the words; all queues if there are no words.
 
-    `engines` are those that have queues. Raises UnknownQueueError.
+    A word is a queue's name, an engine, `auto` or a priority. `engines` are the engines that have queues.
+    Raises UnknownQueueError for any other word.
     """
     names = all_queue_names(engines)
     for word in words:
@@ -224,32 +235,32 @@ def queues_named(words: Sequence[str], engines: Sequence[str] = ENGINES) -> list
 
 
 def engine_of(queue: str) -> str | None:
-    """Return the engine, or `auto`, of a queue; None if its name is not one that `queue_name` gives."""
+    """Return the engine, or `auto`, of a queue; None if the name is not a queue's name (see `queue_name`)."""
     found = _QUEUE.fullmatch(queue)
     engine = found["engine"] if found else ""
     return engine if engine == AUTO or is_engine_name(engine) else None
 
 
 def priority_of(queue: str) -> Priority:
-    """Return the priority of a queue that `queue_name` named."""
+    """Return the priority of a queue whose name is from `queue_name`."""
     return cast("Priority", queue.rpartition("-")[2])
 
 
 def _shown(value: object) -> str:
-    """Show a value on one line, safely and not at length, whatever it is."""
+    """Return a value for a message: as JSON, on one line, of at most 60 characters."""
     try:
         text = json.dumps(value, default=repr)
-    except (ValueError, RecursionError):  # a number of thousands of digits, a list within a list within …
-        text = f"a {type(value).__name__} beyond all measure"
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists nested too deeply
+        text = f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 _LATER: Final = frozenset({"live_s", "window_s"})
-"""Fields that the first workers of this version refuse."""
+"""Fields that were added to protocol version 1 later, and that the first workers of this version refuse."""
 
 
 def _kind(value: object) -> str:
-    """Return the name of a value's type, for a message."""
+    """Return the name of a value's type for a message."""
     return "null" if value is None else type(value).__name__
 
 
@@ -276,7 +287,7 @@ _SPANS_S: Final = {
 
 
 def _check_spans(spec: JobSpec) -> None:
-    """Refuse a span of time that is too short or too long."""
+    """Raise InvalidJobError for a duration that is too short or too long."""
     for name, (least, most) in _SPANS_S.items():
         value = getattr(spec, name)
         if value is not None and not least <= value <= most:
@@ -284,10 +295,10 @@ def _check_spans(spec: JobSpec) -> None:
 
 
 def _check_types(spec: JobSpec) -> None:
-    """Refuse a field of another type: JSON from the wire, or a caller without a type checker."""
+    """Raise InvalidJobError for a field of a wrong type, from JSON or from a caller without a type checker."""
     for name, types in _TYPES.items():
         value = getattr(spec, name)
         if not isinstance(value, types) or isinstance(value, bool):
             kinds = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
-            shown = _kind(value) if name == "text" else _shown(value)  # a refusal is logged, a text never
+            shown = _kind(value) if name == "text" else _shown(value)  # errors are logged, and the text must not be
             raise InvalidJobError(f"{name} is {shown}, not {kinds}")

@@ -1,113 +1,115 @@
-"""Every Redis key of voxspool, its type and its lifetime, one function each.
+"""Define every Redis key of voxspool, with its type and its lifetime.
 
-The job's id is the hash tag, so that a job's keys share a slot and the scripts stay legal on a cluster; the cloned
-voices have the tag `voices`. RQ's own keys (`rq:…`) are RQ's; only the names of our queues are ours, in
-`jobs.queue_name`.
+The part in braces is the hash tag of Redis Cluster. All keys of a job have the job's id as their tag, so they are in
+one slot and one Lua script may use them all. The keys of cloned voices have the tag `voices`. RQ's own keys begin with
+`rq:`; `jobs.queue_name` defines the names of the queues.
 """
 
 from __future__ import annotations
 
 WORKERS = "voxspool:workers"
-"""Set: the names of the workers that said they live. A name whose `worker` key is gone is dead."""
+"""Set: the names of all workers that have started. A worker whose `worker` key has expired is dead."""
 
 WORKER_TTL_S = 9
-"""Lifetime of a worker's card. It is renewed every 3 s, so it outlives two lost beats."""
+"""Lifetime of a worker's description, in seconds. It is renewed every 3 s, so two lost heartbeats do no harm."""
 
 PAUSED = "voxspool:paused"
-"""Set: the names of the queues that somebody paused. Workers take nothing from them. Lives until they are resumed."""
+"""Set: the names of the paused queues, from which workers take no jobs. Lifetime: until the queues are resumed."""
 
 ACKNOWLEDGED_TTL_S = 24 * 3600
-"""Lifetime of what readers acknowledged, after the last time, in seconds: a day."""
+"""Lifetime of a reader's position after its last update, in seconds: one day."""
 
 NARRATION_TTL_S = 7 * 24 * 3600
-"""Lifetime of a narration's record and of its chapters' jobs, in seconds: a week. What was spoken lies in the store."""
+"""Lifetime of a narration's record and of its chapters' jobs, in seconds: one week. The audio is in the store."""
 
 VOICES = "voxspool:{voices}"
-"""Hash: a cloned voice's name -> its description, `voices.ClonedVoice` as JSON. A voice lives until it is removed."""
+"""Hash: name of a cloned voice -> its description, `voices.ClonedVoice` as JSON. Lifetime: until it is removed."""
 
 CONDITIONING_TTL_S = 30 * 24 * 3600
 """Lifetime of a voice's conditioning after its last use, in seconds: 30 days. Later it is computed again."""
 
 CONDITIONING_LOCK_TTL_S = 10
-"""Lifetime of the lock after its last beat: so long do the others wait when who computes has died."""
+"""Lifetime of the lock after its last renewal, in seconds: the longest wait after the worker with the lock has died."""
 
 POOL_TTL_S = 24 * 3600
-"""Lifetime of what workers share of a chapter, after the last of them touched it, in seconds: a day.
+"""Lifetime of the data that workers share about a chapter, after its last use, in seconds: one day.
 
-It goes with the chapter's end; where nobody came to end it, what was spoken is in the segment store all the same.
+It is deleted when the chapter ends. If no worker ends the chapter, the spoken segments are still in the segment store.
 """
 
 
 def audio(job: str) -> str:
-    """Stream: the job's audio. Lives while the job runs, then `JobSpec.keep_s` after its terminal entry."""
+    """Stream: the job's audio. Lifetime: while the job runs, then `JobSpec.keep_s` after its terminal entry."""
     return f"voxspool:{{{job}}}:audio"
 
 
 def control(job: str) -> str:
-    """Hash: attempt, seq, state, cancel, progress. Lives as long as `audio`."""
+    """Hash: attempt, seq, state, cancel, progress. Lifetime: that of `audio`."""
     return f"voxspool:{{{job}}}:ctl"
 
 
 def acknowledged(job: str) -> str:
-    """Hash: `pos`, up to which sample a reader has read; `at`, when it said so, in ms of Redis's clock.
+    """Hash: `pos`, the number of samples that a reader has read, and `at`, the time of this update.
 
-    Only of jobs that ask for it. Lives ACKNOWLEDGED_TTL_S after the last time.
+    The time is in ms by Redis's clock. Only jobs with `live_s` or `window_s` have this key.
+    Lifetime: ACKNOWLEDGED_TTL_S after the last update.
     """
     return f"voxspool:{{{job}}}:ack"
 
 
 def narration(name: str) -> str:
-    """Hash: `title`, `host`, `folder` of a book's narration, and `jobs`, a JSON list of its chapters' jobs.
+    """Hash: `title`, `host` and `folder` of a book's narration, and `jobs`, a JSON list of its chapters' jobs.
 
-    Lives NARRATION_TTL_S after its command last began.
+    Lifetime: NARRATION_TTL_S after the last start of its command.
     """
     return f"voxspool:{{{name}}}:narration"
 
 
 def narrating(engine: str) -> str:
-    """Sorted set: the chapters that workers with this engine narrate, by when they were begun.
+    """Sorted set: the chapters that workers with this engine narrate, by start time.
 
-    Lives POOL_TTL_S after the last was begun, or said that it goes on.
+    Lifetime: POOL_TTL_S after the last start of a chapter or the last sign that one still runs.
     """
     return f"voxspool:narrating:{{{engine}}}"
 
 
 def pool(job: str) -> str:
-    """Hash: `plan`, which plan a chapter's segments are of; who holds each, and how many died of it.
+    """Hash: `plan`, the id of the plan of a running chapter's segments; each segment's owner and number of crashes.
 
-    Of a chapter that runs, as the two below. Lives POOL_TTL_S after the last touch.
+    Lifetime: POOL_TTL_S after the last use.
     """
     return f"voxspool:{{{job}}}:pool"
 
 
 def unspoken(job: str) -> str:
-    """Sorted set: a chapter's segments that are not spoken yet: 0 for a free one, else when its lease ends.
+    """Sorted set: the segments of a running chapter that are not spoken yet.
 
-    In ms of Redis's clock. Lives as long as `pool`.
+    The score is 0 for a free segment, else the time at which its lease ends, in ms by Redis's clock.
+    Lifetime: that of `pool`.
     """
     return f"voxspool:{{{job}}}:unspoken"
 
 
 def results(job: str) -> str:
-    """List: what came of a chapter's segments, in the order in which they were ended. Lives as long as `pool`."""
+    """List: the results of a running chapter's segments, in the order of their completion. Lifetime: that of `pool`."""
     return f"voxspool:{{{job}}}:results"
 
 
 def worker(name: str) -> str:
-    """Hash: what a live worker offers (engine, device, voices, jobs). Lives WORKER_TTL_S after its last beat."""
+    """Hash: a live worker's description (engine, device, voices, jobs). Lifetime: WORKER_TTL_S after a heartbeat."""
     return f"voxspool:worker:{name}"
 
 
 def clips(voice: str) -> str:
-    """List: a cloned voice's clips, FLAC, in order. Lives as long as the voice's field in VOICES."""
+    """List: the clips of a cloned voice as FLAC, in order. Lifetime: that of the voice's field in VOICES."""
     return f"voxspool:{{voices}}:clips:{voice}"
 
 
 def conditioning(key: str) -> str:
-    """String: what a model made of a voice's clips, as safetensors. Lives CONDITIONING_TTL_S after its last use."""
+    """String: a model's conditioning for a voice, as safetensors. Lifetime: CONDITIONING_TTL_S after its last use."""
     return f"voxspool:conditioning:{{{key}}}"
 
 
 def conditioning_lock(key: str) -> str:
-    """String: a token of who computes `conditioning`. Lives CONDITIONING_LOCK_TTL_S after its holder's last beat."""
+    """String: the token of the worker that computes `conditioning`. Lifetime: CONDITIONING_LOCK_TTL_S after renewal."""
     return f"voxspool:conditioning:{{{key}}}:lock"

@@ -1,4 +1,4 @@
-"""Which language of a voice matches a wanted one: `en` means any English, `en-gb` the nearest."""
+"""Match a requested language with the languages of a voice: `en` matches any English, `en-gb` also matches `en`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ if TYPE_CHECKING:
 
 
 def meant(wanted: str, languages: Sequence[str]) -> str | None:
-    """Return the tag that is spoken where a language is wanted; None where the voice does not speak it.
+    """Return the tag in `languages` that matches the requested one; None if the voice does not speak the language.
 
-    `en` takes the voice's first tag of that language, and `en-gb` takes `en`; no tags at all: any language.
+    `en` matches the first tag of this language, and `en-gb` matches `en` if there is no `en-gb`. A voice without tags
+    speaks any language.
     """
     if not languages:
         return wanted

@@ -1,10 +1,11 @@
-"""What a worker answers: the entries of a job's stream, and their bytes.
+"""Define the entries of a job's stream, which a worker writes, and encode and decode their bytes.
 
-An entry has an id `<attempt>-<seq>` and always the same three fields, `type`, `pos`, `data`. An attempt opens with a
-`begin` (or is a lone `cancelled`, where nobody ran the job); within it seq counts from 1 without a hole; exactly one of
-`end`, `failed`, `cancelled` closes the stream.
-A field with a default came later than the version: a worker that is older does not write it.
-Knows the bytes and not where they come from: no Redis here. Described for other languages in docs/protocol.md.
+An entry has an id `<attempt>-<seq>` and always three fields: `type`, `pos` and `data`. An attempt starts with a `begin`
+entry (if no worker ran the job, it is a single `cancelled` entry). Within an attempt `seq` counts from 1 without gaps.
+Exactly one `end`, `failed` or `cancelled` entry closes the stream.
+
+Fields with a default were added after protocol version 1; older workers do not write them. This module does not use
+Redis. docs/protocol.md describes the format for other languages.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "s16le"
 SAMPLE_BYTES: Final = 2
-"""Audio is signed 16-bit little-endian, mono."""
+"""Bytes of one sample: audio is signed 16-bit little-endian, mono."""
 
 
 _MOST: Final = 2**64 - 1
-"""The largest number in an entry's id: Redis holds each of the two in 64 bits."""
+"""The largest number in an entry's id: Redis stores each of the two in 64 bits."""
 
 
 class EntryId(NamedTuple):
-    """`<attempt>-<seq>`: ordered as Redis orders them."""
+    """The id `<attempt>-<seq>` of an entry. Ids have the same order as in Redis."""
 
     attempt: int
     seq: int
@@ -41,29 +42,29 @@ class EntryId(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> EntryId:
-        """Read an id. Raises ProtocolError for anything but two numbers with a dash between."""
+        """Return the id in a text. Raises ProtocolError for anything but two numbers with a hyphen between."""
         attempt, _, seq = text.partition("-")
         try:
             found = cls(parse_count(attempt), parse_count(seq))
         except ValueError:
             raise ProtocolError(f"{text[:60]!r} is not an entry's id; an id looks like 1-17") from None
         if max(found) > _MOST:
-            raise ProtocolError(f"{text!r} is beyond what an entry's id can be; an id looks like 1-17")
+            raise ProtocolError(f"{text!r} has a number that is too large for an entry's id; an id looks like 1-17")
         return found
 
 
 START: Final = EntryId(0, 0)
-"""Before the first entry of any stream: where a reader without a past begins."""
+"""The position before the first entry of any stream, where a new reader starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """An attempt starts; what follows is said from sample `pos` on."""
+    """The start of an attempt. Its audio begins at sample `pos` of the speech."""
 
     type: ClassVar[str] = "begin"
     pos: int
     sample_rate: int
-    """In Hz; the engine's own, the same for every attempt of a job."""
+    """The engine's sample rate in Hz, the same for every attempt of a job."""
     engine: str
     model: str
     voice: str
@@ -73,7 +74,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """Raw samples, s16le mono, the first of them at sample `pos` of the speech."""
+    """Raw samples, s16le mono. The first is sample `pos` of the speech."""
 
     type: ClassVar[str] = "audio"
     pos: int
@@ -82,63 +83,63 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A segment is complete: its audio, from sample `pos` to before `end_pos`, stands in the stream."""
+    """The end of a segment, whose audio is in the stream from sample `pos` up to, not including, `end_pos`."""
 
     type: ClassVar[str] = "mark"
     pos: int
     end_pos: int
     segment: int
-    """Counts from 0, in the order of the text."""
+    """The segment's number, from 0, in the order of the text."""
     start: int
     end: int
-    """The span of the job's text, in characters (code points): text[start:end] is what was said."""
+    """The span of the job's text, in characters (code points): text[start:end] was spoken."""
     seed: int
-    """The seed that was heard."""
+    """The seed of the audio in the stream."""
     tries: int = 1
-    """How often it was spoken, with another seed each time; the best try is what stands in the stream."""
+    """How many times the segment was spoken, each time with another seed. The best try is in the stream."""
     fault: str = ""
-    """What is still wrong with the best try: `cap`, `rate`, `silence` or `noise`; empty where nothing is."""
+    """The fault that remains in the best try: `cap`, `rate`, `silence` or `noise`; empty if there is none."""
     key: str = ""
-    """Of a book's chapter: where its audio lies in the segment store, without the silence up to `end_pos`.
+    """In a book's chapter, the key of the audio in the segment store. That audio excludes the silence before `end_pos`.
 
-    Empty: the audio stands before the mark in the stream. A chapter's segment that could not be spoken has none either:
-    then it lasts no sample but its pause, and `fault` says why.
+    Empty: the audio precedes the mark in the stream. It is also empty for a segment of a chapter that could not be
+    spoken. Such a segment consists of its pause only, and `fault` states the reason.
     """
     reused: bool = False
-    """Whether the store had it already: nobody spoke it for this job."""
+    """Whether the audio was already in the store, so that this job did not speak it."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """All is said; `pos` is the number of samples. Everything from `first_chunk_s` on is of this attempt alone."""
+    """The end of a complete speech of `pos` samples. The fields from `first_chunk_s` on describe this attempt only."""
 
     type: ClassVar[str] = "end"
     pos: int
     duration_s: float
     segments: int
     first_chunk_s: float | None
-    """From the worker's start on the job to its first audio; None where nothing was said in this attempt."""
+    """Time from the worker's start of the job to its first audio; None if this attempt produced no audio."""
     real_time_factor: float | None
-    """Seconds of work a second of audio; below 1 is faster than real time."""
+    """Real-time factor (RTF): processing time divided by duration of the audio. Below 1 is faster than real time."""
     elapsed_s: float | None = None
-    """From the worker's start on the job to this entry."""
+    """Time from the worker's start of the job to this entry."""
     characters_per_s: float | None = None
-    """Of the text, a second of work."""
+    """Characters of text per second of processing time."""
     chunks: int = 0
-    """Audio entries."""
+    """The number of audio entries."""
     voice_source: str = ""
-    """Where the voice came from: `built-in`, `memory`, `disk`, `redis` or `computed`."""
+    """The source of the voice: `built-in`, `memory`, `disk`, `redis` or `computed`."""
     rows: float | None = None
-    """How many rows the engine had in use, for all its jobs together, on the mean of its steps."""
+    """The number of batch rows that the engine used for all its jobs together, on average over its steps."""
     spoken_again: int = 0
-    """Segments that took more than one try."""
+    """The number of segments with more than one try."""
     faults: int = 0
-    """Segments whose best try has a fault still."""
+    """The number of segments whose best try still has a fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The worker gave up after `pos` samples: a stable code, one sentence, and whether another try may help."""
+    """A failure after `pos` samples: a stable code, one sentence, and whether a retry may help."""
 
     type: ClassVar[str] = "failed"
     pos: int
@@ -149,7 +150,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Somebody stopped it after `pos` samples."""
+    """A cancellation after `pos` samples."""
 
     type: ClassVar[str] = "cancelled"
     pos: int
@@ -159,7 +160,7 @@ class Cancelled:
 Entry: TypeAlias = Begin | Audio | Mark | End | Failed | Cancelled
 TERMINAL: Final = (End, Failed, Cancelled)
 STATES: Final = {"end": "ended", "failed": "failed", "cancelled": "cancelled"}
-"""A terminal entry's type -> the `state` it leaves in the control hash; before that it is `running`."""
+"""Type of a terminal entry -> the `state` that it sets in the control hash. Until then the state is `running`."""
 
 _JSON_TYPES: Final[dict[str, type[Begin | Mark | End | Failed | Cancelled]]] = {
     cls.type: cls for cls in (Begin, Mark, End, Failed, Cancelled)
@@ -167,7 +168,7 @@ _JSON_TYPES: Final[dict[str, type[Begin | Mark | End | Failed | Cancelled]]] = {
 
 
 _OF_CHAPTERS: Final = frozenset({"key", "reused"})
-"""Fields of a mark that a speech's marks go without."""
+"""Fields that only the marks of a chapter have."""
 
 
 def encode_data(entry: Entry) -> bytes:
@@ -183,10 +184,7 @@ def encode_data(entry: Entry) -> bytes:
 
 
 def decode(fields: Mapping[bytes, bytes]) -> Entry:
-    """Read the three fields of an entry, from anybody.
-
-    Raises ProtocolError for anything but an entry of a version that is known here.
-    """
+    """Return the entry in three untrusted fields. Raises ProtocolError if it is not a valid entry of this version."""
     try:
         kind = fields[b"type"].decode()
         pos = parse_count(fields[b"pos"].decode())
@@ -200,11 +198,11 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
         return cls(pos=pos, **{field.name: _typed(field, values) for field in dataclasses.fields(cls)[1:]})
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         shown = {key: value[:40] for key, value in fields.items()} if isinstance(fields, dict) else fields
-        raise ProtocolError(f"an entry that is not of protocol version {VERSION}: {shown!r} ({error!r})") from error
+        raise ProtocolError(f"an entry is not valid in protocol version {VERSION}: {shown!r} ({error!r})") from error
 
 
 def _decode_audio(pos: int, data: bytes) -> Audio:
-    """Read an audio entry: whole samples."""
+    """Return an audio entry. Raises ValueError if the data is not a whole number of samples."""
     if len(data) % SAMPLE_BYTES:
         raise ValueError(f"{len(data)} bytes are not whole samples")
     return Audio(pos, data)
@@ -217,13 +215,14 @@ _KINDS: Final[dict[str, tuple[type, ...]]] = {
     "float": (int, float),
     "float | None": (int, float, type(None)),
 }
-"""An entry's annotation -> what JSON may hold there."""
+"""Annotation of an entry's field -> the JSON types that it may have."""
 
 
 def _typed(field: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
-    """Return a field's value, if it is of the type that the entry states; its default where it may be missing.
+    """Return a field's value, or its default if it is missing.
 
-    Numbers are never negative.
+    Raises KeyError if a field without a default is missing, TypeError for a wrong type, and ValueError for a negative
+    number.
     """
     if field.name not in values and field.default is not dataclasses.MISSING:
         return field.default
@@ -236,16 +235,16 @@ def _typed(field: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:  # 
 
 
 def _check_begin(values: Mapping[str, Any]) -> None:
-    """Refuse what a reader of this version would play wrongly."""
+    """Raise ValueError for a sample rate or an audio format that a reader of this version cannot play."""
     if not values["sample_rate"]:
         raise ValueError("the sample rate is 0")
     stated = (values["protocol"], values["channels"], values["format"])
     if stated != (VERSION, 1, FORMAT):
-        raise ValueError(f"protocol, channels, format are {stated}, known here are {(VERSION, 1, FORMAT)}")
+        raise ValueError(f"protocol, channels, format are {stated}, but must be {(VERSION, 1, FORMAT)}")
 
 
 def position_after(entry: Entry) -> int:
-    """Return the sample that follows an entry."""
+    """Return the position of the first sample after an entry."""
     if isinstance(entry, Audio):
         return entry.pos + len(entry.pcm) // SAMPLE_BYTES
     return entry.end_pos if isinstance(entry, Mark) else entry.pos

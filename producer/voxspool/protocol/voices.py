@@ -1,8 +1,8 @@
-"""The names of voices, and what is stored of a cloned one: names, mixes, descriptions and their JSON.
+"""Define the names and mixes of voices, and the stored description of a cloned voice with its JSON.
 
-A voice is asked for by a name, or as a mix of several: `Ana Florence(2)+Luis Moray(1)`. This module defines how names
-are written and what a description holds; not which voices exist, not what a clip must sound like, not Redis.
-Described for other languages in docs/protocol.md.
+A job requests a voice by its name, or a mix of several voices: `Ana Florence(2)+Luis Moray(1)`. This module does not
+know which voices exist, does not check the sound of clips and does not use Redis. docs/protocol.md describes the format
+for other languages.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ CLONING_ENGINE: Final = "xtts"
 LANGUAGES: Final = (
     "en", "es", "fr", "de", "it", "pt", "pl", "tr", "ru", "nl", "cs", "ar", "zh-cn", "hu", "ko", "ja", "hi",
 )  # fmt: skip
-"""What a cloned voice can speak: the 17 languages of XTTS-v2, by its own tags."""
+"""The languages of cloned voices: the 17 languages of XTTS-v2, with its own tags."""
 MAX_PARTS: Final = 8
-"""Of a mix. The sum of more voices than that is nobody in particular."""
+"""The largest number of voices in a mix. A mix of more voices has no character of its own."""
 MAX_WEIGHT_DIGITS: Final = 9
+"""The largest number of digits of a weight, before and after the decimal point each."""
 VERSION: Final = 1
-"""Of a stored description. It outlives upgrades, so it says how it is to be read."""
+"""Version of the description's format. Descriptions stay in Redis across upgrades, so they state it."""
 
 PIPER_NAME: Final = re.compile(r"[a-z]{2,3}_[A-Z0-9]{2,3}-[\w\u0300-\u036f]{1,64}-\w{1,16}")
-"""How Piper's catalogue names a voice: en_US-joe-medium. No other character: names become files and commands."""
+"""A voice's name in Piper's catalogue, such as en_US-joe-medium. Names become file names and command arguments, so no
+other characters are allowed."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _WEIGHT: Final = re.compile(rf"[0-9]{{1,{MAX_WEIGHT_DIGITS}}}(\.[0-9]{{1,{MAX_WEIGHT_DIGITS}}})?")
@@ -45,71 +47,71 @@ _HOW: Final = "write a voice's name, or a mix like Ana Florence(2)+Luis Moray(1)
 
 @dataclass(frozen=True, slots=True)
 class VoiceName:
-    """A voice as it was asked for: one name, or a mix."""
+    """The parsed name of a voice: one voice, or a mix of several."""
 
     canonical: str
-    """The same for every way to write the same mix: its names sorted, its weights whole numbers without a divisor."""
+    """The canonical name, equal for equal mixes: names sorted, weights as whole numbers without a common divisor."""
     parts: tuple[tuple[str, float], ...]
-    """(name, weight), sorted by name, each name once; the weights add up to 1."""
+    """(name, weight) pairs, sorted by name, each name once. The weights add up to 1."""
 
     @property
     def mixed(self) -> bool:
-        """Whether there are several."""
+        """Whether this is a mix of several voices."""
         return len(self.parts) > 1
 
 
 @dataclass(frozen=True, slots=True)
 class StoredClip:
-    """What is said of one stored clip. Its bytes lie apart: FLAC, mono."""
+    """The description of a stored clip. Its bytes (FLAC, mono) are stored separately."""
 
     sha256: str
-    """Of its bytes as they are stored, in hexadecimal."""
+    """SHA-256 of the stored bytes, in hexadecimal."""
     duration_s: float
     sample_rate: int
-    """In Hz, the recording's own."""
+    """The recording's sample rate, in Hz."""
     recording_s: float
-    """How long the recording was that it was cut from."""
+    """Duration of the recording from which the clip was cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClonedVoice:
-    """A voice that was cloned from clips, without the clips' bytes."""
+    """The description of a cloned voice, without the bytes of its clips."""
 
     name: str
     languages: tuple[str, ...]
-    """The default first; empty: every one of LANGUAGES."""
+    """The languages, with the default first; empty: all LANGUAGES."""
     added: str
-    """When, in UTC: `2026-01-31T08:09:44Z`."""
+    """The time at which the voice was added, in UTC: `2026-01-31T08:09:44Z`."""
     clips: tuple[StoredClip, ...]
-    """In the order in which they are stored, which is part of how the voice sounds."""
+    """The clips in stored order. The order affects the sound of the voice."""
 
     @property
     def duration_s(self) -> float:
-        """How long its clips are, together."""
+        """The total duration of the clips."""
         return sum(clip.duration_s for clip in self.clips)
 
     def encode(self) -> str:
-        """Return the JSON object that stands under the voice's name."""
+        """Return the description as a JSON object. It does not contain the name, which is the field's name in Redis."""
         fields = {"version": VERSION} | asdict(self)
         del fields["name"]
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def decode(cls, name: str, data: bytes) -> ClonedVoice:
-        """Read what `encode` gave, from anybody. Fields that are not known here are ignored.
+        """Return the voice in an untrusted description. Unknown fields are ignored.
 
-        Raises ProtocolError for anything but a description of a version that is known here.
+        Raises ProtocolError if the description is malformed or has another version.
         """
         try:
             return _described(name, json.loads(data))
         except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise ProtocolError(f"voice {name!r} has no description that can be read here ({error!r})") from error
+            raise ProtocolError(f"the description of voice {name!r} cannot be read ({error!r})") from error
 
 
 def parse(name: str) -> VoiceName:
-    """Read a voice's name: one, or a mix of up to MAX_PARTS with weights, 1 where none is given.
+    """Parse a voice's name, or a mix of up to MAX_PARTS names with weights. The default weight is 1.
 
-    A name may hold anything but + ( and ); one that is written twice is one part. Raises InvalidJobError.
+    A name may contain any character but `+`, `(` and `)`. The weights of equal names are added. Raises InvalidJobError.
     """
     pieces = name.split("+")
     if len(pieces) > MAX_PARTS:
@@ -122,25 +124,25 @@ def parse(name: str) -> VoiceName:
 
 
 def how_to_get(name: str) -> str:
-    """Return the end of a message about a voice that is missing: how to get it, if it is named like one of Piper's."""
-    voice = name.partition("#")[0]  # what follows is one of its speakers
+    """Return the end of a message about a missing voice: how to get it. Empty if the name is not a Piper voice's."""
+    voice = name.partition("#")[0]  # the part after # names one speaker of the voice
     if not PIPER_NAME.fullmatch(voice):
         return ""
     return f"; to get it on a worker's machine: voxspool-worker voices get {voice}, then restart the worker"
 
 
 def check_name(name: str) -> str:
-    """Return a name that a cloned voice may have. Raises VoiceError."""
+    """Return the name if a cloned voice may have it. Raises VoiceError."""
     if not _NAME.fullmatch(name):
         raise VoiceError(
-            f"a voice cannot be called {_shown(name)}; take 1 to 64 letters (A to Z), digits, _ and -, such as alice-2",
+            f"a voice cannot be called {_shown(name)}; use 1 to 64 letters (A to Z), digits, _ and -, such as alice-2",
             wrong_value=True,
         )
     return name
 
 
 def check_languages(tags: Iterable[str]) -> tuple[str, ...]:
-    """Return the languages of a cloned voice, by XTTS's own tags: `pt-BR` is `pt`, `zh` is `zh-cn`.
+    """Return the languages of a cloned voice as XTTS's own tags: `pt-BR` becomes `pt`, and `zh` becomes `zh-cn`.
 
     Raises UnknownLanguageError.
     """
@@ -148,7 +150,7 @@ def check_languages(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def decode_all(stored: Mapping[bytes, bytes]) -> dict[str, ClonedVoice]:
-    """Read all descriptions, sorted by name, but for those that cannot be read: one must not spoil the others."""
+    """Return all voices whose description can be read, sorted by name. Descriptions that cannot be read are skipped."""
     found: dict[str, ClonedVoice] = {}
     for field, data in sorted(stored.items()):
         name = field.decode(errors="replace")
@@ -160,13 +162,13 @@ def decode_all(stored: Mapping[bytes, bytes]) -> dict[str, ClonedVoice]:
 
 
 def _part(piece: str, whole: str) -> tuple[str, Fraction]:
-    """Read one part of a mix: a name, and its weight if it has one."""
+    """Parse one part of a mix: a name with an optional weight."""
     name, weight = piece.strip(), "1"
     if name.endswith(")"):
         name, _, weight = name[:-1].partition("(")
     name, weight = unicodedata.normalize("NFC", name.strip()), weight.strip()
     if not name or _FORBIDDEN & set(name):
-        raise InvalidJobError(f"voice {_shown(whole)} is not a name and not a mix of names; {_HOW}")
+        raise InvalidJobError(f"voice {_shown(whole)} is neither a name nor a mix of names; {_HOW}")
     if not _WEIGHT.fullmatch(weight) or not Fraction(weight):
         raise InvalidJobError(
             f"in voice {_shown(whole)} the weight of {_shown(name)} is {_shown(weight)}, not a positive number "
@@ -176,13 +178,13 @@ def _part(piece: str, whole: str) -> tuple[str, Fraction]:
 
 
 def _normalised(weights: dict[str, Fraction], whole: str) -> VoiceName:
-    """Scale weights to sum 1, and to the smallest whole numbers: the canonical name is exact, and canonical itself."""
+    """Return the canonical form of a mix: the smallest whole weights for its name, and weights with the sum 1."""
     names = sorted(weights)
     scale = Fraction(math.lcm(*(weight.denominator for weight in weights.values())))
     scale /= math.gcd(*(int(weight * scale) for weight in weights.values()))
     counts = [int(weights[name] * scale) for name in names]
     if max(counts) >= 10**MAX_WEIGHT_DIGITS:
-        raise InvalidJobError(f"in voice {_shown(whole)} the weights are too far apart; write shorter numbers; {_HOW}")
+        raise InvalidJobError(f"in voice {_shown(whole)} the weights are too far apart; use shorter numbers; {_HOW}")
     total = sum(counts)
     parts = tuple((name, count / total) for name, count in zip(names, counts, strict=True))
     mixed = "+".join(f"{name}({count})" for name, count in zip(names, counts, strict=True))
@@ -190,7 +192,7 @@ def _normalised(weights: dict[str, Fraction], whole: str) -> VoiceName:
 
 
 def _language(tag: str) -> str:
-    """Return XTTS's tag for a language."""
+    """Return XTTS's tag for a language. Raises UnknownLanguageError."""
     wanted = tag.lower().replace("_", "-")
     for language in (wanted, wanted.partition("-")[0]):
         found = [known for known in LANGUAGES if language in (known, known.partition("-")[0])]
@@ -202,18 +204,18 @@ def _language(tag: str) -> str:
 
 
 def _described(name: str, fields: Any) -> ClonedVoice:  # noqa: ANN401 - JSON
-    """Read a description."""
+    """Return the voice of a decoded description. Raises ValueError, KeyError or TypeError if it is malformed."""
     if fields["version"] != VERSION:
-        raise ValueError(f"its version is {fields['version']!r:.40}, known here is {VERSION}")
+        raise ValueError(f"its version is {fields['version']!r:.40}, not {VERSION}")
     clips = tuple(_clip(clip) for clip in fields["clips"])
     (added,), languages = _strings([fields["added"]]), _strings(fields["languages"])
     if not (clips and _NAME.fullmatch(name) and set(languages) <= set(LANGUAGES)):
-        raise ValueError("its name, its languages or its clips cannot be")
+        raise ValueError("its name or its languages are not valid, or it has no clips")
     return ClonedVoice(name, languages, added, clips)
 
 
 def _clip(fields: Any) -> StoredClip:  # noqa: ANN401 - JSON
-    """Read what is said of one clip."""
+    """Return the clip of a decoded description."""
     clip = StoredClip(
         sha256=str(fields["sha256"]),
         duration_s=float(fields["duration_s"]),
@@ -221,17 +223,17 @@ def _clip(fields: Any) -> StoredClip:  # noqa: ANN401 - JSON
         recording_s=float(fields.get("recording_s", fields["duration_s"])),
     )
     if not (_SHA256.fullmatch(clip.sha256) and 0 < clip.duration_s < math.inf and clip.sample_rate > 0):
-        raise ValueError("a clip has a hash, a length or a sample rate that cannot be")
+        raise ValueError("the hash, the duration or the sample rate of a clip is not valid")
     return clip
 
 
 def _strings(values: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON
-    """Return a list of strings, if it is one."""
+    """Return a tuple of the strings in a list. Raises TypeError if it is not a list of strings."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise TypeError("a list of strings is something else")
+        raise TypeError("a value is not a list of strings")
     return tuple(values)
 
 
 def _shown(text: str) -> str:
-    """Show a text on one line, safely and not at length."""
+    """Return a text for a message: quoted, on one line, of at most 60 characters."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

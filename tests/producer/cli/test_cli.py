@@ -111,7 +111,7 @@ def test_a_command_that_is_misused_says_how_it_is_used(arguments: list[str], sai
         (["--job-id", "a\n"], r'job id "a\n"'),
         (["--language", "english"], 'language "english" is not a language tag; write it like en or pt-br'),
         (["--voice", ""], 'voice ""'),
-        (["--voice", "alice("], "voice 'alice(' is not a name and not a mix of names"),
+        (["--voice", "alice("], "voice 'alice(' is neither a name nor a mix of names"),
         (["--live", "1"], "live_s 1 is outside 5 to 86400 seconds"),
     ],
 )

@@ -1,4 +1,4 @@
-"""docs/protocol.md names everything of the protocol, and its examples are of the protocol."""
+"""docs/protocol.md describes all parts of the protocol, and its examples are valid."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_examples_of_all_six_entries_decode() -> None:
         raw = bytes(int(data[1:].split()[0])) if data.startswith("<") else data.encode()
         entry = decode({b"type": kind.encode(), b"pos": pos.encode(), b"data": raw})
         assert EntryId.parse(entry_id).seq > 0
-        assert encode_data(entry) == raw, "the example is what a worker would write, byte for byte"
+        assert encode_data(entry) == raw, "the example has the bytes that a worker writes"
         decoded.append(type(entry))
     assert sorted(decoded, key=TYPES.index) == list(TYPES)
 
@@ -67,21 +67,21 @@ def test_the_examples_of_a_job_decode() -> None:
     assert JobSpec.decode(argument) == JobSpec("Good morning.", id="my-1")
 
 
-def test_the_documented_timeout_is_the_jobs_own() -> None:
+def test_the_documented_time_limit_is_that_of_the_job() -> None:
     timeout_s, keep_s = re.findall(r"^ +(\d+) (\d+)$", section("Enqueue"), re.MULTILINE)[0]
     assert (int(timeout_s), int(keep_s)) == (JobSpec("Good morning.").timeout_s, DEFAULT_KEEP_S)
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(JobSpec), ids=lambda field: field.name)
-def test_every_field_of_a_job_has_a_row_with_its_default(field: dataclasses.Field[object]) -> None:
+def test_every_field_of_a_job_is_documented_with_its_default(field: dataclasses.Field[object]) -> None:
     default = row(section("JobSpec"), field.name)[1]
     if field.name in ("text", "id"):
-        assert default == "required", "without them JobSpec.decode refuses"
+        assert default == "required", "JobSpec.decode refuses a job without it"
     else:
         assert json.loads(default.strip("`")) == field.default
 
 
-def test_the_limits_are_stated() -> None:
+def test_the_limits_of_a_job_are_documented() -> None:
     text = section("JobSpec")
     assert f"{MAX_TEXT_CHARS:,}" in row(text, "text")[2]
     assert f"0 to {MAX_SEED};" in row(text, "seed")[2]
@@ -96,11 +96,11 @@ def test_the_limits_are_stated() -> None:
     assert row(text, "version")[2] == str(VERSION)
 
 
-def test_every_queue_is_named() -> None:
+def test_every_queue_is_documented() -> None:
     assert all(f"`{name}`" in section("Queues") for name in all_queue_names())
 
 
-def test_every_key_is_named() -> None:
+def test_every_key_is_documented() -> None:
     text = section("Keys")
     functions = {
         keys.audio: "<job>",
@@ -130,7 +130,7 @@ def test_every_key_is_named() -> None:
         assert f"| {ttl_s} s " in text
 
 
-def test_the_example_of_a_cloned_voice_is_a_description_with_every_field() -> None:
+def test_the_example_of_a_cloned_voice_is_valid_and_has_every_field() -> None:
     (about,) = re.findall(r"^about='(.*)'$", section("Voices"), re.MULTILINE)
     described = about.replace("'$clip'", "0" * 64)
     voice = ClonedVoice.decode("alice", described.encode())
@@ -140,7 +140,7 @@ def test_the_example_of_a_cloned_voice_is_a_description_with_every_field() -> No
     assert all(f"`{language}`" in row(section("Voices"), "languages")[0] for language in LANGUAGES)
 
 
-def test_the_limits_of_a_cloned_voice_are_stated() -> None:
+def test_the_limits_of_a_cloned_voice_are_documented() -> None:
     text = section("Voices")
     assert f"Up to {MAX_PARTS} parts; a weight has up to {MAX_WEIGHT_DIGITS} digits" in text
     assert f"at most {voice_clips.MOST_CLIP_S:g} s each, {voice_clips.MOST_TOTAL_S:g} s in all" in text
@@ -148,18 +148,18 @@ def test_the_limits_of_a_cloned_voice_are_stated() -> None:
 
 
 @pytest.mark.parametrize("entry", TYPES, ids=lambda entry: entry.type)
-def test_every_entry_and_each_of_its_fields_is_named(entry: type) -> None:
+def test_every_entry_and_each_of_its_fields_is_documented(entry: type) -> None:
     pos, data = row(section("Entries"), entry.type)
     assert pos
     fields = set(entry.__slots__) - {"pos", "pcm"} | ({"protocol", "channels", "format"} if entry is Begin else set())
     assert all(f"`{field}`" in data for field in fields)
 
 
-def test_every_state_is_named() -> None:
+def test_every_state_is_documented() -> None:
     assert all(f"`{state}`" in row(section("State"), "state")[0] for state in (*STATES.values(), "running"))
 
 
-def test_the_codes_of_a_refusal_are_named() -> None:
+def test_the_codes_of_refused_jobs_are_documented() -> None:
     refusals = (
         errors.InvalidJobError,
         errors.UnknownEngineError,
@@ -170,7 +170,7 @@ def test_the_codes_of_a_refusal_are_named() -> None:
     assert all(f"`{code}`" in section("Entries") for code in ("timeout", "too-long", "poison", "engine", "internal"))
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_have_targets() -> None:
     folder = Path(__file__).parents[3] / "docs"
     for target in re.findall(r"\]\((\.\./[^)]+)\)", DOCS):
         assert (folder / target).exists()

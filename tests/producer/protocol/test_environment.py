@@ -19,7 +19,7 @@ def test_our_variable_for_redis_takes_precedence_over_the_common_one(environ: di
     assert redis_url(environ) == url
 
 
-def test_a_key_prefix_of_rq_that_the_scripts_do_not_use_is_refused() -> None:
+def test_a_key_prefix_of_rq_other_than_its_default_is_refused() -> None:
     check_names({"RQ_KEY_PREFIX": "rq"})
     with pytest.raises(SettingsError, match=r"RQ_KEY_PREFIX is 'mine'.*; unset it"):
         check_names({"RQ_KEY_PREFIX": "mine"})

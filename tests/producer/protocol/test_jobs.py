@@ -92,7 +92,7 @@ def refusal(**fields: Any) -> str:  # noqa: ANN401 - ill-typed fields are the po
         {"keep_s": 30 * 24 * 3600},
     ],
 )
-def test_what_lies_on_a_limit_is_taken_unchanged(fields: dict[str, Any]) -> None:
+def test_values_on_a_limit_are_accepted(fields: dict[str, Any]) -> None:
     spec = JobSpec(**({"text": "x"} | fields))
     assert {name: getattr(spec, name) for name in fields} == fields
 
@@ -136,7 +136,7 @@ def test_what_lies_on_a_limit_is_taken_unchanged(fields: dict[str, Any]) -> None
         ({"keep_s": 2_592_001}, ["2592001", "1 to 2592000"]),
     ],
 )
-def test_what_lies_beyond_is_refused_with_its_value_and_what_is_taken(fields: dict[str, Any], said: list[str]) -> None:
+def test_the_error_for_an_invalid_value_shows_the_value_and_the_limits(fields: dict[str, Any], said: list[str]) -> None:
     message = refusal(**fields)
     assert next(iter(fields)) in message
     for part in said:
@@ -166,7 +166,7 @@ def test_what_lies_beyond_is_refused_with_its_value_and_what_is_taken(fields: di
         "interactive",
     ],
 )
-def test_what_cannot_name_an_engine_has_an_error_of_its_own(value: str) -> None:
+def test_an_invalid_name_of_an_engine_is_an_unknown_engine_error(value: str) -> None:
     with pytest.raises(UnknownEngineError, match=r"there is no engine .*; a name has 1 to 32"):
         JobSpec("x", engine=value)
 
@@ -193,7 +193,7 @@ def test_an_engine_may_have_any_name_that_a_queue_can(value: str) -> None:
         "voxspool-piper-batch\n",
     ],
 )
-def test_another_queue_has_no_engine(queue: str) -> None:
+def test_a_queue_of_another_program_has_no_engine(queue: str) -> None:
     assert engine_of(queue) is None
 
 
@@ -220,22 +220,22 @@ def test_another_queue_has_no_engine(queue: str) -> None:
         ("keep_s", "60", 'keep_s is "60", not int'),
     ],
 )
-def test_a_field_of_another_type_is_refused_by_name(name: str, value: object, said: str) -> None:
+def test_the_error_for_a_field_of_a_wrong_type_names_the_field(name: str, value: object, said: str) -> None:
     assert refusal(**{name: value}) == said
 
 
-def test_a_value_is_shown_on_one_line_and_not_at_length() -> None:
+def test_a_long_value_is_shown_shortened_on_one_line() -> None:
     message = refusal(voice="secret\n" * 1000)
     assert r"secret\nsecret" in message
     assert len(message) < 150
 
 
-def test_an_id_that_is_not_given_is_fresh_and_valid() -> None:
+def test_the_default_id_is_new_and_valid() -> None:
     assert JobSpec("x").id != JobSpec("x").id
     JobSpec("x", id=JobSpec("x").id)
 
 
-def test_a_speed_just_beyond_the_limit_is_not_shown_as_the_limit() -> None:
+def test_a_speed_just_above_the_limit_is_not_rounded_in_the_error() -> None:
     assert "2.0000001" in refusal(speed=2.0000001)
 
 
@@ -244,14 +244,14 @@ def test_a_speed_just_beyond_the_limit_is_not_shown_as_the_limit() -> None:
     [("speed", 10**400), ("speed", -(10**400)), ("seed", 10**5000), ("keep_s", 10**5000)],
     ids=["speed", "negative-speed", "seed", "keep_s"],
 )
-def test_a_number_too_long_to_be_shown_is_refused_like_any_other(name: str, value: int) -> None:
+def test_a_number_that_is_too_long_to_show_is_refused(name: str, value: int) -> None:
     assert name in refusal(**{name: value})
 
 
 # The wire
 
 
-def test_the_bytes_of_a_job_stand_still() -> None:
+def test_the_json_of_a_job_does_not_change() -> None:
     spec = JobSpec("Guten Tag, Zoë.", id="a-1", voice="v", language="de", engine="tone", speed=1.5, seed=7, keep_s=60)
     assert json.dumps(spec.encode(), ensure_ascii=False) == (
         '{"version": 1, "text": "Guten Tag, Zoë.", "id": "a-1", "voice": "v", "language": "de", "engine": "tone", '
@@ -260,15 +260,15 @@ def test_the_bytes_of_a_job_stand_still() -> None:
 
 
 @given(Specs)
-def test_a_job_survives_json(spec: JobSpec) -> None:
+def test_a_job_is_unchanged_by_encoding_and_decoding(spec: JobSpec) -> None:
     assert JobSpec.decode(json.loads(json.dumps(spec.encode()))) == spec
 
 
-def test_what_is_not_said_has_its_default() -> None:
+def test_missing_fields_have_their_defaults() -> None:
     assert JobSpec.decode(LEAST) == JobSpec("x", id="a")
 
 
-def test_decoding_leaves_the_object_alone() -> None:
+def test_decoding_does_not_change_the_object() -> None:
     data = dict(LEAST)
     JobSpec.decode(data)
     assert data == LEAST
@@ -276,7 +276,7 @@ def test_decoding_leaves_the_object_alone() -> None:
 
 @settings(max_examples=150)
 @given(Json | st.dictionaries(st.sampled_from([*FIELDS, "version"]) | st.text(max_size=5), Json))
-def test_any_json_is_a_job_or_refused(data: object) -> None:
+def test_any_json_is_decoded_as_a_job_or_refused(data: object) -> None:
     try:
         spec = JobSpec.decode(data)
     except InvalidJobError as error:
@@ -287,10 +287,10 @@ def test_any_json_is_a_job_or_refused(data: object) -> None:
 
 @settings(max_examples=150)
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, Json)), st.sampled_from(FIELDS), Json)
-def test_one_odd_field_in_a_good_job_makes_a_job_or_a_refusal(
+def test_a_valid_job_with_one_random_field_is_decoded_or_refused(
     rest: dict[str, object], name: str, value: object
 ) -> None:
-    """Deeper than any JSON: all fields but few are good, so each check is reached."""
+    """Most fields are valid, so that each check is reached, which is not so for arbitrary JSON."""
     for data in (LEAST | {name: value}, LEAST | rest):
         try:
             assert isinstance(JobSpec.decode(data), JobSpec)
@@ -299,7 +299,7 @@ def test_one_odd_field_in_a_good_job_makes_a_job_or_a_refusal(
 
 
 @pytest.mark.parametrize("data", [None, True, 1, 1.5, "{}", [], [LEAST]])
-def test_what_is_no_object_is_refused(data: object) -> None:
+def test_json_that_is_not_an_object_is_refused(data: object) -> None:
     with pytest.raises(InvalidJobError, match=r"a job's argument is a JSON object, not "):
         JobSpec.decode(data)
 
@@ -307,20 +307,20 @@ def test_what_is_no_object_is_refused(data: object) -> None:
 @pytest.mark.parametrize(
     "data", ["Rosebud.", ["Rosebud."], LEAST | {"text": ["Rosebud."]}, LEAST | {"text": {"a": "Rosebud."}}]
 )
-def test_a_refusal_does_not_repeat_the_text(data: object) -> None:
+def test_an_error_does_not_contain_the_text_of_the_job(data: object) -> None:
     with pytest.raises(InvalidJobError) as caught:
         JobSpec.decode(data)
     assert "Rosebud" not in str(caught.value)
 
 
 @pytest.mark.parametrize("version", [0, 2, -1, "1", None, [1], {"1": 1}, math.nan, 10**300])
-def test_another_version_is_refused_whatever_else_it_says(version: object) -> None:
-    with pytest.raises(InvalidJobError, match=r"protocol version .*, this worker speaks 1"):
+def test_another_version_is_refused_before_any_other_check(version: object) -> None:
+    with pytest.raises(InvalidJobError, match=r"protocol version .*; this worker supports 1"):
         JobSpec.decode({"version": version, "novelty": 1})
 
 
 @pytest.mark.parametrize("version", [True, 1.0])
-def test_a_version_that_is_no_integer_is_refused(version: object) -> None:
+def test_a_version_that_is_not_an_integer_is_refused(version: object) -> None:
     with pytest.raises(InvalidJobError, match="protocol version"):
         JobSpec.decode(LEAST | {"version": version})
 
@@ -331,22 +331,22 @@ def test_a_job_without_a_version_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["volume", "Text", "", "__class__", "queue", "timeout_s", "a\nb"])
-def test_an_unknown_field_is_refused_by_name(name: str) -> None:
+def test_the_error_for_an_unknown_field_names_it(name: str) -> None:
     with pytest.raises(InvalidJobError) as caught:
         JobSpec.decode(LEAST | {name: None})
-    assert str(caught.value) == f"the job has a field that is not known here: {json.dumps(name)}"
+    assert str(caught.value) == f"the job has an unknown field: {json.dumps(name)}"
 
 
 @pytest.mark.parametrize("name", ["id", "text"])
-def test_a_missing_field_is_named(name: str) -> None:
+def test_the_error_for_a_missing_field_names_it(name: str) -> None:
     with pytest.raises(InvalidJobError, match=f"^the job has no {name}$"):
         JobSpec.decode({key: value for key, value in LEAST.items() if key != name})
 
 
-# What follows from a job
+# Properties
 
 
-def test_a_job_says_the_same_whatever_its_urgency_and_lifetime() -> None:
+def test_jobs_that_differ_in_priority_and_lifetime_give_the_same_audio() -> None:
     spec = JobSpec("x", id="a")
     assert spec.says_the_same(JobSpec("x", id="a", priority="batch", keep_s=1))
 
@@ -363,25 +363,23 @@ def test_a_job_says_the_same_whatever_its_urgency_and_lifetime() -> None:
         {"seed": 1},
     ],
 )
-def test_a_job_that_would_sound_otherwise_says_another_thing(other: dict[str, Any]) -> None:
+def test_jobs_that_differ_in_any_other_field_give_different_audio(other: dict[str, Any]) -> None:
     spec = JobSpec("x", id="a")
     assert not spec.says_the_same(dataclasses.replace(spec, **other))
     assert not dataclasses.replace(spec, **other).says_the_same(spec)
 
 
-def test_every_field_is_either_heard_or_named_as_not_heard() -> None:
+def test_the_fields_that_affect_the_audio_are_known() -> None:
     heard = {"text", "id", "voice", "language", "engine", "speed", "seed"}
-    assert set(FIELDS) == heard | {"priority", "keep_s", "live_s", "window_s"}, (
-        "a new field: does it change what is heard?"
-    )
+    assert set(FIELDS) == heard | {"priority", "keep_s", "live_s", "window_s"}, "a new field: does it affect the audio?"
 
 
 @pytest.mark.parametrize(("chars", "timeout_s"), [(0, 120), (1, 120), (2, 121), (724, 482), (100_000, 50_120)])
-def test_the_time_limit_follows_from_the_text(chars: int, timeout_s: int) -> None:
+def test_the_time_limit_depends_on_the_length_of_the_text(chars: int, timeout_s: int) -> None:
     assert JobSpec("a" * chars).timeout_s == timeout_s
 
 
-def test_the_longest_audio_follows_from_the_text_and_the_speed() -> None:
+def test_the_limit_for_the_audio_depends_on_the_length_of_the_text_and_the_speed() -> None:
     assert JobSpec("").max_audio_s == 60
     assert JobSpec("a" * 100).max_audio_s == 260
     assert JobSpec("a" * 100, speed=0.5).max_audio_s == 460
@@ -392,19 +390,19 @@ def test_the_longest_audio_follows_from_the_text_and_the_speed() -> None:
     "fields",
     [{"live_s": 4}, {"live_s": 86_401}, {"live_s": True}, {"live_s": 5.0}, {"window_s": 0}, {"window_s": 3601}],
 )
-def test_a_span_that_cannot_be_is_refused_with_its_name(fields: dict[str, Any]) -> None:
+def test_the_error_for_a_duration_outside_its_limits_names_the_field(fields: dict[str, Any]) -> None:
     (name,) = fields
     assert name in refusal(**fields)
 
 
-def test_a_job_that_waits_for_its_reader_does_not_wait_for_ever() -> None:
+def test_a_job_with_a_window_has_a_limit_for_the_time_without_a_reader() -> None:
     assert JobSpec("x").unread_limit_s is None
     assert JobSpec("x", window_s=5).unread_limit_s == 600
     assert JobSpec("x", window_s=5, live_s=30).unread_limit_s == 30
     assert JobSpec("x", live_s=7).unread_limit_s == 7
 
 
-def test_what_came_later_travels_only_where_it_is_asked_for() -> None:
+def test_fields_that_were_added_later_are_encoded_only_if_they_are_set() -> None:
     assert set(FIELDS) - set(JobSpec("x").encode()) == {"live_s", "window_s"}
     asked = JobSpec("x", live_s=9, window_s=3)
     assert JobSpec.decode(asked.encode()) == asked
@@ -423,7 +421,7 @@ def test_what_came_later_travels_only_where_it_is_asked_for() -> None:
         (("auto", "voxspool-tone-batch"), ["voxspool-tone-batch", "voxspool-auto-interactive", "voxspool-auto-batch"]),
     ],
 )
-def test_a_word_names_the_queues_that_it_stands_in(words: tuple[str, ...], meant: list[str]) -> None:
+def test_a_word_selects_the_queues_whose_names_contain_it(words: tuple[str, ...], meant: list[str]) -> None:
     assert jobs.queues_named(words) == meant
 
 
@@ -442,7 +440,7 @@ def test_a_worker_empties_interactive_queues_first_and_its_own_before_auto() -> 
     ]
 
 
-def test_the_queues_of_other_engines_are_named_too() -> None:
+def test_words_can_name_the_queues_of_other_engines() -> None:
     engines = [*ENGINES, "my-engine"]
     assert jobs.queues_named(["my-engine"], engines) == ["voxspool-my-engine-interactive", "voxspool-my-engine-batch"]
     assert set(jobs.queues_named([], engines)) - set(all_queue_names()) == set(
@@ -452,7 +450,7 @@ def test_the_queues_of_other_engines_are_named_too() -> None:
         jobs.queues_named(["my-engin"], engines)
 
 
-def test_all_queue_names_are_what_jobs_lie_in_and_workers_serve() -> None:
+def test_jobs_are_put_into_exactly_the_queues_that_workers_serve() -> None:
     engines, urgencies = (AUTO, *ENGINES), get_args(Priority)
     lie_in = {JobSpec("x", engine=engine, priority=urgency).queue for engine in engines for urgency in urgencies}
     served = {name for engine in ENGINES for name in queue_names(engine)}
@@ -462,9 +460,9 @@ def test_all_queue_names_are_what_jobs_lie_in_and_workers_serve() -> None:
 
 @pytest.mark.parametrize("priority", PRIORITIES)
 @pytest.mark.parametrize("engine", [AUTO, *ENGINES])
-def test_a_queue_tells_its_priority(engine: str, priority: str) -> None:
+def test_the_priority_is_read_from_the_name_of_a_queue(engine: str, priority: str) -> None:
     assert priority_of(queue_name(engine, priority)) == priority
 
 
-def test_the_task_is_a_name_and_no_import() -> None:
+def test_the_name_of_the_task_does_not_change() -> None:
     assert jobs.TASK == "voxspool_worker.tasks.synthesize"

@@ -1,4 +1,4 @@
-"""A chapter as it travels: what is taken, and that anything else is one clear refusal."""
+"""Chapters are encoded and decoded without loss, and any other data is refused with one clear line."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ JSON = st.recursive(
 
 
 def encoded(**changed: object) -> dict[str, Any]:
-    """Return a chapter as it comes out of JSON, with fields changed."""
+    """Return the decoded JSON of a chapter, with some fields changed."""
     return sent(chapter("a", [Passage("One.", 0.5), Passage("Two.", voice="joe")], STORE, engine="tone")) | changed
 
 
 def sent(spec: ChapterSpec) -> dict[str, Any]:
-    """Return a chapter as it comes out of JSON."""
+    """Return the decoded JSON of a chapter."""
     fields: dict[str, Any] = json.loads(json.dumps(spec.encode()))
     return fields
 
 
 def read(data: object) -> ChapterSpec | None:
-    """Read a chapter; None where it is refused, with one line that can be shown."""
+    """Return the decoded chapter; None if it is refused. Assert that the error is one short printable line."""
     try:
         return ChapterSpec.decode(data)
     except InvalidJobError as error:
@@ -44,7 +44,7 @@ def read(data: object) -> ChapterSpec | None:
 
 
 @given(st.lists(st.builds(Passage, st.text(max_size=50), st.floats(0, 60)), max_size=5), st.integers(0, 99))
-def test_a_chapter_is_read_as_it_was_written(passages: list[Passage], seed: int) -> None:
+def test_a_chapter_is_unchanged_by_encoding_and_decoding(passages: list[Passage], seed: int) -> None:
     spec = chapter("a", passages, STORE, engine="tone", seed=seed)
     assert ChapterSpec.decode(sent(spec)) == spec
     assert spec.speech.text == BETWEEN.join(passage.text for passage in passages)
@@ -52,19 +52,19 @@ def test_a_chapter_is_read_as_it_was_written(passages: list[Passage], seed: int)
 
 
 @given(JSON)
-def test_anything_else_is_refused(data: object) -> None:
+def test_json_that_is_not_a_chapter_is_refused(data: object) -> None:
     with pytest.raises(InvalidJobError):
         ChapterSpec.decode(data)
 
 
 @given(st.sampled_from(sorted(encoded())), JSON)
-def test_a_chapter_with_anything_in_a_field_is_read_or_refused(name: str, value: object) -> None:
+def test_a_chapter_with_any_value_in_a_field_is_decoded_or_refused(name: str, value: object) -> None:
     spec = read(encoded(**{name: value}))
     assert spec is None or ChapterSpec.decode(sent(spec)) == spec
 
 
 @given(st.lists(JSON, max_size=5))
-def test_a_passage_of_anything_is_read_or_refused(fields: list[object]) -> None:
+def test_a_passage_with_any_fields_is_decoded_or_refused(fields: list[object]) -> None:
     spec = read(encoded(passages=[fields]))
     assert spec is None or isinstance(fields[0], str)
 
@@ -73,7 +73,7 @@ def test_a_passage_of_anything_is_read_or_refused(fields: list[object]) -> None:
     ("changed", "said"),
     [
         ({"passages": None}, "passages"),
-        ({"passages": [["One.", 0.0, None]]}, "a passage is a list"),
+        ({"passages": [["One.", 0.0, None]]}, "a passage is a list of text"),
         ({"passages": [["One.", -1, None, None]]}, "a pause is -1"),
         ({"passages": [["One.", float("nan"), None, None]]}, "a pause is nan"),
         ({"passages": [["One.", 61, None, None]]}, "0 to 60"),
@@ -82,12 +82,12 @@ def test_a_passage_of_anything_is_read_or_refused(fields: list[object]) -> None:
         ({"text": "One."}, "no text beside them"),
         ({"store": None}, "store"),
         ({"store": "../../etc"}, "32 hexadecimal"),
-        ({"engine": "auto"}, "names its engine"),
+        ({"engine": "auto"}, "needs a named engine"),
         ({"version": 2}, "version 2"),
         ({"colour": "red"}, "colour"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_wrong_is_said(changed: dict[str, object], said: str) -> None:
+def test_the_error_names_what_is_wrong(changed: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidJobError, match=said):
         ChapterSpec.decode(encoded(**changed))

@@ -57,7 +57,7 @@ BEGIN = {
 }
 MARK = {"end_pos": 8640, "segment": 0, "start": 0, "end": 6, "seed": 1}
 
-WIRE: list[tuple[Entry, bytes]] = [  # the wire format: a change here, but for a field more, is another version
+WIRE: list[tuple[Entry, bytes]] = [  # any change here but an added field needs a new protocol version
     (
         Begin(0, 24_000, "tone", "sine-1", "sine", "en", 7),
         (
@@ -91,7 +91,7 @@ WIRE: list[tuple[Entry, bytes]] = [  # the wire format: a change here, but for a
     (Cancelled(0, "alice"), b'{"by":"alice"}'),
 ]
 OBJECTS = [(entry, data) for entry, data in WIRE if not isinstance(entry, Audio)]
-EARLIER: list[tuple[Entry, bytes]] = [  # what a worker wrote before entries gained fields
+EARLIER: list[tuple[Entry, bytes]] = [  # entries of workers from before fields were added
     (Mark(1200, 8640, 3, 10, 16, 7), b'{"end_pos":8640,"segment":3,"start":10,"end":16,"seed":7}'),
     (
         End(8640, 0.36, 1, 0.25, 0.004),
@@ -101,7 +101,7 @@ EARLIER: list[tuple[Entry, bytes]] = [  # what a worker wrote before entries gai
 
 
 def wire(entry: Entry) -> dict[bytes, bytes]:
-    """Return an entry's fields as they come back from Redis."""
+    """Return an entry's fields as Redis returns them."""
     return {b"type": entry.type.encode(), b"pos": str(entry.pos).encode(), b"data": encode_data(entry)}
 
 
@@ -114,18 +114,18 @@ def fields(kind: str, pos: str, data: object) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize(("entry", "data"), WIRE, ids=[entry.type for entry, _ in WIRE])
-def test_the_bytes_of_an_entry_stand_still(entry: Entry, data: bytes) -> None:
+def test_the_bytes_of_an_entry_do_not_change(entry: Entry, data: bytes) -> None:
     assert encode_data(entry) == data
     assert decode({b"type": entry.type.encode(), b"pos": str(entry.pos).encode(), b"data": data}) == entry
 
 
-def test_every_type_has_its_bytes_pinned() -> None:
+def test_the_bytes_of_every_type_are_tested() -> None:
     assert {entry.type.encode() for entry, _ in WIRE} == set(KINDS)
 
 
 @settings(max_examples=150)
 @given(Entries)
-def test_every_entry_survives_the_wire(entry: Entry) -> None:
+def test_every_entry_is_unchanged_by_encoding_and_decoding(entry: Entry) -> None:
     assert decode(wire(entry)) == entry
 
 
@@ -135,7 +135,7 @@ def test_a_field_of_a_later_minor_version_is_ignored(entry: Entry, data: bytes) 
 
 
 @pytest.mark.parametrize(("entry", "data"), OBJECTS, ids=[entry.type for entry, _ in OBJECTS])
-def test_a_missing_value_is_refused_by_name(entry: Entry, data: bytes) -> None:
+def test_the_error_for_a_missing_field_names_it(entry: Entry, data: bytes) -> None:
     values: dict[str, object] = json.loads(data)
     later = {field.name for field in dataclasses.fields(entry) if field.default is not dataclasses.MISSING}
     for name in set(values) - later:
@@ -145,12 +145,12 @@ def test_a_missing_value_is_refused_by_name(entry: Entry, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(("entry", "data"), EARLIER, ids=[entry.type for entry, _ in EARLIER])
-def test_an_entry_of_an_older_worker_is_read(entry: Entry, data: bytes) -> None:
+def test_an_entry_of_an_older_worker_is_decoded(entry: Entry, data: bytes) -> None:
     assert decode({b"type": entry.type.encode(), b"pos": str(entry.pos).encode(), b"data": data}) == entry
 
 
 @pytest.mark.parametrize(("entry", "data"), OBJECTS, ids=[entry.type for entry, _ in OBJECTS])
-def test_a_field_that_may_be_missing_may_not_be_of_another_type(entry: Entry, data: bytes) -> None:
+def test_an_optional_field_of_a_wrong_type_is_refused(entry: Entry, data: bytes) -> None:
     for field in dataclasses.fields(entry):
         if field.default is not dataclasses.MISSING:
             with pytest.raises(ProtocolError, match=field.name):
@@ -162,7 +162,7 @@ def test_a_field_that_may_be_missing_may_not_be_of_another_type(entry: Entry, da
 def test_an_entry_without_one_of_its_fields_is_refused(entry: Entry, name: bytes) -> None:
     raw = wire(entry)
     del raw[name]
-    with pytest.raises(ProtocolError, match="not of protocol version 1"):
+    with pytest.raises(ProtocolError, match="not valid in protocol version 1"):
         decode(raw)
 
 
@@ -170,7 +170,7 @@ def test_an_entry_without_one_of_its_fields_is_refused(entry: Entry, name: bytes
     ("name", "value"),
     [("protocol", 2), ("protocol", 0), ("protocol", "1"), ("channels", 2), ("format", "f32le"), ("format", None)],
 )
-def test_a_begin_that_would_be_played_wrongly_is_refused_with_what_it_states(name: str, value: object) -> None:
+def test_a_begin_with_an_unsupported_format_is_refused_and_the_error_shows_it(name: str, value: object) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(fields("begin", "0", BEGIN | {name: value}))
     assert repr(value) in str(caught.value)
@@ -185,29 +185,29 @@ def test_an_unknown_type_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"[1]", b"null", b"1", b'"x"', b"{", b"\xff\xfe", b"{}", b"NaN"])
 @pytest.mark.parametrize("kind", ["begin", "mark", "end", "failed", "cancelled"])
-def test_data_that_is_no_object_of_this_type_is_refused(kind: str, data: bytes) -> None:
+def test_data_that_is_not_an_object_of_the_type_is_refused(kind: str, data: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(fields(kind, "0", data))
 
 
 @pytest.mark.parametrize("pos", ["", "x", "1.0", "0x10", "\u0661", "9" * 5000])
 @pytest.mark.parametrize("entry", [entry for entry, _ in WIRE], ids=lambda entry: entry.type)
-def test_a_position_that_is_no_number_is_refused(entry: Entry, pos: str) -> None:
+def test_a_position_that_is_not_a_number_is_refused(entry: Entry, pos: str) -> None:
     with pytest.raises(ProtocolError):
         decode(wire(entry) | {b"pos": pos.encode()})
 
 
 @pytest.mark.parametrize(("pos", "size"), [(-1, 2), (-(2**63), 0), (0, 1), (7, 4801)])
-def test_audio_is_whole_samples_at_a_sample(pos: int, size: int) -> None:
+def test_audio_with_part_of_a_sample_or_a_negative_position_is_refused(pos: int, size: int) -> None:
     with pytest.raises(ProtocolError, match="whole"):
         decode(fields("audio", str(pos), bytes(size)))
 
 
-def test_a_huge_position_is_a_position() -> None:
+def test_a_very_large_position_is_accepted() -> None:
     assert decode(fields("audio", str(2**62), b"")) == Audio(2**62, b"")
 
 
-def test_an_error_does_not_print_the_audio() -> None:
+def test_an_error_does_not_contain_the_whole_audio() -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(fields("audio", "0", b"\x01" * 48_001))
     assert len(str(caught.value)) < 500
@@ -221,7 +221,7 @@ def test_an_error_does_not_print_the_audio() -> None:
     )
 )
 @example({})
-def test_any_fields_are_an_entry_or_refused(raw: dict[bytes, bytes]) -> None:
+def test_any_fields_are_decoded_or_refused(raw: dict[bytes, bytes]) -> None:
     try:
         assert decode(raw).type.encode() in KINDS
     except ProtocolError as error:
@@ -235,7 +235,7 @@ def test_any_fields_are_an_entry_or_refused(raw: dict[bytes, bytes]) -> None:
     Json | st.dictionaries(st.sampled_from([*BEGIN, *MARK]), Json),
     st.sampled_from([{}, BEGIN, MARK, {"by": "a"}, {"code": "a", "sentence": "b", "retryable": True}]),
 )
-def test_any_json_is_an_entry_or_refused(kind: bytes, pos: int, odd: object, good: dict[str, object]) -> None:
+def test_any_json_is_decoded_or_refused(kind: bytes, pos: int, odd: object, good: dict[str, object]) -> None:
     value = good | odd if isinstance(odd, dict) else odd
     try:
         assert decode({b"type": kind, b"pos": str(pos).encode(), b"data": json.dumps(value).encode()})
@@ -244,7 +244,7 @@ def test_any_json_is_an_entry_or_refused(kind: bytes, pos: int, odd: object, goo
 
 
 @given(st.sampled_from(KINDS), st.binary(max_size=60))
-def test_any_data_is_an_entry_or_refused(kind: bytes, data: bytes) -> None:
+def test_any_data_is_decoded_or_refused(kind: bytes, data: bytes) -> None:
     try:
         assert decode({b"type": kind, b"pos": b"0", b"data": data})
     except ProtocolError as error:
@@ -252,7 +252,7 @@ def test_any_data_is_an_entry_or_refused(kind: bytes, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-def test_json_nested_beyond_reason_is_refused(opening: bytes) -> None:
+def test_json_that_is_nested_too_deeply_is_refused(opening: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(fields("mark", "0", opening * 100_000))
 
@@ -272,24 +272,24 @@ def test_json_nested_beyond_reason_is_refused(opening: bytes) -> None:
         ("cancelled", {"by": ["alice"]}),
     ],
 )
-def test_a_value_of_another_type_is_refused(kind: str, values: dict[str, Any]) -> None:
+def test_a_value_of_a_wrong_type_is_refused(kind: str, values: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError):
         decode(fields(kind, "0", values))
 
 
 @pytest.mark.parametrize("kind", ["begin", "mark", "end", "failed", "cancelled"])
-def test_a_negative_position_is_refused_whatever_the_type(kind: str) -> None:
+def test_a_negative_position_is_refused_in_every_type(kind: str) -> None:
     (entry, *_) = (entry for entry, _ in WIRE if entry.type == kind)
     with pytest.raises(ProtocolError):
         decode(wire(entry) | {b"pos": b"-1"})
 
 
 @pytest.mark.parametrize("entry", [Failed(0, "internal", "no file \udcff", retryable=False), Cancelled(0, "\ud800")])
-def test_words_that_utf_8_cannot_carry_do_not_keep_a_stream_from_being_closed(entry: Failed | Cancelled) -> None:
+def test_a_terminal_entry_with_text_that_utf_8_cannot_encode_can_be_written(entry: Failed | Cancelled) -> None:
     assert decode(wire(entry)).type == entry.type
 
 
-def test_a_stream_is_closed_by_three_types_and_each_leaves_a_state() -> None:
+def test_each_terminal_type_sets_a_state() -> None:
     assert {cls.type for cls in TERMINAL} == set(STATES)
     assert sorted(STATES.values()) == ["cancelled", "ended", "failed"]
 
@@ -298,11 +298,11 @@ def test_a_stream_is_closed_by_three_types_and_each_leaves_a_state() -> None:
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_an_id_survives_its_text(attempt: int, seq: int) -> None:
+def test_an_id_is_unchanged_by_formatting_and_parsing(attempt: int, seq: int) -> None:
     assert EntryId.parse(str(EntryId(attempt, seq))) == (attempt, seq)
 
 
-def test_ids_are_ordered_as_numbers_and_attempts_first() -> None:
+def test_ids_are_ordered_by_attempt_then_by_number() -> None:
     texts = ["0-0", "1-1", "1-2", "1-9", "1-10", "2-1", "10-1"]
     ids = [EntryId.parse(text) for text in texts]
     assert sorted(["2-1", "1-10", "0-0", "10-1", "1-9", "1-1", "1-2"], key=EntryId.parse) == texts
@@ -314,20 +314,20 @@ def test_ids_are_ordered_as_numbers_and_attempts_first() -> None:
     "text",
     ["", "-", "1", "1-", "-1", "1-1-1", "1--1", "a-1", "1-a", " 1-1", "1-1\n", "1-+1", "1_0-1", "\u0661-1", "1-²", "$"],
 )
-def test_what_is_no_id_is_refused_with_an_example(text: str) -> None:
+def test_the_error_for_a_malformed_id_shows_an_example(text: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         EntryId.parse(text)
     assert str(caught.value) == f"{text!r} is not an entry's id; an id looks like 1-17"
 
 
 @pytest.mark.parametrize("text", ["1-" + "9" * 5000, "9" * 5000 + "-1", f"1-{2**64}", f"{2**64}-1"])
-def test_a_number_that_redis_cannot_hold_makes_no_id(text: str) -> None:
+def test_an_id_with_a_number_that_redis_cannot_store_is_refused(text: str) -> None:
     with pytest.raises(ProtocolError):
         EntryId.parse(text)
 
 
 @given(st.text(alphabet="0123456789-+_ \n\u0661²ax", max_size=12) | st.text())
-def test_any_text_is_an_id_or_refused(text: str) -> None:
+def test_any_text_is_parsed_as_an_id_or_refused(text: str) -> None:
     try:
         assert EntryId.parse(text) >= START
     except ProtocolError as error:

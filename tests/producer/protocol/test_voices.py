@@ -1,4 +1,4 @@
-"""What voices are called, how mixes are written, and what is stored of a cloned voice."""
+"""The names of voices, the mixes of voices, and the stored descriptions of cloned voices."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ALICE = ClonedVoice("alice", ("de", "en"), "2026-01-31T08:09:44Z", (StoredClip("
         ("Alma Mari\u0301a", "Alma Mar\u00eda", {"Alma Mar\u00eda": 1.0}),
     ],
 )
-def test_a_voice_is_a_name_or_a_mix(written: str, canonical: str, parts: dict[str, float]) -> None:
+def test_a_name_or_a_mix_is_parsed(written: str, canonical: str, parts: dict[str, float]) -> None:
     found = parse(written)
     assert (found.canonical, dict(found.parts)) == (canonical, pytest.approx(parts))
     assert found.mixed == (len(parts) > 1)
@@ -55,7 +55,7 @@ def test_a_voice_is_a_name_or_a_mix(written: str, canonical: str, parts: dict[st
         "a(2)b", "a((2))", "a(.5)", "a(²)", "a(٣)", "a(1234567890)", "+".join("abcdefghi"), "a(999999999)+b(0.1)",
     ],
 )  # fmt: skip
-def test_what_is_no_mix_is_refused_with_how_to_write_one(written: str) -> None:
+def test_the_error_for_a_malformed_mix_shows_the_right_form(written: str) -> None:
     with pytest.raises(InvalidJobError, match=r"write|mix at most"):
         parse(written)
 
@@ -63,7 +63,7 @@ def test_what_is_no_mix_is_refused_with_how_to_write_one(written: str) -> None:
 @given(st.text() | st.text("ab+()12. ", max_size=24))
 @example("a(")
 @example("\ud800+b")
-def test_whatever_the_text_it_is_a_voice_or_our_refusal(text: str) -> None:
+def test_any_text_is_parsed_as_a_voice_or_refused(text: str) -> None:
     try:
         found = parse(text)
     except InvalidJobError:
@@ -77,7 +77,7 @@ WEIGHTS = st.decimals(min_value="0.001", max_value=1000, places=3)
 
 
 @given(st.lists(st.tuples(NAMES, WEIGHTS), min_size=1, max_size=MAX_PARTS), st.randoms())
-def test_a_mix_has_one_name_however_it_is_written(parts: list[tuple[str, object]], random: object) -> None:
+def test_a_mix_has_the_same_canonical_name_in_every_spelling(parts: list[tuple[str, object]], random: object) -> None:
     written = [f"{name}({weight})" for name, weight in parts]
     found = parse("+".join(written))
     assert parse(found.canonical) == found
@@ -86,17 +86,17 @@ def test_a_mix_has_one_name_however_it_is_written(parts: list[tuple[str, object]
 
 
 @pytest.mark.parametrize("name", ["a", "alice-2", "A_b", "x" * 64])
-def test_a_cloned_voice_may_be_called(name: str) -> None:
+def test_a_valid_name_of_a_cloned_voice_is_accepted(name: str) -> None:
     assert check_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "a b", "a+b", "é", "a/b", "a\n", "../a"])
-def test_a_cloned_voice_cannot_be_called(name: str) -> None:
-    with pytest.raises(VoiceError, match="take 1 to 64 letters"):
+def test_an_invalid_name_of_a_cloned_voice_is_refused(name: str) -> None:
+    with pytest.raises(VoiceError, match="use 1 to 64 letters"):
         check_name(name)
 
 
-def test_languages_are_written_as_xtts_has_them() -> None:
+def test_languages_are_converted_to_the_tags_of_xtts() -> None:
     assert check_languages(["DE", "pt_BR", "zh", "en-us", "de"]) == ("de", "pt", "zh-cn", "en")
     assert check_languages(LANGUAGES) == LANGUAGES
     assert len(LANGUAGES) == 17
@@ -107,17 +107,17 @@ def test_languages_are_written_as_xtts_has_them() -> None:
 # Descriptions
 
 
-def test_a_description_comes_back_as_it_was() -> None:
+def test_a_description_is_unchanged_by_encoding_and_decoding() -> None:
     assert ClonedVoice.decode("alice", ALICE.encode().encode()) == ALICE
 
 
-def test_fields_of_a_later_version_of_the_same_protocol_are_ignored() -> None:
+def test_unknown_fields_of_a_description_are_ignored() -> None:
     fields = json.loads(ALICE.encode())
     fields["mood"] = fields["clips"][0]["mood"] = "calm"
     assert ClonedVoice.decode("alice", json.dumps(fields).encode()) == ALICE
 
 
-def test_a_clip_that_does_not_say_how_long_its_recording_was_is_all_of_it() -> None:
+def test_a_clip_without_the_duration_of_its_recording_counts_as_the_whole_recording() -> None:
     fields = json.loads(ALICE.encode())
     del fields["clips"][0]["recording_s"]
     assert ClonedVoice.decode("alice", json.dumps(fields).encode()).clips[0].recording_s == 9.5
@@ -140,7 +140,7 @@ CHANGES: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_a_description_that_cannot_be_is_refused(change: dict[str, object]) -> None:
+def test_a_malformed_description_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ProtocolError, match="'alice'"):
         ClonedVoice.decode("alice", json.dumps(json.loads(ALICE.encode()) | change).encode())
 
@@ -148,12 +148,12 @@ def test_a_description_that_cannot_be_is_refused(change: dict[str, object]) -> N
 @given(
     st.binary() | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(lambda v: json.dumps(v).encode())
 )
-def test_whatever_anybody_wrote_it_is_a_description_or_our_refusal(data: bytes) -> None:
+def test_data_that_is_not_a_description_is_refused(data: bytes) -> None:
     with pytest.raises(VoxspoolError):
         ClonedVoice.decode("alice", data)
 
 
-def test_one_that_cannot_be_read_does_not_spoil_the_others() -> None:
+def test_descriptions_that_cannot_be_read_are_skipped() -> None:
     good = ALICE.encode().encode()
     stored = {b"zoe": good, b"broken": b"{", b"\xff": good, b"alice": good, b"a b": good}
     assert list(decode_all(stored)) == ["alice", "zoe"]
