@@ -25,7 +25,7 @@ STYLE := $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-redis soak lint check lock platforms packages bench bench-xtts bench-narration load clean
+.PHONY: help install demo test test-redis soak lint check docs lock platforms packages bench bench-xtts bench-narration load clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,9 +52,12 @@ lint: install ## style, types and import contracts
 	$(STYLE)
 	$(BIN)/mypy
 
-check: install ## what `make lint` does, and beside it all unit tests except those of XTTS; a minute
+check: install ## what `make lint` does, and beside it all unit tests except those of XTTS, which build the site; a minute
 	$(STYLE)
 	@$(BIN)/mypy & types=$$!; $(PYTEST) $(shell expr $(CORES) + 1) $(UNIT_TESTS); tests=$$?; wait $$types && exit $$tests
+
+docs: install ## build the documentation site into build/docs; a broken link or a missing reference is an error
+	$(BIN)/python tools/docs.py
 
 lock: $(ENVIRONMENT) ## renew requirements.lock: the newest version of every dependency, for all systems and Pythons
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/dependencies.py lock
