@@ -61,7 +61,8 @@ def test_a_worker_that_leaves_takes_nothing_of_the_others(tmp_path: Path) -> Non
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": "a", "at": "x", "said": ""}', "\x00"])
 def test_a_file_that_is_none_of_ours_is_passed_over(tmp_path: Path, text: str) -> None:
     (tmp_path / f"{os.getpid()}.worker").write_text(text)
-    (tmp_path / "notes.worker").write_text("x")
+    for name in ("notes", "\u00b2", "0", str(2**31), str(10**30)):
+        (tmp_path / f"{name}.worker").write_text("x")
     (tmp_path / "notes.txt").write_text("x")
     assert signs(tmp_path) == []
 

@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import psutil
+
 from voxspool.atomic_file import write_whole
 from voxspool.errors import SettingsError
+from voxspool.protocol.numbers import count_or_zero
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 STALE_S: Final = 30.0
 """A worker that has not written for this many seconds is unhealthy: ten heartbeats."""
 SUFFIX: Final = ".worker"
+LARGEST_PID: Final = 2**31 - 1
+"""The largest process id that C's pid_t holds on Linux and macOS; psutil raises OverflowError above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,8 @@ def signs(folder: Path, clock: Callable[[], float] = time.monotonic) -> list[Sig
     """Return the last signs of the workers that run, by process id; forget those of processes that are gone."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        pid = int(path.stem) if path.stem.isdigit() else 0
-        if not _runs(pid):
+        pid = count_or_zero(path.stem)
+        if not 0 < pid <= LARGEST_PID or not psutil.pid_exists(pid):
             with contextlib.suppress(OSError):
                 path.unlink()
             continue
@@ -97,16 +102,3 @@ def _made(folder: Path) -> Path:
     if hasattr(os, "getuid") and owner not in (os.getuid(), 0):
         raise SettingsError(f"VOXSPOOL_HEALTH_DIR: {folder} belongs to another user; name a folder of your own")
     return folder
-
-
-def _runs(pid: int) -> bool:
-    """Whether there is such a process."""
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
