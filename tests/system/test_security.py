@@ -22,6 +22,7 @@ from tests.support.reference import SENTENCE, tone
 from voxspool import Client, NarrationJobs, NarrationRecord, RedisUnavailableError, SpeechCancelledError
 from voxspool.protocol import keys, narration
 from voxspool.protocol.jobs import TASK, JobSpec
+from voxspool_worker.voices import conditioning_tiers
 from voxspool_worker.voices.cloned import VoiceLibrary
 from voxspool_worker.voices.conditioning_cache import ConditioningCache
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.processes import WorkerProcess
+    from voxspool_worker.voices.conditioning_format import Arrays
 
     StartWorker = Callable[..., WorkerProcess]
 
@@ -215,19 +217,27 @@ def look_for_voices(bare: redis.Redis) -> None:
     assert library.clips("alice", []) == []
 
 
-def share_conditioning(bare: redis.Redis, folder: Path) -> None:
-    """Leave what a model made of a voice in Redis, and find it there; then one that is damaged."""
+def share_conditioning(bare: redis.Redis, db: redis.Redis, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share a value through Redis: compute it until its lock was renewed, read it, and replace a damaged one."""
+    monkeypatch.setattr(conditioning_tiers, "RENEWAL_S", 0.05)
+    lock, lifetime_ms = keys.conditioning_lock("key"), 1000 * keys.CONDITIONING_LOCK_TTL_S
+
+    def compute() -> Arrays:
+        db.pexpire(lock, lifetime_ms // 2)
+        until(lambda: db.pttl(lock) > lifetime_ms * 2 / 3, "the lock to be renewed")
+        return {"x": np.ones(4, np.float32)}
+
     for machine, source in (("a", "computed"), ("b", "redis")):
         cache = ConditioningCache(lambda arrays: float(arrays["x"].sum()), folder=folder / machine, redis=bare)
-        assert cache.get("key", lambda: {"x": np.ones(4, np.float32)})[1].source == source
+        assert cache.get("key", compute)[1].source == source
     bare.set(keys.conditioning("key"), b"damaged")
     cache = ConditioningCache(lambda arrays: float(arrays["x"].sum()), folder=folder / "c", redis=bare)
-    assert cache.get("key", lambda: {"x": np.ones(4, np.float32)})[1].source == "computed"
+    assert cache.get("key", compute)[1].source == "computed"
 
 
 def test_each_user_does_its_whole_job_and_may_do_nothing_that_it_does_not_need(
     redis_server: GuardedRedis, db: redis.Redis, client: Client, consumer: Client, start_worker: StartWorker,
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     traffic = Traffic(db)
     with contextlib.ExitStack() as stack:
@@ -242,7 +252,7 @@ def test_each_user_does_its_whole_job_and_may_do_nothing_that_it_does_not_need(
         for user in ("consumer", "player"):
             read_bare(bare[user])
         look_for_voices(bare["worker"])
-        share_conditioning(bare["worker"], tmp_path)
+        share_conditioning(bare["worker"], db, tmp_path, monkeypatch)
         traffic.note_users()
         worker.process.terminate()
         assert worker.wait() == 0

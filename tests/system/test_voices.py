@@ -23,7 +23,8 @@ from voxspool.protocol import keys
 from voxspool.protocol.jobs import queue_names
 from voxspool_worker.voices.catalog import Part, VoiceBook, find
 from voxspool_worker.voices.cloned import VoiceLibrary
-from voxspool_worker.voices.conditioning_cache import ConditioningCache, conditioning_key
+from voxspool_worker.voices.conditioning_cache import ConditioningCache
+from voxspool_worker.voices.conditioning_format import conditioning_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from voxspool.errors import MissingExtraError
-from voxspool_worker.voices import conditioning_cache
-from voxspool_worker.voices.conditioning_cache import ConditioningCache, conditioning_key, decode, encode
+from voxspool_worker.voices import conditioning_format
+from voxspool_worker.voices.conditioning_cache import ConditioningCache
+from voxspool_worker.voices.conditioning_format import conditioning_key, encode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from voxspool_worker.voices.conditioning_cache import Arrays
+    from voxspool_worker.voices.conditioning_format import Arrays
 
 KEY = conditioning_key(["aa"], {"seconds": 30}, "model", "1.0")
 LATENTS: Arrays = {"gpt": np.arange(64, dtype=np.float32).reshape(1, 8, 8), "speaker": np.ones((1, 4, 1), np.float32)}
@@ -39,9 +40,11 @@ def model() -> Model:
     return Model()
 
 
-def cache(folder: Path, most: int = 256) -> ConditioningCache[float]:
+def cache(folder: Path, max_values: int = 256) -> ConditioningCache[float]:
     """Return a cache whose memory holds the sum of the latents."""
-    return ConditioningCache(lambda arrays: float(arrays["gpt"].sum()), folder=folder, redis=None, most=most)
+    return ConditioningCache(
+        lambda arrays: float(arrays["gpt"].sum()), folder=folder, redis=None, max_values=max_values
+    )
 
 
 SUM = float(LATENTS["gpt"].sum())
@@ -99,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_value_is_there(
 
 
 def test_memory_forgets_what_was_not_asked_for_longest(tmp_path: Path, model: Model) -> None:
-    small = cache(tmp_path, most=2)
+    small = cache(tmp_path, max_values=2)
     sources = [small.get(key, model)[1].source for key in ("a", "b", "a", "c", "a", "b")]
     assert sources == ["computed", "computed", "memory", "computed", "memory", "disk"]
 
@@ -147,36 +150,7 @@ def test_a_failure_is_the_callers_and_the_next_one_tries_again(tmp_path: Path, m
     assert shared.get(KEY, model)[1].source == "computed"
 
 
-def test_all_that_the_value_depends_on_changes_the_key() -> None:
-    keys = {
-        KEY,
-        conditioning_key(["ab"], {"seconds": 30}, "model", "1.0"),
-        conditioning_key(["a", "a"], {"seconds": 30}, "model", "1.0"),
-        conditioning_key(["aa"], {"seconds": 6}, "model", "1.0"),
-        conditioning_key(["aa"], {"seconds": 30}, "model-2", "1.0"),
-        conditioning_key(["aa"], {"seconds": 30}, "model", "1.1"),
-        conditioning_key(["x", "y"], {}, "", ""),
-        conditioning_key(["y", "x"], {}, "", ""),
-    }
-    assert len(keys) == 8
-    assert conditioning_key(["a"], {"x": 1, "y": 2}, "", "") == conditioning_key(("a",), {"y": 2, "x": 1}, "", "")
-    assert conditioning_key(["aa"], {"seconds": 30}, "model", "1.0") == KEY
-
-
-def test_arrays_come_back_as_they_were() -> None:
-    arrays: Arrays = {
-        "a": np.arange(6, dtype=np.float16).reshape(2, 3).T,
-        "b": np.zeros((0, 3)),
-        "c": np.int64(7)[None],
-    }
-    found = decode(encode(arrays))
-    assert found is not None
-    assert {name: (array.dtype, array.tolist()) for name, array in found.items()} == {
-        name: (array.dtype, array.tolist()) for name, array in arrays.items()
-    }
-
-
 def test_without_safetensors_its_install_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conditioning_cache.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(conditioning_format.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"worker\[xtts\]'$"):
         cache(tmp_path)

@@ -19,12 +19,12 @@ import json
 import logging
 import re
 import shlex
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from cachetools import LRUCache
 
 from voxspool.errors import CheckpointError, MissingExtraError, SettingsError, UnknownVoiceError
 from voxspool.hints import install_command, missing, program
@@ -94,7 +94,7 @@ class PiperEngine:
         self.sample_rate = max(source.sample_rate for _, source in found.values())
         self.voices: Mapping[str, Voice] = {name: voice for name, (voice, _) in found.items()}
         self._sources = {name: source for name, (_, source) in found.items()}
-        self._loaded: OrderedDict[Path, PiperVoice] = OrderedDict()
+        self._loaded: LRUCache[Path, PiperVoice] = LRUCache(LOADED_VOICES)
         self._digests: dict[Path, str] = {}
         self._admitted: SpeechSegment | None = None
         self._load_first(first or next(iter(found)), get)
@@ -195,9 +195,6 @@ class PiperEngine:
         path = self._sources[name].model
         if path not in self._loaded:
             self._loaded[path] = _load(path)
-            if len(self._loaded) > LOADED_VOICES:
-                self._loaded.popitem(last=False)
-        self._loaded.move_to_end(path)
         return self._loaded[path]
 
 

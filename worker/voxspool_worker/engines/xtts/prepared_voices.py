@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
+
+from cachetools import LRUCache
 
 from voxspool_worker.engines.base import Prepared
 from voxspool_worker.engines.xtts.latents import Conditioning, mix
-from voxspool_worker.voices.conditioning_cache import conditioning_key
+from voxspool_worker.voices.conditioning_format import conditioning_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from voxspool_worker.voices.catalog import Part, Voice, VoiceBook
     from voxspool_worker.voices.cloned import VoiceLibrary
     from voxspool_worker.voices.conditioning_cache import ConditioningCache
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 MAX_PREPARED: Final = 64
 """Number of prepared voices that stay in memory, at 4 MB each."""
@@ -73,8 +71,8 @@ class PreparedVoices:
     ) -> None:  # fmt: skip
         self.book = book
         self._speakers, self._library, self._cache, self._method = speakers, library, cache, method
-        self._conditionings: OrderedDict[tuple[Part, ...], Conditioning] = OrderedDict()
-        self._prepared: OrderedDict[tuple[Part, ...], PreparedVoice] = OrderedDict()
+        self._conditionings: LRUCache[tuple[Part, ...], Conditioning] = LRUCache(MAX_CONDITIONINGS)
+        self._prepared: LRUCache[tuple[Part, ...], PreparedVoice] = LRUCache(MAX_PREPARED)
         self._lock = threading.Lock()
 
     def prepare(self, voice: Voice) -> Prepared:
@@ -89,7 +87,7 @@ class PreparedVoices:
         if len(found) > 1:
             conditioning = mix([(one, part.weight) for (one, _), part in zip(found, voice.parts, strict=True)])
         with self._lock:
-            _remember(self._conditionings, voice.parts, conditioning, MAX_CONDITIONINGS)
+            self._conditionings[voice.parts] = conditioning
         return Prepared(source, time.perf_counter() - started)
 
     def ready(self, voice: Voice, gpt: Gpt, vocoder: Vocoder) -> PreparedVoice:
@@ -98,7 +96,7 @@ class PreparedVoices:
         if prepared is None:
             conditioning = self._conditioning(voice)
             prepared = PreparedVoice(gpt.prefix(conditioning.latents), vocoder.condition(conditioning.speaker))
-        _remember(self._prepared, voice.parts, prepared, MAX_PREPARED)
+            self._prepared[voice.parts] = prepared
         return prepared
 
     def _conditioning(self, voice: Voice) -> Conditioning:
@@ -108,7 +106,8 @@ class PreparedVoices:
         if known is not None:
             return known
         self.prepare(voice)
-        return self._conditionings[voice.parts]
+        with self._lock:
+            return self._conditionings[voice.parts]
 
     def _find(self, part: Part) -> tuple[Conditioning, str]:
         """Return the conditioning of one part of a voice, and its source."""
@@ -122,11 +121,3 @@ class PreparedVoices:
     def _compute(self, part: Part) -> dict[str, Any]:
         """Compute the conditioning of a clone from its clips."""
         return self._method.compute(self._library.clips(part.name, part.clips)).to_arrays()
-
-
-def _remember(cache: OrderedDict[K, V], key: K, value: V, max_entries: int) -> None:
-    """Add a value as the most recently used one, and drop the least recently used ones beyond `max_entries`."""
-    cache[key] = value
-    cache.move_to_end(key)
-    while len(cache) > max_entries:
-        cache.popitem(last=False)

@@ -1,0 +1,43 @@
+"""The key of a conditioning, and the form in which its arrays are stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voxspool_worker.voices.conditioning_format import conditioning_key, decode, encode
+
+if TYPE_CHECKING:
+    from voxspool_worker.voices.conditioning_format import Arrays
+
+KEY = conditioning_key(["aa"], {"seconds": 30}, "model", "1.0")
+
+
+def test_all_that_the_value_depends_on_changes_the_key() -> None:
+    keys = {
+        KEY,
+        conditioning_key(["ab"], {"seconds": 30}, "model", "1.0"),
+        conditioning_key(["a", "a"], {"seconds": 30}, "model", "1.0"),
+        conditioning_key(["aa"], {"seconds": 6}, "model", "1.0"),
+        conditioning_key(["aa"], {"seconds": 30}, "model-2", "1.0"),
+        conditioning_key(["aa"], {"seconds": 30}, "model", "1.1"),
+        conditioning_key(["x", "y"], {}, "", ""),
+        conditioning_key(["y", "x"], {}, "", ""),
+    }
+    assert len(keys) == 8
+    assert conditioning_key(["a"], {"x": 1, "y": 2}, "", "") == conditioning_key(("a",), {"y": 2, "x": 1}, "", "")
+    assert conditioning_key(["aa"], {"seconds": 30}, "model", "1.0") == KEY
+
+
+def test_arrays_come_back_as_they_were() -> None:
+    arrays: Arrays = {
+        "a": np.arange(6, dtype=np.float16).reshape(2, 3).T,
+        "b": np.zeros((0, 3)),
+        "c": np.int64(7)[None],
+    }
+    found = decode(encode(arrays))
+    assert found is not None
+    assert {name: (array.dtype, array.tolist()) for name, array in found.items()} == {
+        name: (array.dtype, array.tolist()) for name, array in arrays.items()
+    }

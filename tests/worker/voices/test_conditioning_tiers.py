@@ -1,0 +1,185 @@
+"""The tiers of conditioning outside the process: the lock of a key in Redis, and what a damaged value or Redis does."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from redis import ConnectionError as RedisConnectionError
+from redis import Redis
+
+from tests.support.processes import until
+from voxspool.protocol import keys
+from voxspool_worker.voices import conditioning_tiers
+from voxspool_worker.voices.conditioning_format import decode, encode
+from voxspool_worker.voices.conditioning_tiers import DiskTier, RedisTier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "key"
+LOCK = keys.conditioning_lock(KEY)
+DATA = encode({"latents": np.arange(8, dtype=np.float32)})
+LIFETIME_MS = 1000 * keys.CONDITIONING_LOCK_TTL_S
+
+
+def test_the_lock_is_held_while_the_caller_computes_and_released_afterwards(db: Redis) -> None:
+    with RedisTier(db).value_or_lock(KEY) as found:
+        assert found is None
+        assert 0 < db.pttl(LOCK) <= LIFETIME_MS
+    assert not db.exists(LOCK)
+
+
+def test_the_lock_is_released_if_the_computation_fails(db: Redis) -> None:
+    with pytest.raises(ZeroDivisionError), RedisTier(db).value_or_lock(KEY):
+        raise ZeroDivisionError
+    assert not db.exists(LOCK)
+
+
+def test_a_stored_value_is_returned_without_the_lock_and_lives_longer(db: Redis) -> None:
+    RedisTier(db).write(KEY, DATA)
+    assert 0 < db.ttl(keys.conditioning(KEY)) <= keys.CONDITIONING_TTL_S
+    db.expire(keys.conditioning(KEY), 60)
+    with RedisTier(db).value_or_lock(KEY) as found:
+        assert found is not None
+        assert found["latents"].tolist() == list(range(8))
+        assert not db.exists(LOCK)
+    assert db.ttl(keys.conditioning(KEY)) > keys.CONDITIONING_TTL_S - 60
+
+
+def test_one_that_waits_gets_the_value_of_the_one_that_computes(db: Redis) -> None:
+    waiting = threading.Event()
+
+    def wait() -> list[float]:
+        waiting.set()
+        with RedisTier(db).value_or_lock(KEY) as found:
+            assert found is not None
+            return found["latents"].tolist()
+
+    with ThreadPoolExecutor(1) as pool:
+        with RedisTier(db).value_or_lock(KEY):
+            waiter = pool.submit(wait)
+            waiting.wait(10)
+            RedisTier(db).write(KEY, DATA)
+        assert waiter.result(10) == list(range(8))
+
+
+def test_a_value_that_was_written_between_the_look_and_the_lock_is_not_computed_again(
+    db: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier, looks = RedisTier(db), []
+    read = tier._read
+
+    def write_after_the_first_look(key: str) -> object:
+        looks.append(read(key))
+        tier.write(key, DATA)
+        return looks[-1]
+
+    monkeypatch.setattr(tier, "_read", write_after_the_first_look)
+    with tier.value_or_lock(KEY) as found:
+        assert found is not None
+        assert len(looks) == 2
+        assert not db.exists(LOCK)
+
+
+def test_the_lock_is_renewed_to_its_whole_lifetime(db: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditioning_tiers, "RENEWAL_S", 0.01)
+    with RedisTier(db).value_or_lock(KEY):
+        db.pexpire(LOCK, LIFETIME_MS // 2)
+        until(lambda: db.pttl(LOCK) > LIFETIME_MS * 2 / 3, "a renewal")
+        assert db.pttl(LOCK) <= LIFETIME_MS
+
+
+def test_a_lock_that_expired_and_is_held_by_another_is_neither_renewed_nor_released(
+    db: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(conditioning_tiers, "RENEWAL_S", 0.01)
+    renewals, extend = [], conditioning_tiers._extend
+    monkeypatch.setattr(conditioning_tiers, "_extend", lambda lock: renewals.append(extend(lock)))
+    with RedisTier(db).value_or_lock(KEY):
+        db.set(LOCK, "of another process", px=5_000)
+        before = len(renewals)
+        until(lambda: len(renewals) > before + 1, "a renewal")
+        assert db.pttl(LOCK) <= 5_000
+    assert db.get(LOCK) == b"of another process"
+    assert not caplog.messages, "this is no failure of Redis"
+
+
+def test_after_the_death_of_the_one_that_computed_another_one_computes(db: Redis) -> None:
+    db.set(LOCK, "of a process that was killed", px=30)
+    with RedisTier(db).value_or_lock(KEY) as found:
+        assert found is None
+        assert db.get(LOCK) != b"of a process that was killed"
+
+
+def test_one_that_has_waited_too_long_computes_without_the_lock(
+    db: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(conditioning_tiers, "MAX_WAIT_S", 0.05)
+    db.set(LOCK, "of a process that hangs")
+    with RedisTier(db).value_or_lock(KEY) as found:
+        assert found is None
+    assert db.get(LOCK) == b"of a process that hangs"
+    assert any("conditioning.awaited_in_vain" in line for line in caplog.messages)
+
+
+def test_a_damaged_value_is_deleted_and_computed_again(db: Redis) -> None:
+    db.set(keys.conditioning(KEY), DATA[:-1] + b"\xff")
+    with RedisTier(db).value_or_lock(KEY) as found:
+        assert found is None
+        assert not db.exists(keys.conditioning(KEY))
+        assert db.exists(LOCK)
+
+
+def test_a_full_redis_costs_the_lock_and_no_error(db: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    db.config_set("maxmemory", 1)
+    tier = RedisTier(db)
+    with tier.value_or_lock(KEY) as found:
+        assert found is None
+        tier.write(KEY, DATA)
+    db.config_set("maxmemory", 0)
+    assert db.keys() == []
+    assert [line.split()[0] for line in caplog.messages] == ["conditioning.alone"]
+
+
+def test_a_redis_that_does_not_answer_is_asked_once_and_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Unreachable(Redis):
+        asked = 0
+
+        def execute_command(self, *_: object, **__: object) -> None:
+            raise AssertionError("the tier must not ask again")
+
+        def pipeline(self, *_: object, **__: object) -> None:
+            self.asked += 1
+            raise RedisConnectionError("refused")
+
+    away = Unreachable()
+    tier = RedisTier(away)
+    with tier.value_or_lock(KEY) as found:
+        assert found is None
+        tier.write(KEY, DATA)
+    assert away.asked == 1
+    assert caplog.messages == ["conditioning.alone error=refused"]
+
+
+def test_a_failure_is_reported_again_after_redis_answered(db: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    tier = RedisTier(db)
+    for limit in (1, 1, 0, 1):  # a full Redis refuses the lock
+        db.config_set("maxmemory", limit)
+        with tier.value_or_lock(KEY) as found:
+            assert found is None
+    db.config_set("maxmemory", 0)
+    assert [line.split()[0] for line in caplog.messages] == ["conditioning.alone"] * 2
+
+
+def test_a_file_of_the_disk_is_whole_or_absent(tmp_path: Path) -> None:
+    disk = DiskTier(tmp_path / "new")
+    assert disk.read(KEY) is None
+    disk.write(KEY, DATA)
+    found = disk.read(KEY)
+    assert found is not None
+    assert found.keys() == decode(DATA).keys()  # type: ignore[union-attr] - it is what was written
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [f"{KEY}.safetensors"]
