@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -12,22 +15,39 @@ from typing import TYPE_CHECKING
 import pytest
 import soundfile
 
-from tests.support.processes import ROOT, RedisServer, WorkerProcess, clean_env, until
+from tests.support.processes import ROOT, RedisServer, WorkerProcess, clean_env, free_port, until
 from tests.support.reference import SENTENCE, tone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import redis
+    from playwright.sync_api import Page
 
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]
     Start = Callable[..., subprocess.Popen[str]]
 
+BROWSERS = (
+    "chromium-headless-shell",
+    "chromium",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
+LISTEN = """() => {
+  const context = new AudioContext(), ear = context.createAnalyser();
+  context.createMediaElementSource(audio).connect(ear).connect(context.destination);
+  read.addEventListener("click", () => context.resume());
+  const sound = new Float32Array(ear.fftSize);
+  window.peak = () => { ear.getFloatTimeDomainData(sound); return Math.max(...sound); };
+}"""
+"""Lets a test ask how loud the page is at this moment, from 0 to 1."""
 EXAMPLES = ROOT / "examples" / "python"
 LIMIT_S = 60
+LIVE_S = 30
+"""How long a job of the web page goes on without a reader, in seconds."""
 REDIS_TIMEOUT_S = 5
 """How long redis-py 8 waits for an answer, unless it is told otherwise, in seconds."""
 ALONE = (
@@ -42,10 +62,10 @@ def start(redis_server: RedisServer, tmp_path: Path) -> Start:
     """Start an example in the test's folder, against the test's Redis."""
 
     def started(
-        name: str, *arguments: str, program: tuple[str, ...] = (), stderr: int = subprocess.PIPE
+        name: str, *arguments: str, program: tuple[str, ...] = (), stderr: int = subprocess.PIPE, voice: str = ""
     ) -> subprocess.Popen[str]:
         command = [sys.executable, *(program or (str(EXAMPLES / name),)), *arguments]
-        environ = clean_env() | {"REDIS_URL": redis_server.url}
+        environ = clean_env() | {"REDIS_URL": redis_server.url, "VOXSPOOL_VOICE": voice}
         return subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
     return started
@@ -58,6 +78,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     finally:
         process.kill()
     return process.returncode, out, err or ""
+
+
+def find_browser() -> str:
+    """Return the path of a browser that decodes MP3; skip where there is none."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    return found or pytest.skip("there is no Chromium: apt install chromium-headless-shell")
 
 
 # articles.py
@@ -193,3 +219,68 @@ def test_a_producer_without_our_package_learns_why_a_speech_failed(start_worker:
     code, out, err = finish(start("plain_rq.py", "x" * 100_001, "out.wav"))
     assert (code, out) == (1, "")
     assert err.startswith("not spoken: the text has 100,001 characters and the limit is 100,000")
+
+
+# read_aloud.py
+
+
+@pytest.fixture
+def page(start: Start) -> Iterator[Page]:
+    """Open the page in a browser, with an ear on the sound that its <audio> plays."""
+    from playwright.sync_api import sync_playwright
+
+    port = free_port()
+    program = ("-m", "uvicorn", "read_aloud:app", "--app-dir", str(EXAMPLES), "--port", str(port))
+    server = start("", program=program, voice="sine-live")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
+        page = browser.new_page()
+        until(lambda: listens(port), "the web server")
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.evaluate(LISTEN)
+        yield page
+        browser.close()
+    server.terminate()
+    code, _, said = finish(server)
+    assert "Traceback" not in said
+    assert code in (0, -signal.SIGTERM)
+
+
+def listens(port: int) -> bool:
+    """Return whether a program listens on a port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+def test_the_page_plays_a_speech_while_it_is_made_and_leaving_cancels_it(
+    client: Client, start_worker: StartWorker, page: Page
+) -> None:
+    start_worker()
+    page.fill("#text", SENTENCE * 40)
+    page.click("#read")
+    page.wait_for_function("audio.currentTime > 0.5 && peak() > 0.1")
+    (running,) = client.overview().running
+    assert running.segments_done < running.segments, "it is heard before it is complete"
+    page.goto("about:blank")
+    until(lambda: client.speech(running.id).status().state == "cancelled", "the job to be cancelled", LIVE_S / 2)
+
+
+def test_the_page_plays_a_speech_to_its_end(client: Client, start_worker: StartWorker, page: Page) -> None:
+    start_worker()
+    page.fill("#text", SENTENCE)
+    with page.expect_response("**/*.wav") as replied:
+        page.click("#read")
+    page.wait_for_function("audio.ended")
+    seconds = len(tone(SENTENCE)) / 2 / 24_000
+    assert seconds <= page.evaluate("audio.currentTime") < seconds + 0.2, "an encoder adds a frame or two"
+    job = replied.value.url.rpartition("/")[2].removesuffix(".wav")
+    assert client.speech(job).status().state == "ended"
+
+
+def test_the_page_says_why_a_text_is_not_read(page: Page, db: redis.Redis) -> None:
+    page.fill("#text", "x" * 100_001)
+    page.click("#read")
+    page.wait_for_function("problem.value.startsWith('the text has 100,001 characters and the limit is 100,000')")
+    assert db.keys("rq:job:*") == []
+    assert page.request.get(page.url + "speeches/nobody.wav").status == 503

@@ -1,0 +1,92 @@
+"""A web page with a button that reads a text aloud; the browser plays the speech while it is made.
+
+    pip install -r requirements.txt          # voxspool, fastapi, uvicorn
+    uvicorn read_aloud:app                   # in this folder; then open http://127.0.0.1:8000
+
+The button enqueues a job, and an <audio> element plays its sound. When the browser leaves or reads another text, its
+connection closes, and the job is cancelled. A job whose sound nobody fetches is cancelled after LIVE_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+
+from voxspool import AsyncClient, AsyncSpeech, VoxspoolError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+LIVE_S = 30
+"""How long a job goes on without a reader, in seconds."""
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Read aloud</title>
+<p><textarea id="text" rows="12" cols="80">Good morning. The train to Kiel leaves at seven.</textarea>
+<p><button id="read">Read aloud</button> <audio id="audio" controls></audio> <output id="problem"></output>
+<script>
+  read.onclick = async () => {
+    const said = await (await fetch("speeches", { method: "POST", body: text.value })).json();
+    problem.value = said.problem ?? "";
+    if (said.id) { audio.src = `speeches/${said.id}.wav`; audio.play(); }
+  };
+</script></html>
+"""
+cancelling: set[asyncio.Task[str]] = set()
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Share one client among all requests."""
+    async with AsyncClient() as app.state.client:
+        yield
+        await asyncio.gather(*cancelling, return_exceptions=True)
+
+
+app = FastAPI(lifespan=lifespan)
+app.add_api_route("/", lambda: HTMLResponse(PAGE))
+
+
+@app.exception_handler(VoxspoolError)
+async def explain(_: Request, error: VoxspoolError) -> JSONResponse:
+    """Answer with the error's own sentence: a text that cannot be spoken, or no Redis, no room, no such job."""
+    return JSONResponse({"problem": str(error)}, 422 if error.wrong_value else 503)
+
+
+@app.post("/speeches")
+async def create(request: Request) -> dict[str, str]:
+    """Enqueue a text; return the id of its job."""
+    text = (await request.body()).decode(errors="replace")
+    speech = await app.state.client.enqueue(text, live_s=LIVE_S)
+    return {"id": speech.id}
+
+
+@app.get("/speeches/{job_id}.wav")
+async def listen(job_id: str) -> StreamingResponse:
+    """Send the sound of a job while it is made."""
+    speech = app.state.client.speech(job_id)
+    await speech.status()  # raises UnknownJobError before the answer has begun
+    return StreamingResponse(sound(speech), media_type="audio/wav")
+
+
+async def sound(speech: AsyncSpeech) -> AsyncIterator[bytes]:
+    """Yield a WAV file until the end, or until the browser leaves; then cancel the job, unless it has ended."""
+    try:
+        async for chunk in speech:
+            if chunk.pos == 0:
+                yield wav_header(chunk.sample_rate)
+            yield chunk.pcm
+    finally:  # a task of its own: the one of this request may be cancelled already
+        task = asyncio.create_task(speech.cancel("the browser left"))
+        cancelling.add(task)
+        task.add_done_callback(cancelling.discard)
+
+
+def wav_header(sample_rate: int) -> bytes:
+    """Return the header of a WAV file whose length is not known yet: 16 bit, mono."""
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    return b"RIFF\xff\xff\xff\xffWAVE" + form + b"data\xff\xff\xff\xff"
