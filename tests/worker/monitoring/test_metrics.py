@@ -18,9 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from voxspool.errors import MissingExtraError, SettingsError
 from voxspool.protocol.stream import End, Mark
 from voxspool_worker.engines.base import Prepared
+from voxspool_worker.engines.xtts.output_check import FAULTS
 from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason
 from voxspool_worker.monitoring.metrics import RECENT_JOBS, Gauges, Histogram, Metrics
 from voxspool_worker.monitoring.prometheus import Collector, serve
+from voxspool_worker.narration.audio_checks import NOTHING_DBFS, AudioMeasurements
+from voxspool_worker.narration.audio_checks import faults as audio_faults
 from voxspool_worker.queue.outcomes import outcome_of
 from voxspool_worker.speech.job_run import SpeechGivenUpError
 from voxspool_worker.speech.publisher import AlreadyRunningError, LostWritesError
@@ -246,6 +249,14 @@ def test_the_documented_outcomes_are_all() -> None:
     raised = [EndedEarlyError(reason) for reason in Reason]
     outcomes = {outcome_of(error)[0] for error in (*raised, AlreadyRunningError("x"), SpeechGivenUpError("x", "x"))}
     assert set(re.findall(r"`(\w+)`", row)) == outcomes | {"ended"}
+
+
+def test_the_documented_faults_are_all_that_the_code_can_find() -> None:
+    (row,) = re.findall(r"^\| `fault` \| (.*) \|$", DOCS, re.MULTILINE)
+    all_at_once = AudioMeasurements(1e6, level_dbfs=99.0, peak_dbfs=0.0, silent_share=1.0, clipped_share=1.0)
+    nothing = AudioMeasurements(0.0, level_dbfs=NOTHING_DBFS, peak_dbfs=NOTHING_DBFS, silent_share=1.0, clipped_share=0)
+    in_audio = {*audio_faults(all_at_once, "Hello.", 1.0), *audio_faults(nothing, "Hello.", 1.0)}
+    assert set(re.findall(r"`([a-z]+)`", row)) == in_audio | set(FAULTS) - {""}
 
 
 def told() -> Metrics:
