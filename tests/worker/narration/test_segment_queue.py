@@ -183,6 +183,14 @@ def test_only_the_holder_gives_a_segment_back(db: redis.Redis) -> None:
     assert claim(queue) == SegmentClaim(0, 1)
 
 
+def test_a_renewal_that_comes_after_a_segment_was_given_back_does_not_lease_it_again(db: redis.Redis) -> None:
+    queue = open_queue(db, 1)
+    claim(queue, "me")
+    queue.give_back({0: "me"})
+    assert queue.renew({0: "me"}) == {0}
+    assert unclaimed_segments(db, "job") == [0]
+
+
 def test_the_first_result_of_a_segment_counts_and_a_later_one_is_refused(db: redis.Redis) -> None:
     queue = open_queue(db, 1)
     claim(queue)

@@ -11,6 +11,9 @@ local until_ms = lease_ms > 0 and time[1] * 1000 + lease_ms or 0
 for i = 3, #ARGV, 2 do
   if redis.call('ZSCORE', KEYS[2], ARGV[i]) and redis.call('HGET', KEYS[1], 'holder ' .. ARGV[i]) == ARGV[i + 1] then
     redis.call('ZADD', KEYS[2], 'XX', until_ms, ARGV[i])
+    if lease_ms == 0 then -- a renewal that was under way meanwhile must not lease it again
+      redis.call('HDEL', KEYS[1], 'holder ' .. ARGV[i])
+    end
   else
     table.insert(lost, ARGV[i])
   end
