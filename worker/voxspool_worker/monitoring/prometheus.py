@@ -1,7 +1,7 @@
-"""A worker's metrics in the format of Prometheus, served on loopback. The only module that imports prometheus_client.
+"""The metrics of a worker for Prometheus, served on loopback. No other module imports prometheus_client.
 
-Every name, type and label that a dashboard may use is defined here and listed in docs/metrics.md. Nothing is registered
-globally: the worker's own numbers are read when Prometheus asks.
+This module defines the name, type and labels of every metric; docs/metrics.md lists them. No metric is registered in
+the global registry: the numbers of the worker are read at each scrape.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import TypeAlias
 
-    from prometheus_client.metrics_core import Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
     from voxspool_worker.monitoring.metrics import Counts, Gauges, Histogram
 
     _Values: TypeAlias = float | Iterable[tuple[tuple[str, ...], float]]
 
 HOST: Final = "127.0.0.1"
-"""Loopback alone: a worker has no door to the network. What must cross it goes through a proxy that asks who it is."""
+"""Loopback only: a worker accepts no connection from the network. A proxy that authenticates can forward the metrics."""
 
 
 def serve(port: int) -> Callable[[Collector], None]:
-    """Answer http://127.0.0.1:<port>/metrics from a thread; give the function that says what to show there.
+    """Serve http://127.0.0.1:<port>/metrics from a thread, and return the function that sets what is shown there.
 
-    Until it is called the page is empty. Raises MissingExtraError, or SettingsError where the port cannot be had.
+    Until that function is called, the page is empty. Raises MissingExtraError if prometheus_client is not installed,
+    and SettingsError if the port cannot be opened.
     """
     if importlib.util.find_spec("prometheus_client") is None:
         raise MissingExtraError(missing("--metrics", "prometheus-client", "voxspool-worker", "metrics"))
@@ -50,19 +51,19 @@ def serve(port: int) -> Callable[[Collector], None]:
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """A worker's metrics, read anew at every scrape."""
+    """The metrics of a worker; Prometheus's registry calls `collect` at each scrape."""
 
     counts: Callable[[], Counts]
     gauges: Callable[[], Gauges]
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all of them."""
+        """Yield all metrics with their present values."""
         yield from _counted(self.counts())
-        yield from _now(self.gauges())
+        yield from _present(self.gauges())
 
 
 def _counted(counts: Counts) -> Iterator[Metric]:
-    """Yield what the jobs came to."""
+    """Yield what has been counted since the worker started."""
     yield _counter("jobs", "Runs of jobs that are over.", counts.jobs.items(), ("outcome", "code"))
     yield _histogram("first_chunk_seconds", "From the start of a run to its first audio.", counts.first_chunk_s)
     yield _histogram("real_time_factor", "Seconds of work a second of audio, of a run.", counts.real_time_factor)
@@ -78,10 +79,10 @@ def _counted(counts: Counts) -> Iterator[Metric]:
     yield _counter("redis_outages", "Times that Redis went away.", counts.outages)
 
 
-def _now(gauges: Gauges) -> Iterator[Metric]:
-    """Yield how the worker is at this moment, and what its engine has done."""
-    who = (gauges.name, gauges.engine, gauges.model, gauges.device)
-    yield _gauge("worker_info", "Who this is; always 1.", [(who, 1)], ("name", "engine", "model", "device"))
+def _present(gauges: Gauges) -> Iterator[Metric]:
+    """Yield the present state of the worker, and the counts of its engine."""
+    worker = (gauges.name, gauges.engine, gauges.model, gauges.device)
+    yield _gauge("worker_info", "Who this is; always 1.", [(worker, 1)], ("name", "engine", "model", "device"))
     yield _gauge("jobs_running", "Jobs that run.", gauges.running)
     yield _gauge("jobs_limit", "Jobs that may run at once.", gauges.jobs)
     yield _gauge("rows", "Seats in the engine's batch.", gauges.rows)
@@ -92,36 +93,35 @@ def _now(gauges: Gauges) -> Iterator[Metric]:
 
 
 def _by(values: Mapping[str, float]) -> list[tuple[tuple[str], float]]:
-    """Return values under their only label."""
+    """Return each value under the value of its only label."""
     return [((label,), value) for label, value in values.items()]
 
 
-def _counter(name: str, said: str, values: _Values, labels: tuple[str, ...] = ()) -> Metric:
-    """Describe what only grows; its samples are `<name>_total`."""
-    return _metric("counter", name, said, "_total", values, labels)
+def _counter(name: str, documentation: str, values: _Values, labels: tuple[str, ...] = ()) -> Metric:
+    """Return a counter. Its samples are called <name>_total."""
+    from prometheus_client.core import CounterMetricFamily
+
+    return _filled(CounterMetricFamily(f"voxspool_{name}", documentation, labels=labels), values)
 
 
-def _gauge(name: str, said: str, values: _Values, labels: tuple[str, ...] = ()) -> Metric:
-    """Describe what rises and falls."""
-    return _metric("gauge", name, said, "", values, labels)
+def _gauge(name: str, documentation: str, values: _Values, labels: tuple[str, ...] = ()) -> Metric:
+    """Return a gauge."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    return _filled(GaugeMetricFamily(f"voxspool_{name}", documentation, labels=labels), values)
 
 
-def _histogram(name: str, said: str, measured: Histogram) -> Metric:
-    """Describe measurements; Prometheus counts what lies at or below each bound."""
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: _Values) -> Metric:
+    """Add a sample for each combination of label values; a number is the only sample, without labels."""
+    for label_values, value in [((), values)] if isinstance(values, (int, float)) else values:
+        family.add_metric(label_values, value)
+    return family
+
+
+def _histogram(name: str, documentation: str, measured: Histogram) -> Metric:
+    """Return a histogram. Prometheus counts the measurements at or below each bound, ours those between two bounds."""
+    from prometheus_client.core import HistogramMetricFamily
+
     bounds = [*map(str, measured.bounds), "+Inf"]
-    below = list(itertools.accumulate(measured.counts))
-    buckets = [((bound,), count) for bound, count in zip(bounds, below, strict=True)]
-    metric = _metric("histogram", name, said, "_bucket", buckets, ("le",))
-    metric.add_sample(f"{metric.name}_count", {}, below[-1])
-    metric.add_sample(f"{metric.name}_sum", {}, measured.sum)
-    return metric
-
-
-def _metric(kind: str, name: str, said: str, suffix: str, values: _Values, labels: tuple[str, ...]) -> Metric:
-    """Describe a metric and give its samples, one for each combination of labels."""
-    from prometheus_client.metrics_core import Metric
-
-    metric = Metric(f"voxspool_{name}", said, kind)
-    for chosen, value in [((), values)] if isinstance(values, (int, float)) else values:
-        metric.add_sample(metric.name + suffix, dict(zip(labels, chosen, strict=True)), value)
-    return metric
+    buckets = list(zip(bounds, itertools.accumulate(measured.counts), strict=True))
+    return HistogramMetricFamily(f"voxspool_{name}", documentation, buckets, measured.sum)
