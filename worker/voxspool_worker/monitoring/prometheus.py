@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     _Values: TypeAlias = float | Iterable[tuple[tuple[str, ...], float]]
 
 HOST: Final = "127.0.0.1"
-"""Loopback only: a worker accepts no connection from the network. A proxy that authenticates can forward the metrics."""
+"""Loopback only: a worker accepts no connection from the network. A proxy that authenticates may forward the page."""
 
 
 def serve(port: int) -> Callable[[Collector], None]:
