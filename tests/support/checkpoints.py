@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = ROOT / "build" / "checkpoints"
-MAKERS = (ROOT / "benchmarks" / "random_xtts.py", ROOT / "benchmarks" / "random_vocab.py")
+SCRIPT = ROOT / "benchmarks" / "random_xtts.py"
+MAKERS = (SCRIPT, SCRIPT.with_name("random_vocab.py"))
 LIBRARIES = ("torch", "coqui-tts")
 LIMIT_S = 180
 
@@ -34,8 +35,7 @@ def small_checkpoint(*, stop_bias: float = 0.0) -> Path:
     with FileLock(FOLDER / f"{key}.lock"):
         if not folder.exists():
             making = FOLDER / f"{key}.part"
-            program = [sys.executable, "-m", "benchmarks.random_xtts"]
-            command = [*program, str(making), "--small", "--stop-bias", str(stop_bias)]
-            subprocess.run(command, cwd=ROOT, timeout=LIMIT_S, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            command = [sys.executable, str(SCRIPT), str(making), "--small", "--stop-bias", str(stop_bias)]
+            subprocess.run(command, timeout=LIMIT_S, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
             making.rename(folder)
     return folder

@@ -14,6 +14,7 @@ SENTENCE = "The keeper counted every lamp before the night began."
 
 def test_english_is_expected_at_sixteen_characters_a_second() -> None:
     assert plausible_duration(SENTENCE, 16).expected_s == pytest.approx(53 / 16)
+    assert plausible_duration("70", 16).expected_s == pytest.approx(12 / 16), "a digit counts as six"
     assert plausible_duration_at_any_pace(SENTENCE).expected_s == pytest.approx(53 / 16)
 
 

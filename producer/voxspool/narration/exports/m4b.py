@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from voxspool.audio.files import Part, check_place, resampler
+from voxspool.audio.tags import writable
 from voxspool.errors import MissingExtraError, OutputError
 from voxspool.hints import missing
 from voxspool.narration.mastering.levels import FULL_SCALE
@@ -132,12 +133,7 @@ def _metadata(book: Book) -> dict[str, str]:
         "genre": "Audiobook",
         "media_type": _AUDIOBOOK,
     }
-    return {name: _plain(value) for name, value in words.items() if value}
-
-
-def _plain(text: str) -> str:
-    """Drop what ends a string in C, and what is no UTF-8."""
-    return text.replace("\0", "").encode(errors="ignore").decode()
+    return {name: writable(value) for name, value in words.items() if value}
 
 
 def _chapters(tracks: Sequence[Track], rate_hz: int) -> list[dict[str, object]]:
@@ -153,7 +149,7 @@ def _chapters(tracks: Sequence[Track], rate_hz: int) -> list[dict[str, object]]:
             "start": start,
             "end": end,
             "time_base": Fraction(1, rate_hz),
-            "metadata": {"title": _plain(track.title)},
+            "metadata": {"title": writable(track.title)},
         }
         for index, (track, (start, end)) in enumerate(zip(tracks, pairwise(starts), strict=True))
     ]

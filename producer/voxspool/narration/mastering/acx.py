@@ -1,12 +1,11 @@
-"""The rules of ACX for the files of an audiobook: the check of a finished file, and the silence around a chapter.
+"""The rules of ACX for the files of an audiobook: check a finished file, and put the required silence around a chapter.
 
 The rules: https://help.acx.com/s/article/what-are-the-acx-audio-submission-requirements. Files are read with
-libsndfile; the bit rate is read from the frames of an MP3 by our own code.
+libsndfile; it does not tell the bit rates of an MP3, see `mp3_frames`.
 """
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ import soundfile as sf
 from voxspool.audio.files import Encoding
 from voxspool.errors import OutputError
 from voxspool.narration.mastering.levels import FULL_SCALE, Levels
+from voxspool.narration.mastering.mp3_frames import bit_rates_kbit_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,54 +28,58 @@ if TYPE_CHECKING:
 _RATE_HZ: Final = 44_100
 _BIT_RATE_KBIT_S: Final = 192
 DELIVERY: Final = Encoding(rate_hz=_RATE_HZ, constant_kbit_s=_BIT_RATE_KBIT_S)
-"""How an MP3 is encoded that ACX takes."""
+"""The encoding of an MP3 that ACX accepts."""
 
 _QUIET_DBFS: Final = -60.0
-"""Room tone is what stays under the highest noise floor that is allowed."""
+"""Audio up to this level counts as room tone, that is as silence: the rules allow no higher noise floor."""
 _HEAD_S: Final = 0.75
+"""Silence before a chapter, in seconds; the rules ask for 0.5 to 1."""
 _TAIL_S: Final = 2.0
-"""What a chapter of ours gets, within 0.5 to 1 s and 1 to 5 s."""
+"""Silence after a chapter, in seconds; the rules ask for 1 to 5."""
 _WINDOW_S: Final = 0.01
+"""Length of the windows that are either quiet or not, in seconds."""
 _READ_SAMPLES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """One rule, and what a file measured."""
+    """The result of one rule for a file."""
 
     rule: str
     value: float
+    """The measured value."""
     unit: str
     limit: str
+    """The allowed values, for people."""
     passed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class AcxReport:
-    """What the rules say of one file."""
+    """The results of all rules for one file."""
 
     path: Path
     rows: tuple[RuleResult, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether ACX should take it."""
+        """Whether the file passed every rule."""
         return all(row.passed for row in self.rows)
 
 
 def check(path: Path, *, channels: int | None = None) -> AcxReport:
-    """Hold a file against every rule; `channels` is what the book's other files have, None: either will do.
+    """Check a file against every rule. `channels` is the number that the book's other files have; None allows 1 or 2.
 
-    Raises OutputError where it cannot be read.
+    Raises OutputError if the file cannot be read.
     """
     try:
-        return AcxReport(path, tuple(_rows(path, channels)))
+        return AcxReport(path, tuple(_results(path, channels)))
     except (OSError, sf.LibsndfileError) as error:
         raise OutputError(f"cannot check {path}: {error}; is it an audio file?") from error
 
 
 def check_book(paths: Sequence[Path]) -> tuple[AcxReport, ...]:
-    """Hold all files of a book against the rules; all must have as many channels as the first."""
+    """Check all files of a book. All must have as many channels as the first. Raises OutputError."""
     first = check(paths[0]) if paths else None
     if first is None:
         return ()
@@ -83,40 +87,44 @@ def check_book(paths: Sequence[Path]) -> tuple[AcxReport, ...]:
     return first, *(check(path, channels=channels) for path in paths[1:])
 
 
-def _rows(path: Path, channels: int | None) -> Iterator[RuleResult]:
+def _results(path: Path, channels: int | None) -> Iterator[RuleResult]:
+    """Yield the result of each rule."""
     with sf.SoundFile(path) as file:
-        levels, head_s, tail_s = _listen(file)
-        rate_hz, have = file.samplerate, file.channels
+        levels, head_s, tail_s = _measure(file)
+        rate_hz, file_channels = file.samplerate, file.channels
     yield _between("RMS", levels.rms_dbfs, "dBFS", -23, -18)
-    yield _most("peak", levels.peak_dbfs, "dBFS", -3)
-    yield _most("noise floor", levels.floor_dbfs, "dBFS", -60)
+    yield _at_most("peak", levels.peak_dbfs, "dBFS", -3)
+    yield _at_most("noise floor", levels.floor_dbfs, "dBFS", -60)
     yield _between("silence before", head_s, "s", 0.5, 1)
     yield _between("silence after", tail_s, "s", 1, 5)
-    yield _most("length", levels.samples / rate_hz / 60, "min", 120)
+    yield _at_most("length", levels.samples / rate_hz / 60, "min", 120)
     yield RuleResult("sample rate", rate_hz, "Hz", f"{_RATE_HZ}", rate_hz == _RATE_HZ)
     allowed = (1, 2) if channels is None else (channels,)
-    yield RuleResult("channels", have, "", " or ".join(map(str, allowed)), have in allowed)
-    rates = _bit_rates_kbit_s(path)
-    least = min(rates, default=0)
-    yield RuleResult("bit rate", least, "kbit/s", f"MP3, >= {_BIT_RATE_KBIT_S}", least >= _BIT_RATE_KBIT_S)
+    yield RuleResult("channels", file_channels, "", " or ".join(map(str, allowed)), file_channels in allowed)
+    rates = bit_rates_kbit_s(path)
+    lowest = min(rates, default=0)
+    yield RuleResult("bit rate", lowest, "kbit/s", f"MP3, >= {_BIT_RATE_KBIT_S}", lowest >= _BIT_RATE_KBIT_S)
     yield RuleResult("different bit rates", len(rates), "", "1, constant", len(rates) == 1)
 
 
-def _between(rule: str, value: float, unit: str, least: float, most: float) -> RuleResult:
-    return RuleResult(rule, value, unit, f"{least} to {most}", least <= value <= most)
+def _between(rule: str, value: float, unit: str, lowest: float, highest: float) -> RuleResult:
+    return RuleResult(rule, value, unit, f"{lowest} to {highest}", lowest <= value <= highest)
 
 
-def _most(rule: str, value: float, unit: str, most: float) -> RuleResult:
-    return RuleResult(rule, value, unit, f"<= {most}", value <= most)
+def _at_most(rule: str, value: float, unit: str, highest: float) -> RuleResult:
+    return RuleResult(rule, value, unit, f"<= {highest}", value <= highest)
 
 
-def _listen(file: sf.SoundFile) -> tuple[Levels, float, float]:
-    """Return a file's levels and the seconds of room tone before and after its sound; without sound, all of it."""
+def _measure(file: sf.SoundFile) -> tuple[Levels, float, float]:
+    """Return a file's levels, and the silence before and after its sound in seconds.
+
+    A file without sound has its whole length as both.
+    """
     levels, window = Levels(file.samplerate), round(_WINDOW_S * file.samplerate)
     first = last = None
     block = _READ_SAMPLES // window * window
     for samples in file.blocks(block, dtype="float64", always_2d=True):
-        loud = _loud(samples, window, _QUIET_DBFS)
+        loud = _loud_windows(samples, window)
         if len(loud):
             first = levels.samples + int(loud[0]) * window if first is None else first
             last = levels.samples + (int(loud[-1]) + 1) * window
@@ -126,33 +134,36 @@ def _listen(file: sf.SoundFile) -> tuple[Levels, float, float]:
     return levels, first / file.samplerate, max(0, levels.samples - last) / file.samplerate
 
 
-def _loud(samples: NDArray[np.float64], window: int, quiet_dbfs: float) -> NDArray[np.int64]:
-    """Return the indices of the windows with sound. Samples are (n, channels); the last window may be short."""
+def _loud_windows(samples: NDArray[np.float64], window: int) -> NDArray[np.int64]:
+    """Return the indices of the windows with sound in samples of shape (n, channels), full scale 1.
+
+    The last window may be short.
+    """
     squares = np.square(samples).mean(axis=1)
     starts = np.arange(0, len(squares), window)
     lengths = np.diff(np.append(starts, len(squares)))
     means = np.add.reduceat(squares, starts) / lengths if len(starts) else np.zeros(0)
-    heard: NDArray[np.int64] = np.flatnonzero(means > 10 ** (quiet_dbfs / 10))
-    return heard
+    loud: NDArray[np.int64] = np.flatnonzero(means > 10 ** (_QUIET_DBFS / 10))
+    return loud
 
 
 class RoomTone:
-    """Gives a chapter the silence that ACX wants before and after it; what is longer becomes shorter.
+    """Puts the silence around a chapter that ACX requires; silence that is longer is shortened.
 
-    It moves the chapter: sample 0 of the track is no longer at 0. Holds one pause in memory.
+    It moves the audio: sample 0 of the track is no longer at 0. It holds at most one pause in memory.
     """
 
     def __init__(self, rate_hz: int) -> None:
         self._rate_hz = rate_hz
         self._window = round(_WINDOW_S * rate_hz)
-        self._held: Pcm = np.zeros(0, np.int16)  # quiet up to here, or less than a window
+        self._held: Pcm = np.zeros(0, np.int16)  # silence, and at its end less than a window that is not known yet
         self._begun = False
 
     def feed(self, pcm: Pcm) -> Pcm:
-        """Take the next samples, shape (n,); give those that are ready."""
+        """Add samples, shape (n,), and return those that can be written."""
         held = np.concatenate([self._held, pcm])
         whole = len(held) // self._window * self._window
-        loud = _loud(held[:whole, None] / FULL_SCALE, self._window, _QUIET_DBFS)
+        loud = _loud_windows(held[:whole, None] / FULL_SCALE, self._window)
         if not len(loud):
             self._held = held
             return held[:0]
@@ -169,58 +180,7 @@ class RoomTone:
         return np.concatenate([self._held[:tail], np.zeros(max(0, tail - len(self._held)), np.int16)])
 
 
-def _last(quiet: Pcm, samples: int) -> Pcm:
-    """Return the last samples of a silence, with more of it before where it is too short."""
-    quiet = quiet[max(0, len(quiet) - samples) :]
-    return np.concatenate([np.zeros(samples - len(quiet), np.int16), quiet])
-
-
-_KBIT_S: Final = {
-    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-"""Layer III's bit rates by their index, for MPEG 1 and for 2 and 2.5."""
-_RATES_HZ: Final = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-"""Sample rates by the version's bits: MPEG 1, 2, 2.5."""
-
-
-def _bit_rates_kbit_s(path: Path) -> set[int]:
-    """Return the bit rates that an MP3's frames have; none where it is no MP3."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        if not size:
-            return set()
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return set(_frames(data, size))
-
-
-def _frames(data: mmap.mmap, size: int) -> Iterator[int]:
-    at = _after_id3(data)
-    while at + 4 <= size:
-        frame = _frame(data[at : at + 4])
-        if frame is None:
-            return
-        kbit_s, length = frame
-        info = data[at : at + min(length, 64)]
-        if not (b"Info" in info or b"Xing" in info):  # the encoder's notes on the file: no sound
-            yield kbit_s
-        at += length
-
-
-def _after_id3(data: mmap.mmap) -> int:
-    if data[:3] != b"ID3":
-        return 0
-    size = 0
-    for byte in data[6:10]:
-        size = size << 7 | byte
-    return 10 + size
-
-
-def _frame(head: bytes) -> tuple[int, int] | None:
-    """Return a frame's bit rate and its length in bytes; None where no frame of Layer III begins."""
-    version, rate, index = head[1] >> 3 & 3, head[2] >> 2 & 3, head[2] >> 4
-    if head[0] != 0xFF or head[1] & 0xE6 != 0xE2 or version == 1 or rate == 3 or index in (0, 15):
-        return None
-    kbit_s = _KBIT_S[version == 3][index]
-    frame_samples = 1152 if version == 3 else 576
-    return kbit_s, frame_samples // 8 * kbit_s * 1000 // _RATES_HZ[version][rate] + (head[2] >> 1 & 1)
+def _last(silence: Pcm, samples: int) -> Pcm:
+    """Return the last samples of a silence; one that is too short gets digital silence before it."""
+    silence = silence[max(0, len(silence) - samples) :]
+    return np.concatenate([np.zeros(samples - len(silence), np.int16), silence])

@@ -1,53 +1,14 @@
+"""The report's data: a row for each segment, and totals that add up."""
+
 from __future__ import annotations
 
 import json
-import random
-import re
-from html.parser import HTMLParser
 
 import pytest
 
-from tests.support.cpu_time import growth
+from tests.support.reported import BOOK, EVIL, FIRST, HEARD, SECOND
 from voxspool.books.book import Book
 from voxspool.narration.report.data import encoded, report
-from voxspool.narration.report.page import page
-from voxspool.narration.report.verify import Transcription
-from voxspool.narration.track import Cue, Track
-from voxspool.store.segments import StoredSegment
-
-HZ = 1000
-EVIL = "<script>alert('1')</script> & \"quoted\" \x00\ud800 $title"
-
-
-def stored(
-    samples: int, worker: str = "one", *, tries: int = 1, level: float = -22.0, voice: str = "ann"
-) -> StoredSegment:
-    return StoredSegment(
-        f"{samples:040x}", HZ, samples, "", "tone", "tone 1", voice, "en", 7, tries, "", samples / 4000, level, -3.0,
-        0.125, worker,
-    )  # fmt: skip
-
-
-def cue(
-    text: str, pos: int, said: StoredSegment | None, pause: int = 0, *, fault: str = "", reused: bool = False
-) -> Cue:
-    samples = said.samples if said else 0
-    return Cue(0, 3, 3 + len(text), text, text.upper(), pos, pos + samples + pause, said, fault, reused)
-
-
-BOOK = Book("A book", (), ("the authors of voxspool",), "en", unread=("page 3 is damaged",))
-FIRST = Track(
-    1, "First", HZ,
-    (
-        cue("It begins.", 0, stored(2000, "one"), 500),
-        cue("Again and again.", 2500, stored(4000, "two", tries=3, level=-28.0), 500, fault="noise"),
-    ),
-)  # fmt: skip
-SECOND = Track(
-    2, "Second", HZ,
-    (cue("Kept.", 0, stored(1000, "one", level=-20.0), 0, reused=True), cue("Lost.", 1000, None, 600, fault="engine")),
-)  # fmt: skip
-HEARD = {(1, 0): Transcription("other words", 1.0, 5), (2, 0): Transcription("KEPT", 0.0, 1)}
 
 
 def test_a_row_says_all_that_is_known_of_a_segment() -> None:
@@ -105,114 +66,3 @@ def test_the_file_is_json_with_a_segment_a_line() -> None:
         "It begins.", "Again and again.", "Kept.", "Lost.",
     ]  # fmt: skip
     text.encode()
-
-
-class Seen(HTMLParser):
-    """What a browser makes of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self._texts: list[str] = []
-        self.feed(html)
-        self.text = "".join(self._texts)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self._texts.append(data)
-
-
-def test_the_page_begins_with_what_failed() -> None:
-    html = page(report(BOOK, [FIRST, SECOND], HEARD))
-    seen = Seen(html)
-    for shown in ("3 of 4 segments were not spoken", "Not read: page 3 is damaged", "noise at its end", "heard: other"):
-        assert shown in seen.text
-    failed = html.index("What failed")
-    assert failed < html.index("Who spoke what") < html.index("Level</h2>") < html.index("Chapters</h2>")
-    assert html.index("Again and again.") > failed
-    assert {value for name, value in seen.attributes if name == "href" and str(value).startswith("#s")} <= {
-        f"#{value}" for name, value in seen.attributes if name == "id"
-    }
-    assert seen.tags.count("details") == 3
-    assert html.count('<path class="fault"') == 3
-
-
-def test_a_page_without_faults_says_so() -> None:
-    html = page(report(Book("A book", ()), [Track(1, "", HZ, FIRST.cues[:1])]))
-    assert "All 1 segments passed" in html
-    assert "What failed" not in html
-    assert "Nothing was spoken" in page(report(Book("", ()), []))
-    assert "Nothing was spoken" in page(report(Book("", ()), [Track(1, "Silent", HZ, ())]))
-
-
-def test_texts_are_text_and_nothing_is_fetched() -> None:
-    said = stored(1000, EVIL, voice=EVIL)
-    track = Track(1, EVIL, HZ, (cue(EVIL, 0, said, fault=EVIL), cue(EVIL, 1000, said)))
-    html = page(report(Book(EVIL, (), (EVIL,), unread=(EVIL,)), [track], {(1, 1): Transcription(EVIL, 0.5, 4)}))
-    seen = Seen(html)
-    assert "script" not in seen.tags
-    assert "<script>alert('1')</script> & \"quoted\" \ufffd\ufffd $title" in seen.text
-    assert not [name for name, _ in seen.attributes if name == "src" or name.startswith("on")]
-    assert not re.search(r"https?:|url\(|@import", html)
-    assert set(seen.tags) <= {
-        *[
-            "html",
-            "meta",
-            "title",
-            "style",
-            "body",
-            "h1",
-            "h2",
-            "p",
-            "dl",
-            "div",
-            "dt",
-            "dd",
-            "small",
-            "details",
-            "summary",
-            "span",
-            "table",
-            "tr",
-            "th",
-            "td",
-            "a",
-            "i",
-            "svg",
-        ],
-        *["path", "text"],
-    }
-    html.encode()
-
-
-def a_long_book(chapters: int) -> list[Track]:
-    draw = random.Random(1)
-    tracks = []
-    for number in range(1, chapters + 1):
-        cues: list[Cue] = []
-        pos = 0
-        for index in range(250):
-            said = stored(draw.randrange(1500, 9000), f"worker-{draw.randrange(3)}", level=draw.gauss(-23, 1.2))
-            words = "The harbour lay quiet under a grey morning, and nobody had noticed that the ferry was late. " * 2
-            fault = "noise" if draw.random() < 0.003 else ""
-            cues.append(cue(words, pos, said, 300, fault=fault, reused=index < 60))
-            pos = cues[-1].end_pos
-        tracks.append(Track(number, f"Chapter {number}", HZ, tuple(cues)))
-    return tracks
-
-
-def test_ten_thousand_segments_are_a_page_that_can_be_used() -> None:
-    def made(tracks: list[Track]) -> tuple[str, str]:
-        found = report(BOOK, tracks)
-        return page(found), encoded(found)
-
-    short, long = a_long_book(10), a_long_book(40)
-    html, data = made(long)
-    assert growth(lambda: made(short), lambda: made(long)) < 8, "4 times the book"
-    assert len(html.encode()) < 10e6
-    assert len(data.encode()) < 10e6
-    assert Seen(html).tags.count("details") == 41
