@@ -21,7 +21,7 @@ from tests.support.processes import ROOT, clean_env, until
 from voxspool import SpeechFailedError, UnknownVoiceError, VoiceError, VoiceExistsError, connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import queue_names
-from voxspool_worker.voices.catalog import Part, VoiceBook, find
+from voxspool_worker.voices.catalog import VoiceBook, VoicePart, find
 from voxspool_worker.voices.cloned import VoiceLibrary
 from voxspool_worker.voices.conditioning_cache import ConditioningCache
 from voxspool_worker.voices.conditioning_format import conditioning_key
@@ -236,7 +236,7 @@ def test_a_worker_knows_a_voice_at_once_as_it_is_now(client: Client, db: redis.R
         (about,) = client.add_voice("alice", [clip], replace=True, languages=["de"]).clips
         voice = find("alice+Ana", book, "xtts")
         assert voice.languages == ("de",)
-        assert voice.parts == (Part("Ana", 0.5), Part("alice", 0.5, (about.sha256,)))
+        assert voice.parts == (VoicePart("Ana", 0.5), VoicePart("alice", 0.5, (about.sha256,)))
     client.remove_voice("alice")
     with pytest.raises(UnknownVoiceError, match="'alice'"):
         find("alice", book, "xtts")

@@ -15,7 +15,7 @@ from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.narration import audio_checks
 from voxspool_worker.narration.segment_plan import SegmentPlan, plan_chapter, seed_of
 from voxspool_worker.text import split
-from voxspool_worker.voices.catalog import Part, Voice
+from voxspool_worker.voices.catalog import Voice, VoicePart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Choir(ToneEngine):
     def voices(self) -> Mapping[str, Voice]:
         found = (
             Voice("sine", ()), Voice("joe", ("en-us",)), Voice("amelie", ("fr-fr",)),
-            Voice("alice", (), (Part("alice", 1.0, self._clips),)),
+            Voice("alice", (), (VoicePart("alice", 1.0, self._clips),)),
         )  # fmt: skip
         return {voice.name: voice for voice in found}
 

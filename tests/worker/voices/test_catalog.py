@@ -9,7 +9,7 @@ import pytest
 from voxspool.errors import InvalidJobError, MissingExtraError, UnknownLanguageError, UnknownVoiceError
 from voxspool.protocol.voices import ClonedVoice, StoredClip
 from voxspool_worker.engines.tone import ToneEngine
-from voxspool_worker.voices.catalog import Part, Voice, VoiceBook, built_in, find
+from voxspool_worker.voices.catalog import Voice, VoiceBook, VoicePart, built_in, find
 from voxspool_worker.voices.cloned import VoiceLibrary
 
 if TYPE_CHECKING:
@@ -65,12 +65,12 @@ def test_its_own_voices_and_their_mixes_ask_nobody_for_the_cloned_ones() -> None
 
 def test_an_own_voice_is_made_of_itself_and_a_cloned_one_of_its_clips() -> None:
     voices = book(cloned("alice"))
-    assert voices["Luis Moray"].parts == (Part("Luis Moray", 1.0),)
-    assert voices["alice"].parts == (Part("alice", 1.0, (SHA,)),)
+    assert voices["Luis Moray"].parts == (VoicePart("Luis Moray", 1.0),)
+    assert voices["alice"].parts == (VoicePart("alice", 1.0, (SHA,)),)
 
 
 def test_an_own_voice_is_heard_though_a_cloned_one_has_its_name() -> None:
-    assert book(cloned("Luis Moray"))["Luis Moray"].parts == (Part("Luis Moray", 1.0),)
+    assert book(cloned("Luis Moray"))["Luis Moray"].parts == (VoicePart("Luis Moray", 1.0),)
 
 
 def test_a_mix_is_made_of_its_parts_by_weight_and_has_one_name() -> None:
@@ -78,7 +78,7 @@ def test_a_mix_is_made_of_its_parts_by_weight_and_has_one_name() -> None:
     for written in ("Ana Florence(1)+alice(3)", "alice(0.75) + Ana Florence(0.25)"):
         voice = find(written, voices, "xtts")
         assert voice.name == "Ana Florence(1)+alice(3)"
-        assert voice.parts == (Part("Ana Florence", 0.25), Part("alice", 0.75, (SHA,)))
+        assert voice.parts == (VoicePart("Ana Florence", 0.25), VoicePart("alice", 0.75, (SHA,)))
     assert find("alice(5)", voices, "xtts") == voices["alice"], "one voice alone is no mix"
 
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from voxspool.protocol.voices import ClonedVoice, VoiceName
 
 
-class Part(NamedTuple):
-    """What a voice is made of: another voice, and how much of it."""
+class VoicePart(NamedTuple):
+    """One voice of a mix, with its weight. A voice that is not a mix has one part."""
 
     name: str
     weight: float
-    """Of all the voice's parts the weights add up to 1."""
+    """The weights of all parts of a voice add up to 1."""
     clips: tuple[str, ...] = ()
     """SHA-256 of the clips it was cloned from, in order; empty: it is one of the engine's own.
 
@@ -42,7 +42,7 @@ class Voice:
     name: str
     languages: tuple[str, ...]
     """Tags such as `en` or `en-us`, the default first; empty: any language (a tone has none)."""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[VoicePart, ...] = ()
     """What an engine that can clone makes it of; empty: the engine knows it by its name alone."""
     lacking: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Language -> what to install on this machine, for those that the voice would speak if a package were there."""
@@ -99,7 +99,7 @@ class VoiceBook(Mapping[str, Voice]):
         """
         self._languages = languages
         self._lacking = lacking or {}
-        self.built_in = {name: Voice(name, languages, (Part(name, 1.0),), self._lacking) for name in names}
+        self.built_in = {name: Voice(name, languages, (VoicePart(name, 1.0),), self._lacking) for name in names}
         self._clones = clones
 
     def __iter__(self) -> Iterator[str]:
@@ -145,7 +145,7 @@ class VoiceBook(Mapping[str, Voice]):
             raise UnknownLanguageError(
                 f"voice {name} speaks {'/'.join(clone.languages)}, and this engine does not; choose another voice"
             )
-        return Voice(name, spoken, (Part(name, 1.0, tuple(clip.sha256 for clip in clone.clips)),))
+        return Voice(name, spoken, (VoicePart(name, 1.0, tuple(clip.sha256 for clip in clone.clips)),))
 
     def _spoken(self, clone: ClonedVoice) -> tuple[str, ...]:
         """Return what a cloned voice speaks here: of the languages that it was given, those of the engine."""

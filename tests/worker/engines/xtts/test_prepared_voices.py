@@ -10,7 +10,7 @@ import torch
 from voxspool_worker.engines.xtts import prepared_voices
 from voxspool_worker.engines.xtts.latents import Conditioning, ConditioningParameters
 from voxspool_worker.engines.xtts.prepared_voices import ConditioningMethod, PreparedVoices
-from voxspool_worker.voices.catalog import Part, Voice, VoiceBook
+from voxspool_worker.voices.catalog import Voice, VoiceBook, VoicePart
 from voxspool_worker.voices.cloned import VoiceLibrary
 from voxspool_worker.voices.conditioning_cache import ConditioningCache
 
@@ -67,11 +67,11 @@ class Voices:
 
 
 def clone(name: str = "me", *clips: str) -> Voice:
-    return Voice(name, ("en",), (Part(name, 1.0, clips or ("a", "b")),))
+    return Voice(name, ("en",), (VoicePart(name, 1.0, clips or ("a", "b")),))
 
 
 def speaker(name: str) -> Voice:
-    return Voice(name, ("en",), (Part(name, 1.0),))
+    return Voice(name, ("en",), (VoicePart(name, 1.0),))
 
 
 def ready(voices: Voices, voice: Voice, model: FakeModel) -> Any:
@@ -103,7 +103,7 @@ def test_other_parameters_or_another_checkpoint_do_not_share_the_cache(tmp_path:
 
 def test_a_mix_reports_its_slowest_source_and_sums_its_parts(tmp_path: Path) -> None:
     voices = Voices(tmp_path)
-    mixed = Voice("mix", ("en",), (Part("Ada", 0.5), Part("me", 0.5, ("a",))))
+    mixed = Voice("mix", ("en",), (VoicePart("Ada", 0.5), VoicePart("me", 0.5, ("a",))))
     assert voices.prepared.prepare(mixed).source == "computed"
     assert float(ready(voices, mixed, FakeModel()).prefix[0, 0]) == 5.0
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from voxspool_worker.engines.xtts.gpt import Gpt, VoicePrefix
     from voxspool_worker.engines.xtts.latents import ConditioningParameters
     from voxspool_worker.engines.xtts.vocoder import SpeakerCondition, Vocoder
-    from voxspool_worker.voices.catalog import Part, Voice, VoiceBook
+    from voxspool_worker.voices.catalog import Voice, VoiceBook, VoicePart
     from voxspool_worker.voices.cloned import VoiceLibrary
     from voxspool_worker.voices.conditioning_cache import ConditioningCache
 
@@ -71,8 +71,8 @@ class PreparedVoices:
     ) -> None:  # fmt: skip
         self.book = book
         self._speakers, self._library, self._cache, self._method = speakers, library, cache, method
-        self._conditionings: LRUCache[tuple[Part, ...], Conditioning] = LRUCache(MAX_CONDITIONINGS)
-        self._prepared: LRUCache[tuple[Part, ...], PreparedVoice] = LRUCache(MAX_PREPARED)
+        self._conditionings: LRUCache[tuple[VoicePart, ...], Conditioning] = LRUCache(MAX_CONDITIONINGS)
+        self._prepared: LRUCache[tuple[VoicePart, ...], PreparedVoice] = LRUCache(MAX_PREPARED)
         self._lock = threading.Lock()
 
     def prepare(self, voice: Voice) -> Prepared:
@@ -109,7 +109,7 @@ class PreparedVoices:
         with self._lock:
             return self._conditionings[voice.parts]
 
-    def _find(self, part: Part) -> tuple[Conditioning, str]:
+    def _find(self, part: VoicePart) -> tuple[Conditioning, str]:
         """Return the conditioning of one part of a voice, and its source."""
         if not part.clips:
             return self._speakers[part.name], SOURCES[0]
@@ -118,6 +118,6 @@ class PreparedVoices:
         found, prepared = self._cache.get(key, lambda: self._compute(part))
         return found, prepared.source
 
-    def _compute(self, part: Part) -> dict[str, Any]:
+    def _compute(self, part: VoicePart) -> dict[str, Any]:
         """Compute the conditioning of a clone from its clips."""
         return self._method.compute(self._library.clips(part.name, part.clips)).to_arrays()
