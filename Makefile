@@ -73,16 +73,16 @@ packages: $(ENVIRONMENT) ## build both distributions into dist/ and check their 
 	$(BIN)/twine check --strict dist/*
 
 bench: install ## measure, print a table, store build/bench.json
-	$(BIN)/python benchmarks/bench.py --out build/bench.json
+	$(BIN)/python -m benchmarks.bench --out build/bench.json
 
 bench-xtts: install ## measure XTTS beside upstream, store build/bench-xtts.json and .png; a quarter of an hour
-	$(BIN)/python benchmarks/xtts.py --out build/bench-xtts.json
+	$(BIN)/python -m benchmarks.xtts --out build/bench-xtts.json
 
 bench-narration: install ## measure the narration of a book, store build/bench-narration.json; a quarter of an hour
-	$(BIN)/python benchmarks/narration.py --out build/bench-narration.json
+	$(BIN)/python -m benchmarks.narration --out build/bench-narration.json
 
 load: install ## 1,000 jobs, 100 readers, a kill -9, a stalled Redis: print a table, store build/load.json
-	$(BIN)/python benchmarks/load.py --out build/load.json
+	$(BIN)/python -m benchmarks.load --out build/load.json
 
 clean: ## remove what the other commands made
 	rm -rf $(VENV) build dist demo.wav .mypy_cache .pytest_cache .ruff_cache .hypothesis

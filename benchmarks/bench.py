@@ -1,7 +1,7 @@
 """Benchmark of voxspool, compared with RQ's SimpleWorker in the same run; prints a table and writes JSON.
 
-    python benchmarks/bench.py --out build/bench.json          two minutes
-    python benchmarks/bench.py --out build/bench.json --quick  seconds: a check that it runs, with rough figures
+    python -m benchmarks.bench --out build/bench.json          two minutes
+    python -m benchmarks.bench --out build/bench.json --quick  seconds: a check that it runs, with rough figures
 
 The docstrings of the modules start, publish, cost, memory, imports and voice define the figures. All processes run on
 this machine and communicate over loopback, with no other load than the measured one. A missed target is not an error:
@@ -24,18 +24,13 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-import cost
-import imports
-import memory
-import publish
-import start
-import voice
-from testbed import StartError, Testbed
+from benchmarks import cost, imports, memory, publish, start, voice
+from benchmarks.testbed import StartError, Testbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from figures import Figure
+    from benchmarks.figures import Figure
 
 PACKAGES: Final = ("voxspool", "voxspool-worker", "rq", "redis", "numpy", "piper-tts", "onnxruntime")
 PIPE_WIDTH: Final = 120

@@ -20,8 +20,8 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from figures import Figure, Samples, alternate
-from testbed import SimpleWorkerQueue, VoxspoolQueue, paced, wait_all, wait_done
+from benchmarks.figures import Figure, Samples, alternate
+from benchmarks.testbed import SimpleWorkerQueue, VoxspoolQueue, paced, wait_all, wait_done
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,8 @@ import time
 from functools import partial
 from typing import Final
 
-from figures import OURS, Figure, Samples, alternate
-from testbed import environment
+from benchmarks.figures import OURS, Figure, Samples, alternate
+from benchmarks.testbed import environment
 
 STATEMENTS: Final = ("import voxspool", "from voxspool import Client")
 

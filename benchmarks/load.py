@@ -1,7 +1,7 @@
 """Load test with faults: 1,000 jobs, ten producers, a hundred readers, two workers; a kill -9 and a stall of Redis.
 
-    python benchmarks/load.py --out build/load.json          two and a half minutes
-    python benchmarks/load.py --out build/load.json --quick  half a minute: a check that it runs
+    python -m benchmarks.load --out build/load.json          two and a half minutes
+    python -m benchmarks.load --out build/load.json --quick  half a minute: a check that it runs
 
 The engine is `tone` in real time, so most rows of both workers are in use while the measured latencies are those of the
 queue. Several readers read each job from its first entry to its last and compare every sample with the reference; at
@@ -34,10 +34,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
-import bench
-from figures import OURS, Figure
-from load_processes import Enqueued, JobReading, LoadJob, produce, read_jobs, reference
-from testbed import StartError, Testbed
+from benchmarks import bench
+from benchmarks.figures import OURS, Figure
+from benchmarks.load_processes import Enqueued, JobReading, LoadJob, produce, read_jobs, reference
+from benchmarks.testbed import StartError, Testbed
 from tests.support.oracle import Expected, judge
 from voxspool import Client, Settings
 

@@ -7,15 +7,11 @@ of the monotonic clock, which is the same in all processes of a machine.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-sys.path.append(str(Path(__file__).parents[1]))  # for the reference audio and the final check in tests.support
 
 from tests.support.reference import tone
 from voxspool import Client, Settings, StreamGapError, UnknownJobError

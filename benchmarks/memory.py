@@ -11,12 +11,12 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from figures import Figure, Samples, alternate
-from testbed import wait_done
+from benchmarks.figures import Figure, Samples, alternate
+from benchmarks.testbed import wait_done
 from voxspool.protocol import keys
 
 if TYPE_CHECKING:
-    from testbed import VoxspoolQueue
+    from benchmarks.testbed import VoxspoolQueue
 
 SENTENCE = "It was a bright cold day in April, and the clocks were striking thirteen. "
 SENTENCES = 14

@@ -1,7 +1,7 @@
 """Benchmark of narrating a book with the command `voxspool narrate --json` and real workers.
 
-    python benchmarks/narration.py                    a quarter of an hour; JSON in build/bench-narration.json
-    python benchmarks/narration.py --quick            a minute: a check that it runs
+    python -m benchmarks.narration                    a quarter of an hour; JSON in build/bench-narration.json
+    python -m benchmarks.narration --quick            a minute: a check that it runs
 
 *Speed*: one book with Piper on one, two and three workers that may use all cores (Piper's default), and on workers that
 are pinned to one core each (if taskset is installed), which shows the gain of another worker. *Memory*: books of three
@@ -35,9 +35,9 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-import bench
-from narration_book import book
-from testbed import StartError, Testbed, environment
+from benchmarks import bench
+from benchmarks.narration_book import book
+from benchmarks.testbed import StartError, Testbed, environment
 from voxspool import Client, Settings
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from consumer import Consumer, consumers, start_reading
-from figures import OURS, Figure, Samples, alternate
+from benchmarks.consumer import Consumer, consumers, start_reading
+from benchmarks.figures import OURS, Figure, Samples, alternate
 from voxspool import connection
 from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import Audio, Begin, End

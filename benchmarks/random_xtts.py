@@ -1,7 +1,7 @@
 """Writes an XTTS checkpoint with random weights in upstream's format: names and sizes are right, the audio is noise.
 
-    python benchmarks/random_xtts.py FOLDER           the sizes of XTTS v2: 1.9 GB, half a minute
-    python benchmarks/random_xtts.py FOLDER --small   two layers of 128 channels: 95 MB, seconds
+    python -m benchmarks.random_xtts FOLDER           the sizes of XTTS v2: 1.9 GB, half a minute
+    python -m benchmarks.random_xtts FOLDER --small   two layers of 128 channels: 95 MB, seconds
 
 Upstream's `Xtts.load_checkpoint` loads the files without changes: config.json, model.pth, vocab.json and
 speakers_xtts.pth. The speed of the model does not depend on the values of the weights, so it is that of the real one.
@@ -24,7 +24,7 @@ from TTS.tts.configs.xtts_config import XttsArgs, XttsConfig
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 from TTS.tts.models.xtts import Xtts
 
-from random_vocab import write_vocab
+from benchmarks.random_vocab import write_vocab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

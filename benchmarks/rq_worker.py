@@ -1,6 +1,6 @@
 """RQ's SimpleWorker with a job that does nothing: the overhead of RQ alone, for comparison.
 
-Run as a script: python rq_worker.py REDIS_URL
+Run as a program: python -m benchmarks.rq_worker REDIS_URL
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 from typing import Final
 
 QUEUE: Final = "bench"
-NOTHING: Final = "rq_worker.nothing"
+NOTHING: Final = "benchmarks.rq_worker.nothing"
 
 
 def nothing() -> None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from consumer import Consumer, consumers, start_reading
-from figures import Figure, Samples, alternate
-from testbed import SimpleWorkerQueue, VoxspoolQueue, paced, wait_done
+from benchmarks.consumer import Consumer, consumers, start_reading
+from benchmarks.figures import Figure, Samples, alternate
+from benchmarks.testbed import SimpleWorkerQueue, VoxspoolQueue, paced, wait_done
 from voxspool.protocol.jobs import JobSpec
 
 if TYPE_CHECKING:

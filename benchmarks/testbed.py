@@ -23,8 +23,8 @@ from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-import rq_worker
-from figures import OURS, RQ
+from benchmarks import rq_worker
+from benchmarks.figures import OURS, RQ
 from voxspool import Client, JobState, Settings
 from voxspool.embedded import find_server
 from voxspool.protocol.jobs import TASK, JobSpec
@@ -96,7 +96,7 @@ class Testbed:
 
     def simple_worker(self) -> SimpleWorkerQueue:
         """Start RQ's SimpleWorker, and return its queue. Raises StartError."""
-        command = [sys.executable, rq_worker.__file__, self.url]
+        command = [sys.executable, "-m", rq_worker.__name__, self.url]
         self._start("rq", command, lambda: self.redis.scard("rq:workers:" + rq_worker.QUEUE))
         return SimpleWorkerQueue(self.redis)
 

@@ -11,14 +11,14 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from consumer import Consumer, consumers, start_reading
-from figures import Figure, Samples, alternate
-from testbed import wait_done
+from benchmarks.consumer import Consumer, consumers, start_reading
+from benchmarks.figures import Figure, Samples, alternate
+from benchmarks.testbed import wait_done
 from voxspool.protocol.jobs import JobSpec
 from voxspool_worker.engines.benchmark import PASSAGE
 
 if TYPE_CHECKING:
-    from testbed import Testbed, VoxspoolQueue
+    from benchmarks.testbed import Testbed, VoxspoolQueue
 
 
 def piper(testbed: Testbed, rounds: int) -> list[Figure]:

@@ -1,7 +1,7 @@
 """Benchmark of XTTS: upstream's two interfaces and voxspool's engine, with one random checkpoint, in one run.
 
-    python benchmarks/xtts.py --out build/bench-xtts.json           a quarter of an hour on two cores
-    python benchmarks/xtts.py --out build/bench-xtts.json --quick   a small checkpoint: a check that it runs
+    python -m benchmarks.xtts --out build/bench-xtts.json           a quarter of an hour on two cores
+    python -m benchmarks.xtts --out build/bench-xtts.json --quick   a small checkpoint: a check that it runs
 
 It writes the JSON file and a plot (.png), and prints a table. The checkpoint (1.9 GB) is written once, into build/.
 
@@ -39,16 +39,16 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-import xtts_systems as systems
-from figures import Figure, Samples, alternate
-from random_xtts import NEVER, SMALL, write_checkpoint
+from benchmarks import xtts_systems as systems
+from benchmarks.figures import Figure, Samples, alternate
+from benchmarks.random_xtts import NEVER, SMALL, write_checkpoint
+from benchmarks.xtts_limits import limits
 from voxspool_worker.engines.benchmark import PASSAGE
-from xtts_limits import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from xtts_systems import XttsSystem
+    from benchmarks.xtts_systems import XttsSystem
 
 FIRST: Final = "The lighthouse stood at the end of a long and narrow spit of sand."
 PACKAGES: Final = ("voxspool-worker", "torch", "coqui-tts", "transformers", "numpy")
@@ -167,7 +167,7 @@ def _load(names: Sequence[str], folder: Path) -> dict[str, XttsSystem]:
 def load(name: str, folder: Path) -> Samples:
     """Load a system in a new process; return its load time (s) and peak memory (GB)."""
     command = [
-        sys.executable, str(Path(systems.__file__)), name, str(folder), str(folder / "clip.wav"), str(time.time()),
+        sys.executable, "-m", systems.__name__, name, str(folder), str(folder / "clip.wav"), str(time.time()),
     ]  # fmt: skip
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     result = json.loads(done.stdout.splitlines()[-1])

@@ -7,11 +7,16 @@ queues run in a thread of the loop's pool.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redis.asyncio import Redis
+
 from voxspool import connection
 from voxspool.client import Client, Placed
+from voxspool.errors import RedisError
+from voxspool.loop_clients import LoopClients
 from voxspool.protocol.stream import START, End, EntryId
 from voxspool.reading import waiting
 from voxspool.reading.dialogue import run_async, stream_async
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from typing import Self
 
-    from redis import asyncio as redis_asyncio
+    from redis import Redis as SyncRedis
     from typing_extensions import Unpack
 
     from voxspool.client import Overview, SpeechOptions
@@ -39,16 +44,39 @@ class AsyncClient:
     """A connection to one Redis, for asyncio programs that enqueue speeches and read them.
 
     Use it as an asynchronous context manager, or call `close`. Each method is that of Client with the same name, and
-    raises the same errors.
+    raises the same errors. One client may serve several event loops, and several calls of `asyncio.run`: each loop has
+    connections of its own, which are closed by `close` or at the end of `asyncio.run`.
     """
 
-    def __init__(self, redis_url: str | None = None, *, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        redis: Callable[[], Redis] | None = None,
+        sync_redis: Callable[[], SyncRedis] | None = None,
+    ) -> None:
         """Prepare; the first call connects. Without a URL the settings name it; without settings, the environment.
 
-        Raises SettingsError for an environment that cannot be used, RedisUnavailableError for a URL that is none.
+        `redis` and `sync_redis` make the clients of redis-py instead, for Sentinel or pools of your own. Both are
+        needed: RQ is not asynchronous, so calls that use its queues run in threads, with the client of `sync_redis`,
+        which is called once. `redis` is called once for each event loop, when that loop first reads. See Client for
+        what must hold of both.
+
+        Raises SettingsError for an environment that cannot be used, RedisUnavailableError for a URL that is none,
+        RedisError for a client that cannot be used.
         """
-        self._client = Client(redis_url, settings=settings)
-        self._redis = connection.connect_async(self._client.url)
+        if (redis is None) != (sync_redis is None):
+            raise RedisError(
+                "AsyncClient needs both redis=, which reads streams, and sync_redis=, for RQ's queues; give both",
+                wrong_value=True,
+            )
+        self._client = Client(redis_url, settings=settings, redis=sync_redis)
+        self._clients = LoopClients(
+            partial(connection.made_by, redis, Redis, "redis=")
+            if redis
+            else partial(connection.connect_async, self._client.url)
+        )
         self.settings = self._client.settings
         self.url = self._client.url
 
@@ -61,7 +89,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections."""
         self._client.close()
-        await self._redis.aclose()
+        await self._clients.close()
 
     async def enqueue(self, text: str, **options: Unpack[SpeechOptions]) -> AsyncSpeech:
         """Enqueue a speech and return its handle at once, whether or not a worker is there.
@@ -86,7 +114,7 @@ class AsyncClient:
     async def why_unserved(self, queue: str) -> str | None:
         """Return why no worker takes jobs from a queue, and what to do; None if a live worker serves it."""
         with connection.translated(self.url):
-            return await run_async(waiting.why_unserved(self.url, queue), self._redis)
+            return await run_async(waiting.why_unserved(self.url, queue), await self._clients.get())
 
     async def serving(self, queue: str) -> list[WorkerCard]:
         """Return the live workers that take jobs from a queue."""
@@ -128,7 +156,7 @@ class AsyncClient:
 
     def _wrap(self, speech: Speech) -> AsyncSpeech:
         """Return the asynchronous handle of a speech."""
-        return AsyncSpeech(self._redis, speech, self.url)
+        return AsyncSpeech(self._clients, speech, self.url)
 
 
 class AsyncSpeech:
@@ -138,9 +166,9 @@ class AsyncSpeech:
     name, and raises the same errors.
     """
 
-    def __init__(self, redis: redis_asyncio.Redis, speech: Speech, url: str) -> None:
+    def __init__(self, clients: LoopClients, speech: Speech, url: str) -> None:
         self.id = speech.id
-        self._redis = redis
+        self._clients = clients
         self._speech = speech
         self._url = url
 
@@ -160,7 +188,7 @@ class AsyncSpeech:
         """Yield the entries of the stream as they come, up to and including the one that ends it."""
         with connection.translated(self._url):
             dialogue = read_entries(self.id, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait)
-            async for received in stream_async(dialogue, self._redis):
+            async for received in stream_async(dialogue, await self._clients.get()):
                 yield received
 
     async def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> AsyncIterator[Chunk]:
@@ -176,7 +204,7 @@ class AsyncSpeech:
         if entry_id == START:
             return Listener()
         with connection.translated(self._url):
-            return Listener(*await run_async(ask_position(self.id, entry_id), self._redis))
+            return Listener(*await run_async(ask_position(self.id, entry_id), await self._clients.get()))
 
     async def save(self, path: str | Path, *, timeout_s: float | None = None) -> End:
         """Write the speech to a file as it is made, and return the end entry. The suffix chooses the format."""
@@ -205,17 +233,17 @@ class AsyncSpeech:
     async def status(self) -> JobState:
         """Return the state of the job. Raises UnknownJobError."""
         with connection.translated(self._url):
-            return await run_async(ask_state(self.id), self._redis)
+            return await run_async(ask_state(self.id), await self._clients.get())
 
     async def why_unserved(self, queue: str) -> str | None:
         """Return why no worker takes jobs from a queue, and what to do; None if a live worker serves it."""
         with connection.translated(self._url):
-            return await run_async(waiting.why_unserved(self._url, queue), self._redis)
+            return await run_async(waiting.why_unserved(self._url, queue), await self._clients.get())
 
     async def end(self) -> End | None:
         """Return the end entry, with what the job took; None if the speech has not ended. It does not wait."""
         with connection.translated(self._url):
-            return await run_async(ask_end(self.id), self._redis)
+            return await run_async(ask_end(self.id), await self._clients.get())
 
     async def spec(self) -> JobSpec | None:
         """Return what was enqueued; None if RQ has no record of the job, or one that is not voxspool's."""

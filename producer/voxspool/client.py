@@ -13,6 +13,7 @@ from functools import cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
+from redis import Redis
 from rq import Queue
 from rq.registry import StartedJobRegistry
 
@@ -21,6 +22,7 @@ from voxspool.enqueuer import Enqueuer
 from voxspool.errors import (
     InvalidJobError,
     JobExistsError,
+    RedisError,
     UnknownJobError,
     UnknownVoiceError,
     VoiceExistsError,
@@ -36,7 +38,7 @@ from voxspool.speech import Speech
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -95,14 +97,24 @@ class Client:
     Use it as a context manager, or call `close`. Methods raise RedisUnavailableError if Redis cannot be used.
     """
 
-    def __init__(self, redis_url: str | None = None, *, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        redis: Callable[[], Redis] | None = None,
+    ) -> None:
         """Prepare; the first call connects. Without a URL the settings name it; without settings, the environment.
 
-        Raises SettingsError for an environment that cannot be used, RedisUnavailableError for a URL that is none.
+        `redis` makes the client of redis-py instead, for Sentinel or a pool of your own. It is called once, and `close`
+        closes what it made. The client must not decode replies, and its socket_timeout must be None or at least 2 s.
+        Threads share it, and each reader that waits holds a connection.
+
+        Raises SettingsError for an environment that cannot be used, RedisUnavailableError for a URL that is none,
+        RedisError for a client that cannot be used.
         """
         self.settings = settings or Settings.from_env()
-        self.url = redis_url or self.settings.redis_url
-        self._redis = connection.connect(self.url, first_answer=True)
+        self._redis, self.url = _connect(redis_url, self.settings, redis)
         self._enqueuer = Enqueuer(self._redis)
 
     def __enter__(self) -> Self:
@@ -294,6 +306,17 @@ class Client:
                 f"job id {spec.id!r} is taken by another text, voice or setting; "
                 "choose another id, or wait until it expires"
             )
+
+
+def _connect(redis_url: str | None, settings: Settings, factory: Callable[[], Redis] | None) -> tuple[Redis, str]:
+    """Return a client of redis-py and the address of its server. Raises RedisError."""
+    if factory is None:
+        url = redis_url or settings.redis_url
+        return connection.connect(url, first_answer=True), url
+    if redis_url is not None:
+        raise RedisError("give a Redis URL or redis=, which makes the connection, not both", wrong_value=True)
+    client = connection.made_by(factory, Redis, "redis=")
+    return client, connection.address(client)
 
 
 def check_voice(spec: JobSpec, serving: list[WorkerCard], cloned: Mapping[str, ClonedVoice]) -> None:

@@ -1,6 +1,6 @@
-"""How to reach Redis, for both packages: the client's options, the oldest server, and errors in one clear line.
+"""Connections to Redis, for both packages: the client's options, the oldest server, and errors in one clear line.
 
-It knows URLs and versions, not keys. A password never leaves this module: every message shows the URL without it.
+It uses URLs and versions, not keys. Messages show a URL without its password.
 """
 
 from __future__ import annotations
@@ -18,17 +18,24 @@ from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff, NoBacko
 from redis.retry import Retry
 
 from voxspool import background
-from voxspool.errors import RedisTooOldError, RedisUnavailableError
+from voxspool.errors import RedisError, RedisTooOldError, RedisUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
+C = TypeVar("C", redis.Redis, redis_asyncio.Redis)
+
+_KINDS: Final[dict[type, str]] = {redis.Redis: "redis.Redis", redis_asyncio.Redis: "redis.asyncio.Redis"}
+"""The clients of redis-py, as their users name them."""
 
 OLDEST: Final = (6, 2)
 """LMOVE and streams' exclusive ranges came with Redis 6.2 (February 2021)."""
 TIMEOUT_S: Final = 5.0
 """How long a connect or a reply may take, in seconds; longer than any BLOCK that we ask for."""
+LEAST_TIMEOUT_S: Final = 2.0
+"""The shortest socket timeout of a client that a program makes itself, in seconds: a reader lets Redis block for one
+second (reading.reader.BLOCK_MS)."""
 FIRST_S: Final = 1.5
 """How long a server that has never answered may take for its first answer, in seconds: perhaps there is none."""
 RETRIES: Final = 10
@@ -61,6 +68,48 @@ def connect(url: str, *, retries: int = RETRIES, first_answer: bool = False) -> 
         raise _no_url(url) from None  # the reason may quote what must not be shown, and a traceback prints a cause
     pool.first = FirstAnswer(url) if first_answer else None
     return redis.Redis.from_pool(pool)
+
+
+def made_by(factory: Callable[[], C], kind: type[C], named: str) -> C:
+    """Return the client that a program's own factory makes, after checking it. Nothing is sent.
+
+    `named` is the factory's name for messages. Raises RedisError for a client that voxspool cannot use.
+    """
+    client = factory()
+    if not isinstance(client, kind):
+        raise RedisError(
+            f"{named} returned {type(client).__module__}.{type(client).__qualname__}; it must return a {_KINDS[kind]}",
+            wrong_value=True,
+        )
+    pool: Any = client.connection_pool
+    if pool.get_encoder().decode_responses:
+        raise RedisError(
+            f"the client that {named} returned decodes replies, but audio is bytes; make it with "
+            "decode_responses=False",
+            wrong_value=True,
+        )
+    timeout_s = pool.connection_kwargs.get("socket_timeout")
+    if timeout_s is not None and timeout_s < LEAST_TIMEOUT_S:
+        raise RedisError(
+            f"the client that {named} returned has a socket_timeout of {timeout_s:g} s, but a reader lets Redis block "
+            f"for 1 s; make it with socket_timeout={TIMEOUT_S:g}",
+            wrong_value=True,
+        )
+    return client
+
+
+def address(client: redis.Redis) -> str:
+    """Return the address of a client's server for messages: a URL without user and password, or a Sentinel service."""
+    pool: Any = client.connection_pool
+    options = pool.connection_kwargs
+    if service := getattr(pool, "service_name", ""):
+        return f"the Sentinel service {service}"
+    if path := options.get("path"):
+        return f"unix://{path}?db={options.get('db') or 0}"
+    scheme = "rediss" if issubclass(pool.connection_class, redis.SSLConnection) else "redis"
+    host = str(options.get("host", "localhost"))
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}:{options.get('port', 6379)}/{options.get('db') or 0}"
 
 
 def connect_async(url: str) -> redis_asyncio.Redis:

@@ -55,5 +55,6 @@ def test_what_waits_is_awaited(plain: type, asynchronous: type, name: str) -> No
     assert name in IMMEDIATE or kind(method)
 
 
-def test_both_are_made_with_the_same_parameters() -> None:
-    assert parameters(AsyncClient, "__init__") == parameters(Client, "__init__")
+def test_both_are_made_with_the_same_parameters_and_asyncio_with_one_more_for_rq() -> None:
+    names = [one.name for one in parameters(Client, "__init__")]
+    assert [one.name for one in parameters(AsyncClient, "__init__")] == [*names, "sync_redis"]

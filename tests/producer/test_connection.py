@@ -11,7 +11,7 @@ import string
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import redis
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from voxspool import AsyncClient, Client, Settings, connection
 from voxspool.connection import check, connect, shown, translated
-from voxspool.errors import RedisTooOldError, RedisUnavailableError
+from voxspool.errors import RedisError, RedisTooOldError, RedisUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -355,7 +355,7 @@ def test_what_is_not_about_the_connection_is_let_through(error: Exception) -> No
 def test_a_reply_may_take_longer_than_a_read_blocks() -> None:
     from voxspool.reading.reader import BLOCK_MS
 
-    assert BLOCK_MS / 1000 < connection.TIMEOUT_S
+    assert BLOCK_MS / 1000 < connection.LEAST_TIMEOUT_S < connection.TIMEOUT_S
 
 
 @pytest.fixture
@@ -504,3 +504,72 @@ def test_a_server_that_has_answered_once_is_waited_for() -> None:
 def test_a_refusal_is_an_answer(line: bytes) -> None:
     with server(always(line)) as url:
         connection.FirstAnswer(url).wait()
+
+
+# Clients that a program makes itself
+
+
+ASYNC = redis.asyncio.Redis
+
+
+@pytest.mark.parametrize("kind", [redis.Redis, ASYNC])
+def test_a_client_of_the_programs_own_is_used_as_it_is(kind: Any) -> None:  # noqa: ANN401 - plain or asyncio
+    made = kind(socket_timeout=None)
+    assert connection.made_by(lambda: made, kind, "redis=") is made
+    assert connection.made_by(lambda: kind(socket_timeout=2), kind, "redis=")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (ASYNC(), "returned redis.asyncio.client.Redis; it must return a redis.Redis"),
+        (None, "returned builtins.NoneType; it must return a redis.Redis"),
+        (redis.Redis(decode_responses=True), "decodes replies, but audio is bytes; make it with decode_responses=Fal"),
+        (redis.Redis(socket_timeout=0.5), "has a socket_timeout of 0.5 s, .* make it with socket_timeout=5$"),
+    ],
+)
+def test_a_client_that_cannot_serve_is_refused_before_it_is_used(made: Any, said: str) -> None:  # noqa: ANN401 - any
+    with pytest.raises(RedisError, match=f"redis= .*{said}") as caught:
+        Client(settings=Settings(), redis=lambda: made)
+    assert caught.value.wrong_value
+    assert "\n" not in str(caught.value)
+
+
+def test_an_asyncio_client_that_cannot_serve_is_refused_at_its_first_use() -> None:
+    async def use() -> None:
+        client = AsyncClient(settings=Settings(), redis=lambda: ASYNC(decode_responses=True), sync_redis=redis.Redis)
+        await client.speech("mine").status()
+
+    with pytest.raises(RedisError, match="decode_responses=False"):
+        asyncio.run(use())
+
+
+def test_a_factory_and_a_url_exclude_each_other() -> None:
+    with pytest.raises(RedisError, match="not both"):
+        Client("redis://localhost", settings=Settings(), redis=redis.Redis)
+
+
+@pytest.mark.parametrize("given", [{"redis": ASYNC}, {"sync_redis": redis.Redis}])
+def test_asyncio_needs_a_factory_for_streams_and_one_for_rq(given: dict[str, Any]) -> None:
+    with pytest.raises(RedisError, match=r"needs both redis=.* and sync_redis="):
+        AsyncClient(settings=Settings(), **given)
+
+
+def sentinel() -> redis.Redis:
+    found: redis.Redis = redis.Sentinel([("localhost", 26379)]).master_for("speeches", password=SECRET)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("made", "where"),
+    [
+        (redis.Redis(), "redis://localhost:6379/0"),
+        (redis.Redis("10.0.0.1", 6380, db=2, username="user", password=SECRET), "redis://10.0.0.1:6380/2"),
+        (redis.Redis("::1", ssl=True), "rediss://[::1]:6379/0"),
+        (redis.Redis(unix_socket_path="/run/redis.sock", password=SECRET), "unix:///run/redis.sock?db=0"),
+        (redis.Redis.from_url(f"redis://:{SECRET}@localhost:7000/3"), "redis://localhost:7000/3"),
+        (sentinel(), "the Sentinel service speeches"),
+    ],
+)
+def test_the_address_of_a_programs_own_client_is_shown_without_its_password(made: redis.Redis, where: str) -> None:
+    assert Client(settings=Settings(), redis=lambda: made).url == where

@@ -34,7 +34,7 @@ NOT_RUN_HERE = {
     "make test": "this test is a part of it",
     "make platforms": "it asks the package index some 70 times",
     "make packages": "it asks the package index for the build backend",
-    '.venv/bin/python benchmarks/random_xtts.py "$VOXSPOOL_XTTS_DIR" --small': "a minute of PyTorch",
+    '.venv/bin/python -m benchmarks.random_xtts "$VOXSPOOL_XTTS_DIR" --small': "a minute of PyTorch",
     '.venv/bin/voxspool-worker check --bench --engine xtts | tee "build/bench-$VOXSPOOL_DEVICE.txt"': "minutes of XTTS",
     '.venv/bin/voxspool-worker check --fidelity | tee "build/fidelity-$VOXSPOOL_DEVICE.txt"': "minutes of XTTS",
 }

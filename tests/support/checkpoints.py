@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = ROOT / "build" / "checkpoints"
-SCRIPT = ROOT / "benchmarks" / "random_xtts.py"
-MAKERS = (SCRIPT, SCRIPT.with_name("random_vocab.py"))
+MAKERS = (ROOT / "benchmarks" / "random_xtts.py", ROOT / "benchmarks" / "random_vocab.py")
 LIBRARIES = ("torch", "coqui-tts")
 LIMIT_S = 180
 
@@ -35,7 +34,8 @@ def small_checkpoint(*, stop_bias: float = 0.0) -> Path:
     with FileLock(FOLDER / f"{key}.lock"):
         if not folder.exists():
             making = FOLDER / f"{key}.part"
-            command = [sys.executable, str(SCRIPT), str(making), "--small", "--stop-bias", str(stop_bias)]
-            subprocess.run(command, timeout=LIMIT_S, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            program = [sys.executable, "-m", "benchmarks.random_xtts"]
+            command = [*program, str(making), "--small", "--stop-bias", str(stop_bias)]
+            subprocess.run(command, cwd=ROOT, timeout=LIMIT_S, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
             making.rename(folder)
     return folder

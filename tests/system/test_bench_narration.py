@@ -6,20 +6,22 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from narration_book import CHAPTER_SHARES, book
+from benchmarks.narration_book import CHAPTER_SHARES, book
+from tests.support.processes import ROOT
 
-BENCH = Path(__file__).parents[2] / "benchmarks" / "narration.py"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.long
 def test_a_quick_run_measures_every_narration(tmp_path: Path) -> None:
     out = tmp_path / "narration.json"
-    command = [sys.executable, str(BENCH), "--quick", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    command = [sys.executable, "-m", "benchmarks.narration", "--quick", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "no progress display in a pipe"
 

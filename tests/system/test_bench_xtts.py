@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "benchmarks" / "xtts.py"
+from tests.support.processes import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 UPSTREAM = ("upstream TTS.api", "upstream inference_stream")
 OURS = ("voxspool fp32", "voxspool bf16", "voxspool int8")
 BOTH = ("load", "peak memory", "first chunk", "sentence", "passage", "chunk")
@@ -21,9 +25,9 @@ def test_a_quick_run_measures_every_figure_of_upstream_and_voxspool(tmp_path: Pa
     pytest.importorskip("TTS", reason="XTTS is not installed")
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     out = tmp_path / "xtts.json"
-    command = [sys.executable, str(BENCH), "--quick", "--out", str(out)]
+    command = [sys.executable, "-m", "benchmarks.xtts", "--quick", "--out", str(out)]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # several threads would wait for each other on a busy machine
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=one_thread)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False, env=one_thread)
     assert done.returncode == 0, done.stderr
 
     report = json.loads(out.read_text())

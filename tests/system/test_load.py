@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-LOAD = Path(__file__).parents[2] / "benchmarks" / "load.py"
+from tests.support.processes import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 NONE = ("jobs failed", "lost samples", "doubled samples")
 TIMES = (
     "enqueue, under load", "enqueue to start, under load", "enqueue to first chunk, under load", "gap between chunks",
@@ -24,8 +28,8 @@ MEMORY = (
 @pytest.mark.long
 def test_no_samples_are_lost_or_doubled_despite_a_kill_and_a_stall(tmp_path: Path) -> None:
     out = tmp_path / "load.json"
-    command = [sys.executable, str(LOAD), "--quick", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    command = [sys.executable, "-m", "benchmarks.load", "--quick", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "no progress display in a pipe"
 

@@ -156,7 +156,7 @@ def test_a_voice_that_was_got_is_listed_spoken_by_a_plain_worker_and_tried(
 
 
 def test_the_speakers_of_an_xtts_checkpoint_are_listed(voices: Callable[..., Done], tmp_path: Path) -> None:
-    import random_xtts
+    from benchmarks import random_xtts
 
     random_xtts.write_checkpoint(tmp_path / "xtts", **random_xtts.SMALL)
     listed = json.loads(voices("list", "--json", VOXSPOOL_XTTS_DIR=str(tmp_path / "xtts")).stdout)

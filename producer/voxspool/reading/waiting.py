@@ -83,8 +83,13 @@ def why_unserved(url: str, queue: str) -> Dialogue[Never, str | None]:
     option = "" if engine == AUTO else f" --engine {engine}"
     return (
         f"no live worker serves the queue {queue}{_meant(engine, live)}; the job waits. "
-        f"Start one: voxspool-worker run{option} --redis {shlex.quote(shown(url))}"
+        f"Start one: voxspool-worker run{option}{_redis_option(url)}"
     )
+
+
+def _redis_option(url: str) -> str:
+    """Return the option that names this Redis to a worker; empty for a Sentinel's service, which no URL names."""
+    return f" --redis {shlex.quote(shown(url))}" if "://" in url else ""
 
 
 def _ask_paused_and_workers(redis: Any) -> Any:  # noqa: ANN401 - a plain or an asyncio client, untyped replies

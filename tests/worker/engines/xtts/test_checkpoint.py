@@ -145,7 +145,7 @@ def test_the_fingerprint_does_not_depend_on_folders(small_checkpoint: Path, copy
 
 
 def test_the_fingerprint_depends_on_weights_vocabulary_and_sizes(copy: Path) -> None:
-    import random_xtts
+    from benchmarks import random_xtts
 
     seen = {checkpoint.inspect(copy).fingerprint}
     (copy / "vocab.json").write_bytes((copy / "vocab.json").read_bytes() + b"\n")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from random_vocab import write_vocab
+from benchmarks.random_vocab import write_vocab
 from tests.support.cpu_time import growth
 from voxspool_worker.engines.xtts.tokenizer import LANGUAGES, MAX_DIGITS, MAX_TOKENS, XttsTokenizer, canonical_language
 from voxspool_worker.text import split
