@@ -26,7 +26,7 @@ PLATFORMS = {
     "Linux aarch64": "aarch64-manylinux_2_28",
     "macOS 14 arm64": "aarch64-apple-darwin",
 }
-"""The platforms of the README, by uv's names for them."""
+"""The platforms of docs/install.md, by uv's names for them."""
 
 MACOS = "14.0"
 """The oldest macOS for which wheels are looked for. uv reads it from MACOSX_DEPLOYMENT_TARGET."""

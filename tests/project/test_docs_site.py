@@ -139,3 +139,12 @@ def test_the_reference_of_a_program_has_every_command_and_option(
         assert command.hidden or f"{program}-{name}" in page.anchors
         for option in command.params:
             assert command.hidden or getattr(option, "hidden", False) or all(opt in text for opt in option.opts), name
+
+
+def test_the_blocks_of_the_web_app_guide_are_those_of_the_example() -> None:
+    guide = (ROOT / "docs" / "web-app.md").read_text(encoding="utf-8")
+    example = (ROOT / "examples" / "python" / "read_aloud.py").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 4
+    for block in blocks:
+        assert block in example

@@ -1,4 +1,7 @@
-"""What the README shows is what happens: its commands and its program are run as they stand there."""
+"""What the README shows is what happens: its commands and its program are run as they stand there.
+
+The pages on installation and settings name all extras, platforms and variables.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     StartWorker = Callable[..., WorkerProcess]
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+INSTALL = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 
 
 def block(heading: str, language: str) -> str:
@@ -77,14 +82,14 @@ def test_every_extra_and_every_page_of_the_documentation_is_named() -> None:
     for folder in ("producer", "worker"):
         project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
         for extra in project["optional-dependencies"]:
-            assert f"`{extra}`" in README, extra
+            assert f"`{extra}`" in INSTALL, extra
     for page in (ROOT / "docs").glob("*.md"):
         assert f"](docs/{page.name})" in README, page.name
 
 
 def test_the_platforms_are_those_that_the_lock_was_resolved_for() -> None:
     tool = runpy.run_path(str(ROOT / "tools/dependencies.py"))
-    table = README.split("### Platforms\n\n", 1)[1].split("\n\n", 1)[0]
+    table = INSTALL.split("## Platforms\n\n", 1)[1].split("\n\n", 1)[0]
     heading, _, *rows = table.splitlines()
     assert [cell.strip() for cell in heading.split("|")[2:-1]] == [
         "Linux x86-64", "Linux ARM64", "macOS 14 or later, Apple silicon",
@@ -92,11 +97,12 @@ def test_the_platforms_are_those_that_the_lock_was_resolved_for() -> None:
     assert len(tool["PLATFORMS"]) == 3
     oldest, newest = tool["PYTHONS"][0], tool["PYTHONS"][-1]
     assert f"Python {oldest} to {newest}" in README
+    assert f"Python {oldest} to {newest}" in INSTALL
     assert len(re.findall(rf"{oldest} to {newest}", "\n".join(rows))) >= 5
 
 
 def test_every_variable_and_every_linked_file_is_there() -> None:
     for variable in VARIABLES:
-        assert f"`{variable}`" in README
+        assert f"`{variable}`" in SETTINGS
     for link in re.findall(r"\]\((?!https:)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link

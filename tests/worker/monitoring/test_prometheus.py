@@ -29,7 +29,8 @@ from voxspool_worker.speech.scheduler import Work
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-DOCS = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[3]
+DOCS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 EXPOSITION = Path(__file__).with_name("exposition.txt")
 """The page that Prometheus reads. A change of it breaks dashboards, unless only a line with HELP changes."""
 GAUGES = Gauges("a-worker", "tone", "sine-1", "cpu", 8, 2, 4, 3, Work(10, 25, 0.5))
@@ -127,6 +128,14 @@ def test_the_documented_table_is_what_is_shown() -> None:
     rows = re.findall(r"^\| `(voxspool_\w+)` \| (\w+) \| (.*?) ?\| (.*) \|$", DOCS, re.MULTILINE)
     documented = [(name, kind, sorted(re.findall(r"`(\w+)`", labels)), said) for name, kind, labels, said in rows]
     assert documented == shown
+
+
+def test_the_alerts_of_the_guide_to_operations_use_metrics_that_are_shown() -> None:
+    guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"voxspool_[a-z_]+", guide.split("```yaml")[1].split("```")[0]))
+    shown = {sample.name for family in exposed(told()).values() for sample in family.samples}
+    assert used - shown == set()
+    assert len(used) >= 5
 
 
 def test_the_documented_outcomes_are_all() -> None:
