@@ -1,4 +1,4 @@
-"""What all tests share: their order and their signals; and nothing reports home, neither from here nor from a child."""
+"""Set up all tests: their order, their signal handlers, and no telemetry in this process and its children."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
 
 forbid_telemetry()
-# A busy machine is slow, in a test and in making its examples.
+# On a busy machine a test and the generation of its examples can be slow.
 settings.register_profile("voxspool", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("voxspool")
 
 
-# A shell starts a command in the background with SIGINT ignored, and nohup ignores SIGHUP. A child inherits that, but
-# not a handler: with one here, the programs under test react to Ctrl-C and to a closed terminal as they do elsewhere.
+# A shell starts background commands with SIGINT ignored, and nohup ignores SIGHUP. Children inherit an ignored signal,
+# but not a handler. With handlers here, the programs under test react to Ctrl-C and to a closed terminal as usual.
 for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
@@ -32,18 +32,18 @@ for number in (signal.SIGINT, signal.SIGHUP):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the tests that take longest first, so that none of them runs on alone at the end."""
+    """Start the longest tests first, so that they do not run alone at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 class Scheduling(LoadScopeScheduling):
     """Run all tests that compute with PyTorch in one process, and each other test in the next free process.
 
-    Two PyTorch programs on two cores take many times as long as one after the other, as their threads wait in a loop.
+    Two PyTorch programs at once on two cores take many times as long as one after the other: their threads busy-wait.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        """Return the name of the group that one process runs: for most tests, their own."""
+        """Return the name of the test's group. One process runs a whole group; most tests are a group of their own."""
         return "xtts" if re.match(r"tests/(worker/engines/xtts/|system/test_(bench_)?xtts\.py)", nodeid) else nodeid
 
 
@@ -54,7 +54,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> Generator[None, object, object]:
-    """Let a test fail on half a surrogate pair: in a report, it would end the whole run, as xdist cannot send it."""
+    """Escape lone surrogates in a report: xdist cannot send them, and would stop the whole run."""
     return sendable((yield))
 
 

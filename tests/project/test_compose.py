@@ -1,4 +1,4 @@
-"""compose.yaml and the images: valid, durable, closed to the network, and in step with the packages they install."""
+"""compose.yaml and the images are valid, keep data, are closed to the network, and match the packages they install."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ DOCKERFILES = ["producer/Dockerfile", "worker/Dockerfile"]
 
 
 def validate(file: Path) -> tuple[int, str]:
-    """Check a file against the compose specification's schema, which check-jsonschema carries: no network."""
+    """Check a file against the compose specification's schema, which check-jsonschema contains, without the network."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "-o", "json"]
     done = subprocess.run([*command, str(file)], capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
 def resolved(value: str) -> str:
-    """Return a value as compose reads it when nothing is set: `${NAME:-default}` becomes the default."""
+    """Return a value as compose reads it if no variable is set: `${NAME:-default}` becomes the default."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
 
 
 def instructions(dockerfile: str, name: str) -> list[str]:
-    """Return the arguments of every instruction of that name, in order."""
+    """Return the arguments of every instruction with this name, in order."""
     found: list[str] = re.findall(rf"^{name}\s+(.+)$", dockerfile, flags=re.MULTILINE)
     return found
 
@@ -52,7 +52,7 @@ def dockerfile_of(service: str) -> str:
     return Path(ROOT, build["context"], build["dockerfile"]).read_text()
 
 
-def test_compose_file_fits_the_specification() -> None:
+def test_the_compose_file_is_valid() -> None:
     code, output = validate(COMPOSE_FILE)
     assert code == 0, output
 
@@ -68,7 +68,7 @@ def test_compose_file_fits_the_specification() -> None:
         ("worker", {"depends_on": {"redis": {"condition": "service_awake"}}}),
     ],
 )
-def test_a_broken_compose_file_does_not(tmp_path: Path, service: str, change: dict[str, Any]) -> None:
+def test_an_invalid_compose_file_is_refused(tmp_path: Path, service: str, change: dict[str, Any]) -> None:
     broken = copy.deepcopy(COMPOSE)
     broken["services"][service].update(change)
     file = tmp_path / "compose.yaml"
@@ -77,16 +77,16 @@ def test_a_broken_compose_file_does_not(tmp_path: Path, service: str, change: di
     assert code == 1, output
     report = json.loads(output)
     assert report["status"] == "fail"
-    assert report["errors"], "refused as a file, not for what it says"
+    assert report["errors"], "the file was refused, but not for its contents"
     paths = [error["path"] for error in report["errors"]]
     assert all(path.startswith("$.services") for path in paths), paths
     assert next(iter(change)) in output
 
 
-def test_redis_keeps_what_it_was_told_and_drops_nothing() -> None:
+def test_redis_stores_all_data_and_evicts_nothing() -> None:
     command = SERVICES["redis"]["command"]
     assert command[0] == "redis-server"
-    # YAML reads a bare yes as true, which redis-server would not understand.
+    # YAML reads an unquoted yes as true, which redis-server does not accept.
     assert all(isinstance(word, str) for word in command), command
     options = dict(zip(command[1::2], command[2::2], strict=True))
     assert options["--appendonly"] == "yes"
@@ -95,13 +95,13 @@ def test_redis_keeps_what_it_was_told_and_drops_nothing() -> None:
     assert re.fullmatch(r"\d+[kmg]b", resolved(options["--maxmemory"]))
 
 
-def test_redis_data_outlives_its_container() -> None:
+def test_the_data_of_redis_is_in_a_volume() -> None:
     volume, _, target = SERVICES["redis"]["volumes"][0].partition(":")
     assert target == "/data"
     assert volume in COMPOSE["volumes"]
 
 
-def test_redis_is_healthy_when_it_answers() -> None:
+def test_other_services_wait_until_redis_answers() -> None:
     assert "redis-cli ping" in " ".join(SERVICES["redis"]["healthcheck"]["test"])
     waiting = [name for name in SERVICES if name != "redis"]
     assert waiting
@@ -109,7 +109,7 @@ def test_redis_is_healthy_when_it_answers() -> None:
         assert SERVICES[name]["depends_on"]["redis"]["condition"] == "service_healthy", name
 
 
-def test_redis_image_is_pinned_to_a_minor_version() -> None:
+def test_the_redis_image_is_pinned_to_a_minor_version() -> None:
     assert re.fullmatch(r"redis:\d+\.\d+\S*", SERVICES["redis"]["image"])
 
 
@@ -121,7 +121,7 @@ def test_every_published_port_is_bound_to_loopback() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_every_service_comes_back_and_gains_no_rights(name: str) -> None:
+def test_every_service_is_restarted_and_has_no_extra_privileges(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] == "unless-stopped"
     assert service["read_only"] is True
@@ -130,7 +130,7 @@ def test_every_service_comes_back_and_gains_no_rights(name: str) -> None:
     assert not service.get("privileged", False)
 
 
-def test_redis_starts_alone_and_the_rest_by_profile() -> None:
+def test_redis_starts_by_default_and_other_services_by_profile() -> None:
     assert {name: service.get("profiles") for name, service in SERVICES.items()} == {
         "redis": None,
         "worker": ["cpu"],
@@ -140,34 +140,34 @@ def test_redis_starts_alone_and_the_rest_by_profile() -> None:
 
 
 @pytest.mark.parametrize("name", ["worker", "worker-cuda"])
-def test_a_worker_has_time_to_end_its_jobs(name: str) -> None:
+def test_a_worker_has_time_to_finish_its_jobs(name: str) -> None:
     assert SERVICES[name]["command"] == ["run"]
     assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= 30
 
 
 @pytest.mark.parametrize("name", ["worker", "worker-cuda"])
-def test_a_worker_is_asked_whether_it_gets_on_by_a_command_that_exists(name: str) -> None:
+def test_the_health_check_of_a_worker_is_a_command_that_exists(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     kind, program, command = check["test"]
     assert (kind, [program]) == ("CMD", json.loads(instructions(dockerfile_of(name), "ENTRYPOINT")[0]))
-    main.commands[command].make_context(command, [])  # its parser takes it
+    main.commands[command].make_context(command, [])  # the parser accepts it
     assert int(check["interval"].removesuffix("s")) < STALE_S
-    assert int(check["start_period"].removesuffix("s")) >= 60, "a model takes its time to load"
-    # Its files lie in the default folder, which must be writable in a container that is not.
+    assert int(check["start_period"].removesuffix("s")) >= 60, "loading a model takes time"
+    # The health files are in the default folder, which must be writable although the container is read-only.
     assert "/tmp" in SERVICES[name]["tmpfs"]
     assert "VOXSPOOL_HEALTH_DIR" not in SERVICES[name]["environment"]
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_no_service_sets_a_variable_that_voxspool_would_refuse(name: str) -> None:
+def test_services_set_only_variables_that_voxspool_reads(name: str) -> None:
     check_names(SERVICES[name].get("environment", {}))
 
 
-def test_no_compose_variable_could_be_mistaken_for_a_setting() -> None:
+def test_no_variable_of_compose_looks_like_a_setting() -> None:
     assert "${VOXSPOOL_" not in COMPOSE_FILE.read_text()
 
 
-def test_every_compose_variable_has_a_default_and_the_header_names_those_that_matter() -> None:
+def test_every_variable_of_compose_has_a_default_and_is_described_in_the_header() -> None:
     text = COMPOSE_FILE.read_text()
     header = text.partition("\nname:")[0]
     assert re.findall(r"\$\{\w+\}|\$\w+", text) == []
@@ -182,7 +182,7 @@ def test_the_extras_of_an_image_exist(name: str) -> None:
     assert set(resolved(SERVICES[name]["build"]["args"]["EXTRAS"]).split(",")) <= known
 
 
-def test_the_worker_with_xtts_finds_its_checkpoint_and_keeps_what_it_computed() -> None:
+def test_the_worker_with_xtts_has_its_checkpoint_and_a_volume_for_its_cache() -> None:
     worker = SERVICES["worker-cuda"]
     [mount] = [mount for mount in worker["volumes"] if isinstance(mount, dict) and mount["target"] == "/xtts"]
     assert mount["read_only"] is True
@@ -192,7 +192,7 @@ def test_the_worker_with_xtts_finds_its_checkpoint_and_keeps_what_it_computed() 
     assert "--owner voxspool --group voxspool /cache" in (ROOT / "worker/Dockerfile").read_text()
 
 
-def test_the_worker_speaks_with_piper_and_finds_its_voices_in_a_mounted_folder() -> None:
+def test_the_worker_with_piper_has_its_voices_in_a_mounted_folder() -> None:
     worker = SERVICES["worker"]
     assert resolved(worker["build"]["args"]["EXTRAS"]) == "piper"
     assert worker["environment"]["VOXSPOOL_WORKER_ENGINE"] == "piper"
@@ -203,7 +203,7 @@ def test_the_worker_speaks_with_piper_and_finds_its_voices_in_a_mounted_folder()
 
 
 @pytest.mark.parametrize("name", ["worker", "worker-cuda"])
-def test_a_worker_keeps_a_books_segments_where_the_host_sees_them(name: str) -> None:
+def test_the_segments_of_books_are_stored_in_a_folder_of_the_host(name: str) -> None:
     worker = SERVICES[name]
     [mount] = [mount for mount in worker["volumes"] if isinstance(mount, dict) and mount["target"] == "/segments"]
     assert worker["environment"]["VOXSPOOL_STORE"] == mount["target"]
@@ -211,13 +211,13 @@ def test_a_worker_keeps_a_books_segments_where_the_host_sees_them(name: str) -> 
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_every_image_runs_as_a_user_that_is_not_root(name: str) -> None:
+def test_no_image_runs_as_root(name: str) -> None:
     user = instructions(dockerfile_of(name), "USER")[-1]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), user
 
 
 @pytest.mark.parametrize("path", DOCKERFILES)
-def test_our_images_are_built_in_stages_and_carry_no_build_tools(path: str) -> None:
+def test_our_images_are_built_in_stages_and_contain_no_build_tools(path: str) -> None:
     dockerfile = (ROOT / path).read_text()
     stages = instructions(dockerfile, "FROM")
     assert len(stages) == 2
@@ -238,12 +238,12 @@ def test_our_images_install_the_tested_versions_and_start_a_command_that_exists(
     assert json.loads(entrypoint) == list(project["scripts"])
 
 
-def test_the_worker_image_has_no_gpl_code_unless_it_is_asked_for() -> None:
+def test_the_worker_image_has_no_gpl_code_by_default() -> None:
     assert instructions((ROOT / "worker/Dockerfile").read_text(), "ARG") == ['EXTRAS=""']
 
 
 @pytest.mark.parametrize("path", DOCKERFILES)
-def test_all_that_an_image_copies_reaches_the_builder(path: str) -> None:
+def test_dockerignore_lets_through_all_files_that_an_image_copies(path: str) -> None:
     let_through = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE)
     copies = [line.split() for line in instructions((ROOT / path).read_text(), "COPY") if "--from=" not in line]
     assert copies
@@ -251,7 +251,7 @@ def test_all_that_an_image_copies_reaches_the_builder(path: str) -> None:
         assert set(sources) <= set(let_through)
 
 
-def test_the_dockerfile_of_every_build_is_one_of_ours() -> None:
+def test_every_dockerfile_in_compose_is_tested() -> None:
     used = {SERVICES[name]["build"]["dockerfile"] for name in BUILT if "dockerfile" in SERVICES[name]["build"]}
     assert used <= set(DOCKERFILES)
 
@@ -260,8 +260,8 @@ def test_the_dockerfile_of_every_build_is_one_of_ours() -> None:
     ("extras", "refused"),
     [("", ""), ("piper", ""), ("demo", ""), ("piper,embedded", ""), ("pipper", "pipper"), ("demo,nope", "nope")],
 )
-def test_an_extra_that_does_not_exist_stops_the_build_with_its_name(extras: str, refused: str) -> None:
-    # The builder joins continued lines before a shell sees them.
+def test_an_unknown_extra_stops_the_build_and_is_named(extras: str, refused: str) -> None:
+    # The builder joins continued lines before it calls the shell.
     dockerfile = (ROOT / "worker/Dockerfile").read_text().replace("\\\n", "")
     [check] = [line for line in instructions(dockerfile, "RUN") if line.startswith("python -c")]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The architecture, as import-linter reads it from pyproject.toml: it holds, and each contract catches a breach."""
+"""The import contracts in pyproject.toml are kept, and each of them detects a forbidden import."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ BREACHES = {
         ("voxspool_worker/speech/scheduler.py", "def late():\n    import torch"),
     ],
 }
-"""For each contract, a forbidden import and the module that it is put into."""
+"""Contract -> forbidden imports: the module that each is appended to, and the import statement."""
 
 
 def verdicts(folder: Path) -> dict[str, str]:
-    """Check the packages under a folder; give KEPT or BROKEN for each contract."""
+    """Check the packages under a folder, and return KEPT or BROKEN for each contract."""
     command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     paths = os.pathsep.join(str(folder / parent) for parent in PACKAGES.values())
     done = subprocess.run(
@@ -83,7 +83,7 @@ def verdicts(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """Return a folder with a copy of both packages and the contracts."""
+    """Copy both packages and the contracts into a folder, and return it."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for package, parent in PACKAGES.items():
         shutil.copytree(
@@ -92,11 +92,11 @@ def copied(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_architecture_holds() -> None:
+def test_all_contracts_are_kept() -> None:
     assert verdicts(ROOT) == dict.fromkeys(CONTRACTS, "KEPT")
 
 
-def test_every_contract_has_a_breach() -> None:
+def test_every_contract_is_tested_with_a_forbidden_import() -> None:
     assert list(BREACHES) == CONTRACTS
 
 
@@ -104,13 +104,13 @@ def test_every_contract_has_a_breach() -> None:
     ("contract", "module", "breach"),
     [(contract, *breach) for contract, breaches in BREACHES.items() for breach in breaches],
 )
-def test_a_breach_is_caught_by_its_contract(copied: Path, contract: str, module: str, breach: str) -> None:
+def test_a_forbidden_import_breaks_its_contract(copied: Path, contract: str, module: str, breach: str) -> None:
     path = copied / PACKAGES[module.partition("/")[0]] / module
     path.write_text(f"{path.read_text(encoding='utf-8')}\n{breach}\n", encoding="utf-8")
     assert verdicts(copied)[contract] == "BROKEN"
 
 
-def test_no_contract_names_a_module_that_is_gone() -> None:
+def test_all_modules_in_the_contracts_exist() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     named = {
         module.strip()
@@ -140,7 +140,7 @@ HEAVY = ("torch", "torchaudio", "TTS", "piper", "onnxruntime", "prometheus_clien
         ("voxspool_worker.cli", HEAVY),
     ],
 )
-def test_a_fresh_interpreter_that_imports_it_stays_light(module: str, kept_out: tuple[str, ...]) -> None:
+def test_importing_a_module_does_not_import_heavy_libraries(module: str, kept_out: tuple[str, ...]) -> None:
     program = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}

@@ -1,4 +1,4 @@
-"""How the tests run: side by side, from any shell, whatever a failed test says."""
+"""The tests run in parallel, from any shell, and a failed test cannot stop the run by its output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROCESS = "import os, pathlib, pytest, time\n@pytest.mark.parametrize('n', range
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., str]:
-    """Run test files in a folder with our conftest.py, in two processes; return what pytest printed."""
+    """Return a function that runs test files with this conftest.py in two processes and returns pytest's output."""
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib -p no:cacheprovider\n")
     (tmp_path / "tests").mkdir()
     shutil.copy(CONFTEST, tmp_path / "tests")
@@ -36,13 +36,13 @@ def run(tmp_path: Path) -> Callable[..., str]:
     return started
 
 
-def test_a_test_that_fails_on_half_a_surrogate_pair_fails_alone(run: Callable[..., str]) -> None:
+def test_a_failure_with_a_lone_surrogate_does_not_stop_the_run(run: Callable[..., str]) -> None:
     said = run({"test_a.py": 'def test_a(): assert "\\ud800" == "a"\ndef test_b(): pass\ndef test_c(): pass\n'})
     assert "1 failed, 2 passed" in said
     assert "\\ud800" in said
 
 
-def test_one_process_runs_all_that_computes_with_pytorch(run: Callable[..., str], tmp_path: Path) -> None:
+def test_all_tests_that_compute_with_pytorch_run_in_one_process(run: Callable[..., str], tmp_path: Path) -> None:
     note = f"    (pathlib.Path({str(tmp_path)!r}) / f'{{kind}}-{{n}}').write_text(str(os.getpid())); time.sleep(0.2)\n"
     said = run(
         {
@@ -58,7 +58,7 @@ def test_one_process_runs_all_that_computes_with_pytorch(run: Callable[..., str]
     }
 
 
-def test_programs_react_to_signals_that_the_shell_ignores(run: Callable[..., str]) -> None:
+def test_programs_under_test_react_to_signals_that_the_shell_ignores(run: Callable[..., str]) -> None:
     ignored = "import signal; print(signal.SIG_IGN in map(signal.getsignal, (signal.SIGHUP, signal.SIGINT)))"
     child = f"subprocess.check_output([sys.executable, '-c', {ignored!r}])"
     test = f"import subprocess, sys\ndef test_a():\n    assert {child} == b'False\\n'\n"

@@ -1,4 +1,4 @@
-"""The examples for supervisors: valid where their own tools can tell, and in step with our commands and variables."""
+"""The examples for systemd and launchd are valid, and match the commands and variables of the worker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INSTANCE = "piper"
 
 
 class Unit(configparser.RawConfigParser):
-    """A systemd unit; a name that is said several times keeps its last value, and `every` gives them all."""
+    """A systemd unit. For a repeated name, indexing returns the last value and `every` returns all values."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(strict=False, interpolation=None)
@@ -50,7 +50,7 @@ AGENT: dict[str, Any] = plistlib.loads((FOLDER / "com.voxspool.worker.plist").re
 
 
 def command_lines() -> Iterator[tuple[str, list[str]]]:
-    """Yield every command line of the examples, as words; a shell's are those within it."""
+    """Yield every command line of the examples: its source and its words."""
     for unit in (WORKER, HEALTH):
         for line in unit.every("ExecStart"):
             yield line, shlex.split(line)
@@ -58,7 +58,7 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
 
 
 def calls(words: list[str]) -> Iterator[list[str]]:
-    """Find in a command line what is said to voxspool-worker."""
+    """Yield the arguments of each call of voxspool-worker in a command line, also within `sh -c`."""
     if words[:2] == ["/bin/sh", "-c"]:
         for part in re.split(r"\|\||&&|;", words[2]):
             yield from calls(shlex.split(part.strip().removeprefix("exec ")))
@@ -67,13 +67,13 @@ def calls(words: list[str]) -> Iterator[list[str]]:
 
 
 def variables(unit: Unit) -> dict[str, str]:
-    """Return what a unit sets, for one instance."""
+    """Return the environment variables that a unit sets for one instance."""
     pairs = (line.replace("%i", INSTANCE).partition("=") for line in unit.every("Environment"))
     return {name: value for name, _, value in pairs}
 
 
 @pytest.mark.parametrize(("where", "words"), list(command_lines()))
-def test_every_command_line_is_one_that_our_parser_takes(where: str, words: list[str]) -> None:
+def test_every_command_line_is_accepted_by_the_parser(where: str, words: list[str]) -> None:
     found = list(calls(words))
     assert found, where
     for name, *arguments in found:
@@ -81,14 +81,14 @@ def test_every_command_line_is_one_that_our_parser_takes(where: str, words: list
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
-def test_systemd_finds_nothing_to_say_of_a_unit(path: Path, tmp_path: Path) -> None:
+def test_systemd_reports_no_problem_in_a_unit(path: Path, tmp_path: Path) -> None:
     systemd = shutil.which("systemd-analyze")
     if not systemd:
         pytest.skip("there is no systemd-analyze on this machine")
     assert verified(systemd, path.name, tmp_path) == ""
 
 
-def test_systemd_would_find_a_name_that_it_does_not_know(tmp_path: Path) -> None:
+def test_systemd_reports_unknown_keys_and_missing_programs(tmp_path: Path) -> None:
     systemd = shutil.which("systemd-analyze")
     if not systemd:
         pytest.skip("there is no systemd-analyze on this machine")
@@ -98,7 +98,10 @@ def test_systemd_would_find_a_name_that_it_does_not_know(tmp_path: Path) -> None
 
 
 def verified(systemd: str, name: str, folder: Path, change: tuple[str, str] = ("", "")) -> str:
-    """Let systemd read a unit, installed beside a program of that name; give what it says."""
+    """Check a unit with systemd in a folder where its program exists, and return systemd's output.
+
+    `change` is a text in the unit and its replacement.
+    """
     program = folder / "bin/voxspool-worker"
     program.parent.mkdir(exist_ok=True)
     program.write_text("#!/bin/sh\n")
@@ -117,7 +120,7 @@ def verified(systemd: str, name: str, folder: Path, change: tuple[str, str] = ("
     return done.stdout + done.stderr
 
 
-def test_systemd_starts_a_worker_again_whatever_it_says_and_gives_it_time_to_end() -> None:
+def test_systemd_always_restarts_a_worker_and_gives_it_time_to_stop() -> None:
     service = WORKER["Service"]
     assert service["Restart"] == "always"
     assert WORKER["Unit"]["StartLimitIntervalSec"] == "0"
@@ -126,7 +129,7 @@ def test_systemd_starts_a_worker_again_whatever_it_says_and_gives_it_time_to_end
     assert int(service["TimeoutStopSec"]) >= 30
 
 
-def test_a_worker_and_who_asks_for_its_health_name_the_folder_that_systemd_makes_for_it() -> None:
+def test_the_worker_and_its_health_check_use_the_folder_that_systemd_creates() -> None:
     folder = WORKER["Service"]["RuntimeDirectory"].replace("%i", INSTANCE)
     for unit in (WORKER, HEALTH):
         assert variables(unit)["VOXSPOOL_HEALTH_DIR"] == f"%t/{folder}"
@@ -136,19 +139,19 @@ def test_a_worker_and_who_asks_for_its_health_name_the_folder_that_systemd_makes
 
 
 @pytest.mark.parametrize("unit", [WORKER, HEALTH])
-def test_units_set_only_variables_that_we_read(unit: Unit) -> None:
+def test_units_set_only_variables_that_voxspool_reads(unit: Unit) -> None:
     check_names(variables(unit))
     assert Settings.from_env(variables(unit)).health_dir
 
 
-def test_the_agent_sets_only_variables_that_we_read_and_is_kept_alive() -> None:
+def test_the_launchd_agent_sets_only_variables_that_voxspool_reads_and_is_restarted() -> None:
     assert Settings.from_env(AGENT["EnvironmentVariables"]).engine == "xtts"
     assert AGENT["KeepAlive"] is True
     assert AGENT["ExitTimeOut"] >= 30
     assert AGENT["ProcessType"] != "Background"
 
 
-def test_passwords_stand_in_a_file_of_variables_and_in_no_command_line() -> None:
+def test_passwords_are_in_a_file_of_variables_and_not_on_a_command_line() -> None:
     lines = [line for line in (FOLDER / "worker.env").read_text().splitlines() if not line.startswith("#")]
     said = dict(line.split("=", 1) for line in lines)
     assert Settings.from_env(said).redis_url.startswith("rediss://worker:CHANGE-ME@")

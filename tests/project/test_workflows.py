@@ -1,6 +1,6 @@
-"""The GitHub workflows, issue forms and commit hooks: they fit their schemas, and their commands exist and run.
+"""The GitHub workflows, issue forms and commit hooks match their schemas, and their commands exist and run.
 
-GitHub runs the workflows; here their parts are checked as far as that goes without it.
+GitHub runs the workflows. The tests check their parts as far as this is possible without GitHub.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ PROGRAMS = Path(sys.executable).parent
 TOOL: dict[str, Any] = runpy.run_path(str(ROOT / "tools/dependencies.py"))
 
 NOT_RUN_HERE = {
-    "make install": "it makes the environment that runs this test",
-    "make check": "this test is a part of it",
-    "make test": "this test is a part of it",
-    "make platforms": "it asks the package index some 70 times",
-    "make packages": "it asks the package index for the build backend",
+    "make install": "it creates the environment that runs this test",
+    "make check": "this test is part of it",
+    "make test": "this test is part of it",
+    "make platforms": "it sends about 70 requests to the package index",
+    "make packages": "it downloads the build backend from the package index",
     '.venv/bin/python -m benchmarks.random_xtts "$VOXSPOOL_XTTS_DIR" --small': "a minute of PyTorch",
     '.venv/bin/voxspool-worker check --bench --engine xtts | tee "build/bench-$VOXSPOOL_DEVICE.txt"': "minutes of XTTS",
     '.venv/bin/voxspool-worker check --fidelity | tee "build/fidelity-$VOXSPOOL_DEVICE.txt"': "minutes of XTTS",
 }
-"""Steps that no test here runs, and why. A step is either in this table or in RUN_HERE."""
+"""Steps that the tests do not run, and the reason. Each step is either in this table or in RUN_HERE."""
 RUN_HERE = ("Compare the tag with the version of both packages and the changelog", "Name the image")
 
 
@@ -64,20 +64,20 @@ def commands() -> list[str]:
 
 
 def validate(schema: str, *files: Path) -> tuple[int, str]:
-    """Check files against a schema that check-jsonschema carries: no network."""
+    """Check files against a schema that check-jsonschema contains, without the network."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, "-o", "json"]
     done = subprocess.run([*command, *map(str, files)], capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("schema", ["vendor.github-workflows", "custom.github-workflows-require-timeout"])
-def test_workflows_fit_the_schema_and_have_time_limits(schema: str) -> None:
+def test_workflows_match_their_schema_and_have_time_limits(schema: str) -> None:
     assert len(WORKFLOWS) == 2
     code, output = validate(schema, *WORKFLOWS)
     assert code == 0, output
 
 
-def test_issue_forms_fit_their_schema() -> None:
+def test_issue_forms_match_their_schema() -> None:
     assert FORMS
     code, output = validate("vendor.github-issue-forms", *FORMS)
     assert code == 0, output
@@ -87,26 +87,26 @@ def test_issue_forms_fit_their_schema() -> None:
     ("job", "change"),
     [("check", {"runs_on": "ubuntu-24.04"}), ("apple", {"permissions": "all"}), ("lock", {"timeout-minutes": "soon"})],
 )
-def test_a_broken_workflow_does_not_fit(tmp_path: Path, job: str, change: dict[str, Any]) -> None:
+def test_an_invalid_workflow_is_refused(tmp_path: Path, job: str, change: dict[str, Any]) -> None:
     broken = copy.deepcopy(CI)
     broken["jobs"][job].update(change)
     file = tmp_path / "ci.yml"
     file.write_text(yaml.safe_dump(broken))
     code, output = validate("vendor.github-workflows", file)
     assert code == 1, output
-    assert json.loads(output)["errors"], "refused as a file, not for what it says"
+    assert json.loads(output)["errors"], "the file was refused, but not for its contents"
 
 
-def test_each_action_is_pinned_to_a_commit_beside_its_release() -> None:
+def test_each_action_is_pinned_to_a_commit_with_its_release_in_a_comment() -> None:
     named = [line.strip() for file in WORKFLOWS for line in file.read_text().splitlines() if "uses:" in line]
     assert len(named) > 20
     for line in named:
         assert re.fullmatch(r"(- )?uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
     pins = {(line.split("@")[0].split()[-1], line.split("@")[1]) for line in named}
-    assert len(pins) == len({name for name, _ in pins}), "one action at two releases"
+    assert len(pins) == len({name for name, _ in pins}), "an action is pinned to two different releases"
 
 
-def test_a_workflow_may_only_read_unless_a_job_says_otherwise() -> None:
+def test_workflows_have_read_permission_only_except_for_publishing() -> None:
     for workflow in (CI, RELEASE):
         assert workflow["permissions"] == {"contents": "read"}
     assert not any("permissions" in job for job in CI["jobs"].values())
@@ -117,7 +117,7 @@ def test_a_workflow_may_only_read_unless_a_job_says_otherwise() -> None:
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
-def test_what_is_published_was_checked_and_built_once() -> None:
+def test_the_published_packages_are_checked_and_built_once() -> None:
     jobs = RELEASE["jobs"]
     built = [step.get("run") for step in jobs["build"]["steps"]]
     assert built.index("make check") < built.index("make packages")
@@ -135,13 +135,13 @@ def test_images_are_built_for_both_processors_from_our_dockerfiles() -> None:
     images = {image["image"]: image for image in job["strategy"]["matrix"]["include"]}
     assert set(images) == {"voxspool", "voxspool-worker"}
     assert all((ROOT / image["dockerfile"]).is_file() for image in images.values())
-    # Piper is GPL-3: the image that has it says so in its tag and its label.
+    # Piper is GPL-3, so the image that contains it has a suffix in its tag and a licence label.
     worker = images["voxspool-worker"]
     assert (worker["extras"], worker["suffix"]) == ("piper", "-piper")
     assert "GPL-3.0" in worker["licences"]
 
 
-def test_each_python_is_one_that_the_lock_was_resolved_for() -> None:
+def test_each_python_version_is_one_that_the_lock_supports() -> None:
     assert CI["jobs"]["check"]["strategy"]["matrix"]["python"] == list(TOOL["PYTHONS"])
     for _, step in steps():
         version = step.get("with", {}).get("python-version", "")
@@ -149,7 +149,7 @@ def test_each_python_is_one_that_the_lock_was_resolved_for() -> None:
     assert set(CI["jobs"]["test"]["strategy"]["matrix"]["python"]) <= set(TOOL["PYTHONS"])
 
 
-def test_units_run_on_linux_and_apple_silicon_and_xtts_on_mps() -> None:
+def test_unit_tests_run_on_linux_and_apple_silicon_and_xtts_on_mps() -> None:
     systems = CI["jobs"]["check"]["strategy"]["matrix"]["os"]
     assert {system.partition("-")[0] for system in systems} == {"ubuntu", "macos"}
     apple = CI["jobs"]["apple"]
@@ -166,15 +166,15 @@ def test_each_make_target_exists() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_each_step_is_run_here_or_says_why_not() -> None:
+def test_each_step_is_tested_or_has_a_reason_why_not() -> None:
     run_here = {step["run"].strip() for _, step in steps() if step.get("name") in RUN_HERE}
     assert len(run_here) == len(RUN_HERE)
     assert set(commands()) == run_here | set(NOT_RUN_HERE)
 
 
 @pytest.mark.parametrize("command", commands())
-def test_each_step_is_sound_bash(command: str) -> None:
-    assert "${{" not in command, "an expression becomes part of the script: pass it by env"
+def test_each_step_is_valid_bash(command: str) -> None:
+    assert "${{" not in command, "an expression would become part of the script: pass it in an environment variable"
     assert subprocess.run(["bash", "-n", "-c", command], timeout=30, check=False).returncode == 0
     if shutil.which("shellcheck"):
         done = subprocess.run(
@@ -184,7 +184,7 @@ def test_each_step_is_sound_bash(command: str) -> None:
 
 
 def run_step(name: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a step of the release as GitHub does: bash with `-e` and `pipefail`, in the repository's root."""
+    """Run a step of the release workflow in a folder as GitHub does: bash with `-e` and `pipefail`."""
     [script] = [step["run"] for _, step in steps() if step.get("name") == name]
     return subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
@@ -194,7 +194,7 @@ def run_step(name: str, folder: Path, **environ: str) -> subprocess.CompletedPro
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    """A copy of the files that name the version, as they are on the day of a release."""
+    """Copy the files that contain the version into a folder, with the state that they have at a release."""
     for name in ("producer/pyproject.toml", "worker/pyproject.toml", "CHANGELOG.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -206,14 +206,14 @@ def release(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_release_whose_versions_agree_passes(release: Path) -> None:
+def test_a_release_with_equal_versions_passes(release: Path) -> None:
     version = (release / "VERSION").read_text()
     done = run_step(RUN_HERE[0], release, GITHUB_REF_NAME=f"v{version}")
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("file", ["producer/pyproject.toml", "worker/pyproject.toml", "CHANGELOG.md"])
-def test_a_release_with_another_version_in_one_file_stops_and_names_it(release: Path, file: str) -> None:
+def test_a_release_with_another_version_in_one_file_fails_and_names_the_file(release: Path, file: str) -> None:
     version = (release / "VERSION").read_text()
     (release / file).write_text((release / file).read_text().replace(version, "9.9.9"))
     done = run_step(RUN_HERE[0], release, GITHUB_REF_NAME=f"v{version}")
@@ -240,7 +240,7 @@ def test_an_image_is_named_in_lower_case_and_tagged_with_the_version(tmp_path: P
     ]
 
 
-def test_the_commit_hooks_are_valid_and_their_programs_are_those_of_the_environment() -> None:
+def test_the_commit_hooks_are_valid_and_their_programs_are_installed() -> None:
     config = ROOT / ".pre-commit-config.yaml"
     done = subprocess.run(
         [sys.executable, "-m", "pre_commit", "validate-config", str(config)],

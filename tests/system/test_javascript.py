@@ -159,7 +159,7 @@ def test_a_failed_job_ends_with_its_sentence(follow: Follow, client: Client, sta
     assert (status, said) == (1, b"")
     assert why.splitlines()[-1].startswith("the speech failed (unknown-voice): engine tone has no voice 'nobody'")
     status, _, why = follow.run(speech.id, "--from", "1-2")
-    assert (status, why) == (1, f"job {speech.id} is failed, and its stream has nothing after 1-2\n")
+    assert (status, why) == (1, f"job {speech.id} is failed, and its stream has no entry after 1-2\n")
 
 
 def test_a_cancelled_job_ends_with_who_did_it(follow: Follow, client: Client) -> None:
@@ -193,9 +193,9 @@ def test_after_a_resume_each_sample_is_given_once(follow: Follow, db: redis.Redi
 @pytest.mark.parametrize(
     ("entry_id", "entry", "why"),
     [
-        ("1-3", Audio(0, b"\0\0"), "entry 1-3 follows 1-1: Redis lost what lay between"),
-        ("2-2", Audio(0, b"\0\0"), "entry 2-2 follows 1-1: Redis lost what lay between"),
-        ("1-2", Audio(7, b"\0\0"), "entry 1-2 starts at sample 7, and we have only 0"),
+        ("1-3", Audio(0, b"\0\0"), "entry 1-3 follows 1-1: Redis lost the entries between them"),
+        ("2-2", Audio(0, b"\0\0"), "entry 2-2 follows 1-1: Redis lost the entries between them"),
+        ("1-2", Audio(7, b"\0\0"), "entry 1-2 starts at sample 7, but the samples before it end at 0"),
     ],
 )
 def test_what_is_missing_is_said(follow: Follow, db: redis.Redis, entry_id: str, entry: Entry, why: str) -> None:
