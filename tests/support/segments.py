@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from voxspool.protocol import keys, narration
 from voxspool.protocol.narration import ChapterSpec, Passage
 from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.monitoring.metrics import Metrics
 from voxspool_worker.narration.running_chapters import RunningChapter
 from voxspool_worker.narration.segment_plan import plan_chapter
 from voxspool_worker.narration.segment_queue import SegmentQueue, SegmentScripts
+from voxspool_worker.narration.segment_workers import SegmentWorkers
+from voxspool_worker.speech.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     import redis
 
     from voxspool_worker.engines.base import AudioChunk, SpeechSegment
-    from voxspool_worker.speech.scheduler import Scheduler
+    from voxspool_worker.narration.store_handle import StoreHandle
 
     Samples = npt.NDArray[np.int16]
 
@@ -61,6 +64,31 @@ class ControlledTone(ToneEngine):
                 self._rows.remove(row)
                 raise
         return super().step()
+
+
+class NarrationProcess:
+    """The parts of a worker process that speak segments: an engine, a scheduler and segment workers."""
+
+    def __init__(self, db: redis.Redis, store_handle: StoreHandle, name: str, rows: int = 8) -> None:
+        self.engine = ControlledTone(rows)
+        self.scheduler = Scheduler(self.engine)
+        self.arguments: dict[str, object] = {}
+        """The argument of each job that it may help with."""
+        self.redis_is_new = False
+        self.workers = SegmentWorkers(
+            self.engine, self.scheduler, db, store_handle, Metrics(), name,
+            argument_of=self.arguments.get, redis_is_new=lambda: self.redis_is_new,
+        )  # fmt: skip
+
+    def start(self) -> SegmentWorkers:
+        run_in_thread(self.scheduler)
+        self.workers.start()
+        return self.workers
+
+    def stop(self) -> None:
+        self.workers.stop()
+        self.engine.gate.set()
+        self.scheduler.stop()
 
 
 def run_in_thread(scheduler: Scheduler) -> None:

@@ -13,7 +13,7 @@ from voxspool import connection
 from voxspool.protocol import keys
 from voxspool_worker.narration.segment_queue import (
     LEASE_S,
-    MAX_DEATHS,
+    MAX_SEGMENT_DEATHS,
     PAGE,
     SegmentClaim,
     SegmentOutcome,
@@ -133,7 +133,7 @@ def test_a_segment_in_which_too_many_workers_died_has_the_outcome_poison_and_its
     for _ in range(2):
         claim(queue)
     expire_leases(db, "job", 0, 1)
-    for deaths in range(1, MAX_DEATHS):
+    for deaths in range(1, MAX_SEGMENT_DEATHS):
         assert claim(queue) == SegmentClaim(0, deaths)
         expire_leases(db, "job", 0)
     assert claim(queue) == SegmentClaim(1, 1), "0 is given up, its neighbour is not"

@@ -12,25 +12,22 @@ import pytest
 from tests.support.processes import until
 from tests.support.segments import (
     ControlledTone,
+    NarrationProcess,
     chapter_of,
     expire_leases,
     held_segments,
-    run_in_thread,
     start_chapter,
     unclaimed_segments,
 )
 from voxspool.protocol import keys
 from voxspool_worker.engines.base import SegmentError
 from voxspool_worker.engines.tone import sine
-from voxspool_worker.monitoring.metrics import Metrics
-from voxspool_worker.narration import segment_speaker, segment_workers
+from voxspool_worker.narration import segment_workers
 from voxspool_worker.narration.segment_queue import LEASE_S, SegmentClaim, SegmentOutcome
-from voxspool_worker.narration.segment_workers import SegmentWorkers
 from voxspool_worker.narration.store_handle import StoreHandle
-from voxspool_worker.speech.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import redis
@@ -43,60 +40,7 @@ TEXTS = [f"Sentence {number}." for number in range(12)]
 THREADS = 7
 """Segment threads of an engine with 8 rows: 6 rows for batch work, and one whose segment waits."""
 
-
-class Process:
-    """What a worker process has of narration: an engine, a scheduler and segment workers."""
-
-    def __init__(self, db: redis.Redis, store_handle: StoreHandle, name: str, rows: int = 8) -> None:
-        self.engine = ControlledTone(rows)
-        self.scheduler = Scheduler(self.engine)
-        self.arguments: dict[str, object] = {}
-        """The argument of each job that it may help with."""
-        self.redis_is_new = False
-        self.workers = SegmentWorkers(
-            self.engine, self.scheduler, db, store_handle, Metrics(), name,
-            argument_of=self.arguments.get, redis_is_new=lambda: self.redis_is_new,
-        )  # fmt: skip
-
-    def start(self) -> SegmentWorkers:
-        run_in_thread(self.scheduler)
-        self.workers.start()
-        return self.workers
-
-    def stop(self) -> None:
-        self.workers.stop()
-        self.engine.gate.set()
-        self.scheduler.stop()
-
-
-@pytest.fixture(autouse=True)
-def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for segments, and renew leases, every few milliseconds."""
-    monkeypatch.setattr(segment_workers, "IDLE_POLL_S", 0.005)
-    monkeypatch.setattr(segment_workers, "GIVE_BACK_POLL_S", 0.001)
-    monkeypatch.setattr(segment_workers, "RENEW_S", 0.005)
-    monkeypatch.setattr(segment_speaker, "CHUNK_WAIT_S", 0.05)
-
-
-@pytest.fixture
-def new_process(db: redis.Redis, store_handle: StoreHandle) -> Iterator[Callable[..., Process]]:
-    processes: list[Process] = []
-
-    def new(name: str = "a-worker", rows: int = 8) -> Process:
-        processes.append(Process(db, store_handle, name, rows))
-        return processes[-1]
-
-    yield new
-    for process in processes:
-        process.stop()
-
-
-@pytest.fixture
-def process(new_process: Callable[..., Process]) -> Process:
-    """Return a process whose engine stands still until the test opens its gate."""
-    process = new_process()
-    process.engine.gate.clear()
-    return process
+pytestmark = pytest.mark.usefixtures("short_intervals")
 
 
 def results(chapter: RunningChapter) -> list[SegmentOutcome]:
@@ -124,7 +68,7 @@ def segment_threads() -> set[threading.Thread]:
 
 
 def test_a_chapter_is_spoken_to_its_end_and_each_outcome_is_reported(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     chapter = start_chapter(db, chapter_of("chapter", TEXTS, store.id))
     reported: list[bool] = []
@@ -140,7 +84,7 @@ def test_a_chapter_is_spoken_to_its_end_and_each_outcome_is_reported(
 
 
 def test_its_own_chapter_comes_before_those_of_others_and_of_these_the_oldest_first(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     for began, job in ((20, "young"), (10, "old")):
         spec = chapter_of(job, TEXTS[:3], store.id)
@@ -155,7 +99,7 @@ def test_its_own_chapter_comes_before_those_of_others_and_of_these_the_oldest_fi
 
 
 def test_a_chapter_whose_segments_are_all_held_leaves_the_other_threads_to_the_next(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     first = start_chapter(db, chapter_of("first", TEXTS[:1], store.id))
     second = start_chapter(db, chapter_of("second", TEXTS, store.id))
@@ -167,7 +111,7 @@ def test_a_chapter_whose_segments_are_all_held_leaves_the_other_threads_to_the_n
 
 
 def test_two_processes_share_a_chapter_and_no_segment_is_spoken_twice(
-    db: redis.Redis, new_process: Callable[..., Process], store: Store
+    db: redis.Redis, new_process: Callable[..., NarrationProcess], store: Store
 ) -> None:
     spec = chapter_of("shared", TEXTS, store.id)
     chapter = start_chapter(db, spec)
@@ -188,7 +132,7 @@ def test_two_processes_share_a_chapter_and_no_segment_is_spoken_twice(
 
 
 def test_a_chapter_that_is_planned_differently_here_is_left_to_its_owner(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     start_chapter(db, chapter_of("other", TEXTS, store.id), begun=1)
     process.arguments["other"] = chapter_of("other", TEXTS[:3], store.id).encode()
@@ -200,7 +144,7 @@ def test_a_chapter_that_is_planned_differently_here_is_left_to_its_owner(
     assert held_segments(db, "other") == []
 
 
-def test_a_cancelled_chapter_gives_no_segment(db: redis.Redis, process: Process, store: Store) -> None:
+def test_a_cancelled_chapter_gives_no_segment(db: redis.Redis, process: NarrationProcess, store: Store) -> None:
     cancelled = start_chapter(db, chapter_of("cancelled", TEXTS, store.id))
     db.hset(keys.control("cancelled"), "cancel", "a-user")
     process.workers.serve(cancelled)
@@ -211,7 +155,7 @@ def test_a_cancelled_chapter_gives_no_segment(db: redis.Redis, process: Process,
 
 
 def test_nothing_is_claimed_before_the_store_is_open(
-    db: redis.Redis, store: Store, new_process: Callable[..., Process], tmp_path: Path
+    db: redis.Redis, store: Store, new_process: Callable[..., NarrationProcess], tmp_path: Path
 ) -> None:
     process = new_process()
     closed = StoreHandle(tmp_path / "store")
@@ -228,7 +172,7 @@ def test_nothing_is_claimed_before_the_store_is_open(
 
 
 def test_a_segment_in_which_a_worker_died_is_spoken_alone(
-    db: redis.Redis, process: Process, store: Store, caplog: pytest.LogCaptureFixture
+    db: redis.Redis, process: NarrationProcess, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     chapter = start_chapter(db, chapter_of("chapter", TEXTS, store.id))
     chapter.segment_queue.claim("a-dead-worker", count_deaths=True, alone=True)
@@ -245,7 +189,7 @@ def test_a_segment_in_which_a_worker_died_is_spoken_alone(
 
 
 def test_while_other_segments_are_held_a_suspect_waits_and_nothing_else_is_claimed(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     first = start_chapter(db, chapter_of("first", TEXTS[:2], store.id))
     process.start().serve(first)
@@ -265,7 +209,7 @@ def test_while_other_segments_are_held_a_suspect_waits_and_nothing_else_is_claim
 
 
 def test_a_lease_that_ran_out_while_redis_was_unreachable_is_no_death(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     chapter = start_chapter(db, chapter_of("chapter", TEXTS[:3], store.id))
     chapter.segment_queue.claim("another-worker", count_deaths=True, alone=True)
@@ -280,7 +224,9 @@ def test_a_lease_that_ran_out_while_redis_was_unreachable_is_no_death(
 # Leases
 
 
-def test_the_leases_of_the_segments_in_hand_are_renewed(db: redis.Redis, process: Process, store: Store) -> None:
+def test_the_leases_of_the_segments_in_hand_are_renewed(
+    db: redis.Redis, process: NarrationProcess, store: Store
+) -> None:
     chapters = [start_chapter(db, chapter_of(job, TEXTS[:2], store.id)) for job in ("one", "two")]
     for chapter in chapters:
         process.workers.serve(chapter)
@@ -298,7 +244,7 @@ def steal(db: redis.Redis, chapter: RunningChapter, segment: int) -> None:
 
 
 def test_a_segment_that_another_worker_holds_by_now_is_dropped_while_it_is_spoken(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     chapter = start_chapter(db, chapter_of("chapter", TEXTS[:2], store.id))
     process.start().serve(chapter)
@@ -314,7 +260,7 @@ def test_a_segment_that_another_worker_holds_by_now_is_dropped_while_it_is_spoke
 
 
 def test_a_segment_that_another_worker_ended_first_is_stored_once_and_has_its_outcome(
-    db: redis.Redis, process: Process, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    db: redis.Redis, process: NarrationProcess, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(segment_workers, "RENEW_S", 3600.0)  # so the loss is not noticed meanwhile
     chapter = start_chapter(db, chapter_of("chapter", TEXTS[:1], store.id))
@@ -342,7 +288,7 @@ def test_a_segment_that_another_worker_ended_first_is_stored_once_and_has_its_ou
 
 
 def test_a_segment_that_the_engine_cannot_speak_has_an_outcome_and_the_others_go_on(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     def fail(segment: SpeechSegment) -> None:
         if segment.text == TEXTS[1]:
@@ -357,7 +303,7 @@ def test_a_segment_that_the_engine_cannot_speak_has_an_outcome_and_the_others_go
 
 
 def test_an_error_of_redis_while_claiming_is_logged_and_the_threads_go_on(
-    db: redis.Redis, process: Process, store: Store, caplog: pytest.LogCaptureFixture
+    db: redis.Redis, process: NarrationProcess, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     db.set(keys.narrating("tone"), "not a sorted set")
     process.start()
@@ -370,7 +316,7 @@ def test_an_error_of_redis_while_claiming_is_logged_and_the_threads_go_on(
 
 
 def test_an_unexpected_error_is_logged_with_its_segment_and_the_thread_goes_on(
-    db: redis.Redis, process: Process, store: Store, caplog: pytest.LogCaptureFixture
+    db: redis.Redis, process: NarrationProcess, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
         raise RuntimeError("a mistake of ours")
@@ -384,7 +330,7 @@ def test_an_unexpected_error_is_logged_with_its_segment_and_the_thread_goes_on(
 
 
 def test_a_segment_of_an_engine_that_broke_is_not_given_back_so_that_its_lease_counts_as_a_death(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     before = segment_threads()
     chapter = start_chapter(db, chapter_of("chapter", TEXTS[:1], store.id))
@@ -401,7 +347,7 @@ def test_a_segment_of_an_engine_that_broke_is_not_given_back_so_that_its_lease_c
 
 
 def test_a_process_that_closes_while_busy_speaks_what_it_holds_and_claims_nothing_more(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     chapter = start_chapter(db, chapter_of("chapter", TEXTS, store.id))
     process.start().serve(chapter)
@@ -415,7 +361,7 @@ def test_a_process_that_closes_while_busy_speaks_what_it_holds_and_claims_nothin
 
 
 def test_segments_that_are_given_back_are_free_at_once_and_no_death_is_counted(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     chapter = start_chapter(db, chapter_of("chapter", TEXTS, store.id))
     process.start().serve(chapter)
@@ -427,7 +373,7 @@ def test_segments_that_are_given_back_are_free_at_once_and_no_death_is_counted(
     assert results(chapter) == []
 
 
-def test_giving_back_waits_no_longer_than_its_limit(db: redis.Redis, process: Process, store: Store) -> None:
+def test_giving_back_waits_no_longer_than_its_limit(db: redis.Redis, process: NarrationProcess, store: Store) -> None:
     chapter = start_chapter(db, chapter_of("chapter", TEXTS[:1], store.id))
     may_end = threading.Event()
 
@@ -444,7 +390,7 @@ def test_giving_back_waits_no_longer_than_its_limit(db: redis.Redis, process: Pr
 
 
 def test_a_chapter_that_is_left_is_dropped_and_other_chapters_go_on(
-    db: redis.Redis, process: Process, store: Store
+    db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     left = start_chapter(db, chapter_of("left", TEXTS[:3], store.id))
     kept = start_chapter(db, chapter_of("kept", TEXTS[:3], store.id))
@@ -461,7 +407,7 @@ def test_a_chapter_that_is_left_is_dropped_and_other_chapters_go_on(
     assert results(left) == []
 
 
-def test_a_process_that_stops_ends_all_its_threads(db: redis.Redis, process: Process, store: Store) -> None:
+def test_a_process_that_stops_ends_all_its_threads(db: redis.Redis, process: NarrationProcess, store: Store) -> None:
     before = segment_threads()
     chapter = start_chapter(db, chapter_of("chapter", TEXTS[:2], store.id))
     process.start().serve(chapter)
@@ -476,7 +422,7 @@ def test_a_process_that_stops_ends_all_its_threads(db: redis.Redis, process: Pro
 
 @pytest.mark.parametrize(("rows", "threads"), [(1, 2), (3, 4), (4, 4), (8, 7)])
 def test_there_is_one_thread_more_than_batch_work_may_use_rows(
-    new_process: Callable[..., Process], rows: int, threads: int
+    new_process: Callable[..., NarrationProcess], rows: int, threads: int
 ) -> None:
     before = segment_threads()
     new_process(rows=rows).start()

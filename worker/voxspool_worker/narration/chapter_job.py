@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_DEATHS: Final = 4
+MAX_CHAPTER_DEATHS: Final = 4
 """Number of workers that may die in one segment before the chapter is marked failed; a segment that kills workers is
-given up before that, after `segment_queue.MAX_DEATHS`."""
+given up before that, after `segment_queue.MAX_SEGMENT_DEATHS`."""
 RESULTS_POLL_S: Final = 0.25
 """Polling interval for other workers' results and for the job's token, in seconds."""
 ANNOUNCE_S: Final = 10.0
@@ -88,19 +88,19 @@ class Narrator:
 
         Raises what `Pipeline.run` raises.
         """
-        at = self._pipeline.prepare(chapter.speech, run, token, on_segment)
-        with contextlib.closing(_ChapterJob(chapter, run.job, self)) as job:
-            return self._pipeline.run(at, job)
+        job = self._pipeline.prepare(chapter.speech, run, token, on_segment)
+        with contextlib.closing(_ChapterJob(chapter, run.job, self)) as kind:
+            return self._pipeline.run(job, kind)
 
 
 class _ChapterJob:
     """One run of a chapter's job: its marks go into the stream, its audio into the store."""
 
-    max_deaths = MAX_DEATHS
+    max_deaths = MAX_CHAPTER_DEATHS
 
-    def __init__(self, spec: ChapterSpec, job: str, narrator: Narrator) -> None:
+    def __init__(self, spec: ChapterSpec, job_id: str, narrator: Narrator) -> None:
         self._spec = spec
-        self._job = job
+        self._job_id = job_id
         self._narrator = narrator
         self._engine = narrator.engine
         self._chapter: RunningChapter | None = None
@@ -108,35 +108,35 @@ class _ChapterJob:
         """The segments with the same key as an earlier one: the audio of that one is theirs."""
         self._counts: Counter[str] = Counter()
 
-    def plan(self, at: JobRun) -> list[SpeechSegment]:
+    def plan(self, job: JobRun) -> list[SpeechSegment]:
         """Split the chapter into segments.
 
         Raises NeedsOtherWorkerError if only other live workers have its store, StoreError if no worker has it.
         """
         self._check_store()
-        plan = plan_chapter(self._spec, self._engine, at.run.id)
+        plan = plan_chapter(self._spec, self._engine, job.run.id)
         first = {key: index for index, key in reversed(list(enumerate(plan.keys)))}
         self._repeated = {index for index, key in enumerate(plan.keys) if first[key] != index}
-        queue = SegmentQueue(self._narrator.scripts, self._job, self._engine.name, plan.digest)
-        self._chapter = RunningChapter(self._job, plan, queue)
+        queue = SegmentQueue(self._narrator.scripts, self._job_id, self._engine.name, plan.digest)
+        self._chapter = RunningChapter(self._job_id, plan, queue)
         return plan.segments
 
-    def speak(self, at: JobRun, segments: Sequence[SpeechSegment]) -> None:
+    def speak(self, job: JobRun, segments: Sequence[SpeechSegment]) -> None:
         """Have the segments spoken that the store lacks, and publish the marks of all."""
         assert self._chapter, "the pipeline plans a job first"
-        results = SegmentResults(self._chapter, self._narrator.store_handle.store(), at)
+        results = SegmentResults(self._chapter, self._narrator.store_handle.store(), job)
         missing = results.open(segments)
-        log.debug("chapter.opened job=%s segments=%d missing=%d", self._job, len(segments), missing)
+        log.debug("chapter.opened job=%s segments=%d missing=%d", self._job_id, len(segments), missing)
         self._narrator.segment_workers.serve(self._chapter)
         for segment in segments:
-            self._publish(at, self._chapter.plan, segment, results.wait_for(segment))
+            self._publish(job, self._chapter.plan, segment, results.wait_for(segment))
 
-    def ended(self, at: JobRun, end: End) -> None:
+    def ended(self, job: JobRun, end: End) -> None:
         """Log how many segments had which outcome in this run."""
         counts = " ".join(f"{kind}={self._counts[kind]}" for kind in (*OUTCOME_KINDS, "faults"))
         log.info(
             "chapter.end job=%s audio_s=%.4g elapsed_s=%.4g segments=%d %s",
-            self._job, end.duration_s, at.elapsed_s, end.segments, counts,
+            self._job_id, end.duration_s, job.elapsed_s, end.segments, counts,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class _ChapterJob:
         if self._chapter:
             self._narrator.segment_workers.leave(self._chapter)
         with contextlib.suppress(RedisError):  # its keys expire
-            SegmentQueue(self._narrator.scripts, self._job, self._engine.name, "").close()
+            SegmentQueue(self._narrator.scripts, self._job_id, self._engine.name, "").close()
 
     def _check_store(self) -> None:
         """Raise NeedsOtherWorkerError or StoreError, as in `plan`, unless this worker has the chapter's store."""
@@ -160,7 +160,7 @@ class _ChapterJob:
             "VOXSPOOL_STORE that the narrator has"
         )
 
-    def _publish(self, at: JobRun, plan: SegmentPlan, segment: SpeechSegment, outcome: SegmentOutcome) -> None:
+    def _publish(self, job: JobRun, plan: SegmentPlan, segment: SpeechSegment, outcome: SegmentOutcome) -> None:
         """Publish the mark of a segment. Raises SpeechGivenUpError if its outcome is an error that ends the chapter."""
         if outcome.kind not in OUTCOME_KINDS:
             raise SpeechGivenUpError(outcome.kind, outcome.fault)
@@ -168,8 +168,8 @@ class _ChapterJob:
         fault = outcome.fault if has_audio else outcome.kind
         reused = outcome.kind == "found" or (outcome.kind == "spoken" and segment.index in self._repeated)
         self._counts.update(["found" if reused else outcome.kind, *(["faults"] if fault else [])])
-        pos, pause = at.publisher.pos, round(segment.pause_s * self._engine.sample_rate)
-        at.publish_mark(
+        pos, pause = job.publisher.pos, round(segment.pause_s * self._engine.sample_rate)
+        job.publish_mark(
             Mark(
                 pos, pos + outcome.samples + pause, segment.index, segment.start, segment.end, outcome.seed,
                 outcome.tries, fault, plan.keys[segment.index] if has_audio else "", reused=reused,
@@ -180,12 +180,12 @@ class _ChapterJob:
 class SegmentResults:
     """The outcomes of a chapter's segments that its job knows so far, by their keys. Used by the job's thread."""
 
-    def __init__(self, chapter: RunningChapter, store: Store, at: JobRun) -> None:
+    def __init__(self, chapter: RunningChapter, store: Store, job: JobRun) -> None:
         """Prepare; `open` must be called first."""
         self._plan = chapter.plan
         self._queue = chapter.segment_queue
         self._store = store
-        self._at = at
+        self._job = job
         self._outcomes: dict[str, SegmentOutcome] = {}
         self._results_read = 0
         self._announced = 0.0
@@ -213,8 +213,8 @@ class SegmentResults:
             if not self._read():
                 self._news.wait(RESULTS_POLL_S)
                 self._renew()
-            self._at.token.check()
-            self._at.reader_progress.look()
+            self._job.token.check()
+            self._job.reader_progress.look()
         return self._outcomes[key]
 
     def _read(self) -> bool:
@@ -228,7 +228,7 @@ class SegmentResults:
     def _renew(self) -> None:
         """Announce the chapter every ANNOUNCE_S; offer its segments again if Redis has lost the queue."""
         if time.monotonic() - self._announced > ANNOUNCE_S and not self._write(self._announce):
-            log.warning("pool.lost job=%s", self._at.run.job)
+            log.warning("segment_queue.lost job=%s", self._job.run.job)
             self.open(self._plan.segments)
 
     def _announce(self) -> bool:
@@ -253,10 +253,10 @@ class SegmentResults:
     def _result(self, lookup: Future[StoredSegment | None]) -> StoredSegment | None:
         """Wait for the result of a lookup. Raises EndedEarlyError if the job must end meanwhile."""
         while True:
-            self._at.token.check()
+            self._job.token.check()
             with contextlib.suppress(futures.TimeoutError):
                 return lookup.result(RESULTS_POLL_S)
 
     def _write(self, act: Callable[[], _Result]) -> _Result:
         """Call `act`, which writes to Redis, as soon as Redis has memory for it."""
-        return retry_while_redis_is_full(act, self._at.token.stand_still, f"job={self._at.run.job}")
+        return retry_while_redis_is_full(act, self._job.token.stand_still, f"job={self._job.run.job}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LEASE_S: Final = 9
 """How long a worker holds a segment without renewing its lease, in seconds: three renewals, as for a job's lease."""
-MAX_DEATHS: Final = 2
+MAX_SEGMENT_DEATHS: Final = 2
 """A segment in which so many workers died is not spoken again; its outcome is "poison"."""
 PAGE: Final = 500
 """Largest number of segments, or of results, in one command."""
@@ -108,7 +108,8 @@ class SegmentQueue:
         reply: Any = self._scripts.claim(
             keys=[*self._keys, keys.control(self._job)],
             args=[
-                holder, LEASE_S * 1000, keys.POOL_TTL_S, self._digest, MAX_DEATHS, int(count_deaths), int(alone),
+                holder, LEASE_S * 1000, keys.POOL_TTL_S, self._digest, MAX_SEGMENT_DEATHS, int(count_deaths),
+                int(alone),
             ],
         )  # fmt: skip
         word, *claim = reply
