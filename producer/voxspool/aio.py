@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from redis.asyncio import Redis
 
@@ -25,14 +25,15 @@ from voxspool.reading.reader import raise_for
 from voxspool.speech import Listener, unended
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-    from typing import Self
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from typing import BinaryIO, Self
 
     from redis import Redis as SyncRedis
     from typing_extensions import Unpack
 
     from voxspool.client import Overview, SpeechOptions
     from voxspool.protocol.jobs import JobSpec
+    from voxspool.protocol.stream import Entry
     from voxspool.protocol.voices import ClonedVoice
     from voxspool.reading.reader import JobState, Received
     from voxspool.settings import Settings
@@ -216,6 +217,48 @@ class AsyncSpeech:
                 await asyncio.to_thread(recorder.add, received.entry)
                 if isinstance(received.entry, End):
                     return received.entry
+        raise unended(self.id)
+
+    @overload
+    def encode(self, format: str, *, to: None = None, timeout_s: float | None = None) -> AsyncIterator[bytes]: ...
+    @overload
+    def encode(self, format: str, *, to: BinaryIO, timeout_s: float | None = None) -> Awaitable[End]: ...
+    def encode(
+        self,
+        format: str,  # noqa: A002 - the word for it
+        *,
+        to: BinaryIO | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[bytes] | Awaitable[End]:
+        """Encode the speech as it is made: yield bytes, or write them to a file object and return the end entry.
+
+        Use it as `async for data in speech.encode("mp3")`, or as `await speech.encode("mp3", to=file)`. Encoding and
+        `to.write` run in a thread of the loop's pool.
+        """
+        from voxspool.audio.stream_encoder import check_format
+
+        check_format(format)
+        encoded = self._encoded(format, timeout_s)
+        if to is not None:
+            return self._written(encoded, to)
+        return (data async for _, data in encoded if data)
+
+    async def _encoded(self, name: str, timeout_s: float | None) -> AsyncIterator[tuple[Entry, bytes]]:
+        """Yield each entry to the end, with the bytes that it completes."""
+        from voxspool.audio.stream_encoder import StreamEncoder
+
+        end = await self.end()
+        with StreamEncoder(name, end.pos if end else None) as encoder:
+            async for received in self.entries(timeout_s=timeout_s):
+                raise_for(received.entry)
+                yield received.entry, await asyncio.to_thread(encoder.add, received.entry)
+
+    async def _written(self, encoded: AsyncIterator[tuple[Entry, bytes]], to: BinaryIO) -> End:
+        """Write the bytes of a speech; return the end entry."""
+        async for entry, data in encoded:
+            await asyncio.to_thread(to.write, data)
+            if isinstance(entry, End):
+                return entry
         raise unended(self.id)
 
     async def play(self, *, timeout_s: float | None = None) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
@@ -30,7 +30,10 @@ from voxspool.reading.reader import JobState, Received, raise_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import BinaryIO
 
+    import numpy as np
+    from numpy.typing import NDArray
     from redis import Redis
 
     from voxspool.protocol.stream import Entry
@@ -51,6 +54,18 @@ class Chunk:
     """In Hz; the same for all chunks of a speech."""
     pcm: bytes
     """The samples: signed 16-bit little-endian, mono."""
+
+    def as_int16(self) -> NDArray[np.int16]:
+        """Return the samples as a NumPy array of int16, shape (n,). It is read-only and shares the memory of `pcm`."""
+        import numpy as np
+
+        return np.frombuffer(self.pcm, "<i2").astype(np.int16, copy=False)
+
+    def as_float32(self) -> NDArray[np.float32]:
+        """Return the samples as a new NumPy array of float32, shape (n,), from -1 to below 1."""
+        import numpy as np
+
+        return self.as_int16().astype(np.float32) / np.float32(2**15)
 
 
 class Speech:
@@ -133,6 +148,52 @@ class Speech:
                 if isinstance(received.entry, End):
                     return received.entry
         raise unended(self.id)
+
+    @overload
+    def encode(self, format: str, *, to: None = None, timeout_s: float | None = None) -> Iterator[bytes]: ...
+    @overload
+    def encode(self, format: str, *, to: BinaryIO, timeout_s: float | None = None) -> End: ...
+    def encode(
+        self,
+        format: str,  # noqa: A002 - the word for it
+        *,
+        to: BinaryIO | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[bytes] | End:
+        """Encode the speech as it is made: yield bytes, or write them to a file object and return the end entry.
+
+        `format` is wav, flac, mp3, ogg (Vorbis) or opus. Without `to` this is an iterator; `b"".join(…)` gives all
+        bytes. With `to`, a file object that is open for writing bytes, they are written to it as they come.
+
+        Bytes come with each chunk of audio, 50 ms (FLAC: 200 ms, Vorbis: 2 s). While a speech is made its
+        length is not known: a WAV then says so with sizes of 0xFFFFFFFF, as FFmpeg does in a pipe, and a FLAC with a
+        count of 0. If the speech has ended when `encode` begins to read, both state the length. An MP3 has a constant
+        bit rate, and begins with up to 0.1 s of silence.
+
+        `timeout_s` is the longest silence to accept, in seconds. Raises OutputError at once for an unknown format, and
+        later if encoding fails; what `to.write` raises; and what `chunks` raises.
+        """
+        from voxspool.audio.stream_encoder import check_format
+
+        check_format(format)
+        encoded = self._encoded(format, timeout_s)
+        if to is None:
+            return (data for _, data in encoded if data)
+        for entry, data in encoded:
+            to.write(data)
+            if isinstance(entry, End):
+                return entry
+        raise unended(self.id)
+
+    def _encoded(self, name: str, timeout_s: float | None) -> Iterator[tuple[Entry, bytes]]:
+        """Yield each entry to the end, with the bytes that it completes."""
+        from voxspool.audio.stream_encoder import StreamEncoder
+
+        end = self.end()
+        with StreamEncoder(name, end.pos if end else None) as encoder:
+            for received in self.entries(timeout_s=timeout_s):
+                raise_for(received.entry)
+                yield received.entry, encoder.add(received.entry)
 
     def play(self, *, timeout_s: float | None = None) -> None:
         """Play the speech on the default loudspeaker as it is made; return when it has been heard.

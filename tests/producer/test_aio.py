@@ -11,8 +11,8 @@ from voxspool import AsyncClient, AsyncSpeech, Client, Speech
 
 PAIRS = [(Client, AsyncClient), (Speech, AsyncSpeech)]
 METHODS = [(plain, asynchronous, name) for plain, asynchronous in PAIRS for name in vars(plain) if name[0] != "_"]
-IMMEDIATE = {"speech"}
-"""Methods that ask nothing of Redis, so there is nothing to await."""
+IMMEDIATE = {"speech", "encode"}
+"""Methods that ask nothing of Redis. `encode` returns what is iterated or awaited."""
 
 
 def public(owner: type) -> list[str]:
@@ -26,7 +26,8 @@ def parameters(owner: type, name: str) -> list[inspect.Parameter]:
 
 def returned(owner: type, name: str) -> str:
     """Return the annotation of what a method returns, without the difference between plain and asyncio."""
-    return re.sub("Async(?=Speech|Iterator)", "", str(inspect.signature(vars(owner)[name]).return_annotation))
+    annotation = str(inspect.signature(vars(owner)[name]).return_annotation)
+    return re.sub(r"Awaitable\[(\w+)\]", r"\1", re.sub("Async(?=Speech|Iterator)", "", annotation))
 
 
 @pytest.mark.parametrize(("plain", "asynchronous"), PAIRS)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -15,6 +17,7 @@ from voxspool import (
     AsyncClient,
     DeadlineError,
     JobExistsError,
+    OutputError,
     SpeechCancelledError,
     SpeechFailedError,
     StreamError,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
     StartWorker = Callable[..., WorkerProcess]
 
+FORMATS = ("wav", "flac", "mp3", "ogg", "opus")
 TEXT = SENTENCE * 6 + "\n\nA second paragraph follows. " + SENTENCE * 3
 
 
@@ -140,6 +144,69 @@ def test_a_saved_file_is_the_speech(client: Client, start_worker: StartWorker, t
     client.enqueue(SENTENCE).save(tmp_path / "speech.flac")
     samples, rate = soundfile.read(tmp_path / "speech.flac", dtype="int16")
     assert (samples.astype("<i2").tobytes(), rate) == (tone(SENTENCE), 24_000)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_speech_is_encoded_while_it_is_made_into_bytes_or_a_file(
+    name: str, client: Client, redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE * 2, voice="sine-live", engine="tone")
+    pieces = speech.encode(name)
+    first = next(pieces)
+    assert speech.status().state == "running", "the first bytes are there while the rest is not made yet"
+    live = first + b"".join(pieces)
+    with (tmp_path / "ended").open("w+b") as file:
+        assert speech.encode(name, to=file) == speech.end()
+    with (tmp_path / "ended").open("rb") as file:
+        samples, rate_hz = soundfile.read(file, dtype="int16")
+    assert rate_hz == 24_000
+    assert abs(2 * len(samples) - len(tone(SENTENCE * 2))) <= 4 * 2 * 1_152
+    if name in ("wav", "flac"):
+        assert samples.astype("<i2").tobytes() == tone(SENTENCE * 2)
+
+    async def again() -> tuple[bytes, bytes]:
+        async with AsyncClient(redis_server.url) as other:
+            handle, file = other.speech(speech.id), io.BytesIO()
+            data = b"".join([data async for data in handle.encode(name)])
+            assert await handle.encode(name, to=file) == await handle.end()
+            return data, file.getvalue()
+
+    ended = (tmp_path / "ended").read_bytes()
+    assert len(live) == len(ended)
+    if name in ("wav", "flac", "mp3"):  # the others have a random serial number
+        assert asyncio.run(again()) == (ended, ended)
+    else:
+        assert [len(data) for data in asyncio.run(again())] == [len(ended)] * 2
+
+
+def test_an_unknown_format_is_refused_before_anything_is_read(client: Client, redis_server: RedisServer) -> None:
+    with pytest.raises(OutputError, match="choose one of wav, flac, mp3, ogg, opus"):
+        client.speech("nobody").encode("aac")
+    with pytest.raises(OutputError, match="choose one of wav"):
+        AsyncClient(redis_server.url).speech("nobody").encode("aac")
+
+
+def test_an_encoded_speech_that_is_cancelled_ends_in_an_error(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    speech = client.enqueue(SENTENCE * 5, voice="sine-live")
+    pieces = speech.encode("opus")
+    next(pieces)
+    speech.cancel()
+    with pytest.raises(SpeechCancelledError):
+        list(pieces)
+
+
+def test_a_chunk_is_an_array_of_numpy(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    chunks = list(client.enqueue(SENTENCE))
+    whole = np.concatenate([chunk.as_int16() for chunk in chunks])
+    assert (whole.dtype, whole.tobytes()) == (np.int16, tone(SENTENCE))
+    scaled = np.concatenate([chunk.as_float32() for chunk in chunks])
+    assert (scaled.dtype, scaled.shape) == (np.float32, whole.shape)
+    np.testing.assert_array_equal(scaled * 32_768, whole)
+    assert not chunks[0].as_int16().flags.writeable
+    assert chunks[0].as_float32().flags.writeable
 
 
 def test_asyncio_hears_saves_and_cancels_alike(

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.support.full_disk import room_for
 from voxspool.audio import files
+from voxspool.audio.encoding import LEAST_SILENCE_S
 from voxspool.audio.files import SUFFIXES, check_output
 from voxspool.audio.playback import Playhead, play
 from voxspool.audio.recorder import Recorder
@@ -211,7 +212,7 @@ def test_an_empty_speech_is_a_file_that_opens(tmp_path: Path, suffix: str, rate_
     samples, file_rate_hz = heard(path)
     assert recorder.samples == 0
     assert not samples.any()
-    assert len(samples) == (0 if suffix in (".wav", ".ogg") else int(files.LEAST_SILENCE_S * file_rate_hz))
+    assert len(samples) == (0 if suffix in (".wav", ".ogg") else int(LEAST_SILENCE_S * file_rate_hz))
 
 
 def test_a_speech_of_one_sample_is_kept(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from voxspool.audio.files import Encoding, Writer, check_output
+from voxspool.audio.encoding import Encoding
+from voxspool.audio.files import Writer, check_output
 from voxspool.narration.mastering.acx import DELIVERY, RoomTone
 from voxspool.narration.mastering.master import master
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from voxspool.audio.files import Part, check_place, resampler
+from voxspool.audio.encoding import resampler
+from voxspool.audio.files import Part, check_place
 from voxspool.audio.tags import writable
 from voxspool.errors import MissingExtraError, OutputError
 from voxspool.hints import missing

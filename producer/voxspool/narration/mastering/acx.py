@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import soundfile as sf
 
-from voxspool.audio.files import Encoding
+from voxspool.audio.encoding import Encoding
 from voxspool.errors import OutputError
 from voxspool.narration.mastering.levels import FULL_SCALE, Levels
 from voxspool.narration.mastering.mp3_frames import bit_rates_kbit_s

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.spoken import sine, speech, track
-from voxspool.audio.files import Encoding, Writer
+from voxspool.audio.encoding import Encoding
+from voxspool.audio.files import Writer
 from voxspool.audio.tags import Tags
 from voxspool.errors import OutputError
 from voxspool.narration.exports.audio_files import write_chapter
