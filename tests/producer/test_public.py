@@ -224,6 +224,12 @@ def test_importing_voxspool_is_cheap() -> None:
     assert "voxspool" in found
 
 
+def test_the_clients_load_no_samples_before_there_are_any() -> None:
+    found = loaded("from voxspool import AsyncClient, Client, Embedded")
+    assert not found & (HEAVY | {"numpy", "soundfile", "soxr", "sounddevice"})
+    assert "rq" in found
+
+
 def test_the_command_and_the_client_load_nothing_of_the_worker() -> None:
     found = loaded("import voxspool.cli, voxspool.__main__\nfor name in voxspool.__all__: getattr(voxspool, name)")
     assert not found & HEAVY

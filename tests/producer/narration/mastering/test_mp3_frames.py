@@ -8,7 +8,8 @@ import mutagen.mp3
 import numpy as np
 import pytest
 
-from voxspool.audio.files import Encoding, Writer
+from voxspool.audio.encoding import Encoding
+from voxspool.audio.files import Writer
 from voxspool.audio.tags import Tags
 from voxspool.narration.mastering.mp3_frames import bit_rates_kbit_s
 
