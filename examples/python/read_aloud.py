@@ -3,14 +3,13 @@
     pip install -r requirements.txt          # voxspool, fastapi, uvicorn
     uvicorn read_aloud:app                   # in this folder; then open http://127.0.0.1:8000
 
-The button enqueues a job, and an <audio> element plays its sound. When the browser leaves or reads another text, its
+The button enqueues a job, and an <audio> element plays its MP3. When the browser leaves or reads another text, its
 connection closes, and the job is cancelled. A job whose sound nobody fetches is cancelled after LIVE_S.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ PAGE = """<!doctype html>
   read.onclick = async () => {
     const said = await (await fetch("speeches", { method: "POST", body: text.value })).json();
     problem.value = said.problem ?? "";
-    if (said.id) { audio.src = `speeches/${said.id}.wav`; audio.play(); }
+    if (said.id) { audio.src = `speeches/${said.id}.mp3`; audio.play(); }
   };
 </script></html>
 """
@@ -65,28 +64,20 @@ async def create(request: Request) -> dict[str, str]:
     return {"id": speech.id}
 
 
-@app.get("/speeches/{job_id}.wav")
+@app.get("/speeches/{job_id}.mp3")
 async def listen(job_id: str) -> StreamingResponse:
     """Send the sound of a job while it is made."""
     speech = app.state.client.speech(job_id)
     await speech.status()  # raises UnknownJobError before the answer has begun
-    return StreamingResponse(sound(speech), media_type="audio/wav")
+    return StreamingResponse(sound(speech), media_type="audio/mpeg")
 
 
 async def sound(speech: AsyncSpeech) -> AsyncIterator[bytes]:
-    """Yield a WAV file until the end, or until the browser leaves; then cancel the job, unless it has ended."""
+    """Yield MP3 until the end, or until the browser leaves; then cancel the job, unless it has ended."""
     try:
-        async for chunk in speech:
-            if chunk.pos == 0:
-                yield wav_header(chunk.sample_rate)
-            yield chunk.pcm
+        async for part in speech.encode("mp3"):
+            yield part
     finally:  # a task of its own: the one of this request may be cancelled already
         task = asyncio.create_task(speech.cancel("the browser left"))
         cancelling.add(task)
         task.add_done_callback(cancelling.discard)
-
-
-def wav_header(sample_rate: int) -> bytes:
-    """Return the header of a WAV file whose length is not known yet: 16 bit, mono."""
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
-    return b"RIFF\xff\xff\xff\xffWAVE" + form + b"data\xff\xff\xff\xff"

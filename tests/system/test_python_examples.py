@@ -269,12 +269,12 @@ def test_the_page_plays_a_speech_while_it_is_made_and_leaving_cancels_it(
 def test_the_page_plays_a_speech_to_its_end(client: Client, start_worker: StartWorker, page: Page) -> None:
     start_worker()
     page.fill("#text", SENTENCE)
-    with page.expect_response("**/*.wav") as replied:
+    with page.expect_response("**/*.mp3") as replied:
         page.click("#read")
     page.wait_for_function("audio.ended")
     seconds = len(tone(SENTENCE)) / 2 / 24_000
     assert seconds <= page.evaluate("audio.currentTime") < seconds + 0.2, "an encoder adds a frame or two"
-    job = replied.value.url.rpartition("/")[2].removesuffix(".wav")
+    job = replied.value.url.rpartition("/")[2].removesuffix(".mp3")
     assert client.speech(job).status().state == "ended"
 
 
@@ -283,4 +283,4 @@ def test_the_page_says_why_a_text_is_not_read(page: Page, db: redis.Redis) -> No
     page.click("#read")
     page.wait_for_function("problem.value.startsWith('the text has 100,001 characters and the limit is 100,000')")
     assert db.keys("rq:job:*") == []
-    assert page.request.get(page.url + "speeches/nobody.wav").status == 503
+    assert page.request.get(page.url + "speeches/nobody.mp3").status == 503
