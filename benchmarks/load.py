@@ -38,7 +38,7 @@ from benchmarks import bench
 from benchmarks.figures import OURS, Figure
 from benchmarks.load_processes import Enqueued, JobReading, LoadJob, produce, read_jobs, reference
 from benchmarks.testbed import StartError, Testbed
-from tests.support.oracle import Expected, judge
+from tests.support.oracle import Expected, check_jobs
 from voxspool import Client, Settings
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def find_errors(load: LoadResults, testbed: Testbed, jobs: Iterable[LoadJob]) ->
         if reading.state != "ended" or reading.lost or reading.doubled
     ]
     try:
-        judge(testbed.redis, {job.id: Expected(reference(job.text)) for job in jobs})
+        check_jobs(testbed.redis, {job.id: Expected(reference(job.text)) for job in jobs})
     except AssertionError as error:
         wrong.append(f"the check of the jobs in Redis: {error}")
     return wrong

@@ -1,1 +1,1 @@
-"""What several tests share: servers, processes, faults, reference implementations, material."""
+"""Code that several tests share: servers, processes, faults, reference implementations and test data."""

@@ -1,7 +1,4 @@
-"""A redis-server that knows the users of the documented ACL files, and what each of them sends it.
-
-Knows the files and Redis's own words for commands; not what a user is for.
-"""
+"""Start a redis-server with a documented ACL file, and record the commands that each of its users sends."""
 
 from __future__ import annotations
 
@@ -26,13 +23,13 @@ PLAIN: Final = ROOT / "docs" / "voxspool.acl"
 PRECISE: Final = ROOT / "docs" / "voxspool-redis7.acl"
 USERS: Final = ("producer", "consumer", "player", "worker")
 INTRODUCTION: Final = ("client", "client|setinfo")
-"""CLIENT SETINFO, as Redis 6.2 and 7.2 log it; 7.0 does not know it, and says so instead."""
+"""CLIENT SETINFO in the log of Redis 6.2 and 7.2. Redis 7.0 has no such command and replies with an error."""
 DONE: Final = "ECHO monitored"
 
 
 @dataclass
 class GuardedRedis(RedisServer):
-    """A redis-server with one of our ACL files, its placeholders replaced as docs/security.md says."""
+    """A redis-server with an ACL file whose placeholders are replaced as docs/security.md describes."""
 
     file: Path = PLAIN
     append_only: bool = False
@@ -50,7 +47,7 @@ class GuardedRedis(RedisServer):
 
     @property
     def url(self) -> str:
-        """What a worker is told, by the fixture that starts one."""
+        """The URL for the fixture that starts workers: that of the user `worker`."""
         return self.url_of("worker")
 
     def url_of(self, user: str) -> str:
@@ -59,13 +56,13 @@ class GuardedRedis(RedisServer):
 
     @contextlib.contextmanager
     def raw(self, user: str) -> Iterator[redis.Redis]:
-        """Yield a bare connection of a user."""
+        """Yield a plain Redis connection of a user."""
         with contextlib.closing(redis.Redis.from_url(self.url_of(user), retry=None)) as client:
             yield client
 
     @contextlib.contextmanager
     def client(self, user: str) -> Iterator[Client]:
-        """Yield our own client, under a user."""
+        """Yield a voxspool client that is connected as a user."""
         with Client(settings=Settings(redis_url=self.url_of(user))) as client:
             yield client
 
@@ -83,7 +80,7 @@ def patterns(file: Path, user: str) -> set[str]:
 
 
 class Traffic:
-    """The commands that each user sends while it is watched, in scripts too, by MONITOR."""
+    """Records with MONITOR the commands that each user sends, including those in scripts."""
 
     def __init__(self, admin: redis.Redis) -> None:
         self._admin = admin
@@ -104,11 +101,11 @@ class Traffic:
         assert not thread.is_alive()
 
     def note_users(self) -> None:
-        """Learn whose the connections are that are open now."""
+        """Record the users of all connections that are open now."""
         self._users |= {client["addr"]: client["user"] for client in self._admin.client_list()}
 
     def forget_scripts(self) -> None:
-        """Have whoever runs a script send it again."""
+        """Remove all scripts from Redis, so that clients must send them again."""
         self._admin.script_flush()
 
     def of(self, user: str) -> set[str]:
@@ -116,7 +113,7 @@ class Traffic:
         return {named(command) for address, command in self._sent if self._users.get(address) == user}
 
     def untouched(self, user: str, file: Path) -> set[str]:
-        """Return the patterns of keys and channels of which a user touched none."""
+        """Return the user's patterns of keys and channels that match nothing that the user has sent."""
         words = {
             word for address, command in self._sent if self._users.get(address) == user for word in command.split(" ")
         }
@@ -129,18 +126,18 @@ class Traffic:
             for said in monitor.listen():
                 if said["command"] == DONE:
                     return
-                if said["client_type"] != "lua":  # a script's commands follow its own
+                if said["client_type"] != "lua":  # the commands of a script follow the command that runs it
                     address = f"{said['client_address']}:{said['client_port']}"
                 self._sent.append((address, said["command"]))
 
 
 def named(command: str) -> str:
-    """Return a command's name as an ACL has it."""
+    """Return the name of a command as written in an ACL."""
     first, *rest = command.lower().split(" ", 2)
     return f"{first}|{rest[0]}" if first in ("script", "client") else first
 
 
 def denials(admin: redis.Redis) -> list[tuple[str, str]]:
-    """Return what Redis refused to anybody: user and object; but for redis-py's introduction, which may be refused."""
+    """Return the user and the object of each refused command, except CLIENT SETINFO, which redis-py may try in vain."""
     found: Any = admin.acl_log()
     return [(entry["username"], entry["object"]) for entry in found if entry["object"] not in INTRODUCTION]

@@ -1,4 +1,4 @@
-"""An environment as a new user has it, with only what the README installs; and a loudspeaker that is a file."""
+"""Create the environment of a new user, with only what the README installs; also use a file as a loudspeaker."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def unavailable(why: str) -> NoReturn:
 
 
 def uv() -> str:
-    """Return the uv that the Makefile would take."""
+    """Return the uv that the Makefile uses."""
     found = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     return found or unavailable("there is no uv: see the Makefile")
 
 
 def python(version: str) -> Path:
-    """Return an interpreter of a version; the shims of pyenv are there for versions that do not run."""
+    """Return a Python interpreter of a version. Try each one, because pyenv's shims exist for missing versions too."""
     roots = (Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions").glob(f"{version}.*")
     named = [shutil.which(f"python{version}"), *(root / "bin" / "python" for root in sorted(roots))]
     for one in filter(None, named):
@@ -49,7 +49,7 @@ def python(version: str) -> Path:
 
 
 def install_line() -> str:
-    """Return the README's one line that installs everything from this repository."""
+    """Return the line of the README that installs both packages from this repository."""
     lines = re.findall(
         r"^.*\bpip install .*\./producer.*\./worker.*$", README.read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -58,13 +58,13 @@ def install_line() -> str:
 
 
 def environment(factory: pytest.TempPathFactory, version: str) -> Path:
-    """Return the folder of commands of a virtual environment with what the README installs, from the lock."""
+    """Return the `bin` folder of a virtual environment with what the README installs, in the lock's versions."""
     interpreter = Path(sys.executable) if version == RUNNING else python(version)
     return made_once(factory, f"bare-{version}", lambda folder: _install(folder, interpreter)) / "bin"
 
 
 def _install(folder: Path, interpreter: Path) -> None:
-    """Make the environment."""
+    """Create the environment."""
     wanted = shlex.split(install_line().split("pip install", 1)[1])
     install = [uv(), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
     for command in (
@@ -78,12 +78,12 @@ def _install(folder: Path, interpreter: Path) -> None:
 
 
 def has_portaudio() -> bool:
-    """Whether a loudspeaker can be a file here: with PortAudio, on ALSA."""
+    """Return whether a file can be a loudspeaker on this machine: it has PortAudio with ALSA."""
     return bool(ctypes.util.find_library("portaudio")) and ALSA.is_file()
 
 
 def loudspeaker(folder: Path) -> tuple[dict[str, str], Path]:
-    """Return the variables that make a file the loudspeaker, and the file: what PortAudio plays is written to it."""
+    """Return variables that make PortAudio write all sound to a file, and this file."""
     if not has_portaudio():
         pytest.skip("there is no PortAudio on ALSA here: apt install libportaudio2")
     heard = folder / "heard.raw"
@@ -96,11 +96,11 @@ def loudspeaker(folder: Path) -> tuple[dict[str, str], Path]:
 
 
 def no_loudspeaker(folder: Path) -> dict[str, str]:
-    """Return the variables that leave this machine without a sound card, if it has one; harmless without PortAudio."""
+    """Return variables that hide the sound card from PortAudio. They have no effect without PortAudio."""
     return _configured(folder / "no-loudspeaker.conf", "pcm.!default { type hw card 99 }\n", alone=True)
 
 
 def _configured(path: Path, config: str, *, alone: bool = False) -> dict[str, str]:
-    """Write a configuration of ALSA; give the variable that has it read, after the system's own or alone."""
+    """Write a configuration of ALSA. Return the variable that loads it after the system's configuration, or `alone`."""
     path.write_text(config, encoding="utf-8")
     return {"ALSA_CONFIG_PATH": str(path) if alone else f"{ALSA}:{path}"}

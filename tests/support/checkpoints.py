@@ -1,4 +1,4 @@
-"""Small random checkpoints of XTTS, made once for all tests: writing one takes seconds and imports all of PyTorch."""
+"""Create small random checkpoints of XTTS once for all tests: writing one takes seconds and imports all of PyTorch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT_S = 180
 
 
 def small_checkpoint(*, stop_bias: float = 0.0) -> Path:
-    """Return the folder of a small random checkpoint, for reading only; a test that changes it copies it.
+    """Return the folder of a small random checkpoint, for reading only. A test that changes it must copy it.
 
     `stop_bias` is added to the logit of the stop token: the higher, the sooner a segment ends.
     """

@@ -1,4 +1,4 @@
-"""How the CPU time of something grows with its input: a ratio, which holds on a fast machine and on a busy one."""
+"""Measure how CPU time grows with the input. The result is a ratio, so it does not depend on the machine's speed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ ROUNDS = 3
 
 
 def growth(small: Callable[[], object], large: Callable[[], object]) -> float:
-    """Return how many times the CPU time of `small` the call `large` takes.
+    """Return the CPU time of `large` divided by the CPU time of `small`.
 
-    The two alternate, and each counts with its fastest round: other work on the same cores makes a call slower, never
-    faster.
+    The calls alternate, and the fastest round of each counts, because other work on the cores only adds time.
     """
     taken_s: dict[Callable[[], object], list[float]] = {small: [], large: []}
     for _ in range(ROUNDS):

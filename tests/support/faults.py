@@ -1,4 +1,4 @@
-"""What the tests of faults do to jobs and workers, in a word each."""
+"""Short functions for tests of faults: enqueue jobs, wait for progress, freeze processes, read in threads."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 LIVE = "sine-live"
 RATE = 24_000
 FAULTY = (str(Path(__file__).with_name("faulty.py")),)
-"""The program that runs a worker whose engine breaks at certain words."""
+"""The program that runs a worker whose engine fails at certain words."""
 
 
 def enqueue(client: Client, count: int, sentences: int, voice: str = LIVE, first: int = 0) -> dict[str, str]:
-    """Enqueue jobs; give their texts by their ids."""
+    """Enqueue jobs, and return their texts by id."""
     texts = {f"job-{number}": passage(number, sentences) for number in range(first, first + count)}
     for job, text in texts.items():
         client.enqueue(text, id=job, voice=voice)
@@ -35,7 +35,7 @@ def enqueue(client: Client, count: int, sentences: int, voice: str = LIVE, first
 
 
 def spoken_s(db: redis.Redis, job: str) -> float:
-    """Return how much of a job is in its stream, in seconds."""
+    """Return the duration of the audio in a job's stream, in seconds."""
     return int(db.hget(keys.control(job), "pos") or 0) / RATE
 
 
@@ -52,7 +52,7 @@ def deaths_of(db: redis.Redis, job: str) -> int:
 
 
 def await_redis_clock(db: redis.Redis, seconds: int) -> None:
-    """Wait until so much time has passed on Redis's clock: what leases are measured by."""
+    """Wait for some seconds by Redis's clock, which leases are measured by."""
     end = db.time()[0] + seconds
     until(lambda: db.time()[0] >= end, f"{seconds} s of Redis's clock", seconds + 30)
 
@@ -72,7 +72,7 @@ def heard(speech: Speech) -> bytes:
 
 
 class Listeners:
-    """Readers in threads, from the start of each job to its end."""
+    """Readers in threads. Each reads one job from its start to its end."""
 
     def __init__(self, client: Client, jobs: Iterable[str], each: int = 1) -> None:
         jobs = list(jobs)
@@ -82,17 +82,17 @@ class Listeners:
         }
 
     def all_heard(self, job: str) -> set[bytes]:
-        """Return what a job's readers heard; raise what one raised."""
+        """Return the different audios that a job's readers got. Raise the error of a reader that failed."""
         return {one.result(90) for one in self._heard[job]}
 
     def heard(self, job: str) -> bytes:
-        """Return what a job's readers heard, who all heard the same."""
+        """Return the audio of a job. Assert that all its readers got the same."""
         (pcm,) = self.all_heard(job)
         return pcm
 
 
 class Supervisor:
-    """Keeps one worker alive: starts the next when one has gone."""
+    """Keeps one worker running: starts a new one when it has exited."""
 
     def __init__(self, start: Callable[[], WorkerProcess]) -> None:
         self._start = start
@@ -100,7 +100,7 @@ class Supervisor:
         self.exits: list[int] = []
 
     def look(self) -> bool:
-        """Start a worker if there is none; say whether one had gone."""
+        """Start a new worker if the last one has exited. Return whether it had."""
         code = self.worker.process.poll()
         if code is None:
             return False
@@ -109,5 +109,5 @@ class Supervisor:
         return True
 
     def until(self, condition: Callable[[], object], what: str, limit_s: float = 60.0) -> None:
-        """Wait on a condition, and look after the worker meanwhile."""
+        """Wait for a condition, and restart the worker whenever it exits."""
         until(lambda: not self.look() and condition(), what, limit_s)

@@ -1,7 +1,9 @@
-"""Runs the real `voxspool-worker` with an engine like tone that breaks at certain words: a process to be started.
+"""Run the real `voxspool-worker` with an engine like tone that fails at certain words.
 
-`python faulty.py run --engine tone …`. A segment that says one of WORDS breaks the engine in that way; one that says
-one of SOUNDS sounds so. With JUMPING_CLOCK=1 the process's wall clock jumps by a day, there and back, every second.
+    python faulty.py run --engine tone …
+
+A segment with one of WORDS makes the engine fail in this way; one with one of SOUNDS gets this faulty sound. With
+JUMPING_CLOCK=1 the wall clock of the process jumps by a day, forwards or backwards, every second.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ DAY_S = 86_400
 
 
 def jump() -> None:
-    """Let the wall clock jump, for whoever asks for the time from now on; the monotonic clock stays as it is."""
+    """Make the wall clock of this process jump from now on. The monotonic clock is unchanged."""
     real_time, real = time.time, dt.datetime
 
     def offset_s() -> int:
@@ -60,7 +62,7 @@ def raises(error: BaseException) -> Callable[[SpeechSegment], None]:
 
 KEPT: list[bytearray] = []
 SWELL_BYTES = 600 << 20
-"""How much a worker grows by a step that swells."""
+"""The memory that a step with the word "swell" allocates, in bytes."""
 WORDS: dict[str, Callable[[SpeechSegment], object]] = {
     "unspeakable": segment_error,
     "assert": raises(RuntimeError("CUDA error: device-side assert triggered")),
@@ -71,7 +73,7 @@ WORDS: dict[str, Callable[[SpeechSegment], object]] = {
     "swell": lambda _: KEPT or KEPT.append(bytearray(b"x") * SWELL_BYTES),
     "hang": lambda _: threading.Event().wait(),
 }
-"""A word in a segment's text -> what the step with it does."""
+"""Word in a segment's text -> the fault of the engine's step with this segment."""
 
 
 def faint(samples: Samples) -> Samples:
@@ -83,11 +85,11 @@ SOUNDS: dict[str, Callable[[int, Samples], Samples]] = {
     "mute": lambda _, samples: samples * 0,
     "worn": lambda seed, samples: faint(samples if seed % 2 else samples.repeat(30)),
 }
-"""A word in a segment's text -> what becomes of its sound, by its seed."""
+"""Word in a segment's text -> function of the seed and the samples that returns the faulty samples."""
 PATIENCE_S = 3.0
-"""After how long a step, or a job that was told to end, hangs, in seconds; a real worker has more patience."""
+"""The watchdog's time limits for a step and for a job that must end, in seconds, shorter than a real worker's."""
 PREPARE_S = {"slow": 2.0, "deaf": None}
-"""A voice -> how long its preparation takes, in seconds; None: for ever. It looks at no token."""
+"""Voice -> duration of its preparation, in seconds; None: for ever. The preparation ignores cancellation."""
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
-"""Start our programs as forks of a process that has imported them.
+"""Start voxspool's programs as forks of a process that has already imported them.
 
-A program started afresh spends 0.5 s of CPU on imports, and the tests start many hundreds. A fork is a process like any
-other: it has its own id, memory and environment, gets signals, and ends as Python ends. Programs that depend on how
-Python starts (PYTHONPATH, another main file, a compiled library's threads) are started afresh; see `start_worker`.
+A program that is started normally spends 0.5 s of CPU time on imports, and the tests start many hundreds. A fork is a
+normal process: it has its own id, memory and environment, gets signals, and exits as Python exits. Programs that depend
+on the start of Python (PYTHONPATH, another main file, threads of a compiled library) are started normally; see
+`start_worker`.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ PRELOADED: Final = (
     "voxspool_worker.monitoring.prometheus", "voxspool_worker.engines", "voxspool_worker.engines.tone",
 )  # fmt: skip
 HEADER: Final = struct.Struct("!I")
-"""The length of a request, in bytes."""
+"""The format of the length of a request, in bytes."""
 STREAMS: Final = 3
-"""stdin, stdout and stderr go with each request, and the end of a pipe on which the exit code comes back."""
+"""The number of streams of a program. A request carries stdin, stdout, stderr and a pipe for the exit code."""
 
 
 class ForkServer:
-    """The process that forks. One for each process of the test run, ended with it: its socket closes then."""
+    """The process that forks. Each process of the test run has one, which exits when their socket is closed."""
 
     def __init__(self) -> None:
         self._sending = threading.Lock()
@@ -54,7 +55,7 @@ class ForkServer:
     def start(
         self, module: str, arguments: Sequence[str], environ: Mapping[str, str], streams: tuple[int, int, int]
     ) -> ForkedProcess:
-        """Run `python -m module arguments` with an environment, and with these descriptors as its streams."""
+        """Run `python -m module arguments` with an environment. `streams` are its stdin, stdout and stderr."""
         result, theirs = os.pipe()
         request = json.dumps([module, list(arguments), dict(environ), str(Path.cwd())]).encode()
         fds = array.array("i", [*streams, theirs])
@@ -68,18 +69,18 @@ class ForkServer:
     def start_logged(
         self, module: str, arguments: Sequence[str], environ: Mapping[str, str], log: Path
     ) -> ForkedProcess:
-        """Run a program as `start` does, with nothing on stdin and its output in a file."""
+        """Run a program as `start` does, with an empty stdin and its output in a file."""
         with log.open("w") as out, Path(os.devnull).open() as nothing:
             return self.start(module, arguments, environ, (nothing.fileno(), out.fileno(), out.fileno()))
 
     def close(self) -> None:
-        """End the server. Programs that it started go on."""
+        """Stop the server. Programs that it has started continue."""
         self._socket.close()
         self._process.wait()
 
 
 class ForkedProcess:
-    """A program that the server forked, with the methods of subprocess.Popen that tests use."""
+    """A program that the server has forked, with the methods of subprocess.Popen that tests use."""
 
     def __init__(self, pid: int, result: int) -> None:
         self.pid = pid
@@ -87,11 +88,11 @@ class ForkedProcess:
         self._result = result
 
     def poll(self) -> int | None:
-        """Return the exit code, negative for a signal; None while it runs."""
+        """Return the exit code, negative for a signal; None while the program runs."""
         return self._look(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end. Raises subprocess.TimeoutExpired."""
+        """Wait for the end of the program. Raises subprocess.TimeoutExpired."""
         code = self._look(timeout)
         if code is None:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
@@ -119,11 +120,11 @@ class ForkedProcess:
         return self.returncode
 
 
-# The server's side
+# The code of the server
 
 
 def serve(control: socket.socket) -> tuple[str, list[str]]:
-    """Fork for each request until the socket closes. Return in the fork alone: the module to run, and its arguments."""
+    """Fork for each request until the socket is closed, then exit. In a fork, return the module and its arguments."""
     running: dict[int, int] = {}
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -153,7 +154,7 @@ def serve(control: socket.socket) -> tuple[str, list[str]]:
 
 
 def _receive(control: socket.socket) -> tuple[Any, list[int]] | None:
-    """Read a request and its descriptors; None where the socket closed."""
+    """Return the next request and its descriptors; None if the socket is closed."""
     fds = array.array("i")
     header, ancillary, _, _ = control.recvmsg(HEADER.size, socket.CMSG_SPACE((STREAMS + 1) * fds.itemsize))
     if len(header) < HEADER.size:
@@ -167,7 +168,7 @@ def _receive(control: socket.socket) -> tuple[Any, list[int]] | None:
 
 
 def _report_ended(running: dict[int, int]) -> None:
-    """Write the exit codes of all that have ended."""
+    """Send the exit code of each program that has ended."""
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
@@ -179,7 +180,7 @@ def _report_ended(running: dict[int, int]) -> None:
 
 
 def _become(environ: dict[str, str], folder: str, fds: list[int]) -> None:
-    """Turn this fork into a program that was just started."""
+    """Give this fork the environment, folder, streams and signal handlers of a program that has just started."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -198,7 +199,7 @@ def _become(environ: dict[str, str], folder: str, fds: list[int]) -> None:
 
 
 def main() -> None:
-    """Import, serve; in a fork, run the program."""
+    """Import the programs' modules and serve requests. In a fork, run the program."""
     control = socket.socket(fileno=int(sys.argv[1]))
     sys.path.pop(0)  # the folder of the tests
     for name in PRELOADED:

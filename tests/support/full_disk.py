@@ -1,4 +1,4 @@
-"""A full disk, without the right to mount one."""
+"""Simulate a full disk without mounting one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def room_for(size_bytes: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a size: the kernel refuses further bytes, as on a full disk."""
+    """Limit the size of all files that this process writes: the kernel refuses further bytes, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
     try:

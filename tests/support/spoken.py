@@ -1,4 +1,4 @@
-"""Speech-like material and books of it, written through the real store."""
+"""Generate audio that resembles speech, and chapters of it in a real segment store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def speech(seconds: float, rate_hz: int, *, rms: float = 0.05, seed: int = 1) -> np.ndarray:
-    """Syllables of coloured noise over a hum, with pauses; int16, shape (n,)."""
+    """Return syllables of coloured noise over a hum, with pauses; int16, shape (n,)."""
     rng = np.random.default_rng(seed)
     samples = int(seconds * rate_hz)
     t = np.arange(samples) / rate_hz
@@ -36,7 +36,7 @@ def sine(seconds: float, rate_hz: int, *, amplitude: float = 0.25, hz: float = 4
 def track(
     store: Store, number: int, segments: Sequence[np.ndarray], *, rate_hz: int = 22_050, pause_s: float = 0.3
 ) -> Track:
-    """A chapter of these segments, a pause behind each."""
+    """Return a chapter of these segments, with a pause after each, and write their audio to the store."""
     cues: list[Cue] = []
     pos = 0
     for index, pcm in enumerate(segments):

@@ -1,4 +1,4 @@
-"""TLS in front of a redis-server that has none: a certificate of our own, and a proxy that ends TLS before it."""
+"""Put TLS in front of a redis-server without TLS: a self-signed certificate, and a proxy that decrypts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ BUFFER_BYTES: Final = 65_536
 
 @dataclass(frozen=True)
 class Certificate:
-    """A self-signed certificate for 127.0.0.1, which is its own authority."""
+    """A self-signed certificate for 127.0.0.1."""
 
     certificate: Path
     key: Path
 
     @classmethod
     def make(cls, folder: Path, name: str) -> Certificate:
-        """Make one with the command `openssl`; without it the test is skipped, and fails in CI."""
+        """Create a certificate with the command `openssl`. Without it skip the test, and fail it in CI."""
         if not shutil.which("openssl"):
             (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no command openssl")
         made = cls(folder / f"{name}.crt", folder / f"{name}.key")
@@ -45,7 +45,7 @@ class Certificate:
 
 @contextlib.contextmanager
 def in_front_of(port: int, shown: Certificate) -> Iterator[int]:
-    """Listen with TLS on loopback, and pass on what comes, in the clear, to a port. Gives the port to connect to."""
+    """Accept TLS connections on loopback and pass their data unencrypted to a port. Yield the port to connect to."""
     proxy = _Proxy(port, shown)
     thread = threading.Thread(target=asyncio.run, args=(proxy.run(),))
     thread.start()
@@ -59,7 +59,7 @@ def in_front_of(port: int, shown: Certificate) -> Iterator[int]:
 
 
 class _Proxy:
-    """Ends TLS, in an event loop of its own."""
+    """Decrypts TLS connections in its own event loop."""
 
     def __init__(self, target: int, shown: Certificate) -> None:
         self._target = target
@@ -82,11 +82,11 @@ class _Proxy:
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     def stop(self) -> None:
-        """End it, from another thread."""
+        """Stop serving. Call it from another thread."""
         self._loop.call_soon_threadsafe(self._stopped.set)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection: bytes from either side to the other, until one of them hangs up."""
+        """Pass the bytes of one connection on in both directions until one side closes it."""
         self._serving.add(task := asyncio.current_task())
         with contextlib.suppress(OSError, asyncio.CancelledError):
             inside_reader, inside_writer = await asyncio.open_connection("127.0.0.1", self._target)
@@ -96,7 +96,7 @@ class _Proxy:
 
 
 async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """Pass on what one side says, until it says no more; then hang up on the other."""
+    """Copy bytes from one side to the other until the first closes its connection; then close the other's."""
     try:
         while data := await source.read(BUFFER_BYTES):
             target.write(data)

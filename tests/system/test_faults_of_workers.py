@@ -26,7 +26,7 @@ from tests.support.faults import (
     freeze,
     thaw,
 )
-from tests.support.oracle import Expected, is_over, judge, whole
+from tests.support.oracle import Expected, check_jobs, is_over, whole
 from tests.support.processes import until
 from tests.support.proxy import script
 from tests.support.reference import SENTENCE, passage, tone
@@ -65,7 +65,7 @@ def test_jobs_are_spoken_whole_though_their_workers_are_killed_at_several_chunks
         speaker = db.hget(keys.control("job-0"), "worker").decode()
         next(worker for worker in workers if worker.name == speaker).kill()
         workers.append(start_worker("tone", "--jobs", "3"))
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     assert attempt_of(db, "job-0") == 3
     for job, text in texts.items():
         assert listeners.heard(job) == tone(text)
@@ -85,7 +85,7 @@ def test_jobs_are_spoken_whole_though_their_workers_die_between_two_steps(
         proxy.flow()
     until(lambda: all(rule.done.is_set() for rule in rules), "all of them to have died")
     start_worker()
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     assert sorted(attempt_of(db, job) for job in texts) == [1, 1, 1, 1, 1, 2], "one had begun and not ended"
 
 
@@ -100,7 +100,7 @@ def test_a_worker_frozen_past_its_lease_adds_nothing_to_a_job_that_went_on_elsew
     start_worker()
     until(lambda: all(attempt_of(db, job) == 2 for job in texts), "the jobs to go on elsewhere")
     thaw(frozen)
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     for job, text in texts.items():
         assert listeners.heard(job) == tone(text)
         assert attempt_of(db, job) == 2
@@ -129,7 +129,7 @@ def test_jobs_that_a_worker_died_of_or_beside_begin_again_in_turns_a_segment_eac
         states, complete = looking.result()
     assert states == {b"running"}, "not only when the first had ended"
     assert complete == [False, True], "the second waited for a segment of the first"
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
 
 
 def test_many_rescuers_and_a_dashboard_bring_a_job_back_once(
@@ -156,7 +156,7 @@ def test_many_rescuers_and_a_dashboard_bring_a_job_back_once(
     over.set()
     for dashboard in dashboards:
         dashboard.join()
-    judge(db, whole(texts), records_may_expire=True)
+    check_jobs(db, whole(texts), records_may_expire=True)
     assert {attempt_of(db, job) for job in texts} == {2}
 
 
@@ -172,7 +172,7 @@ def test_a_job_that_looks_at_no_token_ends_its_worker_and_its_neighbours_end_els
     assert worker.wait() == 70
     assert client.speech("deaf").cancel("a test") == "cancelled", "nobody runs it any more"
     start_worker()
-    judge(db, whole(texts) | {"deaf": Expected(b"", frozenset({"cancelled"}))})
+    check_jobs(db, whole(texts) | {"deaf": Expected(b"", frozenset({"cancelled"}))})
 
 
 def test_what_breaks_one_segment_ends_that_job_and_not_the_worker(
@@ -182,7 +182,7 @@ def test_what_breaks_one_segment_ends_that_job_and_not_the_worker(
     texts = enqueue(client, 2, sentences=2)
     text = f"{SENTENCE}And then comes the unspeakable."
     client.enqueue(text, id="raises")
-    judge(db, whole(texts) | {"raises": Expected(tone(text), frozenset({"failed"}))})
+    check_jobs(db, whole(texts) | {"raises": Expected(tone(text), frozenset({"failed"}))})
     assert last_entry(db, "raises") == Failed(
         last_entry(db, "raises").pos, "engine", "this segment cannot be spoken", retryable=False
     )
@@ -201,7 +201,7 @@ def test_poison_jobs_are_set_aside_after_two_workers_each_and_their_neighbours_a
     jobs = [*texts, *poison]
     supervisor.until(lambda: all(is_over(db, job) for job in jobs), "the end of all jobs", 120)
     failed = {word: Expected(tone(text), frozenset({"failed"})) for word, text in poison.items()}
-    judge(db, whole(texts) | failed)
+    check_jobs(db, whole(texts) | failed)
     assert set(supervisor.exits) == set(EXITS.values())
     for word in poison:
         last = last_entry(db, word)
@@ -231,7 +231,7 @@ def test_a_worker_told_to_stop_loses_no_job(
     once_and_twice(workers)
     assert [worker.wait() for worker in workers] == [0, 0]
     start_worker("tone", program=FAULTY)
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     assert all(deaths_of(db, job) == 0 for job in texts)
 
 
@@ -248,7 +248,7 @@ def test_a_worker_told_to_stop_while_redis_is_full_loses_no_job(
     db.config_set("maxmemory", 0)
     assert workers[0].wait() == 0
     start_worker()
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     assert all(deaths_of(db, job) == 0 for job in texts)
 
 
@@ -264,7 +264,7 @@ def test_a_worker_told_to_stop_while_redis_is_away_loses_no_job(
     thaw(redis_server)
     assert workers[0].wait() == 0
     start_worker()
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
 
 
 def test_a_hand_back_whose_answer_is_lost_puts_the_job_back_once(
@@ -282,4 +282,4 @@ def test_a_hand_back_whose_answer_is_lost_puts_the_job_back_once(
     assert cut.done.is_set()
     assert db.lrange("rq:queue:voxspool-auto-interactive", 0, -1) == [b"job-0"], "once, though it was sent twice"
     start_worker()
-    judge(db, whole({"job-0": passage(0, 4)}))
+    check_jobs(db, whole({"job-0": passage(0, 4)}))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.oracle import Expected, judge
+from tests.support.oracle import Expected, check_jobs
 from tests.support.processes import until
 from tests.support.reference import SENTENCE, tone
 from voxspool import AsyncClient, Settings, SpeechCancelledError
@@ -42,7 +42,7 @@ def test_a_live_job_that_nobody_reads_is_cancelled(client: Client, start_worker:
     until(lambda: db.hget(keys.control(speech.id), "state") == b"cancelled", "the job to end")
     assert isinstance(last := last_entry(speech), Cancelled)
     assert last.by == UNREAD
-    judge(db, {speech.id: Expected(tone(text), CANCELLED)})
+    check_jobs(db, {speech.id: Expected(tone(text), CANCELLED)})
 
 
 def test_a_live_job_goes_on_while_it_is_read_and_ends_after_its_reader(
@@ -62,7 +62,7 @@ def test_a_live_job_goes_on_while_it_is_read_and_ends_after_its_reader(
     until(lambda: speech.status().over, "the job to end")
     with pytest.raises(SpeechCancelledError, match=UNREAD):
         speech.wait()
-    judge(db, {speech.id: Expected(tone(text), CANCELLED)})
+    check_jobs(db, {speech.id: Expected(tone(text), CANCELLED)})
 
 
 def test_a_live_job_that_was_left_while_it_waited_is_not_spoken(
@@ -76,7 +76,7 @@ def test_a_live_job_that_was_left_while_it_waited_is_not_spoken(
     start_worker()
     entries = [received.entry for received in speech.entries(timeout_s=30)]
     assert [type(entry) for entry in entries] == [Begin, Cancelled]
-    judge(db, {speech.id: Expected(tone(SENTENCE), CANCELLED)})
+    check_jobs(db, {speech.id: Expected(tone(SENTENCE), CANCELLED)})
 
 
 def test_an_asyncio_reader_keeps_a_live_job_alive(
@@ -90,7 +90,7 @@ def test_an_asyncio_reader_keeps_a_live_job_alive(
     text = SENTENCE * 16  # some 9 s
     start_worker()
     assert asyncio.run(listen()) == tone(text)
-    judge(db, {"async": Expected(tone(text))})
+    check_jobs(db, {"async": Expected(tone(text))})
 
 
 def test_a_job_with_a_window_is_spoken_as_its_reader_reads(
@@ -109,7 +109,7 @@ def test_a_job_with_a_window_is_spoken_as_its_reader_reads(
     assert 6 < ahead < 6 + 6, "the window and the segment in hand"
     heard = first.pcm + b"".join(chunk.pcm for chunk in reader)
     assert heard == tone(text)
-    judge(db, {speech.id: Expected(tone(text))})
+    check_jobs(db, {speech.id: Expected(tone(text))})
 
 
 def test_a_job_that_asks_for_nothing_hears_nothing(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:

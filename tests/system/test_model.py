@@ -39,7 +39,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.support.oracle import Expected, judge
+from tests.support.oracle import Expected, check_jobs
 from tests.support.processes import until
 from tests.support.reference import SENTENCE, tone
 from tests.support.world import Member, World
@@ -304,11 +304,11 @@ class Spooler(RuleBasedStateMachine):
         for listener in self.listening.values():
             listener.result()
         expected = {job.speech.id: Expected(job.samples, frozenset(self.may(job))) for job in self.asked}
-        judge(self.world.db, expected, JUDGED_S)
+        check_jobs(self.world.db, expected, JUDGED_S)
         for follower in self.following:
             state = follower.job.speech.status().state
             assert follower.outcome == {"failed": "poison"}.get(state, state), f"{follower}: heard {follower.outcome}"
-        self.world.judge_workers()
+        self.world.check_workers()
         self.seen.update(["runs", *(job.speech.status().state for job in self.asked)])
 
     def may(self, job: Job) -> set[str]:

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from faster_whisper import WhisperModel
 
-from tests.support.oracle import Expected, judge
+from tests.support.oracle import Expected, check_jobs
 from voxspool import SpeechFailedError
 from voxspool.cli.demo import PASSAGE
 from voxspool.protocol.stream import Audio, Begin, End, Mark
@@ -106,7 +106,7 @@ def test_another_worker_goes_on_where_one_was_killed(
     victim.process.kill()
     assert speech.status().state == "running", "it was killed in mid-speech"
     start_worker("piper")
-    judge(db, {name: Expected(reference) for name in ("undisturbed", "disturbed")})
+    check_jobs(db, {name: Expected(reference) for name in ("undisturbed", "disturbed")})
     begins = [one.entry for one in speech.entries() if isinstance(one.entry, Begin)]
     assert [bool(begin.pos) for begin in begins] == [False, True], "the second attempt begins at a mark"
 

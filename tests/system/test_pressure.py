@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.faults import FAULTY
-from tests.support.oracle import Expected, judge, whole
+from tests.support.oracle import Expected, check_jobs, whole
 from tests.support.processes import clean_env, until
 from tests.support.reference import SENTENCE, tone
 from voxspool import BusyError, DeadlineError, UnknownQueueError
@@ -61,7 +61,7 @@ def test_a_paused_queue_waits_while_the_others_are_spoken(
     assert client.overview().paused == client.paused()
     client.resume("voxspool-auto-batch")
     waits.wait(timeout_s=20)
-    judge(db, {"waits": Expected(tone(SENTENCE)), "goes": Expected(tone(SENTENCE))})
+    check_jobs(db, {"waits": Expected(tone(SENTENCE)), "goes": Expected(tone(SENTENCE))})
     client.resume()
     assert client.paused() == []
 
@@ -86,7 +86,7 @@ def test_what_runs_goes_on_in_a_paused_queue(client: Client, start_worker: Start
     next(iter(speech))
     client.pause()
     speech.wait(timeout_s=20)
-    judge(db, {speech.id: Expected(tone(SENTENCE))})
+    check_jobs(db, {speech.id: Expected(tone(SENTENCE))})
 
 
 def test_queues_are_paused_and_resumed_from_the_shell(client: Client, run_cli: RunCli) -> None:
@@ -159,7 +159,7 @@ def test_a_worker_that_starts_while_redis_is_full_waits_for_room(
     until(lambda: "redis.full" in worker.said(), "the worker to see it")
     db.config_set("maxmemory", 0)
     speech.wait(timeout_s=20)
-    judge(db, {speech.id: Expected(tone(SENTENCE))})
+    check_jobs(db, {speech.id: Expected(tone(SENTENCE))})
 
 
 # Lifetimes and lengths
@@ -218,7 +218,7 @@ def test_a_worker_that_has_grown_ends_between_jobs_to_be_started_again(
         client.enqueue(text, id=job, voice=LIVE)
     assert worker.wait() == 75
     assert re.search(r"worker\.grown .* memory_mb=\d+ limit_mb=500", worker.said())
-    judge(db, whole(texts))
+    check_jobs(db, whole(texts))
     assert db.smembers(keys.WORKERS) == set()
 
 

@@ -1,6 +1,6 @@
-"""Writes down what a Python process opens, connects to, lists, starts and imports, from its first moment.
+"""Log what a Python process opens, connects to, lists, starts and imports, from its start.
 
-A process that has this folder in PYTHONPATH imports it by itself. It knows nothing of voxspool.
+Python imports this module by itself in a process with this folder in PYTHONPATH.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Makes a Python process blind to the modules that ABSENT names, from its first moment: as if not installed.
+"""Hide the modules that the variable ABSENT lists from a Python process, as if they were not installed.
 
-A process that has this folder in PYTHONPATH imports it by itself. It knows nothing of voxspool.
+Python imports this module by itself in a process with this folder in PYTHONPATH.
 """
 
 import os
