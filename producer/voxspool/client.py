@@ -130,9 +130,30 @@ class Client:
     def enqueue(self, text: str, **options: Unpack[SpeechOptions]) -> Speech:
         """Enqueue a speech and return its handle at once, whether or not a worker is there.
 
-        With an `id` of yours, the same speech enqueued again is the same job. Raises InvalidJobError or a subclass for
-        what cannot be spoken, JobExistsError if the id belongs to another speech, BusyError if there is no room for
-        another job now.
+        With an `id` of your own it may be called again: the same speech under the same id is the same job.
+
+        Args:
+            text: What to say, at most 100,000 characters. A text without a letter is a valid, empty speech.
+            id: The job's id, 1 to 128 letters, digits, `_` and `-`. Default: a random one.
+            voice: A name from `voices` or `cloned_voices`, or a mix of XTTS's voices such as `clara(2)+john(1)`; at
+                most 200 characters. Default: that of the settings (VOXSPOOL_VOICE), else None, the engine's own.
+            language: A language tag such as `en` or `pt-br`. Default: None, the voice's own language.
+            engine: The name of an engine, such as `piper` or `xtts`, or `auto`, which leaves the choice to the routing
+                table. Default: that of the settings (VOXSPOOL_ENGINE), else `auto`.
+            speed: The rate of speech, 0.5 (half) to 2.0 (double). Default: 1.0.
+            seed: A number from 0 to 4,294,967,295. The same job with the same seed gives the same samples on the same
+                machine; another seed gives another reading. Default: 0.
+            priority: `interactive`, or `batch`, which workers take later. Default: `interactive`.
+            keep_s: How long the audio stays in Redis after the end, 1 to 2,592,000 seconds (30 days). Default: 3,600.
+            live_s: Cancel the job if nobody has read it for this long, 5 to 86,400 seconds. Default: None, never; if
+                there is a `window_s`, 600.
+            window_s: Speak at most this far ahead of the reader, 1 to 3,600 seconds. Default: None, no limit.
+
+        Raises:
+            InvalidJobError: The job cannot be spoken as it is. UnknownVoiceError, UnknownEngineError and
+                JobExistsError (the id belongs to another speech) are subclasses.
+            BusyError: There is no room for another job now; the error says when to try again.
+            RedisUnavailableError: Redis cannot be used.
         """
         options.setdefault("engine", self.settings.engine)
         options.setdefault("voice", self.settings.voice)
