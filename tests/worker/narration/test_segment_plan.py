@@ -1,4 +1,4 @@
-"""A chapter's plan: what is said, with which pause, under which key. Nothing is asked of Redis."""
+"""The plan of a chapter: which segments, pauses, voices and keys it has. Nothing here uses Redis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SENTENCE = "The keeper of the lighthouse counted every lamp before the night beg
 
 
 class Choir(ToneEngine):
-    """A tone with more voices, whose files may change."""
+    """Tone with more voices, whose files may be replaced."""
 
     def __init__(self, *, digest: str = "", clips: tuple[str, ...] = ("a",), model: str = "sine-1") -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def keys(*passages: Passage, **options: Any) -> list[str]:  # noqa: ANN401 - Job
     return planned(*passages, **options).keys
 
 
-def test_each_passage_is_split_by_itself_and_spans_count_in_the_chapter() -> None:
+def test_each_passage_is_split_by_itself_and_spans_count_characters_of_the_chapter() -> None:
     passages = [Passage(SENTENCE * 3), Passage("Well."), Passage(SENTENCE)]
     text = BETWEEN.join(passage.text for passage in passages)
     found = planned(*passages).segments
@@ -64,13 +64,13 @@ def test_each_passage_is_split_by_itself_and_spans_count_in_the_chapter() -> Non
     ]  # fmt: skip
 
 
-def test_a_long_sentence_is_not_cut_early_for_a_first_sound() -> None:
+def test_the_first_sentence_is_not_split_early_as_a_speech_is_for_its_listener() -> None:
     text = "The keeper of the lighthouse counted every lamp, and every window, and every step before the night began."
     assert len(text) > ToneEngine().limits("en").first_max_chars
     assert [segment.text for segment in planned(Passage(text)).segments] == [text]
 
 
-def test_pauses_are_the_pieces_own_and_then_the_passages() -> None:
+def test_the_pause_of_a_passage_follows_its_last_segment_and_the_others_have_their_own() -> None:
     first = Passage(SENTENCE * 2 + "\n\n" + SENTENCE, 1.5)
     inner = [piece.pause_s for piece in split(first.text, "en", ToneEngine().limits("en"))]
     found = [segment.pause_s for segment in planned(first, Passage("Well.", 0.0)).segments]
@@ -78,7 +78,7 @@ def test_pauses_are_the_pieces_own_and_then_the_passages() -> None:
     assert inner[:-1] == [0.25, 0.6]
 
 
-def test_silence_lengthens_the_pause_before_it_and_at_the_start_there_is_none() -> None:
+def test_a_passage_without_text_lengthens_the_pause_before_it_and_is_left_out_at_the_start() -> None:
     found = planned(Passage("***", 9.0), Passage("One.", 0.5), Passage("", 1.0), Passage("—", 0.25), Passage("Two."))
     assert [(segment.text, segment.pause_s) for segment in found.segments] == [("One.", 1.75), ("Two.", 0.0)]
     assert planned(Passage("***", 9.0)).segments == []
@@ -93,10 +93,26 @@ def test_a_passage_may_have_a_voice_and_a_language_of_its_own() -> None:
     ]  # fmt: skip
 
 
-def test_a_passage_in_a_language_that_its_voice_does_not_speak_is_spoken_as_the_rest_is() -> None:
+def test_a_passage_in_a_language_that_its_voice_does_not_speak_is_spoken_in_the_chapters_language() -> None:
     found = planned(Passage("One."), Passage("Zwei.", language="de"), voice="joe", language="en")
     assert [segment.text for segment in found.segments] == ["One.", "Zwei."]
     assert len({segment.language for segment in found.segments}) == 1
+
+
+def test_a_voice_is_looked_up_once_so_that_a_clone_replaced_meanwhile_does_not_change_within_a_chapter() -> None:
+    class Replaced(Choir):
+        """Has other clips for a voice whenever it is asked for its voices."""
+
+        lookups = 0
+
+        @property
+        def voices(self) -> Mapping[str, Voice]:
+            self.lookups += 1
+            return {"alice": Voice("alice", (), (VoicePart("alice", 1.0, (f"clip-{self.lookups}",)),))}
+
+    engine = Replaced()
+    found = planned(*[Passage(f"Number {number}.", voice="alice") for number in range(3)], by=engine)
+    assert len({segment.voice for segment in found.segments}) == 1
 
 
 @pytest.mark.parametrize(
@@ -107,12 +123,14 @@ def test_a_passage_in_a_language_that_its_voice_does_not_speak_is_spoken_as_the_
         ({"voice": "joe", "language": "de"}, Passage("x"), UnknownLanguageError),
     ],
 )
-def test_what_cannot_be_spoken_is_refused(options: dict[str, Any], passage: Passage, error: type[Exception]) -> None:
+def test_a_chapter_that_cannot_be_spoken_is_refused(
+    options: dict[str, Any], passage: Passage, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         planned(passage, **options)
 
 
-def test_a_key_is_the_same_wherever_the_segment_stands() -> None:
+def test_the_key_of_a_segment_does_not_depend_on_its_place_its_pause_or_its_neighbours() -> None:
     before, after = Passage(SENTENCE * 3, 0.5), Passage("Well, well.", 0.1)
     alone = keys(after)
     assert keys(before, after)[-1:] == alone == keys(replace(after, pause_s=2.0), before)[:1]
@@ -135,34 +153,34 @@ def test_a_key_is_the_same_wherever_the_segment_stands() -> None:
     ],
     ids=["text", "seed", "speed", "language", "voice", "voice-file", "model"],
 )
-def test_whatever_changes_the_sound_changes_the_key(other: list[str]) -> None:
+def test_each_cause_of_another_sound_gives_another_key(other: list[str]) -> None:
     assert other != keys(Passage("One."))
 
 
-def test_a_cloned_voice_that_was_replaced_has_other_keys() -> None:
+def test_a_cloned_voice_with_other_clips_gives_other_keys() -> None:
     passage = Passage("One.", voice="alice")
     assert keys(passage, by=Choir(clips=("b",))) != keys(passage)
     assert keys(passage, by=Choir(clips=("a",))) == keys(passage)
 
 
-def test_other_checks_have_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_version_of_the_audio_checks_gives_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys(Passage("One."))
     monkeypatch.setattr(audio_checks, "VERSION", audio_checks.VERSION + 1)
     assert keys(Passage("One.")) != before
 
 
-def test_a_speed_is_the_same_however_it_is_written() -> None:
+def test_a_speed_written_as_an_integer_gives_the_same_keys() -> None:
     assert keys(Passage("One."), speed=1) == keys(Passage("One."), speed=1.0)
 
 
-def test_each_try_has_a_seed_of_its_own() -> None:
+def test_each_attempt_has_its_own_seed_which_is_always_the_same() -> None:
     seeds = [seed_of(5, "sine", "One.", again) for again in range(3)]
     assert len(set(seeds)) == 3
     assert all(0 <= seed < 2**32 for seed in seeds)
     assert seeds == [seed_of(5, "sine", "One.", again) for again in range(3)]
 
 
-def test_two_plans_are_compared_by_keys_and_store() -> None:
+def test_the_digest_of_a_plan_depends_on_its_keys_and_its_store_alone() -> None:
     assert planned(Passage("One.", 0.1)).digest == planned(Passage("One.", 0.2)).digest
     assert planned(Passage("One.")).digest != planned(Passage("Two.")).digest
     one = planned(Passage("One."))
@@ -170,7 +188,9 @@ def test_two_plans_are_compared_by_keys_and_store() -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=300), st.floats(0, 60)), max_size=8))
-def test_segments_say_the_passages_in_order_and_keep_the_silence(parts: list[tuple[str, float]]) -> None:
+def test_segments_follow_the_text_in_order_and_no_silence_after_the_first_segment_is_lost(
+    parts: list[tuple[str, float]],
+) -> None:
     passages = [Passage(text, pause_s) for text, pause_s in parts]
     found = planned(*passages)
     assert len(found.keys) == len(found.segments)
