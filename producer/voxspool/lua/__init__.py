@@ -1,1 +1,1 @@
-"""The scripts that Redis runs for a producer, one file each; the head of a file lists its arguments and its reply."""
+"""The Lua scripts that Redis runs for a producer; the comment at the top of each lists its arguments and its reply."""

@@ -1,9 +1,9 @@
--- Says how far a reader has read a job, for jobs that ask for it: a live one ends when nobody says so, one with a window
--- waits for it. Of several readers the one that is furthest counts.
+-- Records how far a reader has read the stream of a job. Only jobs that ask for it use this: a live job ends if no
+-- reader acknowledges, and a job with a window waits for its reader. If there are several readers, the furthest counts.
 --
 -- KEYS  1 the control hash   2 the acknowledgement
--- ARGV  1 up to which sample   2 lifetime in seconds
--- gives "noted" | "unasked" (the job does not ask: say no more) | the state of a job that is over
+-- ARGV  1 number of samples read   2 lifetime of the acknowledgement in seconds
+-- Returns "noted" | "unasked" (the job does not need acknowledgements: send no more) | the state of a job that is over
 local state, live_s, window_s = unpack(redis.call('HMGET', KEYS[1], 'state', 'live_s', 'window_s'))
 if state and state ~= 'running' then
   return state
@@ -12,7 +12,7 @@ if state and not live_s and not window_s then
   return 'unasked'
 end
 local pos, time = tonumber(redis.call('HGET', KEYS[2], 'pos')) or 0, redis.call('TIME')
--- at its memory's limit Redis refuses a script's first write if it may need memory, and none after it
+-- The first write needs no memory: at its memory limit Redis refuses a script whose first write may need some.
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 redis.call('HSET', KEYS[2], 'pos', math.max(pos, tonumber(ARGV[1])), 'at', time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('EXPIRE', KEYS[2], ARGV[2])

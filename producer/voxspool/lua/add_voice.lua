@@ -1,10 +1,10 @@
--- Stores a cloned voice, whole, in one step: no worker ever sees clips without their description, or half of them.
+-- Stores a cloned voice in one step, so that no worker ever sees a part of it.
+--
+-- A producer may call this again if the reply was lost: the voice is stored already, which is a success.
 --
 -- KEYS  1 the hash of voices   2 the list of the voice's clips
--- ARGV  1 name   2 "1": replace a voice that has the name   3 description, JSON   4.. the clips, FLAC, in order
--- gives "added" | "replaced" | "exists" (nothing is changed)
---
--- A voice that is sent again (its reply was lost) is already there: success.
+-- ARGV  1 name   2 "1": replace a voice with this name   3 description, JSON   4.. the clips in order, FLAC
+-- Returns "added" | "replaced" | "exists" (nothing was changed)
 local there = redis.call('HGET', KEYS[1], ARGV[1])
 if there == ARGV[3] then
   return 'added'

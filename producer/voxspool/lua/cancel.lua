@@ -1,11 +1,11 @@
--- Asks a job to stop, or closes its stream where nobody runs it.
+-- Asks a running job to stop, or closes the stream of a job that no worker runs.
+--
+-- The first write needs no memory, because Redis at its memory limit refuses a script whose first write may need some,
+-- and allows all later writes. Cancelling must work then: it frees memory.
 --
 -- KEYS  1 the audio stream   2 the control hash
--- ARGV  1 by whom   2 data of the cancelled entry   3 lifetime of the closed stream, in seconds
---
--- At its memory's limit Redis refuses a script's first write if it may need memory, and none after it. So one that needs
--- none comes first: to cancel is a way out.
--- gives the state it was in when that was terminal already | "asked" (its run stops at the next chunk) | "cancelled"
+-- ARGV  1 name of who cancels   2 data of the cancelled entry   3 lifetime of the closed stream in seconds
+-- Returns "asked" (the run stops at its next chunk) | "cancelled" | the state of a job that was over already
 local stream, control = KEYS[1], KEYS[2]
 local state, holder, lease_until, pos = unpack(
   redis.call('HMGET', control, 'state', 'holder', 'lease_until', 'pos'))

@@ -1,6 +1,6 @@
-"""The scripts that Redis runs, one file each; the head of a file lists its arguments and its reply.
+"""The Lua scripts that Redis runs, one file each; the comment at the top of a file lists its arguments and its reply.
 
-This module only reads the scripts. redis-py sends the hash of a script, and its text once.
+This module only loads the scripts. redis-py sends the text of a script once, and after that only its hash.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ if TYPE_CHECKING:
 
 
 def load(redis: Redis, name: str) -> Script:
-    """Return the script `name`.lua, ready to be called on a connection."""
+    """Return the script `name`.lua, which can be called on the connection."""
     return redis.register_script((files(__package__) / f"{name}.lua").read_text(encoding="utf-8"))

@@ -1,15 +1,16 @@
--- Renews the lease of one running job, by Redis's clock, so that workers' clocks do not matter; and the lifetime of its
--- stream, which is long, should nobody ever close it.
+-- Renews the lease of a running job, and the lifetime of its stream: a stream that nobody closes expires later. Leases
+-- count by the clock of Redis, so the clocks of the workers do not matter.
 --
--- At its memory's limit Redis refuses a script's first write if it may need memory, and none after it. So an EXPIRE comes
--- first, which needs none: a lease that could not be renewed would look like a dead worker.
+-- If RQ itself cancels or deletes a job, it removes the lease and leaves the stream open. This script then tells the
+-- run to close the stream.
 --
--- RQ's own cancel and delete take a job's lease away and leave its stream open: such a run is told to close it.
+-- The first write is an EXPIRE because Redis at its memory limit refuses a script whose first write may need memory,
+-- and allows all later writes. Otherwise the worker would lose its lease and look dead.
 --
 -- KEYS  1 rq:wip:<queue>   2 rq:execution:<job>:<execution>   3 rq:executions:<job>   4 the control hash
 --       5 rq:job:<job>   6 the audio stream
--- ARGV  1 <job>:<execution>   2 <execution>   3 lease in seconds   4 lifetime in seconds of an open stream
--- gives "ok" | "lost" (somebody brought the job back) | "cancelled by <who>"
+-- ARGV  1 <job>:<execution>   2 <execution>   3 lease in seconds   4 lifetime of an open stream in seconds
+-- Returns "ok" | "lost" (another worker has put the job back into its queue) | "cancelled by <name>"
 local holder = redis.call('HGET', KEYS[4], 'holder')
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   local status = redis.call('HGET', KEYS[5], 'status')

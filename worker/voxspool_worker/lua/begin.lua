@@ -1,14 +1,16 @@
--- Claims a job's stream for one run and opens its next attempt, in one step. This claim is what makes a second
--- delivery of the same job harmless.
+-- Claims the stream of a job for one run, and opens its next attempt, in one step. The claim makes a second delivery of
+-- the same job harmless.
 --
--- KEYS  1 the audio stream   2 the control hash   3 rq:wip:<queue>, where the run's lease stands
--- ARGV  1 the run's own name   2 lease in ms   3 data of the begin entry   4 <job>:<run>   5 engine   6 sample rate
+-- A run may call this again if the reply was lost: it gets its own attempt, and nothing changes.
+--
+-- KEYS  1 the audio stream   2 the control hash   3 rq:wip:<queue>, which holds the lease of the run
+-- ARGV  1 name of the run   2 lease in ms   3 data of the begin entry   4 <job>:<run>   5 engine   6 sample rate in Hz
 --       7.. field, value: facts for the control hash
--- gives {"closed", state} | {"held", holder} | {"lost"} (the run has no lease any more: the job is somebody else's)
---       | {"elsewhere", engine, sample rate} (an earlier attempt was of another engine or rate; nothing is done)
---       | {"begun", attempt, seq, pos, next segment}
---
--- A begin that is sent again by the same run (its reply was lost) finds its own attempt and changes nothing.
+-- Returns {"begun", attempt, seq, pos, next segment}
+--       | {"closed", state}
+--       | {"held", holder} (another run holds the stream)
+--       | {"lost"} (the run has no lease any more; another worker has the job)
+--       | {"elsewhere", engine, sample rate} (an earlier attempt had another engine or rate; nothing is changed)
 local stream, control = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -22,7 +24,7 @@ end
 marked_pos, marked_segments = marked_pos or '0', marked_segments or '0'
 for _, count in ipairs({marked_pos, marked_segments, rate or '0'}) do
   if #count > 15 or not count:match('^%d+$') then
-    return redis.error_reply('ERR a count of the control hash is not an integer') -- anybody may have written it
+    return redis.error_reply('ERR a count of the control hash is not an integer') -- other programs can write this hash
   end
 end
 if holder == ARGV[1] then

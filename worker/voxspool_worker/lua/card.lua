@@ -1,12 +1,12 @@
--- Says that a worker lives: RQ's record of it and our card of what it offers, each with its lifetime.
+-- Renews a worker's entries: RQ's record of the worker, and the card that lists what the worker offers.
 --
--- At its memory's limit Redis refuses a script's first write if it may need memory, and none after it. So an EXPIRE comes
--- first, which needs none: a worker that waits for memory is alive.
+-- The first write is an EXPIRE because Redis at its memory limit refuses a script whose first write may need memory,
+-- and allows all later writes. A worker that waits for memory must not look dead.
 --
 -- KEYS  1 the card   2 voxspool:workers   3 rq:worker:<worker>   4 rq:workers   5 rq:worker:<worker>:executions
 --       6.. rq:workers:<queue>, for each of its queues
--- ARGV  1 worker   2 lifetime in seconds   3 lifetime of its set of runs, in seconds
---       4 how many of the following are of the card   5.. field, value: of the card, then of RQ's record
+-- ARGV  1 worker   2 lifetime in seconds   3 lifetime of KEYS[5] in seconds
+--       4 number of the following items that belong to the card   5.. field, value: of the card, then of RQ's record
 redis.call('EXPIRE', KEYS[5], ARGV[3])
 local card = 4 + tonumber(ARGV[4])
 redis.call('HSET', KEYS[1], unpack(ARGV, 5, card))

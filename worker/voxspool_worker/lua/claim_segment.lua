@@ -1,17 +1,22 @@
--- Gives a chapter's next unspoken segment to who asks: one whose lease ran out, else the first that is free.
+-- Leases the next segment of a chapter to a worker: first one whose lease has expired, then the first free one.
 --
--- A lease that runs out is a death: whoever held it has died of the segment, or beside it. Such a segment is a suspect.
--- It is given only to a worker that speaks no other, so that its neighbours are not blamed for a next death; and after
--- as many deaths as are too many it is set aside, with a result that says so.
+-- An expired lease counts as a death: the worker that held the segment died, of this segment or of another one. The
+-- segment is then a suspect. Only a worker that speaks no other segment gets it, so that a second death cannot be the
+-- fault of a neighbour. After too many deaths the segment gets the outcome "poison" and is not spoken again.
 --
--- KEYS  1 the pool   2 the unspoken segments   3 the results   4 the job's control hash
--- ARGV  1 who asks   2 lease in ms   3 lifetime in seconds   4 digest of the plan   5 deaths that are too many
---       6 "1" where a lease that ran out counts (not after a time without Redis: nobody could renew one)
---       7 "1" where the worker speaks no other segment
--- gives {"claimed", index, deaths} | {"none"} | {"suspect"} (one waits for a worker that speaks no other)
---       | {"over"} (the chapter is, or is being cancelled) | {"other"} (its plan is another)
+-- The first write is an EXPIRE because Redis at its memory limit refuses a script whose first write may need memory,
+-- and allows all later writes.
 --
--- EXPIRE comes first: at its memory's limit Redis refuses a script's first write if it may need memory, and none after.
+-- KEYS  1 the segment queue   2 the unspoken segments   3 the results   4 the control hash of the job
+-- ARGV  1 holder: a name for this claim   2 lease in ms   3 lifetime of the keys in seconds   4 digest of the plan
+--       5 number of deaths that are too many
+--       6 "1": expired leases count; "0": Redis was unreachable shortly before, so no worker could renew its leases
+--       7 "1": the worker speaks no other segment
+-- Returns {"claimed", index, deaths}
+--       | {"none"} (all segments are held or have an outcome)
+--       | {"suspect"} (a suspect waits for a worker that speaks no other segment)
+--       | {"over"} (the chapter has ended, or is being cancelled)
+--       | {"other"} (the queue belongs to another plan)
 local pool, unspoken, results = KEYS[1], KEYS[2], KEYS[3]
 if redis.call('EXPIRE', pool, ARGV[3]) == 0 then
   return {'over'}

@@ -1,7 +1,7 @@
--- Takes a chapter's pool away, if the chapter is over; not while a run has it, or it waits for the next.
+-- Deletes the segment queue of a chapter, unless the chapter is running or waits for its next run.
 --
--- KEYS  1 the pool   2 the unspoken segments   3 the results   4 the job's control hash
--- gives 1 where nothing of it is there any more, 0 where it is left
+-- KEYS  1 the segment queue   2 the unspoken segments   3 the results   4 the control hash of the job
+-- Returns 1 if the queue is gone, 0 if it was kept
 if redis.call('HGET', KEYS[4], 'state') == 'running' then
   return 0
 end

@@ -1,10 +1,11 @@
--- Pops the first job of the first queue that has one and is not paused, and claims it for a run, in one step: there is no
--- moment in which a job lies in no queue and belongs to nobody. What RQ keeps of a running job is written as RQ writes it.
+-- Takes the first job from the first queue that has one and is not paused, and claims it for a run. Both are one step:
+-- a job is always in a queue or under a lease. The records of a running job are written in RQ's format.
 --
--- KEYS  1 rq:suspended   2 voxspool:paused   3.. the queues, the first to be emptied first
--- ARGV  1 execution   2 worker   3 lease in seconds   4 the time, as RQ writes it   5.. the queues' names, as in KEYS
--- gives {"job", which queue (from 0), job id, the fields of its hash before the claim} | "suspended" | false
---       | {"paused", which queues (from 0)} (nothing was taken, and there are jobs in queues that are paused)
+-- KEYS  1 rq:suspended   2 voxspool:paused   3.. the queues, in the order in which to empty them
+-- ARGV  1 execution   2 worker   3 lease in seconds   4 the time in RQ's format   5.. names of the queues, as in KEYS
+-- Returns {"job", number of the queue (from 0), job id, fields of the job's hash before the claim} | "suspended"
+--       | {"paused", numbers of queues (from 0)} (nothing was taken; these queues are paused and have jobs)
+--       | false (no queue has a job)
 if redis.call('EXISTS', unpack(KEYS, 3)) == 0 then
   return false
 end
@@ -22,7 +23,7 @@ for i = 3, #KEYS do
   while id do
     local job = 'rq:job:' .. id
     local fields = redis.call('HGETALL', job)
-    if #fields > 0 then -- else it was deleted while it waited
+    if #fields > 0 then -- otherwise the job was deleted while it waited
       local now, lease = redis.call('TIME')[1], tonumber(ARGV[3])
       local composite = id .. ':' .. ARGV[1]
       local execution, executions = 'rq:execution:' .. composite, 'rq:executions:' .. id

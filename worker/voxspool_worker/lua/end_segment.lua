@@ -1,8 +1,8 @@
--- Says what came of a segment; the first who does is believed.
+-- Records the outcome of a segment. Only the first outcome of a segment counts.
 --
--- KEYS  1 the pool   2 the unspoken segments   3 the results
--- ARGV  1 segment   2 the result   3 lifetime in seconds
--- gives 1, or 0 where somebody has said so before, or the chapter is over
+-- KEYS  1 the segment queue   2 the unspoken segments   3 the results
+-- ARGV  1 segment   2 the outcome, JSON   3 lifetime of the results in seconds
+-- Returns 1, or 0 if the segment has an outcome already or the chapter is over
 if redis.call('ZREM', KEYS[2], ARGV[1]) == 0 then
   return 0
 end

@@ -1,13 +1,15 @@
--- Records the end of a run with RQ, if the run still holds its job: the check and the record are one step, so a run
--- that lost its lease can never overwrite what came after it.
+-- Records the end of a run in RQ's format, if the run still has its lease. Check and record are one step, so a run that
+-- lost its lease cannot overwrite the records of a later one.
 --
 -- KEYS  1 rq:wip:<queue>   2 rq:job:<job>   3 rq:execution:<job>:<execution>   4 rq:executions:<job>
 --       5 rq:worker:<worker>:executions   6 rq:finished:<queue> or rq:failed:<queue>   7 rq:results:<job>
 --       8 rq:job:<job>:dependents
--- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 status   5 the time, as RQ writes it
---       6 how long RQ keeps the job, in seconds; negative: for ever   7 "wait", or "enqueued": what
---       depends on the job is in its queue already   8.. field, value: RQ's result
--- gives "done" | "lost" (somebody brought the job back) | "dependents" (nothing was done: they must be enqueued first)
+-- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 status   5 the time in RQ's format
+--       6 lifetime of the job's record in seconds; negative: unlimited
+--       7 "wait", or "enqueued" if the jobs that depend on this one are in their queue already
+--       8.. field, value: RQ's result
+-- Returns "done" | "lost" (another worker has put the job back into its queue)
+--       | "dependents" (nothing was changed; the jobs that depend on this one must be enqueued first)
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   redis.call('DEL', KEYS[3])
   redis.call('ZREM', KEYS[4], ARGV[3])

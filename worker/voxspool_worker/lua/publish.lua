@@ -1,16 +1,18 @@
--- Appends one entry to a job's stream, if the run that sends it still owns the stream.
+-- Appends one entry to the stream of a job, if the attempt that sends it still owns the stream.
+--
+-- A publisher may call this again if the reply was lost: the entry is in the stream already, which is a success.
+--
+-- At its memory limit Redis refuses a script whose first write may need memory, and allows all later writes. Audio is
+-- refused in this way. Other entries are small, so their first write is one that needs no memory: they are never
+-- refused, and the end of a job frees memory later.
 --
 -- KEYS  1 the audio stream   2 the control hash
 -- ARGV  1 attempt   2 seq   3 type   4 pos   5 data   6 pos after the entry
---       7 segments complete after it ('' unless it is a mark)   8 state it leaves ('' unless it is terminal)
---       9 lifetime in seconds after a terminal entry
--- gives "ok" | "fenced" (another attempt owns the stream) | "hole" (entries before this one are missing: Redis lost
---       writes) | "cancelled by <who>" (somebody asked to stop)
---
--- An entry that is sent again (its reply was lost) is already there: success.
---
--- At its memory's limit Redis refuses a script's first write if it may need memory, and none after it. Audio is refused so;
--- everything else is small, and is let through by a first write that needs none: an end gives memory back, in time.
+--       7 number of complete segments after the entry ('' unless it is a mark)
+--       8 state after the entry ('' unless it is terminal)
+--       9 lifetime of the stream after a terminal entry, in seconds
+-- Returns "ok" | "fenced" (another attempt owns the stream)
+--       | "hole" (entries before this one are missing: Redis lost writes) | "cancelled by <name>"
 local stream, control = KEYS[1], KEYS[2]
 local attempt, seq, cancel = unpack(redis.call('HMGET', control, 'attempt', 'seq', 'cancel'))
 if attempt ~= ARGV[1] then

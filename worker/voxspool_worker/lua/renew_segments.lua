@@ -1,8 +1,9 @@
--- Renews the leases of a chapter's segments, or gives them back.
+-- Renews the leases of segments of one chapter, or ends them so that other workers can claim the segments.
 --
--- KEYS  1 the pool   2 the unspoken segments
--- ARGV  1 lease in ms; 0: they are given back   2 lifetime in seconds   3.. segment, who holds it
--- gives the segments that are held no longer: spoken by another meanwhile, or the chapter is over
+-- KEYS  1 the segment queue   2 the unspoken segments
+-- ARGV  1 lease in ms; 0: end the leases   2 lifetime of the keys in seconds   3.. segment, holder
+-- Returns the segments that these holders have lost: another worker holds them, they have an outcome, or the chapter is
+-- over
 local lease_ms, lost = tonumber(ARGV[1]), {}
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
@@ -11,7 +12,7 @@ local until_ms = lease_ms > 0 and time[1] * 1000 + lease_ms or 0
 for i = 3, #ARGV, 2 do
   if redis.call('ZSCORE', KEYS[2], ARGV[i]) and redis.call('HGET', KEYS[1], 'holder ' .. ARGV[i]) == ARGV[i + 1] then
     redis.call('ZADD', KEYS[2], 'XX', until_ms, ARGV[i])
-    if lease_ms == 0 then -- a renewal that was under way meanwhile must not lease it again
+    if lease_ms == 0 then -- a renewal that is sent at the same time must not lease it again
       redis.call('HDEL', KEYS[1], 'holder ' .. ARGV[i])
     end
   else

@@ -1,17 +1,17 @@
--- Puts a started job back at the front of its queue, without a retry: a worker's own hand-back, or the rescue of a job
--- whose worker died; or at the front of another engine's queue, to pass it on. Whoever removes the execution does it;
--- everybody else finds it gone.
+-- Puts a running job back into a queue without using up a retry: the worker hands it back, the worker died, or another
+-- engine must speak it. If several workers try, the one that removes the lease does it, and the others get "gone".
 --
--- A death is counted with the job: how many workers in a row died while it stood at the same segment. A job that advances
--- between two deaths is not what they died of.
+-- Counts in the job how many workers in a row died, or lost their engine, while the job was in the same segment. If the
+-- job advanced in between, the count starts again: then the segment is not the cause.
 --
--- KEYS  1 rq:wip:<queue>   2 rq:queue:<queue to go to>   3 rq:job:<job>   4 rq:execution:<job>:<execution>
+-- KEYS  1 rq:wip:<queue>   2 rq:queue:<new queue>   3 rq:job:<job>   4 rq:execution:<job>:<execution>
 --       5 rq:executions:<job>   6 the control hash   7 rq:queues
--- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 <queue to go to>
---       5 why: "expired" (its worker died; only if its lease has run out) | "broken" (its worker ends with its engine)
---         | "returned" (nobody died)
---       6 "1": to the end of the queue
--- gives "requeued" | "alive" | "gone" | "over" (its run had ended; only the execution was left)
+-- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 <new queue>
+--       5 reason: "expired" (the worker died; only if its lease has expired) | "broken" (the worker ends because its
+--         engine failed) | "returned" (no worker died)
+--       6 "1": to the end of the queue; otherwise to the front
+-- Returns "requeued" | "alive" (its lease has not expired) | "gone"
+--       | "over" (the run had ended; only its lease was left, and is removed)
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not score then
   return 'gone'
@@ -19,7 +19,7 @@ end
 if ARGV[5] == 'expired' and tonumber(score) > tonumber(redis.call('TIME')[1]) then
   return 'alive'
 end
--- what may fail (a key of another type) comes before what must not be half done
+-- Commands that may fail (on a key of another type) come first: a failed script keeps the writes before the error.
 local holder, complete = unpack(redis.call('HMGET', KEYS[6], 'holder', 'marked_segments'))
 local status, deaths, died_at = unpack(redis.call('HMGET', KEYS[3], 'status', 'deaths', 'died_at'))
 redis.call('LLEN', KEYS[2])

@@ -1,8 +1,9 @@
--- Takes over a chapter's pool for a run, or begins it anew: results of another plan say nothing about this one.
+-- Prepares the segment queue of a chapter for a run: keeps the queue of an earlier run with the same plan, or creates
+-- a new one, because the results of another plan do not fit.
 --
--- KEYS  1 the pool   2 the unspoken segments   3 the results
+-- KEYS  1 the segment queue   2 the unspoken segments   3 the results
 -- ARGV  1 digest of the plan   2 lifetime in seconds
--- gives "taken" | "begun"
+-- Returns "taken" | "begun"
 if redis.call('HGET', KEYS[1], 'plan') == ARGV[1] then
   redis.call('EXPIRE', KEYS[1], ARGV[2])
   return 'taken'
