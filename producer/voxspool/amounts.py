@@ -23,7 +23,6 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def speed_of(real_time_factor: float) -> str:
-    """Return the speed for a real-time factor, seconds of work for a second of speech: 0.15 is "6.7x real time"."""
-    speed = 1 / real_time_factor
+def real_time(speed: float) -> str:
+    """Return a speed in seconds of audio for a second of work: "6.7x real time"."""
     return f"{speed:.0f}x real time" if speed >= 10 else f"{speed:.2g}x real time"

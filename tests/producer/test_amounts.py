@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from voxspool.amounts import clock, counted, duration, speed_of
+from voxspool.amounts import clock, counted, duration, real_time
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,8 @@ def test_a_position_is_written_as_on_a_clock(seconds: float, written: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("factor", "written"), [(0.15, "6.7x real time"), (2.0, "0.5x real time"), (0.01, "100x real time")]
+    ("speed", "written"),
+    [(6.66, "6.7x real time"), (0.5, "0.5x real time"), (25.4, "25x real time"), (140.2, "140x real time")],
 )
-def test_a_real_time_factor_is_written_as_a_speed(factor: float, written: str) -> None:
-    assert speed_of(factor) == written
+def test_a_speed_is_written_as_a_multiple_of_real_time(speed: float, written: str) -> None:
+    assert real_time(speed) == written

@@ -246,7 +246,7 @@ def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
         record = NarrationJobs(client).find(name)
         folder = OutputFolder(Path(record.folder))
         try:
-            kept = folder.kept()
+            kept = folder.load()
         except BookError:
             kept = None
         if kept is None or kept.id != name:
@@ -272,10 +272,10 @@ def _run(
     serving = client.serving(queue_name(kept.options.engine, "batch"))
     check_workers(kept.options, kept.options.language or book.language, _voices(chapters), serving, store)
     narration = Narration(client, folder, kept.id, book.title, kept.options, store, chapters)
-    narration.find_tracks()
+    narration.load_tracks()
     with show_for(narration, client, book, as_json=as_json) as show:
         try:
-            narration.place(show.busy)
+            narration.enqueue(show.busy)
             show.placed(narration.jobs)
             if detach:
                 show.left(kept.id)
@@ -304,7 +304,7 @@ def _follow(
 
     unserved, queue = Unserved(client, has_private=True), queue_name(kept.options.engine, "batch")
     delivery = Delivery(folder, kept, book, store)
-    for news in narration.news():
+    for news in narration.events():
         show.take(news)
         if isinstance(news, ChapterSpoken):
             for made in delivery.chapter(news.track):
@@ -313,7 +313,7 @@ def _follow(
             unserved.look(queue)
     for made in delivery.book(narration.tracks, narration.given_up):
         show.made(made)
-    outcome = delivery.outcome(narration.found)
+    outcome = delivery.result(narration.loaded)
     show.end(outcome)
     return 0 if outcome.ok else FAILED
 
@@ -394,7 +394,7 @@ def _engine(client: Client, asked: NarrateArguments, wanted: str) -> str:
 def _engine_before(folder: OutputFolder, book: Book) -> str | None:
     """Name the engine that the same book was begun with in a folder: it keeps it, whoever lives now."""
     try:
-        kept = folder.kept()
+        kept = folder.load()
     except BookError:
         return None
     return kept.options.engine if kept.title == book.title else None

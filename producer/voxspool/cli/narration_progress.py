@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from voxspool.errors import BusyError
     from voxspool.narration.delivery import MadeFile, NarrationResult
     from voxspool.narration.plan import PlannedChapter
-    from voxspool.narration.run import Narration, News
+    from voxspool.narration.run import Narration, NarrationEvent
 
 LOOK_S: Final = 3.0
 """How often the workers are counted, in seconds: they say that they live as often."""
@@ -59,7 +59,7 @@ class ProgressDisplay(Protocol):
     def placed(self, jobs: Mapping[int, str]) -> None:
         """The chapters that were not whole have a job each now."""
 
-    def take(self, news: News) -> None:
+    def take(self, news: NarrationEvent) -> None:
         """Something happened to a chapter."""
 
     def made(self, made: MadeFile) -> None:
@@ -86,7 +86,7 @@ class Pace:
     def add(self, segment: BookSegment) -> None:
         """Take a segment into account."""
         mark = segment.mark
-        if not (mark.reused or segment.before):
+        if not (mark.reused or segment.earlier):
             self.spoken_chars += mark.end - mark.start
             self.spoken_s += (mark.end_pos - mark.pos) / segment.sample_rate
 
@@ -166,7 +166,7 @@ class TerminalDisplay:
             first = jobs[min(jobs)]
             click.echo(f"narration {self._id}; to listen while it is made: voxspool follow {first} --play", err=True)
 
-    def take(self, news: News) -> None:
+    def take(self, news: NarrationEvent) -> None:
         """Move with it."""
         if isinstance(news, BookSegment):
             self._advance(news)
@@ -292,7 +292,7 @@ class JsonLines:
         """Write a line."""
         self._say("placed", jobs=jobs)
 
-    def take(self, news: News) -> None:
+    def take(self, news: NarrationEvent) -> None:
         """Write a line, unless nothing happened."""
         if isinstance(news, BookSegment):
             mark = news.mark

@@ -1,7 +1,6 @@
-"""The stream of a chapter -> the stream that a speech has: before each mark comes its audio, read from the store.
+"""The stream of a chapter -> a stream like that of a speech: before each mark comes its audio, read from the store.
 
-With it everything that follows a speech (Recorder, Listener, play) can follow a chapter, during the narration or
-later.
+Everything that reads a speech (Recorder, Listener, play) can then read a chapter too, while it is narrated or later.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ if TYPE_CHECKING:
     from voxspool.store.segments import Store
 
 CHUNK_SAMPLES: Final = 8_000
-"""The most audio in one entry: a second at the lowest rate. Who plays it can be interrupted between two."""
+"""Maximum number of samples in an entry, a second at the lowest sample rate. Playing can be interrupted between two."""
 _LONGEST_SAMPLES: Final = 3600 * 48_000
-"""An hour at 48 kHz: what a mark may last. A segment lasts seconds and its pause a minute, but anybody may have written
-the stream, and silence without end would fill a disk."""
+"""Maximum length of a mark: an hour at 48 kHz. A segment lasts seconds and its pause at most a minute, but anybody may
+have written the stream, and endless silence would fill a disk."""
 
 
 def voiced(received: Iterable[Received], place: str, given_samples: int = 0) -> Iterator[Received]:
-    """Yield a chapter's entries as a speech has them: before each mark the audio of its key, then silence to its end.
+    """Yield the entries of a job, and for a chapter the audio of each mark before it: its segment, then silence.
 
-    The entries of a speech are given as they are: the store at the place is opened where a chapter asks for it.
-    `given_samples` is where the first entry goes on. Raises StoreError where the store has lost a segment, or has
-    another than the one that was marked.
+    The entries of a speech are yielded as they are; the store at `place` is opened only for a chapter. `given_samples`
+    is the position of the first entry. Raises StoreError if a segment is missing from the store, or is longer than its
+    mark.
     """
     store = functools.cache(lambda: _store(place))
     for one in received:
@@ -42,18 +41,18 @@ def voiced(received: Iterable[Received], place: str, given_samples: int = 0) -> 
 
 
 def _is_mute(mark: Mark, given_samples: int) -> bool:
-    """Whether a mark's audio does not stand before it, as it does in a speech, and not because it was lost there."""
+    """Return whether the audio of a mark is not in the stream because the job is a chapter."""
     return mark.end_pos > given_samples and bool(mark.key or mark.fault)
 
 
 def _audio(mark: Mark, store: Store) -> Iterator[Audio]:
-    """Yield what the store has for a mark, in chunks, and silence for the rest of it."""
+    """Yield the audio of a mark from the store, in chunks, and silence for the rest of it."""
     said = store.read(mark.key).astype("<i2").tobytes() if mark.key else b""
     length = mark.end_pos - mark.pos
     if not len(said) // SAMPLE_BYTES <= length <= _LONGEST_SAMPLES:
         raise StoreError(
-            f"segment {mark.key or mark.segment} lasts {len(said) // SAMPLE_BYTES} samples in the store, and {length} "
-            "in the chapter; narrate again"
+            f"segment {mark.key or mark.segment} has {len(said) // SAMPLE_BYTES} samples in the store, but {length} in "
+            "the chapter; narrate the book again"
         )
     silent = bytes(CHUNK_SAMPLES * SAMPLE_BYTES)
     for start in range(0, length, CHUNK_SAMPLES):
@@ -63,7 +62,7 @@ def _audio(mark: Mark, store: Store) -> Iterator[Audio]:
 
 
 def _store(place: str) -> Store:
-    """Open a store; its libraries are loaded where a chapter is heard."""
+    """Open a store. Its libraries are imported only here, so that reading a speech does not wait for them."""
     from voxspool.store.segments import Store
 
     return Store(place)

@@ -1,6 +1,6 @@
-"""The options of a narration: who speaks, which chapters, which files. Values, and their JSON.
+"""The options of a narration: voices, chapters, files. Values and their JSON, and the parsing of chapter numbers.
 
-Options and a book determine everything: the same two give the same jobs, the same samples and the same files.
+Book and options determine everything: the same two give the same jobs, the same samples and the same files.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 AUDIO: Final = ("flac", "wav", "mp3", "opus")
-"""Formats of which there is a file a chapter; FLAC is always there."""
+"""The formats with one file for each chapter."""
 FORMATS: Final = (*AUDIO, "m4b", "epub", "srt", "vtt")
 ALWAYS: Final = ("flac", "srt", "vtt")
+"""The formats that are made even if nobody asks for them."""
 _SPAN: Final = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})?\s*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class NarrationOptions:
-    """Everything that is wanted of a book."""
+    """The options of one narration."""
 
     engine: str
-    """By name: a book has one."""
+    """The engine's name. A book is spoken by one engine."""
     voice: str | None = None
+    """None: the engine's default voice."""
     language: str | None = None
-    """None: the book's own."""
+    """None: the language that the book states."""
     speed: float = 1.0
     seed: int = 0
     chapters: tuple[int, ...] | None = None
-    """The numbers of those to narrate; None: all."""
+    """The numbers of the chapters to narrate; None: all."""
     voices: tuple[tuple[int, str], ...] = ()
-    """Chapters that have another voice than the book's: number, voice."""
+    """Chapter number and voice, for chapters with a voice of their own."""
     formats: tuple[str, ...] = ALWAYS
     loudness: str | None = None
-    """A preset of `loudness`; None: as it was spoken."""
+    """The name of a loudness preset; None: the loudness as spoken."""
     verify: str | None = None
-    """The Whisper model that what was spoken is transcribed with and compared; None: it is not."""
+    """The Whisper model that checks the words that were spoken; None: they are not checked."""
 
     def wants(self, number: int) -> bool:
-        """Whether a chapter is to be narrated."""
+        """Return whether a chapter is to be narrated."""
         return self.chapters is None or number in self.chapters
 
     def voice_of(self, number: int) -> str | None:
@@ -52,12 +54,12 @@ class NarrationOptions:
         return dict(self.voices).get(number, self.voice)
 
     def encode(self) -> str:
-        """Write it down, in JSON."""
+        """Return the options as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def decode(cls, data: str) -> NarrationOptions:
-        """Read what `encode` wrote. Raises ValueError, TypeError or KeyError for anything else."""
+        """Read the JSON that `encode` returns. Raises ValueError, TypeError or KeyError for anything else."""
         fields: dict[str, Any] = json.loads(data)
         chapters = fields["chapters"]
         return replace(
@@ -69,9 +71,9 @@ class NarrationOptions:
 
 
 def numbers(text: str, last: int) -> list[int]:
-    """Read which chapters are meant: `3`, `2-5`, `7-`, or several of them with commas between.
+    """Parse chapter numbers of a book with `last` chapters: `3`, `2-5`, `7-`, or several with commas between them.
 
-    Raises BookError for anything else, and for a number that the book has not.
+    Raises BookError for anything else, and for a chapter that does not exist.
     """
     found: list[int] = []
     for span in text.split(","):
@@ -81,28 +83,34 @@ def numbers(text: str, last: int) -> list[int]:
         first = int(matched[1])
         until = first if "-" not in span else int(matched[2] or last)
         if not 1 <= first <= until <= last:
-            raise BookError(f"chapters {span.strip()!r} are not there: the book has 1 to {last}", wrong_value=True)
+            raise BookError(f"chapters {span.strip()!r} do not exist: the book has 1 to {last}", wrong_value=True)
         found += range(first, until + 1)
     return found
 
 
 def chosen(last: int, only: str | None, skipped: str | None) -> tuple[int, ...] | None:
-    """Return the wanted chapters of those that a book has; None means all of them."""
+    """Return the chapters to narrate of a book with `last` chapters; None for all of them. Raises BookError.
+
+    `only` and `skipped` are chapter numbers as `numbers` parses them.
+    """
     if only is None and skipped is None:
         return None
     wanted = set(numbers(only, last)) if only else set(range(1, last + 1))
     left = tuple(sorted(wanted - set(numbers(skipped, last) if skipped else ())))
     if not left:
-        raise BookError("no chapter is left to narrate; see them with --plan", wrong_value=True)
+        raise BookError("no chapter is left to narrate; list the chapters with --plan", wrong_value=True)
     return left
 
 
-def voices_of(said: Iterable[str], last: int) -> tuple[tuple[int, str], ...]:
-    """Read voices for chapters: `2-5=NAME`, several times; the last that names a chapter counts."""
+def voices_of(assignments: Iterable[str], last: int) -> tuple[tuple[int, str], ...]:
+    """Parse the voices of chapters, each like `2-5=NAME`, of a book with `last` chapters. Raises BookError.
+
+    If several name the same chapter, the last one counts.
+    """
     found: dict[int, str] = {}
-    for one in said:
-        where, equals, voice = one.partition("=")
+    for assignment in assignments:
+        chapters, equals, voice = assignment.partition("=")
         if not (equals and voice):
-            raise BookError(f"{one!r} names no voice for a chapter; write it like 2-5=alice", wrong_value=True)
-        found |= dict.fromkeys(numbers(where, last), voice)
+            raise BookError(f"{assignment!r} names no voice for a chapter; write it like 2-5=alice", wrong_value=True)
+        found |= dict.fromkeys(numbers(chapters, last), voice)
     return tuple(sorted(found.items()))

@@ -1,14 +1,15 @@
-"""The folder that a book is narrated into: the files people keep, and what a later run needs to go on.
+"""The folder that a book is narrated into: the files for people, and the state that a later run continues from.
 
-    01 Title.flac …      what was made, for people
+    01 Title.flac …      the files for people
     .voxspool/
-      recipe.json        what was wanted, and the narration's id
-      source.epub        the book as it was (source/ where it is a folder), and the pronunciations
-      tracks/3-….json    what was spoken of chapter 3, once it is whole
-      files.json         which files we wrote, and from what
-      heard.json         what a transcriber heard of each segment
+      recipe.json        the options of the narration, its id and title
+      source.epub        a copy of the book (a folder `source` if the book is one), and of the pronunciations
+      tracks/3-….json    the track of chapter 3, once the whole chapter is spoken
+      files.json         the files that were written, each with a hash of what it was made from
+      heard.json         the transcript of each segment
 
-Nothing here is needed to speak: that lies in the store and in Redis. Knows files, not how they are made.
+Speaking needs none of it: jobs are in Redis, audio is in the store. This module reads and writes the files; it does not
+know how their content is made.
 """
 
 from __future__ import annotations
@@ -34,68 +35,74 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 VERSION: Final = 1
+"""Version of recipe.json. A folder with another one is refused."""
 _STATE: Final = ".voxspool"
-_HEARD: Final = "heard.json"
+_RECIPE: Final = "recipe.json"
+_TRANSCRIPTS: Final = "heard.json"
+_FILES: Final = "files.json"
 _NAME_CHARS: Final = 80
-"""Longest title in a file's name, in characters: at 3 bytes each under the usual limit of 255."""
+"""Maximum length of a title in a file name, in characters: at 3 bytes each under the usual limit of 255 bytes."""
 _FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\u2028\u2029]+')
-"""What one system or another takes in no file's name."""
+"""Characters that a file name must not contain on at least one system."""
 _ID: Final = re.compile(r"[a-z0-9]{1,24}-[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredNarration:
-    """What a folder says of the narration in it."""
+    """A narration as its folder describes it."""
 
     id: str
     title: str
     options: NarrationOptions
     source: Path
+    """The copy of the book."""
     pronunciations: tuple[Path, ...]
+    """The copies of the pronunciation files, in order."""
 
 
 class OutputFolder:
-    """A folder to narrate into. Raises OutputError where it cannot be read or written."""
+    """A folder to narrate into. Its methods raise OutputError if a file cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self._state = self.path / _STATE
 
     def make(self) -> None:
-        """Make it, where it is not there: what cannot be written to is refused before anything is begun."""
+        """Create the folder if it does not exist. Call it early: it refuses a place that cannot be written to."""
         with self._as_output_error():
             self._state.mkdir(parents=True, exist_ok=True)
 
     def prepare(
         self, title: str, options: NarrationOptions, source: Path, pronunciations: Sequence[Path]
     ) -> StoredNarration:
-        """Keep everything that a later run needs; what an earlier one wanted is forgotten, what it made is not."""
+        """Store everything that a later run needs. It replaces earlier options, but not what was made with them."""
         name = narration_id(title, self.path)
         self.make()
         with self._as_output_error():
-            kept = self._keep(source, "source")
-            rules = [self._keep(path, f"pronunciations-{number}").name for number, path in enumerate(pronunciations)]
-            about = {"version": VERSION, "id": name, "title": title, "source": kept.name, "pronunciations": rules}
-            self.write(self._state / "recipe.json", json.dumps(about | {"recipe": json.loads(options.encode())}))
-        return self.kept()
+            book = self._copy(source, "source")
+            rules = [self._copy(path, f"pronunciations-{number}").name for number, path in enumerate(pronunciations)]
+            about = {"version": VERSION, "id": name, "title": title, "source": book.name, "pronunciations": rules}
+            recipe = about | {"recipe": json.loads(options.encode())}
+            self.write_text(self._state / _RECIPE, json.dumps(recipe))
+        return self.load()
 
-    def kept(self) -> StoredNarration:
-        """Return the narration that was begun here: id, title, options, source. Raises BookError if there is none."""
+    def load(self) -> StoredNarration:
+        """Return the narration that this folder belongs to. Raises BookError if there is none, or it is damaged."""
+        path = self._state / _RECIPE
         try:
-            about = json.loads((self._state / "recipe.json").read_text(encoding="utf-8"))
+            about = json.loads(path.read_text(encoding="utf-8"))
             _check(about["version"] == VERSION and _ID.fullmatch(about["id"]), about["version"])
-            rules = tuple(self._inside(name) for name in about["pronunciations"])
+            rules = tuple(self._state_file(name) for name in about["pronunciations"])
             options = NarrationOptions.decode(json.dumps(about["recipe"]))
-            return StoredNarration(about["id"], str(about["title"]), options, self._inside(about["source"]), rules)
+            source = self._state_file(about["source"])
+            return StoredNarration(about["id"], str(about["title"]), options, source, rules)
         except FileNotFoundError:
-            raise BookError(f"no narration was begun in {self.path}; begin one: voxspool narrate BOOK -o DIR") from None
+            raise BookError(f"there is no narration in {self.path}; start one: voxspool narrate BOOK -o DIR") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise BookError(
-                f"{self._state / 'recipe.json'} cannot be read ({error!r:.80}); narrate the book again"
-            ) from error
+            raise BookError(f"{path} cannot be read ({error!r:.80}); narrate the book again") from error
 
-    def track(self, number: int, digest: str) -> Track | None:
-        """Return what was spoken of a chapter, if all of it was, and it is as it was; None otherwise."""
+    def load_track(self, number: int, digest: str) -> Track | None:
+        """Return the track of a whole chapter that was made from a job with this digest; None if there is none."""
         try:
             fields = json.loads(self._track_path(number, digest).read_text(encoding="utf-8"))
             cues = tuple(
@@ -106,81 +113,81 @@ class OutputFolder:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def keep_track(self, track: Track, digest: str) -> None:
-        """Keep what was spoken of a chapter; what was before is forgotten."""
+    def save_track(self, track: Track, digest: str) -> None:
+        """Store the track of a whole chapter, in place of an earlier one of the same chapter."""
         path = self._track_path(track.number, digest)
         with self._as_output_error():
             path.parent.mkdir(parents=True, exist_ok=True)
             for old in path.parent.glob(f"{track.number}-*.json"):
                 old.unlink()
-            self.write(path, json.dumps(asdict(track)))
+            self.write_text(path, json.dumps(asdict(track)))
 
-    def heard(self, model: str) -> dict[str, str]:
-        """Return what a model heard of segments, by their keys in the store."""
-        found = self._json(_HEARD)
-        texts = found.get(model)
+    def load_transcripts(self, model: str) -> dict[str, str]:
+        """Return the transcripts that a model made, by the segments' keys in the store."""
+        texts = self._load_object(_TRANSCRIPTS).get(model)
         return texts if isinstance(texts, dict) else {}
 
-    def keep_heard(self, model: str, texts: Mapping[str, str]) -> None:
-        """Keep what a model heard; what others did is forgotten."""
+    def save_transcripts(self, model: str, texts: Mapping[str, str]) -> None:
+        """Store the transcripts that a model made. It removes those of other models."""
         with self._as_output_error():
-            self.write(self._state / _HEARD, json.dumps({model: texts}))
+            self.write_text(self._state / _TRANSCRIPTS, json.dumps({model: texts}))
 
-    def place(self, name: str) -> Path:
+    def path_of(self, name: str) -> Path:
         """Return the path of a file for people."""
         return self.path / name
 
-    def has(self, name: str, made_of: str) -> bool:
-        """Whether a file is there that was made of exactly this."""
+    def is_current(self, name: str, made_of: str) -> bool:
+        """Return whether a file exists that was made from exactly this; `made_of` is a hash."""
         written = self._files().get(name)
-        return written is not None and written[0] == made_of and self.place(name).is_file()
+        return written is not None and written[0] == made_of and self.path_of(name).is_file()
 
-    def wrote(self, name: str, made_of: str, chapter: int | None = None) -> None:
-        """Take note of what a file was made of, and of which chapter it is; None: of the book.
+    def record_file(self, name: str, made_of: str, chapter: int | None = None) -> None:
+        """Record what a file was made from, and which chapter it belongs to; None stands for the whole book.
 
-        One of the same chapter, or of the book, in the same format and under another title is removed.
+        A file of the same chapter (or of the book) with the same suffix and another name is removed: the chapter had
+        another title then.
         """
         files = self._files()
         for old, (_, of) in list(files.items()):
             if of == chapter and old != name and Path(old).suffix == Path(name).suffix:
                 del files[old]
-                self.place(old).unlink(missing_ok=True)
+                self.path_of(old).unlink(missing_ok=True)
         with self._as_output_error():
-            self.write(self._state / "files.json", json.dumps(files | {name: (made_of, chapter)}))
+            self.write_text(self._state / _FILES, json.dumps(files | {name: (made_of, chapter)}))
 
-    def write(self, path: Path, text: str) -> None:
+    def write_text(self, path: Path, text: str) -> None:
         """Write a text file, whole or not at all. Raises OSError."""
         write_whole(path, text.encode(), sync=True)
 
     def _files(self) -> dict[str, tuple[str, int | None]]:
-        """Return which files were made, of which audio and of which chapter."""
-        found = self._json("files.json").items()
-        return {name: tuple(said) for name, said in found if isinstance(said, list) and len(said) == 2}
+        """Return the files that were written: name -> hash of what it was made from, and its chapter."""
+        found = self._load_object(_FILES).items()
+        return {name: tuple(entry) for name, entry in found if isinstance(entry, list) and len(entry) == 2}
 
-    def _json(self, name: str) -> dict[str, Any]:
-        """Read an object of ours; an empty one, where it cannot be read."""
+    def _load_object(self, name: str) -> dict[str, Any]:
+        """Return the JSON object in a file of the state; an empty one if it cannot be read."""
         try:
             found: Any = json.loads((self._state / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _keep(self, source: Path, stem: str) -> Path:
-        """Copy a file or a folder to our own, over what was there."""
-        kept = self._state / (stem + source.suffix.lower() if source.is_file() else stem)
-        if source.absolute() == kept:
-            return kept
+    def _copy(self, source: Path, stem: str) -> Path:
+        """Copy a file or a folder into the state, in place of an earlier copy; return the copy."""
+        copy = self._state / (stem + source.suffix.lower() if source.is_file() else stem)
+        if source.absolute() == copy:
+            return copy
         if source.is_dir():
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(source, kept, ignore=shutil.ignore_patterns(_STATE))
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns(_STATE))
         else:
-            with PartialFile(kept) as part:
+            with PartialFile(copy) as part:
                 shutil.copyfile(source, part.path)
                 part.place()
-        return kept
+        return copy
 
-    def _inside(self, name: object) -> Path:
-        """Return a file of ours by its name. Raises ValueError for what would lie elsewhere."""
+    def _state_file(self, name: object) -> Path:
+        """Return the path of a file in the state. Raises ValueError for a name that leads elsewhere."""
         _check(isinstance(name, str) and Path(str(name)).name == name, name)
         return self._state / str(name)
 
@@ -193,21 +200,24 @@ class OutputFolder:
         return as_output_error(self.path)
 
 
-def _check(right: object, value: object) -> None:
-    """Raise ValueError for a value that is not right."""
-    if not right:
+def _check(valid: object, value: object) -> None:
+    """Raise ValueError with the value if it is not valid."""
+    if not valid:
         raise ValueError(value)
 
 
 def narration_id(title: str, folder: Path) -> str:
-    """Name a narration: the same title in the same folder of the same machine is the same one."""
+    """Return the id of a narration: the same for the same title in the same folder of the same machine."""
     slug = "".join(c for c in title.lower() if c.isascii() and c.isalnum())[:24] or "book"
     where = hashlib.blake2b(f"{socket.gethostname()}\0{folder}".encode(errors="replace"), digest_size=3)
     return f"{slug}-{where.hexdigest()}"
 
 
 def file_name(title: str, suffix: str, number: int | None = None, last: int = 0) -> str:
-    """Name a file for people: `03 The Title.flac`, or the title alone; in any folder of any system."""
+    """Return a file name that every system accepts: `03 The Title.flac`, or only the title.
+
+    `last` is the highest number in the folder: numbers are padded to its width, and to two digits.
+    """
     encoding = sys.getfilesystemencoding()  # UTF-8 nearly everywhere; in a locale such as C it may be ASCII
     title = title.encode(encoding, "ignore").decode(encoding)
     shown = " ".join(_FORBIDDEN.sub(" ", title).split())[:_NAME_CHARS].strip(" .") or "Untitled"

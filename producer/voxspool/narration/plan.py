@@ -1,7 +1,6 @@
-"""A book and its options -> the chapters as they will be spoken, and the job of each.
+"""A book and its options -> the chapters to speak, and the job of each; the marks of a job -> the chapter's track.
 
-Pure functions: the same book, options, pronunciations and store give the same jobs, so a command that is run again
-finds its own. From the marks of a job it makes the chapter's Track.
+The same book, options, pronunciations and store give the same jobs, so a command that is run again finds its jobs.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
+from voxspool.amounts import counted
 from voxspool.books.speech_markup import spoken_parts
 from voxspool.errors import StoreError
 from voxspool.narration.track import Cue, Track
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from voxspool.store.segments import Store
 
 LOST: Final = "lost"
-"""The fault of a segment that the store had and has no more."""
+"""The fault of a segment that is missing from the store although a mark names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +38,25 @@ class PlannedChapter:
     """A chapter that will be spoken."""
 
     number: int
-    """Counts from 1, over all chapters of the book."""
+    """Its number in the book, from 1."""
     chapter: Chapter
     parts: tuple[MarkupPart, ...]
+    """Its text as it will be spoken, in order."""
     voice: str | None
     language: str | None
 
     @property
     def passages(self) -> tuple[Passage, ...]:
-        """What its job says: a passage a part."""
+        """The passages of its job, one for each part."""
         return tuple(Passage(part.spoken, part.pause_s, part.voice, part.language) for part in self.parts)
 
     @property
     def characters(self) -> int:
-        """How much is spoken."""
+        """The number of characters that are spoken."""
         return sum(len(part.spoken) for part in self.parts)
 
     def spec(self, job: str, options: NarrationOptions, store: str) -> ChapterSpec:
-        """Make its job."""
+        """Return the spec of its job; `store` is the id of the segment store."""
         return narration.chapter(
             job,
             self.passages,
@@ -69,18 +70,18 @@ class PlannedChapter:
         )
 
     def digest(self, options: NarrationOptions, store: str) -> str:
-        """Return 12 hexadecimal digits that stand for everything its job says, and the store that it lies in."""
-        said = json.dumps(self.spec("digest", options, store).encode())
-        return hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
+        """Return a hash of everything in its job's spec, 12 hexadecimal digits."""
+        spec = json.dumps(self.spec("digest", options, store).encode())
+        return hashlib.blake2b(spec.encode(), digest_size=6).hexdigest()
 
     def track(self, marks: Iterable[Mark], sample_rate: int, store: Store) -> Track:
-        """Make what was spoken of its job's marks. A segment that the store has lost has the fault LOST."""
+        """Return its track, from the marks of its job. A segment that is missing from the store has the fault LOST."""
         starts = [0, *accumulate(len(part.spoken) + len(BETWEEN) for part in self.parts)]
         cues = tuple(self._cue(mark, bisect_right(starts, mark.start) - 1, starts, store) for mark in marks)
         return Track(self.number, self.chapter.title, sample_rate, cues)
 
     def _cue(self, mark: Mark, index: int, starts: list[int], store: Store) -> Cue:
-        """Make a cue of a mark of the part with an index."""
+        """Return the cue of a mark that lies in the part with this index."""
         part = self.parts[index]
         spoken = slice(mark.start - starts[index], mark.end - starts[index])
         start, end = part.origin(spoken.start, spoken.stop)
@@ -93,7 +94,7 @@ class PlannedChapter:
 
 
 def plan(book: Book, options: NarrationOptions, pronunciations: Pronunciations) -> tuple[PlannedChapter, ...]:
-    """Return how the wanted chapters of a book will be spoken. Raises BookError."""
+    """Return the chapters of a book that the options ask for, ready to be spoken. Raises BookError."""
     found = []
     for number, chapter in enumerate(book.chapters, start=1):
         if options.wants(number):
@@ -104,7 +105,10 @@ def plan(book: Book, options: NarrationOptions, pronunciations: Pronunciations) 
 
 
 def check_whole(track: Track) -> None:
-    """Refuse a track that lacks a segment which the store had. Raises StoreError."""
+    """Check that the store has every segment of a track that was spoken. Raises StoreError."""
     lost = sum(cue.fault == LOST for cue in track.cues)
     if lost:
-        raise StoreError(f"the store has lost {lost} segments of chapter {track.number}; narrate again to speak them")
+        raise StoreError(
+            f"the store has lost {counted(lost, 'segment')} of chapter {track.number}; narrate again to speak "
+            "what is missing"
+        )

@@ -1,7 +1,7 @@
-"""A narration while it runs: it enqueues the jobs of the chapters, follows their marks, and collects the tracks.
+"""A narration while it runs: it enqueues a job for each chapter, follows the jobs' streams, and collects the tracks.
 
-Workers do the work. A narration holds nothing that is not also in its folder, in Redis or in the store, so its
-command may be stopped, killed or run again. `delivery` makes the files, and the CLI shows progress.
+Workers do the work. A narration holds nothing that is not also in its folder, in Redis or in the store, so its command
+may be stopped, killed and run again. `delivery` makes the files, and the CLI shows the progress.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ if TYPE_CHECKING:
     from voxspool.reading.reader import Received
     from voxspool.store.segments import Store
 
-LOOKUPS: Final = 16
-"""How many segments are looked for in the store at once: one far away takes 30 ms for each."""
-MAX_TRIES: Final = 100
-"""How often a chapter may be enqueued anew within a week, having failed or been cancelled each time."""
+LOOKUP_THREADS: Final = 16
+"""Number of segments that are looked up in the store at the same time: a remote store takes 30 ms for each."""
+MAX_ATTEMPTS: Final = 100
+"""How often a chapter may fail or be cancelled and be enqueued again, while Redis keeps its earlier jobs (a week)."""
 
 
 @dataclass(frozen=True, slots=True)
 class BookSegment:
-    """A segment of a chapter was spoken, or found in the store."""
+    """Event: a segment of a chapter was spoken, or found in the store."""
 
     number: int
+    """The chapter's number."""
     mark: Mark
     sample_rate: int
-    before: bool
-    """Whether that was before this command began."""
+    earlier: bool
+    """Whether it was spoken before this command started."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChapterSpoken:
-    """A chapter is whole."""
+    """Event: a chapter is complete."""
 
     number: int
     track: Track
@@ -56,7 +57,7 @@ class ChapterSpoken:
 
 @dataclass(frozen=True, slots=True)
 class ChapterGivenUp:
-    """A chapter is not spoken to its end."""
+    """Event: a chapter failed or was cancelled."""
 
     number: int
     error: VoxspoolError
@@ -64,22 +65,22 @@ class ChapterGivenUp:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Nothing came for a second."""
+    """Event: a second has passed without any other."""
 
 
-News: TypeAlias = BookSegment | ChapterSpoken | ChapterGivenUp | Waiting
+NarrationEvent: TypeAlias = BookSegment | ChapterSpoken | ChapterGivenUp | Waiting
 
 
 @dataclass(slots=True)
 class _ChapterProgress:
-    """What has come of a chapter's job so far."""
+    """What a chapter's job has published so far."""
 
     chapter: PlannedChapter
     sample_rate: int = 0
     marks: list[Mark] = field(default_factory=list)
 
-    def take(self, mark: Mark) -> bool:
-        """Take a mark; False where an earlier attempt had said it."""
+    def add(self, mark: Mark) -> bool:
+        """Add a mark; return False if an earlier attempt of the job has published it already."""
         if mark.segment < len(self.marks):
             return False
         self.marks.append(mark)
@@ -87,13 +88,13 @@ class _ChapterProgress:
 
 
 class Narration:
-    """The narration of the chapters of one book, into one folder, through one store."""
+    """The narration of one book into one folder. Its segments are in one store."""
 
     def __init__(
         self, client: Client, folder: OutputFolder, name: str, title: str, options: NarrationOptions, store: Store,
         chapters: tuple[PlannedChapter, ...],
     ) -> None:  # fmt: skip
-        """Prepare; nothing is asked yet."""
+        """`name` is the narration's id. Nothing is sent to Redis yet."""
         self.id = name
         self._client = client
         self._jobs = NarrationJobs(client)
@@ -104,101 +105,111 @@ class Narration:
         self.chapters = {chapter.number: chapter for chapter in chapters}
         self._digests = {number: one.digest(options, store.id) for number, one in self.chapters.items()}
         self.tracks: dict[int, Track] = {}
-        """The chapters that are whole."""
-        self.found: frozenset[int] = frozenset()
-        """Those that an earlier run had heard to their end."""
+        """The tracks of the complete chapters."""
+        self.loaded: frozenset[int] = frozenset()
+        """The chapters that an earlier run completed."""
         self.given_up: dict[int, VoxspoolError] = {}
-        """Those that are not, and why."""
+        """The chapters that failed or were cancelled, each with its error."""
         self.jobs: dict[int, str] = {}
-        """The jobs of the chapters that are not whole yet, or were not when this command began."""
-        self._marked: dict[int, int] = {}
-        """How many segments of a chapter were spoken then."""
+        """The job of each chapter that was not complete when this command started."""
+        self._segments_before: dict[int, int] = {}
+        """The number of a chapter's segments that were spoken before this command started."""
 
-    def find_tracks(self) -> None:
-        """Take up the chapters that an earlier run heard to their end, if the store has all of them, undamaged."""
-        with ThreadPoolExecutor(LOOKUPS) as threads:
+    def load_tracks(self) -> None:
+        """Load the chapters that an earlier run completed, if the store still has all their segments undamaged."""
+        with ThreadPoolExecutor(LOOKUP_THREADS) as threads:
             for number, digest in self._digests.items():
-                track = self._folder.track(number, digest)
-                if track and all(threads.map(self._has, track.cues)):
+                track = self._folder.load_track(number, digest)
+                if track and all(threads.map(self._is_stored, track.cues)):
                     self.tracks[number] = track
-        self.found = frozenset(self.tracks)
+        self.loaded = frozenset(self.tracks)
 
-    def place(self, on_busy: Callable[[BusyError], None]) -> None:
-        """Enqueue the chapters that are not whole, unless they are already. `on_busy` is told before each wait."""
+    def enqueue(self, on_busy: Callable[[BusyError], None]) -> None:
+        """Enqueue the chapters that are not complete and have no job yet.
+
+        While a queue is full it waits. `on_busy` is called before each wait.
+        """
         for number, chapter in self.chapters.items():
             if number not in self.tracks:
-                self.jobs[number] = self._find_or_put(chapter, on_busy)
+                self.jobs[number] = self._find_or_enqueue(chapter, on_busy)
         record = NarrationRecord(self._title, socket.gethostname(), str(self._folder.path), tuple(self.jobs.values()))
         self._jobs.record(self.id, record)
 
-    def news(self) -> Iterator[News]:
-        """Yield what happens to the chapters, until all are whole or given up."""
-        hearing = {job: _ChapterProgress(self.chapters[number]) for number, job in self.jobs.items()}
-        for heard in self._jobs.read(list(hearing)):
-            if heard is None:
+    def events(self) -> Iterator[NarrationEvent]:
+        """Yield what happens to the chapters, until each is complete or given up."""
+        progress = {job: _ChapterProgress(self.chapters[number]) for number, job in self.jobs.items()}
+        for received in self._jobs.read(list(progress)):
+            if received is None:
                 yield Waiting()
             else:
-                job, what = heard
-                yield from self._take(hearing[job], what)
+                job, entry = received
+                yield from self._handle(progress[job], entry)
 
-    def _has(self, cue: Cue) -> bool:
-        """Whether the store has a segment that was heard."""
+    def _is_stored(self, cue: Cue) -> bool:
+        """Return whether a segment was spoken and is in the store undamaged."""
         return cue.stored is not None and self._store.check(cue.stored.key) is not None
 
-    def _take(self, hearing: _ChapterProgress, what: Received | VoxspoolError) -> Iterator[News]:
-        """Yield what an entry of a chapter's job means."""
-        number = hearing.chapter.number
+    def _handle(self, progress: _ChapterProgress, received: Received | VoxspoolError) -> Iterator[NarrationEvent]:
+        """Yield the events that follow from an entry of a chapter's job."""
+        number = progress.chapter.number
         try:
-            if isinstance(what, VoxspoolError):
-                raise what
-            entry = what.entry
+            if isinstance(received, VoxspoolError):
+                raise received
+            entry = received.entry
             raise_for(entry)
             if isinstance(entry, Begin):
-                hearing.sample_rate = entry.sample_rate
-            elif isinstance(entry, Mark) and hearing.take(entry):
-                yield BookSegment(number, entry, hearing.sample_rate, entry.segment < self._marked.get(number, 0))
+                progress.sample_rate = entry.sample_rate
+            elif isinstance(entry, Mark) and progress.add(entry):
+                earlier = entry.segment < self._segments_before.get(number, 0)
+                yield BookSegment(number, entry, progress.sample_rate, earlier)
             elif isinstance(entry, End):
-                yield ChapterSpoken(number, self._keep(hearing))
+                yield ChapterSpoken(number, self._complete(progress))
         except VoxspoolError as error:
             self.given_up[number] = error
             yield ChapterGivenUp(number, error)
 
-    def _keep(self, hearing: _ChapterProgress) -> Track:
-        """Make a track of what was heard, and keep it."""
-        chapter = hearing.chapter
-        track = chapter.track(hearing.marks, hearing.sample_rate, self._store)
+    def _complete(self, progress: _ChapterProgress) -> Track:
+        """Make the track of a chapter whose job has ended, and save it. Raises StoreError if a segment is missing."""
+        chapter = progress.chapter
+        track = chapter.track(progress.marks, progress.sample_rate, self._store)
         check_whole(track)
         self.tracks[chapter.number] = track
-        self._folder.keep_track(track, self._digests[chapter.number])
+        self._folder.save_track(track, self._digests[chapter.number])
         return track
 
-    def _find_or_put(self, chapter: PlannedChapter, on_busy: Callable[[BusyError], None]) -> str:
-        """Enqueue a chapter, unless it is; give its job. What failed or lacks a segment is begun under another id."""
+    def _find_or_enqueue(self, chapter: PlannedChapter, on_busy: Callable[[BusyError], None]) -> str:
+        """Return the job of a chapter; enqueue one if there is none that can complete the chapter.
+
+        A failed or cancelled job cannot, nor one that has ended although the store now lacks a segment: then the
+        chapter is enqueued under the next id.
+        """
         stem = f"{self.id}-{chapter.number}-{self._digests[chapter.number]}"
-        for attempt in range(1, MAX_TRIES + 1):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             job = f"{stem}-{attempt}"
             state = self._state(job, chapter.number)
-            if state in ("queued", "running") or (state == "ended" and not self._heard_whole(chapter.number)):
+            if state in ("queued", "running") or (state == "ended" and not self._was_completed(chapter.number)):
                 return job
-            if state == "unknown" and self._put(chapter, job, on_busy):
+            if state == "unknown" and self._enqueue_job(chapter, job, on_busy):
                 return job
-        raise SpeechFailedError(f"chapter {chapter.number} failed {MAX_TRIES} times this week; see the workers' logs")
+        raise SpeechFailedError(
+            f"chapter {chapter.number} failed {MAX_ATTEMPTS} times within a week; see the logs of the workers"
+        )
 
     def _state(self, job: str, number: int) -> str:
-        """Return the state of a job, and note its progress; `unknown` if there is no job."""
+        """Return the state of a job, `unknown` if it does not exist, and note its progress."""
         try:
             found = self._client.speech(job).status()
         except UnknownJobError:
             found = None
-        self._marked[number] = found.segments_done if found else 0
+        self._segments_before[number] = found.segments_done if found else 0
         return found.state if found else "unknown"
 
-    def _heard_whole(self, number: int) -> bool:
-        """Whether an earlier run heard a chapter to its end: then what it lacks is not to be had from the same job."""
-        return self._folder.track(number, self._digests[number]) is not None
+    def _was_completed(self, number: int) -> bool:
+        """Return whether an earlier run completed a chapter, so that its ended job has nothing more to offer."""
+        return self._folder.load_track(number, self._digests[number]) is not None
 
-    def _put(self, chapter: PlannedChapter, job: str, on_busy: Callable[[BusyError], None]) -> bool:
-        """Put a chapter into its queue, as soon as there is room; False where its id is taken."""
+    def _enqueue_job(self, chapter: PlannedChapter, job: str, on_busy: Callable[[BusyError], None]) -> bool:
+        """Enqueue a chapter, and wait while the queue is full; return False if a job with this id exists."""
         spec = chapter.spec(job, self._options, self._store.id)
         while True:
             try:

@@ -1,6 +1,6 @@
-"""A spoken chapter: what was said when, and its audio, from the store.
+"""A spoken chapter: which text is heard when, and the audio, read from the store.
 
-Everything is made from tracks: audio files, captions, overlays, the report.
+All files are made from tracks: audio, captions, overlays, the report.
 """
 
 from __future__ import annotations
@@ -20,58 +20,59 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """One segment of a chapter, as it was spoken."""
+    """One segment of a spoken chapter."""
 
     block: int
-    """Which of the chapter's blocks it is of."""
+    """The index of its block in the chapter."""
     start: int
+    """The first character of the block's text that it speaks."""
     end: int
-    """The span of that block's text that it says, in characters."""
+    """The character after the last one."""
     text: str
-    """What stands in the book there."""
+    """The text of the book there."""
     spoken: str
-    """What was said for it: pronunciations put in."""
+    """The text that was spoken, with pronunciations applied."""
     pos: int
     """Its first sample in the chapter."""
     end_pos: int
-    """The sample after its pause: the next one's first."""
+    """The sample after its pause, which is the first of the next cue."""
     stored: StoredSegment | None
-    """Its audio and how it came out; None where it could not be spoken."""
+    """Its audio in the store; None if it could not be spoken."""
     fault: str = ""
-    """What is wrong with it; empty where nothing is."""
+    """What is wrong with it; an empty text if nothing is."""
     reused: bool = False
     """Whether the store had it before this narration."""
 
     @property
     def said_pos(self) -> int:
-        """The sample after its last audio: from here to `end_pos` there is silence."""
+        """The sample after its audio. From here to `end_pos` there is silence."""
         return self.pos + (self.stored.samples if self.stored else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """A chapter, spoken to its end."""
+    """A chapter that was spoken to its end."""
 
     number: int
-    """Counts from 1, over the chapters of the book."""
+    """Its number in the book, from 1."""
     title: str
     sample_rate: int
     cues: tuple[Cue, ...]
 
     @property
     def samples(self) -> int:
-        """How long it is."""
+        """The number of its samples."""
         return self.cues[-1].end_pos if self.cues else 0
 
     @property
     def duration_s(self) -> float:
-        """How long it is, in seconds."""
+        """Its duration in seconds."""
         return self.samples / self.sample_rate
 
     def audio(self, store: Store) -> Iterator[NDArray[np.int16]]:
-        """Yield its samples, shape (n,) a cue: what was said, then the silence behind it.
+        """Yield the samples of each cue, shape (n,): its audio, then the silence of its pause.
 
-        Raises StoreError where the store has lost a segment.
+        Raises StoreError if a segment is missing from the store.
         """
         for cue in self.cues:
             said = store.read(cue.stored.key) if cue.stored else np.zeros(0, np.int16)

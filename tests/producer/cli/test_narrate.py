@@ -145,7 +145,7 @@ def test_a_book_behind_verify_is_the_book(book: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--chapters", "3"), "chapters '3' are not there: the book has 1 to 2"),
+        (("--chapters", "3"), "chapters '3' do not exist: the book has 1 to 2"),
         (("--skip", "1-2"), "no chapter is left"),
         (("--voice-of", "bob"), "names no voice for a chapter"),
         (("--to", "epub"), "is no EPUB"),

@@ -1,3 +1,5 @@
+"""Estimates of a narration: durations, times and sizes, and the reasons for them."""
+
 from __future__ import annotations
 
 import math
@@ -24,7 +26,7 @@ def card(name: str = "w1", **said: object) -> WorkerCard:
     return WorkerCard(name=name, **(about | said))
 
 
-def test_a_book_lasts_as_long_as_its_characters_take_to_say() -> None:
+def test_the_duration_of_a_book_follows_from_its_characters_speed_and_pauses() -> None:
     made = estimate(BOOK, "en", [card()], "xtts", STORE)
     assert made.audio_s == pytest.approx(3_000)
     assert estimate(BOOK, "en", [], "xtts", STORE, speed=1.5).audio_s == pytest.approx(2_000)
@@ -32,7 +34,7 @@ def test_a_book_lasts_as_long_as_its_characters_take_to_say() -> None:
     assert estimate([], "en", [], "xtts", STORE).audio_s == 0
 
 
-def test_a_tone_lasts_what_the_engine_makes_of_it() -> None:
+def test_a_tone_is_as_long_as_the_engine_makes_it() -> None:
     tone = pytest.importorskip("voxspool_worker.engines.tone")
     assert estimate([1_000], "ja", [], "tone", STORE).audio_s == pytest.approx(1_000 * tone.CHAR_S)
 
@@ -40,8 +42,8 @@ def test_a_tone_lasts_what_the_engine_makes_of_it() -> None:
 def test_workers_share_the_work() -> None:
     assert estimate(BOOK, "en", [card()], "xtts", STORE).work_s == pytest.approx(150)
     both = estimate(BOOK, "en", [card(), card("w2", speech_rate=5.0)], "xtts", STORE, pauses_s=600)
-    assert both.work_s == pytest.approx(120)  # nobody speaks a pause
-    assert both.why == "2 live workers of xtts, 25 s of audio a second in all"
+    assert both.work_s == pytest.approx(120)  # pauses take no work
+    assert both.why == "2 live workers of xtts, together 25x real time"
 
 
 @pytest.mark.parametrize(
@@ -51,25 +53,28 @@ def test_workers_share_the_work() -> None:
         ([card(engine="piper", queues=[queue_name("piper", "batch")])], "no live worker takes books for xtts"),
         ([card(queues=[])], "no live worker takes books for xtts"),
         ([card(queues=[queue_name("xtts", "interactive")])], "no live worker takes books for xtts"),
-        ([card(store="1" * 32), card(store="")], "2 live workers of xtts, and none has this segment store"),
-        ([card(speech_rate=None)], "1 live worker of xtts, and none has said yet how fast it speaks"),
-        ([card(speech_rate=rate) for rate in (0.0, math.nan, math.inf)], "3 live workers of xtts, and none has said"),
+        ([card(store="1" * 32), card(store="")], "2 live workers of xtts, but none with this segment store"),
+        ([card(speech_rate=None)], "1 live worker of xtts, but none with a known speed yet"),
+        (
+            [card(speech_rate=rate) for rate in (0.0, math.nan, math.inf)],
+            "3 live workers of xtts, but none with a known speed",
+        ),
     ],
 )
-def test_a_time_that_cannot_be_said_is_none_and_the_reason_is_given(cards: list[WorkerCard], why: str) -> None:
+def test_a_time_that_is_not_known_is_none_with_a_reason(cards: list[WorkerCard], why: str) -> None:
     made = estimate(BOOK, "en", cards, "xtts", STORE)
     assert made.work_s is None
     assert why in made.why
     assert made.audio_s == pytest.approx(3_000)
 
 
-def test_a_worker_that_has_not_said_yet_makes_the_time_a_most() -> None:
+def test_a_worker_with_no_known_speed_is_left_out_of_the_time_and_named() -> None:
     made = estimate(BOOK, "en", [card(), card("w2", speech_rate=None)], "xtts", STORE)
     assert made.work_s == pytest.approx(150)
-    assert made.why == "1 live worker of xtts, 20 s of audio a second in all; 1 more, and how fast is not known yet"
+    assert made.why == "1 live worker of xtts, together 20x real time; 1 more with no known speed yet"
 
 
-def test_files_are_as_large_as_their_formats_make_them() -> None:
+def test_the_size_of_the_files_follows_from_their_formats() -> None:
     made = estimate(BOOK, "en", [card(sample_rate=22_050)], "xtts", STORE).files_bytes
     assert made["wav"] == 3_000 * 22_050 * 2
     assert made["opus"] < made["mp3"] < made["m4b"] < made["flac"] < made["wav"]

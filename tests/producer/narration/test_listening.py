@@ -87,7 +87,7 @@ def test_a_chapter_is_recorded_as_a_speech_is(store: Store, tmp_path: Path) -> N
     np.testing.assert_array_equal(sf.read(tmp_path / "chapter.flac", dtype="int16")[0], HEARD)
 
 
-def test_a_listener_who_comes_back_after_any_entry_hears_the_rest(store: Store, tmp_path: Path) -> None:
+def test_a_listener_who_resumes_after_any_entry_hears_the_rest(store: Store, tmp_path: Path) -> None:
     place, all_of_it = str(tmp_path / "segments"), received(CHAPTER)
     assert store.id == Store(place).id
     for had, given in enumerate([0, 36_000, 36_500, 40_000, 40_000, 40_600], 1):
@@ -98,19 +98,19 @@ def test_a_listener_who_comes_back_after_any_entry_hears_the_rest(store: Store, 
         assert listener.heard_samples == len(HEARD)
 
 
-def test_entries_made_of_a_mark_have_its_id(store: Store, tmp_path: Path) -> None:
+def test_the_audio_entries_of_a_mark_have_its_id(store: Store, tmp_path: Path) -> None:
     assert store.id
     heard = list(voiced(received(CHAPTER), str(tmp_path / "segments")))
     assert {one.id for one in heard if one.entry.pos < 36_000 and isinstance(one.entry, Audio)} == {EntryId(1, 2)}
     assert heard[-1].id == EntryId(1, 7)
 
 
-def test_a_second_attempt_goes_on_where_the_first_ended(store: Store) -> None:
+def test_a_second_attempt_continues_where_the_first_ended(store: Store) -> None:
     again = [*CHAPTER[:3], Begin(36_500, RATE_HZ, "tone", "tone", "a", "en", 7), *CHAPTER[3:]]
     np.testing.assert_array_equal(samples(with_audio(again, store)), HEARD)
 
 
-def test_each_mark_is_heard_when_it_comes(store: Store) -> None:
+def test_the_audio_of_a_mark_is_yielded_as_soon_as_the_mark_arrives(store: Store) -> None:
     entries = iter(CHAPTER)
     heard = with_audio(entries, store)
     while not isinstance(next(heard), Mark):
@@ -119,14 +119,14 @@ def test_each_mark_is_heard_when_it_comes(store: Store) -> None:
 
 
 @pytest.mark.parametrize("entries", [SPEECH, [Cancelled(0, "me")], []])
-def test_a_speech_passes_unchanged_and_needs_no_store(entries: list[Entry], tmp_path: Path) -> None:
+def test_the_entries_of_a_speech_are_unchanged_and_need_no_store(entries: list[Entry], tmp_path: Path) -> None:
     place = tmp_path / "never"
     assert list(voiced(received(entries), str(place))) == received(entries)
     assert list(voiced(received(entries)[2:], str(place), 500)) == received(entries)[2:]
     assert not place.exists()
 
 
-def test_audio_that_a_speech_lost_is_no_silence(tmp_path: Path) -> None:
+def test_missing_audio_of_a_speech_is_not_replaced_by_silence(tmp_path: Path) -> None:
     lost = [BEGIN, Mark(0, 500, 0, 0, 10, 7), End(500, 0.02, 1, None, None)]
     heard = [one.entry for one in voiced(received(lost), str(tmp_path / "never"))]
     assert heard == lost
@@ -136,7 +136,7 @@ def test_audio_that_a_speech_lost_is_no_silence(tmp_path: Path) -> None:
             recorder.add(heard[1])
 
 
-def test_a_segment_that_the_store_lost_is_said(store: Store, tmp_path: Path) -> None:
+def test_a_segment_that_is_missing_from_the_store_is_an_error(store: Store, tmp_path: Path) -> None:
     for path in (tmp_path / "segments").rglob(f"{SECOND}.json"):
         path.unlink()
     heard = with_audio(CHAPTER, store)
@@ -145,12 +145,12 @@ def test_a_segment_that_the_store_lost_is_said(store: Store, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("end_pos", [29_999, 2**63])
-def test_a_mark_that_the_audio_cannot_be_of_is_said(store: Store, end_pos: int) -> None:
-    with pytest.raises(StoreError, match=f"lasts 30000 samples in the store, and {end_pos} in the chapter"):
+def test_a_mark_shorter_than_its_audio_or_far_too_long_is_an_error(store: Store, end_pos: int) -> None:
+    with pytest.raises(StoreError, match=f"has 30000 samples in the store, but {end_pos} in the chapter"):
         list(with_audio([BEGIN, Mark(0, end_pos, 0, 0, 10, 7, key=FIRST)], store))
 
 
 @pytest.mark.parametrize("key", ["../../etc/passwd", "x"])
-def test_a_key_that_is_none_is_said(store: Store, key: str) -> None:
+def test_an_invalid_key_is_an_error(store: Store, key: str) -> None:
     with pytest.raises(StoreError, match="not the key of a segment"):
         list(with_audio([BEGIN, Mark(0, 10, 0, 0, 1, 7, key=key)], store))

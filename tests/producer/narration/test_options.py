@@ -1,4 +1,4 @@
-"""What is wanted of a book: which chapters, in which voices, and the way onto the disk and back."""
+"""The options of a narration: parsing chapter numbers and voices, and their JSON."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from voxspool.narration.options import NarrationOptions, chosen, numbers, voices
     ("text", "found"),
     [("3", [3]), ("2-5", [2, 3, 4, 5]), (" 1, 4 ,7-", [1, 4, 7, 8, 9]), ("9-9", [9]), ("1-", list(range(1, 10)))],
 )
-def test_numbers_are_single_ones_and_spans(text: str, found: list[int]) -> None:
+def test_chapter_numbers_are_single_or_ranges(text: str, found: list[int]) -> None:
     assert numbers(text, 9) == found
 
 
 @pytest.mark.parametrize("text", ["", "two", "0", "10", "5-2", "-3", "3-10", "1,,2", "1.5", "٣٣"])
-def test_what_is_no_chapter_is_refused_with_its_value(text: str) -> None:
+def test_a_chapter_that_does_not_exist_is_refused_with_its_value(text: str) -> None:
     with pytest.raises(BookError, match="chapters"):
         numbers(text, 9)
 
 
-def test_chapters_left_are_those_that_were_named_without_those_skipped() -> None:
+def test_skipped_chapters_are_left_out_of_the_named_ones() -> None:
     assert chosen(9, None, None) is None
     assert chosen(9, "2-5", "3,5") == (2, 4)
     assert chosen(4, None, "1") == (2, 3, 4)
@@ -40,7 +40,7 @@ def test_a_voice_for_no_chapter_is_refused(said: str) -> None:
         voices_of([said], 4)
 
 
-def test_a_recipe_comes_back_as_it_was_written() -> None:
+def test_options_are_decoded_as_they_were_encoded() -> None:
     options = NarrationOptions(
         "xtts", "alice", "de", 1.25, 7, (1, 3), ((3, "bob"),), ("flac", "m4b"), loudness="acx", verify="base"
     )
@@ -48,7 +48,7 @@ def test_a_recipe_comes_back_as_it_was_written() -> None:
     assert NarrationOptions.decode(NarrationOptions("tone").encode()) == NarrationOptions("tone")
 
 
-def test_a_chapter_has_its_own_voice_or_the_books() -> None:
+def test_a_chapter_has_its_own_voice_or_that_of_the_book() -> None:
     options = NarrationOptions("tone", "alice", voices=((3, "bob"),), chapters=(1, 3))
     assert [options.voice_of(number) for number in (1, 3)] == ["alice", "bob"]
     assert [options.wants(number) for number in (1, 2, 3)] == [True, False, True]

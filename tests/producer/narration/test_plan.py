@@ -20,7 +20,7 @@ from voxspool.store.segments import Store, key_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-RECIPE = NarrationOptions("tone", "sine", seed=3)
+OPTIONS = NarrationOptions("tone", "sine", seed=3)
 BOOK = Book(
     "Lamps",
     (
@@ -43,35 +43,35 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def test_a_chapters_job_says_its_parts_and_carries_the_recipe(rules: Pronunciations, store: Store) -> None:
-    first, second = plan(BOOK, replace(RECIPE, voices=((2, "sine-live"),)), rules)
-    spec = first.spec("job", RECIPE, store.id)
+def test_the_job_of_a_chapter_has_its_parts_and_the_options(rules: Pronunciations, store: Store) -> None:
+    first, second = plan(BOOK, replace(OPTIONS, voices=((2, "sine-live"),)), rules)
+    spec = first.spec("job", OPTIONS, store.id)
     assert ChapterSpec.decode(spec.encode()) == spec
     assert [passage.text for passage in spec.passages] == ["One.", "Doctor Brown  lit it.", "Il pleut."]
     assert [passage.language for passage in spec.passages] == [None, None, "fr"]
     speech = spec.speech
     assert (speech.engine, speech.voice, speech.language, speech.seed) == ("tone", "sine", "en", 3)
     assert speech.queue == "voxspool-tone-batch"
-    assert second.spec("job", RECIPE, store.id).speech.voice == "sine-live"
+    assert second.spec("job", OPTIONS, store.id).speech.voice == "sine-live"
 
 
-def test_only_the_chapters_that_are_wanted_are_planned_under_their_own_numbers(rules: Pronunciations) -> None:
-    (only,) = plan(BOOK, replace(RECIPE, chapters=(2,)), rules)
+def test_only_the_chosen_chapters_are_planned_and_they_keep_their_numbers(rules: Pronunciations) -> None:
+    (only,) = plan(BOOK, replace(OPTIONS, chapters=(2,)), rules)
     assert (only.number, only.chapter.title) == (2, "Two")
 
 
-def test_a_digest_stands_for_everything_that_is_said_and_for_nothing_else(rules: Pronunciations, store: Store) -> None:
-    first, second = plan(BOOK, RECIPE, rules)
-    plain, _ = plan(BOOK, RECIPE, Pronunciations())
-    retitled, _ = plan(replace(BOOK, title="Lights"), RECIPE, rules)
-    digest = first.digest(RECIPE, store.id)
+def test_a_digest_depends_on_everything_that_is_spoken_and_on_nothing_else(rules: Pronunciations, store: Store) -> None:
+    first, second = plan(BOOK, OPTIONS, rules)
+    plain, _ = plan(BOOK, OPTIONS, Pronunciations())
+    retitled, _ = plan(replace(BOOK, title="Lights"), OPTIONS, rules)
+    digest = first.digest(OPTIONS, store.id)
     others = [
-        second.digest(RECIPE, store.id), plain.digest(RECIPE, store.id), first.digest(RECIPE, "0" * 32),
-        first.digest(replace(RECIPE, seed=4), store.id), first.digest(replace(RECIPE, engine="piper"), store.id),
-        first.digest(replace(RECIPE, speed=1.5), store.id),
+        second.digest(OPTIONS, store.id), plain.digest(OPTIONS, store.id), first.digest(OPTIONS, "0" * 32),
+        first.digest(replace(OPTIONS, seed=4), store.id), first.digest(replace(OPTIONS, engine="piper"), store.id),
+        first.digest(replace(OPTIONS, speed=1.5), store.id),
     ]  # fmt: skip
     assert len({digest, *others}) == 7
-    assert retitled.digest(replace(RECIPE, loudness="ebu", formats=("flac",)), store.id) == digest
+    assert retitled.digest(replace(OPTIONS, loudness="ebu", formats=("flac",)), store.id) == digest
 
 
 def keep(store: Store, name: str, samples: int) -> str:
@@ -84,9 +84,9 @@ def keep(store: Store, name: str, samples: int) -> str:
     return store.write(pcm, key=key_of(name), **about).key
 
 
-def test_marks_become_cues_of_what_stands_in_the_book(rules: Pronunciations, store: Store) -> None:
-    first, _ = plan(BOOK, RECIPE, rules)
-    text = first.spec("job", RECIPE, store.id).speech.text
+def test_marks_become_cues_with_the_text_of_the_book(rules: Pronunciations, store: Store) -> None:
+    first, _ = plan(BOOK, OPTIONS, rules)
+    text = first.spec("job", OPTIONS, store.id).speech.text
     doctor, french = text.index("Doctor"), text.index("Il")
     marks = [
         Mark(0, 150, 0, 0, 4, seed=1, key=keep(store, "a", 100)),
@@ -107,9 +107,9 @@ def test_marks_become_cues_of_what_stands_in_the_book(rules: Pronunciations, sto
     check_whole(track)
 
 
-def test_a_segment_that_the_store_has_lost_is_said(rules: Pronunciations, store: Store) -> None:
-    first, _ = plan(BOOK, RECIPE, rules)
+def test_a_segment_that_the_store_has_lost_is_an_error(rules: Pronunciations, store: Store) -> None:
+    first, _ = plan(BOOK, OPTIONS, rules)
     track = first.track([Mark(0, 150, 0, 0, 4, seed=1, key=key_of("never"))], 24_000, store)
     assert track.cues[0].fault == LOST
-    with pytest.raises(StoreError, match="lost 1 segments of chapter 1"):
+    with pytest.raises(StoreError, match="lost 1 segment of chapter 1"):
         check_whole(track)

@@ -1,4 +1,4 @@
-"""A chapter's Track -> its audio files, several in one pass over the samples. Knows which file a preset changes."""
+"""The track of a chapter -> its audio files, all in one pass over the samples."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def write_chapter(track: Track, store: Store, targets: Sequence[Path], *, tags: Tags, gain: Gain | None = None) -> None:
-    """Write a chapter to files; each suffix says the format. A file appears whole or not at all.
+    """Write a chapter to files, whose suffixes name the formats. A file appears whole or not at all.
 
-    With the preset acx an MP3 is as ACX takes it, with silence before and after: it begins earlier than the others do.
-    Raises OutputError, StoreError.
+    With the preset acx an MP3 meets the rules of ACX. It has silence of its own before and after the speech, so it is
+    not in step with the other files. Raises OutputError, StoreError.
     """
     for target in targets:
         check_output(target)
@@ -42,7 +42,7 @@ def write_chapter(track: Track, store: Store, targets: Sequence[Path], *, tags: 
 
 
 class _ChapterFile:
-    """One of a chapter's files, while it is written."""
+    """A file of a chapter, while it is written."""
 
     def __init__(self, target: Path, track: Track, tags: Tags, gain: Gain | None) -> None:
         for_acx = gain is not None and gain.preset == "acx" and target.suffix.lower() == ".mp3"

@@ -1,8 +1,8 @@
-"""Tracks -> SRT and WebVTT: the text of the book while it is spoken.
+"""Tracks -> captions in SRT and WebVTT: the text of the book while it is spoken.
 
-A segment is one caption, or several if it does not fit into two lines: it is cut where clauses or words end, and its
-time is divided by characters. A caption ends with its words, not with the silence after them. Chapters follow each
-other as in the audio of the book. A word whose pronunciation was cut in two is shown once. It returns strings.
+A segment is one caption, or several if it does not fit into two lines. It is cut where clauses or words end, and its
+time is divided by characters. A caption ends with its words, before the silence of the pause. Chapters follow each
+other as in the audio of the book. If the pronunciation of a word was cut in two, the word is shown once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from voxspool.narration.track import Track
 
 LINE_COLUMNS: Final = 42
-"""Longest line: what the broadcasters' guides take for Latin scripts; a full-width character takes two columns."""
+"""Maximum length of a line, in columns: that of broadcasters' guides for Latin scripts. A full-width character takes
+two."""
 LINES: Final = 2
 _SENTENCE_BONUS: Final = 30
+"""A cut at the end of a sentence is preferred to the ideal place up to this distance, in columns. Chosen by eye."""
 _CLAUSE_BONUS: Final = 15
-"""How many columns from the ideal place a cut may lie, to lie where a sentence or a clause ends. By eye."""
+"""The same for the end of a clause."""
 
 _ARROW: Final = "\u2192"
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -35,16 +37,19 @@ _CLAUSE_ENDS: Final = ",;:\u2013\u2014\u3001\uff0c\uff1b\uff1a\u060c\u061b"
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What is shown at once."""
+    """Lines that are shown at the same time, from `start_s` to `end_s` in the book."""
 
     start_s: float
     end_s: float
     lines: tuple[str, ...]
-    """At most LINES of LINE_COLUMNS."""
+    """At most LINES lines of LINE_COLUMNS columns."""
 
 
 def srt(tracks: Iterable[Track]) -> str:
-    """Return the captions of some chapters, played one after another, as SubRip. It has no way to escape an arrow."""
+    """Return the captions of chapters that are played one after another, as SRT.
+
+    SRT cannot escape its own arrow, so one in a text becomes the character \u2192.
+    """
     shown = (
         f"{number}\n{_time(start_ms, ',')} --> {_time(end_ms, ',')}\n{text.replace('-->', _ARROW)}\n"
         for number, (start_ms, end_ms, text) in enumerate(_timed(tracks), start=1)
@@ -53,7 +58,7 @@ def srt(tracks: Iterable[Track]) -> str:
 
 
 def webvtt(tracks: Iterable[Track]) -> str:
-    """Return the captions of some chapters, played one after another, as WebVTT."""
+    """Return the captions of chapters that are played one after another, as WebVTT."""
     shown = (
         f"{_time(start_ms, '.')} --> {_time(end_ms, '.')}\n{_escaped(text)}\n"
         for start_ms, end_ms, text in _timed(tracks)
@@ -62,25 +67,25 @@ def webvtt(tracks: Iterable[Track]) -> str:
 
 
 def captions(tracks: Iterable[Track]) -> Iterator[Caption]:
-    """Yield what is shown while some chapters are played one after another."""
+    """Yield the captions of chapters that are played one after another."""
     offset_s = 0.0
     for track in tracks:
-        for said in _said(track):
-            yield from _cut(replace(said, start_s=said.start_s + offset_s, end_s=said.end_s + offset_s))
+        for spoken in _spoken_texts(track):
+            yield from _cut(replace(spoken, start_s=spoken.start_s + offset_s, end_s=spoken.end_s + offset_s))
         offset_s += track.duration_s
 
 
 @dataclass(frozen=True, slots=True)
 class _SpokenText:
-    """A text and when it is heard."""
+    """A text, and when it is heard."""
 
     start_s: float
     end_s: float
     text: str
 
 
-def _said(track: Track) -> list[_SpokenText]:
-    """Return what is said in a chapter, each place of the book once, blank ones left out."""
+def _spoken_texts(track: Track) -> list[_SpokenText]:
+    """Return the texts of a chapter's cues, each place of the book once, without empty ones."""
     found: list[_SpokenText] = []
     block, reached = -1, 0
     for cue in track.cues:
@@ -96,7 +101,7 @@ def _said(track: Track) -> list[_SpokenText]:
 
 
 def _timed(tracks: Iterable[Track]) -> Iterator[tuple[int, int, str]]:
-    """Yield captions in whole milliseconds: none is empty, and none begins before the one before it ends."""
+    """Yield start and end (whole ms) and text of each caption. None is shorter than 1 ms, and none overlap."""
     reached_ms = 0
     for one in captions(tracks):
         start_ms = max(reached_ms, round(one.start_s * 1000))
@@ -118,18 +123,18 @@ def _escaped(text: str) -> str:
 # Cutting
 
 
-def _cut(said: _SpokenText) -> Iterator[Caption]:
-    """Yield the captions of what is said, with the time of each by its share of the characters."""
-    text = _Text(said.text)
+def _cut(spoken: _SpokenText) -> Iterator[Caption]:
+    """Yield the captions of a text. Each gets a share of the time by its number of characters."""
+    text = _Text(spoken.text)
     borders = [0, *text.cuts()]
-    a_character_s = (said.end_s - said.start_s) / borders[-1]
+    char_s = (spoken.end_s - spoken.start_s) / borders[-1]
     for begin, end in pairwise(borders):
         lines = text.lines(begin, end)
-        yield Caption(said.start_s + begin * a_character_s, said.start_s + end * a_character_s, lines)
+        yield Caption(spoken.start_s + begin * char_s, spoken.start_s + end * char_s, lines)
 
 
 class _Text:
-    """A text that is cut into captions. Places are characters, widths are columns."""
+    """A text that is cut into captions. Places count characters, widths count columns."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -137,14 +142,14 @@ class _Text:
         self._borders = _borders(text)
 
     def cuts(self) -> Iterator[int]:
-        """Yield where captions end; the last at the text's end."""
+        """Yield the place where each caption ends."""
         begin = 0
         while begin < len(self._text):
             begin = self._end_of_caption(begin)
             yield begin
 
     def lines(self, begin: int, end: int) -> tuple[str, ...]:
-        """Return the lines of a caption: one, or two that are as even as can be."""
+        """Return the lines of a caption: one, or two of about the same width."""
         if self._width(begin, end) <= LINE_COLUMNS:
             return (self._text[begin:end].strip(),)
         middle = min(
@@ -153,6 +158,10 @@ class _Text:
         return self._text[begin:middle].strip(), self._text[middle:end].strip()
 
     def _end_of_caption(self, begin: int) -> int:
+        """Return where the caption that begins here ends.
+
+        The ideal place divides the rest of the text into equal captions, as few as possible.
+        """
         rest_columns = self._width(begin, len(self._text))
         reach = begin
         for _ in range(LINES):
@@ -167,7 +176,7 @@ class _Text:
         )
 
     def _reach(self, begin: int) -> int:
-        """Return the last border that a line from a place on reaches."""
+        """Return the last border that fits into a line which begins here; the end of the text if no border fits."""
         before = bisect_right(self._borders, begin)
         fitting = [place for place in self._borders[before : before + LINE_COLUMNS + 1] if self._fits(begin, place)]
         return fitting[-1] if fitting else len(self._text)
@@ -176,15 +185,16 @@ class _Text:
         return self._width(begin, end) <= LINE_COLUMNS
 
     def _between(self, begin: int, end: int) -> list[int]:
-        """Return the borders within a span."""
+        """Return the borders between two places."""
         first = bisect_right(self._borders, begin)
         return self._borders[first : bisect_right(self._borders, end - 1)]
 
     def _width(self, begin: int, end: int) -> int:
-        """Count the columns of a span, without the space at its end."""
+        """Return the width of a span, without a space at its end."""
         return self._columns[end] - self._columns[begin] - self._text[begin:end].endswith(" ")
 
     def _bonus(self, place: int) -> int:
+        """Return the bonus of a cut: for the end of a sentence, of a clause, or none."""
         last = self._text[:place].rstrip(" ")[-LINE_COLUMNS:].rstrip(_CLOSERS)[-1:]
         if last and last in _SENTENCE_ENDS:
             return _SENTENCE_BONUS
@@ -192,7 +202,7 @@ class _Text:
 
 
 def _borders(text: str) -> list[int]:
-    """Return the places where a line may end: after a space, a full-width character, and in words that fill a line."""
+    """Return where a line may end: after a space or a full-width character, and inside words that fill a line."""
     found: list[int] = []
     run_columns = 0
     for place, (character, after) in enumerate(zip(text, [*text[1:], " "], strict=True), start=1):
@@ -205,12 +215,12 @@ def _borders(text: str) -> list[int]:
 
 
 def _clings(character: str) -> bool:
-    """Whether no line begins with it."""
+    """Return whether a line must not begin with a character."""
     return character == " " or character in _CLOSERS + _SENTENCE_ENDS + _CLAUSE_ENDS or not _width(character)
 
 
 def _width(character: str) -> int:
-    """Count the columns of a character: a mark has none, a full-width one two."""
+    """Return the width of a character: 0 for a combining mark, 2 for a full-width character, else 1."""
     if character.isascii():
         return 1
     if unicodedata.combining(character):

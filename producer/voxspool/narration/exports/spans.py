@@ -1,7 +1,7 @@
-"""Put <span id> around parts of a paragraph's text, in the tree from which it was read.
+"""Put <span id="…"> around parts of a paragraph, in the tree from which its text was read.
 
-A part may begin and end inside inline elements, if it can be moved out of them without other text. If that is
-impossible for one part, nothing is changed at all.
+A part may begin or end inside an inline element, if the whole element can go into the span without taking other text
+along. If one part of a paragraph cannot get a span, none of them does.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     Origin = tuple[Slot, int] | None
 
 _WHOLE: Final = frozenset({"ruby", "math", "button", "label"})
-"""Elements that take no span between their children."""
+"""Elements whose children must not be wrapped in a span."""
 _NO_PHRASES: Final = frozenset({"tr", "table", "tbody", "thead", "tfoot", "ul", "ol", "dl", "menu"})
-"""Elements that take no span at all."""
+"""Elements that must not contain a span as a child."""
 
 
 class _Edge(NamedTuple):
-    """Where a span begins or ends: at a character of a text, or at an element that goes into it whole."""
+    """Where a span begins or ends: at character `at` of a text, or at an element that goes into it whole."""
 
     slot: Slot | None
     at: int
@@ -35,7 +35,7 @@ class _Edge(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """A stretch whose edges stand among the children of one element."""
+    """A part to wrap: both of its edges are among the children of one element."""
 
     parent: Element
     first: _Edge
@@ -43,9 +43,9 @@ class _Cut(NamedTuple):
 
 
 def wrap(run: Run, spans: Sequence[tuple[int, int]], name: Callable[[], str]) -> list[str] | None:
-    """Put spans around stretches of a run's text, ascending and apart; give the ids, drawn with `name`.
+    """Wrap parts of a run's text in spans and return their ids, which `name` draws. Parts are in order and apart.
 
-    None where one of them cannot have a span of its own: then the tree is as it was.
+    Returns None if one of them cannot have a span of its own; then the tree is unchanged.
     """
     text, origins = run.text, run.origins()
     cuts = [_cut(run, text, origins, start, end) for start, end in spans]
@@ -54,13 +54,13 @@ def wrap(run: Run, spans: Sequence[tuple[int, int]], name: Callable[[], str]) ->
     names = [name() for _ in cuts]
     for cut, ident in zip(reversed(cuts), reversed(names), strict=True):
         if cut:
-            _surround(cut, ident)  # from the end, so that what is before keeps its place
+            _surround(cut, ident)  # from the end, so that earlier positions stay valid
     return names
 
 
 def _cut(run: Run, text: str, origins: Sequence[Origin], start: int, end: int) -> _Cut | None:
-    """Find the edges of a stretch; None where markup crosses them."""
-    inside = [index for index in range(start, min(end, len(text))) if _is_said(text, origins, index)]
+    """Return the part from `start` to `end` of the text; None if markup crosses its edges."""
+    inside = [index for index in range(start, min(end, len(text))) if _is_visible(text, origins, index)]
     if not inside:
         return None
     first, last = origins[inside[0]], origins[inside[-1]]
@@ -69,24 +69,25 @@ def _cut(run: Run, text: str, origins: Sequence[Origin], start: int, end: int) -
     parent = _parent(run.element, first[0], last[0])
     if parent is None:
         return None
-    before = next((origins[i] for i in range(inside[0] - 1, -1, -1) if _is_said(text, origins, i)), None)
-    after = next((origins[i] for i in range(inside[-1] + 1, len(text)) if _is_said(text, origins, i)), None)
+    before = next((origins[i] for i in range(inside[0] - 1, -1, -1) if _is_visible(text, origins, i)), None)
+    after = next((origins[i] for i in range(inside[-1] + 1, len(text)) if _is_visible(text, origins, i)), None)
     one, other = _edge(parent, first[0], first[1], before), _edge(parent, last[0], last[1] + 1, after)
     return None if one is None or other is None else _Cut(parent, one, other)
 
 
-def _is_said(text: str, origins: Sequence[Origin], index: int) -> bool:
+def _is_visible(text: str, origins: Sequence[Origin], index: int) -> bool:
+    """Return whether a character of the text is no space and stands in the tree."""
     return text[index] != " " and origins[index] is not None
 
 
 def _around(slot: Slot) -> list[Element]:
-    """Return the elements that a text stands in, from inside out."""
+    """Return the elements that contain a text, the innermost first."""
     owner = slot.owner
     return list(owner.iterancestors()) if slot.tail else [owner, *owner.iterancestors()]
 
 
 def _parent(block: Element, first: Slot, last: Slot) -> Element | None:
-    """Return the innermost element of a block that both texts stand in and that may hold a span; None for none."""
+    """Return the innermost element that contains both texts and may contain a span; None if there is none."""
     shared = set(_around(last))
     found = next(one for one in _around(first) if one in shared)
     chain = [found, *found.iterancestors()]
@@ -97,7 +98,7 @@ def _parent(block: Element, first: Slot, last: Slot) -> Element | None:
 
 
 def _edge(parent: Element, slot: Slot, at: int, beyond: Origin) -> _Edge | None:
-    """Move an edge out to the children of `parent`; None where text beyond the edge would come along."""
+    """Return the edge moved out to the children of `parent`; None if text beyond the edge would go into the span."""
     around = _around(slot)
     depth = around.index(parent)
     if depth == 0:
@@ -109,7 +110,7 @@ def _edge(parent: Element, slot: Slot, at: int, beyond: Origin) -> _Edge | None:
 
 
 def _surround(cut: _Cut, name: str) -> None:
-    """Put a span around a stretch."""
+    """Wrap a part in a span with this id."""
     span = cut.parent.makeelement(f"{{{XHTML}}}span", {"id": name})
     first, begin = _before(cut.first)
     last, end = _behind(cut.last)
@@ -130,7 +131,7 @@ def _surround(cut: _Cut, name: str) -> None:
 
 
 def _before(edge: _Edge) -> tuple[Slot, int]:
-    """Return the text and the place in it that a span begins at."""
+    """Return the text that a span begins in, and the character at which it begins."""
     if edge.slot is not None:
         return edge.slot, edge.at
     assert edge.element is not None
@@ -141,7 +142,7 @@ def _before(edge: _Edge) -> tuple[Slot, int]:
 
 
 def _behind(edge: _Edge) -> tuple[Slot, int]:
-    """Return the text and the place in it that a span ends at."""
+    """Return the text that a span ends in, and the character before which it ends."""
     if edge.slot is not None:
         return edge.slot, edge.at
     assert edge.element is not None
@@ -149,7 +150,7 @@ def _behind(edge: _Edge) -> tuple[Slot, int]:
 
 
 def _index(parent: Element, slot: Slot) -> int:
-    """Return the index of the child that comes behind a text."""
+    """Return the index of the child that follows a text."""
     return parent.index(slot.owner) + 1 if slot.tail else 0
 
 

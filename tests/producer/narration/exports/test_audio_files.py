@@ -44,7 +44,7 @@ def whole(chapter: Track, store: Store, gain: Gain | None = None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".wav"])
-def test_without_a_gain_a_lossless_file_holds_the_samples_as_spoken(
+def test_without_a_gain_a_lossless_file_contains_the_samples_as_spoken(
     tmp_path: Path, store: Store, chapter: Track, suffix: str
 ) -> None:
     path = tmp_path / f"a{suffix}"
@@ -54,7 +54,7 @@ def test_without_a_gain_a_lossless_file_holds_the_samples_as_spoken(
     assert np.array_equal(pcm, np.concatenate(list(chapter.audio(store))))
 
 
-def test_with_a_gain_every_file_holds_the_same_louder_samples(tmp_path: Path, store: Store, chapter: Track) -> None:
+def test_with_a_gain_every_file_contains_the_same_louder_samples(tmp_path: Path, store: Store, chapter: Track) -> None:
     paths = [tmp_path / f"a{suffix}" for suffix in SUFFIXES]
     write_chapter(chapter, store, paths, tags=TAGS, gain=LOUDER)
     louder = whole(chapter, store, LOUDER)
@@ -67,7 +67,7 @@ def test_with_a_gain_every_file_holds_the_same_louder_samples(tmp_path: Path, st
     assert np.array_equal(sf.read(paths[0], dtype="int16")[0], louder)
 
 
-def test_every_file_says_what_it_is_in_any_script(tmp_path: Path, store: Store, chapter: Track) -> None:
+def test_every_file_has_its_tags_in_any_script(tmp_path: Path, store: Store, chapter: Track) -> None:
     paths = {suffix: tmp_path / f"a{suffix}" for suffix in SUFFIXES}
     write_chapter(chapter, store, list(paths.values()), tags=TAGS)
     for suffix in (".flac", ".opus"):
@@ -82,7 +82,7 @@ def test_every_file_says_what_it_is_in_any_script(tmp_path: Path, store: Store, 
     assert sf.SoundFile(paths[".wav"]).title == TAGS.title
 
 
-def test_what_is_not_known_is_not_said(tmp_path: Path, store: Store, chapter: Track) -> None:
+def test_empty_tags_are_left_out(tmp_path: Path, store: Store, chapter: Track) -> None:
     write_chapter(chapter, store, [tmp_path / "a.flac", tmp_path / "a.mp3"], tags=Tags(title="A\0B\ud800"))
     assert mutagen.File(tmp_path / "a.flac").tags.pprint() == "title=AB"
     assert str(mutagen.File(tmp_path / "a.mp3").tags["TIT2"]) == "AB"
@@ -90,7 +90,7 @@ def test_what_is_not_known_is_not_said(tmp_path: Path, store: Store, chapter: Tr
     assert mutagen.File(tmp_path / "b.mp3").tags is None
 
 
-def test_a_lost_segment_leaves_no_file_and_older_ones_as_they_were(
+def test_a_lost_segment_leaves_no_new_file_and_the_older_ones_unchanged(
     tmp_path: Path, store: Store, chapter: Track
 ) -> None:
     folder = tmp_path / "out"
@@ -122,14 +122,14 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_nothing(
     assert not list(folder.iterdir())
 
 
-def test_a_chapter_in_which_nothing_was_said_is_a_file_that_opens(tmp_path: Path, store: Store) -> None:
+def test_the_file_of_a_chapter_without_speech_can_be_opened(tmp_path: Path, store: Store) -> None:
     paths = [tmp_path / f"a{suffix}" for suffix in SUFFIXES]
     write_chapter(track(store, 1, []), store, paths, tags=TAGS, gain=LOUDER)
     for path in paths:
         assert np.abs(sf.read(path)[0]).max(initial=0) < 0.001, path
 
 
-def test_a_wav_that_will_pass_4_gb_has_sizes_of_64_bits(tmp_path: Path) -> None:
+def test_a_wav_of_more_than_4_gb_has_sizes_of_64_bits(tmp_path: Path) -> None:
     with Writer(tmp_path / "a.wav", RATE_HZ, samples=2**31) as writer:
         writer.write(sine(1, RATE_HZ))
         writer.finish()
@@ -157,7 +157,7 @@ print(peak // 1024 if sys.platform == "darwin" else peak)  # macOS counts bytes,
 """
 
 
-def test_memory_stays_flat_in_the_chapters_length(tmp_path: Path, store: Store) -> None:
+def test_memory_does_not_grow_with_the_length_of_a_chapter(tmp_path: Path, store: Store) -> None:
     stored = track(store, 1, [speech(10, RATE_HZ)]).cues[0].stored
     assert stored is not None
 

@@ -44,7 +44,7 @@ def read_vtt(text: str) -> list[tuple[float, float, str]]:
     return [(one.start_in_seconds, one.end_in_seconds, one.text) for one in found]
 
 
-def test_a_caption_stands_while_its_words_are_said_and_not_in_the_pause() -> None:
+def test_a_caption_ends_with_its_words_before_the_pause() -> None:
     of = [track("One.", "Two."), track("Three.")]
     expected = [(0, 1, "One."), (1.5, 2.5, "Two."), (3, 4, "Three.")]
     assert read_srt(srt(of)) == expected
@@ -54,7 +54,7 @@ def test_a_caption_stands_while_its_words_are_said_and_not_in_the_pause() -> Non
     assert "00:00:01.500 --> 00:00:02.500\nTwo.\n" in webvtt(of)
 
 
-def test_a_long_segment_is_cut_into_two_lines_at_clauses_and_its_time_shared_out() -> None:
+def test_a_long_segment_is_cut_at_clauses_and_its_time_is_divided() -> None:
     found = list(captions([track(LONG, said=20_000)]))
     assert " ".join(line for one in found for line in one.lines) == LONG
     assert [one.lines[-1][-1] for one in found] == [";", ",", "."]
@@ -65,19 +65,19 @@ def test_a_long_segment_is_cut_into_two_lines_at_clauses_and_its_time_shared_out
     assert all(before.end_s == after.start_s for before, after in pairwise(found))
 
 
-def test_two_lines_are_even() -> None:
+def test_two_lines_are_about_equally_long() -> None:
     (one,) = captions([track("A caption of more than forty-two columns is cut.")])
     assert one.lines == ("A caption of more than", "forty-two columns is cut.")
 
 
-def test_a_word_that_was_cut_in_two_is_shown_once() -> None:
+def test_a_word_whose_pronunciation_was_cut_in_two_is_shown_once() -> None:
     of = Track(1, "", HZ, (cue("NASA", 0, 500), cue("NASA flies.", 500, 500), cue("NASA", 1000, 500, block=1)))
     again = Track(1, "", HZ, (cue("See NASA", 0, 500), cue("NASA", 500, 500, start=4), cue(" fly", 1000, 9, start=8)))
     assert read_srt(srt([of])) == [(0, 0.5, "NASA"), (0.5, 1, "flies."), (1, 1.5, "NASA")]
     assert read_srt(srt([again])) == [(0, 1, "See NASA"), (1, 1.009, "fly")]
 
 
-def test_what_says_nothing_has_no_caption() -> None:
+def test_a_segment_without_text_or_audio_has_no_caption() -> None:
     of = Track(1, "", HZ, (cue("Lost.", 0, 0, 100), cue("  \n ", 100, 50, block=1), cue("Here.", 150, 50, block=2)))
     assert read_srt(srt([of])) == [(0.15, 0.2, "Here.")]
     assert srt([]) == ""
@@ -91,7 +91,7 @@ def test_captions_shorter_than_a_millisecond_do_not_overlap() -> None:
     assert all(before[1] <= after[0] < after[1] for before, after in pairwise(found))
 
 
-def test_markup_is_text() -> None:
+def test_markup_in_a_text_is_escaped() -> None:
     text = "1 --> 2 & <b>3</b>\n\n4 \x00\ud800 &amp; 00:01"
     assert read_srt(srt([track(text)]))[0][2] == "1 → 2 & <b>3</b> 4 &amp; 00:01"
     written = webvtt([track(text)])
@@ -121,7 +121,7 @@ WORDS = st.sampled_from(["a", "word.", "clause,", "x" * 42, "y" * 43, "日本語
 @given(
     texts=st.lists(st.tuples(st.lists(WORDS, max_size=40).map(" ".join), st.integers(0, 3000), st.integers(0, 50))),
 )
-def test_captions_ascend_fit_and_lose_nothing(texts: list[tuple[str, int, int]]) -> None:
+def test_captions_are_in_order_fit_their_lines_and_contain_every_word(texts: list[tuple[str, int, int]]) -> None:
     cues, pos = [], 0
     for number, (text, said, pause) in enumerate(texts):
         cues.append(cue(text, pos, said, pause, block=number))

@@ -79,7 +79,7 @@ def starts_s(tracks: list[Track]) -> list[float]:
     return [0.0, *np.cumsum([each.duration_s for each in tracks])[:-1]]
 
 
-def test_another_library_reads_the_chapters_the_cover_and_what_the_book_is_called(
+def test_another_library_reads_the_chapters_the_cover_and_the_tags(
     tmp_path: Path, store: Store, tracks: list[Track]
 ) -> None:
     write_m4b(BOOK, tracks, store, tmp_path / "a.m4b")
@@ -104,7 +104,7 @@ def test_another_library_reads_the_chapters_the_cover_and_what_the_book_is_calle
     )  # with the delay
 
 
-def test_chapters_stand_in_the_file_in_both_styles_and_the_index_comes_first(
+def test_chapters_are_stored_in_both_styles_and_the_index_comes_first(
     tmp_path: Path, store: Store, tracks: list[Track]
 ) -> None:
     write_m4b(BOOK, tracks, store, tmp_path / "a.m4b")
@@ -122,7 +122,7 @@ def test_chapters_stand_in_the_file_in_both_styles_and_the_index_comes_first(
     )
 
 
-def test_each_chapter_sounds_from_where_it_says_and_at_the_level_of_its_samples(
+def test_each_chapter_starts_at_its_mark_and_has_the_level_of_its_samples(
     tmp_path: Path, store: Store, tracks: list[Track]
 ) -> None:
     gain = Gain("podcast", 6.0, -1.7)
@@ -138,7 +138,7 @@ def test_each_chapter_sounds_from_where_it_says_and_at_the_level_of_its_samples(
         assert np.sqrt(np.mean(heard[span] ** 2)) == pytest.approx(np.sqrt(np.mean(meant[span] ** 2)), rel=0.1)
 
 
-def test_a_book_encoded_in_pieces_is_as_good_as_one_in_one_go(
+def test_a_book_encoded_in_pieces_has_the_quality_of_one_encoding(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = [track(store, 1, [speech(9, RATE_HZ, seed=n) for n in range(4)])]
@@ -184,7 +184,7 @@ def test_chapters_of_different_rates_share_a_file_and_keep_their_times(tmp_path:
         assert np.argmax(np.abs(np.fft.rfft(second))) == 440
 
 
-def test_more_chapters_than_the_short_list_holds_are_all_there(tmp_path: Path, store: Store) -> None:
+def test_all_chapters_are_stored_even_if_the_list_of_nero_is_full(tmp_path: Path, store: Store) -> None:
     many = [track(store, n, [sine(0.1, 8_000)], rate_hz=8_000, pause_s=0) for n in range(1, 301)]
     write_m4b(BOOK, many, store, tmp_path / "a.m4b")
     with av.open(str(tmp_path / "a.m4b")) as file:
@@ -194,7 +194,7 @@ def test_more_chapters_than_the_short_list_holds_are_all_there(tmp_path: Path, s
     assert len(mutagen.mp4.MP4(tmp_path / "a.m4b").chapters) == 255
 
 
-def test_a_png_is_a_cover_too_and_what_it_is_decides_not_what_is_said_of_it(
+def test_a_cover_may_be_png_and_its_content_decides_not_its_media_type(
     tmp_path: Path, store: Store, tracks: list[Track]
 ) -> None:
     write_m4b(Book("a", (), cover=Cover(PNG.data, "image/jpeg")), tracks, store, tmp_path / "a.m4b")
@@ -217,7 +217,7 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     "data", [b"", b"GIF89a", b"<svg/>", JPEG.data[:300], PNG.data[:60], PNG.data[:8], b"\xff\xd8\xff", bomb()]
 )
-def test_a_broken_cover_is_named_and_left_out_of_a_whole_book(
+def test_a_broken_cover_is_reported_and_left_out(
     tmp_path: Path, store: Store, tracks: list[Track], data: bytes
 ) -> None:
     broken = Cover(data, "image/png")
@@ -228,11 +228,11 @@ def test_a_broken_cover_is_named_and_left_out_of_a_whole_book(
     assert len(file.chapters) == 3
 
 
-def test_a_good_cover_has_no_fault() -> None:
+def test_a_valid_cover_has_no_fault() -> None:
     assert (cover_fault(JPEG), cover_fault(PNG)) == ("", "")
 
 
-def test_chapters_without_a_sample_are_left_out_and_a_book_of_them_is_refused(
+def test_chapters_without_a_sample_are_left_out_and_an_empty_book_is_refused(
     tmp_path: Path, store: Store, tracks: list[Track]
 ) -> None:
     nothing = track(store, 9, [])
@@ -243,9 +243,7 @@ def test_chapters_without_a_sample_are_left_out_and_a_book_of_them_is_refused(
     assert not (tmp_path / "b.m4b").exists()
 
 
-def test_a_lost_segment_leaves_the_older_file_and_nothing_else(
-    tmp_path: Path, store: Store, tracks: list[Track]
-) -> None:
+def test_a_lost_segment_leaves_only_the_older_file(tmp_path: Path, store: Store, tracks: list[Track]) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "a.m4b").write_bytes(b"older")
@@ -277,7 +275,7 @@ def test_without_pyav_the_error_says_what_to_install(
         cover_fault(JPEG)
 
 
-def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
+def test_no_heavy_library_is_imported_before_it_is_needed() -> None:
     mastering, exports = "acx, levels, limiter, loudness, master", "audio_files, m4b"
     heavy = "{'av', 'scipy', 'pyloudnorm', 'soxr'}"
     code = (

@@ -79,13 +79,13 @@ def lit(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_a_book_gets_overlays_that_are_valid(version: int, tmp_path: Path) -> None:
+def test_the_overlays_of_a_book_are_valid(version: int, tmp_path: Path) -> None:
     out, _, spoken = narrated(tmp_path, make_epub.packed(make_epub.epub(5, version=version).entries))
     assert overlay_faults(out, lengths_s(spoken)) == []
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_epubcheck_finds_nothing(version: int, tmp_path: Path) -> None:
+def test_epubcheck_finds_no_error(version: int, tmp_path: Path) -> None:
     out, _, _ = narrated(tmp_path, make_epub.packed(make_epub.epub(5, version=version).entries))
     found = epubcheck(out)
     if found is None:
@@ -93,7 +93,7 @@ def test_epubcheck_finds_nothing(version: int, tmp_path: Path) -> None:
     assert found == []
 
 
-def test_each_sentence_lights_up_by_itself_while_it_is_heard(tmp_path: Path) -> None:
+def test_each_sentence_is_highlighted_while_it_is_heard(tmp_path: Path) -> None:
     out, book, _ = narrated(tmp_path, make_epub.packed(make_epub.epub(3).entries))
     # A note's reference and a page's number light up with their sentence, though nobody reads them.
     assert [re.sub(r"(?<=\.)\d$|(?<= )\d(?=[a-z])", "", text).strip() for text in lit(out)] == heard(book)
@@ -128,7 +128,7 @@ def test_spans_are_put_around_sentences_whatever_the_markup(body: str, expected:
 
 @given(st.data())
 @settings(max_examples=300)
-def test_spans_hold_their_stretch_alone_or_nothing_is_changed(data: st.DataObject) -> None:
+def test_a_span_contains_exactly_its_text_or_the_tree_is_unchanged(data: st.DataObject) -> None:
     inline = st.sampled_from(["b", "i", "a", "ruby", "span"])
 
     def text(depth: int) -> str:
@@ -204,7 +204,7 @@ def test_chapters_that_were_not_spoken_have_no_overlay(tmp_path: Path) -> None:
     assert overlay_faults(tmp_path / "out.epub", lengths_s(spoken)) == []
 
 
-def test_what_has_no_place_in_the_book_is_heard_with_what_comes_before(tmp_path: Path) -> None:
+def test_a_cue_without_a_place_in_the_book_belongs_to_the_clip_before_it(tmp_path: Path) -> None:
     path = tmp_path / "book.epub"
     path.write_bytes(make_epub.small("<p>One. Two. Three.</p>"))
     book = read_book(path)
@@ -217,7 +217,7 @@ def test_what_has_no_place_in_the_book_is_heard_with_what_comes_before(tmp_path:
     assert one.end_s == two.begin_s == pytest.approx(third.pos / RATE_HZ, abs=0.002)
 
 
-def test_a_paragraph_cut_over_chapters_lights_up_in_both(tmp_path: Path) -> None:
+def test_a_paragraph_that_is_split_over_two_chapters_is_highlighted_in_both(tmp_path: Path) -> None:
     sentence = "This is one sentence of a very long paragraph. "
     out, book, spoken = narrated(tmp_path, make_epub.small(f"<p>{sentence * 2_000}</p>"))
     assert len(book.chapters) == 2
@@ -226,7 +226,7 @@ def test_a_paragraph_cut_over_chapters_lights_up_in_both(tmp_path: Path) -> None
     assert overlay_faults(out, lengths_s(spoken)) == []
 
 
-def test_damaged_and_hostile_entries_are_left_out_and_not_listed(tmp_path: Path) -> None:
+def test_damaged_and_malicious_entries_are_left_out_and_not_listed(tmp_path: Path) -> None:
     made = make_epub.epub(2)
     entries = {**made.entries, "../evil.txt": b"x", "/etc/evil": b"x"}
     data = bytearray(make_epub.packed(entries))

@@ -50,7 +50,7 @@ def value(report: AcxReport, rule: str) -> float:
     return next(row.value for row in report.rows if row.rule == rule)
 
 
-def test_a_file_that_keeps_every_rule_passes_with_what_was_measured(tmp_path: Path) -> None:
+def test_a_file_that_meets_every_rule_passes_with_the_measured_values(tmp_path: Path) -> None:
     report = check(delivered(tmp_path / "a.mp3", chapter()))
     assert report.passed, report.rows
     assert value(report, "RMS") == pytest.approx(-19.5, abs=0.5)
@@ -83,7 +83,7 @@ def spike() -> list:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_made_to_break_a_rule_fails_that_rule_alone(tmp_path: Path, rule: str, parts: list) -> None:
+def test_a_file_that_breaks_one_rule_fails_only_that_rule(tmp_path: Path, rule: str, parts: list) -> None:
     if rule == "noise floor":  # hiss everywhere, also where it should be quiet
         hiss = np.random.default_rng(1).normal(0, 60, sum(map(len, parts))).astype(np.int16)
         report = check(delivered(tmp_path / "a.mp3", [np.concatenate(parts) + hiss]))
@@ -123,7 +123,7 @@ def test_a_bit_rate_that_changes_fails(tmp_path: Path) -> None:
     assert value(report, "different bit rates") > 1
 
 
-def test_what_is_no_mp3_fails_by_its_bit_rate(tmp_path: Path) -> None:
+def test_a_file_that_is_not_mp3_fails_the_bit_rate_rules(tmp_path: Path) -> None:
     assert failing(check(delivered(tmp_path / "a.flac", chapter(), encoding=Encoding()))) == {
         "bit rate",
         "different bit rates",
@@ -149,13 +149,13 @@ def test_silence_has_no_level_and_does_not_pass(tmp_path: Path) -> None:
     assert failing(report) == {"RMS", "silence before"}
 
 
-def test_what_is_no_audio_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_file_without_audio_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_text("no audio")
     with pytest.raises(OutputError, match=r"cannot check .*a\.mp3"):
         check(tmp_path / "a.mp3")
 
 
-def test_a_book_written_for_acx_passes_in_every_chapter(tmp_path: Path) -> None:
+def test_every_chapter_of_a_book_made_for_acx_passes(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     tracks = [
         track(store, n, [speech(9, 22_050, rms=0.03, seed=n), speech(9, 22_050, rms=0.03, seed=n + 5)]) for n in (1, 2)
@@ -177,7 +177,7 @@ def test_a_book_written_for_acx_passes_in_every_chapter(tmp_path: Path) -> None:
     sizes=st.lists(st.integers(1, 9_000), max_size=20),
     pause=st.integers(0, 40_000),
 )
-def test_a_chapter_gets_its_silence_whatever_it_has_and_loses_nothing_else(
+def test_a_chapter_gets_the_required_silence_and_loses_no_speech(
     head: int, tail: int, pause: int, sizes: list[int]
 ) -> None:
     rate_hz = 22_050

@@ -33,7 +33,7 @@ def peaky(draw: st.DrawFn) -> np.ndarray:
 
 @settings(max_examples=60)
 @given(pcm=peaky(), gain_db=st.floats(-20, 40), ceiling_dbfs=st.floats(-20, 0), sizes=st.lists(st.integers(0, 20_000)))
-def test_nothing_passes_the_ceiling_nothing_is_lost_and_the_blocks_sizes_change_nothing(
+def test_no_sample_exceeds_the_ceiling_or_is_lost_at_any_block_size(
     pcm: np.ndarray, gain_db: float, ceiling_dbfs: float, sizes: list[int]
 ) -> None:
     once = limited(pcm, gain_db=gain_db, ceiling_dbfs=ceiling_dbfs)
@@ -43,7 +43,7 @@ def test_nothing_passes_the_ceiling_nothing_is_lost_and_the_blocks_sizes_change_
     assert np.array_equal(limited(pcm, gain_db=gain_db, ceiling_dbfs=ceiling_dbfs, sizes=sizes), once)
 
 
-def test_below_the_ceiling_every_sample_stays_as_it_is() -> None:
+def test_below_the_ceiling_every_sample_is_unchanged() -> None:
     pcm = speech(3, RATE_HZ).clip(-8_000, 8_000)  # between the samples it is higher
     assert np.array_equal(limited(pcm), pcm)
 
@@ -61,7 +61,7 @@ def spike_in_a_plateau() -> tuple[np.ndarray, np.ndarray, int]:
     return pcm, limited(pcm, ceiling_dbfs=-12.0) / pcm, at
 
 
-def test_the_gain_is_down_when_a_peak_comes_and_back_to_exactly_one_behind_it() -> None:
+def test_the_gain_falls_before_a_peak_and_returns_to_exactly_one_after_it() -> None:
     _, gain, at = spike_in_a_plateau()
     ahead, behind = int(0.01 * RATE_HZ), int(0.3 * RATE_HZ)
     assert gain[at] <= 32_768 * 10 ** (-12 / 20) / 32_000
@@ -79,7 +79,7 @@ def test_the_gain_moves_without_a_jump() -> None:
     assert (np.diff(gain[at + 1 :]) >= -1 / 2_000).all()  # and rises behind
 
 
-def test_what_is_between_the_samples_stays_under_the_ceiling_too() -> None:
+def test_peaks_between_samples_stay_below_the_ceiling_too() -> None:
     pcm = speech(5, RATE_HZ, rms=0.1)
     meter = Meter(RATE_HZ)
     meter.feed(limited(pcm, gain_db=12, ceiling_dbfs=-2.0))

@@ -34,13 +34,13 @@ def metered(pcm: np.ndarray, rate_hz: int = RATE_HZ, sizes: list[int] | None = N
 
 @pytest.mark.parametrize("rate_hz", [16_000, 22_050, 24_000, 44_100, 11_025])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_loudness_is_pyloudnorms(rate_hz: int, seed: int) -> None:
+def test_the_loudness_equals_that_of_pyloudnorm(rate_hz: int, seed: int) -> None:
     pcm = speech(20, rate_hz, seed=seed)
     theirs = pyloudnorm.Meter(rate_hz).integrated_loudness(pcm / 32_768)
     assert metered(pcm, rate_hz).loudness_lufs == pytest.approx(theirs, abs=0.05)
 
 
-def test_what_is_far_quieter_than_the_rest_does_not_count() -> None:
+def test_audio_far_below_the_rest_does_not_count() -> None:
     loud, faint = speech(10, RATE_HZ), speech(30, RATE_HZ, rms=0.002)
     both = np.concatenate([faint, loud])
     theirs = pyloudnorm.Meter(RATE_HZ).integrated_loudness(both / 32_768)
@@ -55,7 +55,7 @@ def test_a_full_scale_sine_of_997_hz_is_3_lufs_below_full_scale() -> None:
 
 @settings(max_examples=20)
 @given(sizes=st.lists(st.integers(0, 9_000), max_size=40))
-def test_the_blocks_sizes_change_nothing(sizes: list[int]) -> None:
+def test_the_result_does_not_depend_on_the_block_size(sizes: list[int]) -> None:
     pcm = speech(5, RATE_HZ)
     once, pieces = metered(pcm), metered(pcm, sizes=sizes)
     for name in ("loudness_lufs", "rms_dbfs", "peak_dbfs", "true_peak_dbfs", "floor_dbfs"):
@@ -78,7 +78,7 @@ def test_the_peak_between_the_samples_is_seen() -> None:
 
 
 @pytest.mark.parametrize("samples", [0, 1, 500, RATE_HZ * 2])
-def test_silence_is_minus_120_in_every_row_and_gets_no_gain(samples: int) -> None:
+def test_silence_measures_minus_120_everywhere_and_gets_no_gain(samples: int) -> None:
     row = metered(np.zeros(samples, np.int16))
     assert row == LoudnessMeasurement(-120, -120, -120, -120, -120)
     assert {gain_for(name, row).db for name in PRESETS} == {0.0}
@@ -92,7 +92,7 @@ def test_channels_are_measured_together() -> None:
     assert levels.peak_dbfs == pytest.approx(-6.02, abs=0.01)
 
 
-def test_a_book_is_as_loud_as_its_chapters_in_a_row(tmp_path: Path) -> None:
+def test_the_loudness_of_a_book_is_that_of_its_chapters_in_sequence(tmp_path: Path) -> None:
     store = Store(tmp_path)
     parts = [speech(8, RATE_HZ, seed=1), speech(8, RATE_HZ, rms=0.02, seed=2)]
     tracks = [track(store, number, [pcm]) for number, pcm in enumerate(parts, 1)]
@@ -107,7 +107,7 @@ def test_a_book_is_as_loud_as_its_chapters_in_a_row(tmp_path: Path) -> None:
     ("name", "field", "aim"),
     [("podcast", "loudness_lufs", -16), ("ebu", "loudness_lufs", -23), ("acx", "rms_dbfs", -20)],
 )
-def test_a_preset_brings_a_book_to_its_loudness_whatever_the_limiter_takes(
+def test_a_preset_reaches_its_loudness_although_the_limiter_lowers_it(
     tmp_path: Path, name: PresetName, field: str, aim: float
 ) -> None:
     store = Store(tmp_path)
@@ -129,7 +129,7 @@ def test_the_limiter_is_tried_on_a_sample_of_a_long_book(tmp_path: Path, monkeyp
     assert of_a_sample.db == pytest.approx(of_all.db, abs=0.8)
 
 
-def test_a_silent_book_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_silent_book_is_unchanged(tmp_path: Path) -> None:
     store = Store(tmp_path)
     _, gain = fit("podcast", [track(store, 1, [np.zeros(RATE_HZ, np.int16)])], store)
     assert gain.db == 0

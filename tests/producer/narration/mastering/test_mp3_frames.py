@@ -70,7 +70,7 @@ def test_tags_before_the_audio_are_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"RIFF", b"ID3", b"\xff\xfb\xb0", b"\xff\xfb\x00\x00" * 9, b"\0" * 100], ids=repr
 )
-def test_what_is_no_mp3_has_no_bit_rate(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_mp3_has_no_bit_rate(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.mp3"
     path.write_bytes(data)
     assert bit_rates_kbit_s(path) == set()

@@ -11,7 +11,7 @@ from voxspool.books.book import Book
 from voxspool.narration.report.data import encoded, report
 
 
-def test_a_row_says_all_that_is_known_of_a_segment() -> None:
+def test_a_row_has_everything_that_is_known_about_a_segment() -> None:
     row = report(BOOK, [FIRST, SECOND])["segments"][1]
     assert row == {
         "chapter": 1, "segment": 1, "block": 0, "start": 3, "end": 19,
@@ -47,7 +47,7 @@ def test_totals_chapters_and_workers_add_up() -> None:
     assert list(found["workers"][0]) == ["worker", "spoken", "reused", "audio_s", "share", "work_s", "real_time_factor"]
 
 
-def test_what_was_heard_is_in_its_row_and_other_words_are_a_fault() -> None:
+def test_a_row_has_the_transcript_and_different_words_are_a_fault() -> None:
     found = report(BOOK, [FIRST, SECOND], HEARD)
     first, second, third, _ = found["segments"]
     assert (first["heard"], first["word_error_rate"], first["fault"]) == ("other words", 1.0, "words")

@@ -34,7 +34,7 @@ class Seen(HTMLParser):
         self._texts.append(data)
 
 
-def test_the_page_begins_with_what_failed() -> None:
+def test_the_page_starts_with_the_faults() -> None:
     html = page(report(BOOK, [FIRST, SECOND], HEARD))
     seen = Seen(html)
     for shown in ("3 of 4 segments were not spoken", "Not read: page 3 is damaged", "noise at its end", "heard: other"):
@@ -73,7 +73,7 @@ def test_a_page_without_faults_says_so() -> None:
     assert "Nothing was spoken" in page(report(Book("", ()), [Track(1, "Silent", HZ, ())]))
 
 
-def test_texts_are_text_and_nothing_is_fetched() -> None:
+def test_texts_are_escaped_and_nothing_is_loaded_from_elsewhere() -> None:
     said = stored(1000, EVIL, voice=EVIL)
     track = Track(1, EVIL, HZ, (cue(EVIL, 0, said, fault=EVIL), cue(EVIL, 1000, said)))
     html = page(report(Book(EVIL, (), (EVIL,), unread=(EVIL,)), [track], {(1, 1): Transcription(EVIL, 0.5, 4)}))
@@ -129,7 +129,7 @@ def a_long_book(chapters: int) -> list[Track]:
     return tracks
 
 
-def test_ten_thousand_segments_are_a_page_that_can_be_used() -> None:
+def test_the_page_of_ten_thousand_segments_is_small_enough_to_use() -> None:
     def made(tracks: list[Track]) -> tuple[str, str]:
         found = report(BOOK, tracks)
         return page(found), encoded(found)

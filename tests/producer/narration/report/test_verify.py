@@ -36,7 +36,7 @@ ANOTHER = "There were several boats out that night, and none of them had a radio
         ("cafe\u0301", "café"),
     ],
 )
-def test_what_sounds_alike_has_the_same_words(one: str, other: str) -> None:
+def test_texts_that_sound_alike_have_the_same_words(one: str, other: str) -> None:
     assert words(one) == words(other)
 
 
@@ -44,7 +44,7 @@ def test_what_sounds_alike_has_the_same_words(one: str, other: str) -> None:
     ("one", "other"),
     [("won't", "want"), ("café", "cafe"), ("and one", "and"), ("one and all", "one all")],
 )
-def test_what_sounds_otherwise_has_not(one: str, other: str) -> None:
+def test_texts_that_sound_different_have_different_words(one: str, other: str) -> None:
     assert words(one) != words(other)
 
 
@@ -52,7 +52,7 @@ def test_symbols_have_no_words() -> None:
     assert words("* * * — “…”") == ()
 
 
-def test_a_rate_counts_the_words_and_a_short_segment_has_no_fault() -> None:
+def test_the_error_rate_counts_words_and_a_short_segment_has_no_fault() -> None:
     assert compare("The lamp is lit again.", "The lamp was lit again") == Transcription(
         "The lamp was lit again", 0.2, 5
     )
@@ -62,7 +62,7 @@ def test_a_rate_counts_the_words_and_a_short_segment_has_no_fault() -> None:
 
 
 @pytest.mark.voice
-def test_right_words_pass_and_wrong_ones_are_found(tmp_path: Path) -> None:
+def test_correct_speech_passes_and_wrong_words_are_found(tmp_path: Path) -> None:
     store, engine = Store(tmp_path), PiperEngine(voice_folders(None))
     voice = next(iter(engine.voices.values()))
 
@@ -94,13 +94,13 @@ def test_right_words_pass_and_wrong_ones_are_found(tmp_path: Path) -> None:
     assert again == found, "what was heard once is not listened to again"
 
 
-def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:
+def test_an_unknown_model_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"Whisper model .*no-model.* cannot be loaded .*name a folder"):
         Transcriber(str(tmp_path / "no-model"))
 
 
 @pytest.mark.parametrize("library", ["faster_whisper", "jiwer"])
-def test_without_its_extra_it_says_what_to_install(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_libraries_the_error_says_what_to_install(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *args: Any) -> Any:  # noqa: ANN401 - whatever is imported
