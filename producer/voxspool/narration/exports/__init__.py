@@ -1,1 +1,1 @@
-"""The files that people keep: audio of chapters, captions, M4B, EPUB with media overlays."""
+"""The files for people: audio of chapters, captions, M4B, EPUB with media overlays."""

@@ -1,6 +1,6 @@
-"""The parts of an EPUB 3 with media overlays: the package, the nav document, SMIL, documents without a DTD.
+"""The entries of an EPUB 3 with media overlays: package, navigation document, SMIL, documents without a DTD.
 
-The same input gives the same bytes. It knows the formats and the places of new files.
+This module knows the formats and where new files are placed. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _SMIL: Final = "http://www.w3.org/ns/SMIL"
 _SMIL_NAMESPACES: Final = cast("dict[str, str]", {None: _SMIL, "epub": OPS})
 _NAV_NAMESPACES: Final = cast("dict[str, str]", {None: XHTML, "epub": OPS})
 _FOLDER: Final = "voxspool"
-"""Where everything new lies, beside the package."""
+"""The folder of all new files, beside the package."""
 _MEDIA_TYPES: Final = {".mp3": "audio/mpeg", ".m4a": "audio/mp4", ".mp4": "audio/mp4"}
 ACTIVE: Final = "voxspool-active"
-"""The class that a reading system gives to what is heard."""
+"""The CSS class that a reading system sets on the element that is heard."""
 CSS: Final = f".{ACTIVE} {{ background-color: #ffe08a; color: #000; }}\n"
 EPOCH: Final = (1980, 1, 1, 0, 0, 0)
-"""The date of new entries, the first that ZIP has: equal books are equal files."""
+"""The date of new entries: the earliest one in ZIP, so that equal books give equal files."""
 
 
 class Layout:
-    """Names what is new in the archive: paths and ids that the source does not have."""
+    """Paths and ids of what is new in the archive. The source has none of them."""
 
     def __init__(self, archive: Archive, package: Package, audio: Mapping[int, Path]) -> None:
         base = posixpath.dirname(package.path)
@@ -58,17 +58,17 @@ class Layout:
         }
 
     def smil(self, number: int) -> str:
-        """Name the overlay of the n-th document."""
+        """Return the path of the overlay of document number `number`."""
         return f"{self.folder}/overlay-{number:03}.smil"
 
     def id(self, wish: str) -> str:
-        """Draw an id for the package."""
+        """Return an id that the package does not have yet: the wish, or the wish with a number."""
         found = next(name for name in _numbered(wish) if name not in self._ids)
         self._ids.add(found)
         return found
 
     def href(self, path: str) -> str:
-        """Return a path as the package says it."""
+        """Return a path relative to the package, as a URL."""
         return href(path, self._base)
 
 
@@ -78,12 +78,12 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def href(path: str, folder: str) -> str:
-    """Return a path as a document in a folder says it."""
+    """Return a path relative to a folder, as a URL."""
     return quote(posixpath.relpath(path, folder or "."))
 
 
 def smil(overlay: DocumentOverlay, path: str, layout: Layout) -> bytes:
-    """Write the overlay of one document."""
+    """Return the overlay of one document as SMIL, for a file at `path`."""
     folder = posixpath.dirname(path)
     document = href(overlay.item.path, folder)
     root = etree.Element(f"{{{_SMIL}}}smil", {"version": "3.0"}, nsmap=_SMIL_NAMESPACES)
@@ -99,12 +99,12 @@ def smil(overlay: DocumentOverlay, path: str, layout: Layout) -> bytes:
 
 
 def _clock(ms: int) -> str:
-    """Write a time as SMIL does: h:mm:ss.fff."""
+    """Return a time as SMIL writes it: h:mm:ss.fff."""
     return f"{ms // 3_600_000}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}.{ms % 1000:03}"
 
 
 def link_css(tree: Element, href: str) -> None:
-    """Let a document have the style of what is heard."""
+    """Link the style sheet for the highlighted text in a document."""
     head = next((one for one in tree if local(one) == "head"), None)
     if head is None:
         head = tree.makeelement(f"{{{XHTML}}}head", {})
@@ -115,33 +115,33 @@ def link_css(tree: Element, href: str) -> None:
 
 
 def serialised(tree: Element) -> bytes:
-    """Write a document as EPUB 3 wants it."""
+    """Return a document as EPUB 3 requires it: XML in UTF-8 with the document type of HTML."""
     return etree.tostring(tree.getroottree(), encoding="utf-8", xml_declaration=True, doctype="<!DOCTYPE html>")
 
 
 def xml(root: Element) -> bytes:
-    """Write XML that is not prose, indented."""
+    """Return indented XML, for files in which spaces have no meaning."""
     etree.indent(root)
     return etree.tostring(root.getroottree(), encoding="utf-8", xml_declaration=True) + b"\n"
 
 
 def is_old(package: Package) -> bool:
-    """Whether it is an EPUB 2, or older."""
+    """Return whether a package is of EPUB 2 or older."""
     return not package.root.get("version", "").startswith("3")
 
 
 def modern(archive: Archive, package: Package) -> dict[str, bytes]:
-    """Return the documents of an EPUB 2 without the DTD, and the names that it defined as characters."""
+    """Return the documents of an EPUB 2 without the DTD. Characters replace the names that it defined."""
     found = {}
     for item in package.items:
         if item.is_document:
-            with suppress(BookError):  # copied as it is then, and listed as unread in the book
+            with suppress(BookError):  # then it is copied unchanged; the book lists it as unread
                 found[item.path] = serialised(parse_document(archive.read(item.path)).root)
     return found
 
 
 def nav_document(archive: Archive, package: Package, layout: Layout) -> bytes:
-    """Write the table of contents that EPUB 3 wants: the lines of the NCX."""
+    """Return the navigation document that EPUB 3 requires, made from the NCX, or else from the spine."""
     known = {item.path for item in package.items}
     lines = [one for one in contents(archive, package) if one.document in known]
     lines = lines or [Entry(item.href, item.path, "") for item in package.spine]
@@ -158,21 +158,21 @@ def nav_document(archive: Archive, package: Package, layout: Layout) -> bytes:
 
 
 def old_overlays(package: Package) -> set[str]:
-    """Return the overlays that the source has: they are replaced."""
+    """Return the overlays of the source, which are replaced."""
     return {item.path for item in package.items if item.media_type == "application/smil+xml"}
 
 
 def newest(archive: Archive) -> str:
-    """Return the date of the newest entry: a book's own time, whenever it is narrated."""
+    """Return the date of the newest entry: the modification date must not depend on the day of the narration."""
     year, month, day, hour, minute, second = max((info.date_time for info in archive.infos), default=EPOCH)
     return f"{year:04}-{max(month, 1):02}-{max(day, 1):02}T{hour % 24:02}:{minute % 60:02}:{second % 60:02}Z"
 
 
 class Packager:
-    """Changes the package: lists what is new, and makes it one of EPUB 3."""
+    """Changes the package: lists the new files, and converts it to EPUB 3."""
 
     def __init__(self, package: Package, layout: Layout, kept: set[str]) -> None:
-        """`kept` has the entries of the source that are in the new archive too."""
+        """`kept` are the entries of the source that are in the new archive too."""
         self._package = package
         self._layout = layout
         self._kept = kept
@@ -180,42 +180,42 @@ class Packager:
         self._manifest = _section(package.root, "manifest")
 
     def update(self, overlays: list[DocumentOverlay], narrator: str, modified: str) -> None:
-        """Do all of it."""
+        """Make all changes. `modified` is the date if the package states none."""
         if is_old(self._package):
-            self._modernise()
-        self._forget()
+            self._convert()
+        self._remove_old()
         if self._package.nav is None:
-            self._list("nav", self._layout.nav, "application/xhtml+xml", {"properties": "nav"})
-        self._list("overlay-css", self._layout.css, "text/css", {})
+            self._add_item("nav", self._layout.nav, "application/xhtml+xml", {"properties": "nav"})
+        self._add_item("overlay-css", self._layout.css, "text/css", {})
         for number, path in self._layout.audio.items():
-            self._list(f"audio-{number}", path, _MEDIA_TYPES[posixpath.splitext(path)[1]], {})
+            self._add_item(f"audio-{number}", path, _MEDIA_TYPES[posixpath.splitext(path)[1]], {})
         for number, overlay in enumerate(overlays, 1):
-            self._list_overlay(number, overlay)
-        self._say("media:duration", _clock(sum(overlay.duration_ms for overlay in overlays)))
-        self._say("media:narrator", narrator)
-        self._say("media:active-class", ACTIVE)
+            self._add_overlay(number, overlay)
+        self._add_meta("media:duration", _clock(sum(overlay.duration_ms for overlay in overlays)))
+        self._add_meta("media:narrator", narrator)
+        self._add_meta("media:active-class", ACTIVE)
         if not any(one.get("property") == "dcterms:modified" for one in named(self._metadata, "meta")):
-            self._say("dcterms:modified", modified)
+            self._add_meta("dcterms:modified", modified)
 
-    def _list_overlay(self, number: int, overlay: DocumentOverlay) -> None:
-        name = self._list(f"overlay-{number}", self._layout.smil(number), "application/smil+xml", {})
+    def _add_overlay(self, number: int, overlay: DocumentOverlay) -> None:
+        name = self._add_item(f"overlay-{number}", self._layout.smil(number), "application/smil+xml", {})
         for one in named(self._manifest, "item"):
             if one.get("id") == overlay.item.id:
                 one.set("media-overlay", name)
-        self._say("media:duration", _clock(overlay.duration_ms), refines=f"#{name}")
+        self._add_meta("media:duration", _clock(overlay.duration_ms), refines=f"#{name}")
 
-    def _list(self, wish: str, path: str, media_type: str, more: dict[str, str]) -> str:
+    def _add_item(self, wish: str, path: str, media_type: str, more: dict[str, str]) -> str:
         name = self._layout.id(f"voxspool-{wish}")
         about = {"id": name, "href": self._layout.href(path), "media-type": media_type, **more}
         etree.SubElement(self._manifest, f"{{{OPF}}}item", about)
         return name
 
-    def _say(self, term: str, value: str, **more: str) -> None:
+    def _add_meta(self, term: str, value: str, **more: str) -> None:
         meta = etree.SubElement(self._metadata, f"{{{OPF}}}meta", {"property": term, **more})
         meta.text = value
 
-    def _forget(self) -> None:
-        """Take out what the source says of overlays of its own, and the files that are not there."""
+    def _remove_old(self) -> None:
+        """Remove the source's own overlays from the package, and files that are not in the archive."""
         for one in named(self._metadata, "meta"):
             if one.get("property", "").startswith("media:"):
                 _remove(one)
@@ -225,8 +225,8 @@ class Packager:
             if one.get("idref", one.get("id")) not in there:
                 _remove(one)
 
-    def _modernise(self) -> None:
-        """Make the package one of EPUB 3: no attributes of OPF on terms of Dublin Core, and one date."""
+    def _convert(self) -> None:
+        """Convert the package to EPUB 3, which allows one date, and no OPF attributes on Dublin Core terms."""
         self._package.root.set("version", "3.0")
         for one in named(self._manifest, "item"):
             if one.get("media-type") in {"text/html", "text/x-oeb1-document"}:
@@ -242,7 +242,7 @@ class Packager:
 
 
 def _section(root: Element, name: str) -> Element:
-    """Return a part of a package; it is made where a damaged one has none."""
+    """Return a section of a package. It is created if a damaged package lacks it."""
     found = next(iter(named(root, name)), None)
     return etree.SubElement(root, f"{{{OPF}}}{name}") if found is None else found
 

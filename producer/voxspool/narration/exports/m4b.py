@@ -1,8 +1,8 @@
-"""Tracks -> one M4B: AAC, chapters in both styles that players read, the cover, the tags of the book.
+"""Tracks -> one M4B: AAC audio, chapters in the two styles that players read, the cover, the tags of the book.
 
-PyAV (extra `m4b`) does the work. The book is encoded in pieces, on all cores at once: each piece begins some frames
-early and ends some late, and only the frames between are kept, so they follow each other as those of one long
-encoding. Memory: a few pieces of a minute, and FFmpeg's table of the frames: 5.5 MB an hour.
+PyAV (extra `m4b`) encodes and writes. The book is encoded in pieces, on all cores: each piece starts some frames early
+and ends some late, and only the frames between are kept, so that the joints sound like one encoding. Memory: a few
+pieces of a minute each, and FFmpeg's table of frames, 5.5 MB for each hour of audio.
 """
 
 from __future__ import annotations
@@ -39,36 +39,37 @@ if TYPE_CHECKING:
     Pcm = NDArray[np.int16]
 
 _RATES_HZ: Final = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+"""Sample rates of AAC that are used."""
 _FRAME_SAMPLES: Final = 1024
-"""A frame of AAC; the encoder's delay is one too."""
+"""Samples in a frame of AAC. The encoder's delay is one frame too."""
 _BLOCK_SAMPLES: Final = 65_536
-"""Given to PyAV at once, which cuts frames."""
+"""Number of samples that are passed to PyAV in one call; it divides them into frames."""
 _PIECE_FRAMES: Final = 1200
-"""Under a minute of speech."""
+"""Frames in a piece: 51 s at 24 kHz."""
 _AROUND_FRAMES: Final = 16
-"""How many frames an encoder needs to come to the decisions of one that heard all that was before. With 16 the joints
-are no worse than the rest: 28.2 dB of signal over error on speech at 64 kbit/s, either way."""
+"""Frames before and after a piece, after which an encoder decides as if it had encoded everything before. With 16 the
+joints are no worse than the rest: a signal-to-noise ratio of 28.2 dB on speech at 64 kbit/s, in both places."""
 _AUDIOBOOK: Final = "2"
-"""The kind of media, `stik`, by which Apple's players put it among the books."""
+"""Value of the tag `stik` (media kind). Apple's players list files with it among the audiobooks."""
 _COVER_PIXELS: Final = 64_000_000
-"""More than any cover has, and 256 MB when decoded."""
+"""Maximum number of pixels that are decoded: more than any cover has, 256 MB."""
 _COVER_CODECS: Final = {b"\xff\xd8\xff": "mjpeg", b"\x89PNG": "png"}
-"""What a picture begins with; what a book says of it may be wrong."""
+"""First bytes of a picture -> its codec. The media type that a book states may be wrong."""
 
 
 def write_m4b(
     book: Book, tracks: Sequence[Track], store: Store, target: Path, *, gain: Gain | None = None, kbit_s: int = 64
 ) -> None:
-    """Write a book's chapters, in their order, to one M4B. It appears whole or not at all.
+    """Write the chapters of a book, in order, to one M4B. The file appears whole or not at all.
 
-    A cover that `cover_fault` finds fault with is left out, and so is a chapter without a sample.
-    Raises OutputError, StoreError, MissingExtraError.
+    A cover with a `cover_fault` is left out, and so is a chapter without a sample. Raises OutputError, StoreError,
+    MissingExtraError.
     """
     av = pyav()
     check_place(target)
     tracks = [track for track in tracks if track.samples]
     if not tracks:
-        raise OutputError(f"{target} would be empty: nothing of the book was spoken")
+        raise OutputError(f"{target} would be empty: no sample of the book was spoken; see report.html for the faults")
     with Part(target) as part:
         try:
             _write(av, part.path, book, tracks, store, gain, kbit_s)
@@ -79,7 +80,7 @@ def write_m4b(
 
 
 def cover_fault(cover: Cover) -> str:
-    """Return why a cover cannot go into an M4B; an empty text if it can. Raises MissingExtraError."""
+    """Return why a cover cannot be stored in an M4B; an empty text if it can. Raises MissingExtraError."""
     try:
         _picture(pyav(), cover)
     except ValueError as error:
@@ -98,8 +99,8 @@ def _write(
 ) -> None:
     rate_hz = _rate_hz(tracks)
     encoder = _AacEncoder(av, rate_hz, kbit_s * 1000)
-    # Not `ipod`, which PyAV gives no picture; the brand makes it an audiobook. faststart: the index comes first.
-    # movie_timescale: how long the sound is stands there in these units; in the usual ms its last samples are lost.
+    # format: with `ipod` PyAV cannot store a cover; the brand makes it an audiobook. faststart: the index comes first.
+    # movie_timescale: the unit of the duration in the header; with the default, 1 ms, the last samples are cut off.
     options = {"movflags": "+faststart", "brand": "M4B ", "movie_timescale": str(rate_hz)}
     with av.open(str(path), "w", format="mp4", options=options) as out:
         out.metadata.update(_metadata(book))
@@ -116,7 +117,7 @@ def _write(
 
 
 def _rate_hz(tracks: Sequence[Track]) -> int:
-    """Return a rate of AAC that loses nothing of any chapter, or the highest."""
+    """Return the lowest rate of AAC that is not below that of any chapter, or else the highest."""
     most = max(track.sample_rate for track in tracks)
     return next((rate for rate in _RATES_HZ if rate >= most), _RATES_HZ[-1])
 
@@ -138,9 +139,9 @@ def _metadata(book: Book) -> dict[str, str]:
 
 
 def _chapters(tracks: Sequence[Track], rate_hz: int) -> list[dict[str, object]]:
-    """Return where each chapter begins and ends, in samples of the file.
+    """Return the chapters as PyAV takes them, with start and end in samples of the file.
 
-    The muxer writes them twice: as a track of text, and as a list (Nero's), which holds the first 255 at most.
+    The muxer writes them in both styles: as a text track, and as Nero's list, which holds 255 at most.
     """
     lengths = [_length(track, rate_hz) for track in tracks]
     starts = np.cumsum([0, *lengths]).tolist()
@@ -157,11 +158,12 @@ def _chapters(tracks: Sequence[Track], rate_hz: int) -> list[dict[str, object]]:
 
 
 def _length(track: Track, rate_hz: int) -> int:
+    """Return the number of samples of a chapter at the file's rate."""
     return round(Fraction(track.samples * rate_hz, track.sample_rate))
 
 
 def _samples(tracks: Sequence[Track], store: Store, gain: Gain | None, rate_hz: int) -> Iterator[Pcm]:
-    """Yield the whole book's samples at the file's rate; each chapter is as long as `_chapters` says."""
+    """Yield the samples of the whole book at the file's rate. Each chapter is exactly as long as in `_chapters`."""
     for track in tracks:
         left = _length(track, rate_hz)
         resample = resampler(track.sample_rate, rate_hz)
@@ -175,23 +177,23 @@ def _samples(tracks: Sequence[Track], store: Store, gain: Gain | None, rate_hz: 
 
 @dataclass(frozen=True, slots=True)
 class _AacPiece:
-    """A stretch of the book for one encoder."""
+    """A part of the book for one encoder, with the frames around it."""
 
     pcm: Pcm
     start: int
-    """The position in the book of its first sample, a multiple of a frame."""
+    """The position of its first sample in the book, a multiple of a frame."""
     first_pts: int
-    """The packets from here on are kept; the first one of the book is at -1024, the encoder's delay."""
+    """The time of the first packet that is kept. That of the book is -1024, because of the encoder's delay."""
     end_pts: int | None
-    """And those before here; None: all that follow."""
+    """The time of the first packet that is not kept any more; None: all are."""
 
 
 def _pieces(blocks: Iterable[Pcm]) -> Iterator[_AacPiece]:
-    """Cut the book, with what lies around each piece."""
+    """Divide the samples of the book into pieces, each with the frames around it."""
     size, around = _PIECE_FRAMES * _FRAME_SAMPLES, _AROUND_FRAMES * _FRAME_SAMPLES
     held, held_samples = deque[Any](), 0
-    start = 0  # of what is held
-    first = 0  # of the next piece
+    start = 0  # position of the first held sample
+    first = 0  # position of the next piece, without the frames before it
     for pcm in blocks:
         held.append(pcm)
         held_samples += len(pcm)
@@ -208,7 +210,7 @@ def _pieces(blocks: Iterable[Pcm]) -> Iterator[_AacPiece]:
 
 
 class _AacEncoder:
-    """Pieces -> packets. Each piece has a codec of its own; threads may share this."""
+    """Encodes pieces. Each gets a codec of its own, so threads may share the encoder."""
 
     def __init__(self, av: Any, rate_hz: int, bit_s: int) -> None:  # noqa: ANN401 - the module, imported late
         self._av = av
@@ -216,7 +218,7 @@ class _AacEncoder:
         self.bit_s = bit_s
 
     def encode(self, piece: _AacPiece) -> list[Any]:
-        """Return the packets of the piece's own frames, with the times that they have in the book."""
+        """Return the packets of a piece, without those of the frames around it, with their times in the book."""
         codec = self._av.CodecContext.create("aac", "w")
         codec.sample_rate, codec.layout, codec.format = self._rate_hz, "mono", "fltp"
         codec.bit_rate, codec.time_base = self.bit_s, Fraction(1, self._rate_hz)
@@ -233,6 +235,7 @@ class _AacEncoder:
         ]
 
     def _frames(self, pcm: Pcm, time_base: Fraction) -> Iterator[Any]:
+        """Yield samples as PyAV's frames."""
         for at in range(0, len(pcm), _BLOCK_SAMPLES):
             samples = pcm[None, at : at + _BLOCK_SAMPLES].astype(np.float32) / FULL_SCALE
             frame = self._av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
@@ -241,7 +244,7 @@ class _AacEncoder:
 
 
 def _packets(encoder: _AacEncoder, pieces: Iterator[_AacPiece]) -> Iterator[Any]:
-    """Yield all packets in order. As many pieces are under way as there are cores, and one waits."""
+    """Yield all packets in order. One piece is encoded on each core, and one more waits."""
     cores = os.cpu_count() or 1
     with ThreadPoolExecutor(cores, "voxspool-aac") as pool:
         under_way = deque[Any]()
@@ -257,7 +260,7 @@ def _packets(encoder: _AacEncoder, pieces: Iterator[_AacPiece]) -> Iterator[Any]
 
 
 def _cover_packet(av: Any, out: Any, cover: Cover | None) -> Any:  # noqa: ANN401 - PyAV's, imported late
-    """Make room for a cover, and give it as a packet; None for none, or a broken one."""
+    """Add a stream for the cover and return its packet; None if there is no cover, or a broken one."""
     if cover is None:
         return None
     try:
@@ -274,7 +277,7 @@ def _cover_packet(av: Any, out: Any, cover: Cover | None) -> Any:  # noqa: ANN40
 
 
 def _picture(av: Any, cover: Cover) -> tuple[str, int, int]:  # noqa: ANN401 - the module, imported late
-    """Return a picture's codec, its width and its height, having decoded it. Raises ValueError."""
+    """Decode a picture; return its codec, width and height. Raises ValueError if it is broken or of another kind."""
     codec_name = next((name for head, name in _COVER_CODECS.items() if cover.data.startswith(head)), None)
     if codec_name is None:
         raise ValueError(f"the cover ({cover.media_type}) is neither JPEG nor PNG")
@@ -285,7 +288,7 @@ def _picture(av: Any, cover: Cover) -> tuple[str, int, int]:  # noqa: ANN401 - t
     except av.FFmpegError as error:
         raise ValueError(f"the cover ({cover.media_type}) is broken: {error.strerror}") from error
     if not frames:
-        raise ValueError(f"the cover ({cover.media_type}) is broken: there is no picture in it")
+        raise ValueError(f"the cover ({cover.media_type}) is broken: it contains no picture")
     return codec_name, frames[0].width, frames[0].height
 
 

@@ -1,7 +1,7 @@
-"""A spoken EPUB -> an EPUB 3 with media overlays: each sentence is highlighted in the book while it is heard.
+"""A spoken EPUB -> an EPUB 3 with media overlays: a reader highlights each sentence while it is heard.
 
-Every entry of the source is copied unchanged, except its package and the spoken documents: these get ids, on elements
-or on spans around sentences. An EPUB 2 becomes an EPUB 3 as far as necessary.
+All entries of the source are copied unchanged, except the package and the spoken documents, which get ids on elements
+or on spans around sentences. An EPUB 2 is converted to EPUB 3 as far as necessary.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def write_overlay(
     *,
     narrator: str = "voxspool",
 ) -> None:
-    """Write the EPUB of `source`, read as `book`, with what was spoken of it.
+    """Write the EPUB `source`, which was read as `book`, with the audio of the tracks. It appears whole or not at all.
 
-    `audio` has the file of each track, by its number: MP3 or M4A (AAC), timed as the track is. The file is there whole,
-    or not at all.
+    `audio` maps the number of each track to its file, MP3 or M4A (AAC), in step with the track. A track without a file
+    is left out.
 
-    Raises BookError where the source cannot be read, OutputError where the target cannot be written.
+    Raises BookError if the source cannot be read, OutputError if the target cannot be written.
     """
     with Archive(source) as archive:
         package = open_package(archive)
@@ -79,7 +79,7 @@ def _write(
     audio: Mapping[int, Path],
     narrator: str,
 ) -> None:
-    """Write the whole archive: what is changed, what is copied, what is new, and the package that lists all of it."""
+    """Write the archive: changed and copied entries, new entries, and last the package that lists all of them."""
     layout = Layout(archive, package, {clip.audio: audio[clip.audio] for one in overlays for clip in one.clips})
     changed = modern(archive, package) if is_old(package) else {}
     for overlay in overlays:
@@ -99,7 +99,7 @@ def _write(
 
 
 def _copy(out: zipfile.ZipFile, archive: Archive, changed: Mapping[str, bytes], left: set[str]) -> set[str]:
-    """Copy the source's entries but those left out and those that are damaged; give the names of what was copied."""
+    """Copy the entries of the source, except those in `left` and damaged ones; return the names that were copied."""
     kept = set()
     for info in archive.infos:
         name = info.filename
@@ -118,7 +118,7 @@ def _copy(out: zipfile.ZipFile, archive: Archive, changed: Mapping[str, bytes], 
 
 
 def _is_whole(archive: Archive, name: str) -> bool:
-    """Read an entry to its end, before any of it is written."""
+    """Return whether an entry can be read to its end. It is read before any of it is written."""
     try:
         for _ in archive.chunks(name, _COPIED_AT_MOST_BYTES):
             pass
@@ -128,7 +128,7 @@ def _is_whole(archive: Archive, name: str) -> bool:
 
 
 def _is_safe(name: str) -> bool:
-    """Whether a name leads nowhere but into the folder that somebody unpacks the book to."""
+    """Return whether an entry, when it is unpacked, stays inside the folder that the book is unpacked to."""
     return (
         not name.startswith("/")
         and "\\" not in name
@@ -156,7 +156,7 @@ def _add(
 
 
 def _add_file(out: zipfile.ZipFile, name: str, path: Path) -> None:
-    """Add an audio file; it is compressed already."""
+    """Add an audio file, without compressing it again."""
     with (
         path.open("rb") as file,
         out.open(_info(name, zipfile.ZIP_STORED), "w", force_zip64=path.stat().st_size >= _ZIP64_FROM_BYTES) as entry,
@@ -166,7 +166,7 @@ def _add_file(out: zipfile.ZipFile, name: str, path: Path) -> None:
 
 @contextmanager
 def _written(target: Path) -> Iterator[zipfile.ZipFile]:
-    """Yield an archive that appears as `target` when it is whole. Raises OutputError."""
+    """Yield an archive that becomes `target` when the block ends without an error. Raises OutputError."""
     try:
         with PartialFile(target) as part:
             with part.path.open("xb") as file, zipfile.ZipFile(file, "w") as out:

@@ -1,4 +1,7 @@
-"""Cues of Tracks -> clips: which id of which document is heard when. It puts the ids into the documents' trees."""
+"""The cues of tracks -> the clips of an overlay: which element of which document is heard when.
+
+It puts the ids that clips refer to into the trees of the documents.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +27,18 @@ if TYPE_CHECKING:
 
 
 class OverlayClip(NamedTuple):
-    """A cue, or several of one target, as the overlay says it: times in whole milliseconds, cut down."""
+    """A cue, or several with the same target, as the overlay states it. Times are whole milliseconds, rounded down."""
 
     target: str
-    """The id in its document."""
+    """The id of an element in the document."""
     audio: int
-    """The chapter's number."""
+    """The number of the chapter whose audio it is in."""
     begin_ms: int
     end_ms: int
 
 
 class _PlacedCue(NamedTuple):
-    """A cue, with where it stands in its document."""
+    """A cue, and its place in a document: the index of a run, and a span of characters in it."""
 
     run: int
     start: int
@@ -46,7 +49,7 @@ class _PlacedCue(NamedTuple):
 
 @dataclass(slots=True)
 class DocumentOverlay:
-    """The overlay of one document."""
+    """The overlay of one document of the book."""
 
     item: Item
     tree: Element
@@ -54,14 +57,14 @@ class DocumentOverlay:
 
     @property
     def duration_ms(self) -> int:
-        """How long all of it is heard."""
+        """The sum of its clips' durations."""
         return sum(clip.end_ms - clip.begin_ms for clip in self.clips)
 
 
 def spoken_documents(archive: Archive, package: Package, book: Book, tracks: Sequence[Track]) -> list[DocumentOverlay]:
-    """Put ids into the documents that were spoken, and say when each is heard."""
+    """Return the overlays of the documents that were spoken, after putting the ids into their trees."""
     read = read_contents(archive, package)
-    places = _places(book, {path: said.runs for path, said in read.proses.items()})
+    places = _places(book, {path: prose.runs for path, prose in read.proses.items()})
     spoken: dict[str, list[_PlacedCue]] = defaultdict(list)
     for track in sorted(tracks, key=lambda one: one.number):
         for cue in track.cues:
@@ -80,7 +83,10 @@ def spoken_documents(archive: Archive, package: Package, book: Book, tracks: Seq
 
 
 def _close_gaps(overlays: list[DocumentOverlay], ends_ms: Mapping[int, int]) -> None:
-    """Let each clip last until the next of its chapter begins, so that what has no place in the book is heard too."""
+    """Extend each clip to the start of the next one in its chapter, or to the chapter's end.
+
+    Audio of cues that have no place in the book is then played too.
+    """
     following = dict(ends_ms)
     for overlay in reversed(overlays):
         for index in range(len(overlay.clips) - 1, -1, -1):
@@ -90,10 +96,10 @@ def _close_gaps(overlays: list[DocumentOverlay], ends_ms: Mapping[int, int]) -> 
 
 
 def _places(book: Book, runs: Mapping[str, tuple[Run, ...]]) -> dict[tuple[int, int], tuple[str, int, int]]:
-    """Find each block again: chapter's number and block -> document, run in it, first character in the run.
+    """Return the place of each block: chapter number and block -> document, run in it, first character in the run.
 
-    Documents are read as they were for the book, so blocks and runs come in one order; several blocks are of one run
-    where a paragraph was too long for a chapter.
+    The documents are read as they were for the book, so blocks and runs are in the same order. Several blocks are of
+    one run if a paragraph was too long for a chapter.
     """
     found: dict[tuple[int, int], tuple[str, int, int]] = {}
     at: dict[str, tuple[int, int]] = {}
@@ -109,7 +115,7 @@ def _places(book: Book, runs: Mapping[str, tuple[Run, ...]]) -> dict[tuple[int, 
 
 
 def _place(block: Block, runs: Sequence[Run], texts: list[str], first: int, after: int) -> tuple[int, int] | None:
-    """Find a block from a run and a character of it on."""
+    """Return the run of a block and its first character there, searching from character `after` of run `first` on."""
     for index in range(first, len(runs)):
         if block.place and runs[index].path == block.place.path:
             begin = texts[index].find(block.text, after if index == first else 0)
@@ -119,7 +125,7 @@ def _place(block: Block, runs: Sequence[Run], texts: list[str], first: int, afte
 
 
 def _marked(tree: Element, runs: Sequence[Run], spoken: list[_PlacedCue]) -> list[OverlayClip]:
-    """Put the ids of a document's cues into its tree, and give their clips in the order of the text."""
+    """Put the ids of a document's cues into its tree; return the clips in the order of the text."""
     names = _Names(tree)
     holds = Counter(one for run in runs for one in (run.element, *run.element.iterancestors()))
     by_run: dict[int, list[_PlacedCue]] = defaultdict(list)
@@ -133,9 +139,10 @@ def _marked(tree: Element, runs: Sequence[Run], spoken: list[_PlacedCue]) -> lis
 
 
 def _run_clips(run: Run, spoken: list[_PlacedCue], names: _Names, *, alone: bool) -> list[OverlayClip]:
-    """Mark the cues of one paragraph: each by itself, or all of them by their element where markup crosses.
+    """Return the clips of one paragraph: one for each cue, or several cues in one if markup prevents spans.
 
-    `alone` says that no other text stands in the element.
+    Such a clip refers to the paragraph's element. `alone` says that the element contains no other text, so that it
+    needs no span if one cue covers it.
     """
     spans = [(said.start, said.end) for said in spoken]
     whole = alone and len(spans) == 1 and spans[0][1] - spans[0][0] >= len(run.text)
@@ -157,19 +164,19 @@ def _clip(name: str, said: _PlacedCue) -> OverlayClip:
 
 
 def _ms(pos: int, track: Track) -> int:
-    """Return a position in milliseconds, cut down: no clip ends behind its audio."""
+    """Return a position in milliseconds, rounded down, so that no clip ends after its audio."""
     return pos * 1000 // track.sample_rate
 
 
 class _Names:
-    """Gives ids that a document does not have."""
+    """Ids for new and existing elements of a document."""
 
     def __init__(self, tree: Element) -> None:
         self._taken = {one.get("id") for one in tree.iter(etree.Element)}
         self._count = 0
 
     def new(self) -> str:
-        """Draw the next."""
+        """Return an id that the document does not have yet."""
         while True:
             self._count += 1
             name = f"vs{self._count}"
@@ -177,7 +184,7 @@ class _Names:
                 return name
 
     def of(self, element: Element) -> str:
-        """Return an element's id, and give it one where it has none."""
+        """Return an element's id. An element without one gets a new one."""
         name = element.get("id")
         if not name:
             name = self.new()

@@ -1,1 +1,1 @@
-"""Loudness, levels and limits of a book's audio, and the rules of ACX."""
+"""Mastering of a book's audio: loudness, levels, limiter, and the rules of ACX."""

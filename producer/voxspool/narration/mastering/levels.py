@@ -1,6 +1,6 @@
-"""Samples -> RMS, peak and noise floor, as a meter shows them. In a stream: memory does not grow.
+"""Samples -> RMS, peak and noise floor, and the peaks between samples. Works on a stream: memory does not grow.
 
-`loudness` measures what ears hear.
+`loudness` measures the perceived loudness.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 SILENCE_DB: Final = -120.0
-"""What silence is called: below anything that 16 bits can hold, and a number that JSON can."""
+"""The level that stands for silence. 16 bits reach no lower than -96, and JSON has no infinity."""
 
 FULL_SCALE: Final = 32_768
-"""The int16 amplitude that 0 dBFS is."""
+"""The int16 amplitude of 0 dBFS."""
 
 REACH: Final = 6
-"""How many samples to either side say what lies between two of them: 12, the taps of BS.1770-4, annex 2."""
+"""Samples on each side that determine the signal between two samples: with 12 taps in all, as in BS.1770-4, annex 2."""
 
 _QUARTERS: Final = np.arange(1, 4) / 4
-"""Where to look between two samples: with the samples themselves that is four times as many."""
+"""The three places between two samples that are computed: fourfold oversampling."""
 
 _FLOOR_SLOTS: Final = 5
-"""Half a second in slots: the noise floor is the RMS of the quietest half second, as ACX's own checks measure it."""
+"""Slots in half a second. The noise floor is the RMS of the quietest half second, as in the checks of ACX."""
 
 
 def decibels(amplitude: float) -> float:
-    """Return an amplitude in dB of 1.0, at least SILENCE_DB."""
+    """Return an amplitude in dB relative to 1.0, at least SILENCE_DB."""
     return max(SILENCE_DB, 20 * math.log10(amplitude)) if amplitude > 0 else SILENCE_DB
 
 
 def between(samples: Floats) -> Floats:
-    """Return the greatest amplitude between each sample and its next one.
+    """Return the largest amplitude between each sample and the next one.
 
-    Shape (n,) to (n - 11,): the first is behind samples[5], the last behind samples[n - 7].
+    Shape (n,) to (n - 11,): the first is that after samples[5], the last that after samples[n - 7].
     """
     points = [np.abs(np.convolve(samples, taps[::-1], "valid")) for taps in _interpolators()]
     greatest: Floats = np.maximum.reduce(points)
@@ -49,7 +49,7 @@ def between(samples: Floats) -> Floats:
 
 @cache
 def _interpolators() -> Floats:
-    """Windowed sincs, one for each quarter, shape (3, 12)."""
+    """Return windowed sinc filters, one for each place between two samples, shape (3, 12)."""
     distances = np.arange(1 - REACH, REACH + 1) - _QUARTERS[:, None]
     taps: Floats = np.sinc(distances) * np.cos(np.pi * distances / (2 * REACH + 2)) ** 2
     taps /= taps.sum(axis=1, keepdims=True)
@@ -58,12 +58,12 @@ def _interpolators() -> Floats:
 
 @cache
 def between_gain() -> float:
-    """Return how many times as high as all samples it can at most be between them."""
+    """Return the largest ratio of an amplitude between samples to the highest of the samples around it."""
     return float(np.abs(_interpolators()).sum(axis=1).max())
 
 
 class Slots:
-    """Squares of samples -> the mean of each 100 ms of them, whatever the sizes they come in."""
+    """Squares of samples, in blocks of any sizes -> the mean of each slot, which is 100 ms."""
 
     def __init__(self, rate_hz: int) -> None:
         self._rate_hz = rate_hz
@@ -71,10 +71,10 @@ class Slots:
         self._held: Floats = np.zeros(0)
 
     def feed(self, squares: Floats) -> Floats:
-        """Take the next, shape (n,); give the means of the slots that are full now, shape (slots,), often none."""
+        """Add squares, shape (n,); return the means of the slots that are now full, shape (slots,), often none."""
         self._held = np.concatenate([self._held, squares])
         start = self._slot * self._rate_hz // 10
-        last = (start + len(self._held)) * 10 // self._rate_hz + 1  # where the rate is no multiple of 10, one too far
+        last = (start + len(self._held)) * 10 // self._rate_hz + 1  # if the rate is no multiple of 10, one too many
         bounds = np.arange(self._slot, last + 1) * self._rate_hz // 10 - start
         bounds = bounds[bounds <= len(self._held)]
         if len(bounds) < 2:
@@ -86,7 +86,7 @@ class Slots:
 
 
 class Levels:
-    """The levels of one stretch of audio, up to now."""
+    """The levels of the audio that was fed so far."""
 
     def __init__(self, rate_hz: int) -> None:
         self._slots = Slots(rate_hz)
@@ -95,12 +95,12 @@ class Levels:
         self.squares = 0.0
         """The sum of the squares of all samples, full scale 1."""
         self.peak = 0.0
-        """The greatest amplitude, full scale 1."""
+        """The largest amplitude, full scale 1."""
         self.floor_square = math.inf
-        """The mean square of the quietest half second; infinite before there was one."""
+        """The mean square of the quietest half second; infinite until there is one."""
 
     def feed(self, samples: Floats) -> None:
-        """Take the next, full scale 1, shape (n,) or (n, channels)."""
+        """Add samples, full scale 1, shape (n,) or (n, channels)."""
         squares = np.square(samples)
         if squares.ndim == 2:
             squares = squares.mean(axis=1)
@@ -111,20 +111,21 @@ class Levels:
 
     @property
     def rms_dbfs(self) -> float:
-        """Over all of it, pauses too."""
+        """The RMS of all samples, pauses included."""
         return decibels(math.sqrt(self.squares / self.samples)) if self.samples else SILENCE_DB
 
     @property
     def peak_dbfs(self) -> float:
-        """Of the samples; between them it may be higher."""
+        """The highest sample. Between samples the signal may be higher."""
         return decibels(self.peak)
 
     @property
     def floor_dbfs(self) -> float:
-        """The RMS of the quietest half second; of less than half a second, its RMS."""
+        """The RMS of the quietest half second; if there is less than half a second, that of all samples."""
         return decibels(math.sqrt(self.floor_square)) if math.isfinite(self.floor_square) else self.rms_dbfs
 
     def _floor(self, slots: Floats) -> None:
+        """Update the noise floor with the means of further slots."""
         recent = np.concatenate([self._recent, slots])
         if len(recent) >= _FLOOR_SLOTS:
             halves = np.convolve(recent, np.full(_FLOOR_SLOTS, 1 / _FLOOR_SLOTS), "valid")

@@ -1,4 +1,4 @@
-"""Tracks -> the samples of all files of a book, with the gain applied, in blocks. File formats are not known here."""
+"""A track -> the samples of its files, with the gain of the book, in blocks. It does not know file formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from voxspool.store.segments import Store
 
 _BLOCK_SAMPLES: Final = 65_536
-"""Most samples at once: a pause may be as long as its author likes."""
+"""Maximum size of a block: the author of a book sets the length of a pause."""
 
 
 PresetName = Literal["podcast", "ebu", "acx"]
@@ -25,18 +25,18 @@ PresetName = Literal["podcast", "ebu", "acx"]
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What is done to every sample of a book."""
+    """The gain and the ceiling for all samples of a book."""
 
     preset: PresetName
     db: float
     ceiling_dbfs: float
-    """What the limiter lets nothing pass."""
+    """The limiter's ceiling."""
 
 
 def master(track: Track, store: Store, gain: Gain | None) -> Iterator[NDArray[np.int16]]:
-    """Yield a chapter's samples in order, shape (n,), as many as the track has. Without a gain they are as spoken.
+    """Yield the samples of a chapter in order, shape (n,), as many as the track has; without a gain, as spoken.
 
-    Each chapter by itself: it sounds the same in every file that it is in. Raises StoreError.
+    A chapter is limited by itself, so it sounds the same in every file that contains it. Raises StoreError.
     """
     blocks = _blocks(track, store)
     if gain is None:

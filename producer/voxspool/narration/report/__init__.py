@@ -1,1 +1,1 @@
-"""What is known of each segment: the data, the page that shows it, and the check by transcription."""
+"""The report of a narration: its data, the page that shows it, and the check by transcription."""

@@ -1,29 +1,29 @@
-"""Tracks -> what is known of each segment and of the whole: report.json, which `report_page` shows to people.
+"""Tracks -> the report: everything that is known of each segment, and totals. It is written as report.json.
 
-The object, in JSON; times are seconds, levels are dB against full scale, and what is not known is null:
+`page` shows it to people. The JSON object; times are in seconds, levels in dBFS, unknown values are null:
 
     version         1
-    title, authors, language, unread     the book's; unread: what could not be read, a line each
+    title, authors, language, unread     of the book; unread: what could not be read, one line each
     totals
-      characters, segments, duration_s   of the text, and of the audio with its pauses
-      faults                             segments that were not spoken or did not pass their checks
-      spoken, reused                     by this narration, and out of the store
-      spoken_again                       that took more than one try
-      work_s, real_time_factor           what the engines worked for what was spoken; the same a second of its audio
-      level_dbfs                         the median of the segments
-      word_error_rate                    mean of those that were transcribed, by their words
+      characters, segments, duration_s   of the text; of the audio with its pauses
+      faults                             number of segments that were not spoken or failed a check
+      spoken, reused                     number of segments spoken for this narration, and taken from the store
+      spoken_again                       number of segments that took more than one attempt
+      work_s, real_time_factor           work of the engines for the spoken segments; divided by their duration
+      level_dbfs                         median of the segments
+      word_error_rate                    mean of the transcribed segments, weighted by words
     workers         worker, spoken, reused (segments), audio_s, share (of the book's speech), work_s, real_time_factor
     chapters        chapter, title, start_s (in the book), duration_s, segments, faults
-    segments        a row each, in order:
-      chapter, segment                   count from 1 and from 0
-      block, start, end                  the span of that block of the chapter, in characters
-      text, spoken                       what stands there, and what was said for it
-      start_s, end_s, pause_s            in the chapter; the silence after it counts from end_s
-      fault                              a word; empty where nothing is wrong
-      reused                             whether the store had it already
+    segments        one row for each, in order:
+      chapter, segment                   numbers, from 1 and from 0
+      block, start, end                  block of the chapter, span of characters in it
+      text, spoken                       text in the book, and text with pronunciations applied
+      start_s, end_s, pause_s            in the chapter; the pause is the silence after end_s
+      fault                              a word; empty if nothing is wrong
+      reused                             whether the store had the segment before
       voice, language, engine, model, seed, tries, elapsed_s, worker, key
       level_dbfs, peak_dbfs, silent_share
-      heard, word_error_rate             what was transcribed, and how much of it is not what was spoken
+      heard, word_error_rate             the transcript, and its error rate
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ _NO_ROWS: Final = "[]\n}"
 
 
 def report(book: Book, tracks: Sequence[Track], heard: Mapping[tuple[int, int], Transcription] | None = None) -> Report:
-    """Return what is known of a book that was spoken; the form stands above.
+    """Return the report of a spoken book, in the form above.
 
-    `heard` is what was transcribed: chapter's number and cue's index -> Transcription.
+    `heard` maps chapter number and cue index to the transcription, for the segments that were transcribed.
     """
     rows = [row for track in tracks for row in _rows(track, heard or {})]
     return {
@@ -72,14 +72,14 @@ def report(book: Book, tracks: Sequence[Track], heard: Mapping[tuple[int, int], 
 
 
 def encoded(report: Report) -> str:
-    """Return a report as JSON: a segment a line, so that tools of lines can read it too."""
+    """Return a report as JSON with one segment on each line, for tools that read lines."""
     whole = json.dumps(report | {"segments": []}, ensure_ascii=False, indent=1)
     rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in report["segments"])
     return _SURROGATE.sub("\ufffd", f"{whole.removesuffix(_NO_ROWS)}[\n{rows}\n]\n}}\n")
 
 
 def _rows(track: Track, heard: Mapping[tuple[int, int], Transcription]) -> Iterable[Row]:
-    """Yield a chapter's rows."""
+    """Yield the rows of a chapter."""
     for index, cue in enumerate(track.cues):
         transcribed = heard.get((track.number, index))
         yield {
@@ -102,7 +102,7 @@ def _rows(track: Track, heard: Mapping[tuple[int, int], Transcription]) -> Itera
 
 
 def _stored(cue: Cue) -> Row:
-    """Return what the store says of a segment; null where it could not be spoken."""
+    """Return the fields of a segment that come from the store; each is None if it could not be spoken."""
     found = {name: getattr(cue.stored, name, None) for name in (*_KEPT, *_MEASURED)}
     return {name: round(value, _DECIMALS) if isinstance(value, float) else value for name, value in found.items()}
 
@@ -127,14 +127,14 @@ def _totals(rows: Sequence[Row], tracks: Sequence[Track]) -> Row:
 
 
 def _word_error_rate(rows: Iterable[Row]) -> float | None:
-    """Return the mean over all segments that were transcribed, each by how much it says."""
+    """Return the mean of all transcribed segments, weighted by their words; None if there are none."""
     heard = [(row["word_error_rate"], len(row["spoken"].split())) for row in rows if row["heard"] is not None]
     words = sum(count for _, count in heard)
     return round(sum(rate * count for rate, count in heard) / words, _DECIMALS) if words else None
 
 
 def _workers(rows: Iterable[Row]) -> list[Row]:
-    """Return what each worker did, the busiest first."""
+    """Return the totals of each worker, the one with the most audio first."""
     kept = [row for row in rows if row["key"]]
     all_s = sum(map(_audio_s, kept))
     of: dict[str, list[Row]] = defaultdict(list)
@@ -145,7 +145,7 @@ def _workers(rows: Iterable[Row]) -> list[Row]:
 
 
 def _work(rows: Sequence[Row], all_s: float) -> Row:
-    """Return a worker's totals: segments, audio, share of all speech, work, real-time factor."""
+    """Return the totals of one worker's rows; `all_s` is the duration of the speech of all workers."""
     spoken = [row for row in rows if not row["reused"]]
     audio_s, work_s = sum(map(_audio_s, rows)), sum(row["elapsed_s"] for row in spoken)
     return {
@@ -159,7 +159,7 @@ def _work(rows: Sequence[Row], all_s: float) -> Row:
 
 
 def _factor(work_s: float, spoken: Iterable[Row]) -> float | None:
-    """Return the seconds of work for a second of speech."""
+    """Return the real-time factor of some work; None without speech."""
     audio_s = sum(map(_audio_s, spoken))
     return round(work_s / audio_s, _DECIMALS) if audio_s else None
 

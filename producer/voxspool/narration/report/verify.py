@@ -1,10 +1,10 @@
-"""Check that the right words were spoken: each segment is transcribed by Whisper, and the words are compared.
+"""Check that the right words were spoken: transcribe each segment with Whisper, and compare the words.
 
-What sounds alike counts as equal: case, punctuation, apostrophes, hyphens. All numbers count as equal, because 23 is
-twenty-three; so a wrong number is not found. Chinese, Japanese, Thai and similar are compared by characters.
-Transcribers make mistakes too, above all with names: LIMIT is above what their mistakes reach.
+Case, punctuation, apostrophes and hyphens do not count. All numbers count as equal, because 23 may be transcribed as
+twenty-three; so a wrong number is not found. Chinese, Japanese, Thai and similar scripts are compared by characters.
+Transcribers make mistakes too, mostly with names, so only error rates above LIMIT are faults.
 
-Whisper runs on the CPU, because accelerators belong to the workers. faster-whisper and jiwer are the extra `verify`.
+Whisper runs on the CPU, because accelerators are for the workers. faster-whisper and jiwer are the extra `verify`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     from voxspool.store.segments import Store
 
 MODEL: Final = "base"
-"""The multilingual Whisper of 145 MB: faster-whisper fetches it at its first use."""
+"""The default model: multilingual Whisper, 145 MB. faster-whisper downloads it when it is first used."""
 WHISPER_HZ: Final = 16_000
+"""The sample rate of Whisper's input."""
 LIMIT: Final = 0.35
-"""Word error rate: on Piper's speech the smallest Whisper (tiny.en) has 0.07 on the mean and 0.29 at worst, and another
-sentence than the wanted one has 0.8 and more."""
+"""Word error rate above which a segment has a fault. On Piper's speech the smallest Whisper (tiny.en) has 0.07 on
+average and 0.29 at most; a different sentence has 0.8 or more."""
 LEAST_WORDS: Final = 5
-"""A shorter segment has no fault of words: one name that is spelt otherwise would be one."""
+"""A segment with fewer words has no fault of words: one name that is spelt differently would exceed the limit."""
 
 _UNSPACED: Final = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff])")
 _APOSTROPHES: Final = re.compile("['\u2018\u2019\u02bc`]")
@@ -91,24 +92,25 @@ _NUMBER_WORDS: Final = frozenset(
         "twelfth",
     ]
 )
-"""English ones: what Whisper writes as digits."""
+"""English number words, which Whisper may write as digits."""
 _WRITTEN_OUT: Final = {"mr": "mister", "mrs": "missus", "dr": "doctor", "st": "saint", "vs": "versus"}
-"""What Whisper may write short."""
+"""Abbreviations that Whisper may use -> the whole word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """What was heard of a segment."""
+    """The transcription of a segment, compared with its text."""
 
     text: str
     word_error_rate: float
-    """Words wrong, missing or too many, for each word that was to be spoken; 1 where all are, and more than that."""
+    """The number of wrong, missing and additional words, divided by the number of words in the text. It may exceed
+    1."""
     words: int
-    """How many were to be spoken."""
+    """The number of words in the text."""
 
     @property
     def fault(self) -> str:
-        """`words` where other words were heard than a transcriber's errors explain."""
+        """`words` if the error rate is higher than the mistakes of a transcriber explain; else an empty text."""
         return "words" if self.words >= LEAST_WORDS and self.word_error_rate > LIMIT else ""
 
 
@@ -122,36 +124,36 @@ def verify(
     cores. Raises what Transcriber raises, and StoreError if the store has lost a segment.
     """
     known = {} if heard is None else heard
-    listener: Transcriber | None = None
+    transcriber: Transcriber | None = None
     for track in tracks:
         for index, cue in enumerate(track.cues):
             if not (cue.stored and words(cue.spoken)):
                 continue
             key, stored = cue.stored.key, cue.stored
             if key not in known:
-                listener = listener or Transcriber(model)
-                known[key] = listener.hear(store.read(key), stored.sample_rate, stored.language)
+                transcriber = transcriber or Transcriber(model)
+                known[key] = transcriber.transcribe(store.read(key), stored.sample_rate, stored.language)
             yield track.number, index, compare(cue.spoken, known[key])
 
 
 class Transcriber:
-    """A transcriber: Whisper in memory. Made in a second, it shows before anything is spoken whether all is there.
+    """A Whisper model in memory. It loads within a second, so it can be loaded before a book is spoken, as a check.
 
-    `model` is a folder with a Whisper model of CTranslate2, or the name of one that faster-whisper knows. Raises
-    MissingExtraError, also where only what compares is missing, and CheckpointError.
+    `model` is a folder with a Whisper model of CTranslate2, or a name that faster-whisper knows. Raises
+    CheckpointError, and MissingExtraError if faster-whisper or jiwer is not installed.
     """
 
     def __init__(self, model: str = MODEL) -> None:
         _jiwer()
         self._whisper = _load(model)
 
-    def hear(self, pcm: NDArray[np.int16], rate: int, language: str | None = None) -> str:
-        """Return what is said in samples, shape (n,); the language is a tag, None or an unknown one: it is guessed."""
-        said = soxr.resample(pcm.astype(np.float32) / 2**15, rate, WHISPER_HZ)
+    def transcribe(self, pcm: NDArray[np.int16], rate: int, language: str | None = None) -> str:
+        """Return the text of samples, shape (n,). Whisper detects the language if it is None or unknown to it."""
+        audio = soxr.resample(pcm.astype(np.float32) / 2**15, rate, WHISPER_HZ)
         base = re.split("[-_]", language.lower())[0] if language else None
         known = base if base in self._whisper.supported_languages else None
         segments, _ = self._whisper.transcribe(
-            said,
+            audio,
             language=known if self._whisper.model.is_multilingual else "en",
             beam_size=5,
             temperature=0.0,
@@ -162,7 +164,7 @@ class Transcriber:
 
 
 def compare(spoken: str, heard: str) -> Transcription:
-    """Return how far the transcription is from the text, which has at least one word. Raises MissingExtraError."""
+    """Compare a transcription with the text that was spoken, which has at least one word. Raises MissingExtraError."""
     jiwer = _jiwer()
     wanted = words(spoken)
     return Transcription(heard, float(jiwer.wer(" ".join(wanted), " ".join(words(heard)))), len(wanted))
@@ -170,7 +172,7 @@ def compare(spoken: str, heard: str) -> Transcription:
 
 @lru_cache(maxsize=1024)
 def words(text: str) -> tuple[str, ...]:
-    """Return a text's words as they are compared."""
+    """Return the words of a text in the form in which they are compared."""
     plain = _APOSTROPHES.sub("", unicodedata.normalize("NFKC", text).casefold())
     plain = _UNSPACED.sub(r" \1 ", _DIGITS.sub(_NUMBER, plain))
     found = "".join(character if _counts(character) else " " for character in plain).split()
@@ -178,11 +180,12 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def _counts(character: str) -> bool:
+    """Return whether a character is part of a word: letter, mark, number, or the # that stands for a number."""
     return character == "#" or unicodedata.category(character)[0] in "LMN"
 
 
 def _merged(found: Iterable[str]) -> Iterator[str]:
-    """Make one number of several words of one: twenty-three, two hundred and one."""
+    """Yield the words with each number as one word: twenty-three and "two hundred and one" have several."""
     held: list[str] = []
     before = ""
     for word in found:
@@ -202,14 +205,14 @@ def _load(model: str) -> Any:  # noqa: ANN401 - optional
         from faster_whisper import WhisperModel
     except ImportError as error:
         raise MissingExtraError(missing("verifying", "faster-whisper", "voxspool", "verify")) from error
-    with contextlib.suppress(RuntimeError, ValueError, OSError):  # it is here: nobody is asked for a newer one
+    with contextlib.suppress(RuntimeError, ValueError, OSError):  # without a request to the network, if it is here
         return WhisperModel(model, device="cpu", compute_type="int8", local_files_only=True)
     try:
         return WhisperModel(model, device="cpu", compute_type="int8")
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"the Whisper model {model!r} cannot be loaded ({error}); name a folder that has one, or one of "
-            "faster-whisper's: tiny, base, small, medium, large-v3"
+            f"the Whisper model {model!r} cannot be loaded ({error}); name a folder that contains one, or a model of "
+            "faster-whisper: tiny, base, small, medium, large-v3"
         ) from error
 
 

@@ -1,3 +1,5 @@
+"""The audio files of a chapter: samples, tags, failures that leave no file, memory."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,3 +1,5 @@
+"""Captions: their times, how texts are cut into lines, and escaping."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""The M4B as other libraries read it: chapters, cover, tags, samples; covers and disks that fail."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""The EPUB with audio: valid overlays, sentences that are highlighted one by one, unchanged entries."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""The rules of ACX: files that meet or break each of them, and the silence around a chapter."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -1,3 +1,5 @@
+"""The limiter: the ceiling, the gain around peaks, and streams of any block size."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Loudness compared with pyloudnorm, levels of known signals, and presets."""
+
 from __future__ import annotations
 
 import sys

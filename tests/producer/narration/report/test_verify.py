@@ -1,3 +1,5 @@
+"""The check by transcription: which words count as equal, and that wrong words are found."""
+
 from __future__ import annotations
 
 import builtins
