@@ -1,7 +1,7 @@
-"""Accept a job now, or say when to try again: before Redis is full, before a queue takes days to drain.
+"""Admission: refuse a job before Redis is full or a queue takes days to drain, and estimate when to try again.
 
-Pure functions: the memory of Redis, the queue and the speed of the workers decide. Batch work is refused earlier than
-interactive work, so that there is room for somebody who waits.
+Pure functions of Redis's memory, the length of the queue and the speed of the workers. Batch work is refused earlier
+than interactive work, so that there is room for jobs that a person waits for.
 """
 
 from __future__ import annotations
@@ -16,45 +16,48 @@ if TYPE_CHECKING:
     from voxspool.workers import WorkerCard
 
 MEMORY_SHARE: Final[dict[str, float]] = {"interactive": 0.95, "batch": 0.85}
-"""Up to which share of Redis's `maxmemory` a job is let in. What is left is for the audio of those that are in."""
+"""Priority -> the share of Redis's `maxmemory` from which on jobs are refused. The rest is for the audio of accepted
+jobs."""
 MAX_WAITING: Final = 10_000
-"""How many jobs may wait in one queue: hours of work, and at most some 100 MB of text."""
+"""The most jobs that may wait in one queue: hours of work, and at most some 100 MB of text."""
 RELIEF: Final = 0.1
-"""How much lower it should be when somebody tries again, of either limit: else all would try at once."""
+"""A caller is told to try again when a value is below its limit by this share. Else all callers would try again when
+there is room for one."""
 UNKNOWN_S: Final = 60
-"""When to try again, where nothing says how long it takes."""
+"""When to try again, in seconds, if it cannot be estimated."""
 LONGEST_S: Final = 3600
+"""The longest time that an estimate tells a caller to wait, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """What Redis says of itself and of a queue."""
+    """How full Redis and a queue are."""
 
     used_bytes: int
     limit_bytes: int
     """0: no limit."""
     mean_ttl_s: float
-    """How long the keys that have a lifetime live on, on the mean; 0: there is none."""
+    """The mean remaining lifetime of the keys that have one, in seconds; 0: no key has one."""
     waiting: int
-    """Jobs in the queue."""
+    """The number of jobs in the queue."""
 
     @classmethod
     def read(cls, memory: dict[str, Any], keyspace: dict[str, Any], waiting: int) -> Pressure:
-        """Read the sections `memory` and `keyspace` of INFO."""
+        """Return the values in the sections `memory` and `keyspace` of Redis's INFO, with the length of the queue."""
         mean_ttl_ms = max((database["avg_ttl"] for database in keyspace.values()), default=0)
         return cls(memory["used_memory"], memory["maxmemory"], mean_ttl_ms / 1000, waiting)
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Why a job is not let in."""
+    """Why a job is refused now, and when to try again."""
 
     why: str
     retry_after_s: int
 
 
 def turned_away(pressure: Pressure, priority: Priority, serving: Iterable[WorkerCard]) -> Busy | None:
-    """Return why a job is not accepted now, and when it may be; None if it is accepted."""
+    """Return why a job is refused now; None if it is accepted. `serving` are the workers of its queue."""
     share = MEMORY_SHARE[priority]
     if pressure.limit_bytes and pressure.used_bytes >= share * pressure.limit_bytes:
         used, limit = (round(count / 2**20) for count in (pressure.used_bytes, pressure.limit_bytes))
@@ -66,17 +69,17 @@ def turned_away(pressure: Pressure, priority: Priority, serving: Iterable[Worker
 
 
 def _when_freed(pressure: Pressure, wanted_bytes: float) -> int:
-    """Estimate when memory is given back: keys go evenly within twice their mean time to live."""
+    """Estimate in how many seconds memory is freed, if keys expire evenly within twice their mean lifetime."""
     share = 1 - wanted_bytes / pressure.used_bytes
     return _bounded(2 * pressure.mean_ttl_s * share)
 
 
 def _when_drained(waiting: int, serving: Iterable[WorkerCard]) -> int:
-    """Estimate when a queue is shorter, by how many jobs its workers end in a minute."""
+    """Estimate in how many seconds a queue is shorter, from the number of jobs that its workers end in a minute."""
     per_minute = sum(card.jobs_per_minute or 0 for card in serving)
     return _bounded((waiting - (1 - RELIEF) * MAX_WAITING) / per_minute * 60 if per_minute else 0)
 
 
 def _bounded(seconds: float) -> int:
-    """Return a time to wait that is one."""
+    """Return a time to wait between 1 s and LONGEST_S; UNKNOWN_S for an estimate that is not positive."""
     return min(LONGEST_S, max(1, round(seconds))) if seconds > 0 else UNKNOWN_S

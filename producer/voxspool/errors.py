@@ -1,50 +1,50 @@
 """Every error voxspool raises, in one tree.
 
-    VoxspoolError                   the root: the commands print it as one line
+    VoxspoolError                   the base class: the commands print it as one line
     ├── SettingsError               an environment variable that cannot be used
     ├── InvalidJobError             a job that cannot be taken: text, voice, speed, id …
     │   ├── UnknownEngineError      no such engine, or not on this worker
-    │   ├── UnknownVoiceError       no such voice, with the near names
+    │   ├── UnknownVoiceError       no such voice, with similar names
     │   ├── UnknownLanguageError    the voice does not speak it
-    │   └── JobExistsError          the id is taken by another text
+    │   └── JobExistsError          the id belongs to another speech
     ├── VoiceError                  a cloned voice that cannot be stored or used as it is
     │   ├── ClipError               a recording that no voice can be cloned from
     │   └── VoiceExistsError        the name is taken
     ├── RedisError                  Redis cannot be used
-    │   ├── RedisUnavailableError   nobody answers, or it does not let us in
+    │   ├── RedisUnavailableError   no server answers, or it refuses the login
     │   └── RedisTooOldError        older than 6.2
-    ├── StreamError                 a stream that cannot be followed
+    ├── StreamError                 a stream that cannot be read
     │   ├── UnknownJobError         no such job, or it expired
     │   ├── StreamGapError          entries are missing: a write was lost
     │   └── ProtocolError           an entry that is not of this protocol
     ├── SpeechError                 the job ended without speech
-    │   ├── SpeechFailedError       the worker says why: code, sentence, retryable
-    │   └── SpeechCancelledError    somebody cancelled it
-    ├── BusyError                   no room for another job now; says when to try again
+    │   ├── SpeechFailedError       the worker's reason: code, sentence, retryable
+    │   └── SpeechCancelledError    the job was cancelled
+    ├── BusyError                   no room for another job now; with the time to try again
     ├── UnknownQueueError           no such queue
-    ├── DeadlineError               nothing came within the caller's deadline
+    ├── DeadlineError               no entry came within the caller's time limit
     ├── BookError                   a book that cannot be read, or text of it that cannot be spoken as written
-    ├── StoreError                  a segment store that cannot be used, or has lost what it had
+    ├── StoreError                  a segment store that cannot be used, or has lost segments
     ├── OutputError                 a file or a loudspeaker that cannot be written to
     ├── MissingExtraError           an optional library is not installed
     ├── EngineLoadError             an engine from another distribution that cannot be loaded
     ├── CheckpointError             a speech model's files that are missing or broken
-    ├── CatalogueError              a catalogue of voices that cannot be read, or a voice that cannot be got from it
-    └── EmbeddedError               the private Redis or worker did not come up
+    ├── CatalogueError              a catalogue of voices that cannot be read, or a voice that it cannot provide
+    └── EmbeddedError               the private Redis or worker did not start
 
-A message is one line: what was wrong, the value, what to do. Across the wire travel a code and a sentence, never a
-traceback. An error also knows whether a wrong value caused it: the commands exit with 2 then, else with 1. This module
-imports nothing of voxspool.
+A message is one line: what was wrong, the value, what to do. A `failed` entry carries a code and a sentence, never a
+traceback. `wrong_value` is true if the caller's input caused the error: then the commands exit with 2, else with 1.
+This module imports nothing of voxspool.
 """
 
 from __future__ import annotations
 
 
 class VoxspoolError(Exception):
-    """The root of the tree."""
+    """The base class of all errors that voxspool raises."""
 
     code = "error"
-    """Short name of the kind of error, stable across versions: it is what a `failed` entry carries."""
+    """The short name of the kind of error, which a `failed` entry carries. It does not change between versions."""
     wrong_value = False
     """True if the caller gave a value that can never be used: an option, a variable, a name, the text of a job."""
 
@@ -66,7 +66,7 @@ class SettingsError(VoxspoolError):
 
 
 class InvalidJobError(VoxspoolError):
-    """A job that cannot be taken as it stands."""
+    """A job that cannot be accepted: its text, an option or its id is wrong."""
 
     code = "invalid-job"
     wrong_value = True
@@ -91,7 +91,7 @@ class UnknownLanguageError(InvalidJobError):
 
 
 class JobExistsError(InvalidJobError):
-    """The job id is taken by a job that says something else."""
+    """The job id belongs to another speech: another text, voice or setting."""
 
     code = "job-exists"
 
@@ -103,13 +103,13 @@ class VoiceError(VoxspoolError):
 
 
 class ClipError(VoiceError):
-    """A recording that no voice can be cloned from, with what is wrong and what to do."""
+    """A recording that no voice can be cloned from; the message says what is wrong and what to do."""
 
     code = "clip"
 
 
 class VoiceExistsError(VoiceError):
-    """The name is taken by another voice."""
+    """Another voice has this name."""
 
     code = "voice-exists"
 
@@ -121,37 +121,37 @@ class RedisError(VoxspoolError):
 
 
 class RedisUnavailableError(RedisError):
-    """Nobody answers at the URL, or it does not let us in."""
+    """No Redis answers at the URL, or it refuses the login or a command."""
 
     code = "redis-unavailable"
 
 
 class RedisTooOldError(RedisError):
-    """The server is older than voxspool serves."""
+    """The server is older than Redis 6.2."""
 
     code = "redis-too-old"
 
 
 class StreamError(VoxspoolError):
-    """A stream that cannot be followed."""
+    """A stream that cannot be read."""
 
     code = "stream"
 
 
 class UnknownJobError(StreamError):
-    """No such job, or its stream has outlived its time."""
+    """There is no such job, or its stream has expired."""
 
     code = "unknown-job"
 
 
 class StreamGapError(StreamError):
-    """Entries are missing within an attempt: Redis lost a write."""
+    """Entries or samples are missing: Redis lost a write."""
 
     code = "stream-gap"
 
 
 class ProtocolError(StreamError):
-    """An entry that is not of this protocol, or of a version not known here."""
+    """An entry that is not of this protocol, or of an unknown version of it."""
 
     code = "protocol"
 
@@ -163,7 +163,7 @@ class SpeechError(VoxspoolError):
 
 
 class SpeechFailedError(SpeechError):
-    """The worker gave the job up. `code`, the sentence and `retryable` come from its `failed` entry."""
+    """The worker failed the job. `code`, the sentence and `retryable` come from its `failed` entry."""
 
     def __init__(self, sentence: str, *, code: str = "failed", retryable: bool = False) -> None:
         super().__init__(sentence)
@@ -172,7 +172,7 @@ class SpeechFailedError(SpeechError):
 
 
 class SpeechCancelledError(SpeechError):
-    """Somebody cancelled the job."""
+    """The job was cancelled."""
 
     code = "cancelled"
 
@@ -185,7 +185,7 @@ class BusyError(VoxspoolError):
     def __init__(self, why: str, retry_after_s: int) -> None:
         super().__init__(f"busy ({why}); try again in about {retry_after_s} s")
         self.retry_after_s = retry_after_s
-        """When there may be room, in seconds."""
+        """In how many seconds there may be room."""
 
 
 class UnknownQueueError(VoxspoolError):
@@ -196,7 +196,7 @@ class UnknownQueueError(VoxspoolError):
 
 
 class DeadlineError(VoxspoolError):
-    """Nothing came within the caller's own deadline; the job goes on."""
+    """No entry came within the caller's time limit. The job goes on."""
 
     code = "deadline"
 
@@ -208,7 +208,7 @@ class BookError(VoxspoolError):
 
 
 class StoreError(VoxspoolError):
-    """A segment store that cannot be used, or has lost what it had."""
+    """A segment store that cannot be used, or has lost segments."""
 
     code = "store"
 
@@ -238,12 +238,12 @@ class CheckpointError(VoxspoolError):
 
 
 class CatalogueError(VoxspoolError):
-    """A catalogue of voices cannot be read, or a voice cannot be got from it."""
+    """A catalogue of voices cannot be read, or a voice cannot be downloaded from it."""
 
     code = "catalogue"
 
 
 class EmbeddedError(VoxspoolError):
-    """The private Redis or worker did not come up; the message holds its last words."""
+    """The private Redis or worker did not start, or ended; the message quotes the last line of its output."""
 
     code = "embedded"

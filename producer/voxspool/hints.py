@@ -1,4 +1,4 @@
-"""Install commands for error messages: the command that works for this installation, as it was made.
+"""Install commands for error messages, which fit the way in which this installation was made.
 
 A package that was installed from a folder, a file or a repository may not be on the package index, so its extras are
 installed from the same place.
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 FOLDERS: Final = {"voxspool": "producer", "voxspool-worker": "worker"}
-"""Where each distribution lies in a clone of the repository."""
+"""The folder of each distribution in a clone of the repository."""
 
 
 def install_command(distribution: str, *extras: str) -> str:
@@ -31,7 +31,7 @@ def install_command(distribution: str, *extras: str) -> str:
 
 
 def program(name: str) -> str:
-    """Return how one calls a program of this environment in a shell here: by its name, or by its path if need be."""
+    """Return what calls a program of this environment in a shell: its name, or its path if the name would not do."""
     own = Path(sys.executable).with_name(name)
     found = shutil.which(name)
     if (found and Path(found).parent == own.parent) or not own.exists():
@@ -55,9 +55,9 @@ def _requirement(distribution: str, extras: str) -> list[str]:
 
 
 def _direct_url(distribution: str) -> dict[str, Any]:
-    """Read what the installer recorded of a distribution that it did not take from an index; empty for all others.
+    """Return the installer's record of a distribution that did not come from an index; empty for all others.
 
-    https://packaging.python.org/specifications/direct-url/
+    Source: https://packaging.python.org/specifications/direct-url/
     """
     try:
         recorded = importlib.metadata.distribution(distribution).read_text("direct_url.json")
@@ -88,7 +88,7 @@ def _from_disk(record: dict[str, Any], installed: str, distribution: str, extras
 
 
 def _sibling(origin: Path, distribution: str) -> Path | None:
-    """Return where the other distribution lies: its folder in the clone, or its wheel beside the wheel."""
+    """Return the path of the other distribution: its folder in the clone, or its wheel in the same folder."""
     if origin.is_dir():
         return origin.parent / FOLDERS[distribution]
     wheels = origin.parent.glob(f"{distribution.replace('-', '_')}-[0-9]*.whl")
@@ -96,7 +96,7 @@ def _sibling(origin: Path, distribution: str) -> Path | None:
 
 
 def _installer() -> str:
-    """Return the command that installs into this environment: `pip` where the shell would find that of this Python."""
+    """Return the command that installs into this environment: `pip` if the shell would find the one of this Python."""
     found = shutil.which("pip")
     if found and Path(found).parent == Path(sys.executable).parent:
         return "pip install"
@@ -107,7 +107,7 @@ def _installer() -> str:
 
 
 def typed_path(path: Path) -> str:
-    """Return a path as one would type it here: relative where it is the working folder or lies below it."""
+    """Return a path as a user would type it: relative if it is the working folder or below it, and shorter so."""
     try:
         below = path.relative_to(Path.cwd())
     except (ValueError, OSError):

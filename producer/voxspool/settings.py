@@ -1,4 +1,4 @@
-"""The producer's settings: one frozen value. Only this module reads the environment; options overrule it."""
+"""The producer's settings, from environment variables. No other module of this package reads the environment."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
 DEFAULT_CACHE_DIR: Final = Path("~/.cache/voxspool")
-"""The worker's default too."""
+"""The same as the worker's default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a producer or a consumer may be told."""
+    """The settings of a producer or a consumer. The variables are described in docs/settings.md."""
 
     redis_url: str = field(default=environment.DEFAULT_REDIS_URL, repr=False)
-    """May hold a password: never shown."""
+    """The URL of Redis. It may hold a password, so it is never shown."""
     redis_named: bool = False
-    """Whether somebody named the URL; if not, `speak` may start a Redis of its own."""
+    """Whether the user named the URL; if not, `speak` may start a private Redis."""
     engine: str = AUTO
+    """The engine of a speech that names none."""
     voice: str | None = None
+    """The voice of a speech that names none; None: the engine's own."""
     store: str = environment.DEFAULT_STORE
-    """Where spoken segments of books are kept: a folder or a URL."""
+    """The segment store of narrations: a folder or a URL."""
     pronunciations: Path | None = None
-    """How words are spoken in every book."""
+    """A file of pronunciations for all narrations."""
     cache_dir: Path = DEFAULT_CACHE_DIR
-    """Where the measured speed of this machine is kept. It may begin with ~."""
+    """The folder with the measured speed of this machine. It may begin with ~."""
     shell: str = ""
-    """The shell of the user, by the variable SHELL: `demo` shows how to activate the environment in it."""
+    """The user's shell, from the variable SHELL: `demo` prints how to activate the environment in it."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read the environment. Raises SettingsError for a value that cannot be, and for a name nobody reads."""
+        """Return the settings of an environment. Raises SettingsError for a wrong value or unknown VOXSPOOL_ name."""
         environment.check_names(environ)
         url = environment.redis_url(environ)
         engine = environ.get(environment.ENGINE) or AUTO
@@ -60,10 +62,10 @@ class Settings:
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a program that we start: our own, with changes."""
+    """Return the environment of this process with changes, for a program that it starts."""
     return os.environ | changes
 
 
 def forbid_telemetry(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Switch off the telemetry of libraries. Call it before one of them is imported."""
+    """Switch off the telemetry of libraries. To be called before one of them is imported."""
     environ.update(environment.TELEMETRY_OFF)

@@ -1,6 +1,6 @@
-"""How fast engines are on this machine: `voxspool-worker check --bench` measures it, `narrate --plan` reads it.
+"""The speed of the engines on this machine: `voxspool-worker check --bench` measures it, `narrate --plan` reads it.
 
-One small JSON file in the cache folder. It may be deleted; an unreadable file counts as not measured.
+It is in one small JSON file in the cache folder. It may be deleted; an unreadable file counts as not measured.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _FILE: Final = "speeds.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """The speed of an engine."""
+class StoredSpeed:
+    """The measured speed of an engine on this machine."""
 
     speech_rate: float
-    """Seconds of audio that it makes in a second, all rows in use."""
+    """Seconds of audio per second of the engine's work, with all rows in use."""
     day: str
-    """When it was measured, as 2026-01-31."""
+    """The date of the measurement, such as 2026-01-31."""
 
 
 def remember(cache_dir: Path, engine: str, speech_rate: float) -> None:
-    """Store the speed of an engine. A folder that cannot be written is left alone: it is a cache."""
+    """Store the speed of an engine. If the folder cannot be written, nothing is stored: it is a cache."""
     folder = cache_dir.expanduser()
     known = _read(folder) | {engine: {"speech_rate": speech_rate, "day": time.strftime("%Y-%m-%d")}}
     with suppress(OSError):
@@ -39,18 +39,18 @@ def remember(cache_dir: Path, engine: str, speech_rate: float) -> None:
         write_whole(folder / _FILE, json.dumps(known).encode(), sync=False)
 
 
-def recall(cache_dir: Path, engine: str) -> Measured | None:
-    """Return the speed of an engine, or None where it was not measured."""
+def recall(cache_dir: Path, engine: str) -> StoredSpeed | None:
+    """Return the speed of an engine, or None if it was not measured."""
     try:
         found = _read(cache_dir.expanduser())[engine]
-        measured = Measured(float(found["speech_rate"]), str(found["day"]))
+        measured = StoredSpeed(float(found["speech_rate"]), str(found["day"]))
     except (KeyError, TypeError, ValueError):
         return None
     return measured if 0 < measured.speech_rate < math.inf else None
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Read all that was measured."""
+    """Return all measurements: engine -> its fields. Empty if there are none."""
     try:
         found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

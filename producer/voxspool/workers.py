@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from voxspool.protocol.jobs import JobSpec
 
 LAST: Final = "tone"
-"""A sine is for tests: it is left out where another engine can speak."""
+"""The engine that routing takes last: its sine is for tests."""
 RQ_QUEUES: Final = "rq:queues"
 """RQ's set of the keys of all queues that ever had a job."""
 _QUEUE_PREFIX: Final = "rq:queue:"
@@ -33,7 +33,7 @@ _MIX: Final = re.compile(r"\+|\(\s*[\d.]+\s*\)\s*$")
 
 @dataclass(frozen=True, slots=True)
 class WorkerCard:
-    """What a live worker says of itself."""
+    """What a live worker states about itself, and what it has done since it started."""
 
     name: str
     engine: str
@@ -41,43 +41,47 @@ class WorkerCard:
     device: str
     sample_rate: int
     voices: dict[str, list[str]]
-    """Voice -> its languages, the default first; none: any. Those that came with it, not the cloned ones."""
+    """Voice -> its languages, the default first; empty: any language. Without the cloned voices."""
     queues: list[str]
-    """None: it stops when the jobs it speaks have ended, and takes no other."""
+    """The queues that it takes jobs from; empty: it stops when its running jobs have ended."""
     jobs: int
+    """The most jobs that it speaks at once."""
     running: int
+    """The jobs that it speaks now."""
     rows: int
+    """The segments that its engine can speak at once."""
     rows_in_use: int
     host: str
     pid: int
+    """Its process id on that host."""
     fallback_from: str = ""
-    """`xtts: why it could not be loaded`, where the worker speaks with another engine than it was started for."""
+    """`xtts: REASON` if the worker could not load the engine that it was started for, and uses another."""
     clones: bool = False
     """Whether it speaks cloned voices, and mixes."""
     jobs_ended: int = 0
+    """Jobs since it started, as the next two."""
     jobs_failed: int = 0
-    """Since it started."""
     spoken_again: int = 0
-    """Segments that took more than one try, since it started."""
+    """Segments that took more than one try."""
     voice_hit_rate: float | None = None
-    """The share of voices that were cached, of all that are computed once; since it started."""
+    """The share of prepared voices that came from a cache, 0 to 1, since it started; None: none was needed."""
     first_chunk_s: float | None = None
-    """From the start of a run to its first audio: the median of the last 50 jobs that ended."""
+    """The median time from the start of a run to its first audio, in seconds, of the last 50 jobs that ended."""
     real_time_factor: float | None = None
-    """Seconds of work a second of audio: the mean of the same jobs."""
+    """Processing time divided by audio time: the mean of the same jobs."""
     jobs_per_minute: float | None = None
-    """How many of the same jobs ended in a minute."""
+    """The rate at which the same jobs ended."""
     speech_rate: float | None = None
-    """Seconds of audio that it makes in a second of its engine's work, all rows together; since it started."""
+    """Seconds of audio per second of its engine's work, all rows together, since it started."""
     store: str = ""
-    """The id of its segment store; empty where it has none (yet): then it narrates no book."""
+    """The id of its segment store; empty: it has none, or has not opened it yet, and narrates no book."""
 
     def has(self, voice: str | None) -> bool:
-        """Whether it has a voice; None is the engine's own. A mix of voices is taken on trust."""
+        """Return whether it has a voice; None is the engine's own. Any mix counts as a voice of XTTS."""
         return voice is None or voice in self.voices or (self.engine == CLONING_ENGINE and is_mix(voice))
 
     def could_speak(self, spec: JobSpec) -> bool:
-        """Whether it takes jobs and has this one's engine, voice and language; any, where none is named."""
+        """Return whether it takes jobs, and has the engine, voice and language that a job names."""
         if not self.queues or spec.engine not in (AUTO, self.engine) or not self.has(spec.voice):
             return False
         if spec.language is None:
@@ -87,7 +91,7 @@ class WorkerCard:
 
 
 def is_mix(voice: str) -> bool:
-    """Whether a voice's name is a mix, like `a(2)+b(1)`."""
+    """Return whether a voice's name is a mix, such as `a(2)+b(1)`."""
     return bool(_MIX.search(voice))
 
 
@@ -125,7 +129,7 @@ def engines(redis: Redis) -> list[str]:
 
 
 def _read(name: str, fields: dict[bytes, bytes]) -> WorkerCard | None:
-    """Read a card; None for a dead worker's, one of another version or of anybody's making: the others stay good."""
+    """Return a card; None if it has expired or cannot be read. One broken card must not hide the others."""
     try:
         card = {field.decode(): value.decode() for field, value in fields.items()}
         return WorkerCard(
@@ -159,6 +163,6 @@ def _read(name: str, fields: dict[bytes, bytes]) -> WorkerCard | None:
 
 
 def _measured(card: dict[str, str], name: str) -> float | None:
-    """Read a measurement of a card; None where there is none yet, or the worker is older than it."""
+    """Return a measurement of a card; None if there is none yet, or the worker is too old to have it."""
     value = card.get(name)
     return float(value) if value else None

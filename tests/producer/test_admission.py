@@ -22,13 +22,13 @@ def pressure(*, used: float = 0.0, limit: float = 1.0, ttl_s: float = 0.0, waiti
 
 
 @pytest.mark.parametrize("priority", ["interactive", "batch"])
-def test_a_job_is_let_in_up_to_its_share_of_memory(priority: str) -> None:
+def test_a_job_is_accepted_below_its_share_of_memory(priority: str) -> None:
     share = MEMORY_SHARE[priority]
     assert turned_away(pressure(used=share - 0.01), priority, []) is None
     assert turned_away(pressure(used=share + 0.01), priority, []) is not None
 
 
-def test_batch_work_is_turned_away_sooner_than_who_waits() -> None:
+def test_batch_work_is_refused_earlier_than_interactive_work() -> None:
     between = pressure(used=0.9)
     assert turned_away(between, "batch", []) is not None
     assert turned_away(between, "interactive", []) is None
@@ -47,13 +47,13 @@ def test_the_wait_for_memory_follows_from_how_long_streams_live() -> None:
 
 
 @pytest.mark.parametrize(("ttl_s", "wait_s"), [(0, UNKNOWN_S), (0.001, 1), (10**6, LONGEST_S)])
-def test_the_wait_is_always_one_that_somebody_can_wait(ttl_s: float, wait_s: int) -> None:
+def test_the_estimated_wait_is_never_below_a_second_nor_above_an_hour(ttl_s: float, wait_s: int) -> None:
     busy = turned_away(pressure(used=1.0, ttl_s=ttl_s), "interactive", [])
     assert busy is not None
     assert busy.retry_after_s == wait_s
 
 
-def test_a_long_queue_is_waited_for_as_long_as_its_workers_need() -> None:
+def test_the_wait_for_a_long_queue_follows_from_the_speed_of_its_workers() -> None:
     full = pressure(waiting=MAX_WAITING)
     busy = turned_away(full, "batch", [card(600.0), card(400.0), card(None)])
     assert busy is not None
@@ -67,7 +67,7 @@ def test_a_queue_that_nobody_serves_gives_no_estimate() -> None:
     assert busy.retry_after_s == UNKNOWN_S
 
 
-def test_what_redis_says_is_read() -> None:
+def test_the_replies_of_redis_are_read() -> None:
     memory = {"used_memory": 5, "maxmemory": 10, "other": "x"}
     assert Pressure.read(memory, {"db0": {"keys": 2, "avg_ttl": 1500}}, 3) == Pressure(5, 10, 1.5, 3)
     assert Pressure.read(memory, {}, 0).mean_ttl_s == 0

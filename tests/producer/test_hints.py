@@ -100,7 +100,7 @@ def test_an_installation_from_the_index_is_named(environment: Environment, activ
     assert environment.said("s3fs", path=activated) == "pip install s3fs"
 
 
-def test_an_installation_from_a_folder_is_renewed_from_there(
+def test_an_installation_from_a_folder_is_installed_from_there_again(
     environment: Environment, activated: tuple[Path, ...], tmp_path: Path
 ) -> None:
     home = clone(tmp_path / "clone")
@@ -133,7 +133,7 @@ def test_a_folder_with_any_name_is_one_word_of_the_command(
     assert shlex.split(said) == ["pip", "install", f"{home}/worker[piper]"]
 
 
-def test_a_wheel_is_installed_again_and_its_neighbour_found(
+def test_a_wheel_is_installed_again_with_the_wheel_beside_it(
     environment: Environment, activated: tuple[Path, ...], tmp_path: Path
 ) -> None:
     wheels = tmp_path / "dist"
@@ -150,7 +150,7 @@ def test_a_wheel_is_installed_again_and_its_neighbour_found(
     assert said == f"pip install './dist/{beside.name}[demo]'"
 
 
-def test_what_is_no_longer_there_is_named(
+def test_a_source_that_no_longer_exists_is_replaced_by_the_name(
     environment: Environment, activated: tuple[Path, ...], tmp_path: Path
 ) -> None:
     environment.record("voxspool", folder_url(tmp_path / "gone" / "producer"))

@@ -42,11 +42,11 @@ def test_all_is_sorted_and_names_nothing_twice() -> None:
     assert sorted(set(voxspool.__all__)) == voxspool.__all__
 
 
-def test_all_is_the_errors_and_what_is_loaded_when_it_is_used() -> None:
+def test_all_has_the_errors_and_the_names_that_are_loaded_late() -> None:
     assert set(voxspool.__all__) == set(voxspool._HOMES) | set(ERRORS)
 
 
-def test_nothing_is_exported_that_all_does_not_name() -> None:
+def test_everything_exported_is_in_all() -> None:
     machinery = {"TYPE_CHECKING", "annotations", "import_module"}
     there = {
         name
@@ -65,7 +65,7 @@ def test_every_name_resolves_to_a_class_of_that_name(name: str) -> None:
     assert found.__doc__
 
 
-def test_type_checkers_find_the_names_where_the_interpreter_does() -> None:
+def test_type_checkers_and_the_interpreter_find_a_name_in_the_same_module() -> None:
     tree = ast.parse(Path(str(voxspool.__file__)).read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     stated = {
@@ -87,7 +87,7 @@ def test_help_and_completion_know_the_names_that_are_loaded_late() -> None:
     assert "Enqueue a speech and return its handle" in said
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'voxspool' has no attribute 'Nonsense'"):
         _ = voxspool.Nonsense
 
@@ -174,20 +174,20 @@ def drawn() -> dict[str, str | None]:
     return above
 
 
-def test_the_tree_of_errors_is_drawn_as_it_grows() -> None:
+def test_the_drawn_tree_of_errors_is_the_real_one() -> None:
     grown = {name: error.__bases__[0].__name__ for name, error in ERRORS.items()}
     assert drawn() == grown | {"VoxspoolError": None}
 
 
-def test_every_error_of_ours_is_exported() -> None:
+def test_every_error_is_exported() -> None:
     assert set(ERRORS) <= set(voxspool.__all__)
 
 
-def test_no_error_of_ours_stands_outside_the_tree() -> None:
+def test_every_error_is_in_the_tree() -> None:
     assert set(family()) == set(ERRORS.values())
 
 
-def test_each_error_has_a_code_of_its_own() -> None:
+def test_each_error_has_its_own_code() -> None:
     assert embedded.EmbeddedError in family()
     own = {error: error.__dict__.get("code") for error in family() if error is not errors.SpeechFailedError}
     assert None not in own.values(), "a code that is inherited does not tell two errors apart"
@@ -230,13 +230,13 @@ def test_the_clients_load_no_samples_before_there_are_any() -> None:
     assert "rq" in found
 
 
-def test_the_command_and_the_client_load_nothing_of_the_worker() -> None:
+def test_the_command_and_the_client_load_no_module_of_the_worker() -> None:
     found = loaded("import voxspool.cli, voxspool.__main__\nfor name in voxspool.__all__: getattr(voxspool, name)")
     assert not found & HEAVY
     assert {"click", "redis"} <= found
 
 
-def test_the_command_needs_neither_queue_nor_samples_to_say_its_help() -> None:
+def test_the_help_of_the_command_loads_neither_rq_nor_numpy() -> None:
     assert not loaded("import voxspool.cli") & (HEAVY | {"rq", "numpy", "soundfile", "soxr"})
 
 
@@ -268,7 +268,7 @@ def test_a_producer_depends_on_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
-def test_a_package_says_that_it_is_typed(package: Path) -> None:
+def test_each_package_is_marked_as_typed(package: Path) -> None:
     assert (package / "py.typed").is_file()
 
 
@@ -288,12 +288,12 @@ def reads_environment(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("way", ["import os\nos.environ", "from os import getenv as g", "import os\nos.getenv('A')"])
-def test_the_scan_sees_each_way_to_read_the_environment(tmp_path: Path, way: str) -> None:
+def test_the_scan_finds_each_way_to_read_the_environment(tmp_path: Path, way: str) -> None:
     (tmp_path / "a.py").write_text(way)
     assert reads_environment(tmp_path / "a.py")
 
 
-def test_the_settings_alone_read_the_environment() -> None:
+def test_only_the_settings_read_the_environment() -> None:
     assert [path for path in MODULES if reads_environment(path)] == [package / "settings.py" for package in PACKAGES]
 
 
@@ -302,5 +302,5 @@ def said_variables() -> Iterator[str]:
         yield from re.findall(r"\bVOXSPOOL_[A-Z_]+\b", path.read_text(encoding="utf-8"))
 
 
-def test_every_variable_that_the_sources_speak_of_exists() -> None:
+def test_every_variable_that_the_sources_name_exists() -> None:
     assert set(said_variables()) - {"VOXSPOOL_"} == set(VARIABLES)

@@ -31,18 +31,18 @@ def test_each_variable_of_a_producer_is_read() -> None:
         ({"VOXSPOOL_REDIS_URL": environment.DEFAULT_REDIS_URL}, environment.DEFAULT_REDIS_URL, True),
     ],
 )
-def test_our_url_goes_before_the_common_one_and_that_before_the_default(
+def test_voxspools_url_variable_wins_over_redis_url_and_that_over_the_default(
     environ: dict[str, str], url: str, *, named: bool
 ) -> None:
     found = Settings.from_env(environ)
     assert (found.redis_url, found.redis_named) == (url, named)
 
 
-def test_an_empty_variable_is_as_good_as_none() -> None:
+def test_an_empty_variable_counts_as_unset() -> None:
     assert Settings.from_env(dict.fromkeys(VARIABLES, "")) == Settings()
 
 
-def test_it_reads_the_process_environment_when_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXSPOOL_VOICE", "v1")
     assert Settings.from_env().voice == "v1"
     monkeypatch.setenv("VOXSPOOL_VOICE", "v2")
@@ -72,16 +72,16 @@ def test_a_mistyped_variable_is_refused_with_the_near_name(name: str, near: str,
     assert message.endswith("unset it or correct its name")
 
 
-def test_a_variable_that_is_near_to_none_is_refused_with_all_of_them() -> None:
+def test_a_variable_unlike_all_others_is_refused_with_the_list() -> None:
     with pytest.raises(SettingsError, match=r"VOXSPOOL_ \(did you mean|there is: VOXSPOOL_CACHE_DIR"):
         check_names({"VOXSPOOL_0123456789_0123456789": "1"})
 
 
-def test_the_workers_variables_and_other_peoples_are_let_be() -> None:
+def test_variables_of_the_worker_and_of_other_programs_are_accepted() -> None:
     check_names(dict.fromkeys([*VARIABLES, "VOXSPOOL", "voxspool_x", "MY_VOXSPOOL_X", "PATH"], "1"))
 
 
-def test_every_variable_has_our_prefix_a_constant_and_a_meaning() -> None:
+def test_every_variable_has_the_prefix_a_constant_and_a_description() -> None:
     constants = {value for name, value in vars(environment).items() if name.isupper() and isinstance(value, str)}
     assert set(VARIABLES) == constants - {environment.PREFIX, environment.DEFAULT_REDIS_URL, environment.DEFAULT_STORE}
     for name, meaning in VARIABLES.items():

@@ -19,12 +19,12 @@ from voxspool.suggestions import MOST_LISTED, did_you_mean
         ("xyz", [], ""),
     ],
 )
-def test_it_says_what_is_near_else_what_there_is_else_nothing(name: str, known: list[str], said: str) -> None:
+def test_a_hint_has_the_similar_names_else_the_known_ones_else_nothing(name: str, known: list[str], said: str) -> None:
     assert did_you_mean(name, known) == said
     assert did_you_mean(name, iter(known)) == said
 
 
-def test_at_most_two_near_names_are_said() -> None:
+def test_at_most_two_similar_names_are_listed() -> None:
     assert did_you_mean("voice-0", [f"voice-{n}" for n in range(1, 10)]).count("voice-") == 2
 
 
@@ -36,7 +36,7 @@ def test_a_long_list_is_cut_and_the_rest_is_counted(count: int, more: str) -> No
 
 
 @given(st.text(max_size=10), st.lists(st.text(max_size=10), max_size=12))
-def test_whatever_is_known_the_hint_is_a_bracket_or_nothing(name: str, known: list[str]) -> None:
+def test_a_hint_is_in_brackets_or_empty(name: str, known: list[str]) -> None:
     said = did_you_mean(name, known)
     assert (said == "") == (not known)
     if name and name in known:

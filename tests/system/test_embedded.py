@@ -179,7 +179,7 @@ def test_private_excludes_what_another_redis_is_needed_for(tmp_path: Path) -> No
 # Another program's Redis on the default port
 
 
-def test_a_redis_without_our_workers_gets_a_line_that_names_both_ways_out(
+def test_a_redis_without_workers_gets_a_line_with_both_ways_out(
     redis_server: RedisServer, client: Client, start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     command = voxspool(redis_server.url, *SPEAK, "-o", tmp_path / "a.wav")

@@ -267,7 +267,7 @@ def test_a_running_job_stops_at_its_next_chunk(client: Client, start_worker: Sta
     assert speech.status().state == "cancelled"
 
 
-def test_unknown_voice_language_and_engine_name_what_is_near(client: Client, start_worker: StartWorker) -> None:
+def test_errors_for_an_unknown_voice_name_similar_ones(client: Client, start_worker: StartWorker) -> None:
     early = client.enqueue("Nobody can check this voice yet.", voice="sinus", engine="tone")
     start_worker()
     with pytest.raises(UnknownVoiceError, match=r"'sin'.*did you mean sine"):
@@ -277,7 +277,7 @@ def test_unknown_voice_language_and_engine_name_what_is_near(client: Client, sta
     assert failed.value.code == "unknown-voice"
 
 
-def test_a_stream_that_expired_is_said_to_be_gone(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+def test_an_expired_stream_is_reported_as_expired(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE, keep_s=1)
     speech.wait()
@@ -289,7 +289,7 @@ def test_a_stream_that_expired_is_said_to_be_gone(client: Client, start_worker: 
         speech.wait()
 
 
-def test_coming_back_to_an_entry_that_never_was_is_refused(client: Client, start_worker: StartWorker) -> None:
+def test_continuing_after_an_unknown_entry_is_refused(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE)
     speech.wait()
@@ -297,7 +297,7 @@ def test_coming_back_to_an_entry_that_never_was_is_refused(client: Client, start
         next(speech.chunks(after="7-7"))
 
 
-def test_a_reader_bears_no_longer_silence_than_it_said(client: Client) -> None:
+def test_a_reader_accepts_no_longer_silence_than_its_limit(client: Client) -> None:
     waits = []
     speech = client.enqueue(SENTENCE)
     with pytest.raises(DeadlineError, match="it is queued"):
@@ -341,7 +341,7 @@ def test_a_cancelled_task_is_cancelled_at_once_every_time(
     asyncio.run(cancel_often())
 
 
-def test_what_anybody_wrote_beside_our_keys_spoils_no_look_up(
+def test_keys_of_other_programs_do_not_break_a_lookup(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     start_worker()
@@ -352,7 +352,7 @@ def test_what_anybody_wrote_beside_our_keys_spoils_no_look_up(
     assert client.enqueue("A voice is looked up.", voice="sine").wait().pos > 0
 
 
-def test_a_job_whose_worker_is_gone_waits_in_its_status_too(client: Client, start_worker: StartWorker) -> None:
+def test_a_job_whose_worker_died_is_queued_by_its_status(client: Client, start_worker: StartWorker) -> None:
     worker = start_worker()
     speech = client.enqueue(SENTENCE * 20, voice="sine-live")
     next(iter(speech))

@@ -1,4 +1,4 @@
-"""The entries of a job's stream -> the bytes that a listener has not heard yet, and the loudspeaker."""
+"""The samples of a stream that a listener has not heard yet, and the loudspeaker that plays them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _PLAY_BLOCK_S: Final = 0.1
-"""Most seconds given to the loudspeaker at once: an interrupt is only seen between blocks."""
+"""The most audio written to the loudspeaker at once, in seconds: Ctrl-C takes effect between two blocks."""
 
 _PORTAUDIO: Final = (
     "install it: sudo apt install libportaudio2 (Debian, Ubuntu), sudo dnf install portaudio (Fedora), "
     "sudo pacman -S portaudio (Arch)"
 )
-"""For Linux: elsewhere sounddevice brings PortAudio with it."""
+"""How to install PortAudio on Linux; elsewhere it comes with sounddevice."""
 
 
 class Playhead:
-    """Gives each sample once: after a resume, audio that was already given is skipped.
+    """Returns each sample once: samples that a new attempt repeats are skipped.
 
-    A listener who comes back has been given the samples before `given_samples` already.
+    A listener that comes back has had the samples before `given_samples` already.
     """
 
     def __init__(self, given_samples: int = 0) -> None:
@@ -33,13 +33,13 @@ class Playhead:
 
     @property
     def given_samples(self) -> int:
-        """How many samples of the speech have been given so far."""
+        """The number of samples that were returned so far."""
         return self._given
 
     def feed(self, entry: Entry) -> bytes:
-        """Return the samples (s16le) of the stream's next entry that the listener has not heard yet; often none.
+        """Return the samples (s16le) of the next entry that were not returned before; often none.
 
-        Raises StreamGapError where samples are missing before the entry.
+        Raises StreamGapError if samples are missing before the entry.
         """
         if entry.pos > self._given and not isinstance(entry, (Failed, Cancelled)):
             raise gap(entry.pos, self._given)
@@ -53,7 +53,7 @@ class Playhead:
 def play(entries: Iterable[Entry]) -> None:
     """Play a speech on the default loudspeaker, from its first entry to its last; return when it has been heard.
 
-    Raises what check_loudspeaker raises, OutputError where the loudspeaker fails later, StreamGapError.
+    Raises what check_loudspeaker raises, OutputError if the loudspeaker fails later, StreamGapError.
     """
     sounddevice = _sounddevice()
     try:
@@ -63,7 +63,7 @@ def play(entries: Iterable[Entry]) -> None:
 
 
 def check_loudspeaker() -> None:
-    """Check that this machine can play audio, so that nothing is spoken in vain. It plays nothing.
+    """Check that this machine can play audio, before anything is spoken. Plays nothing.
 
     Raises MissingExtraError without sounddevice, OutputError without PortAudio or an output device.
     """
@@ -75,7 +75,7 @@ def check_loudspeaker() -> None:
 
 
 def _cannot_play(error: Exception) -> OutputError:
-    """Describe why the loudspeaker fails."""
+    """Return the error for a loudspeaker that fails."""
     return OutputError(f"this machine has no loudspeaker that works ({error}); write a file instead")
 
 
@@ -100,7 +100,7 @@ def _play(entries: Iterable[Entry], sounddevice: Any) -> None:  # noqa: ANN401 -
 
 
 def _first_begin(entries: Iterator[Entry]) -> Begin | None:
-    """Return the begin that opens the stream, or None where it was closed (cancelled, failed) before it had one."""
+    """Return the first begin; None if the stream was closed (cancelled, failed) before it had one."""
     for entry in entries:
         if isinstance(entry, Begin):
             return entry

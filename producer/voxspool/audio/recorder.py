@@ -1,8 +1,8 @@
-"""The entries of a job's stream -> an audio file.
+"""The entries of a job's stream become an audio file.
 
-A recorder follows the rules of a stream: positions have no gap, a mark completes a segment, a later attempt replaces
-what no mark has completed. It does not use Redis and does not wait; what `failed` and `cancelled` mean is the caller's
-decision. Attempts are joined by position alone: the engines promise that each attempt speaks the same samples (seeds).
+A recorder applies the rules of a stream: positions have no gap, a mark completes a segment, a later attempt replaces
+the samples that no mark has completed. It does not use Redis and does not wait. Its caller handles `failed` and
+`cancelled`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ NO_BEGIN: Final = "audio came before any begin: the start of the stream is missi
 
 
 class Recorder:
-    """Writes a speech to a file, chunk by chunk, beside its place; the finished file is renamed into place.
+    """Writes a speech to a partial file, chunk by chunk, and renames it to its final name at the end.
 
-    Use it as a context manager and `add` every entry of the stream in order. With the `end` entry the file is there,
-    synced to the disk and with an ordinary file's permissions. Left before that, in any way, it leaves nothing behind,
-    and a file that had the name stays as it was. What a later attempt says again replaces what came before, so the
-    samples since the last mark stay in memory: seconds of speech.
+    Use it as a context manager, and `add` every entry of the stream in order. After the `end` entry the file is there,
+    synced to the disk, with the permissions of any new file. If it is left before that, nothing remains, and an
+    existing file of that name stays as it was. A later attempt may replace samples since the last mark, so those
+    stay in memory: seconds of speech.
 
-    Raises OutputError where the file cannot be written, StreamGapError where samples are missing, ProtocolError where
-    the entries contradict each other.
+    Raises OutputError if the file cannot be written, StreamGapError if samples are missing, ProtocolError if entries
+    contradict each other.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,12 +55,12 @@ class Recorder:
 
     @property
     def samples(self) -> int:
-        """How many samples the speech has so far, those still held in memory included."""
+        """The number of samples so far, including those still held in memory."""
         return self._written + len(self._held) // SAMPLE_BYTES
 
     @property
     def sample_rate(self) -> int | None:
-        """In Hz, as spoken (an Opus file may have another); None before the first `begin`."""
+        """The sample rate of the speech in Hz (an Opus file may have another); None before the first `begin`."""
         return self._sample_rate
 
     def add(self, entry: Entry) -> None:
@@ -80,7 +80,7 @@ class Recorder:
                 pass
 
     def _begin(self, begin: Begin) -> None:
-        """Start, or drop what this attempt is going to say again."""
+        """Start, or drop the samples that this attempt will repeat."""
         if begin.pos > self.samples:
             raise gap(begin.pos, self.samples)
         if begin.pos < self._written:
@@ -103,7 +103,7 @@ class Recorder:
         self._held += audio.pcm
 
     def _write_until(self, end_pos: int) -> None:
-        """Write what is held of the samples before `end_pos`: nobody will say them again."""
+        """Write the held samples before `end_pos`: no attempt will replace them."""
         writer = self._begun()
         if end_pos > self.samples:
             raise gap(end_pos, self.samples)
@@ -128,7 +128,7 @@ class Recorder:
 
 
 def gap(pos: int, have: int) -> StreamGapError:
-    """Return the error of a stream that continues at sample `pos` where `have` samples have arrived."""
+    """Return the error for a stream that continues at sample `pos` although `have` samples have come."""
     return StreamGapError(
         f"the stream goes on at sample {pos} and {have} have come: audio is missing or doubled; enqueue the job again"
     )

@@ -1,8 +1,8 @@
-"""A recording -> a clip that a voice can be cloned from, or what is wrong with it.
+"""Recordings become clips that a voice can be cloned from, or are refused with the reason.
 
-A model sounds like the clip that it hears. A clip that is too short, too quiet, clipped or mostly silent gives a bad
-voice, and nobody would know why. So each clip is measured, and refused with the value and what to do. This module
-uses samples; no Redis, no names, no models. It reads what libsndfile reads (WAV, FLAC, MP3, Ogg).
+A cloned voice sounds like its clips. One that is too short, too quiet, clipped or mostly silent makes a bad voice,
+and its owner would not know why. So each clip is measured, and a bad one is refused with the value and what to do. This
+module uses samples alone: no Redis, no models. It reads what libsndfile reads (WAV, FLAC, MP3, Ogg).
 """
 
 from __future__ import annotations
@@ -28,45 +28,46 @@ if TYPE_CHECKING:
     Samples = NDArray[np.float32]
 
 LEAST_CLIP_S: Final = 0.5
-"""Shorter than a word."""
+"""The shortest clip, in seconds: less is shorter than a word."""
 LEAST_SOUND_S: Final = 3.0
-"""Of all clips together, without their silence. XTTS asks for 6 s; from 3 s on a voice can be recognised."""
+"""The least sound of all clips together, without silence, in seconds. XTTS asks for 6 s; from 3 s on a voice can be
+recognised."""
 MOST_CLIP_S: Final = 30.0
-"""XTTS hears the first 30 s of each clip (its max_ref_length) and no more, so no more is kept."""
+"""The part of each recording that is kept, in seconds: XTTS uses the first 30 s of a clip (its max_ref_length)."""
 MOST_TOTAL_S: Final = 60.0
-"""Of all clips together: at most 3 MB of Redis a voice at 48 kHz."""
+"""The most audio of all clips together, in seconds: at most 3 MB of Redis per voice at 48 kHz."""
 RATES_HZ: Final = (8_000, 192_000)
 """The lowest and the highest sample rate."""
 MOST_CHANNELS: Final = 8
 
 FULL_SCALE: Final = 0.999
-"""From here up a sample counts as clipped: 16 bits reach 0.99997, and MP3 rounds."""
+"""The amplitude from which on a sample counts as clipped: 16 bits reach 0.99997, and MP3 rounds."""
 MOST_CLIPPED: Final = 0.005
-"""Share of a clip's samples. A loud but clean recording has a few in ten thousand."""
+"""The largest share of clipped samples. A loud but clean recording has a few in ten thousand."""
 LEAST_LEVEL_DB: Final = -40.0
-"""Below full scale, RMS of what is not silence. Speech is near -20; at -40, 16 bits leave noise in the voice."""
+"""The lowest RMS level of what is not silence, in dB of full scale. Speech is near -20; at -40, 16 bits are too few."""
 LEAST_SOUND: Final = 0.2
-"""Share of a clip that is not silence."""
+"""The smallest share of a clip that is not silence."""
 MOST_DC: Final = 0.05
-"""Mean of the samples: a microphone's fault. It takes room from the voice and clicks at every cut."""
+"""The largest mean of the samples: an offset from a faulty microphone, which clicks at every cut."""
 
 _FRAME_S: Final = 0.02
-"""The piece of which it is asked whether it is silence."""
+"""The length of the frames that are tested for silence, in seconds."""
 _SILENCE_DB: Final = -60.0
-"""A frame's level at which nothing is heard, however loud the rest is."""
+"""The level below which a frame is silence, in dB of full scale."""
 _SILENCE_BELOW_DB: Final = 40.0
-"""A frame this far below the loudest one is silence too: the noise of a room."""
+"""A frame this far below the loudest one, in dB, is silence too: the noise of a room."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A clip as it is stored."""
+    """A clip that was checked, as it is stored."""
 
     flac: bytes
     """FLAC, 16 bits, mono, at the recording's own sample rate."""
     about: StoredClip
     sound_s: float
-    """How much of it is not silence, in seconds."""
+    """The part of it that is not silence, in seconds."""
 
 
 def read(sources: Sequence[Path | bytes]) -> list[Clip]:
@@ -97,12 +98,12 @@ def read_one(source: Path | bytes, called: str) -> Clip:
 
 
 def _called(source: Path | bytes, number: int) -> str:
-    """Name a recording in an error."""
+    """Return the name of a recording for messages."""
     return str(source) if isinstance(source, Path) else f"clip {number}"
 
 
 def _samples(source: Path | bytes, called: str) -> tuple[Samples, int, float]:
-    """Decode the samples that are kept, shape (n,), full scale 1; give their rate, and the whole recording's length."""
+    """Return the samples to keep, shape (n,), full scale 1; their rate in Hz; the length of the recording in s."""
     try:
         with _opened(source) as data, sf.SoundFile(data) as recording:
             rate_hz, channels, frames = recording.samplerate, recording.channels, recording.frames
@@ -111,7 +112,7 @@ def _samples(source: Path | bytes, called: str) -> tuple[Samples, int, float]:
     except OSError as error:
         message = f"cannot read {called}: {error.strerror or error}; name a WAV, FLAC or MP3 file"
         raise ClipError(message, wrong_value=True) from error
-    except (sf.LibsndfileError, TypeError) as error:  # TypeError: a file called .raw, which says nothing of itself
+    except (sf.LibsndfileError, TypeError) as error:  # TypeError: a file called .raw, which has no header
         raise ClipError(
             f"{called} is no recording that can be read ({_reason(error)}); convert it to WAV, FLAC or MP3"
         ) from error
@@ -129,7 +130,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_form(rate_hz: int, channels: int, called: str) -> None:
-    """Refuse what is no recording of a voice by its form."""
+    """Refuse a sample rate or a number of channels that no recording of a voice has. Raises ClipError."""
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise ClipError(
             f"{called} has a sample rate of {rate_hz} Hz, outside {RATES_HZ[0]} to {RATES_HZ[1]}; "
@@ -140,14 +141,14 @@ def _check_form(rate_hz: int, channels: int, called: str) -> None:
 
 
 def _check(samples: Samples, rate_hz: int, called: str) -> float:
-    """Measure a clip; give how many seconds of it are not silence. Raises ClipError for the gravest fault."""
+    """Measure a clip; return how many seconds of it are not silence. Raises ClipError for the worst fault."""
     for fault in _faults(samples, rate_hz):
         raise ClipError(f"{called} {fault}")
     return float(_sounding(samples, rate_hz).sum()) * _FRAME_S
 
 
 def _faults(samples: Samples, rate_hz: int) -> Iterator[str]:
-    """Yield what is wrong with a clip, the gravest first; what follows a fault would be measured in vain."""
+    """Yield the faults of a clip, the worst first. After one fault the later measurements may be meaningless."""
     length_s = len(samples) / rate_hz
     if length_s < LEAST_CLIP_S:
         yield f"is {length_s:.2f} s long, and a clip has at least {LEAST_CLIP_S:g} s; join short ones, or leave it out"
@@ -189,7 +190,7 @@ def _sounding(samples: Samples, rate_hz: int) -> NDArray[np.bool_]:
 
 
 def _flac(samples: Samples, rate_hz: int) -> bytes:
-    """Encode samples; those that came from 16 bits come back as they were."""
+    """Return samples as FLAC. Samples that had 16 bits keep their exact values."""
     pcm = np.clip(np.rint(samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
     buffer = io.BytesIO()
     sf.write(buffer, pcm, rate_hz, format="FLAC", subtype="PCM_16")

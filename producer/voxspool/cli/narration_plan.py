@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from voxspool.narration.estimate import Estimate
     from voxspool.narration.options import NarrationOptions
     from voxspool.narration.plan import PlannedChapter
-    from voxspool.speeds import Measured
+    from voxspool.speeds import StoredSpeed
     from voxspool.workers import WorkerCard
 
 _SIZED = {*AUDIO, "m4b"}
@@ -30,7 +30,7 @@ def show_plan(
     narration_options: NarrationOptions,
     cards: list[WorkerCard],
     store: str,
-    here: Measured | None,
+    here: StoredSpeed | None,
     *,
     as_json: bool,
 ) -> None:

@@ -18,7 +18,7 @@ from voxspool.protocol.stream import SAMPLE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from voxspool.speeds import Measured
+    from voxspool.speeds import StoredSpeed
     from voxspool.workers import WorkerCard
 
 USUAL_RATE_HZ: Final = 24_000
@@ -56,7 +56,7 @@ def estimate(
     *,
     speed: float = 1.0,
     pauses_s: float = 0.0,
-    here: Measured | None = None,
+    here: StoredSpeed | None = None,
 ) -> Estimate:
     """Estimate the narration of chapters with these numbers of characters, at a speed, with `pauses_s` of pauses.
 
@@ -93,7 +93,7 @@ def _why(engine: str, serving: list[WorkerCard], able: list[WorkerCard], rates: 
     return f"{counted(len(rates), 'live worker')} of {engine}, together {real_time(sum(rates))}{more}"
 
 
-def _speed_here(engine: str, here: Measured | None) -> str:
+def _speed_here(engine: str, here: StoredSpeed | None) -> str:
     """Return the speed of this machine, or how to measure it."""
     if here is None:
         option = "" if engine == AUTO else f" --engine {engine}"

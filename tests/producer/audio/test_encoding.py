@@ -36,7 +36,7 @@ RATES_HZ = (22_050, 24_000)  # Piper's and XTTS's
 
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 @pytest.mark.parametrize("suffix", LOSSLESS)
-def test_wav_and_flac_hold_the_very_samples(tmp_path: Path, suffix: str, rate_hz: int) -> None:
+def test_wav_and_flac_hold_the_exact_samples(tmp_path: Path, suffix: str, rate_hz: int) -> None:
     spoken = np.concatenate([noise(2.3, rate_hz), np.array([-32_768, 32_767, 0, 1, -1], np.int16)])
     path = tmp_path / f"a{suffix}"
     recorder = record(path, speech(spoken, rate_hz))

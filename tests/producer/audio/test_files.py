@@ -114,7 +114,7 @@ def test_a_broken_recording_leaves_an_older_file_untouched_and_no_part(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_until_the_end_only_a_hidden_part_lies_beside_the_place(tmp_path: Path) -> None:
+def test_until_the_end_there_is_only_a_hidden_partial_file(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     with Recorder(path) as recorder:
         *said, last = speech(noise(0.5))
@@ -127,7 +127,7 @@ def test_until_the_end_only_a_hidden_part_lies_beside_the_place(tmp_path: Path) 
         assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_finished_file_takes_the_older_ones_place_and_stays_if_the_caller_then_fails(tmp_path: Path) -> None:
+def test_a_finished_file_replaces_the_older_one_and_stays_if_the_caller_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"older")
 
@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_is_an_error_even_by_one_byte_and_leaves_no_file(
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_disk_that_has_room_again_later_does_not_hide_the_hole(tmp_path: Path, suffix: str) -> None:
+def test_a_disk_that_has_room_again_does_not_hide_missing_bytes(tmp_path: Path, suffix: str) -> None:
     # More than Python keeps in a buffer, 128 KiB from 3.14 on: what is still there meets no full disk.
     *said, last = speech(noise(60))
     recorder = Recorder(tmp_path / f"a{suffix}")

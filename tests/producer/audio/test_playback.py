@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @settings(max_examples=100)
 @given(data=st.data(), spoken=signals)
-def test_however_attempts_break_off_a_listener_hears_each_sample_once(data: st.DataObject, spoken: np.ndarray) -> None:
+def test_after_broken_attempts_a_listener_has_heard_each_sample_once(data: st.DataObject, spoken: np.ndarray) -> None:
     playhead = Playhead()
     got = b"".join(playhead.feed(entry) for entry in broken_stream(data, spoken, same_again=True))
     assert got == pcm(spoken)
@@ -152,7 +152,7 @@ def test_without_portaudio_the_system_package_is_named(tmp_path: Path, monkeypat
         play([begin()])
 
 
-def test_a_machine_without_a_loudspeaker_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_loudspeaker_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Loudspeaker(broken=True))
     said = r"no loudspeaker that works \(Error querying device -1\); write a file instead$"
     with pytest.raises(OutputError, match=said):

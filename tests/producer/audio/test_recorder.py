@@ -34,7 +34,7 @@ def test_a_recorder_refuses_what_check_output_refuses(tmp_path: Path) -> None:
         Recorder(tmp_path / "a.txt")
 
 
-def test_failed_and_cancelled_are_left_to_the_caller(tmp_path: Path) -> None:
+def test_a_recorder_ignores_failed_and_cancelled_entries(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     entries: list[Entry] = [begin(), Failed(0, "x", "y", retryable=False), Cancelled(0, "me")]
     record(path, entries)
@@ -53,7 +53,7 @@ def test_a_new_attempt_replaces_the_segment_that_was_not_finished(tmp_path: Path
     np.testing.assert_array_equal(heard(path)[0], np.concatenate([said, again]))
 
 
-def test_samples_counts_what_is_held_and_goes_back_with_a_new_attempt(tmp_path: Path) -> None:
+def test_the_number_of_samples_includes_held_ones_and_falls_with_a_new_attempt(tmp_path: Path) -> None:
     with Recorder(tmp_path / "a.wav") as recorder:
         assert (recorder.samples, recorder.sample_rate) == (0, None)
         recorder.add(begin(rate_hz=22_050))
@@ -98,7 +98,7 @@ def test_nothing_may_follow_the_end_and_the_file_stays(tmp_path: Path) -> None:
 
 @settings(max_examples=60)
 @given(data=st.data(), spoken=signals)
-def test_however_attempts_break_off_the_file_holds_the_last_ones_samples(
+def test_after_broken_attempts_the_file_has_the_samples_of_the_last_one(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, spoken: np.ndarray
 ) -> None:
     path = tmp_path_factory.mktemp("broken") / "a.wav"

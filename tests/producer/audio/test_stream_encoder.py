@@ -150,7 +150,7 @@ def test_an_empty_speech_is_a_file_that_opens(name: str, samples: int | None) ->
 
 
 @pytest.mark.parametrize("name", ["aac", "MP3", ".mp3", "", "mp33"])
-def test_an_unknown_format_is_refused_with_those_that_there_are(name: str) -> None:
+def test_an_unknown_format_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(OutputError, match=r"choose one of wav, flac, mp3, ogg, opus$") as caught:
         StreamEncoder(name)
     assert caught.value.wrong_value

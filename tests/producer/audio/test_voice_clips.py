@@ -79,7 +79,7 @@ def test_of_a_long_recording_the_first_half_minute_is_kept_and_its_length_is_kno
     assert (clip.about.duration_s, clip.about.recording_s) == (30, 31.5)
 
 
-def test_no_recording_at_all_is_refused() -> None:
+def test_an_empty_list_of_recordings_is_refused() -> None:
     assert "at least one recording" in refusal()
 
 
@@ -116,7 +116,7 @@ def test_a_clip_that_is_mostly_silence_is_refused_with_the_share() -> None:
     assert "is mostly silence: 88% of it" in refusal(encoded(np.concatenate([speech(3), np.zeros(22 * RATE)])))
 
 
-def test_a_rooms_noise_is_silence() -> None:
+def test_the_noise_of_a_room_counts_as_silence() -> None:
     noise = np.random.default_rng(2).normal(0, 1e-4, 22 * RATE)
     assert "is mostly silence" in refusal(encoded(np.concatenate([speech(3), noise])))
 
@@ -136,7 +136,7 @@ def test_a_dc_offset_is_refused_with_its_value() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_sample_that_is_no_number_is_refused_with_its_place(value: float) -> None:
+def test_a_sample_that_is_not_a_number_is_refused_with_its_time(value: float) -> None:
     samples = speech()
     samples[RATE] = value
     assert "has a sample that is no number, at 1.00 s" in refusal(encoded(samples, subtype="FLOAT"))
@@ -152,7 +152,7 @@ def test_many_channels_are_refused() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"not a recording", encoded(speech())[:20]], ids=["empty", "text", "cut short"])
 @pytest.mark.parametrize("suffix", [".wav", ".mp3", ".raw", ""])
-def test_a_file_that_is_no_recording_is_refused_by_its_name(tmp_path: Path, data: bytes, suffix: str) -> None:
+def test_a_file_that_is_not_audio_is_refused_by_name(tmp_path: Path, data: bytes, suffix: str) -> None:
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(data)
     said = refusal(encoded(speech()), path)
@@ -160,6 +160,6 @@ def test_a_file_that_is_no_recording_is_refused_by_its_name(tmp_path: Path, data
     assert "convert it to WAV, FLAC or MP3" in said or "0.00 s long" in said
 
 
-def test_a_file_that_cannot_be_opened_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_refused_by_name(tmp_path: Path) -> None:
     assert f"cannot read {tmp_path / 'none.wav'}: No such file" in refusal(tmp_path / "none.wav")
     assert f"cannot read {tmp_path}: Is a directory" in refusal(tmp_path)

@@ -21,7 +21,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_it_is_due_once_in_a_while_and_not_at_once(clock: Clock) -> None:
+def test_a_report_is_due_after_each_interval_and_not_at_once(clock: Clock) -> None:
     ack = Acknowledgement("a", clock)
     assert not ack.due, "a short job is over before anybody asks"
     clock.now_s += EVERY_S
@@ -33,21 +33,21 @@ def test_it_is_due_once_in_a_while_and_not_at_once(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("said", [b"unasked", b"ended", b"failed", b"cancelled"])
-def test_a_job_that_does_not_ask_or_is_over_hears_no_more(clock: Clock, said: bytes) -> None:
+def test_no_report_is_due_for_a_job_that_does_not_ask_or_is_over(clock: Clock, said: bytes) -> None:
     ack = Acknowledgement("a", clock)
     ack.heard(said)
     clock.now_s += 1000
     assert not ack.due
 
 
-def test_a_reader_that_may_only_read_says_nothing(clock: Clock) -> None:
+def test_a_reader_without_the_right_to_write_sends_no_report(clock: Clock) -> None:
     ack = Acknowledgement("a", clock)
     ack.forbidden()
     clock.now_s += 1000
     assert not ack.due
 
 
-def test_it_says_how_far_the_reader_is(clock: Clock) -> None:
+def test_a_report_has_the_readers_position(clock: Clock) -> None:
     ack = Acknowledgement("a", clock)
     ack.pos = 4800
     assert ack.call == {"keys": [keys.control("a"), keys.acknowledged("a")], "args": [4800, keys.ACKNOWLEDGED_TTL_S]}

@@ -118,7 +118,7 @@ def test_its_result_is_returned(hold: Callable[..., int]) -> None:
         hold(silent(5, 6), 1, LOST)
 
 
-def test_what_is_not_wanted_any_more_is_not_asked() -> None:
+def test_a_dialogue_that_is_dropped_sends_no_more_requests() -> None:
     client: Any = Answers(1, 2)
     values = stream(added(), client)
     assert next(values) == "a is 1"

@@ -111,7 +111,7 @@ def taken(cursor: Cursor, *ids: str) -> list[str]:
         [],
     ],
 )
-def test_what_follows_without_a_hole_is_taken(ids: list[str]) -> None:
+def test_consecutive_entries_are_accepted(ids: list[str]) -> None:
     cursor = Cursor()
     assert taken(cursor, *ids) == ids
     assert str(cursor.after) == (ids[-1] if ids else "0-0")
@@ -132,7 +132,7 @@ def test_what_follows_without_a_hole_is_taken(ids: list[str]) -> None:
     ],
 )
 @pytest.mark.parametrize("shape", [resp2, resp3])
-def test_a_hole_is_an_error_that_names_both_ids(
+def test_a_missing_entry_is_an_error_that_names_both_ids(
     ids: list[str], before: str, offender: str, shape: Callable[[list[Raw]], Any]
 ) -> None:
     entries = [raw(one, begin() if one.endswith("-1") else audio(0, 0)) for one in ids]
@@ -142,7 +142,7 @@ def test_a_hole_is_an_error_that_names_both_ids(
     assert str(cursor.after) == before
 
 
-def test_a_hole_between_two_replies_is_seen_too() -> None:
+def test_a_missing_entry_between_two_replies_is_an_error() -> None:
     cursor = Cursor()
     taken(cursor, "1-1", "1-2")
     with pytest.raises(StreamGapError):
@@ -152,12 +152,12 @@ def test_a_hole_between_two_replies_is_seen_too() -> None:
 @pytest.mark.parametrize(
     ("after", "ids"), [("1-7", ["1-8"]), ("1-7", ["2-1"]), ("1-7", ["1-8", "1-9", "2-1"]), ("3-1", ["3-2"])]
 )
-def test_who_comes_back_goes_on_after_the_last_id(after: str, ids: list[str]) -> None:
+def test_a_returning_reader_continues_after_its_last_id(after: str, ids: list[str]) -> None:
     assert taken(Cursor(EntryId.parse(after)), *ids) == ids
 
 
 @pytest.mark.parametrize("following", ["1-9", "1-7", "2-2"])
-def test_who_comes_back_sees_a_hole_at_once(following: str) -> None:
+def test_a_returning_reader_finds_a_missing_entry_at_once(following: str) -> None:
     with pytest.raises(StreamGapError, match="follows 1-7"):
         taken(Cursor(EntryId.parse("1-7")), following)
 
@@ -200,7 +200,7 @@ def test_a_job_that_nobody_ran_is_a_lone_cancelled() -> None:
         (b"a-1", {b"type": b"audio", b"pos": b"0", b"data": b""}),
     ],
 )
-def test_an_entry_that_cannot_be_read_is_not_stepped_over(entry_id: bytes, fields: dict[bytes, bytes]) -> None:
+def test_an_unreadable_entry_is_not_skipped(entry_id: bytes, fields: dict[bytes, bytes]) -> None:
     cursor = Cursor()
     with pytest.raises(ProtocolError):
         cursor.take(resp2([(entry_id, fields)]))
@@ -235,7 +235,7 @@ CONTROL = {
 }
 
 
-def test_a_running_job_tells_how_far_it_is() -> None:
+def test_the_state_of_a_running_job_has_its_progress() -> None:
     assert judged(CONTROL | LEASE, "started") == JobState(
         id="a",
         state="running",
@@ -250,7 +250,7 @@ def test_a_running_job_tells_how_far_it_is() -> None:
     )
 
 
-def test_a_field_that_is_not_known_yet_is_empty() -> None:
+def test_unknown_fields_of_a_state_are_empty() -> None:
     assert judged({"state": "running"} | LEASE, "started") == JobState("a", "running", "voxspool-auto-batch")
 
 
@@ -273,7 +273,7 @@ def test_a_field_that_is_not_known_yet_is_empty() -> None:
         ("cancelled", "queued", "cancelled", True),
     ],
 )
-def test_the_stream_says_where_a_job_is_and_before_it_rq(
+def test_the_state_comes_from_the_stream_and_before_it_from_rq(
     state: str | None, status: str | None, said: str, *, over: bool
 ) -> None:
     found = judged({"state": state} | LEASE if state else {}, status)
@@ -293,23 +293,23 @@ def test_a_job_whose_run_is_gone_and_that_rq_has_forgotten_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(("control", "status"), [({}, None), ({}, "finished"), ({"cancel": "alice"}, None)])
-def test_a_job_of_which_nothing_is_left_is_unknown(control: dict[str, str], status: str | None) -> None:
+def test_a_job_that_has_expired_is_unknown(control: dict[str, str], status: str | None) -> None:
     with pytest.raises(UnknownJobError, match=r"no job 'a', or its stream has expired; check the id"):
         judged(control, status)
 
 
-def test_a_stop_that_was_asked_for_before_the_begin_leaves_a_job_queued() -> None:
+def test_a_cancel_request_before_the_begin_leaves_the_job_queued() -> None:
     assert judged({"cancel": "alice"}, "queued").state == "queued"
 
 
-def test_a_stream_without_a_record_of_rq_has_no_queue() -> None:
+def test_a_job_without_a_record_in_rq_has_no_queue() -> None:
     assert judged({"state": "ended"}, None, None).queue == ""
 
 
 # How a reading ends
 
 
-def test_a_bad_end_raises_and_carries_what_the_worker_said() -> None:
+def test_a_failed_entry_raises_the_workers_error() -> None:
     with pytest.raises(SpeechFailedError, match=r"^too slow$") as caught:
         raise_for(FAILED)
     assert (caught.value.code, caught.value.retryable) == ("timeout", True)
@@ -334,7 +334,7 @@ def test_any_other_entry_raises_nothing(entry: Entry) -> None:
         (Cancelled(12, "a"), 12),
     ],
 )
-def test_each_entry_tells_which_sample_comes_next(entry: Entry, position: int) -> None:
+def test_each_entry_gives_the_position_of_the_next_sample(entry: Entry, position: int) -> None:
     assert position_after(entry) == position
 
 
@@ -346,28 +346,28 @@ def test_each_entry_tells_which_sample_comes_next(entry: Entry, position: int) -
         ("ended", UnknownJobError, "has expired; enqueue the text again"),
     ],
 )
-def test_a_job_that_is_over_and_left_no_entry_says_why(state: str, error: type[Exception], said: str) -> None:
+def test_a_job_that_ended_without_an_entry_raises_the_reason(state: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=f"job a .*{said}"):
         ended_without_entry(JobState("a", state), Cursor(), there=False)
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled", "ended"])
-def test_who_came_back_with_the_last_id_has_had_it_all(state: str) -> None:
+def test_a_reader_with_the_last_id_has_nothing_left_to_read(state: str) -> None:
     ended_without_entry(JobState("a", state), Cursor(EntryId(1, 9)), there=True)
 
 
-def test_who_came_back_to_a_stream_that_is_gone_is_told() -> None:
+def test_a_reader_of_an_expired_stream_gets_an_error() -> None:
     with pytest.raises(UnknownJobError, match="has expired"):
         ended_without_entry(JobState("a", "ended"), Cursor(EntryId(1, 9)), there=False)
 
 
 @pytest.mark.parametrize(("silence_s", "timeout_s"), [(0.0, None), (1e9, None), (0.99, 1.0), (0.0, 0.1)])
-def test_a_silence_that_the_caller_bears_is_borne(silence_s: float, timeout_s: float | None) -> None:
+def test_a_silence_within_the_limit_is_accepted(silence_s: float, timeout_s: float | None) -> None:
     silent_too_long(JobState("a", "queued"), silence_s, timeout_s)
 
 
 @pytest.mark.parametrize(("silence_s", "timeout_s", "said"), [(1.0, 1.0, "1 s"), (2.5, 1.5, "1.5 s"), (0.0, 0, "0 s")])
-def test_a_longer_silence_is_an_error_that_says_where_the_job_is(silence_s: float, timeout_s: float, said: str) -> None:
+def test_a_longer_silence_is_an_error_with_the_jobs_state(silence_s: float, timeout_s: float, said: str) -> None:
     with pytest.raises(DeadlineError, match=f"from job a for {said}; it is running"):
         silent_too_long(JobState("a", "running"), silence_s, timeout_s)
 
@@ -394,7 +394,7 @@ CRASHED = numbered(
 )
 
 
-def test_a_segment_that_is_said_again_is_heard_once() -> None:
+def test_a_repeated_segment_is_heard_once() -> None:
     chunks = heard(Listener(), CRASHED)
     assert chunks == [
         Chunk("1-2", 0, RATE_HZ, pcm(0, 10)),
@@ -405,12 +405,12 @@ def test_a_segment_that_is_said_again_is_heard_once() -> None:
     ]
 
 
-def test_who_comes_back_in_the_middle_of_a_segment_hears_the_rest_of_it() -> None:
+def test_a_listener_that_returns_within_a_segment_hears_the_rest() -> None:
     chunks = heard(Listener(30, RATE_HZ), CRASHED[5:])  # after 1-5
     assert chunks == [Chunk("1-6", 30, RATE_HZ, pcm(30, 40)), Chunk("2-3", 40, RATE_HZ, pcm(40, 45))]
 
 
-def test_who_comes_back_knows_the_rate_without_hearing_a_begin() -> None:
+def test_a_returning_listener_knows_the_rate_without_a_begin() -> None:
     (chunk,) = heard(Listener(10, 22_050), CRASHED[2:3])
     assert chunk.sample_rate == 22_050
 
@@ -420,20 +420,20 @@ def test_a_listener_takes_the_rate_of_the_begin_it_hears() -> None:
 
 
 @pytest.mark.parametrize("missing", [2, 3])
-def test_audio_that_is_missing_is_an_error_even_where_the_ids_are_whole(missing: int) -> None:
+def test_missing_audio_is_an_error_even_if_no_id_is_missing(missing: int) -> None:
     entries: list[Entry] = [begin(), audio(0, 10), audio(10, 20), audio(20, 30), mark(0, 30), end(30)]
     del entries[missing]
     with pytest.raises(StreamGapError, match="audio is missing"):
         heard(Listener(), numbered(entries))
 
 
-def test_an_attempt_that_begins_beyond_what_was_said_is_an_error() -> None:
+def test_an_attempt_that_begins_too_late_is_an_error() -> None:
     with pytest.raises(StreamGapError):
         heard(Listener(), numbered([begin(), audio(0, 10)], [begin(20)]))
 
 
 @pytest.mark.parametrize(("last", "error"), [(FAILED, SpeechFailedError), (CANCELLED, SpeechCancelledError)])
-def test_a_bad_end_is_heard_as_an_error_wherever_it_stands(last: Entry, error: type[Exception]) -> None:
+def test_a_failed_or_cancelled_entry_raises_at_any_position(last: Entry, error: type[Exception]) -> None:
     with pytest.raises(error):
         heard(Listener(), numbered([begin(), audio(0, 10), last]))
 
@@ -476,7 +476,7 @@ def joined(chunks: list[Chunk]) -> bytes:
 
 @settings(max_examples=100)
 @given(told())
-def test_whatever_crashes_each_sample_is_heard_once_and_in_order(speech: Told) -> None:
+def test_after_any_crashes_each_sample_is_heard_once_and_in_order(speech: Told) -> None:
     cursor = Cursor()
     chunks = heard(Listener(), cursor.take(speech.replies()))
     assert cursor.closed
@@ -486,7 +486,7 @@ def test_whatever_crashes_each_sample_is_heard_once_and_in_order(speech: Told) -
 
 @settings(max_examples=100)
 @given(told(), st.data())
-def test_who_leaves_after_a_chunk_and_comes_back_with_its_id_hears_the_rest(speech: Told, data: st.DataObject) -> None:
+def test_a_listener_that_returns_with_a_chunks_id_hears_the_rest(speech: Told, data: st.DataObject) -> None:
     chunks = heard(Listener(), speech.entries)
     had = data.draw(st.integers(0, len(chunks)))
     after = EntryId.parse(chunks[had - 1].id) if had else START
@@ -496,7 +496,7 @@ def test_who_leaves_after_a_chunk_and_comes_back_with_its_id_hears_the_rest(spee
 
 @settings(max_examples=100)
 @given(told(), st.data())
-def test_who_keeps_what_lies_before_an_entry_and_comes_back_there_has_it_all(speech: Told, data: st.DataObject) -> None:
+def test_a_listener_that_returns_after_any_entry_has_every_sample(speech: Told, data: st.DataObject) -> None:
     last = data.draw(st.sampled_from(speech.entries))
     kept = joined(heard(Listener(), [one for one in speech.entries if one.id <= last.id]))
     rest = heard(back(speech, last.id), Cursor(last.id).take(speech.replies(last.id)))
@@ -513,7 +513,7 @@ def back(speech: Told, after: EntryId) -> Listener:
 
 @settings(max_examples=100)
 @given(told().filter(lambda speech: len(speech.entries) > 2), st.data())
-def test_an_entry_that_is_lost_is_missed(speech: Told, data: st.DataObject) -> None:
+def test_a_lost_entry_is_an_error(speech: Told, data: st.DataObject) -> None:
     """Any but the last of an attempt: a death there looks the same, and loses nothing."""
     losable = [one.id for one, following in pairwise(speech.entries) if one.id.attempt == following.id.attempt]
     if not losable:
@@ -525,6 +525,6 @@ def test_an_entry_that_is_lost_is_missed(speech: Told, data: st.DataObject) -> N
 
 
 @pytest.mark.parametrize("field", ["attempt", "pos", "sample_rate", "segments", "marked_segments", "lease_until"])
-def test_a_count_of_any_length_is_judged(field: str) -> None:
+def test_a_number_of_any_length_is_accepted(field: str) -> None:
     control = {b"state": b"running", b"sample_rate": b"24000", field.encode(): b"9" * 5000}
     assert judge("a", [control, [b"started", b"q"], (1_795_000_000, 0)]).id == "a"

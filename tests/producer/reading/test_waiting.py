@@ -26,7 +26,7 @@ def test_it_looks_only_while_the_job_is_queued() -> None:
     assert looks(Watch(), [QUEUED, RUNNING, QUEUED, QUEUED]) == [4]
 
 
-def test_what_is_heard_starts_the_wait_anew() -> None:
+def test_an_entry_starts_the_wait_again() -> None:
     watch = Watch()
     assert not watch.due(QUEUED)
     watch.heard()
