@@ -34,6 +34,7 @@ from tests.support.reference import SENTENCE, passage, tone
 from voxspool import BusyError, Client, Settings, StreamGapError, UnknownJobError
 from voxspool.protocol import keys
 from voxspool_worker.queue.recovery import Recovery
+from voxspool_worker.queue.rq_queues import RqQueues
 from voxspool_worker.queue.rq_records import RqRecords
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ def test_a_late_answer_of_a_redis_that_was_away_rescues_nobody(client: Client, d
     slow = itertools.count(0.0, 5.0)
     away_at_the_first_queue = itertools.chain([0.0], itertools.repeat(5.0))
     for clock in (slow, away_at_the_first_queue):
-        Recovery(records, db, lambda: None, clock.__next__).look()
+        Recovery(records, RqQueues(db), db, lambda: None, clock.__next__).rescue()
         assert db.zscore(claim.run.lease_key, claim.run.composite) == 1
-    Recovery(records, db, lambda: None).look()
+    Recovery(records, RqQueues(db), db, lambda: None).rescue()
     assert db.lrange("rq:queue:voxspool-auto-interactive", 0, -1) == [speech.id.encode()]
 
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from redis.exceptions import ResponseError
-from rq import Queue
-from rq.serializers import JSONSerializer
 
 from tests.support.processes import clean_env, until
+from tests.support.queued_jobs import begin, put, waiting, write_card
 from tests.support.reference import SENTENCE, tone
-from voxspool import SpeechFailedError, connection
-from voxspool.protocol import keys
-from voxspool.protocol.jobs import TASK, JobSpec, priority_of, queue_name, queue_names
+from voxspool import SpeechFailedError
+from voxspool.protocol.jobs import JobSpec, queue_name
 from voxspool.protocol.stream import Begin
-from voxspool_worker.queue.recovery import AT_ONCE, PATIENCE_S, Recovery
-from voxspool_worker.queue.rq_records import RqRecords, Why
-from voxspool_worker.speech.publisher import Publisher, Scripts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import redis
@@ -53,68 +45,12 @@ def begins(speech: Speech) -> list[tuple[str, int]]:
     ]
 
 
-def waiting(db: redis.Redis, queue: str) -> list[str]:
-    return [job.decode() for job in db.lrange(f"rq:queue:{queue}", 0, -1)]
-
-
-def put(db: redis.Redis, queue: str, job: str, **options: str) -> None:
-    """Enqueue a job in a queue of our choice, as routing does."""
-    spec = JobSpec(SENTENCE, id=job, priority=priority_of(queue), **options)  # type: ignore[arg-type]
-    rq_queue = Queue(queue, connection=db, serializer=JSONSerializer)
-    rq_queue.enqueue_call(TASK, args=(spec.encode(),), job_id=job, description="x")
-
-
-def say_alive(db: redis.Redis, engine: str, voices: dict[str, list[str]]) -> None:
-    """Leave the card of a worker that is not there."""
-    card = {
-        "engine": engine, "model": "m", "device": "cpu", "sample_rate": 24_000, "voices": json.dumps(voices),
-        "queues": ",".join(queue_names(engine)), "jobs": 1, "running": 0, "rows": 1, "rows_in_use": 0, "host": "h",
-        "pid": 1,
-    }  # fmt: skip
-    db.sadd(keys.WORKERS, f"{engine}-card")
-    db.hset(keys.worker(f"{engine}-card"), mapping=card)
-
-
-def is_gone(db: redis.Redis, engine: str) -> None:
-    db.delete(keys.worker(f"{engine}-card"))
-
-
-def begun(db: redis.Redis, queue: str, *, engine: str = "tone", sample_rate: int = 24_000) -> None:
-    """Let a worker that is not there take the first job of a queue, begin it, and hand it back."""
-    records = RqRecords(lambda **_: db, "w")
-    claim = records.claim([queue], "first")
-    assert claim is not None
-    Publisher(Scripts(db), claim.run, keep_s=60).begin(Begin(0, sample_rate, engine, "m", "v", "en", 0), {})
-    assert records.requeue(claim.run, Why.RETURNED) == "requeued"
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def recovery(redis_server: RedisServer, clock: Clock) -> Iterator[Recovery]:
-    with contextlib.closing(connection.connect(redis_server.url)) as own:
-        yield Recovery(RqRecords(lambda **_: own, "w"), own, lambda: None, clock)
-
-
 # Where an enqueued job goes
 
 
 def test_the_choice_is_shown_and_can_be_overruled(client: Client, db: redis.Redis, run_cli: Cli) -> None:
-    say_alive(db, "piper", {"joe": ["en-us"]})
-    say_alive(db, "xtts", {"ana": ["en", "de"]})
+    write_card(db, "piper", {"joe": ["en-us"]})
+    write_card(db, "xtts", {"ana": ["en", "de"]})
 
     def enqueue(*arguments: str) -> tuple[str, str]:
         done = run_cli("enqueue", "--json", *arguments)
@@ -136,8 +72,8 @@ def test_the_choice_is_shown_and_can_be_overruled(client: Client, db: redis.Redi
 def test_an_id_that_is_enqueued_again_is_the_same_job_where_it_lies(client: Client, db: redis.Redis) -> None:
     spec = JobSpec("Hello.", id="once")
     assert client.place(spec).queue == AUTO
-    say_alive(db, "piper", {"joe": ["en-us"]})
-    say_alive(db, "tone", {"sine": []})
+    write_card(db, "piper", {"joe": ["en-us"]})
+    write_card(db, "tone", {"sine": []})
     assert {card.engine for card in client.workers()} == {"piper", "tone"}
     assert client.place(JobSpec("Hello.", id="another")).queue == PIPER
     again = client.place(spec)
@@ -186,132 +122,14 @@ def test_jobs_in_the_queue_of_an_engine_that_is_gone_are_spoken_by_another_but_t
     assert client.speech("named").status().queue == XTTS
 
 
-def test_an_engines_jobs_are_left_alone_while_one_of_its_workers_lives(db: redis.Redis, recovery: Recovery) -> None:
-    say_alive(db, "xtts", {"ana": []})
-    say_alive(db, "tone", {"sine": []})
-    put(db, XTTS, "patient")
-    recovery.look()
-    assert waiting(db, XTTS) == ["patient"]
-    is_gone(db, "xtts")
-    recovery.look()
-    assert (waiting(db, XTTS), waiting(db, AUTO)) == ([], ["patient"])
-
-
-def test_batch_jobs_outwait_a_restart_of_their_worker(db: redis.Redis, recovery: Recovery, clock: Clock) -> None:
-    queue, auto = queue_name("xtts", "batch"), queue_name("auto", "batch")
-    say_alive(db, "tone", {"sine": []})
-    put(db, queue, "book")
-    for _ in range(2):
-        recovery.look()
-        clock.now_s += PATIENCE_S["batch"] - 1
-        recovery.look()
-        assert waiting(db, queue) == ["book"]
-        say_alive(db, "xtts", {"ana": []})
-        recovery.look()  # it was there in between: the wait begins again
-        is_gone(db, "xtts")
-    recovery.look()
-    clock.now_s += PATIENCE_S["batch"]
-    recovery.look()
-    assert waiting(db, auto) == ["book"]
-
-
-def test_jobs_that_stay_do_not_hide_those_behind_them(db: redis.Redis, recovery: Recovery) -> None:
-    say_alive(db, "tone", {"sine": []})
-    for number in range(AT_ONCE + 3):
-        put(db, XTTS, f"named-{number}", engine="xtts")
-    put(db, XTTS, "behind")
-    db.rpush(f"rq:queue:{XTTS}", b"\xff\xfe", "nobody")
-    for _ in range(2):
-        recovery.look()
-    assert waiting(db, AUTO) == ["behind"]
-    assert db.llen(f"rq:queue:{XTTS}") == AT_ONCE + 5
-
-
-def test_no_more_jobs_are_let_go_than_others_get_to(db: redis.Redis, recovery: Recovery) -> None:
-    say_alive(db, "tone", {"sine": []})
-    for number in range(AT_ONCE + 3):
-        put(db, XTTS, f"job-{number}")
-    for _ in range(3):
-        recovery.look()
-    assert waiting(db, AUTO) == [f"job-{number}" for number in range(AT_ONCE)]
-    db.ltrim(f"rq:queue:{AUTO}", 1, 0)  # they were taken
-    recovery.look()
-    assert waiting(db, AUTO) == [f"job-{number}" for number in range(AT_ONCE, AT_ONCE + 3)]
-
-
-def test_many_rescuers_let_each_job_go_once_and_in_order(redis_server: RedisServer, db: redis.Redis) -> None:
-    say_alive(db, "tone", {"sine": []})
-    jobs = [f"job-{number}" for number in range(AT_ONCE)]
-    for job in jobs:
-        put(db, XTTS, job)
-    clients = [type(db)(port=redis_server.port) for _ in range(4)]
-    rescuers = [Recovery(RqRecords(lambda client=client, **_: client, "w"), client, lambda: None) for client in clients]
-    with ThreadPoolExecutor(4) as threads:
-        for done in [threads.submit(rescuer.look) for rescuer in rescuers]:
-            done.result()
-    for one in clients:
-        one.close()
-    assert (waiting(db, AUTO), waiting(db, XTTS)) == (jobs, [])
-
-
-def test_a_corrupt_queue_keeps_no_other_jobs_from_being_let_go(db: redis.Redis, recovery: Recovery) -> None:
-    say_alive(db, "tone", {"sine": []})
-    db.set(f"rq:queue:{PIPER}", "not a list")
-    put(db, XTTS, "fine")
-    recovery.look()
-    assert waiting(db, AUTO) == ["fine"]
-
-
-def test_a_corrupt_set_of_queues_ends_no_worker_and_loses_no_job(db: redis.Redis, recovery: Recovery) -> None:
-    say_alive(db, "tone", {"sine": []})
-    put(db, XTTS, "fine")
-    db.delete("rq:queues")
-    db.set("rq:queues", "not a set")
-    recovery.look()
-    assert waiting(db, XTTS) == ["fine"]
-    db.delete("rq:queues")
-    recovery.look()
-    assert (waiting(db, XTTS), waiting(db, AUTO)) == ([], ["fine"])
-
-
-def test_a_job_of_another_distributions_engine_is_let_go_too(db: redis.Redis, recovery: Recovery) -> None:
-    say_alive(db, "tone", {"sine": []})
-    theirs = queue_name("my-engine", "interactive")
-    put(db, theirs, "anyones")
-    put(db, theirs, "its", engine="my-engine")
-    recovery.look()
-    assert (waiting(db, AUTO), waiting(db, theirs)) == (["anyones"], ["its"])
-
-
-def test_a_job_is_not_taken_out_of_a_queue_if_it_cannot_be_put_into_the_other(db: redis.Redis) -> None:
-    put(db, XTTS, "stays")
-    db.set(f"rq:queue:{AUTO}", "not a list")
-    with pytest.raises(ResponseError):
-        RqRecords(lambda **_: db, "w").move("stays", XTTS, AUTO)
-    assert waiting(db, XTTS) == ["stays"]
-    claim = RqRecords(lambda **_: db, "w").claim([XTTS], "first")
-    assert claim is not None
-    with pytest.raises(ResponseError):
-        RqRecords(lambda **_: db, "w").requeue(claim.run, Why.RETURNED, to=AUTO)
-    assert db.zscore(claim.run.lease_key, claim.run.composite), "its lease will bring it back"
-
-
 # A job that has begun
-
-
-def test_a_job_that_has_begun_waits_for_its_engine(db: redis.Redis, recovery: Recovery) -> None:
-    say_alive(db, "tone", {"sine": []})
-    put(db, XTTS, "begun")
-    begun(db, XTTS, engine="xtts")
-    recovery.look()
-    assert (waiting(db, XTTS), waiting(db, AUTO)) == (["begun"], [])
 
 
 def test_a_job_that_has_begun_is_passed_on_to_the_engine_that_began_it(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     put(db, AUTO, "tones")
-    begun(db, AUTO)
+    begin(db, AUTO)
     piper = start_worker("piper")
     until(lambda: f"job.passed_on job=tones to={TONE}" in piper.said(), "piper to pass it on")
     assert (waiting(db, AUTO), waiting(db, TONE)) == ([], ["tones"])
@@ -344,7 +162,7 @@ def test_a_killed_workers_job_is_finished_by_its_engine_though_another_finds_it_
 def test_a_voice_that_the_taker_lacks_is_passed_on_to_who_has_it(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
-    say_alive(db, "tone", {"sine": []})
+    write_card(db, "tone", {"sine": []})
     put(db, AUTO, "sines", voice="sine")
     piper = start_worker("piper")
     until(lambda: "job.passed_on job=sines" in piper.said(), "the job to be passed on")
@@ -356,7 +174,7 @@ def test_a_voice_that_the_taker_lacks_is_passed_on_to_who_has_it(
 
 
 def test_a_job_that_nobody_can_speak_fails_as_ever(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
-    say_alive(db, "xtts", {"ana": ["en"]})
+    write_card(db, "xtts", {"ana": ["en"]})
     put(db, AUTO, "nobodys", voice="nobody")
     start_worker("tone")
     with pytest.raises(SpeechFailedError, match="has no voice 'nobody'") as failed:
@@ -368,7 +186,7 @@ def test_a_job_in_the_queue_of_another_engine_than_it_names_finds_its_own(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     put(db, AUTO, "astray", engine="tone")
-    say_alive(db, "tone", {"sine": []})
+    write_card(db, "tone", {"sine": []})
     piper = start_worker("piper")
     until(lambda: "job.passed_on job=astray" in piper.said(), "the job to be passed on")
     assert waiting(db, TONE) == ["astray"]
@@ -379,7 +197,7 @@ def test_a_stream_that_began_at_another_rate_is_closed_rather_than_corrupted(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     put(db, TONE, "slow")
-    begun(db, TONE, sample_rate=16_000)
+    begin(db, TONE, sample_rate=16_000)
     start_worker("tone")
     with pytest.raises(SpeechFailedError, match="began at 16000 Hz") as failed:
         client.speech("slow").wait(timeout_s=20)

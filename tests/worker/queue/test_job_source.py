@@ -25,13 +25,24 @@ if TYPE_CHECKING:
     from voxspool_worker.queue.job_spec import ClaimedJob
 
 
+class LimitedCapacity(Capacity):
+    """A capacity that fails the test instead of being asked for ever."""
+
+    asked = 0
+
+    def reserve(self) -> bool:
+        self.asked += 1
+        assert self.asked < 100, "no slot was given back"
+        return super().reserve()
+
+
 class Source(JobSource):
     """The job source of a worker in burst mode: it returns None when nothing can be claimed."""
 
     def __init__(self, db: redis.Redis, slots: int = 4) -> None:
         self.lifecycle = Lifecycle()
         self.lifecycle.burst = True
-        self.capacity = Capacity(slots, self.lifecycle.wake_up)
+        self.capacity = LimitedCapacity(slots, self.lifecycle.wake_up)
         self.lost_claims: list[str] = []
         self.errors: list[Exception] = []
         records = records_of(db)

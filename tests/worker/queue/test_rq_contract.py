@@ -24,6 +24,7 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now, utcformat
+from rq.version import VERSION
 from rq.worker import BaseWorker, WorkerStatus
 
 from voxspool.protocol.jobs import TASK, JobSpec
@@ -65,10 +66,10 @@ def test_rq_is_of_the_version_that_this_file_describes() -> None:
     )
     assert {(part.operator, part.version) for part in wanted.specifier} == {(">=", "3.0"), ("<", "3.1")}
     assert metadata.version("rq") in wanted.specifier
+    assert metadata.version("rq") == VERSION
 
 
 def test_states_and_patterns_that_we_name_are_there() -> None:
-    assert (WorkerStatus.BUSY, WorkerStatus.IDLE, WorkerStatus.SUSPENDED) == ("busy", "idle", "suspended")
     # The scripts compare these words.
     assert (JobStatus.QUEUED.value, JobStatus.STARTED.value, JobStatus.FAILED.value) == ("queued", "started", "failed")
     assert JOB_ID_PATTERN.fullmatch(JobSpec("").id)
@@ -205,7 +206,9 @@ def test_rqs_own_senders_name_what_we_read() -> None:
 
 
 def test_dependents_are_enqueued_by_a_status_that_is_not_in_redis_yet() -> None:
-    assert parameters(Queue.enqueue_dependents) == ["job", "exclude_job_id", "refresh_job_status"]
+    taken = ["job", "pipeline", "exclude_job_id", "refresh_job_status"]
+    assert parameters(Queue.move_dependents_to_ready) == taken
+    assert parameters(Queue.enqueue_ready_jobs_by_queue) == ["job_ids_by_queue_name"]
     assert "parent_job.get_status(refresh=refresh_job_status)" in source(Job.dependencies_are_met)
     job = job_of({})
     job._status = JobStatus.FINISHED

@@ -86,6 +86,7 @@ HELD = {
     "job.args": "test_a_job_of_ours_is_taken",
     "job.cancel": "test_rqs_cancel_and_delete_take_a_running_jobs_lease_away",
     "job.cleanup": "test_a_cancelled_job_is_given_a_lifetime_and_stays_where_it_is",
+    "job.dependents_key": "test_an_end_writes_what_rq_writes_of_a_result",
     "job.failure_ttl": "test_a_jobs_lifetimes_are_its_own_before_the_default",
     "job.func_name": "test_another_function_is_refused_by_name",
     "job.get_result_ttl": "test_a_jobs_lifetimes_are_its_own_before_the_default",
@@ -179,7 +180,7 @@ def test_statuses_are_the_words_that_scripts_and_readers_compare() -> None:
 
 
 def test_states_of_a_worker_are_words() -> None:
-    assert (WorkerStatus.STARTED, WorkerStatus.IDLE, WorkerStatus.BUSY) == ("started", "idle", "busy")
+    assert (WorkerStatus.SUSPENDED, WorkerStatus.IDLE, WorkerStatus.BUSY) == ("suspended", "idle", "busy")
 
 
 def test_registries_are_named_by_their_queue(queue: Queue) -> None:

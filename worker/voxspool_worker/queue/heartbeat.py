@@ -1,10 +1,10 @@
-"""What a live worker writes to Redis beside its jobs: heartbeats, rescues, and the removal of expired records.
+"""The heartbeat of a worker: what it writes to Redis at regular intervals, beside its jobs.
 
-    every 3 s    put back jobs whose end could not be recorded, renew the lease of each run, renew the worker's card
-    every 2 s    rescue the jobs of workers that died
-    every 60 s   remove expired records from RQ's registries
+    every 3 s    requeue jobs whose end could not be recorded, renew the lease of each run, renew the worker's card
+    every 2 s    put back the jobs of workers that died (recovery)
+    every 60 s   remove expired records from RQ's registries, enqueue dependent jobs that a dead worker left
 
-One thread with connections of its own; it survives every failure of Redis.
+One thread with connections of its own. No failure of Redis ends it.
 """
 
 from __future__ import annotations
@@ -25,140 +25,147 @@ if TYPE_CHECKING:
     from voxspool_worker.jobs.cancellation import CancelToken
     from voxspool_worker.jobs.execution import JobExecution
     from voxspool_worker.queue.recovery import Recovery
+    from voxspool_worker.queue.rq_queues import RqQueues
     from voxspool_worker.queue.rq_records import RqRecords
 
 log = logging.getLogger(__name__)
 
 BEAT_S: Final = 3.0
-"""How often leases are renewed, in seconds: a third of LEASE_S."""
-LOOK_S: Final = 2.0
-"""How often a worker looks for the jobs of dead ones, in seconds."""
-TRIM_S: Final = 60.0
-"""How often what has expired is taken out of RQ's registries, in seconds."""
+"""Interval between two renewals of the leases, in seconds: a third of LEASE_S."""
+RESCUE_S: Final = 2.0
+"""Interval between two searches for the jobs of dead workers, in seconds."""
+CLEANUP_S: Final = 60.0
+"""Interval between two removals of expired records from RQ's registries, in seconds."""
 LATE_S: Final = 1.5 * BEAT_S
-"""A beat that comes so long after the last one, in seconds, says that Redis was away, or this process stood still."""
+"""A beat that comes this long after the last one, in seconds, shows that Redis or this process stood still."""
 PATIENCE_S: Final = 2 * BEAT_S
-"""How long a worker rescues nobody after that, in seconds: the others' next beat is due within one, and redis-py waits
-up to 2 s before it tries again."""
-
-
-MISSED_BEATS: Final = 3
-"""For how many beats a claim is looked for whose reply was lost."""
+"""How long a worker then rescues no jobs, in seconds. The next beat of the others is due within one interval, and
+redis-py waits up to 2 s before it tries again."""
+LOST_CLAIM_BEATS: Final = 3
+"""Number of beats that look for a claim whose reply was lost: Redis may execute it late."""
 
 
 class Heartbeat:
-    """The heart of a worker. `runs` gives what runs now, each with its token; `queues` are those that it serves."""
+    """The heartbeat of one worker.
+
+    `queues` are those that the worker serves, `running` returns its runs with their cancel tokens, `renew_card` renews
+    its registration, and `redis_away` receives the errors of Redis.
+    """
 
     def __init__(
         self,
         records: RqRecords,
+        rq_queues: RqQueues,
         recovery: Recovery,
         queues: Sequence[str],
-        runs: Callable[[], Iterable[tuple[JobExecution, CancelToken]]],
+        running: Callable[[], Iterable[tuple[JobExecution, CancelToken]]],
         *,
-        say_alive: Callable[[], None],
-        say_away: Callable[[Exception], None],
+        renew_card: Callable[[], None],
+        redis_away: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._records = records
+        self._rq_queues = rq_queues
         self._recovery = recovery
         self._queues = queues
-        self._runs = runs
-        self._say_alive = say_alive
-        self._say_away = say_away
+        self._running = running
+        self._renew_card = renew_card
+        self._redis_away = redis_away
         self._clock = clock
-        self._beaten = clock()
+        self._last_beat = clock()
         self._patient_until = 0.0
-        self._adrift: list[JobExecution] = []
-        self._unheard: dict[str, int] = {}
-        """Claim whose reply was lost -> for how many beats more it is looked for: Redis may do it late."""
-        self._quit = threading.Event()
+        self._released: list[JobExecution] = []
+        self._lost_claims: dict[str, int] = {}
+        """Name of a claim whose reply was lost -> number of beats that still look for it."""
+        self._stopped = threading.Event()
 
     @property
     def redis_back(self) -> float:
-        """When Redis was back after the last time that it was away, and a little patience; now, where it is away."""
+        """When Redis was back after its last outage, plus PATIENCE_S; the present time if it does not answer now."""
         now_s = self._clock()
-        return now_s if now_s - self._beaten > LATE_S else self._patient_until
+        return now_s if now_s - self._last_beat > LATE_S else self._patient_until
 
     @property
     def redis_is_new(self) -> bool:
-        """Whether Redis is away, or was a moment ago: leases may have run out of those who could not renew them."""
-        return self._clock() < self._patient_until or self._clock() - self._beaten > LATE_S
+        """Whether Redis is unavailable, or was shortly before: leases of live workers may have expired meanwhile."""
+        return self._clock() < self._patient_until or self._clock() - self._last_beat > LATE_S
 
     def release(self, run: JobExecution) -> None:
-        """Take a run whose thread gave up because Redis was away: it goes back to its queue. From any thread."""
-        self._adrift.append(run)
+        """Requeue the job of a run at the next beat: its thread gave up because of Redis. From any thread."""
+        self._released.append(run)
 
-    def miss(self, claim: str) -> None:
-        """Take the name of a claim whose reply was lost: what it took goes back to its queue. From any thread."""
-        self._unheard[claim] = MISSED_BEATS
+    def lose_claim(self, name: str) -> None:
+        """Requeue at the next beats the job of a claim whose reply was lost, if there is one. From any thread."""
+        self._lost_claims[name] = LOST_CLAIM_BEATS
 
     def run(self) -> None:
-        """Beat, look and trim until stopped: the body of the thread."""
-        every = {self.beat: BEAT_S, self.look: LOOK_S, self._trim: TRIM_S}
-        due = dict.fromkeys(every, 0.0)
-        self._beaten = self._clock()
-        while not self._quit.wait(max(0.0, min(due.values()) - self._clock())):
+        """Beat, rescue and clean up until `stop` is called: the body of the thread."""
+        intervals = {self.beat: BEAT_S, self.rescue: RESCUE_S, self._clean_up: CLEANUP_S}
+        due = dict.fromkeys(intervals, 0.0)
+        self._last_beat = self._clock()
+        while not self._stopped.wait(max(0.0, min(due.values()) - self._clock())):
             for act, at in due.items():
                 if self._clock() >= at:
-                    due[act] = self._clock() + every[act]
+                    due[act] = self._clock() + intervals[act]
                     self._try(act)
 
     def stop(self) -> None:
         """Let `run` return. From any thread."""
-        self._quit.set()
+        self._stopped.set()
 
     def beat(self) -> None:
-        """Renew the worker's card and the lease of every run; tell the runs that lost theirs or were cancelled."""
-        self._put_back()
-        for run, token in self._runs():
-            said = self._records.beat(run)
-            if said == LOST:
+        """Renew the lease of every run and the worker's card; end the runs that lost their lease or were cancelled."""
+        self._requeue_released()
+        self._requeue_lost_claims()
+        for run, token in self._running():
+            reply = self._records.renew_lease(run)
+            if reply == LOST:
                 token.end(Reason.LEASE_LOST)
-            elif said != "ok":
-                token.end(Reason.CANCELLED, by=said.removeprefix("cancelled by "))
-        self._say_alive()
+            elif reply != "ok":
+                token.end(Reason.CANCELLED, by=reply.removeprefix("cancelled by "))
+        self._renew_card()
         now_s = self._clock()
-        if now_s - self._beaten > LATE_S:
+        if now_s - self._last_beat > LATE_S:
             self._patient_until = now_s + PATIENCE_S
-        self._beaten = now_s
+        self._last_beat = now_s
 
-    def look(self) -> None:
-        """Bring back the jobs of dead workers.
+    def rescue(self) -> None:
+        """Put back the jobs of dead workers.
 
-        Not at once after a time in which nothing was heard of Redis: the leases of all workers ran out in it, and those
-        that live renew them as soon as they can.
+        Not shortly after an outage of Redis: the leases of all workers expired in it, and those that live renew them as
+        soon as they can.
         """
         if not self.redis_is_new:
-            self._recovery.look()
+            self._recovery.rescue()
 
-    def _trim(self) -> None:
-        """Keep RQ's registries from growing for ever."""
-        self._records.trim(self._queues)
+    def _clean_up(self) -> None:
+        """Remove expired records, so that RQ's registries do not grow without end, and enqueue jobs that were left."""
+        self._rq_queues.enqueue_ready(self._queues)
+        self._rq_queues.remove_expired(self._queues)
 
-    def _put_back(self) -> None:
-        """Put back the jobs of runs that were released, or whose claim got no reply: no worker died."""
-        while self._adrift:
-            said = self._records.requeue(self._adrift[0], Why.RETURNED)
-            log.info("job.handed_back job=%s said=%s", self._adrift.pop(0).job, said)
-        if claims := list(self._unheard):
-            self._put_back_unheard(claims)
+    def _requeue_released(self) -> None:
+        """Requeue the jobs of released runs. A run stays in the list until Redis has answered."""
+        while self._released:
+            reply = self._records.requeue(self._released[0], Why.RETURNED)
+            log.info("job.handed_back job=%s said=%s", self._released.pop(0).job, reply)
 
-    def _put_back_unheard(self, claims: list[str]) -> None:
-        """Put back what claims took whose replies were lost."""
-        for run in self._records.unheard(claims, self._queues):
+    def _requeue_lost_claims(self) -> None:
+        """Requeue the jobs of claims whose replies were lost."""
+        if not (names := list(self._lost_claims)):
+            return
+        for run in self._records.lost_claims(names, self._queues):
             if self._records.requeue(run, Why.RETURNED) == "requeued":
                 log.info("job.handed_back job=%s said=unheard", run.job)
-        for claim in claims:
-            self._unheard[claim] -= 1
-            if not self._unheard[claim]:
-                del self._unheard[claim]
+        for name in names:
+            self._lost_claims[name] -= 1
+            if not self._lost_claims[name]:
+                del self._lost_claims[name]
 
     def _try(self, act: Callable[[], None]) -> None:
-        """Call `act` and log what it raises: if this thread ended, every lease would run out."""
+        """Call `act` and log its errors: if this thread ended, every lease would expire."""
         try:
             act()
         except redis.exceptions.RedisError as error:
-            self._say_away(error)
+            self._redis_away(error)
         except Exception:
             log.exception("heartbeat.error")

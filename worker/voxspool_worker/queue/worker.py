@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import redis.exceptions
+from rq.worker import WorkerStatus
 
 from voxspool.protocol.environment import DEFAULT_STORE
 from voxspool_worker.engines.warmup import warm_up
@@ -49,8 +50,9 @@ from voxspool_worker.queue.job_source import JobSource
 from voxspool_worker.queue.lifecycle import EXIT_ENGINE_LOST, Lifecycle
 from voxspool_worker.queue.outcomes import Outcomes
 from voxspool_worker.queue.recovery import Recovery
+from voxspool_worker.queue.rq_queues import RqQueues
 from voxspool_worker.queue.rq_records import RqRecords, Why
-from voxspool_worker.queue.rq_worker_record import RqWorkerRecord
+from voxspool_worker.queue.rq_registration import RqRegistration
 from voxspool_worker.retries import retry_while_redis_is_full
 from voxspool_worker.speech.pipeline import Pipeline
 from voxspool_worker.speech.scheduler import Scheduler
@@ -111,12 +113,13 @@ class SpeechWorker:
         )
         self._store_handle = StoreHandle(store)
         self._records = RqRecords(connect, self.name)
+        queues = RqQueues(connect())
         self._capacity = Capacity(jobs, self._lifecycle.wake_up)
         pipeline = Pipeline(engine, connect(), self.name)
         self._outcomes = Outcomes(self._records, pipeline, self._capacity, self.metrics, self._lifecycle)
         self._segment_workers = SegmentWorkers(
             engine, self._scheduler, connect(), self._store_handle, self.metrics, self.name,
-            argument_of=self._records.argument, redis_is_new=lambda: self._heartbeat.redis_is_new,
+            argument_of=queues.argument, redis_is_new=lambda: self._heartbeat.redis_is_new,
         )  # fmt: skip
         self._runner = JobRunner(
             pipeline,
@@ -131,22 +134,23 @@ class SpeechWorker:
         )
         self._source = JobSource(
             engine.name, self._records, connect, self._capacity, self._outcomes, self._lifecycle,
-            lost_claim=lambda claim: self._heartbeat.miss(claim),  # noqa: PLW0108 - made below
+            lost_claim=lambda claim: self._heartbeat.lose_claim(claim),  # noqa: PLW0108 - made below
             redis_away=self._redis_away,
         )  # fmt: skip
         self._heartbeat = Heartbeat(
             self._records,
-            Recovery(self._records, connect(), self.metrics.job_rescued),
+            queues,
+            Recovery(self._records, queues, connect(), self.metrics.job_rescued),
             self._source.queues,
             lambda: [(one.run, one.token) for one in self._runner.running()],
-            say_alive=self._renew_card,
-            say_away=self._redis_away,
+            renew_card=self._renew_card,
+            redis_away=self._redis_away,
         )
         self._commands = CommandListener(
             connect(), self.name, stop_job=self._runner.stop, redis_away=self._redis_away,
             shut_down=lambda: os.kill(os.getpid(), signal.SIGINT), wait=self._lifecycle.left.wait,
         )  # fmt: skip
-        self._rq_record = RqWorkerRecord(self.name, self._source.queues, connect())
+        self._registration = RqRegistration(connect(), self.name, self._source.queues)
 
     def work(self, *, burst: bool = False) -> int:
         """Take and speak jobs until a signal, or in `burst` mode until none is left. Return the exit code.
@@ -247,7 +251,7 @@ class SpeechWorker:
         """Remove the worker's names from Redis; if Redis is not available, they expire."""
         try:
             with contextlib.closing(self._connect(retries=0)) as client:
-                self._records.sign_off(client, self._source.queues)
+                self._registration.sign_off(client)
         except redis.exceptions.RedisError as error:
             self._redis_away(error)
 
@@ -314,8 +318,6 @@ class SpeechWorker:
             self._engine, self.metrics, gauges, fallback_from=self._fallback_from, store=self._store_handle.id,
             queues=() if self._lifecycle.stopping else self._source.queues, warmup_rate=self._warmup_rate,
         )  # fmt: skip
-        record = self._rq_record.fields(
-            running=gauges.running, suspended=self._source.suspended, statistics=self._outcomes.statistics()
-        )
-        self._records.say_alive(card, record, self._source.queues)
+        idle = WorkerStatus.SUSPENDED if self._source.suspended else WorkerStatus.IDLE
+        self._registration.renew(card, WorkerStatus.BUSY if gauges.running else idle, self._outcomes.statistics())
         self.metrics.redis_here()

@@ -1,0 +1,266 @@
+"""What the heartbeat of a worker renews, requeues and ends, on a real Redis with a clock of the test."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.support.processes import until
+from tests.support.queued_jobs import (
+    QUEUE,
+    claim,
+    deaths,
+    enqueue,
+    expire_lease,
+    lease_s,
+    records_of,
+    waiting,
+)
+from voxspool.protocol import keys
+from voxspool_worker.jobs.cancellation import CancelToken, EndedEarlyError, Reason
+from voxspool_worker.queue.heartbeat import BEAT_S, LATE_S, LOST_CLAIM_BEATS, PATIENCE_S, Heartbeat
+from voxspool_worker.queue.recovery import Recovery
+from voxspool_worker.queue.rq_queues import RqQueues
+from voxspool_worker.queue.rq_records import RqRecords, Why
+from voxspool_worker.speech.publisher import LEASE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from voxspool_worker.jobs.execution import JobExecution
+
+
+class UnreliableRecords(RqRecords):
+    """Records whose replies to `requeue` are lost on demand."""
+
+    unreachable = False
+
+    def requeue(self, run: JobExecution, why: Why, **options: Any) -> str:  # noqa: ANN401 - passed on
+        if self.unreachable:
+            raise RedisConnectionError("refused")
+        return super().requeue(run, why, **options)
+
+
+class Worker:
+    """The heartbeat of one worker, with a clock that stands until it is moved."""
+
+    def __init__(self, db: redis.Redis, clock: Callable[[], float] | None = None) -> None:
+        self.db = db
+        self.now_s = 1000.0
+        self.running: list[tuple[JobExecution, CancelToken]] = []
+        self.cards = 0
+        self.errors: list[Exception] = []
+        self.records = UnreliableRecords(lambda **_: db, "a-worker")
+        self.card: Callable[[], None] = lambda: None
+        """Called at each renewal of the card."""
+        queues = RqQueues(db)
+        clock = clock or (lambda: self.now_s)
+        self.heartbeat = Heartbeat(
+            self.records,
+            queues,
+            Recovery(self.records, queues, db, lambda: None),
+            [QUEUE],
+            lambda: self.running,
+            renew_card=self._renew_card,
+            redis_away=self.errors.append,
+            clock=clock,
+        )
+
+    def _renew_card(self) -> None:
+        self.cards += 1
+        self.card()
+
+    def start_job(self, job: str) -> tuple[JobExecution, CancelToken]:
+        """Enqueue and claim a job."""
+        enqueue(self.db, job)
+        self.running.append((claim(self.records, f"run-of-{job}").run, CancelToken(60.0)))
+        return self.running[-1]
+
+
+@pytest.fixture
+def worker(db: redis.Redis) -> Worker:
+    return Worker(db)
+
+
+def ending(token: CancelToken) -> tuple[Reason, str] | None:
+    """Return why a job must end early, and by whom; None if it may go on."""
+    try:
+        token.check()
+    except EndedEarlyError as ended:
+        return ended.reason, ended.by
+    return None
+
+
+# Leases
+
+
+def test_a_beat_renews_the_lease_of_every_run_and_the_card(db: redis.Redis, worker: Worker) -> None:
+    started = [worker.start_job(job) for job in ("a", "b")]
+    for run, _ in started:
+        expire_lease(db, run)
+    worker.heartbeat.beat()
+    for run, token in started:
+        assert lease_s(db, run) == pytest.approx(LEASE_S, abs=1)
+        assert ending(token) is None
+    assert worker.cards == 1
+
+
+def test_a_run_that_lost_its_lease_ends_and_the_others_go_on(db: redis.Redis, worker: Worker) -> None:
+    (lost, lost_token), (_, kept_token) = worker.start_job("lost"), worker.start_job("kept")
+    records_of(db, "a-rescuer").requeue(lost, Why.RETURNED)
+    worker.heartbeat.beat()
+    assert ending(lost_token) == (Reason.LEASE_LOST, "")
+    assert ending(kept_token) is None
+
+
+def test_a_cancelled_run_ends_and_knows_by_whom(db: redis.Redis, worker: Worker) -> None:
+    run, token = worker.start_job("a-job")
+    db.hset(keys.control("a-job"), mapping={"holder": run.id, "cancel": "kim"})
+    worker.heartbeat.beat()
+    assert ending(token) == (Reason.CANCELLED, "kim")
+
+
+def test_a_full_redis_costs_neither_lease_nor_run(db: redis.Redis, worker: Worker) -> None:
+    run, token = worker.start_job("a-job")
+    expire_lease(db, run)
+    db.config_set("maxmemory", 1)
+    worker.heartbeat.beat()
+    assert lease_s(db, run) == pytest.approx(LEASE_S, abs=1)
+    assert ending(token) is None
+
+
+# Jobs that go back
+
+
+def test_the_job_of_a_released_run_goes_back_at_the_next_beat(db: redis.Redis, worker: Worker) -> None:
+    run, _ = worker.start_job("a-job")
+    worker.running.clear()
+    worker.heartbeat.release(run)
+    assert waiting(db) == []
+    worker.heartbeat.beat()
+    assert waiting(db) == ["a-job"]
+    assert deaths(db, "a-job") == 0
+
+
+def test_a_released_run_is_kept_until_redis_answers(db: redis.Redis, worker: Worker) -> None:
+    run, _ = worker.start_job("a-job")
+    worker.running.clear()
+    worker.heartbeat.release(run)
+    worker.records.unreachable = True
+    with pytest.raises(RedisConnectionError):
+        worker.heartbeat.beat()
+    worker.records.unreachable = False
+    worker.heartbeat.beat()
+    assert waiting(db) == ["a-job"]
+    worker.heartbeat.beat()
+    assert waiting(db) == ["a-job"], "once"
+
+
+def test_the_job_of_a_claim_whose_reply_was_lost_goes_back(db: redis.Redis, worker: Worker) -> None:
+    enqueue(db, "a-job")
+    claim(worker.records, "lost")
+    worker.heartbeat.lose_claim("lost")
+    worker.heartbeat.beat()
+    assert waiting(db) == ["a-job"]
+    assert deaths(db, "a-job") == 0
+
+
+@pytest.mark.parametrize(("beats", "found"), [(LOST_CLAIM_BEATS - 1, True), (LOST_CLAIM_BEATS, False)])
+def test_a_claim_that_redis_executes_late_is_looked_for_at_several_beats(
+    db: redis.Redis,
+    worker: Worker,
+    beats: int,
+    found: bool,  # noqa: FBT001
+) -> None:
+    worker.heartbeat.lose_claim("late")
+    for _ in range(beats):
+        worker.heartbeat.beat()
+    enqueue(db, "a-job")
+    claim(worker.records, "late")
+    worker.heartbeat.beat()
+    assert waiting(db) == (["a-job"] if found else [])
+
+
+# Outages of Redis
+
+
+def test_after_beats_in_time_redis_is_not_new(worker: Worker) -> None:
+    for _ in range(3):
+        worker.heartbeat.beat()
+        worker.now_s += BEAT_S
+    assert not worker.heartbeat.redis_is_new
+    assert worker.heartbeat.redis_back == 0.0
+
+
+def test_without_a_beat_for_too_long_redis_is_away_and_new_for_a_while_after_the_next(worker: Worker) -> None:
+    worker.heartbeat.beat()
+    worker.now_s += LATE_S + 0.1
+    assert worker.heartbeat.redis_is_new
+    assert worker.heartbeat.redis_back == worker.now_s, "it is away still"
+    worker.heartbeat.beat()
+    back_s = worker.now_s + PATIENCE_S
+    assert worker.heartbeat.redis_is_new
+    for _ in range(2):
+        worker.now_s += BEAT_S
+        worker.heartbeat.beat()
+    assert worker.now_s == back_s
+    assert not worker.heartbeat.redis_is_new
+    assert worker.heartbeat.redis_back == back_s
+
+
+def test_no_job_is_rescued_shortly_after_an_outage(db: redis.Redis, worker: Worker) -> None:
+    enqueue(db, "a-job")
+    run = claim(records_of(db, "another-worker")).run
+    expire_lease(db, run)
+    worker.now_s += LATE_S + 0.1
+    for _ in range(2):
+        worker.heartbeat.rescue()
+        assert waiting(db) == []
+        worker.heartbeat.beat()
+    worker.now_s += BEAT_S
+    worker.heartbeat.beat()
+    worker.now_s += PATIENCE_S - BEAT_S
+    worker.heartbeat.beat()
+    worker.heartbeat.rescue()
+    assert waiting(db) == ["a-job"]
+
+
+# The thread
+
+
+def test_the_thread_beats_rescues_and_cleans_up_at_once_and_stops(db: redis.Redis, worker: Worker) -> None:
+    enqueue(db, "left-behind")
+    expire_lease(db, claim(records_of(db, "a-dead-worker")).run)
+    db.zadd(f"rq:finished:{QUEUE}", {"expired": db.time()[0] - 1})
+    thread = threading.Thread(target=worker.heartbeat.run)
+    thread.start()
+    until(lambda: worker.cards and waiting(db) and not db.exists(f"rq:finished:{QUEUE}"), "the first round")
+    worker.heartbeat.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert worker.errors == []
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError("refused"), ValueError("a fault of ours")])
+def test_no_error_ends_the_thread(db: redis.Redis, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    steps = itertools.count(0.0, BEAT_S)  # each look at the clock finds a beat due
+    worker = Worker(db, steps.__next__)
+
+    def fail_twice() -> None:
+        if worker.cards <= 2:
+            raise error
+        worker.heartbeat.stop()
+
+    worker.card = fail_twice
+    worker.heartbeat.run()
+    assert worker.cards >= 3
+    if isinstance(error, RedisConnectionError):
+        assert worker.errors == [error, error]
+    else:
+        assert caplog.messages.count("heartbeat.error") == 2

@@ -1,0 +1,328 @@
+"""The records of a worker's runs, on a real Redis: claims, leases, ends, and jobs that go back to their queue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.exceptions import ResponseError
+from rq.job import JobStatus
+from rq.registry import StartedJobRegistry
+from rq.results import Result
+
+from tests.support.queued_jobs import (
+    QUEUE,
+    claim,
+    deaths,
+    enqueue,
+    expire_lease,
+    fetch,
+    lease_s,
+    put,
+    records_of,
+    waiting,
+)
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import MAX_KEEP_S, queue_name
+from voxspool_worker.queue.rq_records import (
+    LOST,
+    PausedError,
+    RqRecords,
+    SuspendedError,
+    Why,
+    is_corrupt,
+)
+from voxspool_worker.speech.publisher import LEASE_S
+
+if TYPE_CHECKING:
+    import redis
+
+    from voxspool_worker.jobs.execution import JobExecution
+
+OTHER = "voxspool-tone-interactive"
+
+
+@pytest.fixture
+def records(db: redis.Redis) -> RqRecords:
+    return records_of(db)
+
+
+@pytest.fixture
+def run(db: redis.Redis, records: RqRecords) -> JobExecution:
+    """The run of a job that was just claimed."""
+    enqueue(db, "a-job")
+    return claim(records).run
+
+
+def hold(db: redis.Redis, run: JobExecution, **fields: str) -> None:
+    """Let a run hold the stream of its job, as `begin` does."""
+    db.hset(keys.control(run.job), mapping={"holder": run.id, **fields})
+
+
+# Claims
+
+
+def test_the_first_job_of_the_first_queue_that_has_one_is_claimed(db: redis.Redis, records: RqRecords) -> None:
+    for job in ("first", "second"):
+        enqueue(db, job)
+    claimed = records.claim([OTHER, QUEUE], "a-run")
+    assert claimed
+    assert (claimed.run.queue, claimed.run.job, claimed.run.id, claimed.run.deaths) == (QUEUE, "first", "a-run", 0)
+    assert claimed.fields[b"status"] == b"queued", "the hash as it was before the claim"
+    assert waiting(db) == ["second"]
+    assert lease_s(db, claimed.run) == pytest.approx(LEASE_S, abs=1)
+    job = fetch(db, "first")
+    assert job.get_status() is JobStatus.STARTED
+    assert job.worker_name == "a-worker"
+    assert StartedJobRegistry(QUEUE, connection=db).get_job_ids(cleanup=False) == ["first"]
+
+
+def test_empty_queues_and_deleted_jobs_are_no_claim(db: redis.Redis, records: RqRecords) -> None:
+    assert records.claim([QUEUE], "a-run") is None
+    enqueue(db, "deleted")
+    db.delete("rq:job:deleted")
+    assert records.claim([QUEUE], "a-run") is None
+    assert waiting(db) == []
+
+
+def test_suspended_workers_claim_nothing(db: redis.Redis, records: RqRecords) -> None:
+    enqueue(db, "a-job")
+    db.set("rq:suspended", 1)
+    with pytest.raises(SuspendedError):
+        records.claim([QUEUE], "a-run")
+    assert waiting(db) == ["a-job"]
+
+
+def test_a_paused_queue_is_passed_over_and_reported_if_no_other_has_jobs(db: redis.Redis, records: RqRecords) -> None:
+    put(db, OTHER, "paused")
+    db.sadd(keys.PAUSED, OTHER)
+    with pytest.raises(PausedError) as paused:
+        records.claim([OTHER, QUEUE], "a-run")
+    assert paused.value.queues == {OTHER}
+    enqueue(db, "open")
+    claimed = records.claim([OTHER, QUEUE], "a-run")
+    assert claimed
+    assert claimed.run.job == "open"
+
+
+@pytest.mark.parametrize(("written", "count"), [("2", 2), ("x", 0), ("-1", 0), ("9" * 5000, int("9" * 20))])
+def test_the_deaths_of_a_claimed_job_are_read_whatever_was_written(
+    db: redis.Redis, records: RqRecords, written: str, count: int
+) -> None:
+    enqueue(db, "a-job")
+    db.hset("rq:job:a-job", "deaths", written)
+    assert claim(records).run.deaths == count
+
+
+# Leases
+
+
+def test_a_renewed_lease_lasts_its_whole_length_again(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+    expire_lease(db, run)
+    assert records.renew_lease(run) == "ok"
+    assert lease_s(db, run) == pytest.approx(LEASE_S, abs=1)
+
+
+def test_the_lease_of_the_streams_holder_is_told_to_its_readers(
+    db: redis.Redis, records: RqRecords, run: JobExecution
+) -> None:
+    hold(db, run)
+    records.renew_lease(run)
+    until_ms = int(db.hget(keys.control("a-job"), "lease_until"))  # type: ignore[arg-type] - it was written
+    assert until_ms / 1000 - db.time()[0] == pytest.approx(LEASE_S, abs=1)
+    assert 0 < db.ttl(keys.control("a-job")) <= MAX_KEEP_S
+
+
+def test_a_run_whose_job_went_back_has_lost_its_lease(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+    records.requeue(run, Why.RETURNED)
+    assert records.renew_lease(run) == LOST
+    assert lease_s(db, run) is None
+
+
+def test_a_cancelled_run_is_told_who_cancelled_it(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+    hold(db, run, cancel="kim")
+    assert records.renew_lease(run) == "cancelled by kim"
+
+
+def test_a_job_that_was_cancelled_or_deleted_with_rqs_tools_is_cancelled(
+    db: redis.Redis, records: RqRecords, run: JobExecution
+) -> None:
+    hold(db, run)
+    fetch(db, "a-job").delete()
+    db.zrem(run.lease_key, run.composite)
+    assert records.renew_lease(run) == "cancelled by RQ"
+
+
+def test_a_full_redis_costs_no_lease(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+    expire_lease(db, run)
+    db.config_set("maxmemory", 1)
+    assert records.renew_lease(run) == "ok"
+    assert lease_s(db, run) == pytest.approx(LEASE_S, abs=1)
+
+
+# Ends
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "kind"),
+    [
+        (JobStatus.FINISHED, {"state": "done"}, Result.Type.SUCCESSFUL),
+        (JobStatus.FAILED, "no voice", Result.Type.FAILED),
+        (JobStatus.STOPPED, "cancelled by kim", Result.Type.FAILED),
+    ],
+)
+def test_the_end_of_a_run_is_rqs_result(
+    db: redis.Redis, records: RqRecords, run: JobExecution, status: JobStatus, outcome: object, kind: Result.Type
+) -> None:
+    assert records.finish(run, fetch(db, "a-job"), status, outcome) == "done"
+    job = fetch(db, "a-job")
+    result = job.latest_result()
+    assert result
+    assert (job.get_status(), result.type) == (status, kind)
+    assert outcome in (result.return_value, result.exc_string)
+    registry = "finished" if status is JobStatus.FINISHED else "failed"
+    assert db.zrange(f"rq:{registry}:{QUEUE}", 0, -1) == [b"a-job"]
+    assert lease_s(db, run) is None
+    assert db.keys("rq:execution*") == db.keys("rq:worker:*") == []
+
+
+def test_a_run_that_lost_its_lease_records_no_end(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+    records.requeue(run, Why.RETURNED)
+    assert records.finish(run, fetch(db, "a-job"), JobStatus.FINISHED, {}) == LOST
+    assert fetch(db, "a-job").get_status() is JobStatus.QUEUED
+    assert not db.exists("rq:results:a-job")
+    assert waiting(db) == ["a-job"]
+
+
+def test_a_record_is_kept_no_longer_than_the_limit(db: redis.Redis, records: RqRecords) -> None:
+    enqueue(db, "a-job", result_ttl=10 * MAX_KEEP_S)
+    one = claim(records)
+    records.finish(one.run, one.job, JobStatus.FINISHED, {})
+    assert 0 < db.ttl("rq:job:a-job") <= MAX_KEEP_S
+
+
+def test_jobs_that_depend_on_an_ended_one_are_enqueued(db: redis.Redis, records: RqRecords) -> None:
+    enqueue(db, "next", depends_on=enqueue(db, "a-job"))
+    one = claim(records)
+    assert waiting(db) == []
+    assert records.finish(one.run, one.job, JobStatus.FINISHED, {}) == "done"
+    assert waiting(db) == ["next"]
+    assert fetch(db, "a-job").get_status() is JobStatus.FINISHED
+
+
+def test_a_dependent_that_cannot_be_enqueued_does_not_keep_the_end_from_being_recorded(
+    db: redis.Redis, records: RqRecords, caplog: pytest.LogCaptureFixture
+) -> None:
+    enqueue(db, "next", depends_on=enqueue(db, "a-job"))
+    one = claim(records)
+    db.set("rq:job:next", "not a hash")
+    assert records.finish(one.run, one.job, JobStatus.FINISHED, {}) == "done"
+    assert fetch(db, "a-job").get_status() is JobStatus.FINISHED
+    assert "job.dependents_failed job=a-job" in caplog.messages
+
+
+# Jobs that go back
+
+
+def test_a_returned_job_stands_first_again_and_counts_no_death(
+    db: redis.Redis, records: RqRecords, run: JobExecution
+) -> None:
+    enqueue(db, "behind")
+    hold(db, run)
+    assert records.requeue(run, Why.RETURNED) == "requeued"
+    assert waiting(db) == ["a-job", "behind"]
+    assert deaths(db, "a-job") == 0
+    assert fetch(db, "a-job").get_status() is JobStatus.QUEUED
+    assert db.hget(keys.control("a-job"), "holder") is None
+    assert records.requeue(run, Why.RETURNED) == "gone"
+
+
+def test_a_job_may_go_to_the_end_or_to_another_queue(db: redis.Redis, records: RqRecords) -> None:
+    for job in ("a-job", "behind"):
+        enqueue(db, job)
+    first = claim(records).run
+    assert records.requeue(first, Why.RETURNED, last=True) == "requeued"
+    assert waiting(db) == ["behind", "a-job"]
+    second = claim(records, "second").run
+    piper = queue_name("piper", "batch")
+    assert records.requeue(second, Why.RETURNED, to=piper) == "requeued"
+    assert waiting(db, piper) == ["behind"]
+    assert fetch(db, "behind").origin == piper
+    assert db.sismember("rq:queues", f"rq:queue:{piper}")
+
+
+def test_a_live_lease_protects_a_job_from_rescuers(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+    assert records.requeue(run, Why.EXPIRED) == "alive"
+    assert waiting(db) == []
+    expire_lease(db, run)
+    assert records.requeue(run, Why.EXPIRED) == "requeued"
+    assert deaths(db, "a-job") == 1
+
+
+def test_deaths_at_one_segment_add_up_and_a_completed_segment_starts_them_again(
+    db: redis.Redis, records: RqRecords
+) -> None:
+    enqueue(db, "a-job")
+    counts = []
+    for number, segments in enumerate(["0", "0", "1", "1"]):
+        run = claim(records, f"run-{number}").run
+        db.hset(keys.control("a-job"), "marked_segments", segments)
+        records.requeue(run, Why.BROKEN)
+        counts.append(deaths(db, "a-job"))
+    assert counts == [1, 2, 1, 2]
+
+
+def test_a_job_that_has_ended_does_not_go_back(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+    db.hset("rq:job:a-job", "status", "canceled")
+    assert records.requeue(run, Why.RETURNED) == "over"
+    assert waiting(db) == []
+    assert lease_s(db, run) is None
+
+
+def test_a_full_redis_does_not_keep_a_job_from_going_back(
+    db: redis.Redis, records: RqRecords, run: JobExecution
+) -> None:
+    db.config_set("maxmemory", 1)
+    assert records.requeue(run, Why.RETURNED) == "requeued"
+    assert waiting(db) == ["a-job"]
+
+
+def test_a_second_delivery_is_forgotten_only_while_the_holder_has_a_lease(
+    db: redis.Redis, records: RqRecords, run: JobExecution
+) -> None:
+    db.rpush(f"rq:queue:{QUEUE}", "a-job")
+    second = claim(records, "second").run
+    assert records.forget(second) == "kept", "nobody holds the stream"
+    hold(db, run)
+    assert records.forget(second) == "forgotten"
+    assert lease_s(db, second) is None
+    assert lease_s(db, run)
+    db.rpush(f"rq:queue:{QUEUE}", "a-job")
+    third = claim(records, "third").run
+    db.zrem(run.lease_key, run.composite)
+    assert records.forget(third) == "kept"
+    assert lease_s(db, third)
+
+
+def test_a_claim_whose_reply_was_lost_is_found_by_its_name(db: redis.Redis, records: RqRecords) -> None:
+    enqueue(db, "a-job")
+    run = claim(records, "a-name").run
+    queues = [OTHER, QUEUE]
+    assert records.lost_claims(["a-name", "never executed"], queues) == [
+        type(run)(queue, "a-job", "a-name") for queue in queues
+    ]
+    assert records.lost_claims(["never executed"], queues) == []
+    assert records_of(db, "another-worker").lost_claims(["a-name"], queues) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "corrupt"),
+    [
+        (ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), True),
+        (ResponseError("ERR hash value is not an integer"), True),
+        (ResponseError("OOM command not allowed when used memory > 'maxmemory'."), False),
+        (ConnectionError("WRONGTYPE"), False),
+    ],
+)
+def test_an_error_that_another_run_would_meet_too_is_told_from_others(error: Exception, corrupt: bool) -> None:  # noqa: FBT001
+    assert is_corrupt(error) is corrupt

@@ -1,0 +1,102 @@
+"""The queues and registries of RQ, whoever works on their jobs: waiting jobs, expired leases, expired records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rq import Queue
+from rq.job import Job
+from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.worker_registration import clean_worker_registry
+
+from voxspool.protocol import keys
+from voxspool.protocol.jobs import MAX_KEEP_S
+from voxspool_worker import lua
+from voxspool_worker.jobs.execution import JobExecution
+from voxspool_worker.queue.rq_keys import job_key, queue_key, runs_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis import Redis
+
+
+class RqQueues:
+    """All queues, as each worker looks after them. From any thread."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._move = lua.load(redis, "move")
+
+    def length(self, queue: str) -> int:
+        """Return the number of jobs that wait in a queue."""
+        count: Any = self._redis.llen(queue_key(queue))
+        return int(count)
+
+    def waiting(self, queue: str, first: int, limit: int) -> list[tuple[str, object]]:
+        """Return at most `limit` jobs that wait in a queue, from position `first`: pairs of id and `argument`."""
+        found: Any = self._redis.lrange(queue_key(queue), first, first + limit - 1)
+        if not found:
+            return []
+        ids = [one.decode(errors="surrogateescape") for one in found]
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for job in ids:
+                pipeline.hget(job_key(job), "data")
+            return [(job, self._decode(job, data)) for job, data in zip(ids, pipeline.execute(), strict=True)]
+
+    def argument(self, job: str) -> object:
+        """Return the first argument of a job, or None if there is no such job or its data cannot be read."""
+        data: Any = self._redis.hget(job_key(job), "data")
+        return self._decode(job, data)
+
+    def move(self, job: str, queue: str, to: str) -> str:
+        """Move a waiting job that has not begun to the end of another queue.
+
+        Return `moved`, `begun` (it stays), or `gone`: another worker moved or took it.
+        """
+        reply: bytes = self._move(
+            keys=[queue_key(queue), queue_key(to), job_key(job), keys.control(job), Queue.redis_queues_keys],
+            args=[job, to],
+        )
+        return reply.decode()
+
+    def expired(self, queue: str) -> list[JobExecution]:
+        """Return the runs of all workers on the jobs of a queue whose lease has expired."""
+        now_s = self._redis.time()[0]  # the clock of Redis: those of the machines may differ
+        found: list[Any] = self._redis.zrangebyscore(JobExecution(queue, "", "").lease_key, "-inf", now_s)
+        names = [entry.decode(errors="surrogateescape").rpartition(":") for entry in found]
+        return [JobExecution(queue, job, run) for job, _, run in names]
+
+    def enqueue_ready(self, queues: Sequence[str]) -> None:
+        """Enqueue in these queues the jobs whose parents have ended, if a worker died before it had enqueued them."""
+        for queue in queues:
+            Queue(queue, connection=self._redis, serializer=JSONSerializer).ready_job_registry.cleanup()
+
+    def remove_expired(self, queues: Sequence[str]) -> None:
+        """Remove expired jobs from RQ's registries of these queues, and dead workers from all lists of workers."""
+        now_s: int = self._redis.time()[0]
+        for queue in queues:
+            for registry in (FinishedJobRegistry, FailedJobRegistry):
+                self._redis.zremrangebyscore(registry.key_template.format(queue), 1, now_s)  # below 1: kept for ever
+            cancelled = CanceledJobRegistry.key_template.format(queue)  # holds times of cancellation, not of expiry
+            self._redis.zremrangebyscore(cancelled, 1, now_s - MAX_KEEP_S)
+            clean_worker_registry(Queue(queue, connection=self._redis))
+        self._remove_dead_workers()
+
+    def _remove_dead_workers(self) -> None:
+        """Remove workers whose card has expired. One that died before its first beat left runs without a lifetime."""
+        names: set[Any] = self._redis.smembers(keys.WORKERS)
+        for worker in (name.decode(errors="surrogateescape") for name in names):
+            if not self._redis.exists(keys.worker(worker)):
+                self._redis.srem(keys.WORKERS, worker)
+                self._redis.delete(runs_key(worker))
+
+    def _decode(self, name: str, data: bytes | None) -> object:
+        """Return the first argument in the data of a job; None if they are not a job's."""
+        try:
+            job = Job(name, connection=self._redis, serializer=JSONSerializer)
+            job.restore({b"data": data})
+            return job.args[0]
+        except Exception:  # noqa: BLE001 - RQ raises what its parsers raise, and anybody may write a job
+            return None
