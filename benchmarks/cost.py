@@ -103,7 +103,7 @@ def _commands_in_scripts(queue: VoxspoolQueue | SimpleWorkerQueue) -> float:
 def _idle_rates(redis: Redis, idle_s: float) -> Counter[str]:
     """Return how often the idle workers call each command, per second, measured for `idle_s` seconds."""
     before = _counts(redis)
-    time.sleep(idle_s)
+    time.sleep(idle_s)  # the measured time: an idle worker runs, this process waits
     return _scaled(_difference(_counts(redis), before), 1 / idle_s)
 
 

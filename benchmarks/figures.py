@@ -102,7 +102,7 @@ class Figure:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the targets are reached; None if there are none."""
+        """True if all targets are reached, False if one is missed, None if there are no targets."""
         if self.aim is None:
             return None
         p50, p99 = self.aim

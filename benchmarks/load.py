@@ -90,7 +90,7 @@ class LoadResults:
 
     @property
     def complete(self) -> bool:
-        """Whether all jobs were enqueued and read by all their readers."""
+        """True if all jobs were enqueued and read by all their readers."""
         jobs = self.plan.jobs
         return len(self.enqueued) == jobs and len(self.readings) == jobs * self.plan.readers_a_job
 

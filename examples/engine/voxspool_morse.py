@@ -30,7 +30,7 @@ CODES: Final = (
 MORSE: Final = dict(zip(CHARACTERS, CODES.split(), strict=True)) | {" ": " "}
 """Character -> its dots and dashes (ITU-R M.1677)."""
 KEYED: Final = {".": [1, 0], "-": [1, 1, 1, 0], " ": [0, 0, 0, 0]}
-"""Whether the tone is on, dot by dot. Three dots of silence end a letter, seven a word."""
+"""One value for each dot of time: 1 is the tone, 0 is silence. Three dots of silence end a letter, seven a word."""
 
 
 class MorseEngine:

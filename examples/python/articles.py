@@ -33,7 +33,7 @@ def enqueue(client: Client, text: str, voice: str | None) -> Speech:
         try:
             return client.enqueue(text, id=job_id, voice=voice, priority="batch", keep_s=KEEP_S)
         except BusyError as busy:
-            time.sleep(busy.retry_after_s)
+            time.sleep(busy.retry_after_s)  # Redis or the queue is full; the error estimates for how long
 
 
 def is_spoken(article: Path, target: Path) -> bool:

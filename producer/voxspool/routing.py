@@ -28,7 +28,7 @@ FINE: Final = "xtts"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a job goes."""
+    """The queue of a job, and the reason for it."""
 
     engine: str
     """An engine, or `auto`: any, the worker that is free first."""
@@ -38,11 +38,11 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What the rules look at."""
+    """The measurements that the rules check."""
 
     job: JobSpec
     xtts_alone: bool
-    """Whether the voice is one that only XTTS can have."""
+    """True if only XTTS can have the voice: it is cloned, or a mix."""
     live: set[str]
     """The engines of the workers that take jobs."""
     able: set[str]
@@ -50,7 +50,7 @@ class _Case:
 
     @property
     def short(self) -> bool:
-        """Whether it is spoken sooner than a finer voice would be missed."""
+        """True if the text is so short that speed matters more than the quality of the voice."""
         return self.job.priority == "interactive" and len(self.job.text) <= SHORT_CHARS
 
     def first_able(self, *preferred: str) -> str:
@@ -92,7 +92,7 @@ def route(job: JobSpec, cards: Iterable[WorkerCard], cloned: Collection[str] = (
 
 
 def _xtts_alone(voice: str | None, taking: list[WorkerCard], cloned: Collection[str]) -> bool:
-    """Whether a voice is cloned, or a mix; a name that a worker lists is what the worker says."""
+    """Return whether only XTTS can have a voice: a cloned one, or a mix, unless a worker lists its name."""
     if voice is None or any(voice in card.voices for card in taking):
         return False
     return voice in cloned or is_mix(voice)

@@ -26,7 +26,7 @@ class Settings:
     redis_url: str = field(default=environment.DEFAULT_REDIS_URL, repr=False)
     """The URL of Redis. It may hold a password, so it is never shown."""
     redis_named: bool = False
-    """Whether the user named the URL; if not, `speak` may start a private Redis."""
+    """True if the user named the URL; if not, `speak` may start a private Redis."""
     engine: str = AUTO
     """The engine of a speech that names none."""
     voice: str | None = None

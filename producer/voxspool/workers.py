@@ -57,7 +57,7 @@ class WorkerCard:
     fallback_from: str = ""
     """`xtts: REASON` if the worker could not load the engine that it was started for, and uses another."""
     clones: bool = False
-    """Whether it speaks cloned voices, and mixes."""
+    """True if the worker speaks cloned voices and mixes of voices."""
     jobs_ended: int = 0
     """Jobs since it started, as the next two."""
     jobs_failed: int = 0

@@ -276,7 +276,7 @@ def test_each_package_is_marked_as_typed(package: Path) -> None:
 
 
 def reads_environment(path: Path) -> bool:
-    """Whether a module names the environment in any way."""
+    """Return whether a module names the environment in any way."""
     ways = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:

@@ -21,6 +21,9 @@ MAKERS = (ROOT / "benchmarks" / "random_xtts.py", ROOT / "benchmarks" / "random_
 LIBRARIES = ("torch", "coqui-tts")
 LIMIT_S = 180
 
+DECODER_ROWS, DECODER_POSITIONS = 6, 1072
+"""The size of the decoders that the tests make for the small checkpoint: rows, and positions of each."""
+
 
 def small_checkpoint(*, stop_bias: float = 0.0) -> Path:
     """Return the folder of a small random checkpoint, for reading only. A test that changes it must copy it.

@@ -48,7 +48,7 @@ class Member:
 
     @property
     def left(self) -> bool:
-        """Whether it takes no more jobs: it was killed or asked to stop."""
+        """True if it takes no more jobs: it was killed or asked to stop."""
         return self.killed or self.signals > 0
 
 

@@ -77,7 +77,7 @@ def short_folder(name: str = "") -> Iterator[Path]:
 
 
 def runs(process: psutil.Process) -> bool:
-    """Whether a process is there, and no zombie that nobody has waited for."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -48,7 +48,7 @@ UNMEASURED: Final = {
 
 
 def is_7() -> bool:
-    """Whether the server that the tests find knows keys that may only be read."""
+    """True if the server that the tests find knows keys that may only be read."""
     said = subprocess.run([server_path(), "--version"], capture_output=True, text=True, check=True).stdout
     return int(said.split("v=")[1].split(".")[0]) >= 7
 

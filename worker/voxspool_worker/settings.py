@@ -40,7 +40,7 @@ long, and this twice. cpu_decoder.c's threads wait about as long.
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker may be told."""
+    """The settings of a worker."""
 
     redis_url: str = field(default=environment.DEFAULT_REDIS_URL, repr=False)
     """May hold a password: never shown."""
@@ -52,15 +52,15 @@ class Settings:
     precision: str = "auto"
     cache_dir: Path = DEFAULT_CACHE_DIR
     store: str = environment.DEFAULT_STORE
-    """Where spoken segments of books are kept: a folder or a URL."""
+    """The segment store of books: a folder or a URL."""
     health_dir: Path | None = None
     """The folder of the health files; None: a folder of this user's among the temporary ones."""
     memory_mb: int | None = None
     """At which size a worker wants to be started again, in MiB; None: see `watchdog.MemoryLimit`."""
     tos_agreed: bool = False
-    """Whether the user agreed to Coqui's licence for XTTS's weights: COQUI_TOS_AGREED=1, Coqui's own variable."""
+    """True if the user agreed to Coqui's licence for XTTS's weights: COQUI_TOS_AGREED=1, Coqui's own variable."""
     coqui_dir: Path = DEFAULT_COQUI_DIR
-    """Where Coqui keeps its models."""
+    """The folder of Coqui's models."""
     hub_dir: Path = DEFAULT_HUB_DIR
     """Where Hugging Face keeps what was fetched; there Coqui's newer versions keep XTTS."""
     voices_dir: Path = DEFAULT_DATA_DIR / VOICES_DIR

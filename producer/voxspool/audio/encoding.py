@@ -35,7 +35,7 @@ class Format:
     rates_hz: tuple[int, ...] = ()
     """The sample rates that the codec takes, ascending; empty: any."""
     may_be_empty: bool = False
-    """Whether a file without a sample can be opened again."""
+    """True if players can open a file of this format that has no sample."""
 
     def rate_for(self, rate_hz: int) -> int:
         """Return the rate itself if the codec takes it, else the next higher one, else the codec's highest."""

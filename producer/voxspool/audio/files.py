@@ -140,7 +140,7 @@ class Part:
         self._name = path
         self._part = PartialFile(_place(path))
         self.path = self._part.path
-        """Where to write it."""
+        """The path to write to."""
 
     def __enter__(self) -> Self:
         return self

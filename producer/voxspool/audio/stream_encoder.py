@@ -118,10 +118,11 @@ class _Wav:
     """A WAV header and the samples as they are. libsndfile would write a length that is correct only at the end."""
 
     def __init__(self, rate_hz: int, samples: int | None) -> None:
-        self._fresh = bytearray(wav_header(rate_hz, samples))
+        self._sink = _Buffer()
+        self._sink.write(wav_header(rate_hz, samples))
 
     def write(self, pcm: bytes) -> None:
-        self._fresh += pcm
+        self._sink.write(pcm)
 
     def finish(self) -> None:
         pass
@@ -130,13 +131,11 @@ class _Wav:
         pass
 
     def take(self) -> bytes:
-        taken = bytes(self._fresh)
-        self._fresh.clear()
-        return taken
+        return self._sink.take()
 
 
 class _Encoded:
-    """What libsndfile encodes."""
+    """Encodes with libsndfile: FLAC, MP3, Vorbis and Opus."""
 
     def __init__(self, name: str, rate_hz: int, samples: int | None) -> None:
         form = FORMATS[name]

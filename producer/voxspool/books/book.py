@@ -71,5 +71,5 @@ class Book:
 
     @property
     def has_places(self) -> bool:
-        """Whether any block has a position in an EPUB."""
+        """True if any block has a position in an EPUB."""
         return any(block.place for chapter in self.chapters for block in chapter.blocks)

@@ -29,7 +29,7 @@ PASSAGE: Final = (
     "And when the machine itself is switched off in the middle of a sentence, another one takes the page from its "
     "hands and reads on."
 )
-"""What the demo says, and what the tests transcribe."""
+"""The text that the demo speaks and the tests transcribe."""
 _PLAYERS: Final = {
     "afplay": (".wav", ".flac", ".mp3"),
     "aplay": (".wav",),

@@ -55,7 +55,7 @@ FAILED: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class NarrateArguments:
-    """What the command line says, beside the book and the folder."""
+    """The options of the command line, beside the book and the folder."""
 
     settings: Settings
     private: bool

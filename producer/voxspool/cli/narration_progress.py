@@ -45,7 +45,7 @@ LISTED: Final = 20
 
 
 class ProgressDisplay(Protocol):
-    """Who tells somebody how a narration goes. A context; what it is told comes in order."""
+    """Reports the progress of a narration. Use it as a context manager; its methods are called in order."""
 
     def __enter__(self) -> Self: ...
 
@@ -76,7 +76,7 @@ class ProgressDisplay(Protocol):
 
 
 class Pace:
-    """How fast it goes: over what was spoken while somebody looked, not over what the store had."""
+    """The speed of the narration, from the segments spoken while the command runs, not those from the store."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()

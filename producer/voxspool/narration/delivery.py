@@ -48,7 +48,7 @@ class MadeFile:
 
     path: Path
     new: bool
-    """Whether it was made now. Otherwise it existed and is up to date."""
+    """True if the file was made now; False if it existed and is up to date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class NarrationResult:
 
     @property
     def ok(self) -> bool:
-        """Whether everything was spoken and passed the checks."""
+        """True if every sentence was spoken and passed its checks."""
         return not self.problems
 
 

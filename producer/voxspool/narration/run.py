@@ -44,7 +44,7 @@ class BookSegment:
     mark: Mark
     sample_rate: int
     earlier: bool
-    """Whether it was spoken before this command started."""
+    """True if the segment was spoken before this command started."""
 
 
 @dataclass(frozen=True, slots=True)

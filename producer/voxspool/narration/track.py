@@ -39,9 +39,9 @@ class Cue:
     stored: StoredSegment | None
     """Its audio in the store; None if it could not be spoken."""
     fault: str = ""
-    """What is wrong with it; an empty text if nothing is."""
+    """The fault; an empty text if there is none."""
     reused: bool = False
-    """Whether the store had it before this narration."""
+    """True if the store had the segment before this narration."""
 
     @property
     def said_pos(self) -> int:

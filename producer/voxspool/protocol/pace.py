@@ -1,4 +1,4 @@
-"""How many characters of a text are spoken in a second: what plans, estimates and audio checks start from."""
+"""The number of characters spoken in a second, for plans, estimates and audio checks."""
 
 from __future__ import annotations
 

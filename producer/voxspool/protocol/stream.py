@@ -106,7 +106,7 @@ class Mark:
     spoken. Such a segment consists of its pause only, and `fault` states the reason.
     """
     reused: bool = False
-    """Whether the audio was already in the store, so that this job did not speak it."""
+    """True if the audio was already in the store, so that this job did not speak it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class VoiceName:
 
     @property
     def mixed(self) -> bool:
-        """Whether this is a mix of several voices."""
+        """True if this is a mix of several voices."""
         return len(self.parts) > 1
 
 

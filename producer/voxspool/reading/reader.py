@@ -64,7 +64,7 @@ class JobState:
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended, failed or was cancelled."""
+        """True if the job has ended, failed or was cancelled."""
         return self.state not in ("queued", "running")
 
 

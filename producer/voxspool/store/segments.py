@@ -63,18 +63,18 @@ class StoredSegment:
     seed: int
     """The seed that is heard."""
     tries: int
-    """How often it was spoken; the best try was kept."""
+    """Number of times it was spoken; the best try was kept."""
     fault: str
-    """What the checks found wrong with the best try; empty where nothing is."""
+    """The fault that the checks found in the best try; empty if there is none."""
     elapsed_s: float
-    """What it took to speak it, all tries together."""
+    """The time to speak it, all tries together, in seconds."""
     level_dbfs: float
     """RMS over the parts that are not silent; -120 for none."""
     peak_dbfs: float
     silent_share: float
     """How much of it is silence, 0 to 1."""
     worker: str
-    """Who spoke it."""
+    """The name of the worker that spoke it."""
 
 
 def key_of(*parts: Any) -> str:  # noqa: ANN401 - JSON

@@ -640,7 +640,7 @@ class Play:
 
     @property
     def over(self) -> bool:
-        """Whether every segment of every job that was not dropped has been seated."""
+        """True if every segment of every job that was not dropped has been seated."""
         return not any(self.waiting(name) for name in map(str, range(len(self.wanted))))
 
     def waiting(self, name: str) -> int:

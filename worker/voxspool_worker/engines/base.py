@@ -86,7 +86,7 @@ class SpeechSegment:
     index: int
     """Counts from 0, in the order of the text."""
     text: str
-    """What to say: normalised, at most as long as `Engine.limits` allows, with a letter or digit in it."""
+    """The text to speak: normalised, no longer than `Engine.limits` allows, with a letter or digit in it."""
     start: int
     end: int
     """The span of the job's text that this says, in characters."""
@@ -101,20 +101,20 @@ class SpeechSegment:
     seed: int
     """32 bits, for whatever is random: the same segment and seed give the same samples on the same machine."""
     live: bool = True
-    """Whether somebody may hear its chunks as they come. If not, they are used when the segment is complete: until then
-    an engine may speak it again to mend it."""
+    """True if the chunks are published while the segment is spoken. If not, they are used when it is complete, so an
+    engine may replace a bad try by another."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpokenSegment:
-    """How a segment came out: what its mark entry says beside the span."""
+    """The result of speaking a segment: the facts that its mark entry holds beside the span."""
 
     seed: int
     """The seed that was heard: the segment's own, unless it was spoken again."""
     tries: int = 1
-    """How often it was spoken; the best try is what was heard."""
+    """Number of times it was spoken; the best try was published."""
     fault: str = ""
-    """What is still wrong with the best try, as the engine found: `cap`, `rate`, `silence` or `noise`; else empty."""
+    """The fault that the engine found in the best try: `cap`, `rate`, `silence` or `noise`; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class AudioChunk:
     pcm: npt.NDArray[np.int16]
     """Samples, one channel, shape (n,), at the engine's sample rate. n may be 0."""
     last: bool
-    """Whether the segment is complete with this chunk."""
+    """True if the segment is complete with this chunk."""
     spoken: SpokenSegment | None = None
     """With the last chunk, if the engine checks what it says; None: said once, with the segment's seed."""
 
@@ -164,7 +164,7 @@ class Engine(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it computes: cpu, cuda, mps."""
+        """The device: cpu, cuda or mps."""
 
     @property
     def sample_rate(self) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Reason(enum.Enum):
-    """What ended a job before its speech did."""
+    """The reason why a job ended before its speech was complete."""
 
     CANCELLED = "cancelled"
     TIMED_OUT = "timed out"

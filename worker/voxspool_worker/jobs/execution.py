@@ -13,7 +13,7 @@ class JobExecution:
     job: str
     id: str
     deaths: int = 0
-    """How many workers in a row died of it, or beside it, while it stood at the segment where it stands now."""
+    """Number of workers in a row that died while they ran this job, or another beside it, at its present segment."""
 
     @property
     def composite(self) -> str:

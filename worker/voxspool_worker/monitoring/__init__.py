@@ -1,1 +1,1 @@
-"""What shows how a worker is doing: metrics, the watchdog, the health file."""
+"""Metrics, the watchdog, the health file and the worker card: the health and the speed of a worker."""

@@ -27,13 +27,13 @@ FIRST_CHUNK_BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 FACTOR_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 """Above 1, a listener waits."""
 RECENT_JOBS: Final = 50
-"""How many of the last jobs the card's means are of."""
+"""Number of most recent jobs in the averages on the worker card."""
 CACHED: Final = ("memory", "disk", "redis")
 """Sources of a voice that was computed before; `built-in` never has to be."""
 
 
 class Histogram:
-    """How many measurements lay at or below each bound, and their sum."""
+    """A histogram: the number of measurements in each interval, and the sum of all."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
@@ -49,7 +49,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class Counts:
-    """What only grows."""
+    """The counters: values that never fall."""
 
     jobs: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(outcome, code) -> runs that are over. The code is empty but for `failed`."""
@@ -90,12 +90,12 @@ class Recent:
     real_time_factor: float | None
     """The mean."""
     jobs_per_minute: float | None
-    """How many of them ended in a minute."""
+    """Number of these jobs that ended in a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """How it is now."""
+    """The present state of a worker."""
 
     name: str
     engine: str

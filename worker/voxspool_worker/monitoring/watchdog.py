@@ -35,7 +35,7 @@ LEAST_GROWTH_BYTES: Final = 2**30
 
 
 class MemoryLimit:
-    """Whether this process has grown too large. Made when the worker is ready to speak."""
+    """The largest memory that this process may use. Create it when the worker is ready to speak."""
 
     def __init__(self, limit_bytes: int | None, size: Callable[[], int]) -> None:
         """Prepare; `size` gives the process's. Without a limit, it follows from the size now.

@@ -56,7 +56,7 @@ class SegmentClaim:
 
     index: int
     deaths: int
-    """How many workers died while they held it."""
+    """Number of workers that died while they held it."""
 
 
 class SegmentScripts:

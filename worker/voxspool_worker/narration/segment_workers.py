@@ -80,7 +80,7 @@ class SegmentWorkers:
 
     @property
     def busy(self) -> bool:
-        """Whether a segment is being spoken."""
+        """True if a segment is being spoken."""
         return bool(self._held)
 
     def start(self) -> None:

@@ -37,7 +37,7 @@ class Capacity:
 
     @property
     def takes_chapters(self) -> bool:
-        """Whether the worker may take another chapter of a book."""
+        """True if the worker may take another chapter of a book."""
         return self._chapters < MAX_CHAPTERS and self._clock() >= self._leave_batch_until
 
     def reserve(self) -> bool:

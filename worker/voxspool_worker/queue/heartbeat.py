@@ -81,13 +81,13 @@ class Heartbeat:
 
     @property
     def redis_back(self) -> float:
-        """When Redis was back after its last outage, plus PATIENCE_S; the present time if it does not answer now."""
+        """The end of Redis's last outage, plus PATIENCE_S; the present time if Redis does not answer now."""
         now_s = self._clock()
         return now_s if now_s - self._last_beat > LATE_S else self._patient_until
 
     @property
     def redis_is_new(self) -> bool:
-        """Whether Redis is unavailable, or was shortly before: leases of live workers may have expired meanwhile."""
+        """True if Redis is unavailable, or was shortly before: leases of live workers may have expired meanwhile."""
         return self._clock() < self._patient_until or self._clock() - self._last_beat > LATE_S
 
     def release(self, run: JobExecution) -> None:

@@ -49,7 +49,7 @@ class JobSource:
         """Prepare. `lost_claim` receives the name of a claim whose reply was lost, `redis_away` errors of Redis."""
         self.queues = queue_names(engine)
         self.suspended = False
-        """Whether somebody suspended RQ's workers when jobs were last claimed."""
+        """True if somebody suspended RQ's workers when jobs were last claimed."""
         self.turned = time.monotonic()
         """When the main thread last looked for a job, by the monotonic clock."""
         self._batch_queue = queue_name(engine, "batch")

@@ -32,7 +32,7 @@ class ClaimedJob:
 
     @property
     def is_chapter(self) -> bool:
-        """Whether it is a chapter of a book. Its job takes no slot: segment workers speak it."""
+        """True if it is a chapter of a book. Its job takes no slot: segment workers speak it."""
         return isinstance(self.spec, ChapterSpec)
 
     @property

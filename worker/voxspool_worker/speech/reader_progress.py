@@ -28,7 +28,7 @@ UNREAD: Final = "nobody is reading it"
 
 
 class ReaderProgress:
-    """What one run of one job knows of its readers."""
+    """The readers of one job, as one run of it knows them."""
 
     def __init__(self, redis: Redis, spec: JobSpec, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis

@@ -79,12 +79,12 @@ class Lane:
 
     @property
     def full(self) -> bool:
-        """Whether the job's thread is behind."""
+        """True if the job's thread is behind."""
         return self._events.qsize() >= BACKLOG_CHUNKS
 
     @property
     def far_ahead(self) -> bool:
-        """Whether the job is further ahead of its reader than it wants to be."""
+        """True if the job is further ahead of its reader than it wants to be."""
         ahead_samples = self._made_samples + self.silent_samples - self.read_samples
         return self.window_samples is not None and ahead_samples > self.window_samples
 
@@ -103,7 +103,7 @@ class _Job:
 
     @property
     def ready(self) -> bool:
-        """Whether it could use a row now.
+        """True if it could use a row now.
 
         A job with a window has one row at a time, because the length of a segment is known only at its end.
         """

@@ -45,7 +45,7 @@ def normalise(text: str) -> str:
 
 
 def speakable(text: str) -> bool:
-    """Whether there is anything to say: at least one letter or number, of any script."""
+    """Return whether a text has anything to speak: at least one letter or number, of any script."""
     return any(map(_is_letter_or_number, text))
 
 

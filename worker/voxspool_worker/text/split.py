@@ -79,19 +79,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long pieces may be, in characters of spoken text, and by the engine's own measure."""
+    """The limits of a piece: in characters of spoken text, and by the engine's own measure."""
 
     max_chars: int
-    """A piece is never longer than this."""
+    """The largest number of characters in a piece."""
     first_max_chars: int
-    """Nor the first piece than this, so that the first sound comes soon."""
+    """The largest number of characters in the first piece: a short one gives the first sound sooner."""
     min_chars: int = 20
-    """Shorter parts join a neighbour where the limit allows."""
+    """A part with fewer characters is joined to its neighbour if the limits allow it."""
     fits: Callable[[str], bool] | None = None
-    """Whether the engine takes this spoken text at once; asked only of texts within the characters. It must not raise.
-
-    What it refuses is cut further, down to what a reader sees as one character, which is a piece whatever it says.
-    """
+    """Returns whether the engine can speak a text as one segment. It is called only for texts within `max_chars`, and
+    must not raise. A text that it refuses is split further, down to one visible character, which is always a piece."""
 
     def __post_init__(self) -> None:
         if min(self.max_chars, self.first_max_chars) < CHARS_LEAST:
@@ -102,7 +100,7 @@ class Limits:
         return self.max_chars if index else min(self.first_max_chars, self.max_chars)
 
     def admit(self, spoken: str, index: int) -> bool:
-        """Whether the piece of this index may say this."""
+        """Return whether the piece of this index may have this spoken text."""
         return len(spoken) <= self.room_chars(index) and (self.fits is None or self.fits(spoken))
 
 
@@ -299,13 +297,13 @@ def _clusters(sentence: str) -> Iterator[str]:
 
 @lru_cache(maxsize=_CLUSTERS_REMEMBERED)
 def _reaches_on(character: str) -> bool:
-    """Whether the next character belongs to it: a joiner's, or a virama's, which makes one syllable of two letters."""
+    """Return whether the next character belongs to this one: it is a joiner, or a virama, which joins two letters."""
     return character == "\u200d" or unicodedata.combining(character) == 9  # The class that Unicode keeps for viramas
 
 
 @lru_cache(maxsize=_CLUSTERS_REMEMBERED)
 def _extends(character: str) -> bool:
-    """Whether it belongs to the character before it: a mark, a joiner, a skin tone, half of a pair or syllable."""
+    """Return whether this character belongs to the one before: a mark, a joiner, a skin tone, half of a pair."""
     return (
         unicodedata.category(character)[0] == "M"
         or character in JOINERS

@@ -43,7 +43,7 @@ class Voice:
     languages: tuple[str, ...]
     """Tags such as `en` or `en-us`, the default first; empty: any language (a tone has none)."""
     parts: tuple[VoicePart, ...] = ()
-    """What an engine that can clone makes it of; empty: the engine knows it by its name alone."""
+    """The clips from which a cloning engine makes the voice; empty if the engine knows the voice by its name."""
     lacking: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Language -> what to install on this machine, for those that the voice would speak if a package were there."""
 
@@ -74,7 +74,7 @@ class Prepared:
 
 
 class Clones(Protocol):
-    """What a VoiceBook asks of the cloned voices. From any thread."""
+    """The interface of the cloned voices that a VoiceBook needs. Called from any thread."""
 
     def known(self) -> Mapping[str, ClonedVoice]:
         """All of them by name, as they were a moment ago."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 2.0
-"""How old the list of all voices may be, in seconds."""
+"""Largest age of the list of all voices, in seconds."""
 
 
 class VoiceLibrary:

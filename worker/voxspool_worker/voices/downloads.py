@@ -87,7 +87,7 @@ class CatalogueVoice:
 
     @property
     def size_bytes(self) -> int:
-        """How much is to be downloaded."""
+        """The size of the download."""
         return self.model.size_bytes + self.config.size_bytes
 
     @property

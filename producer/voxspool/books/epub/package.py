@@ -41,7 +41,7 @@ class Item:
 
     @property
     def is_document(self) -> bool:
-        """Whether the file has text to read, by its media type or by its suffix."""
+        """True if the file has text to read, by its media type or by its suffix."""
         return self.media_type in _XHTML_TYPES or self.path.lower().endswith((".xhtml", ".html", ".htm"))
 
 

@@ -63,7 +63,7 @@ class AcxReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the file passed every rule."""
+        """True if the file passed every rule."""
         return all(row.passed for row in self.rows)
 
 

@@ -9,9 +9,16 @@ import pytest
 import torch
 
 from tests.support import checkpoints
+from voxspool_worker.engines.xtts import cpu_decoder
+from voxspool_worker.engines.xtts.cpu_decoder import CpuDecoder
+from voxspool_worker.engines.xtts.torch_decoder import TorchDecoder
+from voxspool_worker.engines.xtts.weights import GptWeights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from voxspool_worker.engines.xtts.gpt import Decoder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,3 +44,35 @@ def upstream(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     model = Xtts(config)
     model.load_checkpoint(config, checkpoint_dir=str(folder), eval=True)
     return model
+
+
+@pytest.fixture(scope="session")
+def weights(upstream: Any) -> GptWeights:
+    return GptWeights.from_state(upstream.state_dict())
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cpu_decoder.compile_decoder(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture
+def decoder(library: Path, weights: GptWeights) -> Iterator[Callable[[str, str], Decoder]]:
+    """Return a function that makes decoders (in C or PyTorch) of a precision; they are closed after the test."""
+    made: list[Decoder] = []
+
+    def make(kind: str, precision: str = "fp32") -> Decoder:
+        size: dict[str, Any] = {
+            "rows": checkpoints.DECODER_ROWS,
+            "positions": checkpoints.DECODER_POSITIONS,
+            "precision": precision,
+        }
+        if kind == "c":
+            made.append(CpuDecoder(library, weights, threads=2, **size))
+        else:
+            made.append(TorchDecoder(weights, device=torch.device("cpu"), **size))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

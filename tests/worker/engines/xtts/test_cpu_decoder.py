@@ -24,11 +24,6 @@ WEIGHTS = random_weights()
 TOLERANCES = [("fp32", 1e-4), ("bf16", 0.1), ("int8", 0.1)]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cpu_decoder.compile_decoder(tmp_path_factory.mktemp("kernels"))
-
-
 @pytest.fixture
 def decoder(library: Path, request: pytest.FixtureRequest) -> Iterator[CpuDecoder]:
     """A decoder of the precision that the test is parametrised with, else of fp32."""

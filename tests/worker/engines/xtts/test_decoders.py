@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from tests.support.checkpoints import DECODER_POSITIONS, DECODER_ROWS
 from voxspool_worker.engines.xtts import cpu_decoder
 from voxspool_worker.engines.xtts.cpu_decoder import CpuDecoder
-from voxspool_worker.engines.xtts.torch_decoder import TorchDecoder
-from voxspool_worker.engines.xtts.weights import GptWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from voxspool_worker.engines.xtts.gpt import Decoder
+    from voxspool_worker.engines.xtts.weights import GptWeights
 
 pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries emit warnings
-
-ROWS, POSITIONS = 6, 1072
-
-
-@pytest.fixture(scope="module")
-def weights(upstream: Any) -> GptWeights:
-    return GptWeights.from_state(upstream.state_dict())
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cpu_decoder.compile_decoder(tmp_path_factory.mktemp("kernels"))
-
-
-@pytest.fixture
-def decoder(library: Path, weights: GptWeights) -> Iterator[Callable[[str, str], Decoder]]:
-    """Return a function that makes decoders (in C or PyTorch) of a precision; they are closed after the test."""
-    made: list[Decoder] = []
-
-    def make(kind: str, precision: str = "fp32") -> Decoder:
-        size: dict[str, Any] = {"rows": ROWS, "positions": POSITIONS, "precision": precision}
-        if kind == "c":
-            made.append(CpuDecoder(library, weights, threads=2, **size))
-        else:
-            made.append(TorchDecoder(weights, device=torch.device("cpu"), **size))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-4), ("bf16", 0.06), ("int8", 0.15)])
@@ -91,7 +61,7 @@ def test_older_instruction_sets_give_the_same_latents(
     if compiler is None or torch.cpu.get_capabilities().get("architecture") != "x86_64":
         pytest.skip("for x86-64 with a compiler")
     cpu_decoder._compile([compiler, *cpu_decoder.FLAGS, f"-march={target}", str(cpu_decoder.SOURCE), "-lm"], made)
-    older = CpuDecoder(made, weights, rows=ROWS, positions=POSITIONS, precision=precision, threads=1)
+    older = CpuDecoder(made, weights, rows=DECODER_ROWS, positions=DECODER_POSITIONS, precision=precision, threads=1)
     embeddings = torch.randn(40, weights.width, generator=torch.Generator().manual_seed(4)) * 0.5
     found = [one.prefill(2, embeddings, 0) for one in (decoder("c", precision), older)]
     older.close()

@@ -20,10 +20,11 @@ from voxspool_worker.engines.xtts.gpt import Gpt, SpecialTokens
 from voxspool_worker.engines.xtts.sampling import SamplingOptions
 from voxspool_worker.engines.xtts.torch_decoder import CONTEXT_SIZES, TorchDecoder
 from voxspool_worker.engines.xtts.vocoder import Vocoder
-from voxspool_worker.engines.xtts.weights import GptWeights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from voxspool_worker.engines.xtts.weights import GptWeights
 
 pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries emit warnings
 
@@ -94,11 +95,6 @@ def on_mps(operator: str, kernels: dict[str, set[str]]) -> bool:
         name.removesuffix("_"), set()
     )  # in-place operators use the same kernel
     return bool(backends & {"MPS", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional"})  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def weights(upstream: Any) -> GptWeights:
-    return GptWeights.from_state(upstream.state_dict())
 
 
 @pytest.fixture

@@ -8,36 +8,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from voxspool_worker.engines.xtts import cpu_decoder
-from voxspool_worker.engines.xtts.cpu_decoder import CpuDecoder
+from tests.support.checkpoints import DECODER_ROWS
 from voxspool_worker.engines.xtts.gpt import GeneratedToken, Gpt, SpecialTokens
 from voxspool_worker.engines.xtts.sampling import GREEDY, SamplingOptions
-from voxspool_worker.engines.xtts.torch_decoder import TorchDecoder
-from voxspool_worker.engines.xtts.weights import GptWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from torch import Tensor
 
     from voxspool_worker.engines.xtts.gpt import Decoder
+    from voxspool_worker.engines.xtts.weights import GptWeights
 
 pytestmark = pytest.mark.filterwarnings("default")  # upstream's libraries emit warnings
 
-ROWS, POSITIONS = 6, 1072
 TEXTS = ("hello there, this is a test.", "and another one, rather longer than the first, is here.", "no.")
 SPEAKER = "Ada Random"
-
-
-@pytest.fixture(scope="module")
-def weights(upstream: Any) -> GptWeights:
-    return GptWeights.from_state(upstream.state_dict())
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cpu_decoder.compile_decoder(tmp_path_factory.mktemp("kernels"))
 
 
 @pytest.fixture(scope="module")
@@ -50,24 +36,6 @@ def tokens(upstream: Any) -> SpecialTokens:
 def voice(upstream: Any) -> Tensor:
     latents: Tensor = upstream.speaker_manager.speakers[SPEAKER]["gpt_cond_latent"]
     return latents
-
-
-@pytest.fixture
-def decoder(library: Path, weights: GptWeights) -> Iterator[Callable[[str, str], Decoder]]:
-    """Return a function that makes decoders (in C or PyTorch) of a precision; they are closed after the test."""
-    made: list[Decoder] = []
-
-    def make(kind: str, precision: str = "fp32") -> Decoder:
-        size: dict[str, Any] = {"rows": ROWS, "positions": POSITIONS, "precision": precision}
-        if kind == "c":
-            made.append(CpuDecoder(library, weights, threads=2, **size))
-        else:
-            made.append(TorchDecoder(weights, device=torch.device("cpu"), **size))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def generate(gpt: Gpt, row: int) -> tuple[list[int], Tensor]:
@@ -102,7 +70,7 @@ def test_tokens_and_latents_equal_upstreams(
     upstream: Any, decoder: Callable[..., Decoder], weights: GptWeights, tokens: SpecialTokens, voice: Tensor,
     kind: str, options: SamplingOptions,
 ) -> None:  # fmt: skip
-    gpt = Gpt(weights, decoder(kind), tokens, rows=ROWS, options=options)
+    gpt = Gpt(weights, decoder(kind), tokens, rows=DECODER_ROWS, options=options)
     prefix = gpt.prefix(voice[0])
     for seed, text in enumerate(TEXTS):
         ids, wanted, latents = upstream_generates(upstream, text, voice, seed, options.top_k)
@@ -116,7 +84,7 @@ def test_tokens_and_latents_equal_upstreams(
 def test_tokens_and_latents_of_a_row_do_not_change_when_other_rows_start_and_end(
     decoder: Callable[..., Decoder], weights: GptWeights, tokens: SpecialTokens, voice: Tensor, precision: str
 ) -> None:
-    gpt = Gpt(weights, decoder("c", precision), tokens, rows=ROWS, options=SamplingOptions())
+    gpt = Gpt(weights, decoder("c", precision), tokens, rows=DECODER_ROWS, options=SamplingOptions())
     prefix, text = gpt.prefix(voice[0]), [7, 99, 30, 31, 250, 6]
     alone, latents = generate(gpt, gpt.start(prefix, text, 5, max_tokens=90))
     chance = random.Random(1)
@@ -140,29 +108,29 @@ def test_tokens_and_latents_of_a_row_do_not_change_when_other_rows_start_and_end
 def test_a_row_ends_at_its_maximum_number_of_tokens(
     decoder: Callable[..., Decoder], weights: GptWeights, tokens: SpecialTokens, voice: Tensor
 ) -> None:
-    gpt = Gpt(weights, decoder("c"), tokens, rows=ROWS, options=SamplingOptions())
+    gpt = Gpt(weights, decoder("c"), tokens, rows=DECODER_ROWS, options=SamplingOptions())
     prefix = gpt.prefix(voice[0])
     generated, latents = generate(gpt, gpt.start(prefix, [5, 6, 7], 0, max_tokens=9))
     assert len(generated) == len(latents) == 9
-    assert gpt.free == ROWS
+    assert gpt.free == DECODER_ROWS
 
 
 def test_a_row_that_has_ended_returns_no_tokens_until_it_is_released(
     decoder: Callable[..., Decoder], weights: GptWeights, tokens: SpecialTokens, voice: Tensor
 ) -> None:
-    gpt = Gpt(weights, decoder("c"), tokens, rows=ROWS, options=SamplingOptions())
+    gpt = Gpt(weights, decoder("c"), tokens, rows=DECODER_ROWS, options=SamplingOptions())
     row = gpt.start(gpt.prefix(voice[0]), [5], 0, max_tokens=1)
     assert [token.last for token in gpt.step()] == [True]
     assert gpt.step() == []
     gpt.release(row)
-    assert gpt.free == ROWS
+    assert gpt.free == DECODER_ROWS
 
 
 def test_the_latents_of_forced_tokens_are_those_of_the_generated_ones(
     decoder: Callable[..., Decoder], weights: GptWeights, tokens: SpecialTokens, voice: Tensor
 ) -> None:
-    gpt = Gpt(weights, decoder("c"), tokens, rows=ROWS, options=SamplingOptions())
+    gpt = Gpt(weights, decoder("c"), tokens, rows=DECODER_ROWS, options=SamplingOptions())
     prefix = gpt.prefix(voice[0])
     generated, latents = generate(gpt, gpt.start(prefix, [5, 6, 7], 1, max_tokens=12))
     assert torch.equal(gpt.forced_latents(prefix, [5, 6, 7], generated), latents)
-    assert gpt.free == ROWS
+    assert gpt.free == DECODER_ROWS

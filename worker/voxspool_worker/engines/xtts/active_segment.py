@@ -74,9 +74,9 @@ class ActiveSegment:
     held: list[npt.NDArray[np.float32]] = field(default_factory=list)
     """Samples that were not returned yet. Of a streaming segment, the first array is the end of what was returned."""
     heard: bool = False
-    """Whether any audio was returned; the segment cannot be generated again then."""
+    """True if any audio was returned; the segment cannot be generated again then."""
     settled: bool = False
-    """Whether this attempt is the final one, whatever the output check finds."""
+    """True if this attempt is the final one, whatever the output check finds."""
     chunk_tokens: int = NEXT_CHUNK_TOKENS
     """Number of tokens in the next chunk."""
     best: GenerationAttempt | None = None
@@ -88,7 +88,7 @@ class ActiveSegment:
 
     @property
     def decoded(self) -> bool:
-        """Whether all tokens of this attempt were generated."""
+        """True if all tokens of this attempt were generated."""
         return self.row is None
 
     @property

@@ -36,9 +36,9 @@ HUB_MODELS: Final = ("tts-hub/XTTS-v2", "coqui/XTTS-v2")
 """Names of XTTS v2 at Hugging Face; newer versions of Coqui's library download the first one."""
 LICENCE: Final = "the Coqui Public Model License (non-commercial): https://tts-hub.github.io/cpml"
 FETCH: Final = "fetch it: COQUI_TOS_AGREED=1 voxspool-worker warm, or set VOXSPOOL_XTTS_DIR to its folder"
-"""What error messages advise if XTTS is missing."""
+"""The advice in error messages if XTTS is missing."""
 FETCH_AGAIN: Final = "delete it and fetch it again, or set VOXSPOOL_XTTS_DIR to another folder"
-"""What error messages advise if a file is broken."""
+"""The advice in error messages if a file is broken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ class GeneratedToken:
     latent: Tensor
     """(width,), fp32. The vocoder needs the latents of all tokens, including the stop token."""
     last: bool
-    """Whether the row has ended, by the stop token or by its maximum length."""
+    """True if the row has ended, by the stop token or by its maximum length."""
 
 
 @dataclass(slots=True)

@@ -59,7 +59,7 @@ class ConditioningParameters:
     gpt_cond_chunk_len: int = 4
     """Seconds of audio per chunk; the latents are the mean over chunks."""
     sound_norm_refs: bool = False
-    """Whether clips are scaled to a peak of 0.75."""
+    """True if clips are scaled to a peak of 0.75."""
 
 
 def mix(parts: Sequence[tuple[Conditioning, float]]) -> Conditioning:
