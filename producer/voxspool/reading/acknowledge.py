@@ -40,7 +40,7 @@ class Acknowledgement:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a report."""
+        """True if the next acknowledgement is due."""
         return self._wanted and self._clock() >= self._due
 
     @property
@@ -55,6 +55,10 @@ class Acknowledgement:
         """Note the script's reply."""
         self._due = self._clock() + EVERY_S
         self._wanted = said == NOTED
+
+    def postpone(self) -> None:
+        """Note that Redis refused this report; the next one is due as usual."""
+        self._due = self._clock() + EVERY_S
 
     def forbidden(self) -> None:
         """Note that this reader may not run the script."""

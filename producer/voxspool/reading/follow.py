@@ -9,7 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from voxspool.errors import StreamError
 from voxspool.protocol import keys
@@ -114,8 +114,10 @@ def _report(ack: Acknowledgement) -> Dialogue[Never, None]:
         return
     try:
         said = yield Call(lambda redis: redis.register_script(acknowledge.script())(**ack.call))
-    except ResponseError:
+    except NoPermissionError:
         ack.forbidden()
+    except ResponseError:  # such as a script that another client flushed, or a replica that cannot write
+        ack.postpone()
     else:
         ack.heard(said)
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+from redis.exceptions import NoPermissionError, NoScriptError, ReadOnlyError
 
 from voxspool.protocol import keys
 from voxspool.reading.acknowledge import EVERY_S, Acknowledgement
+from voxspool.reading.dialogue import run
+from voxspool.reading.follow import _report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Clock:
@@ -45,6 +53,42 @@ def test_a_reader_without_the_right_to_write_sends_no_report(clock: Clock) -> No
     ack.forbidden()
     clock.now_s += 1000
     assert not ack.due
+
+
+def test_a_report_that_redis_refused_is_due_again_after_the_interval(clock: Clock) -> None:
+    ack = Acknowledgement("a", clock)
+    clock.now_s += EVERY_S
+    ack.postpone()
+    assert not ack.due
+    clock.now_s += EVERY_S
+    assert ack.due
+
+
+class Refusing:
+    """A client whose scripts are refused with an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def register_script(self, text: str) -> Callable[..., bytes]:
+        del text
+
+        def refuse(**_: object) -> bytes:
+            raise self.error
+
+        return refuse
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [(NoScriptError("flushed"), True), (ReadOnlyError("a replica"), True), (NoPermissionError, False)],
+)
+def test_only_a_missing_right_ends_the_reports(clock: Clock, error: Exception, again: bool) -> None:  # noqa: FBT001
+    ack = Acknowledgement("a", clock)
+    clock.now_s += EVERY_S
+    run(_report(ack), Refusing(error))  # type: ignore[arg-type] # all that a report needs of a client
+    clock.now_s += EVERY_S
+    assert ack.due is again
 
 
 def test_a_report_has_the_readers_position(clock: Clock) -> None:
