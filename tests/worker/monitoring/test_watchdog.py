@@ -13,6 +13,7 @@ from voxspool_worker.monitoring.watchdog import (
     TOKEN_LIMIT_S,
     TURN_LIMIT_S,
     MemoryLimit,
+    Watchdog,
     find_stall,
     resident_bytes,
 )
@@ -91,3 +92,44 @@ def test_a_limit_that_is_passed_before_the_first_job_is_refused() -> None:
 
 def test_the_size_of_this_process_is_known() -> None:
     assert 10 * 2**20 < resident_bytes() < 100 * 2**30
+
+
+class Reports:
+    """What a watchdog reports."""
+
+    def __init__(self, *, stall: str | None = None, size_bytes: int = 0) -> None:
+        self.said: list[object] = []
+        self.stall = stall
+        self.size_bytes = 0
+        memory = MemoryLimit(None, lambda: self.size_bytes)
+        self.size_bytes = size_bytes
+        self.watchdog = Watchdog(
+            lambda: self.stall, memory, on_healthy=lambda: self.said.append("healthy"), on_stall=self.said.append,
+            on_growth=self.said.append,
+        )  # fmt: skip
+
+
+def test_a_watchdog_reports_health_or_the_stall_and_the_size_of_a_process_that_has_grown() -> None:
+    for stall, size_bytes, said in [
+        (None, 0, ["healthy"]),
+        ("a step hangs", 0, ["a step hangs"]),
+        (None, 2**31, ["healthy", 2**31]),
+    ]:
+        reports = Reports(stall=stall, size_bytes=size_bytes)
+        reports.watchdog.check()
+        assert reports.said == said
+
+
+def test_a_check_that_fails_does_not_end_the_watchdog() -> None:
+    reports = Reports()
+    rounds = iter([False, False, True])
+    checks = iter([ValueError("broken"), None])
+
+    def stall() -> str | None:
+        if error := next(checks):
+            raise error
+        return None
+
+    reports.watchdog._stall = stall
+    reports.watchdog.run(lambda _: next(rounds))
+    assert reports.said == ["healthy"]
