@@ -144,14 +144,24 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
     from rich.console import Console
 
     console = Console()
-    _table(
-        console,
-        "no jobs waiting",
-        ("queue", "waiting"),
-        [(name, str(count)) for name, count in overview.queues.items()],
-    )
+    waiting: list[tuple[str, ...]] = [(name, str(count)) for name, count in overview.queues.items()]
+    _table(console, "no jobs waiting", ("queue", "waiting"), waiting)
     for name in overview.paused:
         click.echo(f"{name} is paused (voxspool resume {name})")
+    _show_workers(console, overview.workers)
+    _table(
+        console,
+        "no running job",
+        ("job", "engine", "voice", "segments", "spoken"),
+        [
+            (job.id, job.engine, job.voice, f"{job.segments_done}/{job.segments}", f"{job.spoken_s:.1f} s")
+            for job in overview.running
+        ],
+    )
+
+
+def _show_workers(console: Console, cards: list[WorkerCard]) -> None:
+    """Show the live workers: what each is and runs, and what it has done."""
     _table(
         console,
         "no live worker",
@@ -165,26 +175,17 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
                 f"{card.rows_in_use}/{card.rows}",
                 card.host,
             )
-            for card in overview.workers
+            for card in cards
         ],
     )
-    for card in overview.workers:
+    for card in cards:
         if card.fallback_from:
             click.echo(f"{card.name} speaks with {card.engine} instead of {card.fallback_from}")
     _table(
         console,
         "no job ended or failed yet",
         ("worker", "ended", "failed", "first audio", "real time", "cached"),
-        [_record(card) for card in overview.workers if card.jobs_ended or card.jobs_failed],
-    )
-    _table(
-        console,
-        "no running job",
-        ("job", "engine", "voice", "segments", "spoken"),
-        [
-            (job.id, job.engine, job.voice, f"{job.segments_done}/{job.segments}", f"{job.spoken_s:.1f} s")
-            for job in overview.running
-        ],
+        [_record(card) for card in cards if card.jobs_ended or card.jobs_failed],
     )
 
 

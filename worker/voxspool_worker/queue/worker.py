@@ -77,7 +77,10 @@ POLL_JOBS_S: Final = 0.2
 
 
 class SpeechWorker:
-    """Takes jobs from the queues of one engine and speaks up to `jobs` of them at once."""
+    """Takes jobs from the queues of one engine and speaks up to `jobs` of them at once.
+
+    The constructor makes all parts and connects them; it is long because that happens nowhere else.
+    """
 
     def __init__(
         self,
