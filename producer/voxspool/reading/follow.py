@@ -9,7 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from voxspool.errors import StreamError
 from voxspool.protocol import keys
@@ -114,10 +114,10 @@ def _report(ack: Acknowledgement) -> Dialogue[Never, None]:
         return
     try:
         said = yield Call(lambda redis: redis.register_script(acknowledge.script())(**ack.call))
-    except NoPermissionError:
-        ack.forbidden()
-    except ResponseError:  # such as a script that another client flushed, or a replica that cannot write
+    except (NoScriptError, ReadOnlyError, OutOfMemoryError):  # they pass
         ack.postpone()
+    except ResponseError:  # Redis says in several ways that a user may not run a command of the script
+        ack.forbidden()
     else:
         ack.heard(said)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from redis.exceptions import NoPermissionError, NoScriptError, ReadOnlyError
+from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from voxspool.protocol import keys
 from voxspool.reading.acknowledge import EVERY_S, Acknowledgement
@@ -81,7 +81,13 @@ class Refusing:
 
 @pytest.mark.parametrize(
     ("error", "again"),
-    [(NoScriptError("flushed"), True), (ReadOnlyError("a replica"), True), (NoPermissionError, False)],
+    [
+        (NoScriptError("flushed"), True),
+        (ReadOnlyError("a replica"), True),
+        (OutOfMemoryError("full"), True),
+        (NoPermissionError("no permissions to run evalsha"), False),
+        (ResponseError("The user executing the script can't run this command"), False),
+    ],
 )
 def test_only_a_missing_right_ends_the_reports(clock: Clock, error: Exception, again: bool) -> None:  # noqa: FBT001
     ack = Acknowledgement("a", clock)

@@ -140,8 +140,8 @@ class Heartbeat:
 
     def _clean_up(self) -> None:
         """Remove expired records, so that RQ's registries do not grow without end, and enqueue jobs that were left."""
-        self._rq_queues.enqueue_ready(self._queues)
         self._rq_queues.remove_expired(self._queues)
+        self._rq_queues.enqueue_ready(self._queues)
 
     def _requeue_released(self) -> None:
         """Requeue the jobs of released runs. A run stays in the list until Redis has answered."""
