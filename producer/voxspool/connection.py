@@ -76,6 +76,12 @@ def made_by(factory: Callable[[], C], kind: type[C], named: str) -> C:
 
     `named` is the factory's name for messages. Raises RedisError for a client that voxspool cannot use.
     """
+    if not callable(factory):
+        raise RedisError(
+            f"{named} is {type(factory).__module__}.{type(factory).__qualname__}; it must be a function that returns a "
+            f"{_KINDS[kind]}, and a URL is the first argument",
+            wrong_value=True,
+        )
     client = factory()
     if not isinstance(client, kind):
         raise RedisError(

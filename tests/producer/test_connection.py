@@ -571,3 +571,9 @@ def sentinel() -> redis.Redis:
 )
 def test_the_address_of_a_programs_own_client_is_shown_without_its_password(made: redis.Redis, where: str) -> None:
     assert Client(settings=Settings(), redis=lambda: made).url == where
+
+
+@pytest.mark.parametrize("given", ["redis://localhost", redis.Redis(), 7])
+def test_what_is_no_factory_is_refused_with_what_to_give(given: object) -> None:
+    with pytest.raises(RedisError, match=r"redis= is .*it must be a function that returns a redis\.Redis"):
+        Client(redis=given)  # type: ignore[arg-type]
