@@ -1,4 +1,4 @@
-"""Chapters of books: many workers on one chapter, whatever dies; nothing lost, and nothing spoken twice."""
+"""Workers narrate chapters of books: alone and together, despite crashes, faulty segments and Redis outages."""
 
 from __future__ import annotations
 
@@ -34,26 +34,27 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """The store that `start_worker` gives its workers."""
+    """Open the segment store that the workers of `start_worker` use."""
     return Store(tmp_path / "store")
 
 
 def spoken_by(store: Store, marks: list[Mark]) -> set[str]:
-    """Name the workers that spoke these segments."""
+    """Return the names of the workers that spoke these segments."""
     found = [store.find(mark.key) for mark in marks]
     return {one.worker for one in found if one}
 
 
-def assert_no_pool_is_left(db: redis.Redis) -> None:
-    until(lambda: not db.keys("rq:wip:*"), "the leases to go")
+def assert_no_segment_queue_is_left(db: redis.Redis) -> None:
+    """Assert that no lease and no key of a chapter's segment queue remains in Redis."""
+    until(lambda: not db.keys("rq:wip:*"), "all leases to be released")
     for pattern in ("voxspool:narrating:*", "voxspool:*:pool", "voxspool:*:unspoken", "voxspool:*:results"):
         assert db.keys(pattern) == [], pattern
 
 
-# What a chapter comes to
+# The result of a chapter
 
 
-def test_a_chapter_is_marked_in_order_and_its_audio_lies_in_the_store(
+def test_a_chapter_is_marked_in_order_and_its_audio_is_in_the_store(
     client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
 ) -> None:
     worker = start_worker()
@@ -61,13 +62,13 @@ def test_a_chapter_is_marked_in_order_and_its_audio_lies_in_the_store(
     chapter = place(client, store, "one", [Passage(SENTENCE * 3, 1.5), Passage("***", 0.5), twice, twice])
     marks = narrate(client, chapter)
     check(chapter, marks, store)
-    assert [mark.reused for mark in marks] == [False, True, True, False, True], "what is said again is not spoken again"
+    assert [mark.reused for mark in marks] == [False, True, True, False, True], "a repeated text is spoken once"
     assert chapter.speech.text[marks[3].start : marks[3].end] == "A word."
     assert marks[3].key == marks[4].key
     end = client.speech("one").end()
     assert end is not None
     assert (end.pos, end.segments, end.faults) == (marks[-1].end_pos, 5, 0)
-    assert_no_pool_is_left(db)
+    assert_no_segment_queue_is_left(db)
     assert "chapter.end job=one" in worker.said()
     assert "spoken=2 found=3" in worker.said()
     (card,) = client.workers()
@@ -76,13 +77,13 @@ def test_a_chapter_is_marked_in_order_and_its_audio_lies_in_the_store(
     assert card.speech_rate > 1
 
 
-def test_a_chapter_with_nothing_to_say_ends_at_once(client: Client, start_worker: StartWorker, store: Store) -> None:
+def test_a_chapter_without_words_ends_at_once(client: Client, start_worker: StartWorker, store: Store) -> None:
     start_worker()
     chapter = place(client, store, "empty", [Passage("***", 2.0), Passage("")])
     assert narrate(client, chapter) == []
 
 
-def test_a_second_narration_speaks_nothing_and_an_edit_one_segment(
+def test_a_second_narration_speaks_only_edited_segments(
     client: Client, start_worker: StartWorker, store: Store
 ) -> None:
     start_worker()
@@ -98,7 +99,7 @@ def test_a_second_narration_speaks_nothing_and_an_edit_one_segment(
     check(chapter, marks, store)
 
 
-def test_what_was_damaged_in_the_job_is_refused(client: Client, start_worker: StartWorker, store: Store) -> None:
+def test_a_chapter_with_an_unknown_voice_fails(client: Client, start_worker: StartWorker, store: Store) -> None:
     start_worker()
     place(client, store, "nobody", book_of(1), voice="nobody")
     with pytest.raises(SpeechFailedError) as failed:
@@ -117,23 +118,23 @@ def test_two_workers_share_one_chapter(client: Client, start_worker: StartWorker
     assert spoken_by(store, marks) == {worker.name for worker in workers}
 
 
-def test_a_killed_owners_chapter_goes_on_elsewhere_without_a_gap(
+def test_another_worker_finishes_the_chapter_of_a_killed_owner_without_a_gap(
     client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
 ) -> None:
     owner = start_worker()
     chapter = place(client, store, "orphan", book_of(20), voice=LIVE)
     until(lambda: marked(db, "orphan") >= 2, "progress of the chapter")
-    heir = start_worker()
+    successor = start_worker()
     owner.kill()
     marks = narrate(client, chapter)
     check(chapter, marks, store)
-    assert spoken_by(store, marks) == {owner.name, heir.name}
+    assert spoken_by(store, marks) == {owner.name, successor.name}
     attempts = [one.id.attempt for one in client.speech("orphan").entries() if isinstance(one.entry, Begin)]
     assert attempts == [1, 2]
-    assert_no_pool_is_left(db)
+    assert_no_segment_queue_is_left(db)
 
 
-def test_a_killed_helpers_segments_come_back(
+def test_segments_claimed_by_a_killed_helper_are_spoken_again(
     client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
 ) -> None:
     owner = start_worker()
@@ -148,16 +149,16 @@ def test_a_killed_helpers_segments_come_back(
     assert deaths_of(db, "helped") == 0
 
 
-def test_the_first_sigterm_hands_a_chapter_back_when_the_segments_in_hand_are_spoken(
+def test_the_first_sigterm_returns_a_chapter_to_its_queue_after_the_current_segments(
     client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
 ) -> None:
     first = start_worker()
     chapter = place(client, store, "handed", book_of(24), voice=LIVE)
-    until(lambda: held(db, "handed") == 7, "its segment workers to be busy")
+    until(lambda: held(db, "handed") == 7, "all its segment workers to be busy")
     first.process.send_signal(signal.SIGTERM)
     assert first.wait(10) == 0
     assert "job.handed_back" in first.said()
-    assert held(db, "handed") == 0, "nothing waits for a lease to run out"
+    assert held(db, "handed") == 0, "no segment waits until a lease expires"
     assert client.speech("handed").status().state == "queued"
     second = start_worker()
     check(chapter, narrate(client, chapter), store)
@@ -165,23 +166,23 @@ def test_the_first_sigterm_hands_a_chapter_back_when_the_segments_in_hand_are_sp
     assert deaths_of(db, "handed") == 0
 
 
-def test_the_second_sigterm_hands_it_back_at_once(
+def test_the_second_sigterm_returns_a_chapter_to_its_queue_at_once(
     client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
 ) -> None:
     first = start_worker()
     chapter = place(client, store, "handed", long_book(10), voice=LIVE)
-    until(lambda: held(db, "handed") == 7, "its segment workers to be busy")
+    until(lambda: held(db, "handed") == 7, "all its segment workers to be busy")
     for _ in range(2):
         first.process.send_signal(signal.SIGTERM)
-        until(lambda: "worker.stopping" in first.said(), "the signal to be taken")
+        until(lambda: "worker.stopping" in first.said(), "the worker to handle the signal")
     assert first.wait() == 0
-    assert db.zcard(keys.unspoken("handed")) == 10, "no segment was spoken to its end"
-    until(lambda: held(db, "handed") == 0, "the segments to be free")
+    assert db.zcard(keys.unspoken("handed")) == 10, "no segment was completed"
+    until(lambda: held(db, "handed") == 0, "all segments to be released")
     start_worker()
     check(chapter, narrate(client, chapter), store)
 
 
-def test_a_burst_worker_narrates_what_is_there_and_leaves(
+def test_a_burst_worker_narrates_all_queued_chapters_and_exits(
     client: Client, start_worker: StartWorker, store: Store
 ) -> None:
     chapters = [place(client, store, f"burst-{number}", book_of(3, 10 * number)) for number in range(5)]
@@ -190,21 +191,24 @@ def test_a_burst_worker_narrates_what_is_there_and_leaves(
         check(chapter, narrate(client, chapter), store)
 
 
-# Beside other work
+# Beside other jobs
 
 
-def test_a_listener_overtakes_a_book_that_has_all_a_workers_attention(
+def test_an_interactive_job_overtakes_chapters_that_occupy_the_whole_worker(
     client: Client, start_worker: StartWorker, store: Store
 ) -> None:
     start_worker("tone", "--jobs", "1")
     books = [place(client, store, f"book-{number}", book_of(40, 100 * number), voice=LIVE) for number in range(3)]
     states = [client.speech(book.speech.id) for book in books]
-    until(lambda: [speech.status().state for speech in states] == ["running", "running", "queued"], "two to begin")
+    until(
+        lambda: [speech.status().state for speech in states] == ["running", "running", "queued"],
+        "two chapters to start",
+    )
     client.enqueue("A short word.", voice=LIVE).wait(timeout_s=5)
     assert [speech.status().state for speech in states] == ["running", "running", "queued"]
 
 
-def test_a_cancelled_chapter_ends_promptly_and_leaves_nothing(
+def test_a_cancelled_chapter_ends_promptly_and_leaves_no_keys(
     client: Client, start_worker: StartWorker, store: Store, db: redis.Redis, tmp_path: Path
 ) -> None:
     for _ in range(2):
@@ -214,17 +218,17 @@ def test_a_cancelled_chapter_ends_promptly_and_leaves_nothing(
     client.speech("cancelled").cancel()
     with pytest.raises(SpeechCancelledError):
         client.speech("cancelled").wait(timeout_s=10)
-    assert list(tmp_path.glob("store/**/*.flac")) == [], "no segment was spoken to its end"
-    assert_no_pool_is_left(db)
+    assert list(tmp_path.glob("store/**/*.flac")) == [], "no segment was completed"
+    assert_no_segment_queue_is_left(db)
     chapter = place(client, store, "after", book_of(2))
     check(chapter, narrate(client, chapter), store)
-    assert db.keys("voxspool:*cancelled*:pool") == [], "a helper that heard of it late brings nothing back"
+    assert db.keys("voxspool:*cancelled*:pool") == [], "a helper that learns of the cancellation late restores no keys"
 
 
 # Stores
 
 
-def test_a_chapter_whose_store_nobody_has_fails_with_a_sentence(
+def test_a_chapter_whose_store_no_worker_has_fails_with_a_clear_error(
     client: Client, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker()
@@ -234,7 +238,7 @@ def test_a_chapter_whose_store_nobody_has_fails_with_a_sentence(
     assert failed.value.code == "store"
 
 
-def test_a_worker_with_another_store_leaves_a_chapter_to_those_who_have_its_store(
+def test_a_worker_with_another_store_leaves_a_chapter_to_a_worker_with_the_right_store(
     client: Client, start_worker: StartWorker, store: Store, tmp_path: Path
 ) -> None:
     other = start_worker(environ={"VOXSPOOL_STORE": str(tmp_path / "elsewhere")})
@@ -248,7 +252,7 @@ def test_a_worker_with_another_store_leaves_a_chapter_to_those_who_have_its_stor
     assert other.said().count("job.not_here") < 5
 
 
-def test_a_store_that_cannot_be_opened_keeps_no_worker_from_speaking(
+def test_a_worker_whose_store_cannot_be_opened_still_speaks_other_jobs(
     client: Client, start_worker: StartWorker, store: Store, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
@@ -261,10 +265,10 @@ def test_a_store_that_cannot_be_opened_keeps_no_worker_from_speaking(
     assert failed.value.code == "store"
 
 
-# What goes wrong with a segment
+# Faulty segments
 
 
-def test_a_segment_that_workers_die_of_is_set_aside_and_the_chapter_goes_on(
+def test_a_segment_that_crashes_two_workers_is_skipped_and_the_chapter_completes(
     client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
 ) -> None:
     passages = [*book_of(3), Passage("After this word workers vanish.", 0.5), *book_of(3, 3)]
@@ -275,10 +279,10 @@ def test_a_segment_that_workers_die_of_is_set_aside_and_the_chapter_goes_on(
     assert [mark.fault for mark in marks] == [""] * 3 + ["poison"] + [""] * 3
     assert (marks[3].key, marks[3].end_pos - marks[3].pos) == ("", 12_000)
     assert len(supervisor.exits) == 2
-    assert_no_pool_is_left(db)
+    assert_no_segment_queue_is_left(db)
 
 
-def test_a_segment_that_the_engine_cannot_say_is_marked_and_the_chapter_goes_on(
+def test_a_segment_on_which_the_engine_fails_is_marked_and_the_chapter_completes(
     client: Client, start_worker: StartWorker, store: Store
 ) -> None:
     worker = start_worker(program=FAULTY)
@@ -292,7 +296,7 @@ def test_a_segment_that_the_engine_cannot_say_is_marked_and_the_chapter_goes_on(
     assert end.faults == 1
 
 
-def test_a_fault_is_spoken_again_with_another_seed_and_the_best_try_is_kept(
+def test_a_faulty_segment_is_spoken_again_with_another_seed_and_the_best_try_is_kept(
     client: Client, start_worker: StartWorker, store: Store
 ) -> None:
     start_worker(program=FAULTY)
@@ -308,12 +312,12 @@ def test_a_fault_is_spoken_again_with_another_seed_and_the_best_try_is_kept(
     found = [store.find(mark.key) for mark in marks]
     assert [(one.seed, one.tries, one.fault) for one in found if one] == [(m.seed, m.tries, m.fault) for m in marks]
     assert [mark.seed % 2 for mark in marks[:2]] == [1, 0]
-    assert marks[3].seed % 2 == 1, "the even ones are too long besides"
+    assert marks[3].seed % 2 == 1, "tries with an even seed are also too long"
     again = narrate(client, place(client, store, "again", passages))
-    assert all(mark.reused for mark in again), "what is the best there is, is not spoken again"
+    assert all(mark.reused for mark in again), "the best of several faulty tries is also reused"
 
 
-def test_a_store_that_refuses_for_good_ends_the_chapter_with_a_sentence(
+def test_a_chapter_fails_with_a_clear_error_if_its_store_refuses_every_write(
     client: Client, start_worker: StartWorker, store: Store, tmp_path: Path
 ) -> None:
     start_worker()
@@ -326,10 +330,10 @@ def test_a_store_that_refuses_for_good_ends_the_chapter_with_a_sentence(
     assert failed.value.code == "store"
 
 
-# When Redis is away
+# Redis outages
 
 
-def test_a_chapter_outlives_a_time_without_redis_and_no_segment_is_blamed(
+def test_a_chapter_survives_a_redis_outage_and_no_segment_is_quarantined(
     client: Client, start_worker: StartWorker, store: Store, redis_server: RedisServer, db: redis.Redis
 ) -> None:
     workers = [start_worker(), start_worker()]
@@ -345,7 +349,7 @@ def test_a_chapter_outlives_a_time_without_redis_and_no_segment_is_blamed(
 
 
 @pytest.mark.parametrize("redis_server", [("--appendonly", "yes")], indirect=True, ids=["append-only"])
-def test_a_chapter_outlives_a_restart_of_redis(
+def test_a_chapter_survives_a_restart_of_redis(
     client: Client, start_worker: StartWorker, store: Store, redis_server: RedisServer, db: redis.Redis
 ) -> None:
     start_worker()
@@ -356,7 +360,7 @@ def test_a_chapter_outlives_a_restart_of_redis(
     check(chapter, narrate(client, chapter), store)
 
 
-def test_a_pool_that_redis_lost_begins_again(
+def test_a_segment_queue_that_redis_lost_is_rebuilt(
     client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
 ) -> None:
     start_worker()

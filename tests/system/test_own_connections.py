@@ -1,4 +1,4 @@
-"""Clients on connections that the program makes itself, and asyncio clients that serve several event loops."""
+"""Clients use Redis connections that the program makes, and asyncio clients serve several event loops."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def heard(client: AsyncClient, job: str) -> bytes:
 
 
 def named(db: redis.Redis, name: str) -> int:
-    """Return how many connections have a name."""
+    """Return the number of connections to Redis with a client name."""
     return sum(one["name"] == name for one in db.client_list())
 
 
@@ -47,7 +47,7 @@ def url(redis_server: RedisServer) -> str:
 # Several event loops
 
 
-def test_one_asyncio_client_serves_three_runs_and_leaves_no_connection(
+def test_one_asyncio_client_serves_three_event_loops_and_leaves_no_connection(
     url: str, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     start_worker()
@@ -56,12 +56,12 @@ def test_one_asyncio_client_serves_three_runs_and_leaves_no_connection(
         warnings.simplefilter("error")
         for number in range(3):
             assert asyncio.run(heard(client, f"run-{number}")) == tone(SENTENCE)
-        assert named(db, "mine") > 0, "those of the calls that use RQ stay open for the next run"
+        assert named(db, "mine") > 0, "the connections of calls that use RQ stay open for the next run"
         asyncio.run(client.close())
     until(lambda: named(db, "mine") == 0, "the connections to be closed")
 
 
-def test_a_run_may_close_the_client_and_the_next_one_use_it(url: str, start_worker: StartWorker) -> None:
+def test_a_closed_asyncio_client_can_be_used_in_the_next_event_loop(url: str, start_worker: StartWorker) -> None:
     start_worker()
     client = AsyncClient(url)
 
@@ -72,7 +72,7 @@ def test_a_run_may_close_the_client_and_the_next_one_use_it(url: str, start_work
     assert [asyncio.run(use(job)) for job in ("a", "b", "c")] == [tone(SENTENCE)] * 3
 
 
-def test_a_speech_goes_on_in_another_run(url: str, start_worker: StartWorker) -> None:
+def test_an_asyncio_speech_can_be_read_on_in_another_event_loop(url: str, start_worker: StartWorker) -> None:
     start_worker()
     client = AsyncClient(url)
 
@@ -89,7 +89,7 @@ def test_a_speech_goes_on_in_another_run(url: str, start_worker: StartWorker) ->
     assert first + asyncio.run(rest()) == tone(SENTENCE)
 
 
-def test_loops_in_several_threads_share_a_client(url: str, start_worker: StartWorker) -> None:
+def test_event_loops_in_several_threads_share_an_asyncio_client(url: str, start_worker: StartWorker) -> None:
     start_worker()
     client = AsyncClient(url)
     said: dict[str, bytes] = {}
@@ -104,10 +104,10 @@ def test_loops_in_several_threads_share_a_client(url: str, start_worker: StartWo
     assert said == dict.fromkeys(("a", "b", "c"), tone(SENTENCE))
 
 
-# Connections of the program's own
+# Connections that the program makes
 
 
-def test_a_factory_is_called_once_and_its_client_is_closed(
+def test_a_connection_factory_is_called_once_and_its_redis_client_is_closed(
     redis_server: RedisServer, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     start_worker()
@@ -126,7 +126,7 @@ def test_a_factory_is_called_once_and_its_client_is_closed(
     until(lambda: named(db, "mine") == 0, "the connections to be closed")
 
 
-def test_a_pool_that_others_use_too_stays_open(redis_server: RedisServer, db: redis.Redis) -> None:
+def test_closing_a_client_leaves_a_shared_connection_pool_open(redis_server: RedisServer, db: redis.Redis) -> None:
     pool = redis.ConnectionPool(port=redis_server.port, client_name="shared")
     with Client(settings=Settings(), redis=lambda: redis.Redis(connection_pool=pool)) as client:
         assert client.workers() == []
@@ -134,7 +134,7 @@ def test_a_pool_that_others_use_too_stays_open(redis_server: RedisServer, db: re
     pool.disconnect()
 
 
-def test_asyncio_factories_are_called_once_for_each_loop_and_once_for_rq(
+def test_connection_factories_are_called_once_per_event_loop_and_once_for_rq(
     redis_server: RedisServer, start_worker: StartWorker
 ) -> None:
     start_worker()
@@ -154,12 +154,12 @@ def test_asyncio_factories_are_called_once_for_each_loop_and_once_for_rq(
     assert made == ["plain", "asyncio", "asyncio"]
 
 
-# A real Sentinel
+# Redis Sentinel
 
 
 @pytest.fixture
 def sentinel_port(redis_server: RedisServer, tmp_path: Path) -> Iterator[int]:
-    """Start a Sentinel that watches the test's Redis; skip the test if the server's program has no such mode."""
+    """Start a Sentinel that watches the test's Redis; skip the test if the server has no Sentinel mode."""
     port = free_port()
     config = tmp_path / "sentinel.conf"
     config.write_text(
@@ -178,12 +178,13 @@ def sentinel_port(redis_server: RedisServer, tmp_path: Path) -> Iterator[int]:
 
 
 def answers(port: int) -> bool:
+    """Return whether a Sentinel answers on a port."""
     with contextlib.suppress(redis.RedisError), redis.Redis(port=port) as asked:
         return bool(asked.sentinel_master(SERVICE))
     return False
 
 
-def test_a_sentinel_names_the_redis_of_a_client(sentinel_port: int, start_worker: StartWorker) -> None:
+def test_a_client_finds_redis_through_sentinel(sentinel_port: int, start_worker: StartWorker) -> None:
     start_worker()
     watched = redis.Sentinel([("127.0.0.1", sentinel_port)])
     with Client(settings=Settings(), redis=lambda: watched.master_for(SERVICE)) as client:
@@ -192,7 +193,7 @@ def test_a_sentinel_names_the_redis_of_a_client(sentinel_port: int, start_worker
         assert client.enqueue(SENTENCE * 9, voice="sine-live").cancel() in ("asked", "cancelled")
 
 
-def test_a_sentinel_names_the_redis_of_an_asyncio_client(sentinel_port: int, start_worker: StartWorker) -> None:
+def test_an_asyncio_client_finds_redis_through_sentinel(sentinel_port: int, start_worker: StartWorker) -> None:
     start_worker()
     plain = redis.Sentinel([("127.0.0.1", sentinel_port)])
 
@@ -204,7 +205,7 @@ def test_a_sentinel_names_the_redis_of_an_asyncio_client(sentinel_port: int, sta
         assert asyncio.run(heard(client, job)) == tone(SENTENCE)
 
 
-def test_messages_name_the_service_of_a_sentinel(sentinel_port: int) -> None:
+def test_error_messages_name_the_sentinel_service(sentinel_port: int) -> None:
     watched = redis.Sentinel([("127.0.0.1", sentinel_port)])
     with Client(settings=Settings(), redis=lambda: watched.master_for(SERVICE)) as client:
         with warnings.catch_warnings():
