@@ -47,7 +47,7 @@ class GuardedRedis(RedisServer):
 
     @property
     def url(self) -> str:
-        """The URL for the fixture that starts workers: that of the user `worker`."""
+        """Return the URL of the user `worker`. The fixture that starts workers uses it."""
         return self.url_of("worker")
 
     def url_of(self, user: str) -> str:
@@ -68,13 +68,13 @@ class GuardedRedis(RedisServer):
 
 
 def allowed(file: Path, user: str) -> set[str]:
-    """Return the commands that a file allows a user by name."""
+    """Return the commands that an ACL file allows a user by name."""
     (line,) = re.findall(rf"^user {user} .*$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return set(re.findall(r"\+([a-z|]+)", line))
 
 
 def patterns(file: Path, user: str) -> set[str]:
-    """Return the patterns of keys and channels that a file allows a user."""
+    """Return the patterns of keys and channels that an ACL file allows a user."""
     (line,) = re.findall(rf"^user {user} .*$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return set(re.findall(r"[~&]([^ )]+)", line)) - {"*"}
 
@@ -138,6 +138,6 @@ def named(command: str) -> str:
 
 
 def denials(admin: redis.Redis) -> list[tuple[str, str]]:
-    """Return the user and the object of each refused command, except CLIENT SETINFO, which redis-py may try in vain."""
+    """Return the user and the object of each refused command, except CLIENT SETINFO: redis-py ignores its refusal."""
     found: Any = admin.acl_log()
     return [(entry["username"], entry["object"]) for entry in found if entry["object"] not in INTRODUCTION]

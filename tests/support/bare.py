@@ -1,4 +1,4 @@
-"""Create the environment of a new user, with only what the README installs; also use a file as a loudspeaker."""
+"""Create a virtual environment with only what the README installs, and replace the loudspeaker by a file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def uv() -> str:
 
 
 def python(version: str) -> Path:
-    """Return a Python interpreter of a version. Try each one, because pyenv's shims exist for missing versions too."""
+    """Return a Python interpreter of a version. Each one is tried, because pyenv has shims for missing versions too."""
     roots = (Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions").glob(f"{version}.*")
     named = [shutil.which(f"python{version}"), *(root / "bin" / "python" for root in sorted(roots))]
     for one in filter(None, named):
@@ -78,7 +78,7 @@ def _install(folder: Path, interpreter: Path) -> None:
 
 
 def has_portaudio() -> bool:
-    """Return whether a file can be a loudspeaker on this machine: it has PortAudio with ALSA."""
+    """Return whether this machine has PortAudio with ALSA, so that a file can replace the loudspeaker."""
     return bool(ctypes.util.find_library("portaudio")) and ALSA.is_file()
 
 
@@ -101,6 +101,6 @@ def no_loudspeaker(folder: Path) -> dict[str, str]:
 
 
 def _configured(path: Path, config: str, *, alone: bool = False) -> dict[str, str]:
-    """Write a configuration of ALSA. Return the variable that loads it after the system's configuration, or `alone`."""
+    """Write an ALSA configuration. Return the variable that loads it after the system's one; with `alone`, only it."""
     path.write_text(config, encoding="utf-8")
     return {"ALSA_CONFIG_PATH": str(path) if alone else f"{ALSA}:{path}"}

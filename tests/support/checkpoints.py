@@ -22,13 +22,13 @@ LIBRARIES = ("torch", "coqui-tts")
 LIMIT_S = 180
 
 DECODER_ROWS, DECODER_POSITIONS = 6, 1072
-"""The size of the decoders that the tests make for the small checkpoint: rows, and positions of each."""
+"""The size of the decoders that the tests make for the small checkpoint: rows, and positions of each row."""
 
 
 def small_checkpoint(*, stop_bias: float = 0.0) -> Path:
     """Return the folder of a small random checkpoint, for reading only. A test that changes it must copy it.
 
-    `stop_bias` is added to the logit of the stop token: the higher, the sooner a segment ends.
+    `stop_bias` is added to the logit of the stop token: a higher value makes segments shorter.
     """
     made_of = [path.read_text(encoding="utf-8") for path in MAKERS] + [version(name) for name in LIBRARIES]
     key = hashlib.sha256(repr((made_of, stop_bias)).encode()).hexdigest()[:16]

@@ -35,7 +35,7 @@ def pcm(samples: np.ndarray) -> bytes:
 
 def tone(seconds: float, rate_hz: int) -> np.ndarray:
     t = np.arange(int(seconds * rate_hz)) / rate_hz
-    swell = np.sin(np.pi * t / seconds)  # a length that is off shows as a shifted hill
+    swell = np.sin(np.pi * t / seconds)  # loud in the middle: a wrong length moves the peak
     return (12_000 * swell * np.sin(2 * np.pi * 440 * t)).astype(np.int16)
 
 
@@ -44,7 +44,7 @@ def noise(seconds: float, rate_hz: int = 24_000) -> np.ndarray:
 
 
 def speech(samples: np.ndarray, rate_hz: int = 24_000, segment: int = 24_000) -> Iterator[Entry]:
-    """A stream without a break: segments of two chunks."""
+    """Yield the entries of a stream with one attempt. Each segment has two chunks."""
     yield begin(rate_hz=rate_hz)
     for start in range(0, len(samples), segment):
         part = samples[start : start + segment]
@@ -73,14 +73,17 @@ def chunks(data: st.DataObject, start: int, samples: np.ndarray) -> list[Entry]:
 
 
 def broken_stream(data: st.DataObject, signal_: np.ndarray, *, same_again: bool) -> Iterator[Entry]:
-    """A stream of several attempts. Where not `same_again`, an attempt that broke off said other samples."""
+    """Yield the entries of a stream with several attempts.
+
+    Unless `same_again`, an attempt that breaks off has other samples than the attempt that completes the segment.
+    """
     borders = sorted(data.draw(st.sets(st.integers(0, len(signal_)), max_size=4)) | {0, len(signal_)})
     yield begin()
     for start, stop in pairwise(borders):
         segment = signal_[start:stop]
         for _ in range(data.draw(st.integers(0, 2), label="crashes")):
             said = chunks(data, start, segment if same_again else ~segment)
-            yield from said[: data.draw(st.integers(0, len(said)), label="said before the crash")]
+            yield from said[: data.draw(st.integers(0, len(said)), label="entries before the crash")]
             yield begin(start)
         yield from chunks(data, start, segment)
         yield mark(start, stop)

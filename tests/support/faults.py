@@ -1,4 +1,4 @@
-"""Short functions for tests of faults: enqueue jobs, wait for progress, freeze processes, read in threads."""
+"""Enqueue jobs, wait for their progress, freeze processes and read in threads, for tests of faults."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Listeners:
         }
 
     def all_heard(self, job: str) -> set[bytes]:
-        """Return the different audios that a job's readers got. Raise the error of a reader that failed."""
+        """Return the set of PCM data that the readers of a job got. Raise the error of a reader that failed."""
         return {one.result(90) for one in self._heard[job]}
 
     def heard(self, job: str) -> bytes:

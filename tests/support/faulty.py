@@ -2,8 +2,9 @@
 
     python faulty.py run --engine tone …
 
-A segment with one of WORDS makes the engine fail in this way; one with one of SOUNDS gets this faulty sound. With
-JUMPING_CLOCK=1 the wall clock of the process jumps by a day, forwards or backwards, every second.
+If the text of a segment contains a word of WORDS, the engine fails in the way listed there. If it contains a word of
+SOUNDS, the audio of the segment is faulty in the way listed there. With JUMPING_CLOCK=1, the wall clock of the process
+jumps by a day every second, forwards or backwards.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ SOUNDS: dict[str, Callable[[int, Samples], Samples]] = {
 PATIENCE_S = 3.0
 """The watchdog's time limits for a step and for a job that must end, in seconds, shorter than a real worker's."""
 PREPARE_S = {"slow": 2.0, "deaf": None}
-"""Voice -> duration of its preparation, in seconds; None: for ever. The preparation ignores cancellation."""
+"""Voice -> duration of its preparation, in seconds; None: it never ends. The preparation ignores cancellation."""
 
 
 def main() -> None:
@@ -123,7 +124,7 @@ def main() -> None:
             return super().step()
 
     tone.ToneEngine = FaultyEngine  # type: ignore[misc]
-    watchdog.STEP_LIMIT_S = watchdog.TOKEN_LIMIT_S = worker.HAND_BACK_S = PATIENCE_S  # type: ignore[misc] # constants: mypy lets nobody assign them
+    watchdog.STEP_LIMIT_S = watchdog.TOKEN_LIMIT_S = worker.HAND_BACK_S = PATIENCE_S  # type: ignore[misc] # mypy forbids assigning to constants
     cli()
 
 

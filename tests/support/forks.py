@@ -120,7 +120,7 @@ class ForkedProcess:
         return self.returncode
 
 
-# The code of the server
+# Everything below runs in the process of the server and in its forks.
 
 
 def serve(control: socket.socket) -> tuple[str, list[str]]:
@@ -180,7 +180,7 @@ def _report_ended(running: dict[int, int]) -> None:
 
 
 def _become(environ: dict[str, str], folder: str, fds: list[int]) -> None:
-    """Give this fork the environment, folder, streams and signal handlers of a program that has just started."""
+    """Set the environment, folder, streams and signal handlers of this fork to those of a newly started program."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -42,7 +42,7 @@ def place(client: Client, store: Store, job: str, passages: Iterable[Passage], *
 def narrate(client: Client, chapter: ChapterSpec) -> list[Mark]:
     """Follow a chapter to its end, and return its marks."""
     entries = [received.entry for received in client.speech(chapter.speech.id).entries()]
-    assert not any(isinstance(entry, Audio) for entry in entries), "a book's audio does not pass through Redis"
+    assert not any(isinstance(entry, Audio) for entry in entries), "the audio of a chapter passed through Redis"
     return [entry for entry in entries if isinstance(entry, Mark)]
 
 

@@ -1,4 +1,4 @@
-"""Check what must be true of every job at the end of a test, whatever faults it had.
+"""Check what must be true of every job at the end of a test, with or without faults.
 
 This module reads only Redis, by the documented rules of the stream and RQ's keys. It uses no worker and no client.
 """
@@ -30,8 +30,8 @@ other workers would find and delete the records.)"""
 
 LISTS: Final = ("rq:queue:voxspool-*", "rq:queue:*:intermediate", "rq:wip:*")
 """Keys of waiting jobs and of leases."""
-FOR_EVER: Final = -1
-"""Redis's TTL of a key without a lifetime."""
+NO_EXPIRY: Final = -1
+"""The TTL that Redis returns for a key that never expires."""
 RECORDS: Final = ("rq:execution:*", "rq:executions:*", "rq:worker:*:executions")
 """Keys of RQ's execution records."""
 
@@ -95,7 +95,7 @@ def check_stream(db: redis.Redis, job: str, expected: Expected) -> None:
     else:
         assert expected.samples.startswith(samples), f"job {job}: the published audio differs from the reference"
     for key in (keys.audio(job), keys.control(job), f"rq:job:{job}"):
-        assert db.ttl(key) > 0, f"{key} lives for ever"
+        assert db.ttl(key) > 0, f"{key} never expires"
 
 
 def heard(entries: Iterable[Any]) -> tuple[bytes, list[int]]:
@@ -134,4 +134,4 @@ def check_leftovers(db: redis.Redis, jobs: Iterable[str], may_expire: tuple[str,
 def left(db: redis.Redis, pattern: str, *, expiring: bool) -> list[bytes]:
     """Return the keys that match a pattern. With `expiring`, leave out keys that have a lifetime."""
     found = list(db.scan_iter(pattern))
-    return [key for key in found if db.ttl(key) == FOR_EVER] if expiring else found
+    return [key for key in found if db.ttl(key) == NO_EXPIRY] if expiring else found

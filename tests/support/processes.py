@@ -34,7 +34,7 @@ def until(condition: Callable[[], object], what: str, limit_s: float = DEADLINE_
     """Wait until a condition is true. Fail after `limit_s` seconds; `what` describes the condition."""
     deadline = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < deadline, f"waited {limit_s} s in vain for {what}"
+        assert time.monotonic() < deadline, f"waited {limit_s} s for {what}"
         time.sleep(0.01)
 
 
@@ -68,7 +68,7 @@ def free_port() -> int:
             return int(probe.getsockname()[1])
 
 
-def skip_where_a_redis_is_found() -> None:
+def skip_if_a_redis_is_running() -> None:
     """Skip the test if a program listens on Redis's default port: a command without a URL would use it."""
     with contextlib.suppress(OSError), socket.create_connection(("localhost", 6379), timeout=5):
         pytest.skip("another Redis is on the default port")

@@ -1,4 +1,4 @@
-"""Jobs on a real Redis for tests of the worker's queue package: enqueue as a producer, claim as a worker."""
+"""Enqueue jobs as a producer and claim them as a worker, on a real Redis, for tests of the worker's queue package."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def put(db: redis.Redis, queue: str, job: str, **options: str) -> None:
 
 
 def begin(db: redis.Redis, queue: str, *, engine: str = "tone", sample_rate: int = 24_000) -> None:
-    """Claim the first job of a queue, publish its `begin` entry, and requeue it: what a worker does that stops."""
+    """Claim the first job of a queue, publish its `begin` entry, and requeue it, as a worker does that stops."""
     records = records_of(db, "w")
     found = records.claim([queue], "first")
     assert found
@@ -92,10 +92,10 @@ def lease_s(db: redis.Redis, run: JobExecution) -> float | None:
 
 
 def expire_lease(db: redis.Redis, run: JobExecution) -> None:
-    """Let the lease of a run have expired long ago."""
+    """Set the lease of a run to a time long ago, so that it has expired."""
     assert db.zadd(run.lease_key, {run.composite: 1}, xx=True, ch=True) == 1
 
 
 def deaths(db: redis.Redis, job: str) -> int:
-    """Return how many workers died of a job, by RQ's record of it."""
+    """Return how many workers a job has crashed, from its hash in Redis."""
     return int(db.hget(f"rq:job:{job}", "deaths") or 0)

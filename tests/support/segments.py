@@ -1,4 +1,4 @@
-"""An engine like tone that a test controls, and chapters whose segments it speaks in the test's process."""
+"""Control an engine like tone from a test, and speak the segments of chapters in the test's process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STORE = "0" * 32
 
 
 class ControlledTone(ToneEngine):
-    """Tone that stands still while its gate is closed, and whose segments sound or fail as the test wants."""
+    """The engine tone with a gate, which stops all steps while closed, and with hooks that change or fail segments."""
 
     def __init__(self, rows: int = 8) -> None:
         super().__init__(rows)
@@ -41,12 +41,12 @@ class ControlledTone(ToneEngine):
         self.sound: Callable[[SpeechSegment, Samples], Samples] = lambda _, samples: samples
         """Changes the samples of a segment."""
         self.before_step: Callable[[SpeechSegment], None] = lambda _: None
-        """Called for each segment in a row before a step; what it raises, the step raises."""
+        """Called before each step with the segment of each row. An error that it raises is raised by the step."""
         self.admitted: list[SpeechSegment] = []
 
     @property
     def spoken_texts(self) -> list[str]:
-        """The texts of all segments that it was given, in order."""
+        """Return the texts of all admitted segments, in order."""
         return [segment.text for segment in self.admitted]
 
     def admit(self, segment: SpeechSegment) -> None:
@@ -73,7 +73,7 @@ class NarrationProcess:
         self.engine = ControlledTone(rows)
         self.scheduler = Scheduler(self.engine)
         self.arguments: dict[str, object] = {}
-        """The argument of each job that it may help with."""
+        """Job id -> argument of the job. The segment workers speak segments of these jobs only."""
         self.redis_is_new = False
         self.workers = SegmentWorkers(
             self.engine, self.scheduler, db, store_handle, Metrics(), name,
@@ -121,10 +121,10 @@ def held_segments(db: redis.Redis, job: str) -> list[int]:
 
 
 def unclaimed_segments(db: redis.Redis, job: str) -> list[int]:
-    """Return the segments of a chapter that nobody holds."""
+    """Return the segments of a chapter that no worker holds."""
     return [int(name) for name in db.zrangebyscore(keys.unspoken(job), 0, 0)]
 
 
 def expire_leases(db: redis.Redis, job: str, *segments: int) -> None:
-    """Make the leases of segments expire, as if their holder had died."""
+    """Make the leases of segments expire, as if the worker that held them had died."""
     db.zadd(keys.unspoken(job), {f"{segment:06d}": 1 for segment in segments}, xx=True)

@@ -30,9 +30,9 @@ class Certificate:
 
     @classmethod
     def make(cls, folder: Path, name: str) -> Certificate:
-        """Create a certificate with the command `openssl`. Without it skip the test, and fail it in CI."""
+        """Create a certificate with the command `openssl`. Without this command skip the test; in CI, fail it."""
         if not shutil.which("openssl"):
-            (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no command openssl")
+            (pytest.fail if os.environ.get("CI") else pytest.skip)("the command openssl is not installed")
         made = cls(folder / f"{name}.crt", folder / f"{name}.key")
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
@@ -96,7 +96,7 @@ class _Proxy:
 
 
 async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """Copy bytes from one side to the other until the first closes its connection; then close the other's."""
+    """Copy bytes from `source` to `target` until `source` is closed; then close `target`."""
     try:
         while data := await source.read(BUFFER_BYTES):
             target.write(data)

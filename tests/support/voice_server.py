@@ -1,4 +1,4 @@
-"""Serve a catalogue of Piper voices on loopback, as Piper's own server does, or as a broken or hostile one may."""
+"""Serve a catalogue of Piper voices on loopback, with correct, broken or hostile answers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Cut:
 
 @dataclass
 class VoiceServer:
-    """The files of a server by path, and the requests that it got."""
+    """The answers of a server by path, and the requests that it got."""
 
     url: str = ""
     """The URL of the catalogue."""
@@ -107,7 +107,7 @@ class VoiceServer:
         return next(f"/mirror/{path}" for path in self.entries[name]["files"] if path.endswith(suffix))
 
     def answer(self, path: str) -> bytes | Path | Cut | None:
-        """Return the answer for a path, or None."""
+        """Return the answer for a path; None if there is no such file."""
         path = unquote(path.partition("?")[0])
         if path == CATALOGUE and path not in self.answers:
             return json.dumps(self.entries).encode()

@@ -1,6 +1,6 @@
-"""A Redis server with workers, and faults that a test causes to them; also count the workers that a job may have lost.
+"""Start a Redis server and workers, cause faults to them, and count the workers that a job may have lost.
 
-Faults that last some time (a stall, a freeze) are ended by a timer, so that a test can continue in the meantime.
+A timer ends the faults that last some time (a stall, a freeze), so that a test can continue in the meantime.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Member:
 
     @property
     def left(self) -> bool:
-        """True if it takes no more jobs: it was killed or asked to stop."""
+        """Return whether it takes no more jobs, because it was killed or asked to stop."""
         return self.killed or self.signals > 0
 
 
@@ -92,15 +92,13 @@ class World:
         ]
         return sum(until_s >= moment for until_s in (*self._lost, *handed_into_a_stall))
 
-    def redis_is_here(self) -> None:
+    def wait_for_redis(self) -> None:
         """Wait until a stall of Redis has ended."""
         self.db.ping()
 
-    # -- faults of workers -----------------------------------------------------------------------------------------
-
     def start_worker(self) -> Member:
         """Start a worker when Redis answers, and return it when it takes jobs."""
-        self.redis_is_here()
+        self.wait_for_redis()
         number = len(self.members)
         log = self.folder / f"worker-{number}.log"
         arguments = ["run", "--engine", "tone", "--redis", self.server.url]
@@ -137,8 +135,6 @@ class World:
             self._lost.append(member.frozen_until)
         self._stop_for(member.worker.process, seconds)
 
-    # -- faults of Redis -------------------------------------------------------------------------------------------
-
     def stall(self, seconds: float) -> None:
         """Suspend Redis for some seconds, unless it is suspended already."""
         if any(end > time.monotonic() for _, end in self.stalls):
@@ -160,8 +156,6 @@ class World:
         timer.start()
         self._timers.append(timer)
 
-    # -- the end ---------------------------------------------------------------------------------------------------
-
     def check_workers(self) -> None:
         """Assert that workers exited only when asked, with the right exit code and without a traceback."""
         for member in self.members:
@@ -169,8 +163,8 @@ class World:
             if member.killed:
                 process.wait(10)
             elif member.signals:
-                gone_already = -signal.SIGTERM if "worker.gone" in member.worker.said() else 0
-                assert process.wait(HAND_BACK_S + 30) in {0, gone_already}, f"{member} exited with {process.returncode}"
+                stopped = -signal.SIGTERM if "worker.gone" in member.worker.said() else 0
+                assert process.wait(HAND_BACK_S + 30) in {0, stopped}, f"{member} exited with {process.returncode}"
             else:
                 assert process.poll() is None, f"{member} exited with {process.returncode}"
             assert "Traceback" not in member.worker.said(), f"{member} had an unexpected error"

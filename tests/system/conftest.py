@@ -1,4 +1,4 @@
-"""A real redis-server and real worker processes, started for a test and gone with it."""
+"""Fixtures that start a real redis-server and real worker processes for a test, and stop them after it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_report_header() -> str:
-    said = subprocess.run([server_path(), "--version"], capture_output=True, text=True, timeout=10, check=True)
-    return f"server: {' '.join(said.stdout.split()[:3])}"
+    done = subprocess.run([server_path(), "--version"], capture_output=True, text=True, timeout=10, check=True)
+    return f"server: {' '.join(done.stdout.split()[:3])}"
 
 
 @pytest.fixture
 def redis_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """Start a server; a test may say with which options, by an indirect parameter."""
+    """Start a redis-server. An indirect parameter of the test sets its options."""
     folder = tmp_path / "redis"
     folder.mkdir()
     server = RedisServer(folder, getattr(request, "param", ()))
@@ -70,10 +70,11 @@ def fork_server() -> Iterator[ForkServer]:
 def start_worker(
     redis_server: RedisServer, db: redis.Redis, tmp_path: Path, fork_server: ForkServer
 ) -> Iterator[Callable[..., WorkerProcess]]:
-    """Start a worker and wait until it takes jobs. Its log stands in `worker-N.log` of the test's folder.
+    """Return a function that starts a worker, with its log in the file `worker-N.log` of the test's folder.
 
-    A worker with tone is forked; one with another engine, another program, an environment for Python itself, or
-    whose start the test watches (`wait=False`) is started afresh.
+    The function waits until the worker takes jobs, except with `wait=False`. A worker with the engine tone is forked,
+    because a fork starts faster. It is started as a new process instead if it has another program, a variable
+    PYTHON... in its environment, or `wait=False`.
     """
     started: list[WorkerProcess] = []
 
@@ -102,7 +103,7 @@ def start_worker(
         worker = WorkerProcess(process, log)
         started.append(worker)
         if wait:
-            limit_s = 120.0 if engine == "xtts" else DEADLINE_S  # PyTorch is large
+            limit_s = 120.0 if engine == "xtts" else DEADLINE_S  # importing PyTorch is slow
             until(lambda: "worker.ready" in worker.said() or process.poll() is not None, "a worker", limit_s)
             assert process.poll() is None, worker.said()
             (name,) = db.smembers(keys.WORKERS) - before
@@ -116,7 +117,10 @@ def start_worker(
 
 @pytest.fixture
 def proxies(redis_server: RedisServer, db: redis.Redis) -> Iterator[Callable[[], Proxy]]:
-    """Make a proxy before the test's Redis, which knows all scripts: a request for one has its effect at once."""
+    """Return a function that starts a proxy in front of the test's Redis.
+
+    All scripts are loaded before: the first request that names a script runs it, and is not refused with NOSCRIPT.
+    """
     for package in ("voxspool.lua", "voxspool_worker.lua"):
         for script in files(package).iterdir():
             if script.name.endswith(".lua"):
@@ -127,7 +131,7 @@ def proxies(redis_server: RedisServer, db: redis.Redis) -> Iterator[Callable[[],
 
 @pytest.fixture
 def run_cli(redis_server: RedisServer, fork_server: ForkServer) -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """Run `voxspool …` in a process of its own, against the test's Redis."""
+    """Return a function that runs `voxspool` in its own process, with the test's Redis."""
 
     def run(*arguments: str, stdin: bytes = b"", redis_url: str | None = None) -> subprocess.CompletedProcess[bytes]:
         environ = clean_env() | {"VOXSPOOL_REDIS_URL": redis_url or redis_server.url}

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from tests.support import bare
-from tests.support.processes import skip_where_a_redis_is_found
+from tests.support.processes import skip_if_a_redis_is_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ def commands(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def environ(commands: Path, tmp_path: Path) -> dict[str, str]:
     """What a new user's shell says, who has activated the environment."""
-    skip_where_a_redis_is_found()
+    skip_if_a_redis_is_running()
     return {"HOME": str(tmp_path), "PATH": f"{commands}:/usr/bin:/bin", "SHELL": "/bin/bash"}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.support.processes import skip_where_a_redis_is_found
+from tests.support.processes import skip_if_a_redis_is_running
 from voxspool.cli import main
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def test_detaching_from_a_redis_of_its_own_is_a_usage_error(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VOXSPOOL_REDIS_URL")
-    skip_where_a_redis_is_found()
+    skip_if_a_redis_is_running()
     said = refused("narrate", book, "-o", tmp_path / "out", "--detach", code=2)
     assert "--detach leaves the work to a Redis and workers that go on without this command" in said
     assert not (tmp_path / "out").exists()

@@ -16,9 +16,9 @@ WATCHED = (
 _log = os.open(os.environ["AUDIT_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
-def _write_down(event: str, arguments: tuple[object, ...]) -> None:
+def _log_event(event: str, arguments: tuple[object, ...]) -> None:
     if event in WATCHED:
         os.write(_log, f"{event} {arguments!r}\n".encode(errors="replace"))
 
 
-sys.addaudithook(_write_down)
+sys.addaudithook(_log_event)
