@@ -1,4 +1,4 @@
-"""The two distributions as an index gets them: built, looked at, and installed into an environment of their own."""
+"""Both distributions are built as for a package index, have the right contents, and run in a fresh environment."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ TOOLS = ("build", "hatchling", "twine")
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
+    """Run a command that must succeed, and return its output."""
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"NO_COLOR": "1"}
     done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,7 +39,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build each source distribution, and each wheel from its source distribution; give their folder."""
+    """Build each source distribution, and each wheel from its source distribution; return their folder."""
     if lacking := [tool for tool in TOOLS if importlib.util.find_spec(tool) is None]:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{', '.join(lacking)} not installed")
 
@@ -50,28 +51,31 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wheel(built: Path, side: str) -> Path:
+    """Return the wheel of a distribution."""
     (found,) = built.glob(f"{SIDES[side]}-[0-9]*.whl")
     return found
 
 
 def source(built: Path, side: str) -> Path:
+    """Return the source distribution."""
     (found,) = built.glob(f"{SIDES[side]}-[0-9]*.tar.gz")
     return found
 
 
 def metadata(built: Path, side: str) -> Message:
+    """Return the metadata of a wheel."""
     with zipfile.ZipFile(wheel(built, side)) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         return Parser().parsestr(archive.read(name).decode())
 
 
-def test_an_index_would_take_them(built: Path) -> None:
+def test_twine_accepts_every_distribution(built: Path) -> None:
     said = run(sys.executable, "-m", "twine", "check", "--strict", *sorted(built.iterdir()))
     assert said.count("PASSED") == 4
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_the_licence_is_in_each(side: str, built: Path) -> None:
+def test_wheel_and_source_distribution_contain_the_licence(side: str, built: Path) -> None:
     assert (ROOT / side / "LICENSE").read_bytes() == LICENCE
     with zipfile.ZipFile(wheel(built, side)) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("/licenses/LICENSE")]
@@ -84,7 +88,7 @@ def test_the_licence_is_in_each(side: str, built: Path) -> None:
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_they_hold_the_package_and_nothing_of_the_repository(side: str, built: Path) -> None:
+def test_wheel_and_source_distribution_contain_the_package_and_no_other_files(side: str, built: Path) -> None:
     package = SIDES[side]
     wanted = {
         str(path.relative_to(ROOT / side))
@@ -100,7 +104,7 @@ def test_they_hold_the_package_and_nothing_of_the_repository(side: str, built: P
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_their_page_says_what_they_are(side: str, built: Path) -> None:
+def test_the_metadata_names_licence_author_pythons_and_keywords(side: str, built: Path) -> None:
     said = metadata(built, side)
     assert (said["License-Expression"], said["Author"]) == ("Apache-2.0", "voxspool contributors")
     assert said["Requires-Python"] == ">=3.11"
@@ -108,25 +112,27 @@ def test_their_page_says_what_they_are(side: str, built: Path) -> None:
     classifiers = said.get_all("Classifier") or []
     pythons = [one.rpartition(" ")[2] for one in classifiers if re.search(r":: 3\.\d+$", one)]
     assert pythons == ["3.11", "3.12", "3.13", "3.14"]
-    assert not [one for one in classifiers if one.startswith("License")], "beside an expression an index refuses them"
+    assert not [one for one in classifiers if one.startswith("License")], (
+        "an index refuses licence classifiers beside a licence expression"
+    )
     page = str(said.get_payload())
     assert page.startswith(f"# {said['Name']}\n")
-    assert not re.search(r"\]\((?!https://)", page), "a relative link leads nowhere on an index's page"
+    assert not re.search(r"\]\((?!https://)", page), "a relative link does not work on the page of an index"
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_their_page_names_each_extra(side: str) -> None:
+def test_the_readme_of_a_package_names_each_extra(side: str) -> None:
     project = tomllib.loads((ROOT / side / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     page = (ROOT / side / "README.md").read_text(encoding="utf-8")
     assert {extra for extra in project["optional-dependencies"] if f"`{extra}`" not in page} == set()
 
 
-def test_the_wheels_run_in_an_environment_of_their_own(built: Path, tmp_path: Path) -> None:
+def test_the_wheels_run_in_a_fresh_environment(built: Path, tmp_path: Path) -> None:
     home = tmp_path / "environment"
     venv.create(home, symlinks=True)
     python = home / "bin" / "python"
     (packages,) = home.glob("lib/python*/site-packages")
-    (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))  # what they depend on, but not themselves
+    (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))  # the dependencies of both distributions
     wheels = [wheel(built, side) for side in SIDES]
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", *wheels)
     version = tomllib.loads((ROOT / "producer" / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]

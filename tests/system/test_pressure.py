@@ -1,4 +1,4 @@
-"""Too much of everything: paused queues, a full Redis at the door, a job that does not stop, a process that grows."""
+"""Overload: paused queues, a full Redis, too long queues, an endless speech, and workers that use too much memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ LIVE = "sine-live"
 # Paused queues
 
 
-def test_a_paused_queue_waits_while_the_others_are_spoken(
+def test_jobs_of_a_paused_queue_wait_while_other_queues_are_served(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     start_worker()
@@ -66,7 +66,7 @@ def test_a_paused_queue_waits_while_the_others_are_spoken(
     assert client.paused() == []
 
 
-def test_a_worker_that_waits_for_a_paused_queue_takes_what_comes_to_another_at_once(
+def test_a_worker_beside_a_paused_queue_starts_jobs_of_other_queues_at_once(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     start_worker()
@@ -75,12 +75,12 @@ def test_a_worker_that_waits_for_a_paused_queue_takes_what_comes_to_another_at_o
     commands = db.info("stats")["total_commands_processed"]
     with pytest.raises(DeadlineError):
         client.speech("waits").wait(timeout_s=2)
-    assert db.info("stats")["total_commands_processed"] - commands < 200, "it does not ask without end"
+    assert db.info("stats")["total_commands_processed"] - commands < 200, "the worker does not poll continuously"
     client.enqueue(SENTENCE, id="goes").wait(timeout_s=20)
-    assert client.speech("waits").cancel() == "cancelled", "what is paused can be cancelled"
+    assert client.speech("waits").cancel() == "cancelled", "a job in a paused queue can be cancelled"
 
 
-def test_what_runs_goes_on_in_a_paused_queue(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+def test_a_running_job_of_a_paused_queue_continues(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE, voice=LIVE)
     next(iter(speech))
@@ -89,7 +89,7 @@ def test_what_runs_goes_on_in_a_paused_queue(client: Client, start_worker: Start
     check_jobs(db, {speech.id: Expected(tone(SENTENCE))})
 
 
-def test_queues_are_paused_and_resumed_from_the_shell(client: Client, run_cli: RunCli) -> None:
+def test_commands_pause_and_resume_queues(client: Client, run_cli: RunCli) -> None:
     said = run_cli("pause", "batch", "tone").stdout.decode()
     assert sorted(said.splitlines()) == [f"paused {name}" for name in client.paused()]
     assert "voxspool-tone-interactive" in client.paused()
@@ -107,24 +107,24 @@ def test_queues_are_paused_and_resumed_from_the_shell(client: Client, run_cli: R
         client.resume("nothing")
 
 
-# At the door
+# Admission
 
 
-def test_a_redis_that_is_nearly_full_says_when_to_try_again(
+def test_a_client_refuses_a_job_with_a_retry_time_if_redis_is_nearly_full(
     client: Client, db: redis.Redis, run_cli: RunCli, redis_server: RedisServer
 ) -> None:
     db.setrange("ballast", 20_000_000, b"x")
     db.expire("ballast", 100)
     db.config_set("maxmemory", round(db.info("memory")["used_memory"] / 0.9))
     db.config_set("hz", 100)
-    until(lambda: db.info("keyspace")["db0"]["avg_ttl"] > 0, "Redis to know how long its keys live")
+    until(lambda: db.info("keyspace")["db0"]["avg_ttl"] > 0, "Redis to know the mean lifetime of its keys")
     with pytest.raises(
         BusyError, match=r"^busy \(Redis has \d+ MB in use of \d+ MB\); try again in about \d+ s$"
     ) as busy:
         client.enqueue(SENTENCE, priority="batch")
     assert 1 <= busy.value.retry_after_s <= 200
     assert not db.keys("rq:job:*"), "nothing was enqueued"
-    client.enqueue(SENTENCE), "who waits for a notice is let in a little longer"
+    client.enqueue(SENTENCE)  # interactive jobs have a higher limit than batch jobs
     db.config_set("maxmemory", db.info("memory")["used_memory"])
     refused = run_cli("enqueue", "Hello.")
     assert refused.returncode == 1
@@ -134,8 +134,8 @@ def test_a_redis_that_is_nearly_full_says_when_to_try_again(
     assert redis_server.answers()
 
 
-def test_a_redis_that_refuses_is_busy_too(client: Client, db: redis.Redis) -> None:
-    client.enqueue(SENTENCE)  # asks how full Redis is, which holds for a second
+def test_a_job_that_a_full_redis_refuses_raises_busy_error(client: Client, db: redis.Redis) -> None:
+    client.enqueue(SENTENCE)  # reads the memory use of Redis, which the client caches for a second
     db.config_set("maxmemory", db.info("memory")["used_memory"] // 2)
     with pytest.raises(BusyError, match="try again in about") as busy:
         client.enqueue(SENTENCE, id="late")
@@ -143,7 +143,7 @@ def test_a_redis_that_refuses_is_busy_too(client: Client, db: redis.Redis) -> No
     assert not db.exists("rq:job:late")
 
 
-def test_a_queue_that_is_too_long_says_when_to_try_again(client: Client, db: redis.Redis) -> None:
+def test_a_client_refuses_a_job_if_its_queue_is_too_long(client: Client, db: redis.Redis) -> None:
     db.rpush("rq:queue:voxspool-auto-batch", *range(MAX_WAITING))
     with pytest.raises(BusyError, match=f"{MAX_WAITING:,} jobs wait already"):
         client.enqueue(SENTENCE, priority="batch")
@@ -156,40 +156,42 @@ def test_a_worker_that_starts_while_redis_is_full_waits_for_room(
     speech = client.enqueue(SENTENCE)
     db.config_set("maxmemory", 1)
     worker = start_worker(wait=False)
-    until(lambda: "redis.full" in worker.said(), "the worker to see it")
+    until(lambda: "redis.full" in worker.said(), "the worker to notice the full Redis")
     db.config_set("maxmemory", 0)
     speech.wait(timeout_s=20)
     check_jobs(db, {speech.id: Expected(tone(SENTENCE))})
 
 
-# Lifetimes and lengths
+# Lifetimes of streams and limits of speeches
 
 
-def test_a_stream_that_nobody_closes_goes_some_day(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+def test_the_keys_of_a_running_job_have_a_maximum_lifetime(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE, voice=LIVE, keep_s=60)
     next(iter(speech))
     for key in (keys.audio(speech.id), keys.control(speech.id)):
-        until(lambda key=key: db.ttl(key) > 0, "its worker's next beat")
+        until(lambda key=key: db.ttl(key) > 0, "the worker's next heartbeat")
         assert MAX_KEEP_S - 60 < db.ttl(key) <= MAX_KEEP_S
     speech.wait()
     for key in (keys.audio(speech.id), keys.control(speech.id)):
         assert 0 < db.ttl(key) <= 60
 
 
-class Babbler(ToneEngine):
-    """An engine that does not know when to stop."""
+class EndlessEngine(ToneEngine):
+    """An engine that never ends a segment."""
 
     def step(self) -> list[AudioChunk]:
         rows = [row.segment for row in self._rows]
         return [AudioChunk(one.job, one.index, np.zeros(24_000, np.int16), last=False) for one in rows]
 
 
-def test_a_speech_without_end_fails_at_its_limit(client: Client, db: redis.Redis) -> None:
-    speech = client.enqueue("Hello.", id="babble")
+def test_an_endless_speech_fails_at_the_maximum_length_for_its_text(client: Client, db: redis.Redis) -> None:
+    speech = client.enqueue("Hello.", id="endless")
     claim = RqRecords(lambda **_: db, "w").claim(["voxspool-auto-interactive"], "run")
     assert claim
-    engine = Babbler()
+    engine = EndlessEngine()
     scheduler = Scheduler(engine)
     thread = threading.Thread(target=scheduler.run, args=(lambda: None,), daemon=True)
     thread.start()
@@ -202,14 +204,14 @@ def test_a_speech_without_end_fails_at_its_limit(client: Client, db: redis.Redis
     scheduler.stop()
     thread.join(10)
     assert failed.value.code == "too-long"
-    assert int(db.hget(keys.control("babble"), "pos")) == 72 * 24_000
-    assert db.hget(keys.control("babble"), "state") == b"failed"
+    assert int(db.hget(keys.control("endless"), "pos")) == 72 * 24_000
+    assert db.hget(keys.control("endless"), "state") == b"failed"
 
 
-# A process that stays well
+# Memory limit and health of the worker process
 
 
-def test_a_worker_that_has_grown_ends_between_jobs_to_be_started_again(
+def test_a_worker_above_its_memory_limit_exits_between_jobs(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     worker = start_worker("tone", program=FAULTY, environ={"VOXSPOOL_WORKER_MEMORY_MB": "500"})
@@ -222,7 +224,7 @@ def test_a_worker_that_has_grown_ends_between_jobs_to_be_started_again(
     assert db.smembers(keys.WORKERS) == set()
 
 
-def test_a_worker_whose_limit_is_too_low_to_start_says_so(start_worker: StartWorker) -> None:
+def test_a_worker_whose_memory_limit_is_too_low_does_not_start_and_says_so(start_worker: StartWorker) -> None:
     worker = start_worker(environ={"VOXSPOOL_WORKER_MEMORY_MB": "1"}, wait=False)
     assert worker.wait() == 2
     assert "Error: VOXSPOOL_WORKER_MEMORY_MB is 1, and this worker has" in worker.said()
@@ -230,16 +232,19 @@ def test_a_worker_whose_limit_is_too_low_to_start_says_so(start_worker: StartWor
 
 
 def health(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `voxspool-worker health` for the workers whose health files are in a folder."""
     command = [sys.executable, "-m", "voxspool_worker", "health"]
     environ = clean_env() | {"VOXSPOOL_HEALTH_DIR": str(folder)}
     return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=False)
 
 
-def test_a_supervisor_learns_whether_workers_get_on(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
+def test_the_health_command_tells_whether_workers_are_healthy(
+    client: Client, start_worker: StartWorker, tmp_path: Path
+) -> None:
     folder = tmp_path / "health"
-    assert health(folder).returncode == 1, "there is none"
+    assert health(folder).returncode == 1, "there is no worker"
     worker = start_worker()
-    until(lambda: list(folder.glob("*.worker")), "its first sign")
+    until(lambda: list(folder.glob("*.worker")), "the first health file")
     client.enqueue(SENTENCE).wait()
     said = health(folder)
     assert (said.returncode, said.stderr) == (0, "")
@@ -247,31 +252,32 @@ def test_a_supervisor_learns_whether_workers_get_on(client: Client, start_worker
     (file,) = folder.glob("*.worker")
     sign = json.loads(file.read_text())
     worker.process.send_signal(signal.SIGSTOP)
-    file.write_text(json.dumps(sign | {"at": sign["at"] - 31}))  # as it is when it has been stopped for so long
+    file.write_text(json.dumps(sign | {"at": sign["at"] - 31}))  # as after 31 s in which the process was stopped
     said = health(folder)
     assert said.returncode == 1
     assert said.stdout.startswith("MISS  tone")
     worker.process.send_signal(signal.SIGCONT)
-    until(lambda: health(folder).returncode == 0, "it to go on")
+    until(lambda: health(folder).returncode == 0, "the worker to be healthy again")
     worker.process.send_signal(signal.SIGTERM)
     worker.wait()
     assert not folder.exists()
 
 
-def test_a_worker_without_its_redis_gets_on_all_the_same(
+def test_a_worker_without_redis_reports_that_it_is_healthy(
     redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     def at_s() -> float:
+        """Return the time of the latest health file."""
         (file,) = (tmp_path / "health").glob("*.worker")
         return float(json.loads(file.read_text())["at"])
 
     worker = start_worker()
-    until(lambda: list((tmp_path / "health").glob("*.worker")), "its first sign")
+    until(lambda: list((tmp_path / "health").glob("*.worker")), "the first health file")
     redis_server.stop()
-    until(lambda: "redis.away" in worker.said(), "the worker to miss it")
-    missed_at_s = at_s()
-    until(lambda: at_s() > missed_at_s + 6, "two signs more: to start it again would help nobody")
+    until(lambda: "redis.away" in worker.said(), "the worker to notice the outage")
+    lost_at_s = at_s()
+    until(lambda: at_s() > lost_at_s + 6, "two more updates of the health file")
 
 
-def test_the_first_words_of_an_engine_are_spoken_before_the_first_job(start_worker: StartWorker) -> None:
+def test_a_worker_warms_up_its_engine_before_the_first_job(start_worker: StartWorker) -> None:
     assert "warm_s=" in start_worker().said()

@@ -1,4 +1,4 @@
-"""What docs/protocol.md tells a producer without Python to send is spoken, and what it says of the keys is so."""
+"""The commands of docs/protocol.md for producers without Python work, and its description of the keys is right."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ENQUEUE, CANCEL, ACKNOWLEDGE = (block for block in re.findall(r"```sh\n(redis-cl
 
 
 def enqueue_as_documented(db: redis.Redis) -> object:
-    """Send the documented EVAL, word for word."""
+    """Send the EVAL of docs/protocol.md word for word, and return its reply."""
     words = shlex.split(ENQUEUE.replace("\\\n", " "))
     assert words[:3] == ["redis-cli", "EVAL", "$(cat enqueue.lua)"]
     return db.execute_command("EVAL", SCRIPT, *words[3:])
 
 
 def cancel_as_documented(db: redis.Redis) -> object:
-    """Send what `redis-cli --eval` makes of the documented line: keys, a comma, arguments."""
+    """Send what `redis-cli --eval` makes of the documented line (keys, a comma, arguments), and return its reply."""
     words = shlex.split(CANCEL)
     comma = words.index(",")
     assert words[:3] == ["redis-cli", "--eval", "cancel.lua"]
@@ -45,6 +45,7 @@ def cancel_as_documented(db: redis.Redis) -> object:
 
 
 def named_in_docs(fields: dict[bytes, bytes]) -> bool:
+    """Assert that docs/protocol.md names every field of a hash."""
     missing = [field.decode() for field in fields if f"`{field.decode()}`" not in DOCS]
     assert not missing
     return True
@@ -54,21 +55,21 @@ def test_a_job_enqueued_by_the_documented_commands_is_spoken(
     db: redis.Redis, client: Client, start_worker: StartWorker
 ) -> None:
     assert enqueue_as_documented(db) == 1
-    assert enqueue_as_documented(db) == 0, "a job that is there stays as it is"
+    assert enqueue_as_documented(db) == 0, "an existing job is not changed"
     assert db.llen("rq:queue:voxspool-auto-interactive") == 1
-    assert client.enqueue("Good morning.", id="my-1").id == "my-1", "for the Python client it is the same job"
+    assert client.enqueue("Good morning.", id="my-1").id == "my-1", "the Python client treats it as the same job"
 
     start_worker()
     assert client.speech("my-1").wait(timeout_s=20).segments == 1
     assert client.speech("my-1").spec() is not None
-    until(lambda: db.hget("rq:job:my-1", "status") == b"finished", "RQ's record of the end")
+    until(lambda: db.hget("rq:job:my-1", "status") == b"finished", "RQ to record the end")
     for key in ("rq:job:my-1", keys.audio("my-1"), keys.control("my-1")):
         assert 3500 < db.ttl(key) <= 3600
     assert db.zcard("rq:wip:voxspool-auto-interactive") == 0
 
 
 @pytest.mark.parametrize("pack", [bytes, zlib.compress])
-def test_plain_commands_and_either_form_of_data_do_as_well(
+def test_a_job_enqueued_by_plain_commands_is_spoken_with_plain_or_compressed_data(
     db: redis.Redis, client: Client, start_worker: StartWorker, pack: Callable[[bytes], bytes]
 ) -> None:
     start_worker()
@@ -98,7 +99,7 @@ def test_the_cancel_field_alone_stops_a_job(db: redis.Redis, client: Client, sta
     assert json.loads(fields[b"data"]) == {"by": "alice"}
 
 
-def test_every_field_of_the_control_hash_and_of_a_card_is_documented(
+def test_every_field_of_the_control_hash_and_of_a_worker_hash_is_documented(
     db: redis.Redis, client: Client, start_worker: StartWorker
 ) -> None:
     worker = start_worker()
