@@ -1,4 +1,4 @@
-"""The examples in Python do what they say, as programs of their own, against a real Redis and a real worker."""
+"""The examples in Python do what they describe, run as programs with a real Redis and a real worker."""
 
 from __future__ import annotations
 
@@ -43,23 +43,24 @@ LISTEN = """() => {
   const sound = new Float32Array(ear.fftSize);
   window.peak = () => { ear.getFloatTimeDomainData(sound); return Math.max(...sound); };
 }"""
-"""Lets a test ask how loud the page is at this moment, from 0 to 1."""
+"""JavaScript that defines `peak()`: how loud the page is at this moment, from 0 to 1."""
 EXAMPLES = ROOT / "examples" / "python"
 LIMIT_S = 60
+"""Maximum run time of an example, in seconds."""
 LIVE_S = 30
-"""How long a job of the web page goes on without a reader, in seconds."""
+"""Time after which a job of the web page is cancelled if it has no reader, in seconds: LIVE_S of read_aloud.py."""
 REDIS_TIMEOUT_S = 5
-"""How long redis-py 8 waits for an answer, unless it is told otherwise, in seconds."""
+"""Default socket timeout of redis-py 8, in seconds."""
 ALONE = (
     "import runpy, sys; sys.modules.update(voxspool=None, voxspool_worker=None); del sys.argv[0]; "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
-"""Runs a script where neither of our packages can be imported."""
+"""Python code that runs a script in a process that can import neither voxspool nor voxspool_worker."""
 
 
 @pytest.fixture
 def start(redis_server: RedisServer, tmp_path: Path) -> Start:
-    """Start an example in the test's folder, against the test's Redis."""
+    """Start an example in the test's folder with the test's Redis."""
 
     def started(
         name: str, *arguments: str, program: tuple[str, ...] = (), stderr: int = subprocess.PIPE, voice: str = ""
@@ -72,7 +73,7 @@ def start(redis_server: RedisServer, tmp_path: Path) -> Start:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Wait for the end; give the exit code, what was printed and what was reported."""
+    """Wait for the end of a process, and return its exit code, stdout and stderr."""
     try:
         out, err = process.communicate(timeout=LIMIT_S)
     finally:
@@ -81,7 +82,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def find_browser() -> str:
-    """Return the path of a browser that decodes MP3; skip where there is none."""
+    """Return the path of a browser that decodes MP3; skip the test if there is none."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     return found or pytest.skip("there is no Chromium: apt install chromium-headless-shell")
 
@@ -91,14 +92,14 @@ def find_browser() -> str:
 
 @pytest.fixture
 def articles(tmp_path: Path) -> list[str]:
-    """Three short articles; give their names."""
+    """Write three short articles, and return their names."""
     names = [f"article-{number}.txt" for number in range(3)]
     for number, name in enumerate(names):
         (tmp_path / name).write_text(SENTENCE * (number + 1))
     return names
 
 
-def test_articles_are_spoken_once_however_often_it_runs(
+def test_articles_are_spoken_once_in_several_runs(
     client: Client, start_worker: StartWorker, start: Start, db: redis.Redis, tmp_path: Path, articles: list[str]
 ) -> None:
     arguments = ("articles.py", *articles, "-o", "spoken", "--suffix", ".wav")
@@ -121,7 +122,7 @@ def test_articles_are_spoken_once_however_often_it_runs(
     assert client.overview().running == []
 
 
-def test_an_article_that_cannot_be_spoken_is_named_and_the_others_are_spoken(
+def test_articles_names_a_file_that_cannot_be_spoken_and_speaks_the_others(
     start_worker: StartWorker, start: Start, tmp_path: Path, articles: list[str]
 ) -> None:
     start_worker()
@@ -133,9 +134,7 @@ def test_an_article_that_cannot_be_spoken_is_named_and_the_others_are_spoken(
     assert len(list((tmp_path / "spoken").glob("*.mp3"))) == 3
 
 
-def test_on_a_terminal_the_articles_progress_is_shown(
-    start_worker: StartWorker, start: Start, articles: list[str]
-) -> None:
+def test_articles_shows_progress_on_a_terminal(start_worker: StartWorker, start: Start, articles: list[str]) -> None:
     start_worker()
     ours, theirs = pty.openpty()
     process = start("articles.py", *articles, "-o", "spoken", stderr=theirs)
@@ -149,7 +148,7 @@ def test_on_a_terminal_the_articles_progress_is_shown(
 
 
 def _read(terminal: int) -> bytes:
-    """Read from a terminal; nothing where its last writer has gone, which Linux reports as an error."""
+    """Read from a terminal. Return nothing if all writers have closed it, which Linux reports as an error."""
     try:
         return os.read(terminal, 65_536)
     except OSError:
@@ -160,7 +159,7 @@ def _read(terminal: int) -> bytes:
 
 
 @pytest.mark.parametrize("ends_by", [signal.SIGINT, signal.SIGKILL])
-def test_a_speech_is_received_whole_though_its_reader_stops(
+def test_resume_receives_a_whole_speech_in_two_runs(
     client: Client, start_worker: StartWorker, start: Start, tmp_path: Path, ends_by: signal.Signals
 ) -> None:
     start_worker()
@@ -172,15 +171,15 @@ def test_a_speech_is_received_whole_though_its_reader_stops(
     code, _, err = finish(first)
     assert code == (130 if ends_by is signal.SIGINT else -signal.SIGKILL)
     had = target.stat().st_size
-    assert had < len(tone(SENTENCE * 2)), "it stopped before the end"
+    assert had < len(tone(SENTENCE * 2)), "the reader stopped before the end"
     with target.open("ab") as file:
-        file.write(b"written, and its position was not")
+        file.write(b"written without a position")
     assert finish(start("resume.py", "speech", "speech.pcm")) == (0, "", f"complete: {len(tone(SENTENCE * 2))} bytes\n")
     assert target.read_bytes() == tone(SENTENCE * 2)
     assert "24000 Hz" in err or ends_by is signal.SIGKILL
 
 
-def test_what_is_not_of_this_speech_is_not_written_to(
+def test_resume_does_not_write_to_a_file_of_another_origin(
     client: Client, start_worker: StartWorker, start: Start, tmp_path: Path
 ) -> None:
     start_worker()
@@ -202,7 +201,7 @@ def test_what_is_not_of_this_speech_is_not_written_to(
 # plain_rq.py
 
 
-def test_a_producer_without_our_package_speaks_however_long_it_waits(
+def test_plain_rq_waits_for_a_worker_and_writes_the_speech_without_our_packages(
     start_worker: StartWorker, start: Start, tmp_path: Path
 ) -> None:
     process = start("", SENTENCE, "out.wav", program=("-c", ALONE, str(EXAMPLES / "plain_rq.py")))
@@ -214,7 +213,7 @@ def test_a_producer_without_our_package_speaks_however_long_it_waits(
     assert (pcm.tobytes(), rate_hz) == (tone(SENTENCE), 24_000)
 
 
-def test_a_producer_without_our_package_learns_why_a_speech_failed(start_worker: StartWorker, start: Start) -> None:
+def test_plain_rq_reports_why_a_speech_failed(start_worker: StartWorker, start: Start) -> None:
     start_worker()
     code, out, err = finish(start("plain_rq.py", "x" * 100_001, "out.wav"))
     assert (code, out) == (1, "")
@@ -226,7 +225,7 @@ def test_a_producer_without_our_package_learns_why_a_speech_failed(start_worker:
 
 @pytest.fixture
 def page(start: Start) -> Iterator[Page]:
-    """Open the page in a browser, with an ear on the sound that its <audio> plays."""
+    """Open the page in a browser, with `peak()` connected to its <audio> element."""
     from playwright.sync_api import sync_playwright
 
     port = free_port()
@@ -253,7 +252,7 @@ def listens(port: int) -> bool:
     return False
 
 
-def test_the_page_plays_a_speech_while_it_is_made_and_leaving_cancels_it(
+def test_the_page_plays_a_speech_while_it_is_made_and_leaving_the_page_cancels_it(
     client: Client, start_worker: StartWorker, page: Page
 ) -> None:
     start_worker()
@@ -261,7 +260,7 @@ def test_the_page_plays_a_speech_while_it_is_made_and_leaving_cancels_it(
     page.click("#read")
     page.wait_for_function("audio.currentTime > 0.5 && peak() > 0.1")
     (running,) = client.overview().running
-    assert running.segments_done < running.segments, "it is heard before it is complete"
+    assert running.segments_done < running.segments, "the page plays before the speech is complete"
     page.goto("about:blank")
     until(lambda: client.speech(running.id).status().state == "cancelled", "the job to be cancelled", LIVE_S / 2)
 
@@ -273,12 +272,12 @@ def test_the_page_plays_a_speech_to_its_end(client: Client, start_worker: StartW
         page.click("#read")
     page.wait_for_function("audio.ended")
     seconds = len(tone(SENTENCE)) / 2 / 24_000
-    assert seconds <= page.evaluate("audio.currentTime") < seconds + 0.2, "an encoder adds a frame or two"
+    assert seconds <= page.evaluate("audio.currentTime") < seconds + 0.2, "the MP3 encoder adds a frame or two"
     job = replied.value.url.rpartition("/")[2].removesuffix(".mp3")
     assert client.speech(job).status().state == "ended"
 
 
-def test_the_page_says_why_a_text_is_not_read(page: Page, db: redis.Redis) -> None:
+def test_the_page_shows_why_a_text_cannot_be_read(page: Page, db: redis.Redis) -> None:
     page.fill("#text", "x" * 100_001)
     page.click("#read")
     page.wait_for_function("problem.value.startsWith('the text has 100,001 characters and the limit is 100,000')")

@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its commands and its program are run as they stand there.
+"""The commands and the program of the README work word for word.
 
 The pages on installation and settings name all extras, platforms and variables.
 """
@@ -31,20 +31,23 @@ SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 
 
 def block(heading: str, language: str) -> str:
-    """Return the first fenced block under a heading."""
+    """Return the first code block under a heading of the README."""
     section = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
     found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
-    assert found, f"no {language} under {heading}"
+    assert found, f"the README has no {language} block under {heading}"
     return found[1]
 
 
 def environment(redis_server: RedisServer) -> dict[str, str]:
+    """Return a user's environment, with the commands in PATH."""
     commands = str(Path(sys.executable).parent)
     environ = clean_env()
     return environ | {"VOXSPOOL_REDIS_URL": redis_server.url, "PATH": f"{commands}:{environ['PATH']}"}
 
 
-def test_the_shell_commands_run(redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path) -> None:
+def test_the_shell_commands_of_the_readme_run(
+    redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
+) -> None:
     start_worker()
     script = "set -e\n" + block("From the shell", "sh")
     done = subprocess.run(
@@ -55,7 +58,7 @@ def test_the_shell_commands_run(redis_server: RedisServer, start_worker: StartWo
     assert soundfile.info(tmp_path / "ferry-2.opus").duration > 0.5
 
 
-def test_the_program_runs_and_is_eight_lines_long(
+def test_the_program_of_the_readme_runs_and_has_at_most_eight_lines(
     redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker()
@@ -70,7 +73,7 @@ def test_the_program_runs_and_is_eight_lines_long(
     assert soundfile.info(tmp_path / "ferry.flac").duration > 1
 
 
-def test_the_make_commands_are_targets() -> None:
+def test_the_makefile_has_every_target_that_the_readme_names() -> None:
     makefile = (ROOT / "Makefile").read_text()
     named = re.findall(r"`make ([a-z-]+)`", README)
     assert "demo" in named
@@ -78,7 +81,7 @@ def test_the_make_commands_are_targets() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_every_extra_and_every_page_of_the_documentation_is_named() -> None:
+def test_every_extra_and_every_page_of_the_documentation_is_mentioned() -> None:
     for folder in ("producer", "worker"):
         project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
         for extra in project["optional-dependencies"]:
@@ -87,7 +90,7 @@ def test_every_extra_and_every_page_of_the_documentation_is_named() -> None:
         assert f"](docs/{page.name})" in README, page.name
 
 
-def test_the_platforms_are_those_that_the_lock_was_resolved_for() -> None:
+def test_the_documented_platforms_are_those_of_the_lock_file() -> None:
     tool = runpy.run_path(str(ROOT / "tools/dependencies.py"))
     table = INSTALL.split("## Platforms\n\n", 1)[1].split("\n\n", 1)[0]
     heading, _, *rows = table.splitlines()
@@ -101,7 +104,7 @@ def test_the_platforms_are_those_that_the_lock_was_resolved_for() -> None:
     assert len(re.findall(rf"{oldest} to {newest}", "\n".join(rows))) >= 5
 
 
-def test_every_variable_and_every_linked_file_is_there() -> None:
+def test_every_variable_is_documented_and_every_linked_file_exists() -> None:
     for variable in VARIABLES:
         assert f"`{variable}`" in SETTINGS
     for link in re.findall(r"\]\((?!https:)([^)#]+)\)", README):

@@ -1,4 +1,4 @@
-"""Who speaks a job: chosen when it is enqueued, let go when its engine is gone, kept where it began; the fallback."""
+"""Routing of jobs to engines: at enqueueing, without a worker of the engine, after the start, and with a fallback."""
 
 from __future__ import annotations
 
@@ -36,23 +36,26 @@ NO_PIPER = {"VOXSPOOL_PIPER_VOICES": "/nonexistent"}
 
 
 def heard(speech: Speech) -> bytes:
+    """Return all samples of a speech."""
     return b"".join(chunk.pcm for chunk in speech)
 
 
 def begins(speech: Speech) -> list[tuple[str, int]]:
+    """Return engine and sample rate of each begin entry of a speech."""
     return [
         (entry.engine, entry.sample_rate) for entry in (one.entry for one in speech.entries()) if type(entry) is Begin
     ]
 
 
-# Where an enqueued job goes
+# The choice of a queue
 
 
-def test_the_choice_is_shown_and_can_be_overruled(client: Client, db: redis.Redis, run_cli: Cli) -> None:
+def test_enqueue_shows_the_chosen_queue_and_options_override_it(client: Client, db: redis.Redis, run_cli: Cli) -> None:
     write_card(db, "piper", {"joe": ["en-us"]})
     write_card(db, "xtts", {"ana": ["en", "de"]})
 
     def enqueue(*arguments: str) -> tuple[str, str]:
+        """Enqueue a job with the command, and return its queue and the reason for it."""
         done = run_cli("enqueue", "--json", *arguments)
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
@@ -66,10 +69,10 @@ def test_the_choice_is_shown_and_can_be_overruled(client: Client, db: redis.Redi
     assert enqueue("Hello.", "--engine", "xtts") == (XTTS, "it names an engine")
     spec = client.speech(waiting(db, PIPER)[0]).spec()
     assert spec is not None
-    assert spec.engine == "auto", "the job keeps what it asked for"
+    assert spec.engine == "auto", "the job keeps the requested engine"
 
 
-def test_an_id_that_is_enqueued_again_is_the_same_job_where_it_lies(client: Client, db: redis.Redis) -> None:
+def test_a_job_enqueued_again_stays_in_its_queue(client: Client, db: redis.Redis) -> None:
     spec = JobSpec("Hello.", id="once")
     assert client.place(spec).queue == AUTO
     write_card(db, "piper", {"joe": ["en-us"]})
@@ -81,7 +84,7 @@ def test_an_id_that_is_enqueued_again_is_the_same_job_where_it_lies(client: Clie
     assert waiting(db, PIPER) == ["another"]
 
 
-def test_a_job_beside_tone_is_spoken_by_piper(client: Client, start_worker: StartWorker) -> None:
+def test_a_job_without_an_engine_is_spoken_by_piper_not_by_tone(client: Client, start_worker: StartWorker) -> None:
     start_worker("tone")
     start_worker("piper")
     speeches = [client.enqueue("Good morning.") for _ in range(3)]
@@ -90,20 +93,20 @@ def test_a_job_beside_tone_is_spoken_by_piper(client: Client, start_worker: Star
         assert [engine for engine, _ in begins(speech)] == ["piper"]
 
 
-def test_a_worker_that_was_told_to_stop_is_not_counted_on(client: Client, start_worker: StartWorker) -> None:
+def test_a_stopping_worker_is_ignored_when_a_queue_is_chosen(client: Client, start_worker: StartWorker) -> None:
     worker = start_worker()
     running = client.enqueue(SENTENCE * 9, voice=LIVE)
     next(iter(running))
     worker.process.send_signal(signal.SIGTERM)
-    until(lambda: [card.queues for card in client.workers()] == [[]], "its card to say so")
+    until(lambda: [card.queues for card in client.workers()] == [[]], "the worker's record to list no queue")
     assert client.place(JobSpec("Hello.")).why == "no worker is live"
     assert client.serving(AUTO) == []
 
 
-# A job that waits for an engine that is gone
+# Jobs in the queue of an engine without a worker
 
 
-def test_jobs_in_the_queue_of_an_engine_that_is_gone_are_spoken_by_another_but_those_that_name_it(
+def test_another_engine_speaks_the_jobs_of_an_engine_without_worker_unless_they_need_it(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     for job in ("one", "two", "three"):
@@ -117,21 +120,21 @@ def test_jobs_in_the_queue_of_an_engine_that_is_gone_are_spoken_by_another_but_t
     said = worker.said()
     assert [said.index(f"job.begin job={job} ") for job in ("one", "two", "three")] == sorted(
         said.index(f"job.begin job={job} ") for job in ("one", "two", "three")
-    ), "in their order"
+    ), "the jobs keep their order"
     assert waiting(db, XTTS) == ["named", "cloned"]
     assert client.speech("named").status().queue == XTTS
 
 
-# A job that has begun
+# Started jobs
 
 
-def test_a_job_that_has_begun_is_passed_on_to_the_engine_that_began_it(
+def test_a_started_job_is_passed_on_to_the_engine_that_started_it(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     put(db, AUTO, "tones")
     begin(db, AUTO)
     piper = start_worker("piper")
-    until(lambda: f"job.passed_on job=tones to={TONE}" in piper.said(), "piper to pass it on")
+    until(lambda: f"job.passed_on job=tones to={TONE}" in piper.said(), "the Piper worker to pass the job on")
     assert (waiting(db, AUTO), waiting(db, TONE)) == ([], ["tones"])
     assert (client.speech("tones").status().state, client.speech("tones").status().queue) == ("queued", TONE)
     start_worker("tone")
@@ -139,7 +142,7 @@ def test_a_job_that_has_begun_is_passed_on_to_the_engine_that_began_it(
     assert begins(client.speech("tones")) == [("tone", 24_000)] * 2
 
 
-def test_a_killed_workers_job_is_finished_by_its_engine_though_another_finds_it_first(
+def test_the_job_of_a_killed_worker_is_finished_by_the_same_engine(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     victim = start_worker("tone")
@@ -148,18 +151,18 @@ def test_a_killed_workers_job_is_finished_by_its_engine_though_another_finds_it_
     victim.process.kill()
     victim.wait()
     piper = start_worker("piper")
-    until(lambda: f"job.passed_on job={speech.id}" in piper.said(), "piper to pass it on")
+    until(lambda: f"job.passed_on job={speech.id}" in piper.said(), "the Piper worker to pass the job on")
     start_worker("tone")
     assert heard(speech) == tone(SENTENCE * 3)
     assert begins(speech) == [("tone", 24_000)] * 2
-    until(lambda: not db.keys("rq:wip:*"), "the leases to go")
+    until(lambda: not db.keys("rq:wip:*"), "all leases to be released")
     assert db.keys("rq:queue:voxspool-*") == []
 
 
-# A job that its taker cannot speak
+# Jobs that the claiming worker cannot speak
 
 
-def test_a_voice_that_the_taker_lacks_is_passed_on_to_who_has_it(
+def test_a_job_whose_voice_a_worker_lacks_is_passed_on_to_an_engine_that_has_it(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     write_card(db, "tone", {"sine": []})
@@ -173,7 +176,9 @@ def test_a_voice_that_the_taker_lacks_is_passed_on_to_who_has_it(
     assert client.speech("sines").status().attempt == 1
 
 
-def test_a_job_that_nobody_can_speak_fails_as_ever(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+def test_a_job_with_a_voice_that_no_engine_has_fails(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
     write_card(db, "xtts", {"ana": ["en"]})
     put(db, AUTO, "nobodys", voice="nobody")
     start_worker("tone")
@@ -182,7 +187,7 @@ def test_a_job_that_nobody_can_speak_fails_as_ever(client: Client, start_worker:
     assert failed.value.code == "unknown-voice"
 
 
-def test_a_job_in_the_queue_of_another_engine_than_it_names_finds_its_own(
+def test_a_job_in_the_wrong_queue_is_passed_on_to_the_engine_that_it_names(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     put(db, AUTO, "astray", engine="tone")
@@ -193,7 +198,7 @@ def test_a_job_in_the_queue_of_another_engine_than_it_names_finds_its_own(
     assert client.speech("astray").status().state == "queued"
 
 
-def test_a_stream_that_began_at_another_rate_is_closed_rather_than_corrupted(
+def test_a_started_job_with_another_sample_rate_fails(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     put(db, TONE, "slow")
@@ -205,18 +210,18 @@ def test_a_stream_that_began_at_another_rate_is_closed_rather_than_corrupted(
     assert begins(client.speech("slow"))[0] == ("tone", 16_000)
 
 
-# A worker whose engine cannot be loaded
+# Fallback to Piper
 
 
 def check(redis_server: RedisServer, **environ: str) -> tuple[int, str]:
-    """Ask what `voxspool-worker run` would find."""
+    """Run `voxspool-worker check` for XTTS without a checkpoint, and return its exit code and output."""
     command = [sys.executable, "-m", "voxspool_worker", "check", "--redis", redis_server.url]
     environment = clean_env() | {"VOXSPOOL_WORKER_ENGINE": "xtts"} | NO_XTTS | environ
     done = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
     return done.returncode, done.stdout.decode()
 
 
-def test_a_worker_without_xtts_speaks_with_piper_and_says_so_everywhere(
+def test_a_worker_without_xtts_falls_back_to_piper_and_reports_it(
     client: Client, start_worker: StartWorker, run_cli: Cli
 ) -> None:
     worker = start_worker("xtts", environ=NO_XTTS)
@@ -224,13 +229,13 @@ def test_a_worker_without_xtts_speaks_with_piper_and_says_so_everywhere(
     assert "serving=piper" in worker.said()
     (card,) = client.workers()
     assert (card.engine, card.fallback_from.partition(": ")[0]) == ("piper", "xtts")
-    assert card.fallback_from.partition(": ")[2] in worker.said(), "the same reason"
+    assert card.fallback_from.partition(": ")[2] in worker.said(), "the log has the same reason"
     client.enqueue("Good morning.").wait()
     assert f"{worker.name} speaks with piper instead of xtts: " in run_cli("status").stdout.decode()
     assert json.loads(run_cli("status", "--json").stdout)["workers"][0]["fallback_from"] == card.fallback_from
 
 
-def test_a_job_that_names_xtts_waits_though_a_worker_fell_back(
+def test_a_job_that_names_xtts_does_not_run_on_a_worker_that_fell_back(
     client: Client, start_worker: StartWorker, run_cli: Cli
 ) -> None:
     start_worker("xtts", environ=NO_XTTS)
@@ -240,7 +245,7 @@ def test_a_job_that_names_xtts_waits_though_a_worker_fell_back(
     assert client.speech("waits").status().state == "queued"
 
 
-def test_without_piper_too_a_worker_ends_with_the_reason_of_the_engine_that_was_wanted(
+def test_a_worker_without_xtts_and_piper_exits_with_the_error_of_xtts(
     start_worker: StartWorker, redis_server: RedisServer
 ) -> None:
     worker = start_worker("xtts", wait=False, environ=NO_XTTS | NO_PIPER)
@@ -251,7 +256,7 @@ def test_without_piper_too_a_worker_ends_with_the_reason_of_the_engine_that_was_
     assert line.removeprefix("Error: ") in check(redis_server)[1]
 
 
-def test_check_says_what_a_worker_would_fall_back_to_and_fails_only_without_it(redis_server: RedisServer) -> None:
+def test_check_reports_the_fallback_and_fails_only_without_one(redis_server: RedisServer) -> None:
     code, said = check(redis_server)
     assert code == 0
     (line,) = (line for line in said.splitlines() if line[6:].startswith("xtts"))
@@ -262,7 +267,7 @@ def test_check_says_what_a_worker_would_fall_back_to_and_fails_only_without_it(r
     assert [line[:4] for line in said.splitlines() if line[6:].startswith(("xtts", "piper"))] == ["MISS", "note"]
 
 
-def test_a_private_worker_that_fell_back_is_an_error_and_no_endless_wait(tmp_path: Path) -> None:
+def test_a_private_worker_that_fell_back_raises_an_error(tmp_path: Path) -> None:
     program = "from voxspool.embedded import Embedded\nwith Embedded('xtts'): pass"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, env=clean_env() | NO_XTTS, timeout=60, check=False,

@@ -1,4 +1,4 @@
-"""A password in a URL, with TLS and without: it lets its user in, and nobody gets to see it, whatever breaks."""
+"""A password in a Redis URL logs its user in, with and without TLS, and appears in no output, log or error."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ if TYPE_CHECKING:
     RunCli = Callable[..., subprocess.CompletedProcess[bytes]]
 
 SECRET: Final = "s3cret"
-"""Part of every password, plain and as a URL has it."""
+"""Part of every password. It needs no escapes in a URL."""
 BOOK: Final = SENTENCE * 1000
+"""A text that is spoken for longer than a test runs."""
 
 
 @dataclass
 class RedisBehindTls(GuardedRedis):
-    """A redis-server with our users, reached through a proxy that ends TLS."""
+    """A redis-server with the users of docs/voxspool.acl, behind a proxy that terminates TLS."""
 
     outside: int = 0
+    """Port of the proxy; 0 without a proxy."""
     authority: Path | None = None
-    """Whose certificates are trusted."""
+    """Certificate of the trusted authority."""
 
     def url_of(self, user: str) -> str:
         url = super().url_of(user)
@@ -74,20 +76,20 @@ def behind_tls(redis_server: RedisBehindTls, tmp_path: Path) -> Iterator[RedisBe
 
 
 def worker_command(*words: str, url: str) -> subprocess.CompletedProcess[bytes]:
-    """Run `voxspool-worker …`, with the URL in the environment."""
+    """Run `voxspool-worker …` with the URL in the environment."""
     environ = clean_env() | {"VOXSPOOL_REDIS_URL": url}
     command = [sys.executable, "-m", "voxspool_worker", *words, "--engine", "tone"]
     return subprocess.run(command, capture_output=True, env=environ, timeout=60, check=False)
 
 
 def said(done: subprocess.CompletedProcess[bytes]) -> str:
-    """Return all that a command said; none of it the secret."""
+    """Return the output of a command, after asserting that it does not contain the secret."""
     words = (done.stdout + done.stderr).decode()
     assert SECRET not in words
     return words
 
 
-def test_everybody_works_through_tls_by_a_url_with_user_and_password(
+def test_all_users_work_over_tls_with_user_and_password_in_the_url(
     behind_tls: RedisBehindTls, start_worker: StartWorker, run_cli: RunCli
 ) -> None:
     worker = start_worker()
@@ -95,9 +97,9 @@ def test_everybody_works_through_tls_by_a_url_with_user_and_password(
         speech = producer.enqueue(SENTENCE * 20)
         assert b"".join(chunk.pcm for chunk in consumer.speech(speech.id).chunks()) == tone(SENTENCE * 20)
         book = producer.enqueue(BOOK)
-        until(lambda: book.status().state == "running", "the book")
+        until(lambda: book.status().state == "running", "the book to start")
         assert book.cancel() == "asked"
-        until(lambda: book.status().state == "cancelled", "the end of the book")
+        until(lambda: book.status().state == "cancelled", "the book to be cancelled")
     done = run_cli("status", redis_url=behind_tls.url_of("producer"))
     assert worker.name in said(done)
     checked = worker_command("check", url=behind_tls.url_of("worker"))
@@ -140,7 +142,7 @@ def no_tls(server: RedisBehindTls, folder: Path) -> str:
         (no_tls, "no Redis answers at redis://worker:***@127.0.0.1"),
     ],
 )
-def test_whoever_is_not_let_in_says_why_in_one_line_without_the_secret(
+def test_a_refused_connection_is_reported_in_one_line_without_the_secret(
     mistake: Callable[[RedisBehindTls, Path], str],
     saying: str,
     behind_tls: RedisBehindTls,
@@ -159,19 +161,19 @@ def test_whoever_is_not_let_in_says_why_in_one_line_without_the_secret(
 
 
 def printed(error: BaseException) -> str:
-    """Return what Python prints of an error that nobody caught: with all that it came from."""
+    """Return what Python prints for an uncaught error, with its causes."""
     return "".join(traceback.format_exception(error)) + repr(error)
 
 
-def test_no_password_is_shown_while_redis_goes_away_and_comes_back(
+def test_no_password_is_shown_during_a_redis_outage(
     redis_server: RedisBehindTls, start_worker: StartWorker, run_cli: RunCli
 ) -> None:
     worker = start_worker()
     with redis_server.client("producer") as client:
         book = client.enqueue(BOOK, id="book")
-        until(lambda: book.status().segments_done, "the book to be read")
+        until(lambda: book.status().segments_done, "the first segment of the book")
         redis_server.stop()
-        until(lambda: "redis.away" in worker.said(), "the worker to notice")
+        until(lambda: "redis.away" in worker.said(), "the worker to notice the outage")
         for command in (("status",), ("enqueue", "x"), ("voices",), ("follow", "book"), ("cancel", "book")):
             done = run_cli(*command, redis_url=redis_server.url_of("producer"))
             assert "no Redis answers at redis://producer:***@127.0.0.1" in said(done)
@@ -179,7 +181,7 @@ def test_no_password_is_shown_while_redis_goes_away_and_comes_back(
         assert "MISS  redis" in said(worker_command("check", url=redis_server.url_of("worker")))
         redis_server.start()
         assert book.cancel() in ("asked", "cancelled")
-        until(lambda: book.status().state == "cancelled", "the end of the book")
+        until(lambda: book.status().state == "cancelled", "the book to be cancelled")
         assert client.enqueue(SENTENCE).wait(timeout_s=60).segments == 1
     assert worker.name in said(run_cli("status", "--json", redis_url=redis_server.url_of("producer")))
     with redis_server.raw("admin") as db:

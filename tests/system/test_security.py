@@ -1,4 +1,4 @@
-"""The users of docs/voxspool.acl: each can do its whole job, under its own name, and nothing else."""
+"""Each Redis user of docs/voxspool.acl can do all its work and has no permission that it does not need."""
 
 from __future__ import annotations
 
@@ -36,32 +36,34 @@ if TYPE_CHECKING:
     StartWorker = Callable[..., WorkerProcess]
 
 BOOK: Final = SENTENCE * 1000
+"""A text that is spoken for longer than a test runs."""
 UNMEASURED: Final = {
-    "ping": "health checks of clients and of people",
+    "ping": "health checks by clients and by people",
     "select": "a database other than 0",
-    "info": "every command of ours asks for the version first, on a connection too short to be noted; below, it must",
-    "unwatch": "redis-py sends it where RQ gives a transaction up",
-    "client|setname": "MONITOR leaves it out; RQ's record of the worker says that it worked",
+    "info": "every voxspool command first reads the version, on a connection that closes before it is recorded",
+    "unwatch": "redis-py sends it when RQ abandons a transaction",
+    "client|setname": "MONITOR omits it; RQ's record of the worker shows that it worked",
     "client|info": "as above",
 }
-"""What each user may beside what it is seen to send, and why."""
+"""Allowed command that the test does not see a user send -> why the user may send it."""
 
 
 def is_7() -> bool:
-    """True if the server that the tests find knows keys that may only be read."""
+    """Return whether the tests' Redis server supports read-only key permissions, which Redis 7 introduced."""
     said = subprocess.run([server_path(), "--version"], capture_output=True, text=True, check=True).stdout
     return int(said.split("v=")[1].split(".")[0]) >= 7
 
 
 def guarded(file: Path, folder: Path) -> GuardedRedis:
+    """Return a Redis server with an ACL file; skip the test if the server is too old for the file."""
     if file == PRECISE and not is_7():
-        pytest.skip("the redis-server here is older than 7: it has no keys that may only be read")
+        pytest.skip("this redis-server is older than 7 and has no read-only key permissions")
     return GuardedRedis(folder, file=file)
 
 
 @pytest.fixture(params=[PLAIN, PRECISE], ids=lambda file: file.name)
 def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GuardedRedis]:
-    """A Redis with the users; `start_worker` starts its workers as `worker`."""
+    """Start a Redis with the users. `start_worker` starts workers as the user `worker`."""
     folder = tmp_path / "redis"
     folder.mkdir()
     server = guarded(request.param, folder)
@@ -89,7 +91,7 @@ def consumer(redis_server: GuardedRedis) -> Iterator[Client]:
 
 
 def recording() -> bytes:
-    """Return six seconds that a voice could be cloned from."""
+    """Return a WAV file of 6 s from which a voice can be cloned."""
     at_s = np.arange(24_000 * 6) / 24_000
     swell = 0.6 + 0.4 * np.sin(2 * np.pi * 2 * at_s)
     file = io.BytesIO()
@@ -97,11 +99,11 @@ def recording() -> bytes:
     return file.getvalue()
 
 
-# A whole day's work
+# All work of each user
 
 
 def produce(client: Client, bare: redis.Redis) -> None:
-    """Do everything that a Client does as a producer, but for what needs a running job."""
+    """Call all methods of a Client that a producer needs, except those that need a running job."""
     assert client.enqueue(SENTENCE, id="hello").id == "hello"
     assert client.place(JobSpec(SENTENCE, id="hello")).why == "it is there already"
     assert [card.engine for card in client.workers()] == ["tone"]
@@ -120,7 +122,7 @@ def produce(client: Client, bare: redis.Redis) -> None:
 
 
 def consume(client: Client) -> None:
-    """Read a speech in every way that a Client has, and again after its end."""
+    """Read a speech with every method of a Client, also after its end."""
     speech = client.speech("hello")
     assert b"".join(chunk.pcm for chunk in speech.chunks()) == tone(SENTENCE)
     assert speech.status().state == "ended"
@@ -136,7 +138,7 @@ def consume(client: Client) -> None:
 
 
 def read_bare(bare: redis.Redis) -> None:
-    """Ask what docs/protocol.md tells a reader without Python to ask."""
+    """Send the commands of docs/protocol.md for a reader without Python."""
     assert bare.hget(keys.control("hello"), "state") == b"ended"
     assert bare.hget("rq:job:hello", "status") == b"finished"
     assert not bare.xread({keys.audio("nobody"): "0-0"}, block=1)
@@ -145,26 +147,26 @@ def read_bare(bare: redis.Redis) -> None:
 def work(
     client: Client, db: redis.Redis, start_worker: StartWorker, traffic: Traffic, readers: list[redis.Redis]
 ) -> None:
-    """Have a worker hand back, let go, be stopped, and end a job that another waits for."""
+    """Make workers return, reassign, cancel, narrate and finish jobs, including one that depends on another."""
     first = start_worker()
     traffic.note_users()
     book = client.place(JobSpec(BOOK, id="book", live_s=60)).speech
-    until(lambda: book.status().segments_done, "the book to be read")
+    until(lambda: book.status().segments_done, "the first segment of the book")
     for reader in readers:
         traffic.forget_scripts()
         assert acknowledge(reader, "book") == b"noted"
     for _ in range(2):
         first.process.terminate()
-        until(lambda: "worker.stopping" in first.said(), "the signal to be taken")
-    until(lambda: traffic.note_users() or first.process.poll() is not None, "the worker to leave")
+        until(lambda: "worker.stopping" in first.said(), "the worker to handle the signal")
+    until(lambda: traffic.note_users() or first.process.poll() is not None, "the worker to exit")
     assert first.wait() == 0
     assert "job.handed_back" in first.said()
     second = start_worker()
     traffic.note_users()
-    until(lambda: book.status().attempt == 2, "the book to be read on")
+    until(lambda: book.status().attempt == 2, "the second attempt of the book")
     assert book.cancel() == "asked"
-    until(lambda: book.status().state == "cancelled", "the end of the book")
-    until(lambda: db.hget("rq:job:book", "status") == b"stopped", "RQ to hear of it")
+    until(lambda: book.status().state == "cancelled", "the book to be cancelled")
+    until(lambda: db.hget("rq:job:book", "status") == b"stopped", "RQ to record the end")
     left = JobSpec(SENTENCE, id="left")
     call: Any = {"args": (left.encode(),), "job_id": left.id, "description": "x"}
     Queue("voxspool-xtts-interactive", connection=db, serializer=JSONSerializer).enqueue_call(TASK, **call)
@@ -186,20 +188,20 @@ def work(
     after = Job.fetch(long.id, connection=db, serializer=JSONSerializer)
     queue.enqueue_call(TASK, args=(then.encode(),), job_id=then.id, depends_on=after, description="x")
     client.speech("then").wait(timeout_s=20)
-    until(lambda: db.hget("rq:job:then", "status") == b"finished", "RQ to hear of it")
+    until(lambda: db.hget("rq:job:then", "status") == b"finished", "RQ to record the end")
     traffic.note_users()
     assert db.hget(f"rq:worker:{second.name}", "ip_address") != b"unknown"
 
 
 def acknowledge(bare: redis.Redis, job: str) -> bytes:
-    """Report how far a speech was heard, as a reader does that plays it."""
+    """Send the position of a listener as a player does, and return the reply."""
     script = bare.register_script((files("voxspool.lua") / "ack.lua").read_text(encoding="utf-8"))
     said: bytes = script(keys=[keys.control(job), keys.acknowledged(job)], args=[7, keys.ACKNOWLEDGED_TTL_S])
     return said
 
 
 def pause(client: Client) -> None:
-    """Pause a queue, and let it go on."""
+    """Pause a queue and resume it."""
     client.pause("voxspool-auto-batch")
     batch = client.enqueue(SENTENCE, priority="batch")
     client.enqueue(SENTENCE).wait(timeout_s=20)
@@ -210,7 +212,7 @@ def pause(client: Client) -> None:
 
 
 def look_for_voices(bare: redis.Redis) -> None:
-    """Look for a cloned voice, and for its clips."""
+    """Look up a cloned voice and its clips."""
     library = VoiceLibrary(bare)
     assert library.known() == {}
     assert library.find("alice") is None
@@ -218,7 +220,7 @@ def look_for_voices(bare: redis.Redis) -> None:
 
 
 def share_conditioning(bare: redis.Redis, db: redis.Redis, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Share a value through Redis: compute it until its lock was renewed, read it, and replace a damaged one."""
+    """Share a value through Redis: compute it until its lock is renewed, read it, and replace a damaged value."""
     monkeypatch.setattr(conditioning_tiers, "RENEWAL_S", 0.05)
     lock, lifetime_ms = keys.conditioning_lock("key"), 1000 * keys.CONDITIONING_LOCK_TTL_S
 
@@ -235,7 +237,7 @@ def share_conditioning(bare: redis.Redis, db: redis.Redis, folder: Path, monkeyp
     assert cache.get("key", compute)[1].source == "computed"
 
 
-def test_each_user_does_its_whole_job_and_may_do_nothing_that_it_does_not_need(
+def test_each_user_can_do_all_its_work_and_has_no_unneeded_permission(
     redis_server: GuardedRedis, db: redis.Redis, client: Client, consumer: Client, start_worker: StartWorker,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -257,29 +259,29 @@ def test_each_user_does_its_whole_job_and_may_do_nothing_that_it_does_not_need(
         worker.process.terminate()
         assert worker.wait() == 0
         work(client, db, start_worker, traffic, [bare["player"], bare["producer"]])
-    assert denials(db) in ([], [("consumer", "evalsha")]), "a reader asks once whether it may acknowledge"
+    assert denials(db) in ([], [("consumer", "evalsha")]), "a consumer tries once to acknowledge"
     unused = {user: allowed(redis_server.file, user) - traffic.of(user) - set(UNMEASURED) for user in USERS}
     assert {user: commands for user, commands in unused.items() if commands} == {}
     untouched = {user: traffic.untouched(user, redis_server.file) for user in USERS}
     assert {user: found for user, found in untouched.items() if found} == {}
 
 
-def test_a_reader_that_may_not_acknowledge_reads_on(
+def test_a_reader_without_permission_to_acknowledge_reads_the_whole_speech(
     consumer: Client, client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     start_worker()
     client.place(JobSpec(SENTENCE * 200, id="live", live_s=3600))
     assert b"".join(chunk.pcm for chunk in consumer.speech("live").chunks()) == tone(SENTENCE * 200)
-    assert denials(db) == [("consumer", "evalsha")], "it tried, once"
+    assert denials(db) == [("consumer", "evalsha")], "the reader tried once"
     assert not db.exists(keys.acknowledged("live"))
 
 
-# What is denied. One server for all of it
+# Denied commands, on one server for all tests
 
 
 @pytest.fixture(scope="module", params=[PLAIN, PRECISE], ids=lambda file: file.name)
-def day(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
-    """A Redis with the users, in which one of each kind of key lies."""
+def acl_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
+    """Start a Redis with the users and with one key of each kind."""
     server = guarded(request.param, tmp_path_factory.mktemp("redis"))
     server.start()
     with server.raw("admin") as admin:
@@ -294,7 +296,7 @@ def day(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     server.stop()
 
 
-EVERYBODY: Final = (
+NOBODY_MAY: Final = (
     "FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET maxmemory 1", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0", "KEYS *",
     "SCAN 0", "ACL LIST", "ACL WHOAMI", "ACL SETUSER me on nopass ~* +@all", "CLIENT LIST", "CLIENT KILL ID 1",
     "CLIENT PAUSE 1", "MONITOR", "SAVE", "BGREWRITEAOF", "REPLICAOF NO ONE", "MIGRATE 127.0.0.1 1 other 0 1",
@@ -303,7 +305,7 @@ EVERYBODY: Final = (
     "OBJECT FREQ other", "SUBSCRIBE other", "PUBLISH other x", "LRANGE rq:queue:other 0 -1", "RPUSH rq:queue:other x",
     "XTRIM voxspool:{j}:audio MAXLEN 0", "XDEL voxspool:{j}:audio 1-1", "PSUBSCRIBE *", "UNLINK other",
 )  # fmt: skip
-READERS: Final = (
+READERS_MAY_NOT: Final = (
     "XADD voxspool:{j}:audio * a b", "DEL voxspool:{j}:audio", "RPUSH rq:queue:voxspool-auto-batch x",
     "LRANGE rq:queue:voxspool-auto-batch 0 -1", "LPOP rq:queue:voxspool-auto-batch", "HGETALL voxspool:{voices}",
     "LRANGE voxspool:{voices}:clips:alice 0 -1", "HGETALL rq:worker:w", "XRANGE rq:results:j - +",
@@ -313,19 +315,19 @@ READERS: Final = (
 )  # fmt: skip
 DENIED: Final = {
     "consumer": (
-        *EVERYBODY, *READERS, "HSET voxspool:{j}:ctl cancel me", "HSET rq:job:j data x", "HSET voxspool:{j}:ack pos 1",
-        "SCRIPT LOAD return(1)", "EVALSHA 0 0", "EXPIRE voxspool:{j}:audio 0",
+        *NOBODY_MAY, *READERS_MAY_NOT, "HSET voxspool:{j}:ctl cancel me", "HSET rq:job:j data x",
+        "HSET voxspool:{j}:ack pos 1", "SCRIPT LOAD return(1)", "EVALSHA 0 0", "EXPIRE voxspool:{j}:audio 0",
     ),
-    "player": (*EVERYBODY, *READERS),
+    "player": (*NOBODY_MAY, *READERS_MAY_NOT),
     "producer": (
-        *EVERYBODY, "LRANGE rq:queue:voxspool-auto-batch 0 -1", "LPOP rq:queue:voxspool-auto-batch",
+        *NOBODY_MAY, "LRANGE rq:queue:voxspool-auto-batch 0 -1", "LPOP rq:queue:voxspool-auto-batch",
         "LPUSH rq:queue:voxspool-auto-batch x", "LRANGE voxspool:{voices}:clips:alice 0 -1", "HGETALL rq:worker:w",
         "XRANGE rq:results:j - +", "SUBSCRIBE rq:pubsub:w", "GET voxspool:conditioning:{k}",
         "SET voxspool:conditioning:{k} x", "DEL voxspool:conditioning:{k}", "SADD rq:workers x",
         "ZADD rq:failed:voxspool-auto-batch 0 x",
     ),
     "worker": (
-        *EVERYBODY, "PUBLISH rq:pubsub:w x", "XREAD STREAMS voxspool:{j}:audio 0", "XRANGE voxspool:{j}:audio - +",
+        *NOBODY_MAY, "PUBLISH rq:pubsub:w x", "XREAD STREAMS voxspool:{j}:audio 0", "XRANGE voxspool:{j}:audio - +",
         "EVAL return(1) 0",
     ),
 }  # fmt: skip
@@ -340,42 +342,43 @@ DENIED_BY_7: Final = {
     ),
     "worker": ("HSET voxspool:{voices} alice x", "RPUSH voxspool:{voices}:clips:alice x", "SET rq:suspended 1"),
 }  # fmt: skip
-"""What only keys that may be read, and not written, keep them from."""
+"""User -> commands that only the read-only key permissions of Redis 7 deny."""
 
 
 def granted(server: GuardedRedis, user: str, commands: tuple[str, ...]) -> list[str]:
-    """Return those commands that Redis does not refuse to a user."""
+    """Return the commands that Redis does not refuse to a user."""
     with server.raw(user) as bare:
         return [command for command in commands if not refused(bare, command)]
 
 
 def refused(bare: redis.Redis, command: str) -> bool:
+    """Return whether Redis refuses a command."""
     try:
         bare.execute_command(*command.split())
     except redis.exceptions.NoPermissionError:
         return True
     except redis.ResponseError as error:
-        return "not allowed" in str(error) or "unknown command" in str(error)  # to anybody, or by this version
+        return "not allowed" in str(error) or "unknown command" in str(error)  # for all users, or in this version
     return False
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_what_is_not_a_users_job_is_denied(user: str, day: GuardedRedis) -> None:
-    precisely = DENIED_BY_7.get(user, ()) if day.file == PRECISE else ()
-    assert granted(day, user, DENIED[user] + precisely) == []
+def test_commands_that_a_user_does_not_need_are_denied(user: str, acl_redis: GuardedRedis) -> None:
+    precisely = DENIED_BY_7.get(user, ()) if acl_redis.file == PRECISE else ()
+    assert granted(acl_redis, user, DENIED[user] + precisely) == []
 
 
 @pytest.mark.parametrize("user", ["producer", "player", "worker"])
-def test_a_script_may_no_more_than_who_runs_it(user: str, day: GuardedRedis) -> None:
-    with day.raw(user) as bare, pytest.raises(redis.ResponseError, match=r"can't run this command|ACL failure"):
+def test_a_script_has_the_permissions_of_the_user_who_runs_it(user: str, acl_redis: GuardedRedis) -> None:
+    with acl_redis.raw(user) as bare, pytest.raises(redis.ResponseError, match=r"can't run this command|ACL failure"):
         bare.register_script("return redis.call('FLUSHALL')")()
 
 
-def test_a_restart_from_the_append_only_file_brings_back_what_scripts_and_transactions_wrote(
-    day: GuardedRedis, tmp_path: Path
+def test_a_restart_from_the_append_only_file_restores_writes_of_scripts_and_transactions(
+    acl_redis: GuardedRedis, tmp_path: Path
 ) -> None:
-    """Redis 7 replays them as the user `default`, and drops what that one may not: it is off, and may do everything."""
-    server = GuardedRedis(tmp_path, file=day.file, append_only=True)
+    """A restart restores all data: Redis 7 replays it as the user `default`, which is off but has all permissions."""
+    server = GuardedRedis(tmp_path, file=acl_redis.file, append_only=True)
     server.start()
     with server.client("producer") as client:
         client.enqueue(SENTENCE, id="kept")
@@ -390,21 +393,26 @@ def test_a_restart_from_the_append_only_file_brings_back_what_scripts_and_transa
 
 
 @pytest.mark.parametrize("password", ["", "x", "nopass"])
-def test_nobody_is_let_in_as_default(password: str, day: GuardedRedis) -> None:
+def test_nobody_can_log_in_as_default(password: str, acl_redis: GuardedRedis) -> None:
     with (
-        contextlib.closing(redis.Redis(port=day.port, username="default", password=password, retry=None)) as nobody,
+        contextlib.closing(
+            redis.Redis(port=acl_redis.port, username="default", password=password, retry=None)
+        ) as nobody,
         pytest.raises(redis.AuthenticationError),
     ):
         nobody.ping()
 
 
-def test_without_a_password_nothing_can_be_done(day: GuardedRedis) -> None:
-    with contextlib.closing(redis.Redis(port=day.port, retry=None)) as nobody, pytest.raises(redis.AuthenticationError):
+def test_a_connection_without_a_password_is_refused(acl_redis: GuardedRedis) -> None:
+    with (
+        contextlib.closing(redis.Redis(port=acl_redis.port, retry=None)) as nobody,
+        pytest.raises(redis.AuthenticationError),
+    ):
         nobody.ping()
 
 
 @pytest.mark.parametrize("file", [PLAIN, PRECISE], ids=lambda file: file.name)
-def test_a_file_whose_placeholders_stand_is_refused_by_redis_itself(file: Path, tmp_path: Path) -> None:
+def test_redis_refuses_an_acl_file_with_placeholders(file: Path, tmp_path: Path) -> None:
     command = [str(server_path()), "--port", "0", "--unixsocket", str(tmp_path / "s"), "--aclfile", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=tmp_path)
     assert done.returncode != 0
@@ -422,7 +430,7 @@ COMMANDS: Final = (
 )
 
 
-def test_the_commands_serve_each_user(
+def test_the_commands_work_for_each_user(
     redis_server: GuardedRedis, db: redis.Redis, start_worker: StartWorker, run_cli: Callable[..., Any]
 ) -> None:
     start_worker()
@@ -440,10 +448,10 @@ def test_the_commands_serve_each_user(
         ("redis://{place}", "did not let us in (it wants a password)"),
     ],
 )
-def test_who_is_not_let_in_hears_why_in_one_line(
-    url: str, saying: str, day: GuardedRedis, run_cli: Callable[..., Any]
+def test_a_refused_login_is_reported_in_one_line(
+    url: str, saying: str, acl_redis: GuardedRedis, run_cli: Callable[..., Any]
 ) -> None:
-    done = run_cli("status", redis_url=url.format(place=f"127.0.0.1:{day.port}/0"))
+    done = run_cli("status", redis_url=url.format(place=f"127.0.0.1:{acl_redis.port}/0"))
     said = done.stderr.decode()
     assert done.returncode == 1
     assert saying in said
@@ -451,8 +459,11 @@ def test_who_is_not_let_in_hears_why_in_one_line(
     assert "wrong-pass" not in said
 
 
-def test_a_client_that_may_not_says_so_in_one_line(day: GuardedRedis) -> None:
-    with day.client("consumer") as consumer, pytest.raises(RedisUnavailableError, match="did not let us in") as caught:
+def test_a_client_without_permission_raises_an_error_of_one_line(acl_redis: GuardedRedis) -> None:
+    with (
+        acl_redis.client("consumer") as consumer,
+        pytest.raises(RedisUnavailableError, match="did not let us in") as caught,
+    ):
         consumer.enqueue("Good morning.")
     assert "\n" not in str(caught.value)
-    assert day.passwords["consumer"] not in str(caught.value)
+    assert acl_redis.passwords["consumer"] not in str(caught.value)

@@ -1,7 +1,7 @@
-"""Every command that the README and the docs show is run in a bare environment, as it stands there.
+"""Every command that the README and the documentation show works word for word in a minimal environment.
 
-A command in a block, or in backquotes with an argument, is run; one in backquotes without arguments must exist. What
-cannot be run here stands in the table ELSEWHERE with the reason.
+A command in a code block, or in backquotes with an argument, is run. A command in backquotes without arguments must
+exist. NOT_RUN lists the commands that cannot run here, with the reasons.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ COMMAND = re.compile(r"(?:[A-Z]\w*=\S+ )*(?:(?:cat|echo) [^|]*\| )?voxspool(?:-w
 RUNS: Final = re.compile(r"voxspool-worker run\b")
 PLAYS: Final = re.compile(r"--play|voxspool speak (?!.*(-o|--output) )")
 JOB: Final = "shown"
-"""The id of a job that is there, for commands that show one."""
+"""Id of an existing job, for commands that need one."""
 
-ELSEWHERE: Final = {
-    r"--engine xtts|worker warm|check --fidelity": "needs XTTS's weights: 2 GB, and a licence to agree to",
-    r"voices (add|show|rm)\b|clara|alice": "a cloned voice needs XTTS; tests/system/test_voices.py has one",
-    r"voices (search|get|try)\b|ljspeech": "needs Piper's catalogue; tests/system/test_voice_commands.py has one",
-    r"--metrics": "needs the extra metrics, and takes a fixed port; see tests/system/test_metrics.py",
-    r"thewarmlamp-": "the id is of an earlier run; see tests/system/test_narration_docs.py",
+NOT_RUN: Final = {
+    r"--engine xtts|worker warm|check --fidelity": "needs XTTS's weights: 2 GB under a licence that must be accepted",
+    r"voices (add|show|rm)\b|clara|alice": "needs XTTS to clone a voice; see tests/system/test_voices.py",
+    r"voices (search|get|try)\b|ljspeech": "needs Piper's catalogue; see tests/system/test_voice_commands.py",
+    r"--metrics": "needs the extra metrics and a fixed port; see tests/system/test_metrics.py",
+    r"thewarmlamp-": "contains the id of another run; see tests/system/test_narration_docs.py",
 }
-"""Pattern of a shown command -> why it is not run here."""
+"""Pattern of a shown command -> why this test does not run it."""
 
 
 def shown(page: Path) -> Iterator[str]:
-    """Yield the commands that a page shows, in order: lines of blocks, and what stands in backquotes."""
+    """Yield the commands that a page shows, in order: lines of code blocks and texts in backquotes."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     parts = re.split(r"^```(.*)$", text, flags=re.MULTILINE)  # text, language, block, "", text, language, block …
     for prose, language, block in zip(parts[::4], [*parts[1::4], ""], [*parts[2::4], ""], strict=True):
@@ -57,24 +57,26 @@ ALL = {page: some for page in PAGES if (some := list(dict.fromkeys(shown(page)))
 
 
 def why_not(command: str) -> str | None:
-    return next((why for pattern, why in ELSEWHERE.items() if re.search(pattern, command)), None)
+    """Return why a command is not run; None if it is."""
+    return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, command)), None)
 
 
-def test_each_reason_is_of_a_command_that_is_shown() -> None:
+def test_every_pattern_of_not_run_matches_a_shown_command() -> None:
     commands = [command for some in ALL.values() for command in some]
     assert len(commands) > 30
-    for pattern in ELSEWHERE:
-        assert any(re.search(pattern, command) for command in commands), f"no page shows {pattern}: take it out"
+    for pattern in NOT_RUN:
+        assert any(re.search(pattern, command) for command in commands), f"no page shows {pattern}: remove it"
 
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the commands of a minimal environment."""
     return bare.environment(tmp_path_factory, bare.RUNNING)
 
 
 @pytest.fixture
 def environ(commands: Path, redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
-    """A new user's shell, with a Redis; book and texts lie in the working folder."""
+    """Return a new user's environment with a Redis, and write a book and texts into the working folder."""
     (tmp_path / "book.epub").write_bytes(packed(epub(3, paragraphs=2).entries))
     for name in ("page.txt", "chapter.txt", "article.md"):
         (tmp_path / name).write_text(SENTENCE, encoding="utf-8")
@@ -90,13 +92,14 @@ def environ(commands: Path, redis_server: RedisServer, tmp_path: Path) -> dict[s
 
 
 def run(line: str, folder: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a shell command."""
     command = ["sh", "-c", line]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.fixture
 def worker(commands: Path, environ: dict[str, str], tmp_path: Path) -> Iterator[None]:
-    """The worker that the README starts: of the bare environment, with Piper."""
+    """Start a worker as in the README: in the minimal environment, with Piper."""
     log = tmp_path / "worker.log"
     with log.open("w") as out:
         process = subprocess.Popen(
@@ -123,13 +126,13 @@ def test_every_shown_command_works(page: Path, environ: dict[str, str], tmp_path
             continue
         exact = re.sub(r"\bJOB\b", JOB, command)
         if not (words["words"] or "").partition(" ")[2] and exact == command and "|" not in command:
-            exact = f"{command} --help"  # the text names a command and shows no use of it
+            exact = f"{command} --help"  # the page only names the command
         done = run(exact, tmp_path, environ | ({"VOXSPOOL_WORKER_ENGINE": "tone"} if "--bench" in exact else {}))
-        assert done.returncode == 0, f"{page.name} shows {command!r}, which came to:\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{page.name} shows {command!r}, and it fails:\n{done.stdout}\n{done.stderr}"
 
 
 def run_until_ready(command: str, folder: Path, environ: dict[str, str]) -> None:
-    """Run a worker's command until it takes jobs, and stop it as a supervisor does."""
+    """Run a worker's command until the worker is ready, and stop it as a supervisor does."""
     log = folder / "shown-worker.log"
     with log.open("w") as out:
         process = subprocess.Popen(shlex.split(command), cwd=folder, env=environ, stdout=out, stderr=out)
@@ -144,7 +147,7 @@ def run_until_ready(command: str, folder: Path, environ: dict[str, str]) -> None
 
 
 def test_bash_completes_commands_options_and_values(commands: Path) -> None:
-    """With the line that docs/cli.md tells to put into ~/.bashrc."""
+    """Bash completes commands, options and values with the line for ~/.bashrc from docs/cli.md."""
     bash = shutil.which("bash") or bare.unavailable("there is no bash")
     line = re.search(
         r"\| bash [^|]*\|[^|]*\| `(eval [^`]+)` \|", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
