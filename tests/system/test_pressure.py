@@ -227,7 +227,7 @@ def test_a_worker_above_its_memory_limit_exits_between_jobs(
 def test_a_worker_whose_memory_limit_is_too_low_does_not_start_and_says_so(start_worker: StartWorker) -> None:
     worker = start_worker(environ={"VOXSPOOL_WORKER_MEMORY_MB": "1"}, wait=False)
     assert worker.wait() == 2
-    assert "Error: VOXSPOOL_WORKER_MEMORY_MB is 1, and this worker has" in worker.said()
+    assert "Error: VOXSPOOL_WORKER_MEMORY_MB is 1, but this worker uses" in worker.said()
     assert "Traceback" not in worker.said()
 
 

@@ -1,4 +1,4 @@
-"""The health file of a worker, and who reads it."""
+"""The health file of a worker: writing, reading and removing it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ended_process() -> int:
     return process.pid
 
 
-def test_a_worker_that_writes_is_healthy_until_it_has_not_for_too_long(tmp_path: Path) -> None:
+def test_a_worker_is_healthy_until_its_file_is_too_old(tmp_path: Path) -> None:
     HealthFile(tmp_path, "tone", lambda: 500.0).write("3 of 8 jobs")
     (sign,) = signs(tmp_path, lambda: 502.0)
     assert (sign.name, sign.pid, sign.age_s, sign.said) == ("tone", os.getpid(), 2.0, "3 of 8 jobs")
@@ -32,14 +32,14 @@ def test_a_worker_that_writes_is_healthy_until_it_has_not_for_too_long(tmp_path:
     assert not sign.healthy
 
 
-def test_a_process_that_is_gone_is_forgotten_with_its_file(tmp_path: Path) -> None:
+def test_the_file_of_a_process_that_has_ended_is_removed(tmp_path: Path) -> None:
     left = tmp_path / f"{ended_process()}.worker"
     left.write_text(json.dumps({"name": "tone", "at": 0, "said": ""}))
     assert signs(tmp_path) == []
     assert not left.exists()
 
 
-def test_a_worker_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_last_worker_removes_its_file_and_the_folder(tmp_path: Path) -> None:
     file = HealthFile(tmp_path / "new" / "folder", "tone")
     file.write("")
     file.remove()
@@ -49,7 +49,7 @@ def test_a_worker_leaves_nothing_behind(tmp_path: Path) -> None:
     assert len(signs(tmp_path / "new" / "folder")) == 1
 
 
-def test_a_worker_that_leaves_takes_nothing_of_the_others(tmp_path: Path) -> None:
+def test_a_worker_that_ends_keeps_the_files_of_the_others(tmp_path: Path) -> None:
     other = tmp_path / f"{os.getppid()}.worker"
     other.write_text(json.dumps({"name": "tone", "at": 0, "said": ""}))
     file = HealthFile(tmp_path, "tone")
@@ -59,7 +59,7 @@ def test_a_worker_that_leaves_takes_nothing_of_the_others(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": "a", "at": "x", "said": ""}', "\x00"])
-def test_a_file_that_is_none_of_ours_is_passed_over(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_health_file_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / f"{os.getpid()}.worker").write_text(text)
     for name in ("notes", "\u00b2", "0", str(2**31), str(10**30)):
         (tmp_path / f"{name}.worker").write_text("x")
@@ -67,7 +67,7 @@ def test_a_file_that_is_none_of_ours_is_passed_over(tmp_path: Path, text: str) -
     assert signs(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_raises_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SettingsError, match=r"VOXSPOOL_HEALTH_DIR: cannot use .*file"):
         HealthFile(tmp_path / "file", "tone")
@@ -83,7 +83,7 @@ def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         HealthFile(folder, "tone")
 
 
-def test_a_folder_of_its_own_is_closed_to_others(tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_folder(tmp_path: Path) -> None:
     HealthFile(tmp_path / "mine", "tone")
     assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o700
     assert str(os.getuid()) in default_folder().name

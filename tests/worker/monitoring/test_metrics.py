@@ -1,4 +1,4 @@
-"""What a worker counts, and the figures of its last jobs."""
+"""The counters of a worker, and the averages over its last jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mark(*, tries: int = 1, fault: str = "") -> Mark:
 
 
 @given(st.lists(st.floats(0, 20)))
-def test_a_bucket_holds_what_lies_at_or_below_its_bound(measured: list[float]) -> None:
+def test_a_bucket_counts_the_values_up_to_its_bound(measured: list[float]) -> None:
     histogram = Histogram((1.0, 2.5, 10.0))
     for one in [*measured, 2.5]:
         histogram.add(one)
@@ -37,14 +37,14 @@ def test_a_bucket_holds_what_lies_at_or_below_its_bound(measured: list[float]) -
     assert histogram.sum == pytest.approx(sum(measured) + 2.5)
 
 
-def test_before_the_first_job_there_is_nothing_to_sum_up() -> None:
+def test_before_the_first_job_there_are_no_averages() -> None:
     metrics = Metrics()
     assert (metrics.recent().first_chunk_s, metrics.recent().real_time_factor) == (None, None)
     assert metrics.counts().voice_hit_rate is None
     assert metrics.counts().failed == 0
 
 
-def test_recent_is_the_median_and_the_mean_of_the_last_jobs_alone() -> None:
+def test_recent_is_the_median_and_the_mean_of_the_last_jobs_only() -> None:
     metrics = Metrics()
     metrics.job_ended(ended(100.0, 100.0))
     for _ in range(RECENT_JOBS - 2):
@@ -55,14 +55,14 @@ def test_recent_is_the_median_and_the_mean_of_the_last_jobs_alone() -> None:
     assert metrics.recent().real_time_factor == pytest.approx(0.2)
 
 
-def test_a_job_that_said_nothing_is_no_measurement() -> None:
+def test_a_job_without_speech_is_not_measured() -> None:
     metrics = Metrics()
     metrics.job_ended(End(0, 0.0, 0, None, None))
     assert metrics.recent().real_time_factor is None
     assert sum(metrics.counts().real_time_factor.counts) == 0
 
 
-def test_the_hit_rate_is_of_the_voices_that_have_to_be_computed() -> None:
+def test_the_hit_rate_counts_only_voices_that_have_to_be_computed() -> None:
     metrics = Metrics()
     for source, seconds in [("computed", 1.5), ("memory", 0.0), ("disk", 0.01), ("redis", 0.02), ("built-in", 0.0)]:
         metrics.voice_ready(Prepared(source, seconds))
@@ -71,7 +71,7 @@ def test_the_hit_rate_is_of_the_voices_that_have_to_be_computed() -> None:
     assert metrics.counts().voices_s["computed"] == 2.0
 
 
-def test_what_the_guard_did_is_counted() -> None:
+def test_repeated_and_faulty_segments_are_counted() -> None:
     metrics = Metrics()
     for one in (mark(), mark(tries=2), mark(tries=3, fault="rate"), mark(fault="noise"), mark(fault="noise")):
         metrics.segment_done(one)
@@ -80,7 +80,7 @@ def test_what_the_guard_did_is_counted() -> None:
     assert counts.faults == {"rate": 1, "noise": 2}
 
 
-def test_an_outage_is_counted_once_however_many_commands_fail() -> None:
+def test_an_outage_is_counted_once_even_if_many_commands_fail() -> None:
     metrics = Metrics()
     metrics.redis_here()
     for _ in range(5):
@@ -91,7 +91,7 @@ def test_an_outage_is_counted_once_however_many_commands_fail() -> None:
     assert metrics.counts().outages == 2
 
 
-def test_counts_that_were_given_do_not_change_afterwards() -> None:
+def test_returned_counts_do_not_change_afterwards() -> None:
     metrics = Metrics()
     metrics.first_audio(0.1)
     before = metrics.counts()
@@ -101,7 +101,7 @@ def test_counts_that_were_given_do_not_change_afterwards() -> None:
     assert not before.jobs
 
 
-def test_threads_lose_no_count() -> None:
+def test_counts_from_several_threads_are_all_added() -> None:
     metrics = Metrics()
 
     def speak() -> None:
@@ -132,7 +132,7 @@ def test_threads_lose_no_count() -> None:
     ],
     ids=repr,
 )
-def test_a_run_that_raised_is_counted_as_what_it_raised_says(error: Exception | None, outcome: tuple[str, str]) -> None:
+def test_the_error_of_a_run_determines_its_outcome(error: Exception | None, outcome: tuple[str, str]) -> None:
     assert outcome_of(error) == outcome
 
 
@@ -140,6 +140,6 @@ def test_every_reason_to_end_early_has_an_outcome() -> None:
     assert all(outcome_of(EndedEarlyError(reason)) != ("failed", "internal") for reason in Reason)
 
 
-def test_the_mean_of_the_rows_is_of_the_steps_between_two_moments() -> None:
+def test_mean_rows_is_the_mean_over_the_steps_between_two_measurements() -> None:
     assert Work(30, 70, 2.0).mean_rows(Work(10, 20, 1.0)) == 2.5
     assert Work(10, 20, 1.0).mean_rows(Work(10, 20, 1.0)) is None

@@ -45,7 +45,7 @@ def mark(*, tries: int = 1, fault: str = "") -> Mark:
 
 
 def exposed(metrics: Metrics) -> dict[str, Metric]:
-    """Read what Prometheus would, by the name of its first sample."""
+    """Return the metrics that Prometheus reads, by name."""
     registry = CollectorRegistry()
     registry.register(Collector(metrics.counts, lambda: GAUGES))
     text = generate_latest(registry).decode()
@@ -78,7 +78,7 @@ def counted() -> Metrics:
     return metrics
 
 
-def test_every_number_is_shown_under_its_name() -> None:
+def test_every_count_is_served_under_its_metric_name() -> None:
     shown = exposed(counted())
     assert value(shown, "voxspool_jobs_total", outcome="ended", code="") == 1
     assert value(shown, "voxspool_jobs_total", outcome="failed", code="timeout") == 1
@@ -108,13 +108,13 @@ def test_every_number_is_shown_under_its_name() -> None:
     assert value(shown, "voxspool_engine_busy_seconds_total") == 0.5
 
 
-def test_the_page_is_what_it_was_when_dashboards_were_written_for_it() -> None:
+def test_the_page_does_not_change() -> None:
     registry = CollectorRegistry()
     registry.register(Collector(counted().counts, lambda: GAUGES))
     assert generate_latest(registry).decode() == EXPOSITION.read_text(encoding="utf-8")
 
 
-def test_the_documented_table_is_what_is_shown() -> None:
+def test_the_table_in_the_docs_lists_exactly_the_served_metrics() -> None:
     families = Collector(lambda: told().counts(), lambda: GAUGES).collect()
     shown = [
         (
@@ -130,7 +130,7 @@ def test_the_documented_table_is_what_is_shown() -> None:
     assert documented == shown
 
 
-def test_the_alerts_of_the_guide_to_operations_use_metrics_that_are_shown() -> None:
+def test_the_alerts_in_the_operations_guide_use_served_metrics() -> None:
     guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     used = set(re.findall(r"voxspool_[a-z_]+", guide.split("```yaml")[1].split("```")[0]))
     shown = {sample.name for family in exposed(told()).values() for sample in family.samples}
@@ -138,14 +138,14 @@ def test_the_alerts_of_the_guide_to_operations_use_metrics_that_are_shown() -> N
     assert len(used) >= 5
 
 
-def test_the_documented_outcomes_are_all() -> None:
+def test_the_docs_list_all_outcomes() -> None:
     (row,) = re.findall(r"^\| `outcome` \| (.*) \|$", DOCS, re.MULTILINE)
     raised = [EndedEarlyError(reason) for reason in Reason]
     outcomes = {outcome_of(error)[0] for error in (*raised, AlreadyRunningError("x"), SpeechGivenUpError("x", "x"))}
     assert set(re.findall(r"`(\w+)`", row)) == outcomes | {"ended"}
 
 
-def test_the_documented_faults_are_all_that_the_code_can_find() -> None:
+def test_the_docs_list_all_faults() -> None:
     (row,) = re.findall(r"^\| `fault` \| (.*) \|$", DOCS, re.MULTILINE)
     all_at_once = AudioMeasurements(1e6, level_dbfs=99.0, peak_dbfs=0.0, silent_share=1.0, clipped_share=1.0)
     nothing = AudioMeasurements(0.0, level_dbfs=NOTHING_DBFS, peak_dbfs=NOTHING_DBFS, silent_share=1.0, clipped_share=0)
@@ -162,20 +162,20 @@ def told() -> Metrics:
     return metrics
 
 
-def test_a_port_that_is_taken_is_one_line_that_names_it() -> None:
+def test_a_port_in_use_raises_an_error_that_names_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=rf"127.0.0.1:{port}: Address already in use; choose another port"):
             serve(port)
 
 
-def test_without_the_extra_its_install_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(MissingExtraError, match=r"worker\[metrics\]"):
         serve(9)
 
 
-def test_nothing_is_registered_where_others_would_see_it() -> None:
+def test_nothing_is_registered_in_the_global_registry() -> None:
     from prometheus_client import REGISTRY
 
     exposed(told())

@@ -1,4 +1,4 @@
-"""What counts as a worker that hangs, and as one that has grown too large."""
+"""When the watchdog reports that a worker hangs, or that it has grown too large."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def hangs(
     return find_stall(now_s, step_began=step, turned=turned, tokens=tokens, redis_back=back)
 
 
-def test_a_worker_that_gets_on_does_not_hang() -> None:
+def test_a_healthy_worker_does_not_hang() -> None:
     token = CancelToken(60, lambda: 1000.0)
     assert hangs(1001.0, step=1000.5, tokens=(token,)) is None
 
@@ -41,51 +41,51 @@ def test_a_step_that_does_not_end_hangs() -> None:
     assert "step of the engine" in (hangs(1000.1, step=1000.0 - STEP_LIMIT_S) or "")
 
 
-def test_a_main_thread_that_does_not_turn_hangs() -> None:
+def test_a_main_thread_that_does_not_return_to_its_loop_hangs() -> None:
     assert "main thread" in (hangs(1000.1, turned=1000.0 - TURN_LIMIT_S) or "")
 
 
-def test_a_main_thread_that_waited_for_redis_has_time_after_it_is_back() -> None:
-    assert hangs(1000.0, turned=900.0, back=1000.0) is None, "it is away still"
+def test_a_main_thread_that_waited_for_redis_has_its_whole_time_again_after_the_outage() -> None:
+    assert hangs(1000.0, turned=900.0, back=1000.0) is None, "Redis has only just answered"
     assert hangs(1000.0 + TURN_LIMIT_S, turned=900.0, back=1000.0) is None
     assert hangs(1000.1 + TURN_LIMIT_S, turned=900.0, back=1000.0) is not None
 
 
-def test_a_job_that_does_not_look_at_its_token_hangs_a_while_after_it_was_asked_to_end() -> None:
+def test_a_job_that_ignores_its_cancel_token_hangs_after_the_limit() -> None:
     token = CancelToken(10_000, lambda: 1000.0)
-    assert hangs(2000.0, tokens=(token,)) is None, "nobody asked it"
+    assert hangs(2000.0, tokens=(token,)) is None, "it was not asked to end"
     token.end(Reason.CANCELLED)
     assert hangs(1000.0 + TOKEN_LIMIT_S, tokens=(token,)) is None
     assert "token" in (hangs(1000.1 + TOKEN_LIMIT_S, tokens=(token,)) or "")
 
 
-def test_a_job_that_overran_its_time_limit_hangs() -> None:
+def test_a_job_that_ignores_its_timeout_hangs_after_the_limit() -> None:
     token = CancelToken(10, lambda: 1000.0)
     assert hangs(1010.0 + TOKEN_LIMIT_S, tokens=(token,)) is None
     assert "token" in (hangs(1010.1 + TOKEN_LIMIT_S, tokens=(token,)) or "")
 
 
-def test_a_job_that_waited_for_redis_has_time_after_it_is_back() -> None:
+def test_a_job_that_waited_for_redis_has_its_whole_time_again_after_the_outage() -> None:
     token = CancelToken(10, lambda: 1000.0)
     assert hangs(1200.0, tokens=(token,), back=1190.0) is None
     assert hangs(1190.1 + TOKEN_LIMIT_S, tokens=(token,), back=1190.0) is not None
 
 
-def test_a_worker_may_grow_to_twice_what_it_had_and_by_a_little_at_least() -> None:
+def test_the_default_limit_is_twice_the_first_size_and_at_least_a_fixed_amount_more() -> None:
     small, large = MemoryLimit(None, lambda: 100), MemoryLimit(None, lambda: 4 * LEAST_GROWTH_BYTES)
     assert small.limit_bytes == 100 + LEAST_GROWTH_BYTES
     assert large.limit_bytes == GROWTH * 4 * LEAST_GROWTH_BYTES
 
 
-def test_a_worker_above_its_limit_says_how_large_it_is() -> None:
+def test_the_size_is_returned_only_above_the_limit() -> None:
     sizes = iter([10, 99, 100, 101])
     growth = MemoryLimit(100, lambda: next(sizes))
     assert [growth.too_large_bytes for _ in range(3)] == [None, None, 101]
 
 
-def test_a_limit_that_is_passed_before_the_first_job_is_refused() -> None:
+def test_a_limit_that_is_exceeded_before_the_first_job_is_refused() -> None:
     with pytest.raises(
-        SettingsError, match="VOXSPOOL_WORKER_MEMORY_MB is 1, and this worker has 2 MB when it is ready"
+        SettingsError, match="VOXSPOOL_WORKER_MEMORY_MB is 1, but this worker uses 2 MB before its first job"
     ):
         MemoryLimit(2**20, lambda: 2 * 2**20)
 
@@ -95,7 +95,7 @@ def test_the_size_of_this_process_is_known() -> None:
 
 
 class Reports:
-    """What a watchdog reports."""
+    """A watchdog, and what it has reported."""
 
     def __init__(self, *, stall: str | None = None, size_bytes: int = 0) -> None:
         self.said: list[object] = []

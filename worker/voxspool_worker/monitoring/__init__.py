@@ -1,1 +1,1 @@
-"""Metrics, the watchdog, the health file and the worker card: the health and the speed of a worker."""
+"""The health and the speed of a worker: metrics, watchdog, health file and worker card."""

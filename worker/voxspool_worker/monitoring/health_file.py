@@ -1,8 +1,8 @@
-"""The health file of a worker, and what reads it: `voxspool-worker health`, for a supervisor.
+"""Write and read the health files of workers; `voxspool-worker health` reads them for a supervisor.
 
 A worker writes its file every few seconds while it is healthy. A file that is too old means that the worker is not
 healthy, even if the process can no longer report anything. Times come from the machine's monotonic clock, which all
-processes share, so setting the clock makes no worker look unhealthy.
+processes share: a change of the system time does not make a worker look unhealthy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STALE_S: Final = 30.0
-"""A worker that has not written for this many seconds is unhealthy: ten heartbeats."""
+"""Age of a health file from which its worker is unhealthy, in seconds: ten heartbeats."""
 SUFFIX: Final = ".worker"
 LARGEST_PID: Final = 2**31 - 1
 """The largest process id that C's pid_t holds on Linux and macOS; psutil raises OverflowError above it."""
@@ -34,7 +34,7 @@ LARGEST_PID: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """A worker's last sign of life."""
+    """The content of a health file, and its age."""
 
     name: str
     pid: int
@@ -51,34 +51,34 @@ class HealthFile:
     """A worker's own file: `<pid>.worker` in a folder that other users cannot write to."""
 
     def __init__(self, folder: Path, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Make the folder, if need be. Raises SettingsError where it cannot be used."""
+        """Create the folder if it does not exist. Raises SettingsError if it cannot be used."""
         self._folder = _made(folder)
         self._path = self._folder / f"{os.getpid()}{SUFFIX}"
         self._name = name
         self._clock = clock
 
     def write(self, said: str) -> None:
-        """Write that the worker is healthy, and what it does. A full disk is no reason to stop speaking."""
+        """Write that the worker is healthy, and what it does. Ignore errors: a full disk must not end the worker."""
         sign = {"name": self._name, "at": self._clock(), "said": said}
         with contextlib.suppress(OSError):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the last worker may just have left
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # another worker may just have removed it
             write_whole(self._path, json.dumps(sign).encode(), sync=False)
 
     def remove(self) -> None:
-        """Leave nothing behind: the last one takes the folder with it."""
+        """Remove the file, and the folder if it is empty."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
             self._folder.rmdir()
 
 
 def default_folder() -> Path:
-    """Return the folder of this user's workers."""
+    """Return the default folder of the health files of this user's workers."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"voxspool-health-{user}"
 
 
 def signs(folder: Path, clock: Callable[[], float] = time.monotonic) -> list[Sign]:
-    """Return the last signs of the workers that run, by process id; forget those of processes that are gone."""
+    """Return the signs of all running workers; remove the files of processes that have ended."""
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         pid = count_or_zero(path.stem)
@@ -93,7 +93,10 @@ def signs(folder: Path, clock: Callable[[], float] = time.monotonic) -> list[Sig
 
 
 def _made(folder: Path) -> Path:
-    """Make a folder that is ours alone; refuse one that another user made, who could say that we live."""
+    """Create a folder that only this user can write to, and return it.
+
+    Raises SettingsError if it belongs to another user, who could fake the health of a worker.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = folder.stat().st_uid

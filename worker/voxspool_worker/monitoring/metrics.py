@@ -1,7 +1,7 @@
-"""What a worker has done since it started, in numbers: shown by its card and, if asked for, to Prometheus.
+"""Count what a worker has done since it started. Its card shows the numbers and, with --metrics, `prometheus` does.
 
-Plain Python behind one lock; any thread may report. The worker creates the metrics and passes them on. Only it and
-`prometheus`, which writes them in Prometheus's format, import this module. No library: a report costs an addition.
+All counters are behind one lock; any thread may report. The worker creates the metrics and passes them on. No library
+is used, so a report costs no more than an addition.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from voxspool_worker.speech.scheduler import Work
 
 FIRST_CHUNK_BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Between tone's milliseconds and a model that has a long queue before it, in seconds."""
+"""Histogram bounds for the time to first audio, in seconds: from the engine `tone` to a slow model and a long queue."""
 FACTOR_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
-"""Above 1, a listener waits."""
+"""Histogram bounds for the real-time factor; above 1, speech is slower than playback."""
 RECENT_JOBS: Final = 50
 """Number of most recent jobs in the averages on the worker card."""
 CACHED: Final = ("memory", "disk", "redis")
-"""Sources of a voice that was computed before; `built-in` never has to be."""
+"""Sources of a voice that was computed before. A `built-in` voice is never computed."""
 
 
 class Histogram:
@@ -38,21 +38,21 @@ class Histogram:
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """A count for each bound, of what lies between the one before and it; last, of what lies above all."""
+        """For each bound, the number of values above the previous bound and up to this one; last, those above all."""
         self.sum = 0.0
 
     def add(self, value: float) -> None:
-        """Take a measurement."""
+        """Add a measurement."""
         self.counts[bisect.bisect_left(self.bounds, value)] += 1
         self.sum += value
 
 
 @dataclass(slots=True)
 class Counts:
-    """The counters: values that never fall."""
+    """The counters of a worker; their values never decrease."""
 
     jobs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(outcome, code) -> runs that are over. The code is empty but for `failed`."""
+    """(outcome, code) -> number of finished runs. The code is empty unless the outcome is `failed`."""
     first_chunk_s: Histogram = field(default_factory=lambda: Histogram(FIRST_CHUNK_BOUNDS_S))
     real_time_factor: Histogram = field(default_factory=lambda: Histogram(FACTOR_BOUNDS))
     audio_s: float = 0.0
@@ -62,20 +62,20 @@ class Counts:
     spoken_again: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     voices: Counter[str] = field(default_factory=Counter)
-    """Source -> how often a voice was made ready from there."""
+    """Source -> how often a voice was prepared from it."""
     voices_s: dict[str, float] = field(default_factory=dict)
-    """Source -> the seconds that it took."""
+    """Source -> time spent preparing voices from it, in seconds."""
     rescued: int = 0
     outages: int = 0
 
     @property
     def failed(self) -> int:
-        """Runs that failed, whatever the code."""
+        """Number of runs that failed, with any code."""
         return sum(count for (outcome, _), count in self.jobs.items() if outcome == "failed")
 
     @property
     def voice_hit_rate(self) -> float | None:
-        """The share of voices that were found, of all that had to be computed once; None before the first."""
+        """Share of the voices found in a cache, without the built-in ones; None before the first voice."""
         found = sum(self.voices[source] for source in CACHED)
         asked = found + self.voices["computed"]
         return found / asked if asked else None
@@ -83,14 +83,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """The last RECENT_JOBS jobs that ended with something said."""
+    """Averages over the last RECENT_JOBS jobs that ended and produced speech; None if there is no such job."""
 
     first_chunk_s: float | None
-    """The median."""
+    """Median time to first audio, in seconds."""
     real_time_factor: float | None
-    """The mean."""
+    """Mean real-time factor."""
     jobs_per_minute: float | None
-    """Number of these jobs that ended in a minute."""
+    """Rate at which these jobs ended; None for a single job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Gauges:
     model: str
     device: str
     jobs: int
-    """How many jobs may run at once."""
+    """Number of jobs that may run at once."""
     running: int
     rows: int
     rows_in_use: int
@@ -110,23 +110,23 @@ class Gauges:
 
 
 class Metrics:
-    """Counts what it is told. The pipeline's Observer; from any thread."""
+    """Counts the events of all jobs: the implementation of `Observer`. Any thread may call it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._counts = Counts()
         self._ended: deque[tuple[float, End]] = deque(maxlen=RECENT_JOBS)
-        """When, by `clock`, and what."""
+        """The time by `clock` and the entry of each of the last jobs."""
         self._away = False
 
     def counts(self) -> Counts:
-        """Return a copy of all counts, of one moment."""
+        """Return a consistent copy of all counts."""
         with self._lock:
             return copy.deepcopy(self._counts)
 
     def recent(self) -> Recent:
-        """Sum up the last jobs."""
+        """Return the averages over the last jobs."""
         with self._lock:
             times, ended = [at for at, _ in self._ended], [end for _, end in self._ended]
         first = [end.first_chunk_s for end in ended if end.first_chunk_s is not None]
@@ -138,25 +138,25 @@ class Metrics:
         )
 
     def voice_ready(self, prepared: Prepared) -> None:
-        """A job's voice was made ready."""
+        """Count a voice that was prepared for a job."""
         with self._lock:
             self._counts.voices[prepared.source] += 1
             spent_s = self._counts.voices_s.get(prepared.source, 0.0)
             self._counts.voices_s[prepared.source] = spent_s + prepared.seconds
 
     def first_audio(self, after_s: float) -> None:
-        """A run published its first audio."""
+        """Record the time from the start of a run to its first audio, in seconds."""
         with self._lock:
             self._counts.first_chunk_s.add(after_s)
 
     def audio(self, duration_s: float) -> None:
-        """An audio entry was published."""
+        """Count a published audio entry of `duration_s` seconds."""
         with self._lock:
             self._counts.chunks += 1
             self._counts.audio_s += duration_s
 
     def segment_done(self, mark: Mark) -> None:
-        """A mark entry was published."""
+        """Count a complete segment."""
         with self._lock:
             self._counts.segments += 1
             self._counts.characters += mark.end - mark.start
@@ -165,30 +165,30 @@ class Metrics:
                 self._counts.faults[mark.fault] += 1
 
     def job_ended(self, end: End) -> None:
-        """An end entry was published."""
+        """Record the speed of a complete job; a job that spoke nothing has none."""
         if end.real_time_factor is None:
-            return  # nothing was said: there is nothing to measure
+            return
         with self._lock:
             self._counts.real_time_factor.add(end.real_time_factor)
             self._ended.append((self._clock(), end))
 
     def run_over(self, outcome: str, code: str = "") -> None:
-        """A run is over, however it went."""
+        """Count a finished run, with any outcome."""
         with self._lock:
             self._counts.jobs[outcome, code] += 1
 
     def job_rescued(self) -> None:
-        """A dead worker's job was brought back."""
+        """Count a job of a dead worker that this worker recovered."""
         with self._lock:
             self._counts.rescued += 1
 
     def redis_away(self) -> None:
-        """A command found no Redis: an outage, unless it is the one that goes on."""
+        """Report that Redis cannot be reached; the first report since it last answered counts as an outage."""
         with self._lock:
             self._counts.outages += not self._away
             self._away = True
 
     def redis_here(self) -> None:
-        """Redis answers."""
+        """Report that Redis answers."""
         with self._lock:
             self._away = False

@@ -1,4 +1,4 @@
-"""The metrics of a worker for Prometheus, served on loopback. No other module imports prometheus_client.
+"""Serve the metrics of a worker to Prometheus, on loopback. No other module imports prometheus_client.
 
 This module defines the name, type and labels of every metric; docs/metrics.md lists them. No metric is registered in
 the global registry: the numbers of the worker are read at each scrape.
@@ -51,7 +51,7 @@ def serve(port: int) -> Callable[[Collector], None]:
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """The metrics of a worker; Prometheus's registry calls `collect` at each scrape."""
+    """Converts the metrics of a worker; Prometheus's registry calls `collect` at each scrape."""
 
     counts: Callable[[], Counts]
     gauges: Callable[[], Gauges]
@@ -63,37 +63,38 @@ class Collector:
 
 
 def _counted(counts: Counts) -> Iterator[Metric]:
-    """Yield what has been counted since the worker started."""
-    yield _counter("jobs", "Runs of jobs that are over.", counts.jobs.items(), ("outcome", "code"))
-    yield _histogram("first_chunk_seconds", "From the start of a run to its first audio.", counts.first_chunk_s)
-    yield _histogram("real_time_factor", "Seconds of work a second of audio, of a run.", counts.real_time_factor)
-    yield _counter("audio_seconds", "Audio that was published.", counts.audio_s)
-    yield _counter("chunks", "Audio entries that were published.", counts.chunks)
-    yield _counter("segments", "Segments that were completed.", counts.segments)
-    yield _counter("characters", "Characters of the text that were spoken.", counts.characters)
-    yield _counter("segments_spoken_again", "Segments that took more than one try.", counts.spoken_again)
-    yield _counter("segments_faulty", "Segments whose best try has a fault still.", _by(counts.faults), ("fault",))
-    yield _counter("voices_ready", "Voices that were made ready for a run.", _by(counts.voices), ("source",))
-    yield _counter("voices_ready_seconds", "What making them ready took.", _by(counts.voices_s), ("source",))
-    yield _counter("jobs_rescued", "Jobs of dead workers that this one brought back.", counts.rescued)
-    yield _counter("redis_outages", "Times that Redis went away.", counts.outages)
+    """Yield the counters."""
+    yield _counter("jobs", "Finished runs of jobs.", counts.jobs.items(), ("outcome", "code"))
+    yield _histogram("first_chunk_seconds", "Time from the start of a run to its first audio.", counts.first_chunk_s)
+    yield _histogram("real_time_factor", "Seconds of work per second of audio, of a run.", counts.real_time_factor)
+    yield _counter("audio_seconds", "Seconds of published audio.", counts.audio_s)
+    yield _counter("chunks", "Published audio entries.", counts.chunks)
+    yield _counter("segments", "Completed segments.", counts.segments)
+    yield _counter("characters", "Spoken characters of text.", counts.characters)
+    yield _counter("segments_spoken_again", "Segments that needed more than one try.", counts.spoken_again)
+    yield _counter("segments_faulty", "Segments whose best try still has a fault.", _by(counts.faults), ("fault",))
+    yield _counter("voices_ready", "Voices prepared for a run.", _by(counts.voices), ("source",))
+    yield _counter("voices_ready_seconds", "Time spent preparing voices.", _by(counts.voices_s), ("source",))
+    yield _counter("jobs_rescued", "Jobs of dead workers that this worker recovered.", counts.rescued)
+    yield _counter("redis_outages", "Times that Redis became unreachable.", counts.outages)
 
 
 def _present(gauges: Gauges) -> Iterator[Metric]:
     """Yield the present state of the worker, and the counts of its engine."""
     worker = (gauges.name, gauges.engine, gauges.model, gauges.device)
-    yield _gauge("worker_info", "Who this is; always 1.", [(worker, 1)], ("name", "engine", "model", "device"))
-    yield _gauge("jobs_running", "Jobs that run.", gauges.running)
+    identity = ("name", "engine", "model", "device")
+    yield _gauge("worker_info", "Labels that identify the worker; the value is always 1.", [(worker, 1)], identity)
+    yield _gauge("jobs_running", "Running jobs.", gauges.running)
     yield _gauge("jobs_limit", "Jobs that may run at once.", gauges.jobs)
-    yield _gauge("rows", "Seats in the engine's batch.", gauges.rows)
-    yield _gauge("rows_in_use", "Seats that are taken.", gauges.rows_in_use)
+    yield _gauge("rows", "Rows in the engine's batch.", gauges.rows)
+    yield _gauge("rows_in_use", "Rows in use.", gauges.rows_in_use)
     yield _counter("engine_steps", "Steps of the engine.", gauges.work.steps)
-    yield _counter("engine_row_steps", "Seats that were taken, summed over the steps.", gauges.work.row_steps)
-    yield _counter("engine_busy_seconds", "What the steps took.", gauges.work.busy_s)
+    yield _counter("engine_row_steps", "Rows in use, summed over all steps.", gauges.work.row_steps)
+    yield _counter("engine_busy_seconds", "Time spent in steps of the engine.", gauges.work.busy_s)
 
 
 def _by(values: Mapping[str, float]) -> list[tuple[tuple[str], float]]:
-    """Return each value under the value of its only label."""
+    """Return samples with one label: the value of the label in a tuple, and the sample's value."""
     return [((label,), value) for label, value in values.items()]
 
 
@@ -112,14 +113,14 @@ def _gauge(name: str, documentation: str, values: _Values, labels: tuple[str, ..
 
 
 def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: _Values) -> Metric:
-    """Add a sample for each combination of label values; a number is the only sample, without labels."""
+    """Add `values` to a family and return it: a number without labels, or one per combination of label values."""
     for label_values, value in [((), values)] if isinstance(values, (int, float)) else values:
         family.add_metric(label_values, value)
     return family
 
 
 def _histogram(name: str, documentation: str, measured: Histogram) -> Metric:
-    """Return a histogram. Prometheus counts the measurements at or below each bound, ours those between two bounds."""
+    """Return a histogram with cumulative counts, as Prometheus needs them; `Histogram` counts each interval."""
     from prometheus_client.core import HistogramMetricFamily
 
     bounds = [*map(str, measured.bounds), "+Inf"]

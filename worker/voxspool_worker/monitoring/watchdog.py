@@ -1,8 +1,8 @@
 """Check every few seconds whether a thread of this process hangs, and whether its memory has grown too large.
 
-A worker that hangs is worse than a dead one: it holds its jobs, renews their leases and takes more jobs. So the process
-ends if a step of the engine does not end, or if a job ignores its cancel token; and, between jobs, if memory grows
-without end. This module detects and reports; the worker acts.
+A worker that hangs is worse than a dead one: it renews the leases of its jobs and takes more jobs. So the process ends
+if a step of the engine or a turn of the main thread takes too long, or if a job ignores its cancel token; and, between
+jobs, if the process uses too much memory. This module detects and reports; the worker acts.
 """
 
 from __future__ import annotations
@@ -22,44 +22,45 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_S: Final = 3.0
-"""How often the health of the process is checked and reported, in seconds."""
+"""Interval between two checks of the process, in seconds."""
 STEP_LIMIT_S: Final = 60.0
-"""How long a step of the engine may take, in seconds: a whole segment of Piper on a slow board takes ten."""
+"""Longest step of a healthy engine, in seconds: a whole segment of Piper on a slow board takes ten."""
 TOKEN_LIMIT_S: Final = 30.0
-"""How long after it was asked to end a job may go on, in seconds; it looks once a second, and at every chunk."""
+"""Longest time that a job may run after it was asked to end, in seconds. It checks its token every second, and at every
+chunk."""
 TURN_LIMIT_S: Final = 30.0
-"""How long the main thread may be away from its loop, in seconds; a command that Redis does not answer takes five."""
+"""Longest turn of the main thread's loop, in seconds; a command that Redis does not answer takes five."""
 GROWTH: Final = 2.0
 LEAST_GROWTH_BYTES: Final = 2**30
-"""Without a limit of its own, a worker may grow to twice what it had when it was ready, and by 1 GiB at least."""
+"""The default memory limit is GROWTH times the size of the ready worker, and at least LEAST_GROWTH_BYTES above it."""
 
 
 class MemoryLimit:
     """The largest memory that this process may use. Create it when the worker is ready to speak."""
 
     def __init__(self, limit_bytes: int | None, size: Callable[[], int]) -> None:
-        """Prepare; `size` gives the process's. Without a limit, it follows from the size now.
+        """Set the limit; None: it follows from the present size. `size` returns the size of the process, in bytes.
 
-        Raises SettingsError for a limit that the process has passed before its first job: it would start for ever.
+        Raises SettingsError if the process exceeds the limit before its first job: it would restart for ever.
         """
         self._size = size
         now_bytes = size()
         if limit_bytes and now_bytes >= limit_bytes:
             raise SettingsError(
-                f"VOXSPOOL_WORKER_MEMORY_MB is {limit_bytes >> 20}, and this worker has {now_bytes >> 20} MB when it "
-                "is ready; name more, or none"
+                f"VOXSPOOL_WORKER_MEMORY_MB is {limit_bytes >> 20}, but this worker uses {now_bytes >> 20} MB before "
+                "its first job; set a larger value, or unset it"
             )
         self.limit_bytes = limit_bytes or max(round(GROWTH * now_bytes), now_bytes + LEAST_GROWTH_BYTES)
 
     @property
     def too_large_bytes(self) -> int | None:
-        """The size, where it is above the limit; None where it is not."""
+        """The size of the process in bytes if it is above the limit, else None."""
         now_bytes = self._size()
         return now_bytes if now_bytes > self.limit_bytes else None
 
 
 def resident_bytes() -> int:
-    """Return what this process holds of the machine's memory."""
+    """Return the resident memory of this process, in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
@@ -68,21 +69,22 @@ def find_stall(
 ) -> str | None:
     """Describe the first component that hangs, or return None if all are healthy.
 
-    `step_began` is when the engine's step began that it is in, `turned` when the main thread last turned its loop,
-    `redis_back` when Redis was last found again: the main thread and the jobs may wait for it.
+    All times are in seconds, by the same clock. `step_began` is the start of the engine's current step, None between
+    steps; `turned` is the last turn of the main thread's loop. `redis_back` is the last time that Redis answered again
+    after an outage: the main thread and the jobs may wait for Redis.
     """
     if step_began is not None and now_s - step_began > STEP_LIMIT_S:
         return f"a step of the engine takes longer than {STEP_LIMIT_S:g} s"
     if now_s - max(turned, redis_back) > TURN_LIMIT_S:
-        return f"the main thread has not turned for {TURN_LIMIT_S:g} s"
+        return f"the main thread has not finished a turn of its loop for {TURN_LIMIT_S:g} s"
     for token in tokens:
         if now_s - max(token.ended_at(now_s), redis_back) > TOKEN_LIMIT_S:
-            return f"a job has not looked at its token for {TOKEN_LIMIT_S:g} s after its end"
+            return f"a job still runs {TOKEN_LIMIT_S:g} s after it was asked to end: it does not check its token"
     return None
 
 
 class Watchdog:
-    """The thread that checks the health of all others and reports it. It never waits for Redis."""
+    """Checks whether the process is healthy, from a thread of its own that never waits for Redis."""
 
     def __init__(
         self,
@@ -93,7 +95,10 @@ class Watchdog:
         on_stall: Callable[[str], None],
         on_growth: Callable[[int], None],
     ) -> None:
-        """Prepare. `stall` describes the first component that hangs, `on_growth` receives the size in bytes."""
+        """Store the callbacks. `stall` describes what hangs, or returns None; `on_growth` receives a size in bytes.
+
+        A check calls `on_healthy` or `on_stall`, and `on_growth` if the process is larger than `memory` allows.
+        """
         self._stall = stall
         self._memory = memory
         self._on_healthy = on_healthy
@@ -101,7 +106,7 @@ class Watchdog:
         self._on_growth = on_growth
 
     def run(self, wait: Callable[[float], bool]) -> None:
-        """Check every CHECK_S until `wait`, which receives these seconds, returns True: the body of the thread."""
+        """Check every CHECK_S seconds until `wait`, which waits for that time, returns True: the body of the thread."""
         while not wait(CHECK_S):
             try:
                 self.check()
@@ -109,7 +114,7 @@ class Watchdog:
                 log.exception("watch.error")
 
     def check(self) -> None:
-        """Report once whether the process is healthy, hangs, or has grown too large."""
+        """Check once, and report whether the process is healthy, hangs, or has grown too large."""
         if stall := self._stall():
             self._on_stall(stall)
         else:

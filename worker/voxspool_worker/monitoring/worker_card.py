@@ -1,4 +1,4 @@
-"""The card of a live worker: what it offers and how fast it is, for producers and for `voxspool status`.
+"""Make the card of a live worker: what it offers and how fast it is, for producers and for `voxspool status`.
 
 The fields are part of the wire protocol (docs/protocol.md); `voxspool.workers` reads them.
 """
@@ -25,8 +25,8 @@ def card_fields(
 ) -> dict[str, Any]:  # fmt: skip
     """Return the fields of a card.
 
-    `queues` are those from which the worker takes jobs now, none when it stops. `warmup_rate` is the speech rate of the
-    warm-up, in seconds of audio a second of work: it counts until the engine has spoken a job.
+    `queues` are the queues from which the worker takes jobs now; empty while it stops. `warmup_rate` is the speech rate
+    of the warm-up, in seconds of audio per second of work; the card shows it until the engine has spoken a job.
     """
     counts, recent = metrics.counts(), metrics.recent()
     return {
@@ -57,5 +57,5 @@ def card_fields(
 
 
 def shown(value: float | None) -> str:
-    """Return a measurement with four significant digits; an empty text if there is none yet."""
+    """Return a measurement with four significant digits; an empty text for None."""
     return "" if value is None else f"{value:.4g}"
