@@ -106,17 +106,17 @@ def test_get_shows_what_is_allowed_then_downloads_and_says_how_to_speak(
     assert len(list(folder.iterdir())) == 6
 
     again = voices("get", ANNA)
-    assert again.stdout == f"{ANNA} is here already, whole, in {folder}\n"
+    assert again.stdout == f"{ANNA} is already complete in {folder}\n"
     assert len(server.asked) == len(asked) + 1, "only the catalogue was asked for"
 
     (folder / f"{ANNA}.onnx").write_bytes(b"damaged")
-    assert "it replaces the one that differed" in voices("get", ANNA).stdout
+    assert "replaced a different version" in voices("get", ANNA).stdout
     assert (folder / f"{ANNA}.onnx").read_bytes() == b"a model"
 
 
 def test_the_demos_voice_is_known_to_be_here(server: VoiceServer, voices: Callable[..., Done]) -> None:
     server.add_real(JOE)
-    assert f"{JOE} is here already, whole" in voices("get", JOE).stdout
+    assert f"{JOE} is already complete" in voices("get", JOE).stdout
     (row,) = json.loads(voices("search", "--json").stdout)
     assert row["here"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FlushedRedis(redis.Redis):
-    """A client whose scripts are flushed by another client right after they were loaded, as often as it says."""
+    """A client whose scripts are flushed right after they are loaded, `flushes` times."""
 
     flushes = 0
 
@@ -51,7 +51,7 @@ def test_a_script_that_was_flushed_is_sent_again(client: FlushedRedis) -> None:
         assert client.flushes == 0
 
 
-def test_scripts_that_are_flushed_without_end_are_an_error(client: FlushedRedis) -> None:
+def test_a_script_that_is_flushed_every_time_raises_an_error(client: FlushedRedis) -> None:
     client.flushes = 99
     with pytest.raises(NoScriptError):
         beat(client)

@@ -1,4 +1,4 @@
-"""Commands are repeated while a real Redis is at its memory limit, and for no other error."""
+"""Retries of Redis commands while a real Redis is at its memory limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Waits:
-    """Records each wait; gives Redis memory again after so many."""
+    """Records each wait; after `full_for` waits it removes the memory limit of Redis."""
 
     def __init__(self, db: redis.Redis, full_for: int) -> None:
         self.seconds: list[float] = []
@@ -56,7 +56,7 @@ def test_an_error_other_than_a_full_memory_is_raised_at_once(db: redis.Redis) ->
         retry_while_redis_is_full(lambda: db.rpush("text", "item"), pytest.fail, "job=a-job")
 
 
-def test_what_the_wait_raises_ends_the_retries(db: redis.Redis) -> None:
+def test_an_exception_from_wait_ends_the_retries(db: redis.Redis) -> None:
     db.config_set("maxmemory", 1)
 
     def stop(wait_s: float) -> None:

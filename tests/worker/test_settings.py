@@ -1,4 +1,4 @@
-"""The worker's settings: what the environment may say, and what is refused with the name, the value and the way out."""
+"""The worker's settings: which values the environment may have, and the error message for each of the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_without_an_environment_there_are_defaults() -> None:
     )
 
 
-def test_everything_can_be_said() -> None:
+def test_every_setting_is_read_from_the_environment() -> None:
     settings = Settings.from_env(
         {
             "VOXSPOOL_REDIS_URL": "rediss://elsewhere:1/2",
@@ -43,12 +43,12 @@ def test_everything_can_be_said() -> None:
 @pytest.mark.parametrize(
     ("name", "allowed"), [("DEVICE", "auto, mps, cuda or cpu"), ("PRECISION", "auto, fp32, bf16 or int8")]
 )
-def test_a_word_that_is_not_one_of_those_it_takes_is_refused(name: str, allowed: str) -> None:
-    with pytest.raises(SettingsError, match=f"VOXSPOOL_{name} is 'tpu'; it takes {allowed}"):
+def test_a_word_that_is_not_allowed_is_refused_with_the_allowed_ones(name: str, allowed: str) -> None:
+    with pytest.raises(SettingsError, match=f"VOXSPOOL_{name} is 'tpu'; it must be {allowed}"):
         Settings.from_env({f"VOXSPOOL_{name}": "tpu"})
 
 
-def test_the_process_environment_is_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in environment.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VOXSPOOL_WORKER_JOBS", "5")
@@ -65,12 +65,12 @@ def test_the_process_environment_is_what_is_read(monkeypatch: pytest.MonkeyPatch
         ({"VOXSPOOL_REDIS_URL": "", "REDIS_URL": ""}, "redis://localhost:6379/0"),
     ],
 )
-def test_our_redis_url_comes_before_the_general_one(environ: dict[str, str], url: str) -> None:
+def test_voxspool_redis_url_overrides_redis_url(environ: dict[str, str], url: str) -> None:
     assert Settings.from_env(environ).redis_url == url
 
 
 @pytest.mark.parametrize("name", ["VOXSPOOL_WORKER_ENGINE", "VOXSPOOL_WORKER_JOBS", "VOXSPOOL_PIPER_VOICES"])
-def test_an_empty_variable_is_one_that_is_not_set(name: str) -> None:
+def test_an_empty_variable_counts_as_not_set(name: str) -> None:
     assert Settings.from_env({name: ""}) == Settings()
 
 
@@ -88,21 +88,21 @@ def test_a_mistyped_variable_is_refused_with_the_near_name(name: str, near: str)
         Settings.from_env({name: "1"})
 
 
-def test_variables_of_the_producer_and_of_others_are_none_of_its_business() -> None:
+def test_variables_of_the_producer_and_of_other_programs_are_ignored() -> None:
     environ = dict.fromkeys(environment.VARIABLES, "") | {"VOXSPOOLER": "1", "PATH": "/bin", "voxspool_x": "1"}
     assert Settings.from_env(environ) == Settings()
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "+3", "1.5", "two", " 8", "8 ", "1e3", "0x8", "８", "²", "1_000"])
-def test_a_number_of_jobs_that_is_none_is_refused_with_its_name_and_value(value: str) -> None:
+def test_an_invalid_number_of_jobs_is_refused_with_its_name_and_value(value: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"^VOXSPOOL_WORKER_JOBS is '.*'; it takes a whole number from 1 up$"
+        SettingsError, match=r"^VOXSPOOL_WORKER_JOBS is '.*'; it must be a whole number, 1 or more$"
     ) as bad:
         Settings.from_env({"VOXSPOOL_WORKER_JOBS": value})
     assert repr(value) in str(bad.value)
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().jobs = 2  # type: ignore[misc]
 
@@ -117,7 +117,7 @@ def test_settings_do_not_change() -> None:
         ({"XDG_CACHE_HOME": "/e"}, None, "/e/huggingface/hub"),
     ],
 )
-def test_models_lie_where_coqui_and_hugging_face_put_them(
+def test_the_model_folders_follow_the_rules_of_coqui_and_hugging_face(
     environ: dict[str, str], coqui: str | None, hub: str | None
 ) -> None:
     settings = Settings.from_env(environ)
@@ -126,13 +126,13 @@ def test_models_lie_where_coqui_and_hugging_face_put_them(
 
 
 @pytest.mark.parametrize("named", [None, "/data"])
-def test_a_users_own_voices_lie_where_data_of_a_user_lie(named: str | None) -> None:
+def test_a_users_own_voices_are_in_the_users_data_folder(named: str | None) -> None:
     home = Path(named) if named else DEFAULT_DATA_DIR
     environ = {"XDG_DATA_HOME": named} if named else {}
     assert Settings.from_env(environ).voices_dir == home / "voxspool" / "piper-voices"
 
 
-def test_a_catalogue_has_an_address_of_the_web() -> None:
+def test_the_catalogue_is_a_web_address() -> None:
     url = "http://127.0.0.1:8000/voices.json"
     assert Settings.from_env({"VOXSPOOL_PIPER_CATALOGUE": url}).piper_catalogue == url
 
@@ -140,13 +140,13 @@ def test_a_catalogue_has_an_address_of_the_web() -> None:
 @pytest.mark.parametrize(
     "value", ["voices.json", "file:///voices.json", "http://", "https://me:secret@host/", "http://[x"]
 )
-def test_what_is_no_address_of_the_web_is_refused_without_its_password(value: str) -> None:
+def test_an_invalid_web_address_is_refused_and_its_password_is_not_shown(value: str) -> None:
     with pytest.raises(SettingsError, match="VOXSPOOL_PIPER_CATALOGUE is not an address like https://") as refused:
         Settings.from_env({"VOXSPOOL_PIPER_CATALOGUE": value})
     assert "secret" not in str(refused.value)
 
 
-def test_threads_sleep_sooner_unless_somebody_chose() -> None:
+def test_threads_sleep_sooner_unless_the_user_chose_a_spin_count() -> None:
     environ: dict[str, str] = {}
     let_threads_sleep(environ)
     assert environ == {"GOMP_SPINCOUNT": SPIN_COUNT}

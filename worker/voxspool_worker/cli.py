@@ -1,6 +1,6 @@
-"""The command `voxspool-worker`: run a worker, or see what this machine has. Parses, calls, prints.
+"""The command `voxspool-worker`: run a worker, check this machine, manage its voices.
 
-Logging is set up here and nowhere else: one line an event on stderr, a stable action word first.
+Only this module sets up logging: one line per event on stderr, which begins with a stable action word.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxspool import connection, hints
+from voxspool.amounts import counted
 from voxspool.command import CommandGroup, EngineName
 from voxspool.errors import MissingExtraError, StoreError, VoxspoolError
 from voxspool.store.backends import open_place
@@ -39,16 +40,17 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="voxspool-worker")
 def main() -> None:
-    """Speak the jobs that are in Redis.
+    """Run a worker that speaks the jobs in Redis.
 
     \b
-    voxspool-worker check               what this machine has, what is missing
+    voxspool-worker check               show what is installed and what is missing
     voxspool-worker run                 speak with Piper until stopped
-    voxspool-worker run --engine tone   a sine for each sentence; needs no model
+    voxspool-worker run --engine tone   a tone for each sentence; needs no model
     voxspool-worker voices              list, search, get and try voices
     voxspool-worker warm                download XTTS, once
 
-    Exit codes: 0 done, 1 it failed, 2 a wrong value (nothing was started); 70 and 75 of `run`: start it again.
+    Exit codes: 0 success, 1 failure, 2 invalid value (nothing was started). `run` also exits with 70 and 75: start it
+    again.
     """
 
 
@@ -57,16 +59,16 @@ main.add_command(voices)
 
 def redis_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --redis URL."""
-    return click.option("--redis", "redis_url", metavar="URL", help="Where Redis is [VOXSPOOL_REDIS_URL, REDIS_URL].")(
+    return click.option("--redis", "redis_url", metavar="URL", help="URL of Redis [VOXSPOOL_REDIS_URL, REDIS_URL].")(
         command
     )
 
 
 @main.command()
 @redis_option
-@click.option("--engine", type=EngineName(), help="What speaks [VOXSPOOL_WORKER_ENGINE, else piper].")
-@click.option("--jobs", type=click.IntRange(1), help="How many jobs at once [VOXSPOOL_WORKER_JOBS, else 8].")
-@click.option("--burst", is_flag=True, help="Speak what is queued, then leave.")
+@click.option("--engine", type=EngineName(), help="Engine to load [VOXSPOOL_WORKER_ENGINE, else piper].")
+@click.option("--jobs", type=click.IntRange(1), help="Jobs that run at once [VOXSPOOL_WORKER_JOBS, else 8].")
+@click.option("--burst", is_flag=True, help="Speak the queued jobs, then exit.")
 @click.option("--metrics", "metrics_port", metavar="PORT", type=click.IntRange(1, 65535), help=METRICS_HELP)
 def run(
     redis_url: str | None,
@@ -77,8 +79,9 @@ def run(
 ) -> None:
     """Speak jobs until stopped.
 
-    The first Ctrl-C or SIGTERM lets the running jobs end; the second hands them back to their queue. Exit code 70 says
-    that the engine broke or hung, 75 that it used too much memory: its jobs are safe, start it again.
+    After the first Ctrl-C or SIGTERM, the worker finishes its running jobs; after the second, it returns them to their
+    queue. Exit code 70 means that the engine broke or hung, 75 that the worker used too much memory. In both cases no
+    job is lost: start the worker again.
     """
     settings = _settings(redis_url=redis_url, engine=engine, jobs=jobs)
     _check_store(settings.store)
@@ -91,8 +94,8 @@ def run(
     from voxspool_worker.queue.worker import SpeechWorker
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
-    logging.getLogger("rq.worker").setLevel(logging.WARNING)  # five lines a job, where ours are two
-    logging.getLogger("rq.job").setLevel(logging.ERROR)  # a traceback for each part of a job that it cannot read
+    logging.getLogger("rq.worker").setLevel(logging.WARNING)  # at INFO, RQ logs five lines per job
+    logging.getLogger("rq.job").setLevel(logging.ERROR)  # it warns with a traceback for each unreadable field
     connect = functools.partial(connection.connect, settings.redis_url)
     show = prometheus.serve(metrics_port) if metrics_port else None  # first: a model may take long to load
     loaded = engines.load_or_stand_in(settings, connect)
@@ -110,7 +113,7 @@ def run(
         show(prometheus.Collector(worker.metrics.counts, worker.gauges))
     with connection.translated(settings.redis_url):
         exit_code = worker.work(burst=burst)
-    for late in (signal.SIGINT, signal.SIGTERM):  # Python lets go of its handlers before the process ends
+    for late in (signal.SIGINT, signal.SIGTERM):  # Python restores the default handlers before the process ends
         signal.signal(late, signal.SIG_IGN)
     raise SystemExit(exit_code)
 
@@ -122,9 +125,9 @@ def health() -> None:
     \b
     voxspool-worker health      for systemd, Docker
 
-    The exit code is 1 if there is no worker, or one that hangs.
+    The exit code is 1 if no worker runs, or if one hangs.
 
-    It looks at the files in VOXSPOOL_HEALTH_DIR; neither Redis nor a worker is asked.
+    This command reads the files in VOXSPOOL_HEALTH_DIR. It contacts neither Redis nor a worker.
     """
     folder = _settings().health_dir or health_files.default_folder()
     found = health_files.signs(folder)
@@ -132,26 +135,26 @@ def health() -> None:
         mark = GOOD if sign.healthy else MISSING
         click.echo(f"{mark}  {sign.name} (process {sign.pid}): {sign.said}, {sign.age_s:.0f} s ago")
     if not found:
-        click.echo(f"{MISSING}  no worker has a file in {folder}")
+        click.echo(f"{MISSING}  no worker runs: there is no health file in {folder}")
     if not found or not all(sign.healthy for sign in found):
         raise SystemExit(1)
 
 
 @main.command()
 @redis_option
-@click.option("--engine", type=EngineName(), help="Which engine [VOXSPOOL_WORKER_ENGINE, else piper].")
-@click.option("--bench", is_flag=True, help="Measure how fast the engine speaks here; it takes a minute or more. "
+@click.option("--engine", type=EngineName(), help="Engine to check [VOXSPOOL_WORKER_ENGINE, else piper].")
+@click.option("--bench", is_flag=True, help="Measure the engine's speed on this machine; this takes a minute or more. "
               "`voxspool narrate --plan` uses the result.")  # fmt: skip
-@click.option("--fidelity", is_flag=True, help="Measure what bf16 and int8 change of XTTS, on your own weights.")
+@click.option("--fidelity", is_flag=True, help="Measure how bf16 and int8 change XTTS's output, on your own weights.")
 def check(redis_url: str | None, engine: str | None, bench: bool, fidelity: bool) -> None:  # noqa: FBT001 - click's way
-    """Show what this machine has, and what is missing.
+    """Show what is installed on this machine and what is missing.
 
     \b
     voxspool-worker check
-    voxspool-worker check --bench --engine xtts   how fast it speaks here
-    voxspool-worker check --fidelity              what a precision changes
+    voxspool-worker check --bench --engine xtts   measure the speed of XTTS
+    voxspool-worker check --fidelity              compare bf16 and int8 with fp32
 
-    The exit code is 0 if `voxspool-worker run` could run here now.
+    The exit code is 0 if `voxspool-worker run` can run on this machine now.
     """
     settings = _settings(redis_url=redis_url, engine=engine)
     if bench:
@@ -169,45 +172,45 @@ def check(redis_url: str | None, engine: str | None, bench: bool, fidelity: bool
 
 @main.command()
 def warm() -> None:
-    """Download XTTS (2 GB) unless it is here, and check its files.
+    """Download XTTS (2 GB) unless it is installed, and check its files.
 
     \b
     COQUI_TOS_AGREED=1 voxspool-worker warm
 
-    The variable says that you agree to the licence of XTTS's weights; without it nothing is downloaded. Coqui's library
-    downloads, into the folder of its models.
+    With this variable you agree to the licence of XTTS's weights; without it nothing is downloaded. Coqui's library
+    does the download and stores XTTS in the folder of its models.
     """
     from voxspool_worker.engines.xtts import checkpoint
 
     found = checkpoint.fetch(_settings())
     checkpoint.verify(found)
-    click.echo(f"XTTS is in {found.folder}, whole; its fingerprint is {found.fingerprint}")
+    click.echo(f"XTTS is complete in {found.folder}; its fingerprint is {found.fingerprint}")
 
 
 def _bench(settings: Settings) -> None:
-    """Measure the engine and print what came of it."""
+    """Measure the speed of the engine, print it, and store it for `voxspool narrate --plan`."""
     from voxspool import speeds
     from voxspool_worker import engines
     from voxspool_worker.engines.benchmark import measure
 
     engine = engines.load(settings.engine, settings)
-    click.echo(f"{engine.model} on {engine.device}, {engine.rows} rows: measuring", err=True)
+    click.echo(f"measuring {engine.model} on {engine.device}, {counted(engine.rows, 'row')}", err=True)
     speed = measure(engine)
     if speed.many_rtf:
         speeds.remember(settings.cache_dir, engine.name, 1 / speed.many_rtf)
     for name, value, unit in (
-        ("voice made ready", speed.voice_s, "s"),
+        ("voice prepared", speed.voice_s, "s"),
         ("first audio", speed.first_chunk_s, "s"),
         ("one sentence", speed.one_rtf, "of real time"),
-        ("a page", speed.passage_s, "s"),
-        ("", speed.passage_rtf, "of real time"),
+        ("one page", speed.passage_s, "s"),
+        ("one page", speed.passage_rtf, "of real time"),
         (f"{2 * engine.rows} sentences at once", speed.many_rtf, "of real time"),
     ):
         click.echo(f"{name:<24} {value:8.3f} {unit}")
 
 
 def _fidelity(settings: Settings) -> None:
-    """Measure XTTS's precisions and print what came of it."""
+    """Compare XTTS's precisions with fp32 and print the differences."""
     from voxspool_worker.engines import xtts
 
     xtts.check_installed()
@@ -219,11 +222,12 @@ def _fidelity(settings: Settings) -> None:
             f"{one.precision:<14} {one.greedy:7.1%} {one.sampled:8.1%} {one.gap:7.3f} {one.largest_gap:8.3f} "
             f"{one.audio_db:5.2f} dB"
         )
-    click.echo("greedy, sampled: share of tokens chosen alike; gap: of log-probabilities, in nats; audio: of spectra")
+    click.echo("greedy, sampled: share of equal tokens")
+    click.echo("gap: difference of the log-probabilities, in nats; audio: difference of the spectra")
 
 
 def _check_store(place: str) -> None:
-    """Refuse a name that is no segment store. One that cannot be reached now may come back: the worker tries again."""
+    """Raise the error of an invalid store name. Ignore a store that is unreachable now: the worker tries again."""
     try:
         open_place(place)
     except (StoreError, MissingExtraError) as error:
@@ -232,34 +236,37 @@ def _check_store(place: str) -> None:
 
 
 def _settings(**flags: str | int | None) -> Settings:
-    """Read the environment; the command line wins. Raises RedisUnavailableError for a URL that is none."""
+    """Return the settings: the options of the command line, else the environment.
+
+    Raises RedisUnavailableError for an invalid URL.
+    """
     said: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     settings = replace(Settings.from_env(), **said)
-    connection.connect(settings.redis_url).close()  # it sends nothing
+    connection.connect(settings.redis_url).close()  # this checks the URL and sends nothing
     return settings
 
 
 def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Look at this machine: a mark, what, and its state or what to do."""
+    """Yield what `check` finds on this machine: a mark, a name, and the state or what to do."""
     yield GOOD, "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     try:
         yield GOOD, "redis", f"{connection.check(settings.redis_url)} at {connection.shown(settings.redis_url)}"
     except VoxspoolError as error:
         yield MISSING, "redis", str(error)
     yield from _engine_findings(settings)
-    yield GOOD, "device", f"cpu ({_cores()} cores); piper and tone compute there"
+    yield GOOD, "device", f"cpu ({counted(_cores(), 'core')}), used by piper and tone"
     yield (
         GOOD,
         "licence",
-        "voxspool Apache-2.0; piper-tts GPL-3, an extra; XTTS's weights CPML, non-commercial; each voice has its own",
+        "voxspool Apache-2.0; piper-tts (an extra) GPL-3; XTTS's weights CPML, non-commercial; each voice has its own",
     )
     if importlib.util.find_spec("sounddevice") is None:
         install = hints.install_command("voxspool", "play")
-        yield NOTE, "play", f"`voxspool speak` cannot play here, only write files; install what it needs: {install}"
+        yield NOTE, "play", f"`voxspool speak` cannot play sound, only write files; to play it, install: {install}"
 
 
 def _engine_findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Try each engine; the one that `run` would load must be there, or the one that stands in for it."""
+    """Load each engine and yield the result. The engine that `run` would load is required, or its stand-in."""
     from voxspool_worker import engines
     from voxspool_worker.engines import plugins
 
@@ -279,7 +286,7 @@ def _engine_findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _tried(name: str, settings: Settings) -> Engine | VoxspoolError:
-    """Return an engine, or why it cannot be loaded."""
+    """Load and return an engine, or return the error."""
     from voxspool_worker import engines
 
     try:
@@ -289,7 +296,7 @@ def _tried(name: str, settings: Settings) -> Engine | VoxspoolError:
 
 
 def _described(engine: Engine) -> str:
-    """Describe an engine, and list its voices."""
+    """Return a description of an engine, with its first voices."""
     voices = list(built_in(engine.voices).values())
     listed = ", ".join(f"{voice.name} ({'/'.join(voice.languages) or 'any'})" for voice in voices[:VOICES_LISTED])
     more = f" and {len(voices) - VOICES_LISTED} more" if len(voices) > VOICES_LISTED else ""
@@ -297,7 +304,7 @@ def _described(engine: Engine) -> str:
 
 
 def _cores() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,10 +26,10 @@ _Result = TypeVar("_Result")
 
 
 def retry_while_redis_is_full(act: Callable[[], _Result], wait: Callable[[float], object], about: str) -> _Result:
-    """Call `act`, again and again while Redis has no memory for it, and return its result.
+    """Call `act` and return its result; call it again while Redis has no memory for it.
 
-    `wait` spends the seconds that it is passed; an exception that it raises ends the retries. `about` identifies the
-    caller in the log, as in "job=chapter-1". Raises whatever else `act` raises.
+    `wait` waits for the number of seconds that it receives; an exception from it ends the retries. `about` identifies
+    the caller in the log, as in "job=chapter-1". Passes on every other error of `act`.
     """
     waited_s, wait_s = 0.0, FIRST_WAIT_S
     while True:

@@ -1,4 +1,4 @@
-"""The worker's settings: one frozen value. Only this module reads the environment; options of a command overrule it."""
+"""The worker's settings. Only this module reads the environment; the options of a command override it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
 DEFAULT_JOBS = 8
-"""Jobs at once: one a row of a batching engine, and cheap for one that does not batch."""
+"""Number of jobs that run at once: one per row of an engine with a batch; an engine without one loses little by it."""
 DEVICES: Final = ("auto", "mps", "cuda", "cpu")
 PRECISIONS: Final = ("auto", "fp32", "bf16", "int8")
 DEFAULT_CACHE_DIR: Final = Path("~/.cache/voxspool")
-"""Expanded where it is used, as those below: nothing is asked of the system at import."""
+"""Like the folders below, expanded where it is used: an import must not read the system."""
 DEFAULT_COQUI_DIR: Final = Path(
     "~/Library/Application Support/tts" if sys.platform == "darwin" else "~/.local/share/tts"
 )
 DEFAULT_HUB_DIR: Final = Path("~/.cache/huggingface/hub")
 DEFAULT_DATA_DIR: Final = Path("~/Library/Application Support" if sys.platform == "darwin" else "~/.local/share")
 VOICES_DIR: Final = Path("voxspool", "piper-voices")
-"""Where a user's own Piper voices lie, below the folder for data."""
+"""Folder of a user's own Piper voices, relative to the user's data folder."""
 
 
 SPIN_COUNT: Final = "2000"
-"""Turns that a thread waits in a loop before it sleeps; OpenMP's own default is some 300,000.
+"""Number of loop turns that an OpenMP thread waits before it sleeps; the default of OpenMP is about 300,000.
 
-On an idle machine both are as fast; where another process wants a core, the default made a sentence take five times as
-long, and this twice. cpu_decoder.c's threads wait about as long.
+On an idle machine both values are equally fast. If another process needs a core, a sentence took five times as long
+with the default, and twice as long with this value (measured). The threads of cpu_decoder.c wait for a similar time.
 """
 
 
@@ -43,7 +43,7 @@ class Settings:
     """The settings of a worker."""
 
     redis_url: str = field(default=environment.DEFAULT_REDIS_URL, repr=False)
-    """May hold a password: never shown."""
+    """Never shown: it may contain a password."""
     engine: str = "piper"
     jobs: int = DEFAULT_JOBS
     piper_voices: Path | None = None
@@ -54,23 +54,26 @@ class Settings:
     store: str = environment.DEFAULT_STORE
     """The segment store of books: a folder or a URL."""
     health_dir: Path | None = None
-    """The folder of the health files; None: a folder of this user's among the temporary ones."""
+    """The folder of the health files; None: this user's folder in the system's folder for temporary files."""
     memory_mb: int | None = None
-    """At which size a worker wants to be started again, in MiB; None: see `watchdog.MemoryLimit`."""
+    """Memory in MiB above which the worker exits to be started again; None: see `watchdog.MemoryLimit`."""
     tos_agreed: bool = False
     """True if the user agreed to Coqui's licence for XTTS's weights: COQUI_TOS_AGREED=1, Coqui's own variable."""
     coqui_dir: Path = DEFAULT_COQUI_DIR
     """The folder of Coqui's models."""
     hub_dir: Path = DEFAULT_HUB_DIR
-    """Where Hugging Face keeps what was fetched; there Coqui's newer versions keep XTTS."""
+    """Hugging Face's download cache, where newer versions of Coqui store XTTS."""
     voices_dir: Path = DEFAULT_DATA_DIR / VOICES_DIR
-    """Where Piper voices lie if `piper_voices` names no folder: this user's own."""
+    """This user's own folder of Piper voices, used if `piper_voices` is None."""
     piper_catalogue: str | None = None
     """The address of a catalogue of Piper voices; None: piper-tts's own."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read the environment. Raises SettingsError, naming the variable, its value and what it may be."""
+        """Return the settings of the environment.
+
+        Raises SettingsError, which names the variable, its value and the allowed values.
+        """
         environment.check_names(environ)
         return cls(
             redis_url=environment.redis_url(environ) or environment.DEFAULT_REDIS_URL,
@@ -93,7 +96,10 @@ class Settings:
 
 
 def let_threads_sleep(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Let PyTorch's threads (GNU OpenMP) sleep sooner, unless somebody chose. Call it before torch is imported."""
+    """Set GOMP_SPINCOUNT so that PyTorch's threads (GNU OpenMP) sleep sooner, unless it is set already.
+
+    Call it before torch is imported.
+    """
     environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
@@ -103,13 +109,13 @@ def forbid_telemetry(environ: MutableMapping[str, str] = os.environ) -> None:
 
 
 def _coqui_dir(environ: Mapping[str, str]) -> Path:
-    """Return Coqui's folder, by Coqui's own rule (trainer.io.get_user_data_dir)."""
+    """Return Coqui's folder, by the rule of Coqui's library (trainer.io.get_user_data_dir)."""
     home = environ.get("TTS_HOME") or environ.get("XDG_DATA_HOME")
     return Path(home) / "tts" if home else DEFAULT_COQUI_DIR
 
 
 def _hub_dir(environ: Mapping[str, str]) -> Path:
-    """Return Hugging Face's folder, by its own rule (huggingface_hub.constants)."""
+    """Return Hugging Face's folder, by the rule of its library (huggingface_hub.constants)."""
     said = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     if said:
         return Path(said)
@@ -120,13 +126,13 @@ def _hub_dir(environ: Mapping[str, str]) -> Path:
 
 
 def _path(environ: Mapping[str, str], name: str) -> Path | None:
-    """Read a path; None where it is not said."""
+    """Return the path in a variable, or None if it is not set."""
     value = environ.get(name)
     return Path(value).expanduser() if value else None
 
 
 def _web_address(environ: Mapping[str, str], name: str) -> str | None:
-    """Read an address of the web; None where it is not said."""
+    """Return the web address in a variable, or None if it is not set."""
     value = environ.get(name)
     if not value:
         return None
@@ -142,18 +148,18 @@ def _web_address(environ: Mapping[str, str], name: str) -> str | None:
 
 
 def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
-    """Read one word of several, the first by default."""
+    """Return the value of a variable, which must be one of `allowed`; the first is the default."""
     value = environ.get(name) or allowed[0]
     if value not in allowed:
-        raise SettingsError(f"{name} is {value!r}; it takes {', '.join(allowed[:-1])} or {allowed[-1]}")
+        raise SettingsError(f"{name} is {value!r}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}")
     return value
 
 
 def _positive(environ: Mapping[str, str], name: str) -> int | None:
-    """Read a whole number from 1 up; None where it is not said."""
+    """Return the number in a variable, 1 or more, or None if it is not set."""
     value = environ.get(name)
     if not value:
         return None
     if not (value.isascii() and value.isdigit() and int(value) > 0):
-        raise SettingsError(f"{name} is {value!r}; it takes a whole number from 1 up")
+        raise SettingsError(f"{name} is {value!r}; it must be a whole number, 1 or more")
     return int(value)

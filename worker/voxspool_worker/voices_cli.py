@@ -1,6 +1,6 @@
-"""`voxspool-worker voices`: list the voices of this machine; search, get and try those of Piper's catalogue.
+"""`voxspool-worker voices`: list the voices on this machine; search Piper's catalogue, download and try its voices.
 
-It asks no questions: it shows the licence and the data set of a voice, then downloads it.
+No command asks a question: `get` shows the licence and the data set of a voice, then downloads it.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for sc
 
 @click.group(cls=InterruptibleGroup)
 def voices() -> None:
-    """List the voices of this machine; search, get and try Piper's.
+    """List the voices on this machine; search, get and try Piper's.
 
     \b
-    voxspool-worker voices list                        voices of this machine
-    voxspool-worker voices search german               what Piper's catalogue has
+    voxspool-worker voices list                        list installed voices
+    voxspool-worker voices search german               search Piper's catalogue
     voxspool-worker voices get en_US-ljspeech-medium   download a voice
     voxspool-worker voices try en_US-ljspeech-medium   hear it
 
-    Cloned voices lie in Redis; `voxspool voices` lists them.
+    Cloned voices are stored in Redis; `voxspool voices` lists them.
     """
 
 
 @voices.command("list")
 @_JSON
 def list_voices(as_json: bool) -> None:  # noqa: FBT001 - click's way
-    """List the voices of this machine.
+    """List the voices on this machine.
 
     \b
     voxspool-worker voices list
     voxspool-worker voices list --json
 
-    These are Piper's voices in the folders where the worker looks, and the speakers of XTTS's checkpoint.
+    The list has the Piper voices in the worker's voice folders and the speakers of XTTS's checkpoint.
     """
     settings = Settings.from_env()
     rows = [*_piper_rows(settings), *_xtts_rows(settings)]
@@ -89,8 +89,8 @@ def search(language: str | None, as_json: bool) -> None:  # noqa: FBT001 - click
     voxspool-worker voices search german
     voxspool-worker voices search en_GB --json
 
-    LANGUAGE is written like de, de_DE or german; without it, all voices are shown. The catalogue is fetched each time;
-    nothing else is downloaded.
+    LANGUAGE is a code or a name, such as de, de_DE or german; without it, all voices are shown. The command fetches the
+    catalogue each time and downloads nothing else.
     """
     settings = Settings.from_env()
     here = _names_here(settings)
@@ -114,13 +114,14 @@ def search(language: str | None, as_json: bool) -> None:  # noqa: FBT001 - click
 @voices.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def get(names: tuple[str, ...]) -> None:
-    """Download voices for this machine's worker.
+    """Download voices for the worker on this machine.
 
     \b
     voxspool-worker voices get en_US-ljspeech-medium
 
-    Each voice's data set and licence are shown first. The files are compared with the catalogue's digests, and appear
-    when all are whole. They are stored in the folder that VOXSPOOL_PIPER_VOICES names, else in one of your own.
+    The command first shows each voice's data set and licence. It checks the files against the catalogue's digests; they
+    appear only when all of them are complete. They are stored in the folder VOXSPOOL_PIPER_VOICES, or else in the voice
+    folder of your own user.
     """
     from voxspool_worker.engines.piper import voice_folders
 
@@ -144,8 +145,8 @@ def try_voice(name: str, output: Path | None) -> None:
     voxspool-worker voices try en_US-ljspeech-medium
     voxspool-worker voices try en_US-ljspeech-medium -o try.wav
 
-    NAME is a Piper voice that is on this machine. The sentence is the first of article 1 of the Universal Declaration
-    of Human Rights, in the voice's language.
+    NAME is a Piper voice on this machine. The sentence is the first one of article 1 of the Universal Declaration of
+    Human Rights, in the voice's language.
     """
     from voxspool.audio.files import check_output
 
@@ -189,7 +190,7 @@ def _piper_rows(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def _xtts_rows(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Yield one row for each speaker of XTTS's checkpoint, if it and PyTorch are here."""
+    """Yield one row for each speaker of XTTS's checkpoint, if this machine has it and PyTorch."""
     from voxspool_worker.engines.xtts import checkpoint
 
     somewhere = settings.xtts_dir or any(
@@ -220,7 +221,7 @@ def _names_here(settings: Settings) -> set[str]:
 
 
 def _how_to_begin(settings: Settings) -> str:
-    """Return what to do where there is no voice."""
+    """Return the advice for a machine without a voice."""
     from voxspool_worker.engines.piper import STARTER, get_command
 
     return f"get one: {get_command(settings.piper_voices)} {STARTER}"
@@ -245,14 +246,14 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def _catalogue(settings: Settings) -> Catalogue:
-    """Fetch the catalogue that the settings name, else the one that piper-tts names."""
+    """Fetch the catalogue that the settings name, or else piper-tts's own."""
     from voxspool_worker.voices import downloads
 
     return downloads.fetch(settings.piper_catalogue or _pipers_own())
 
 
 def _remote_row(voice: CatalogueVoice) -> dict[str, Any]:
-    """Return what JSON says of a voice in the catalogue."""
+    """Return the JSON fields of a voice in the catalogue."""
     return {
         "name": voice.name, "language": voice.code, "language_name": voice.language, "country": voice.country,
         "quality": voice.quality, "size_bytes": voice.size_bytes, "speakers": voice.speakers,
@@ -260,7 +261,7 @@ def _remote_row(voice: CatalogueVoice) -> dict[str, Any]:
 
 
 def _pipers_own() -> str:
-    """Return the catalogue's address as piper-tts has it. Raises MissingExtraError."""
+    """Return the address of piper-tts's own catalogue. Raises MissingExtraError if piper-tts is not installed."""
     if importlib.util.find_spec("piper") is None:
         raise MissingExtraError(
             f"Piper's voices need piper-tts; install it: {install_command('voxspool-worker', 'piper')}"
@@ -271,13 +272,13 @@ def _pipers_own() -> str:
 
 
 def _get(catalogue: Catalogue, voice: CatalogueVoice, folders: Sequence[Path]) -> None:
-    """Show what a voice is made of, download it unless it is here, and say how it is used."""
+    """Show the data set and licence of a voice, download it unless it is installed, and print how to use it."""
     from voxspool_worker.voices import downloads
 
     target = folders[0]
     whole = next((folder for folder in folders if downloads.is_whole(voice, folder)), None)
     if whole:
-        click.echo(f"{voice.name} is here already, whole, in {whole}")
+        click.echo(f"{voice.name} is already complete in {whole}")
         return
     card = downloads.fetch_card(catalogue, voice)
     for line in _described(voice, card):
@@ -286,13 +287,13 @@ def _get(catalogue: Catalogue, voice: CatalogueVoice, folders: Sequence[Path]) -
     with _progress() as progress:
         task = progress.add_task(voice.name, total=voice.size_bytes)
         downloads.get(catalogue, voice, card, target, lambda size: progress.advance(task, size))
-    done = "replaces the one that differed" if replaced else "is stored"
-    click.echo(f"  it {done} in {target}; a worker that runs already must be restarted to see it")
+    done = "replaced a different version" if replaced else "stored"
+    click.echo(f"  {done} in {target}; restart a running worker to use the voice")
     click.echo(f'  voxspool speak "Hello." --voice {voice.name} -o hello.wav')
 
 
 def _described(voice: CatalogueVoice, card: str) -> Iterator[str]:
-    """Yield lines that say what a voice is, what it was made of, and what its licence allows."""
+    """Yield lines that describe a voice, its data set and what its licence allows."""
     from voxspool_worker.voices.downloads import Card
 
     told = Card.read(card)
@@ -308,7 +309,7 @@ def _described(voice: CatalogueVoice, card: str) -> Iterator[str]:
 
 
 def _progress() -> Progress:
-    """Make a bar for a terminal's stderr; elsewhere it shows nothing."""
+    """Return a progress bar on stderr; it shows nothing if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -323,7 +324,7 @@ def _progress() -> Progress:
 
 
 def _find(name: str, settings: Settings) -> Voice:
-    """Return a voice of Piper's that is on this machine. Raises UnknownVoiceError."""
+    """Return a Piper voice on this machine. Raises UnknownVoiceError."""
     from voxspool_worker.engines.piper import find_voices, get_command, voice_folders
 
     found = find_voices(voice_folders(settings.piper_voices, settings.voices_dir))
@@ -333,7 +334,7 @@ def _find(name: str, settings: Settings) -> Voice:
 
 
 def _speak(voice: Voice, settings: Settings) -> tuple[npt.NDArray[np.int16], int]:
-    """Speak the sentence of a voice's language; return samples, shape (n,), and their rate in Hz."""
+    """Speak the sample sentence of the voice's language; return samples, shape (n,), and their rate in Hz."""
     from voxspool_worker.engines.base import SpeechSegment
     from voxspool_worker.engines.piper import PiperEngine, get_command, voice_folders
     from voxspool_worker.voices.sample_sentences import SENTENCES
@@ -342,7 +343,8 @@ def _speak(voice: Voice, settings: Settings) -> tuple[npt.NDArray[np.int16], int
     sentence = SENTENCES.get(language.partition("-")[0])
     if sentence is None:
         raise UnknownLanguageError(
-            f"no sentence in {language} is known here; give one: voxspool speak TEXT --voice {shlex.quote(voice.name)}"
+            f"there is no sample sentence in {language}; speak a text of your own: "
+            f"voxspool speak TEXT --voice {shlex.quote(voice.name)}"
         )
     folders = voice_folders(settings.piper_voices, settings.voices_dir)
     engine = PiperEngine(folders, first=voice.name, get=get_command(settings.piper_voices))
@@ -352,7 +354,7 @@ def _speak(voice: Voice, settings: Settings) -> tuple[npt.NDArray[np.int16], int
 
 
 def _not_here(name: str, found: Iterable[str], command: str) -> UnknownVoiceError:
-    """Make the error for a voice that this machine has not."""
+    """Return the error for a voice that is not on this machine."""
     voice = name.partition("#")[0]
     if PIPER_NAME.fullmatch(voice) and voice not in found:
         return UnknownVoiceError(f"voice {name} is not on this machine; get it: {command} {voice}", wrong_value=False)
@@ -362,7 +364,7 @@ def _not_here(name: str, found: Iterable[str], command: str) -> UnknownVoiceErro
 
 
 def _write(path: Path, samples: npt.NDArray[np.int16], rate: int) -> None:
-    """Write samples to a sound file, which appears when it is whole."""
+    """Write samples to a sound file, which appears when it is complete."""
     from voxspool.audio.files import Writer
 
     with Writer(path, rate) as writer:
@@ -371,7 +373,7 @@ def _write(path: Path, samples: npt.NDArray[np.int16], rate: int) -> None:
 
 
 def _check_loudspeaker(instead: str) -> None:
-    """Refuse a machine that cannot play. Raises MissingExtraError and OutputError with the command to run instead."""
+    """Raise MissingExtraError or OutputError, with the command to run instead, if this machine cannot play sound."""
     from voxspool.audio.playback import check_loudspeaker
 
     try:

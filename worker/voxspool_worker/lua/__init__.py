@@ -1,6 +1,6 @@
-"""The scripts that Redis runs, one file each; the head of a file lists its arguments and its reply.
+"""Load the Lua scripts that Redis runs. The comment at the start of each file lists its arguments and its reply.
 
-This module only loads them. redis-py sends the hash of a script, and its text once.
+redis-py sends the text of a script once, and then only its hash.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from redis import Redis
 
 TRIES: Final = 5
-"""Number of calls of a script, if each time another client flushes all scripts just before it runs."""
+"""Largest number of calls of a script that another client flushes each time just before it runs."""
 
 
 class PersistentScript(Script):
-    """A script that survives SCRIPT FLUSH. redis-py sends the text of a lost script once, and may lose it again."""
+    """A script that survives SCRIPT FLUSH.
+
+    redis-py sends the text of a flushed script once more; it raises an error if the script is flushed again before it
+    runs.
+    """
 
     def __call__(self, *args: Any, **named: Any) -> Any:  # noqa: ANN401 - as redis-py's
         """Run the script with `keys` and `args`; return its reply."""
