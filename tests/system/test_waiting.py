@@ -1,4 +1,4 @@
-"""Who waits for a job that no live worker takes is told so after two seconds, in Python and by the command."""
+"""A reader of a job that no live worker serves warns after two seconds, in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
     StartWorker = Callable[..., WorkerProcess]
 
-SECOND_LOOK_S = 8.0
-"""Past the first look for a worker, at 2 s, and past the second, at 7 s."""
+AFTER_SECOND_CHECK_S = 8.0
+"""A time after the second check for a worker, in seconds: the checks are at 2 s and 7 s."""
 
 
 @contextmanager
-def noted() -> Iterator[list[str]]:
-    """Note the texts of the warnings that the code below gives; it reads in this file, and says nothing else."""
+def collected_warnings() -> Iterator[list[str]]:
+    """Yield a list of the texts of all NoWorkerWarnings, complete after the block. Other warnings are errors."""
     texts: list[str] = []
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("error")
@@ -41,10 +41,10 @@ def noted() -> Iterator[list[str]]:
     assert {warning.filename for warning in given} <= {__file__}
 
 
-def test_a_reader_warns_once_of_a_queue_that_nobody_serves(client: Client, redis_server: RedisServer) -> None:
+def test_a_reader_warns_once_if_no_worker_serves_the_queue(client: Client, redis_server: RedisServer) -> None:
     speech = client.enqueue(SENTENCE, engine="piper")
-    with noted() as texts, pytest.raises(DeadlineError):
-        speech.wait(timeout_s=SECOND_LOOK_S)
+    with collected_warnings() as texts, pytest.raises(DeadlineError):
+        speech.wait(timeout_s=AFTER_SECOND_CHECK_S)
     assert texts == [
         (
             "no live worker serves the queue voxspool-piper-interactive; the job waits. "
@@ -53,17 +53,17 @@ def test_a_reader_warns_once_of_a_queue_that_nobody_serves(client: Client, redis
     ]
 
 
-def test_it_warns_after_two_seconds(client: Client) -> None:
+def test_a_reader_warns_after_two_seconds(client: Client) -> None:
     speech = client.enqueue(SENTENCE)
     began = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("error", NoWorkerWarning)
         with pytest.raises(NoWorkerWarning):
             speech.wait()
-    assert 1.9 <= time.monotonic() - began < 20, "a machine that is busy may be late"
+    assert 1.9 <= time.monotonic() - began < 20, "a busy machine may be late"
 
 
-def test_a_reader_of_asyncio_warns_once_and_does_not_hold_up_its_loop(
+def test_an_asyncio_reader_warns_once_and_does_not_block_its_event_loop(
     client: Client, redis_server: RedisServer
 ) -> None:
     speech = client.enqueue(SENTENCE)
@@ -71,28 +71,30 @@ def test_a_reader_of_asyncio_warns_once_and_does_not_hold_up_its_loop(
     async def tick() -> None:
         while True:
             ticks.append(time.monotonic())
-            await asyncio.sleep(0.01)  # what is measured: how late the loop comes back
+            await asyncio.sleep(0.01)  # the number of ticks shows whether the event loop is blocked
 
     async def read() -> None:
         async with AsyncClient(settings=Settings(redis_url=redis_server.url)) as reading:
             beside = asyncio.create_task(tick())
             with pytest.raises(DeadlineError):
-                await reading.speech(speech.id).wait(timeout_s=SECOND_LOOK_S)
+                await reading.speech(speech.id).wait(timeout_s=AFTER_SECOND_CHECK_S)
             beside.cancel()
 
     ticks: list[float] = []
-    with noted() as texts:
+    with collected_warnings() as texts:
         asyncio.run(read())
     assert len(texts) == 1
     assert "no live worker serves the queue voxspool-auto-interactive" in texts[0]
-    assert len(ticks) > SECOND_LOOK_S * 10
+    assert len(ticks) > AFTER_SECOND_CHECK_S * 10
 
 
-def test_a_paused_queue_is_named_with_what_lets_it_go_on(client: Client, start_worker: StartWorker) -> None:
+def test_the_warning_for_a_paused_queue_names_the_command_that_resumes_it(
+    client: Client, start_worker: StartWorker
+) -> None:
     start_worker()
     client.pause("auto")
     speech = client.enqueue(SENTENCE)
-    with noted() as texts, pytest.raises(DeadlineError):
+    with collected_warnings() as texts, pytest.raises(DeadlineError):
         speech.wait(timeout_s=4)
     assert texts == [
         (
@@ -102,24 +104,22 @@ def test_a_paused_queue_is_named_with_what_lets_it_go_on(client: Client, start_w
     ]
 
 
-def test_a_job_that_waits_for_a_busy_worker_or_is_spoken_gives_no_warning(
-    client: Client, start_worker: StartWorker
-) -> None:
+def test_waiting_for_a_busy_worker_gives_no_warning(client: Client, start_worker: StartWorker) -> None:
     start_worker("tone", "--jobs", "1")
     first = client.enqueue(SENTENCE * 2, voice="sine-live")
     second = client.enqueue(SENTENCE)
-    with noted() as texts:
+    with collected_warnings() as texts:
         assert b"".join(chunk.pcm for chunk in second) == tone(SENTENCE)
         first.wait()
     assert texts == []
 
 
-def test_a_worker_that_dies_while_a_job_waits_is_missed_and_no_default_deadline_ends_the_wait(
+def test_a_reader_warns_if_the_only_worker_dies_and_waits_without_a_deadline(
     client: Client, start_worker: StartWorker
 ) -> None:
     worker = start_worker("tone", "--jobs", "1")
     client.enqueue(SENTENCE * 40, voice="sine-live")
-    until(lambda: client.workers()[0].running == 1, "the first job")
+    until(lambda: client.workers()[0].running == 1, "the first job to start")
     speech = client.enqueue(SENTENCE)
     worker.kill()
     with warnings.catch_warnings():
@@ -130,7 +130,7 @@ def test_a_worker_that_dies_while_a_job_waits_is_missed_and_no_default_deadline_
     assert b"".join(chunk.pcm for chunk in speech) == tone(SENTENCE)
 
 
-def test_the_command_says_it_once_and_gives_no_warning_beside(
+def test_the_command_prints_the_notice_once_and_no_python_warning(
     client: Client, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     speech = client.enqueue(SENTENCE, engine="piper")
