@@ -1,4 +1,4 @@
-"""What may lie in Redis, and what may be typed: one clear line each, and the worker goes on."""
+"""Malformed jobs in Redis: the worker refuses each with one clear line, and continues to work."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def put(db: redis.Redis, function: str, *args: object, serializer: object = JSON
 
 
 def assert_refused(client: Client, db: redis.Redis, worker: WorkerProcess, *, saying: str) -> None:
-    """The stream's reader hears why, RQ has it failed, nothing is left, and the next job is spoken."""
+    """Assert that the reader gets the reason, RQ has the job as failed, no key is left, and the next job is spoken."""
     with pytest.raises(SpeechFailedError, match=saying) as failed:
         client.speech("odd").wait(timeout_s=20)
     assert "\n" not in str(failed.value)
-    until(lambda: db.hget("rq:job:odd", "status") == b"failed", "RQ to hear of it")
+    until(lambda: db.hget("rq:job:odd", "status") == b"failed", "the job to have failed in RQ")
     assert b"".join(chunk.pcm for chunk in client.enqueue(SENTENCE)) == tone(SENTENCE)
-    until(lambda: not db.keys("rq:wip:*"), "the leases to go")
+    until(lambda: not db.keys("rq:wip:*"), "the leases to be deleted")
     assert db.keys("rq:queue:voxspool-*") == []
     assert worker.process.poll() is None
     assert "Traceback" not in worker.said()
@@ -72,7 +72,7 @@ def test_a_malformed_spec_is_refused(
 
 
 @pytest.mark.parametrize("function", ["os.system", "builtins.print", "voxspool_worker.tasks.speaker.get", "", "é.ü"])
-def test_a_function_that_is_not_ours_is_refused(
+def test_a_job_for_another_function_is_refused(
     function: str, client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     worker = start_worker()
@@ -80,7 +80,7 @@ def test_a_function_that_is_not_ours_is_refused(
     assert_refused(client, db, worker, saying="names the function")
 
 
-def test_a_pickle_is_never_read(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+def test_a_pickled_job_is_refused(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
     worker = start_worker()
     put(db, TASK, GOOD, serializer=PickleSerializer)
     assert_refused(client, db, worker, saying="not JSON")
@@ -109,7 +109,7 @@ def test_callbacks_are_refused(client: Client, start_worker: StartWorker, db: re
     ],
     ids=["no data", "garbage", "bad date", "bad status", "bad timeout"],
 )
-def test_a_job_hash_of_anybodys_making_is_refused(
+def test_a_malformed_job_hash_is_refused(
     fields: dict[str, Any], client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     worker = start_worker()
@@ -119,7 +119,7 @@ def test_a_job_hash_of_anybodys_making_is_refused(
 
 
 @pytest.mark.parametrize("job_id", [b"\xff\xfe", b"a b", b"../../etc", "жук".encode(), b"x" * 5000, b"gone"])
-def test_an_id_without_a_job_is_passed_over(
+def test_an_id_without_a_job_is_skipped(
     job_id: bytes, client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     worker = start_worker()
@@ -130,7 +130,9 @@ def test_an_id_without_a_job_is_passed_over(
     assert "Traceback" not in worker.said()
 
 
-def test_a_refused_job_is_failed_for_rqs_own_tools(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+def test_a_refused_job_is_in_the_failed_registry_of_rq(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
     worker = start_worker()
     put(db, "os.system", "true", description="x")
     assert_refused(client, db, worker, saying="names the function")

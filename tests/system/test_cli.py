@@ -1,4 +1,4 @@
-"""The commands as a person types them: real processes, pipes, signals, exit codes."""
+"""The commands as a person runs them, in real processes: output, pipes, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def one_line(done: subprocess.CompletedProcess[bytes], code: int = 1) -> str:
-    """Return the one line on stderr that says why; 1 is the exit code of a failure, 2 of a wrong value."""
+    """Assert the exit code (1: failure, 2: wrong value), and return the error, which is the only line on stderr."""
     assert done.returncode == code, done.stderr.decode()
     (line,) = done.stderr.decode().strip().splitlines()
     assert line.startswith("Error: ")
@@ -44,7 +44,7 @@ def test_speak_writes_every_format(suffix: str, run_cli: Cli, start_worker: Star
     assert done.returncode == 0, done.stderr.decode()
     assert abs(soundfile.info(out).duration - len(tone(SENTENCE)) / 48_000) < 0.1
     assert done.stdout == b""
-    assert len(done.stderr.decode().splitlines()) == 1, "quiet in a pipe but for the last word"
+    assert len(done.stderr.decode().splitlines()) == 1, "without a terminal, only the last line is printed"
 
 
 def test_speak_reads_stdin_and_writes_stdout(run_cli: Cli, start_worker: StartWorker) -> None:
@@ -53,7 +53,7 @@ def test_speak_reads_stdin_and_writes_stdout(run_cli: Cli, start_worker: StartWo
     assert (done.returncode, done.stdout) == (0, tone(SENTENCE, seed=4, speed=1.5))
 
 
-def test_enqueue_prints_an_id_and_follow_reads_it_from_anywhere(
+def test_enqueue_prints_an_id_and_follow_reads_the_job_from_any_entry(
     run_cli: Cli, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker()
@@ -69,7 +69,7 @@ def test_enqueue_prints_an_id_and_follow_reads_it_from_anywhere(
     assert b"1-11" in from_there.stderr
 
 
-def test_json_is_for_scripts(run_cli: Cli, start_worker: StartWorker) -> None:
+def test_the_option_json_prints_json(run_cli: Cli, start_worker: StartWorker) -> None:
     worker = start_worker()
     said = json.loads(run_cli("enqueue", SENTENCE, "--json", "--job-id", "mine").stdout)
     assert said == {
@@ -84,7 +84,7 @@ def test_json_is_for_scripts(run_cli: Cli, start_worker: StartWorker) -> None:
     assert {row["voice"] for row in json.loads(run_cli("voices", "--json").stdout)} == {"sine", "sine-live"}
 
 
-def test_status_cancel_and_voices_speak_plainly(run_cli: Cli, start_worker: StartWorker, client: Client) -> None:
+def test_status_cancel_and_voices_print_readable_text(run_cli: Cli, start_worker: StartWorker, client: Client) -> None:
     waiting = client.enqueue(SENTENCE)
     assert b"queued" in run_cli("status", waiting.id).stdout
     assert b"is cancelled" in run_cli("cancel", waiting.id).stdout
@@ -102,7 +102,7 @@ def test_status_cancel_and_voices_speak_plainly(run_cli: Cli, start_worker: Star
     assert "cancelled by voxspool cancel" in one_line(run_cli("follow", running.id))
 
 
-def test_a_queue_that_nobody_serves_is_said_with_the_command_that_helps(
+def test_enqueue_without_a_worker_for_the_queue_shows_the_command_that_starts_one(
     run_cli: Cli, redis_server: RedisServer
 ) -> None:
     done = run_cli("enqueue", SENTENCE, "--engine", "piper", "--priority", "batch")
@@ -112,7 +112,7 @@ def test_a_queue_that_nobody_serves_is_said_with_the_command_that_helps(
     assert line.endswith(f"voxspool-worker run --engine piper --redis {redis_server.url}")
 
 
-def test_a_killed_workers_queue_is_soon_known_to_be_unserved(
+def test_enqueue_reports_a_queue_without_a_worker_once_the_card_of_the_killed_worker_has_expired(
     run_cli: Cli, start_worker: StartWorker, client: Client
 ) -> None:
     start_worker().process.kill()
@@ -120,7 +120,7 @@ def test_a_killed_workers_queue_is_soon_known_to_be_unserved(
     assert b"no live worker serves" in run_cli("enqueue", SENTENCE).stderr
 
 
-def test_what_cannot_be_spoken_is_one_clear_line(
+def test_bad_arguments_give_one_clear_line(
     run_cli: Cli, start_worker: StartWorker, tmp_path: Path, db: redis.Redis
 ) -> None:
     start_worker()
@@ -145,7 +145,7 @@ def test_what_cannot_be_spoken_is_one_clear_line(
     assert db.llen("rq:queue:voxspool-auto-interactive") == 0
 
 
-def test_no_redis_too_old_a_redis_and_a_password_are_one_clear_line(run_cli: Cli, tmp_path: Path) -> None:
+def test_a_missing_redis_a_wrong_url_and_a_wrong_password_give_one_clear_line(run_cli: Cli, tmp_path: Path) -> None:
     nobody = f"redis://:secret@127.0.0.1:{free_port()}/0"
     line = one_line(run_cli("enqueue", "Hello.", redis_url=nobody))
     assert "no Redis answers at redis://:***@127.0.0.1" in line
@@ -164,7 +164,7 @@ def test_no_redis_too_old_a_redis_and_a_password_are_one_clear_line(run_cli: Cli
         locked.stop()
 
 
-def test_a_worker_without_its_redis_is_one_clear_line() -> None:
+def test_a_worker_without_redis_ends_with_one_clear_line() -> None:
     url = f"redis://:secret@127.0.0.1:{free_port()}/0"
     command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", "tone", "--redis", url]
     done = subprocess.run(command, capture_output=True, env=clean_env(), timeout=30, check=False)
@@ -172,7 +172,7 @@ def test_a_worker_without_its_redis_is_one_clear_line() -> None:
     assert b"secret" not in done.stderr
 
 
-def test_a_worker_that_refuses_a_value_ends_speak_with_2_and_follow_with_1(
+def test_a_value_that_the_worker_refuses_ends_speak_with_2_and_follow_with_1(
     run_cli: Cli, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker("piper")
@@ -192,7 +192,7 @@ def test_a_worker_that_refuses_a_value_ends_speak_with_2_and_follow_with_1(
         (["check"], {"VOXSPOOL_NONSENSE": "1"}, "unknown environment variable VOXSPOOL_NONSENSE"),
     ],
 )
-def test_a_wrong_value_ends_a_worker_with_2(
+def test_a_wrong_value_ends_the_worker_command_with_exit_code_2(
     redis_server: RedisServer, arguments: list[str], environ: dict[str, str], said: str
 ) -> None:
     command = [sys.executable, "-m", "voxspool_worker", *arguments]
@@ -201,14 +201,14 @@ def test_a_wrong_value_ends_a_worker_with_2(
     assert said in one_line(done, code=2)
 
 
-def test_check_says_what_this_machine_has(redis_server: RedisServer) -> None:
+def test_check_lists_what_this_machine_has(redis_server: RedisServer) -> None:
     command = [sys.executable, "-m", "voxspool_worker", "check", "--redis"]
     good = subprocess.run([*command, redis_server.url], capture_output=True, env=clean_env(), timeout=60, check=False)
     said = good.stdout.decode()
     for what in ("python", "redis", "tone", "piper", "en_US-joe-medium", "licence"):
         assert what in said
-    away = [*command, f"redis://127.0.0.1:{free_port()}"]
-    bad = subprocess.run(away, capture_output=True, env=clean_env(), timeout=60, check=False)
+    no_redis = [*command, f"redis://127.0.0.1:{free_port()}"]
+    bad = subprocess.run(no_redis, capture_output=True, env=clean_env(), timeout=60, check=False)
     assert bad.returncode == 1
     assert b"MISS  redis" in bad.stdout
 
@@ -223,23 +223,23 @@ def test_ctrl_c_cancels_a_speak_and_leaves_no_file(
 ) -> None:
     start_worker()
     speaking = start_speak(redis_server, tmp_path / "out.wav", text=SENTENCE * 9)
-    until(lambda: client.overview().running and client.overview().running[0].spoken_s > 0.2, "the speech")
+    until(lambda: client.overview().running and client.overview().running[0].spoken_s > 0.2, "the first audio")
     (job,) = client.overview().running
-    until(lambda: list(tmp_path.glob(".out.wav.*.part")), "the part beside the file")
+    until(lambda: list(tmp_path.glob(".out.wav.*.part")), "the partial file")
     speaking.send_signal(signal.SIGINT)
     _, error = speaking.communicate(timeout=20)
     assert speaking.returncode == 130
     assert b"interrupted" in error
-    until(lambda: client.speech(job.id).status().state == "cancelled", "the cancel")
+    until(lambda: client.speech(job.id).status().state == "cancelled", "the job to be cancelled")
     assert list(tmp_path.glob("*out*")) == []
 
 
-def test_a_killed_speak_leaves_no_file_under_the_final_name_and_the_job_goes_on(
+def test_a_killed_speak_leaves_no_file_under_the_final_name_and_the_job_continues(
     redis_server: RedisServer, start_worker: StartWorker, client: Client, tmp_path: Path
 ) -> None:
     start_worker()
     speaking = start_speak(redis_server, tmp_path / "out.wav", text=SENTENCE)
-    until(lambda: client.overview().running and client.overview().running[0].spoken_s > 0.2, "the speech")
+    until(lambda: client.overview().running and client.overview().running[0].spoken_s > 0.2, "the first audio")
     (job,) = client.overview().running
     speaking.kill()
     speaking.communicate()
@@ -247,7 +247,7 @@ def test_a_killed_speak_leaves_no_file_under_the_final_name_and_the_job_goes_on(
     assert client.speech(job.id).wait().pos * 2 == len(tone(SENTENCE))
 
 
-def test_ctrl_c_leaves_a_followed_job_alone(
+def test_ctrl_c_ends_follow_and_not_the_job(
     redis_server: RedisServer, start_worker: StartWorker, client: Client
 ) -> None:
     start_worker()
@@ -263,7 +263,7 @@ def test_ctrl_c_leaves_a_followed_job_alone(
     assert speech.wait().pos * 2 == len(tone(SENTENCE))
 
 
-def test_a_full_disk_is_one_clear_line_and_leaves_no_file(
+def test_a_full_disk_gives_one_clear_line_and_leaves_no_file(
     redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker()
@@ -276,7 +276,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_file(
     assert list(tmp_path.glob("*out*")) == []
 
 
-def test_a_live_line_is_shown_on_a_terminal_alone(
+def test_speak_shows_a_progress_line_on_a_terminal(
     redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker()

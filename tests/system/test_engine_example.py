@@ -1,4 +1,4 @@
-"""The example of an engine from another distribution: installed, started, spoken with, and missed when it is gone."""
+"""The example of an engine in another package: jobs, commands and messages with it, and messages without it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 RATE_HZ = 16_000
 DOT = 960
-"""Samples of a dot."""
+"""The length of a dot, in samples."""
 LETTERS = {
     "...": "s", "---": "o", "....-": "4", "..---": "2", ".-": "a", "..--..": "?",
 }  # fmt: skip
@@ -41,7 +41,7 @@ LETTERS = {
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the example into a folder of its own."""
+    """Install the example, and return the folder that contains only it."""
 
     def install(folder: Path) -> None:
         command = [uv(), "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--no-build-isolation"]
@@ -56,7 +56,7 @@ def start_morse(start_worker: Callable[..., WorkerProcess], installed: Path) -> 
 
 
 def received(pcm: npt.NDArray[np.int16]) -> str:
-    """Read Morse code, as a radio operator does: by the lengths of tones and silences, in dots."""
+    """Decode Morse code from the lengths of its tones and silences, in dots."""
     loud = np.abs(pcm[: len(pcm) // DOT * DOT].reshape(-1, DOT)).max(axis=1) > 1_000
     text, letter = "", ""
     for on, run in groupby(loud):
@@ -72,7 +72,7 @@ def heard(speech: Speech) -> str:
     return received(np.frombuffer(b"".join(chunk.pcm for chunk in speech), np.int16))
 
 
-def test_what_it_speaks_can_be_read_again(client: Client, start_morse: Start) -> None:
+def test_the_audio_is_the_morse_code_of_the_text(client: Client, start_morse: Start) -> None:
     start_morse()
     speech = client.enqueue("SOS Sao", engine="morse")
     assert heard(speech) == "sos sao"
@@ -81,7 +81,7 @@ def test_what_it_speaks_can_be_read_again(client: Client, start_morse: Start) ->
     assert (begin.engine, begin.model, begin.voice, begin.sample_rate) == ("morse", "morse-1", "radio", RATE_HZ)
 
 
-def test_the_commands_speak_with_it_and_show_it(
+def test_the_commands_speak_with_the_engine_and_list_it(
     client: Client, start_morse: Start, run_cli: RunCli, tmp_path: Path
 ) -> None:
     worker = start_morse()
@@ -96,12 +96,12 @@ def test_the_commands_speak_with_it_and_show_it(
     assert b"low-radio" in run_cli("voices").stdout
 
 
-def test_a_job_that_names_no_engine_is_spoken_by_it(client: Client, start_morse: Start) -> None:
+def test_a_job_without_an_engine_is_spoken_by_the_engine_of_the_only_worker(client: Client, start_morse: Start) -> None:
     start_morse()
     assert heard(client.enqueue("SOS")) == "sos"
 
 
-def test_a_job_waits_for_it_and_a_name_that_is_nearly_its_own_is_pointed_out(
+def test_a_job_waits_for_the_engine_and_a_misspelt_name_gets_a_suggestion(
     client: Client, start_morse: Start, run_cli: RunCli, redis_server: RedisServer
 ) -> None:
     said = run_cli("enqueue", "SOS", "--engine", "morse", "--job-id", "waits").stderr.decode()
@@ -116,7 +116,7 @@ def test_a_job_waits_for_it_and_a_name_that_is_nearly_its_own_is_pointed_out(
     assert "(did you mean the engine piper?)" in near
 
 
-def test_its_queues_are_paused_and_resumed_by_its_name(
+def test_pause_with_the_name_of_the_engine_pauses_its_queues_until_resume(
     client: Client, start_morse: Start, db: redis.Redis, run_cli: RunCli
 ) -> None:
     refused = run_cli("pause", "morse")
@@ -133,7 +133,7 @@ def test_its_queues_are_paused_and_resumed_by_its_name(
 
 
 @pytest.mark.parametrize(("engine", "event"), [("morse", "job.rescued"), ("auto", "job.passed_on")])
-def test_what_a_killed_worker_spoke_is_finished_by_another_one_of_its_engine(
+def test_the_job_of_a_killed_worker_is_finished_by_another_worker_with_the_same_engine(
     client: Client,
     start_worker: Callable[..., WorkerProcess],
     start_morse: Start,
@@ -146,11 +146,14 @@ def test_what_a_killed_worker_spoke_is_finished_by_another_one_of_its_engine(
     until(lambda: client.speech("long").status().segments_done, "a segment")
     victim.kill()
     state = client.speech("long").status()
-    assert state.segments_done < state.segments, "it was killed before the end"
+    assert state.segments_done < state.segments, "the worker was killed after the end of its job"
     queue = queue_name("morse", "interactive")
     tone = start_worker("tone")
-    until(lambda: re.search(rf"{event} job=long (queue|to)={queue}", tone.said()), "tone's worker to bring it back")
-    assert db.llen(f"rq:queue:{queue}") == 1, "tone does not speak it"
+    until(
+        lambda: re.search(rf"{event} job=long (queue|to)={queue}", tone.said()),
+        "the worker with tone to requeue the job",
+    )
+    assert db.llen(f"rq:queue:{queue}") == 1, "the worker with tone does not speak the job"
     start_morse()
     speech = client.speech("long")
     speech.wait(timeout_s=60)
@@ -158,7 +161,7 @@ def test_what_a_killed_worker_spoke_is_finished_by_another_one_of_its_engine(
     assert [(begin.engine, begin.sample_rate) for begin in begins] == [("morse", RATE_HZ)] * 2
 
 
-def test_check_and_the_messages_of_a_worker_know_it(installed: Path, redis_server: RedisServer) -> None:
+def test_check_lists_the_engine_and_error_messages_suggest_it(installed: Path, redis_server: RedisServer) -> None:
     def worker(*arguments: str, **environ: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "voxspool_worker", *arguments, "--redis", redis_server.url]
         done = subprocess.run(

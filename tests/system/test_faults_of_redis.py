@@ -1,6 +1,6 @@
-"""A Redis that stalls, dies, forgets, fills up, or is behind a bad network; readers and clocks that misbehave.
+"""Redis stalls, dies, loses data, is full or has a bad network; readers are slow and clocks jump.
 
-Each job that Redis still knows is spoken whole, once; where it forgot one, its readers are told so.
+Each job that Redis still knows is spoken once, to its end. If Redis has lost a job, its readers get an error.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def rescued(workers: list[WorkerProcess]) -> int:
     return sum(worker.said().count("job.rescued") for worker in workers)
 
 
-def test_a_redis_that_stalls_loses_nothing_and_is_nobodys_death(
+def test_a_stall_of_redis_loses_no_audio_and_counts_as_no_crash(
     client: Client, start_worker: StartWorker, db: redis.Redis, redis_server: RedisServer
 ) -> None:
     workers = [start_worker("tone", "--jobs", "2") for _ in range(2)]
@@ -76,15 +76,15 @@ def test_a_redis_that_stalls_loses_nothing_and_is_nobodys_death(
     assert all(worker.process.poll() is None for worker in workers)
 
 
-def test_a_late_answer_of_a_redis_that_was_away_rescues_nobody(client: Client, db: redis.Redis) -> None:
+def test_a_late_answer_of_redis_causes_no_rescue(client: Client, db: redis.Redis) -> None:
     speech = client.enqueue(SENTENCE)
     records = RqRecords(lambda **_: db, "somebody")
     claim = records.claim(["voxspool-auto-interactive"], "a-run")
     assert claim is not None
-    db.zadd(claim.run.lease_key, {claim.run.composite: 1})  # while Redis was away, it ran out
+    db.zadd(claim.run.lease_key, {claim.run.composite: 1})  # the lease expired while Redis did not answer
     slow = itertools.count(0.0, 5.0)
-    away_at_the_first_queue = itertools.chain([0.0], itertools.repeat(5.0))
-    for clock in (slow, away_at_the_first_queue):
+    late_at_the_first_queue = itertools.chain([0.0], itertools.repeat(5.0))
+    for clock in (slow, late_at_the_first_queue):
         Recovery(records, RqQueues(db), db, lambda: None, clock.__next__).rescue()
         assert db.zscore(claim.run.lease_key, claim.run.composite) == 1
     Recovery(records, RqQueues(db), db, lambda: None).rescue()
@@ -92,7 +92,7 @@ def test_a_late_answer_of_a_redis_that_was_away_rescues_nobody(client: Client, d
 
 
 @APPEND_ONLY
-def test_jobs_go_on_after_a_redis_with_an_append_only_file_is_killed_and_restarted(
+def test_jobs_continue_after_a_redis_with_an_append_only_file_is_killed_and_restarted(
     client: Client, start_worker: StartWorker, db: redis.Redis, redis_server: RedisServer
 ) -> None:
     worker = start_worker()
@@ -109,7 +109,7 @@ def test_jobs_go_on_after_a_redis_with_an_append_only_file_is_killed_and_restart
     assert worker.process.poll() is None
 
 
-def test_readers_are_told_when_a_redis_without_persistence_forgot_their_job(
+def test_readers_get_an_error_if_a_redis_without_persistence_lost_their_job(
     client: Client, start_worker: StartWorker, db: redis.Redis, redis_server: RedisServer
 ) -> None:
     worker = start_worker()
@@ -137,13 +137,13 @@ def test_connections_cut_before_or_after_each_step_of_a_job_change_nothing(
     claimed = proxy.at(script("dequeue"), answered=True)
     texts = enqueue(client, 1, sentences=1)
     worker = start_worker(redis_url=proxy.url)
-    assert claimed.done.wait(10), "the job is claimed by a run that nobody knows of"
+    assert claimed.done.wait(10), "a run claims the job, and its worker does not get the answer"
     texts |= enqueue(client, 3, sentences=3, first=1)
     listeners = Listeners(client, texts)
     check_jobs(db, whole(texts))
     for job, text in texts.items():
         assert listeners.heard(job) == tone(text)
-        assert deaths_of(db, job) == 0, "nobody died, not even of the claim that was not heard"
+        assert deaths_of(db, job) == 0, "the claim whose answer was lost counts as no crash"
     assert all(cut.done.is_set() for cut in cuts)
     assert worker.process.poll() is None
 
@@ -160,7 +160,7 @@ def test_connections_that_are_dropped_refused_or_half_open_change_nothing(
     await_spoken(db, ["job-0"], spoken_s(db, "job-0") + 0.3)
     proxy.refusing = True
     proxy.drop()
-    until(lambda: "redis.away" in worker.said(), "the worker to miss Redis")
+    until(lambda: "redis.away" in worker.said(), "the worker to report that Redis is unreachable")
     proxy.refusing = False
     await_spoken(db, ["job-0"], spoken_s(db, "job-0") + 0.3)
     proxy.half_open()
@@ -171,7 +171,7 @@ def test_connections_that_are_dropped_refused_or_half_open_change_nothing(
     assert worker.process.poll() is None
 
 
-def test_a_producer_whose_connection_is_cut_enqueues_once_and_cancels_for_good(
+def test_a_producer_whose_connection_is_cut_enqueues_once_and_its_cancels_take_effect(
     start_worker: StartWorker, proxies: MakeProxy, db: redis.Redis
 ) -> None:
     proxy = proxies()
@@ -188,7 +188,9 @@ def test_a_producer_whose_connection_is_cut_enqueues_once_and_cancels_for_good(
         assert client.speech("hurried").cancel("a test") == "asked"
         cancel = script("cancel", "voxspool.lua")
         cuts.append(proxy.at(cancel, answered=True))
-        assert client.speech("stopped").cancel("a test") in ("asked", "cancelled"), "it may have stopped meanwhile"
+        assert client.speech("stopped").cancel("a test") in ("asked", "cancelled"), (
+            "the job may have stopped before the repeated request"
+        )
         texts["never"] = SENTENCE
         client.enqueue(SENTENCE, id="never", engine="piper")
         cuts.append(proxy.at(cancel, answered=True))
@@ -198,7 +200,7 @@ def test_a_producer_whose_connection_is_cut_enqueues_once_and_cancels_for_good(
     assert all(cut.done.is_set() for cut in cuts)
 
 
-def test_a_job_that_is_cancelled_again_after_it_has_stopped_stays_as_it_is(
+def test_a_second_cancel_of_a_stopped_job_changes_nothing(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     start_worker()
@@ -211,20 +213,20 @@ def test_a_job_that_is_cancelled_again_after_it_has_stopped_stays_as_it_is(
     check_jobs(db, expected)
 
 
-def test_a_redis_at_its_memorys_limit_pauses_jobs_and_fails_none(
-    client: Client, start_worker: StartWorker, db: redis.Redis
-) -> None:
+def test_a_full_redis_pauses_jobs_and_fails_none(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
     workers = [start_worker("tone", "--jobs", "2") for _ in range(2)]
     texts = enqueue(client, 3, sentences=4)
     client.enqueue(SENTENCE * 4, id="stopped", voice=LIVE)
     listeners = Listeners(client, texts)
     await_spoken(db, [*texts, "stopped"], 0.3)
     db.config_set("maxmemory", db.info("memory")["used_memory"] + 50_000)
-    until(lambda: all("redis.full" in worker.said() for worker in workers), "them to wait for memory")
+    until(lambda: all("redis.full" in worker.said() for worker in workers), "the workers to wait for memory")
     with pytest.raises(BusyError, match=r"try again in about \d+ s"):
         client.enqueue(SENTENCE)
     assert client.speech("stopped").cancel("a test") == "asked"
-    until(lambda: db.hget(keys.control("stopped"), "state") == b"cancelled", "a cancel to pass all the same")
+    until(
+        lambda: db.hget(keys.control("stopped"), "state") == b"cancelled", "the job to be cancelled while Redis is full"
+    )
     await_redis_clock(db, 19)
     assert not any(is_over(db, job) for job in texts)
     db.config_set("maxmemory", 0)
@@ -258,11 +260,13 @@ def test_a_failover_that_lost_the_tail_of_a_stream_gives_no_reader_a_wrong_sampl
     try:
         assert listeners.heard("job-0") == tone(texts["job-0"])
     except StreamGapError:
-        assert kept == "its place in the queue", "a resumed attempt says where it goes on"
+        assert kept == "its place in the queue", (
+            "a resumed attempt states where it continues, so its readers have no gap"
+        )
     assert worker.process.poll() is None
 
 
-def test_a_cancel_acts_though_its_message_is_lost(
+def test_a_cancel_takes_effect_even_if_its_message_is_lost(
     client: Client, start_worker: StartWorker, proxies: MakeProxy, db: redis.Redis
 ) -> None:
     proxy = proxies()
@@ -271,7 +275,9 @@ def test_a_cancel_acts_though_its_message_is_lost(
     text = SENTENCE * 9
     client.enqueue(text, id="stopped", voice=LIVE)
     await_spoken(db, ["stopped"], 0.3)
-    assert db.pubsub_numsub(f"rq:pubsub:{worker.name}")[0][1] == 0, "nobody will hear of it"
+    assert db.pubsub_numsub(f"rq:pubsub:{worker.name}")[0][1] == 0, (
+        "the worker is not subscribed, so the message is lost"
+    )
     assert lost.done.is_set()
     before_s = spoken_s(db, "stopped")
     assert client.speech("stopped").cancel("a test") == "asked"
@@ -279,7 +285,7 @@ def test_a_cancel_acts_though_its_message_is_lost(
     assert spoken_s(db, "stopped") < before_s + 1.0
 
 
-def test_readers_that_are_slow_die_come_late_or_are_a_hundred_hear_the_same(
+def test_slow_killed_late_returning_and_many_readers_get_the_same_audio(
     client: Client, start_worker: StartWorker, db: redis.Redis, redis_server: RedisServer
 ) -> None:
     start_worker()
@@ -297,13 +303,13 @@ def test_readers_that_are_slow_die_come_late_or_are_a_hundred_hear_the_same(
     assert expected.startswith(before)
     check_jobs(db, whole({job: text}))
     assert first.pcm + b"".join(chunk.pcm for chunk in slow) == expected
-    assert heard(client.speech(job)) == expected, "who comes late hears it all"
+    assert heard(client.speech(job)) == expected, "a late reader gets the whole audio"
     back = client.speech(job).chunks(after=first.id)
     assert first.pcm + b"".join(chunk.pcm for chunk in back) == expected
     assert crowd.all_heard(job) == {expected}
 
 
-def test_leases_follow_the_clock_of_redis_though_a_workers_clock_jumps_by_days(
+def test_leases_follow_the_clock_of_redis_even_if_the_clock_of_a_worker_jumps_by_days(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     straight = start_worker("tone", "--jobs", "1")
@@ -315,9 +321,9 @@ def test_leases_follow_the_clock_of_redis_though_a_workers_clock_jumps_by_days(
     other = start_worker("tone", "--jobs", "1")
     straight.kill()
     check_jobs(db, whole(texts))
-    assert [attempt_of(db, job) for job in texts] == [2, 1], "beats came in time, and nobody took a live job"
+    assert [attempt_of(db, job) for job in texts] == [2, 1], "only the job of the killed worker has a second attempt"
     assert rescued([jumping, other]) == 1
     for job in texts:
         until_s = db.zscore("rq:finished:voxspool-auto-interactive", job)
-        assert 3500 < until_s - db.time()[0] <= 3600, "RQ keeps it as long as its stream lives"
+        assert 3500 < until_s - db.time()[0] <= 3600, "RQ keeps the job as long as Redis keeps its stream"
     assert jumping.process.poll() is None

@@ -1,6 +1,6 @@
-"""Workers that are killed, frozen, told to stop, or broken by what they speak: each job is spoken whole, once.
+"""Workers are killed, frozen, stopped or crashed by a job: each job is spoken once, to its end.
 
-Some of these tests wait for a lease of 9 s to run out: what can be done to several workers at once is one test.
+Some of these tests wait until a lease of 9 s expires. To wait less often, one test causes faults to several workers.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ if TYPE_CHECKING:
 
 BROKEN = 70
 EXITS = {"segfault": -signal.SIGSEGV, "vanish": 1, "assert": BROKEN, "quit": BROKEN, "memory": BROKEN, "hang": BROKEN}
-"""What a job says -> how it ends the worker that speaks it."""
+"""Word in the text of a job -> exit code of the worker that speaks it."""
 
 
 def last_entry(db: redis.Redis, job: str) -> object:
     return decode(db.xrevrange(keys.audio(job), count=1)[0][1])
 
 
-def test_jobs_are_spoken_whole_though_their_workers_are_killed_at_several_chunks(
+def test_jobs_are_spoken_to_their_end_after_their_workers_are_killed_at_several_chunks(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     workers = [start_worker("tone", "--jobs", "3") for _ in range(2)]
     texts = enqueue(client, 3, sentences=30)
     listeners = Listeners(client, texts)
-    for jobs, at_s in ((["job-0"], 0.05), (texts, 5.0)):  # two deaths in one segment would set a job aside
+    for jobs, at_s in ((["job-0"], 0.05), (texts, 5.0)):  # two crashes in one segment would mark the job failed
         await_spoken(db, jobs, at_s)
         speaker = db.hget(keys.control("job-0"), "worker").decode()
         next(worker for worker in workers if worker.name == speaker).kill()
@@ -71,7 +71,7 @@ def test_jobs_are_spoken_whole_though_their_workers_are_killed_at_several_chunks
         assert listeners.heard(job) == tone(text)
 
 
-def test_jobs_are_spoken_whole_though_their_workers_die_between_two_steps(
+def test_jobs_are_spoken_to_their_end_after_their_workers_are_killed_between_two_steps(
     client: Client, start_worker: StartWorker, proxies: MakeProxy, db: redis.Redis
 ) -> None:
     steps = [(name, answered) for name in ("dequeue", "begin", "finish") for answered in (False, True)]
@@ -83,13 +83,13 @@ def test_jobs_are_spoken_whole_though_their_workers_die_between_two_steps(
         victim = start_worker("tone", "--jobs", "1", redis_url=proxy.url, wait=False)
         rules.append(proxy.at(script(name), victim.kill, answered=answered))
         proxy.flow()
-    until(lambda: all(rule.done.is_set() for rule in rules), "all of them to have died")
+    until(lambda: all(rule.done.is_set() for rule in rules), "all workers to be killed")
     start_worker()
     check_jobs(db, whole(texts))
-    assert sorted(attempt_of(db, job) for job in texts) == [1, 1, 1, 1, 1, 2], "one had begun and not ended"
+    assert sorted(attempt_of(db, job) for job in texts) == [1, 1, 1, 1, 1, 2], "exactly one job had begun and not ended"
 
 
-def test_a_worker_frozen_past_its_lease_adds_nothing_to_a_job_that_went_on_elsewhere(
+def test_a_worker_frozen_past_its_lease_adds_nothing_to_a_job_that_another_worker_continues(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     frozen = start_worker()
@@ -98,41 +98,41 @@ def test_a_worker_frozen_past_its_lease_adds_nothing_to_a_job_that_went_on_elsew
     await_spoken(db, texts, 0.5)
     freeze(frozen)
     start_worker()
-    until(lambda: all(attempt_of(db, job) == 2 for job in texts), "the jobs to go on elsewhere")
+    until(lambda: all(attempt_of(db, job) == 2 for job in texts), "another worker to continue the jobs")
     thaw(frozen)
     check_jobs(db, whole(texts))
     for job, text in texts.items():
         assert listeners.heard(job) == tone(text)
         assert attempt_of(db, job) == 2
-        assert db.xlen(f"rq:results:{job}") == 1, "one run alone has a result"
-    until(lambda: frozen.said().count("reason=lease lost") == 2, "the frozen worker to see it")
+        assert db.xlen(f"rq:results:{job}") == 1, "exactly one run has a result"
+    until(lambda: frozen.said().count("reason=lease lost") == 2, "the frozen worker to report its lost leases")
     assert frozen.process.poll() is None
 
 
-def test_jobs_that_a_worker_died_of_or_beside_begin_again_in_turns_a_segment_each(
+def test_the_jobs_of_a_killed_worker_begin_again_one_by_one_a_segment_apart(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     victim = start_worker()
-    texts = enqueue(client, 2, sentences=10)  # on eight rows: eight segments sound at once, then two
+    texts = enqueue(client, 2, sentences=10)  # on eight rows: first eight segments at once, then two
 
     def look() -> tuple[set[bytes], list[bool]]:
-        """Return the states of both when the second begins again, and of how many a segment is complete."""
-        until(lambda: all(attempt_of(db, job) == 2 for job in texts), "both to begin again")
+        """Return the states of both jobs when the second one begins again, and whether each has a complete segment."""
+        until(lambda: all(attempt_of(db, job) == 2 for job in texts), "both jobs to begin again")
         states, complete = zip(*(db.hmget(keys.control(job), "state", "marked_segments") for job in texts), strict=True)
         return set(states), sorted(bool(int(segments or 0)) for segments in complete)
 
     await_spoken(db, texts, 0.3)
     victim.kill()
     with ThreadPoolExecutor() as pool:
-        looking = pool.submit(look)  # before the start: where the machine is busy, it returns late
+        looking = pool.submit(look)  # before the start, because start_worker returns late on a busy machine
         start_worker()
         states, complete = looking.result()
-    assert states == {b"running"}, "not only when the first had ended"
-    assert complete == [False, True], "the second waited for a segment of the first"
+    assert states == {b"running"}, "the second job begins before the first one has ended"
+    assert complete == [False, True], "the second job waits for a segment of the first one"
     check_jobs(db, whole(texts))
 
 
-def test_many_rescuers_and_a_dashboard_bring_a_job_back_once(
+def test_several_workers_and_dashboards_rescue_each_job_once(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     victim = start_worker()
@@ -147,7 +147,7 @@ def test_many_rescuers_and_a_dashboard_bring_a_job_back_once(
     def look() -> None:
         while not over.wait(0.02):
             registry.cleanup()
-            assert registry.count >= 0  # it cleans up too
+            assert registry.count >= 0  # `count` cleans up too
 
     dashboards = [threading.Thread(target=look) for _ in range(3)]
     for dashboard in dashboards:
@@ -160,22 +160,22 @@ def test_many_rescuers_and_a_dashboard_bring_a_job_back_once(
     assert {attempt_of(db, job) for job in texts} == {2}
 
 
-def test_a_job_that_looks_at_no_token_ends_its_worker_and_its_neighbours_end_elsewhere(
+def test_a_job_that_ignores_its_cancel_ends_its_worker_and_another_worker_finishes_the_other_jobs(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     worker = start_worker("tone", program=FAULTY)
     texts = enqueue(client, 2, sentences=12)
     client.enqueue(SENTENCE, id="deaf", voice="deaf")
     await_spoken(db, texts, 0.3)
-    until(lambda: attempt_of(db, "deaf") == 1, "it to begin")
+    until(lambda: attempt_of(db, "deaf") == 1, "the job to begin")
     assert client.speech("deaf").cancel("a test") == "asked"
     assert worker.wait() == 70
-    assert client.speech("deaf").cancel("a test") == "cancelled", "nobody runs it any more"
+    assert client.speech("deaf").cancel("a test") == "cancelled", "no worker runs the job any more"
     start_worker()
     check_jobs(db, whole(texts) | {"deaf": Expected(b"", frozenset({"cancelled"}))})
 
 
-def test_what_breaks_one_segment_ends_that_job_and_not_the_worker(
+def test_an_error_in_one_segment_ends_its_job_and_not_the_worker(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     worker = start_worker("tone", program=FAULTY)
@@ -189,7 +189,7 @@ def test_what_breaks_one_segment_ends_that_job_and_not_the_worker(
     assert worker.process.poll() is None
 
 
-def test_poison_jobs_are_set_aside_after_two_workers_each_and_their_neighbours_are_spoken(
+def test_jobs_that_crash_two_workers_are_marked_failed_and_the_other_jobs_are_spoken(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     supervisor = Supervisor(lambda: start_worker("tone", program=FAULTY, wait=False))
@@ -210,11 +210,11 @@ def test_poison_jobs_are_set_aside_after_two_workers_each_and_their_neighbours_a
         assert deaths_of(db, word) == 2
 
 
-def once_and_twice(workers: list[WorkerProcess]) -> None:
-    """Tell both workers to stop, the second of them twice."""
+def terminate_once_and_twice(workers: list[WorkerProcess]) -> None:
+    """Send SIGTERM to both workers, and a second one to the second worker."""
     for worker in workers:
         worker.process.send_signal(signal.SIGTERM)
-    until(lambda: all("worker.stopping" in worker.said() for worker in workers), "the signals to be seen")
+    until(lambda: all("worker.stopping" in worker.said() for worker in workers), "the workers to report the signal")
     workers[1].process.send_signal(signal.SIGTERM)
 
 
@@ -228,7 +228,7 @@ def test_a_worker_told_to_stop_loses_no_job(
     workers = [start_worker("tone", "--jobs", "1", program=FAULTY) for _ in range(2)]
     texts = enqueue(client, jobs, sentences=2, voice=voice)
     until(lambda: state == "idle" or all("job.begin" in worker.said() for worker in workers), state)
-    once_and_twice(workers)
+    terminate_once_and_twice(workers)
     assert [worker.wait() for worker in workers] == [0, 0]
     start_worker("tone", program=FAULTY)
     check_jobs(db, whole(texts))
@@ -242,9 +242,9 @@ def test_a_worker_told_to_stop_while_redis_is_full_loses_no_job(
     texts = enqueue(client, 2, sentences=4)
     await_spoken(db, texts, 0.3)
     db.config_set("maxmemory", db.info("memory")["used_memory"] + 20_000)
-    until(lambda: all("redis.full" in worker.said() for worker in workers), "them to wait for memory")
-    once_and_twice(workers)
-    assert workers[1].wait() == 0, "it hands back while Redis is full"
+    until(lambda: all("redis.full" in worker.said() for worker in workers), "the workers to wait for memory")
+    terminate_once_and_twice(workers)
+    assert workers[1].wait() == 0, "it returns its jobs while Redis is full"
     db.config_set("maxmemory", 0)
     assert workers[0].wait() == 0
     start_worker()
@@ -252,22 +252,22 @@ def test_a_worker_told_to_stop_while_redis_is_full_loses_no_job(
     assert all(deaths_of(db, job) == 0 for job in texts)
 
 
-def test_a_worker_told_to_stop_while_redis_is_away_loses_no_job(
+def test_a_worker_told_to_stop_while_redis_is_frozen_loses_no_job(
     client: Client, start_worker: StartWorker, db: redis.Redis, redis_server: RedisServer
 ) -> None:
     workers = [start_worker("tone", "--jobs", "1", program=FAULTY) for _ in range(2)]
     texts = enqueue(client, 2, sentences=4)
     await_spoken(db, texts, 0.3)
     freeze(redis_server)
-    once_and_twice(workers)
-    assert workers[1].wait(60) == 0, "it waits for no Redis"
+    terminate_once_and_twice(workers)
+    assert workers[1].wait(60) == 0, "it does not wait for Redis"
     thaw(redis_server)
     assert workers[0].wait() == 0
     start_worker()
     check_jobs(db, whole(texts))
 
 
-def test_a_hand_back_whose_answer_is_lost_puts_the_job_back_once(
+def test_a_requeue_whose_answer_is_lost_puts_the_job_back_once(
     client: Client, start_worker: StartWorker, proxies: MakeProxy, db: redis.Redis
 ) -> None:
     proxy = proxies()
@@ -277,9 +277,11 @@ def test_a_hand_back_whose_answer_is_lost_puts_the_job_back_once(
     cut = proxy.at(script("requeue"), answered=True)
     for _ in range(2):
         worker.process.send_signal(signal.SIGTERM)
-        until(lambda: "worker.stopping" in worker.said(), "the signal to be seen")
+        until(lambda: "worker.stopping" in worker.said(), "the worker to report the signal")
     assert worker.wait() == 0
     assert cut.done.is_set()
-    assert db.lrange("rq:queue:voxspool-auto-interactive", 0, -1) == [b"job-0"], "once, though it was sent twice"
+    assert db.lrange("rq:queue:voxspool-auto-interactive", 0, -1) == [b"job-0"], (
+        "the job is there once, although the request was sent twice"
+    )
     start_worker()
     check_jobs(db, whole({"job-0": passage(0, 4)}))

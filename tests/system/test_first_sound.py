@@ -1,4 +1,4 @@
-"""The first sound: the README's one install line in a bare environment, and then a hello is heard."""
+"""The first steps of a new user: the README's install line in a bare environment, then the first speech."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HELLO = 'voxspool speak "Hello."'
 
 @pytest.fixture(scope="module", params=["3.11", "3.12", "3.13", "3.14"])
 def commands(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of commands of a bare environment, for each Python that is on this machine."""
+    """Return the folder of commands of a bare environment, for each Python that is on this machine."""
     return bare.environment(tmp_path_factory, request.param)
 
 
 @pytest.fixture
 def environ(commands: Path, tmp_path: Path) -> dict[str, str]:
-    """What a new user's shell says, who has activated the environment."""
+    """Return the variables of a new user's shell in which the environment is activated."""
     skip_if_a_redis_is_running()
     return {"HOME": str(tmp_path), "PATH": f"{commands}:/usr/bin:/bin", "SHELL": "/bin/bash"}
 
@@ -37,17 +37,17 @@ def run(line: str, folder: Path, environ: dict[str, str]) -> subprocess.Complete
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_after_the_readmes_line_a_hello_is_heard(environ: dict[str, str], tmp_path: Path) -> None:
+def test_after_the_readmes_install_line_the_first_command_is_heard(environ: dict[str, str], tmp_path: Path) -> None:
     assert HELLO in bare.README.read_text(encoding="utf-8")
     variables, heard = bare.loudspeaker(tmp_path)
     done = run(HELLO, tmp_path, environ | variables)
     assert done.returncode == 0, done.stderr
     samples = np.fromfile(heard, "<i2")
     assert len(samples) > 0.3 * 22_050
-    assert np.abs(samples).max() > 3_000, "a voice, not silence"
+    assert np.abs(samples).max() > 3_000, "the audio is not silence"
 
 
-def test_without_a_loudspeaker_one_line_says_how_to_write_a_file_and_that_works(
+def test_without_a_loudspeaker_one_line_shows_the_option_that_writes_a_file(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     no_device = bare.no_loudspeaker(tmp_path)
@@ -60,7 +60,7 @@ def test_without_a_loudspeaker_one_line_says_how_to_write_a_file_and_that_works(
     assert soundfile.info(tmp_path / "hello.wav").duration > 0.3
 
 
-def test_the_demo_leaves_a_file_and_ends_with_the_next_steps(
+def test_the_demo_writes_a_file_and_prints_next_steps_that_work(
     commands: Path, environ: dict[str, str], tmp_path: Path
 ) -> None:
     off_path = environ | bare.no_loudspeaker(tmp_path) | {"PATH": "/usr/bin:/bin"}

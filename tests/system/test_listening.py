@@ -1,4 +1,4 @@
-"""`voxspool follow` on a chapter's stream, whose audio lies in the segment store."""
+"""`voxspool follow` reads a chapter, whose audio is in the segment store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HEARD = np.tile(np.concatenate([SAID, np.zeros(6_000, np.int16)]), 3)
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The store of who lives in the test's folder, with three segments."""
+    """Return the default store of a user whose home is the test's folder, with three segments."""
     monkeypatch.setenv("HOME", str(tmp_path))
     store = Store(DEFAULT_STORE)
     for key in KEYS:
@@ -44,7 +44,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def chapter(db: redis.Redis, store: Store) -> str:
-    """A chapter's job that has ended."""
+    """Write the stream of a chapter that has ended, and return its job id."""
     assert store.id
     marks = [
         Mark(36_000 * number, 36_000 * (number + 1), number, number, number + 1, 7, key=key)
@@ -58,21 +58,21 @@ def chapter(db: redis.Redis, store: Store) -> str:
     return JOB
 
 
-def test_a_chapter_is_followed_into_a_file_and_to_stdout(chapter: str, run_cli: RunCli, tmp_path: Path) -> None:
+def test_follow_writes_a_chapter_to_a_file_and_to_stdout(chapter: str, run_cli: RunCli, tmp_path: Path) -> None:
     ran = run_cli("follow", chapter, "-o", str(tmp_path / "chapter.flac"))
     assert b"4.5 s of speech" in ran.stderr
     np.testing.assert_array_equal(sf.read(tmp_path / "chapter.flac", dtype="int16")[0], HEARD)
     assert run_cli("follow", chapter, "--raw").stdout == HEARD.astype("<i2").tobytes()
 
 
-def test_who_comes_back_to_a_chapter_hears_the_rest_of_it(chapter: str, run_cli: RunCli) -> None:
+def test_follow_from_an_entry_writes_the_rest_of_a_chapter(chapter: str, run_cli: RunCli) -> None:
     for after, given in {"1-1": 0, "1-2": 36_000, "1-4": 108_000, "1-5": 108_000}.items():
         ran = run_cli("follow", chapter, "--raw", "--from", after)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout == HEARD[given:].astype("<i2").tobytes()
 
 
-def test_a_chapter_whose_audio_is_lost_is_one_line(chapter: str, run_cli: RunCli, tmp_path: Path) -> None:
+def test_follow_reports_a_missing_segment_in_one_line(chapter: str, run_cli: RunCli, tmp_path: Path) -> None:
     for path in (tmp_path / ".cache").rglob(f"{KEYS[1]}.json"):
         path.unlink()
     ran = run_cli("follow", chapter, "-o", str(tmp_path / "chapter.flac"))
@@ -80,4 +80,4 @@ def test_a_chapter_whose_audio_is_lost_is_one_line(chapter: str, run_cli: RunCli
     (line,) = ran.stderr.decode().splitlines()
     assert f"segment {KEYS[1]} is missing from the store" in line
     assert not (tmp_path / "chapter.flac").exists()
-    assert run_cli("follow", chapter).returncode == 0  # just to its end
+    assert run_cli("follow", chapter).returncode == 0  # without an output it needs no audio

@@ -1,4 +1,4 @@
-"""Jobs that heed their readers: live ones end when nobody reads them, those with a window wait for their reader."""
+"""Jobs that depend on their readers: a live job ends if nobody reads it, a job with a window waits for its reader."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def last_entry(speech: Speech) -> object:
 
 def test_a_live_job_that_nobody_reads_is_cancelled(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
     start_worker()
-    text = SENTENCE * 32  # on eight rows, some 17 s
+    text = SENTENCE * 32  # about 17 s on eight rows
     speech = client.enqueue(text, voice=LIVE, live_s=5)
     until(lambda: db.hget(keys.control(speech.id), "state") == b"cancelled", "the job to end")
     assert isinstance(last := last_entry(speech), Cancelled)
@@ -45,18 +45,18 @@ def test_a_live_job_that_nobody_reads_is_cancelled(client: Client, start_worker:
     check_jobs(db, {speech.id: Expected(tone(text), CANCELLED)})
 
 
-def test_a_live_job_goes_on_while_it_is_read_and_ends_after_its_reader(
+def test_a_live_job_continues_while_it_is_read_and_is_cancelled_after_its_reader_has_left(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     start_worker()
-    text = SENTENCE * 32  # on eight rows, some 17 s
+    text = SENTENCE * 32  # about 17 s on eight rows
     speech = client.enqueue(text, voice=LIVE, live_s=5)
     heard_s = 0.0
     for chunk in speech:
         heard_s = (chunk.pos + len(chunk.pcm) // 2) / chunk.sample_rate
         if heard_s > 60:
             break
-    assert heard_s > 60, "it was spoken for longer than five seconds"
+    assert heard_s > 60, "the job ended while it was read"
     acknowledged = db.hgetall(keys.acknowledged(speech.id))
     assert 0 < int(acknowledged[b"pos"]) <= heard_s * 24_000
     until(lambda: speech.status().over, "the job to end")
@@ -65,7 +65,7 @@ def test_a_live_job_goes_on_while_it_is_read_and_ends_after_its_reader(
     check_jobs(db, {speech.id: Expected(tone(text), CANCELLED)})
 
 
-def test_a_live_job_that_was_left_while_it_waited_is_not_spoken(
+def test_a_live_job_whose_reader_left_while_it_was_queued_is_not_spoken(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     speech = client.enqueue(SENTENCE, live_s=5)
@@ -87,15 +87,13 @@ def test_an_asyncio_reader_keeps_a_live_job_alive(
             speech = await client.enqueue(text, id="async", voice=LIVE, live_s=5)
             return b"".join([chunk.pcm async for chunk in speech])
 
-    text = SENTENCE * 16  # some 9 s
+    text = SENTENCE * 16  # about 9 s
     start_worker()
     assert asyncio.run(listen()) == tone(text)
     check_jobs(db, {"async": Expected(tone(text))})
 
 
-def test_a_job_with_a_window_is_spoken_as_its_reader_reads(
-    client: Client, start_worker: StartWorker, db: redis.Redis
-) -> None:
+def test_a_job_with_a_window_waits_for_its_reader(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
     start_worker()
     text = SENTENCE * 20
     speech = client.enqueue(text, window_s=6, live_s=60)
@@ -104,28 +102,30 @@ def test_a_job_with_a_window_is_spoken_as_its_reader_reads(
     ahead = int(db.hget(keys.control(speech.id), "pos")) / first.sample_rate
     until(lambda: int(db.hget(keys.control(speech.id), "pos")) / first.sample_rate > 6, "the window to be full")
     settled_at = time.monotonic() + 1
-    until(lambda: time.monotonic() > settled_at, "a fast engine to go on, if it would")
+    until(lambda: time.monotonic() > settled_at, "a second, in which the engine could speak past the window")
     ahead = int(db.hget(keys.control(speech.id), "pos")) / first.sample_rate
-    assert 6 < ahead < 6 + 6, "the window and the segment in hand"
+    assert 6 < ahead < 6 + 6, "the worker is at most one segment past the window"
     heard = first.pcm + b"".join(chunk.pcm for chunk in reader)
     assert heard == tone(text)
     check_jobs(db, {speech.id: Expected(tone(text))})
 
 
-def test_a_job_that_asks_for_nothing_hears_nothing(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+def test_a_reader_of_an_ordinary_job_acknowledges_nothing(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE * 4, voice=LIVE)
     assert b"".join(chunk.pcm for chunk in speech) == tone(SENTENCE * 4)
     assert not db.exists(keys.acknowledged(speech.id))
 
 
-def test_of_several_readers_the_furthest_counts(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
+def test_the_furthest_of_several_readers_counts(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE * 16, voice=LIVE, live_s=5)
     for received in speech.entries():
         if isinstance(received.entry, Audio) and received.entry.pos > 24_000 * 10:
             break
-    until(lambda: int(db.hget(keys.acknowledged(speech.id), "pos") or 0) > 0, "the reader's word")
+    until(lambda: int(db.hget(keys.acknowledged(speech.id), "pos") or 0) > 0, "the reader's acknowledgement")
     furthest = int(db.hget(keys.acknowledged(speech.id), "pos"))
     late = speech.chunks()
     for _ in range(3):
