@@ -1,4 +1,4 @@
-"""The commands around Piper's voices, as processes, against a catalogue on loopback with the demo's voice in it."""
+"""The commands for Piper's voices, run as processes with a local catalogue that contains the demo's voice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WITHOUT_JOE = (
     "from voxspool_worker.cli import main\n"
     "main()\n"
 )
-"""A worker's command on a machine on which the demo's voice is not installed."""
+"""Program `voxspool-worker` as on a machine without the package of the demo's voice."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def server() -> Iterator[VoiceServer]:
 
 @pytest.fixture
 def environ(server: VoiceServer, tmp_path: Path) -> dict[str, str]:
-    """The environment of somebody who has no voice yet, and whose catalogue is the test's."""
+    """Return the environment of a user without voices, with the test's catalogue."""
     commands = str(Path(sys.executable).parent)
     kept = {name: value for name, value in clean_env().items() if not name.lower().endswith("_proxy")}
     return kept | {
@@ -63,7 +63,7 @@ def environ(server: VoiceServer, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a voice goes when nobody chose a folder."""
+    """Return the default folder of downloaded voices."""
     return tmp_path / "data" / "voxspool" / "piper-voices"
 
 
@@ -81,19 +81,20 @@ def voices(environ: dict[str, str], tmp_path: Path) -> Callable[..., Done]:
 
 
 def one_line(done: Done, code: int = 1) -> str:
+    """Return the error of a command, after asserting its exit code and that it printed one line."""
     assert done.returncode == code, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("Error: ")
     return line
 
 
-def test_get_shows_what_is_allowed_then_downloads_and_says_how_to_speak(
+def test_get_shows_the_licence_downloads_the_voice_and_shows_how_to_use_it(
     server: VoiceServer, voices: Callable[..., Done], folder: Path
 ) -> None:
     server.add(ANNA)
     server.add("en_US-bob-medium")
     done = voices("get", ANNA, "en_US-bob-medium", ANNA)
-    assert (done.returncode, done.stderr) == (0, ""), "quiet in a pipe"
+    assert (done.returncode, done.stderr) == (0, ""), "no progress in a pipe"
     said = done.stdout.splitlines()
     assert said[0] == f"{ANNA}: German (Germany), low, 1 speaker, 0 MB"
     assert "  data set: https://github.com/NabuCasa/voice-datasets" in said
@@ -107,21 +108,23 @@ def test_get_shows_what_is_allowed_then_downloads_and_says_how_to_speak(
 
     again = voices("get", ANNA)
     assert again.stdout == f"{ANNA} is already complete in {folder}\n"
-    assert len(server.asked) == len(asked) + 1, "only the catalogue was asked for"
+    assert len(server.asked) == len(asked) + 1, "only the catalogue was requested"
 
     (folder / f"{ANNA}.onnx").write_bytes(b"damaged")
     assert "replaced a different version" in voices("get", ANNA).stdout
     assert (folder / f"{ANNA}.onnx").read_bytes() == b"a model"
 
 
-def test_the_demos_voice_is_known_to_be_here(server: VoiceServer, voices: Callable[..., Done]) -> None:
+def test_get_and_search_recognise_the_installed_voice_of_the_demo(
+    server: VoiceServer, voices: Callable[..., Done]
+) -> None:
     server.add_real(JOE)
     assert f"{JOE} is already complete" in voices("get", JOE).stdout
     (row,) = json.loads(voices("search", "--json").stdout)
     assert row["here"]
 
 
-def test_a_voice_that_was_got_is_listed_spoken_by_a_plain_worker_and_tried(
+def test_list_worker_and_try_use_a_downloaded_voice(
     server: VoiceServer,
     voices: Callable[..., Done],
     start_worker: StartWorker,
@@ -147,7 +150,7 @@ def test_a_voice_that_was_got_is_listed_spoken_by_a_plain_worker_and_tried(
         out = tmp_path / f"{voice}.wav"
         done = run_cli("speak", "Alle Menschen sind frei.", "--voice", voice, "-o", str(out))
         assert done.returncode == 0, done.stderr.decode()
-        assert soundfile.info(out).samplerate == 22_050, "a worker has one rate: the highest of its voices"
+        assert soundfile.info(out).samplerate == 22_050, "a worker uses the highest sample rate of its voices"
         assert soundfile.info(out).duration > 0.8
 
     tried = voices("try", ANNA, "-o", "try.flac")
@@ -155,7 +158,7 @@ def test_a_voice_that_was_got_is_listed_spoken_by_a_plain_worker_and_tried(
     assert soundfile.info(tmp_path / "try.flac").duration > 2
 
 
-def test_the_speakers_of_an_xtts_checkpoint_are_listed(voices: Callable[..., Done], tmp_path: Path) -> None:
+def test_list_shows_the_speakers_of_an_xtts_checkpoint(voices: Callable[..., Done], tmp_path: Path) -> None:
     from benchmarks import random_xtts
 
     random_xtts.write_checkpoint(tmp_path / "xtts", **random_xtts.SMALL)
@@ -164,11 +167,11 @@ def test_the_speakers_of_an_xtts_checkpoint_are_listed(voices: Callable[..., Don
     (tmp_path / "xtts" / "model.pth").unlink()
     broken = voices("list", VOXSPOOL_XTTS_DIR=str(tmp_path / "xtts"))
     assert broken.returncode == 0
-    assert JOE in broken.stdout, "Piper's are listed all the same"
+    assert JOE in broken.stdout, "Piper's voices are still listed"
     assert "has no model.pth" in broken.stderr
 
 
-def test_search_shows_what_there_is_and_what_is_here(server: VoiceServer, voices: Callable[..., Done]) -> None:
+def test_search_shows_available_and_installed_voices(server: VoiceServer, voices: Callable[..., Done]) -> None:
     server.add(ANNA)
     server.add("en_GB-carl-medium")
     server.entries["en_GB-carl-medium"]["num_speakers"] = 109
@@ -184,12 +187,14 @@ def test_search_shows_what_there_is_and_what_is_here(server: VoiceServer, voices
     assert "'germn' (did you mean german?)" in one_line(voices("search", "germn"), 2)
 
 
-def test_what_cannot_be_is_one_clear_line(server: VoiceServer, voices: Callable[..., Done], tmp_path: Path) -> None:
+def test_invalid_requests_are_reported_in_one_line(
+    server: VoiceServer, voices: Callable[..., Done], tmp_path: Path
+) -> None:
     server.add(ANNA)
     assert f"did you mean {ANNA}?" in one_line(voices("get", "de_DE-ana-low"), 2)
     assert "no voice '../x'" in one_line(voices("get", "../x"), 2)
     assert "no voice 'de_DE-none-low'" in one_line(voices("get", ANNA, "de_DE-none-low"), 2)
-    assert not (tmp_path / "data").exists(), "the names are looked at before anything is got"
+    assert not (tmp_path / "data").exists(), "all names are checked before the first download"
     away = f"http://127.0.0.1:{free_port()}/voices.json"
     assert f"cannot fetch {away}" in one_line(voices("search", VOXSPOOL_PIPER_CATALOGUE=away))
     assert "is not an address" in one_line(voices("search", VOXSPOOL_PIPER_CATALOGUE="file:///etc/passwd"), 2)
@@ -199,7 +204,7 @@ def test_what_cannot_be_is_one_clear_line(server: VoiceServer, voices: Callable[
     assert "is not JSON" in one_line(voices("search"))
 
 
-def test_get_stores_a_voice_in_the_folder_that_was_chosen(
+def test_get_stores_a_voice_in_the_configured_folder(
     server: VoiceServer, voices: Callable[..., Done], tmp_path: Path
 ) -> None:
     server.add(ANNA)
@@ -210,7 +215,7 @@ def test_get_stores_a_voice_in_the_folder_that_was_chosen(
     assert not (tmp_path / "data").exists()
 
 
-def test_progress_is_shown_on_a_terminal_alone(server: VoiceServer, environ: dict[str, str], tmp_path: Path) -> None:
+def test_get_shows_progress_on_a_terminal(server: VoiceServer, environ: dict[str, str], tmp_path: Path) -> None:
     server.add(ANNA, b"m" * 3_000_000)
     server.answers[server.path(ANNA, ".onnx")] = Cut(b"m" * 3_000_000, 1_500_000, stalls=True)
     terminal, end = os.openpty()
@@ -220,7 +225,7 @@ def test_progress_is_shown_on_a_terminal_alone(server: VoiceServer, environ: dic
         command, stderr=end, stdout=end, env=environ | {"TERM": "xterm-256color", "COLUMNS": "120"}, cwd=tmp_path
     ) as getting:
         os.close(end)
-        with contextlib.suppress(OSError):  # the terminal's other end is closed
+        with contextlib.suppress(OSError):  # the command has closed its end
             while b"1.5/3.0 MB" not in shown:
                 shown += os.read(terminal, 4096)
         getting.send_signal(signal.SIGINT)
@@ -234,7 +239,7 @@ def test_progress_is_shown_on_a_terminal_alone(server: VoiceServer, environ: dic
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
-def test_an_interrupted_get_leaves_nothing_that_a_worker_sees_and_a_second_works(
+def test_an_interrupted_get_leaves_no_visible_file_and_a_second_one_succeeds(
     name: str, server: VoiceServer, voices: Callable[..., Done], environ: dict[str, str], folder: Path
 ) -> None:
     server.add(ANNA, b"m" * 3_000_000)
@@ -243,7 +248,7 @@ def test_an_interrupted_get_leaves_nothing_that_a_worker_sees_and_a_second_works
     server.answers[path] = Cut(b"m" * 3_000_000, 1_500_000, stalls=True)
     command = [sys.executable, "-m", "voxspool_worker", "voices", "get", ANNA]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as getting:
-        until(lambda: server.stalled.is_set() and list(folder.glob(".*.part")), "half a voice")
+        until(lambda: server.stalled.is_set() and list(folder.glob(".*.part")), "half of the download")
         getting.send_signal(getattr(signal, name))
         _, said = getting.communicate(timeout=30)
     assert not list(folder.glob("[!.]*"))
@@ -253,10 +258,10 @@ def test_an_interrupted_get_leaves_nothing_that_a_worker_sees_and_a_second_works
         assert list(folder.iterdir()) == []
     server.answers[path] = whole
     assert voices("get", ANNA).returncode == 0
-    assert len(list(folder.iterdir())) == 3, "what a killed one left is gone"
+    assert len(list(folder.iterdir())) == 3, "files of the killed command are deleted"
 
 
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_file(
     server: VoiceServer, environ: dict[str, str], folder: Path
 ) -> None:
     server.add(ANNA, b"m" * 3_000_000)
@@ -267,7 +272,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
     assert list(folder.iterdir()) == []
 
 
-def test_a_run_without_any_voice_names_a_command_that_works_when_it_is_pasted(
+def test_run_without_a_voice_prints_a_download_command_that_works(
     server: VoiceServer, redis_server: RedisServer, environ: dict[str, str], tmp_path: Path
 ) -> None:
     server.add_real(STARTER)
@@ -298,7 +303,7 @@ def test_a_run_without_any_voice_names_a_command_that_works_when_it_is_pasted(
         assert (ready.returncode, "worker.ready" in ready.stderr) == (0, True), ready.stderr
 
 
-def test_a_damaged_voice_is_one_clear_line(voices: Callable[..., Done], folder: Path) -> None:
+def test_a_damaged_voice_is_reported_in_one_line(voices: Callable[..., Done], folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / f"{ANNA}.onnx").write_bytes(b"no model")
     config = {"audio": {"sample_rate": 22_050}, "language": {"code": "de_DE"}, "espeak": {"voice": "de"}}
@@ -308,14 +313,14 @@ def test_a_damaged_voice_is_one_clear_line(voices: Callable[..., Done], folder: 
     assert said.endswith(f"get it again: voxspool-worker voices get {ANNA}")
 
 
-def test_try_says_how_to_get_a_voice_and_how_to_hear_it_without_a_loudspeaker(
+def test_errors_of_try_show_how_to_get_a_voice_and_how_to_write_a_file_instead(
     server: VoiceServer, voices: Callable[..., Done], environ: dict[str, str], tmp_path: Path
 ) -> None:
     assert one_line(voices("try", ANNA)).endswith(f"get it: voxspool-worker voices get {ANNA}")
     assert f"there is: {JOE}" in one_line(voices("try", "nobody"), 2)
     assert "try.doc has no suffix of an audio file" in one_line(voices("try", JOE, "-o", "try.doc"), 2)
     assert "cannot write no/try.wav" in one_line(voices("try", JOE, "-o", "no/try.wav"), 2)
-    assert server.asked == [], "it gets nothing by itself"
+    assert server.asked == [], "`try` downloads nothing"
     silent = tmp_path / "silent"
     silent.mkdir()
     (silent / "sounddevice.py").write_text("raise ModuleNotFoundError('No module named sounddevice')")
@@ -332,7 +337,7 @@ def test_try_says_how_to_get_a_voice_and_how_to_hear_it_without_a_loudspeaker(
     assert soundfile.info(tmp_path / "try.wav").duration > 2
 
 
-def test_try_plays_what_it_would_write(voices: Callable[..., Done], tmp_path: Path) -> None:
+def test_try_plays_the_same_samples_that_it_writes(voices: Callable[..., Done], tmp_path: Path) -> None:
     variables, heard = bare.loudspeaker(tmp_path)
     played = voices("try", JOE, **variables)
     assert played.returncode == 0, played.stderr
@@ -340,7 +345,7 @@ def test_try_plays_what_it_would_write(voices: Callable[..., Done], tmp_path: Pa
     assert heard.read_bytes() == soundfile.read(tmp_path / "try.flac", dtype="int16")[0].tobytes()
 
 
-def test_a_job_that_names_a_voice_of_pipers_that_nobody_has_says_how_to_get_it(
+def test_the_error_for_a_piper_voice_that_no_worker_has_shows_how_to_get_it(
     client: Client, start_worker: StartWorker, run_cli: Cli
 ) -> None:
     start_worker()
@@ -352,7 +357,7 @@ def test_a_job_that_names_a_voice_of_pipers_that_nobody_has_says_how_to_get_it(
     assert f"voices get {ANNA}".encode() in run_cli("enqueue", "Hallo.", "--voice", ANNA).stderr
 
 
-def test_voxspool_voices_without_a_redis_lists_those_of_this_machine(
+def test_voxspool_voices_without_redis_lists_the_voices_of_this_machine(
     server: VoiceServer, voices: Callable[..., Done], environ: dict[str, str], tmp_path: Path
 ) -> None:
     server.add(ANNA)
@@ -370,7 +375,7 @@ def test_voxspool_voices_without_a_redis_lists_those_of_this_machine(
 
     done = run()
     if "voices of this machine" not in done.stderr:
-        pytest.skip("somebody's Redis is on the default port")
+        pytest.skip("another Redis runs on the default port")
     assert done.returncode == 0
     assert done.stderr.startswith(
         "voxspool: no Redis answers on the default port; these are the voices of this machine"
@@ -382,10 +387,10 @@ def test_voxspool_voices_without_a_redis_lists_those_of_this_machine(
     ]  # fmt: skip
     assert rows[-1] == {"voice": JOE, "engine": "piper", "languages": ["en-us"], "workers": 0, "cloned": False}
     named = run("--redis", f"redis://127.0.0.1:{free_port()}/0")
-    assert "no Redis answers at" in one_line(named), "a Redis that was named is wanted"
+    assert "no Redis answers at" in one_line(named), "without the named Redis the command fails"
 
 
-def test_voxspool_voices_on_a_machine_without_a_worker_says_what_to_do(tmp_path: Path) -> None:
+def test_voxspool_voices_without_redis_and_worker_shows_what_to_do(tmp_path: Path) -> None:
     blind = tmp_path / "blind.py"
     blind.write_text(
         "import importlib.util\n"
@@ -399,5 +404,5 @@ def test_voxspool_voices_on_a_machine_without_a_worker_says_what_to_do(tmp_path:
         [sys.executable, str(blind)], capture_output=True, text=True, env=environ, cwd=ROOT, timeout=60, check=False
     )
     if done.returncode == 0:
-        pytest.skip("somebody's Redis is on the default port")
+        pytest.skip("another Redis runs on the default port")
     assert "there is no worker on this machine; name a Redis with --redis URL, or install a worker: " in one_line(done)

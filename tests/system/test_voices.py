@@ -1,4 +1,4 @@
-"""Cloned voices on a real Redis: stored whole by a producer, found by a worker, made ready once for all workers."""
+"""Cloned voices with a real Redis: a producer stores them, a worker finds them, and all workers share conditioning."""
 
 from __future__ import annotations
 
@@ -48,13 +48,14 @@ def speech(seconds: float = 4.0, rate: int = 16_000, seed: int = 1) -> bytes:
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
+    """Write a recording from which a voice can be cloned, and return its path."""
     path = tmp_path / "alice.wav"
     path.write_bytes(speech())
     return path
 
 
 def one_line(done: subprocess.CompletedProcess[bytes], code: int = 1) -> str:
-    """Return the one line on stderr that says why it ended with an exit code."""
+    """Return the error of a command, after asserting its exit code and that it printed one line."""
     assert done.returncode == code, done.stderr.decode()
     (line,) = done.stderr.decode().strip().splitlines()
     assert line.startswith("Error: ")
@@ -62,7 +63,7 @@ def one_line(done: subprocess.CompletedProcess[bytes], code: int = 1) -> str:
 
 
 def put_card(db: redis.Redis, name: str, engine: str, voices: dict[str, list[str]], *, clones: bool) -> None:
-    """Write what a live worker would: an engine that clones needs a model of gigabytes."""
+    """Write the record of a live worker. A real engine that clones voices would need a model of gigabytes."""
     card: dict[str, Any] = {
         "engine": engine, "model": "m", "device": "cpu", "sample_rate": 24_000, "voices": json.dumps(voices),
         "clones": int(clones), "queues": ",".join(queue_names(engine)), "jobs": 8, "running": 0, "rows": 8,
@@ -73,7 +74,7 @@ def put_card(db: redis.Redis, name: str, engine: str, voices: dict[str, list[str
 
 
 def stored(db: redis.Redis) -> dict[str, object]:
-    """Return all that there is of voices."""
+    """Return all data about voices in Redis."""
     lists = {key.decode(): db.lrange(key, 0, -1) for key in db.keys("voxspool:{voices}:*")}
     return {"descriptions": db.hgetall(keys.VOICES), **lists}
 
@@ -110,7 +111,7 @@ def test_a_voice_is_added_listed_shown_and_removed(run_cli: Cli, db: redis.Redis
         assert "there is no cloned voice 'alice'" in one_line(run_cli("voices", command, "alice"), 2)
 
 
-def test_a_name_that_is_taken_is_refused_unless_it_may_be_replaced(
+def test_adding_a_voice_with_a_taken_name_is_refused_without_replace(
     run_cli: Cli, db: redis.Redis, recording: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.wav"
@@ -126,7 +127,7 @@ def test_a_name_that_is_taken_is_refused_unless_it_may_be_replaced(
     assert db.llen(keys.clips("alice")) == 1
 
 
-def test_live_workers_voices_and_cloned_ones_are_listed_together(
+def test_voices_lists_voices_of_live_workers_and_cloned_voices(
     run_cli: Cli, start_worker: StartWorker, recording: Path
 ) -> None:
     start_worker()
@@ -137,7 +138,7 @@ def test_live_workers_voices_and_cloned_ones_are_listed_together(
 
 
 @pytest.mark.parametrize("fault", ["unreadable", "quiet", "missing", "name", "language"])
-def test_what_is_refused_leaves_nothing_behind(
+def test_a_refused_voice_leaves_no_keys(
     run_cli: Cli, db: redis.Redis, recording: Path, tmp_path: Path, fault: str
 ) -> None:
     bad = tmp_path / "bad.flac"
@@ -163,7 +164,7 @@ def test_what_is_refused_leaves_nothing_behind(
 # The client
 
 
-def test_bytes_and_files_are_added_and_a_second_client_sees_them(client: Client, recording: Path) -> None:
+def test_a_voice_is_cloned_from_bytes_and_files_and_removed(client: Client, recording: Path) -> None:
     voice = client.add_voice("alice", [recording, speech(3)], languages=["pt-BR"])
     assert (voice.name, voice.languages, len(voice.clips)) == ("alice", ("pt",), 2)
     assert client.cloned_voices() == {"alice": voice}
@@ -173,7 +174,7 @@ def test_bytes_and_files_are_added_and_a_second_client_sees_them(client: Client,
         client.remove_voice("alice")
 
 
-def test_a_clip_that_is_sent_again_after_a_lost_reply_is_there_once(client: Client, db: redis.Redis) -> None:
+def test_adding_the_same_clips_again_after_a_lost_reply_changes_nothing(client: Client, db: redis.Redis) -> None:
     voice = client.add_voice("alice", [speech()])
     flacs = db.lrange(keys.clips("alice"), 0, -1)
     script = client._add_voice_script
@@ -182,7 +183,7 @@ def test_a_clip_that_is_sent_again_after_a_lost_reply_is_there_once(client: Clie
     assert db.lrange(keys.clips("alice"), 0, -1) == flacs
 
 
-def test_a_cloned_voice_and_a_mix_are_taken_right_after_they_were_added(client: Client, db: redis.Redis) -> None:
+def test_jobs_can_name_a_new_cloned_voice_or_a_mix_at_once(client: Client, db: redis.Redis) -> None:
     put_card(db, "xtts-1", "xtts", {"Ana Florence": ["en"], "Ana": ["en"]}, clones=True)
     put_card(db, "tone-1", "tone", {"sine": []}, clones=False)
     with pytest.raises(UnknownVoiceError, match="no live worker has a voice 'alice'"):
@@ -201,7 +202,9 @@ def test_a_cloned_voice_and_a_mix_are_taken_right_after_they_were_added(client: 
         client.add_voice("Ana", [speech()])
 
 
-def test_a_worker_that_cannot_clone_refuses_such_a_job_in_its_stream(client: Client, start_worker: StartWorker) -> None:
+def test_a_job_with_a_cloned_voice_or_a_mix_fails_on_an_engine_that_cannot_clone(
+    client: Client, start_worker: StartWorker
+) -> None:
     waiting = [client.enqueue("Hello.", voice=voice, engine="tone") for voice in ("alice", "sine(2)+sine-live(1)")]
     start_worker()
     for speech_ in waiting:
@@ -226,13 +229,13 @@ def test_the_documented_command_adds_a_voice(client: Client, db: redis.Redis, tm
     assert VoiceLibrary(db).clips("alice", [clip.sha256 for clip in voice.clips]) == [flac]
 
 
-# What a worker sees
+# Voices as a worker finds them
 
 
-def test_a_worker_knows_a_voice_at_once_as_it_is_now(client: Client, db: redis.Redis) -> None:
+def test_a_worker_finds_added_replaced_and_removed_voices_at_once(client: Client, db: redis.Redis) -> None:
     book = VoiceBook(["Ana"], ("en", "de"), VoiceLibrary(db))
     assert "alice" not in book
-    for clip in (speech(), speech(5)):  # a voice that is new, and one that was replaced
+    for clip in (speech(), speech(5)):  # a new voice, then its replacement
         (about,) = client.add_voice("alice", [clip], replace=True, languages=["de"]).clips
         voice = find("alice+Ana", book, "xtts")
         assert voice.languages == ("de",)
@@ -242,17 +245,17 @@ def test_a_worker_knows_a_voice_at_once_as_it_is_now(client: Client, db: redis.R
         find("alice", book, "xtts")
 
 
-def test_the_list_of_all_is_read_again_when_it_has_grown_old(client: Client, db: redis.Redis) -> None:
+def test_the_cached_list_of_voices_is_read_again_after_two_seconds(client: Client, db: redis.Redis) -> None:
     now = [0.0]
     library = VoiceLibrary(db, clock=lambda: now[0])
     assert dict(library.known()) == {}
     client.add_voice("alice", [speech()])
-    assert dict(library.known()) == {}, "within two seconds nobody asks again"
+    assert dict(library.known()) == {}, "the list is cached for two seconds"
     now[0] = 2.0
     assert list(library.known()) == ["alice"]
 
 
-def test_clips_are_those_that_were_asked_for_or_refused(client: Client, db: redis.Redis) -> None:
+def test_reading_clips_with_other_checksums_raises_an_error(client: Client, db: redis.Redis) -> None:
     library = VoiceLibrary(db)
     wanted = [clip.sha256 for clip in client.add_voice("alice", [speech(), speech(seed=2)]).clips]
     assert library.clips("alice", wanted) == db.lrange(keys.clips("alice"), 0, -1)
@@ -261,7 +264,7 @@ def test_clips_are_those_that_were_asked_for_or_refused(client: Client, db: redi
         library.clips("alice", wanted)
 
 
-def test_a_voice_that_was_seen_is_known_without_a_redis_and_one_that_was_not_may_exist(
+def test_a_cached_voice_is_found_without_redis_and_another_raises_an_error(
     client: Client, redis_server: RedisServer
 ) -> None:
     alice = client.add_voice("alice", [speech()])
@@ -274,7 +277,7 @@ def test_a_voice_that_was_seen_is_known_without_a_redis_and_one_that_was_not_may
     assert list(library.known()) == ["alice"]
 
 
-def test_a_description_that_cannot_be_read_is_no_voice(client: Client, db: redis.Redis) -> None:
+def test_an_invalid_description_is_ignored(client: Client, db: redis.Redis) -> None:
     client.add_voice("alice", [speech()])
     db.hset(keys.VOICES, "broken", "{}")
     library = VoiceLibrary(db)
@@ -282,7 +285,7 @@ def test_a_description_that_cannot_be_read_is_no_voice(client: Client, db: redis
     assert library.find("broken") is None
 
 
-# Conditioning, once for all
+# The shared conditioning cache
 
 KEY = conditioning_key(["aa"], {}, "model", "1")
 VALUE = {"latents": np.arange(8, dtype=np.float32)}
@@ -304,14 +307,17 @@ def compute():
 
 redis = connection.connect(url, retries=0)
 cache = ConditioningCache(lambda arrays: arrays["latents"].sum(), folder=folder, redis=redis)
-print("asking", flush=True)
+print("ready", flush=True)
 value, prepared = cache.get(sys.stdin.readline().strip(), compute)
 print(value, prepared.source, flush=True)
 """
 
 
-class Asker:
-    """A process that asks a cache of its own, on a disk of its own, for one key."""
+class CacheProcess:
+    """A process that reads one key from a conditioning cache with its own folder.
+
+    Computing the value adds a line to `log` and takes until the file `gate` exists. All processes share both files.
+    """
 
     def __init__(self, url: str, folder: Path, name: str) -> None:
         self.log, self.gate = folder / "log", folder / "gate"
@@ -322,80 +328,87 @@ class Asker:
         )  # fmt: skip
         assert self.process.stdout
         assert self.process.stdin
-        assert self.process.stdout.readline() == "asking\n"
+        assert self.process.stdout.readline() == "ready\n"
 
-    def ask(self) -> None:
+    def request(self) -> None:
+        """Let the process read the key."""
         assert self.process.stdin
         self.process.stdin.write(f"{KEY}\n")
         self.process.stdin.flush()
 
-    def answer(self) -> tuple[str, str]:
+    def result(self) -> tuple[str, str]:
+        """Wait for the end of the process, and return the value and its source."""
         said, _ = self.process.communicate(timeout=30)
         value, source = said.split()
         return value, source
 
 
 @pytest.fixture
-def askers(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[[int], list[Asker]]]:
-    started: list[Asker] = []
+def cache_processes(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[[int], list[CacheProcess]]]:
+    """Yield a function that starts a number of processes. They end with the test."""
+    started: list[CacheProcess] = []
 
-    def start(count: int) -> list[Asker]:
-        started.extend(Asker(redis_server.url, tmp_path, f"disk-{number}") for number in range(count))
+    def start(count: int) -> list[CacheProcess]:
+        started.extend(CacheProcess(redis_server.url, tmp_path, f"disk-{number}") for number in range(count))
         return started
 
     yield start
-    for asker in started:
-        asker.process.kill()
-        asker.process.communicate()
+    for started_process in started:
+        started_process.process.kill()
+        started_process.process.communicate()
 
 
-def computing(asker: Asker) -> int:
-    """Count how often any of them began to compute."""
-    return asker.log.read_text().count("computing") if asker.log.exists() else 0
+def times_computed(process: CacheProcess) -> int:
+    """Return how often the processes have started to compute the value."""
+    return process.log.read_text().count("computing") if process.log.exists() else 0
 
 
-def test_processes_that_ask_at_the_same_moment_compute_once(
-    askers: Callable[[int], list[Asker]], db: redis.Redis
+def test_concurrent_processes_compute_a_value_once(
+    cache_processes: Callable[[int], list[CacheProcess]], db: redis.Redis
 ) -> None:
-    three = askers(3)
-    for asker in three:
-        asker.ask()
-    until(lambda: computing(three[0]), "one that computes")
+    three = cache_processes(3)
+    for each in three:
+        each.request()
+    until(lambda: times_computed(three[0]), "one process to compute")
     three[0].gate.touch()
-    found = sorted(asker.answer() for asker in three)
+    found = sorted(each.result() for each in three)
     assert found == [("28.0", "computed"), ("28.0", "redis"), ("28.0", "redis")]
-    assert computing(three[0]) == 1
+    assert times_computed(three[0]) == 1
     assert not db.exists(keys.conditioning_lock(KEY))
 
 
-def test_when_who_computes_is_killed_another_one_does(askers: Callable[[int], list[Asker]], db: redis.Redis) -> None:
-    first, second = askers(2)
-    first.ask()
-    until(lambda: computing(first) == 1, "the first to compute")
-    second.ask()
+def test_another_process_computes_the_value_if_the_first_one_is_killed(
+    cache_processes: Callable[[int], list[CacheProcess]], db: redis.Redis
+) -> None:
+    first, second = cache_processes(2)
+    first.request()
+    until(lambda: times_computed(first) == 1, "the first process to compute")
+    second.request()
     held = db.get(keys.conditioning_lock(KEY))
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
     assert held
     assert 0 < db.pttl(keys.conditioning_lock(KEY)) <= keys.CONDITIONING_LOCK_TTL_S * 1000
-    db.pexpire(keys.conditioning_lock(KEY), 300)  # nobody renews it: ten seconds of it in a third of one
-    until(lambda: computing(first) == 2, "the second to compute")
+    db.pexpire(keys.conditioning_lock(KEY), 300)  # the lock is not renewed: 0.3 s instead of its lifetime of 10 s
+    until(lambda: times_computed(first) == 2, "the second process to compute")
     first.gate.touch()
-    assert second.answer() == ("28.0", "computed")
+    assert second.result() == ("28.0", "computed")
 
 
-def test_a_turn_is_renewed_while_its_holder_computes(askers: Callable[[int], list[Asker]], db: redis.Redis) -> None:
-    (asker,) = askers(1)
-    asker.ask()
-    until(lambda: computing(asker), "it to compute")
+def test_the_lock_is_renewed_while_its_holder_computes(
+    cache_processes: Callable[[int], list[CacheProcess]], db: redis.Redis
+) -> None:
+    (process,) = cache_processes(1)
+    process.request()
+    until(lambda: times_computed(process), "the process to compute")
     db.pexpire(keys.conditioning_lock(KEY), 5_000)
-    until(lambda: db.pttl(keys.conditioning_lock(KEY)) > 6_000, "a beat")
-    asker.gate.touch()
-    assert asker.answer() == ("28.0", "computed")
+    until(lambda: db.pttl(keys.conditioning_lock(KEY)) > 6_000, "the lock to be renewed")
+    process.gate.touch()
+    assert process.result() == ("28.0", "computed")
 
 
-class Counted:
-    """Gives VALUE, and counts how often it had to."""
+class CountedComputation:
+    """A function that returns VALUE and counts its calls."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -406,16 +419,17 @@ class Counted:
 
 
 @pytest.fixture
-def compute() -> Counted:
-    return Counted()
+def compute() -> CountedComputation:
+    return CountedComputation()
 
 
 def cache(db: redis.Redis, folder: Path) -> ConditioningCache[float]:
+    """Return a conditioning cache of a machine with its own folder."""
     return ConditioningCache(lambda arrays: float(arrays["latents"].sum()), folder=folder, redis=db)
 
 
-def test_another_machine_has_it_from_redis_and_then_from_its_own_disk(
-    db: redis.Redis, tmp_path: Path, compute: Counted
+def test_another_machine_reads_a_value_from_redis_and_then_from_its_disk(
+    db: redis.Redis, tmp_path: Path, compute: CountedComputation
 ) -> None:
     folders = [tmp_path / "one", tmp_path / "two", tmp_path / "two"]
     found = [cache(db, folder).get(KEY, compute) for folder in folders]
@@ -423,7 +437,9 @@ def test_another_machine_has_it_from_redis_and_then_from_its_own_disk(
     assert compute.times == 1
 
 
-def test_its_use_keeps_a_value_in_redis(db: redis.Redis, tmp_path: Path, compute: Counted) -> None:
+def test_reading_a_value_from_redis_renews_its_lifetime(
+    db: redis.Redis, tmp_path: Path, compute: CountedComputation
+) -> None:
     cache(db, tmp_path / "one").get(KEY, compute)
     assert keys.CONDITIONING_TTL_S - 60 < db.ttl(keys.conditioning(KEY)) <= keys.CONDITIONING_TTL_S
     db.expire(keys.conditioning(KEY), 60)
@@ -431,7 +447,7 @@ def test_its_use_keeps_a_value_in_redis(db: redis.Redis, tmp_path: Path, compute
     assert db.ttl(keys.conditioning(KEY)) > keys.CONDITIONING_TTL_S - 60
 
 
-def test_a_hit_in_memory_asks_redis_for_nothing(db: redis.Redis, tmp_path: Path, compute: Counted) -> None:
+def test_a_value_in_memory_needs_no_redis_command(db: redis.Redis, tmp_path: Path, compute: CountedComputation) -> None:
     warm = cache(db, tmp_path)
     warm.get(KEY, compute)
     before = db.info("commandstats")
@@ -443,8 +459,8 @@ def test_a_hit_in_memory_asks_redis_for_nothing(db: redis.Redis, tmp_path: Path,
 
 
 @pytest.mark.parametrize("damaged", ["disk", "redis", "both"])
-def test_what_is_damaged_is_made_again_in_every_tier(
-    db: redis.Redis, tmp_path: Path, compute: Counted, damaged: str
+def test_a_damaged_value_is_replaced_on_disk_and_in_redis(
+    db: redis.Redis, tmp_path: Path, compute: CountedComputation, damaged: str
 ) -> None:
     cache(db, tmp_path).get(KEY, compute)
     path = tmp_path / f"{KEY}.safetensors"
@@ -457,8 +473,8 @@ def test_what_is_damaged_is_made_again_in_every_tier(
     assert path.read_bytes() == db.get(keys.conditioning(KEY)) == whole
 
 
-def test_without_a_redis_it_is_computed_and_kept_on_the_disk_and_that_is_said_once(
-    redis_server: RedisServer, tmp_path: Path, compute: Counted, caplog: pytest.LogCaptureFixture
+def test_without_redis_values_are_computed_and_stored_on_disk_with_one_warning(
+    redis_server: RedisServer, tmp_path: Path, compute: CountedComputation, caplog: pytest.LogCaptureFixture
 ) -> None:
     with contextlib.closing(connection.connect(redis_server.url, retries=0)) as away:
         redis_server.stop()
@@ -469,7 +485,9 @@ def test_without_a_redis_it_is_computed_and_kept_on_the_disk_and_that_is_said_on
     assert sum("conditioning.alone" in said for said in caplog.messages) == 1
 
 
-def test_a_redis_that_goes_while_it_is_computed_loses_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_redis_outage_during_the_computation_does_not_lose_the_value(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
     def compute_and_stop() -> dict[str, Any]:
         redis_server.stop()
         return VALUE
@@ -479,7 +497,7 @@ def test_a_redis_that_goes_while_it_is_computed_loses_nothing(redis_server: Redi
     assert (value, prepared.source) == (28, "computed")
 
 
-def test_a_failure_gives_the_turn_back(db: redis.Redis, tmp_path: Path, compute: Counted) -> None:
+def test_a_failed_computation_releases_the_lock(db: redis.Redis, tmp_path: Path, compute: CountedComputation) -> None:
     def broken() -> dict[str, Any]:
         assert db.exists(keys.conditioning_lock(KEY))
         raise redis.ConnectionError("of the clips, not of the cache")
