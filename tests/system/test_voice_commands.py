@@ -103,7 +103,7 @@ def test_get_shows_the_licence_downloads_the_voice_and_shows_how_to_use_it(
     assert any(str(folder) in line for line in said)
     assert f'  voxspool speak "Hello." --voice {ANNA} -o hello.wav' in said
     asked = [path.rpartition("/")[2] for path in server.asked]
-    assert asked[:4] == ["voices.json", "MODEL_CARD", f"{ANNA}.onnx", f"{ANNA}.onnx.json"], "the card first"
+    assert asked[:4] == ["voices.json", "MODEL_CARD", f"{ANNA}.onnx", f"{ANNA}.onnx.json"], "the model card first"
     assert len(list(folder.iterdir())) == 6
 
     again = voices("get", ANNA)

@@ -1,4 +1,4 @@
-"""XTTS in real workers, on a random checkpoint: it speaks noise, but all else is as with the real one."""
+"""XTTS in real workers with a random checkpoint: its audio is noise, but the stream is as with the real one."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TEXT = "The ferry leaves at seven. Do not be late for it. Nobody waits for long on this side of the river."
 ENDS_SELDOM = 2.0
+"""Stop bias with which the random checkpoint seldom ends a segment early."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def checkpoint() -> Path:
 
 @pytest.fixture
 def start_xtts(start_worker: StartWorker, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> StartWorker:
-    """Start a worker that speaks XTTS."""
+    """Start a worker with XTTS on the CPU. All workers of a test run share a cache folder."""
     cache = tmp_path_factory.getbasetemp() / "cache"
 
     def start(*options: str, **environ: str) -> WorkerProcess:
@@ -47,10 +48,11 @@ def start_xtts(start_worker: StartWorker, checkpoint: Path, tmp_path_factory: py
 
 
 def samples(speech: Speech) -> bytes:
+    """Return all samples of a speech."""
     return b"".join(chunk.pcm for chunk in speech)
 
 
-def test_a_text_is_spoken_and_its_stream_says_how(client: Client, start_xtts: StartWorker) -> None:
+def test_a_stream_describes_how_its_text_is_spoken(client: Client, start_xtts: StartWorker) -> None:
     worker = start_xtts()
     speech = client.enqueue(TEXT, engine="xtts", voice="Ada Random", language="en", seed=4)
     entries = [received.entry for received in speech.entries()]
@@ -66,15 +68,15 @@ def test_a_text_is_spoken_and_its_stream_says_how(client: Client, start_xtts: St
     assert [mark.segment for mark in marks] == list(range(end.segments))
     assert "".join(TEXT[mark.start : mark.end] for mark in marks) == TEXT
     assert all(mark.fault in ("", "rate", "cap", "noise", "silence") for mark in marks)
-    until(lambda: "job.end" in worker.said(), "the job's last line")
+    until(lambda: "job.end" in worker.said(), "the job to end")
     again = client.enqueue(TEXT, engine="xtts", voice="Ada Random", language="en", seed=4)
-    assert samples(again) == samples(speech), "the same seed says the same samples"
+    assert samples(again) == samples(speech), "the same seed produces the same samples"
     other = client.enqueue(TEXT, engine="xtts", voice="Ada Random", language="en", seed=5)
     assert samples(other) != samples(speech)
 
 
 @pytest.mark.long
-def test_another_worker_goes_on_where_one_was_killed(client: Client, start_xtts: StartWorker) -> None:
+def test_another_worker_resumes_the_job_of_a_killed_worker(client: Client, start_xtts: StartWorker) -> None:
     text = TEXT * 4
     whole = start_xtts()
     wanted = client.enqueue(text, engine="xtts", seed=1)
@@ -91,7 +93,7 @@ def test_another_worker_goes_on_where_one_was_killed(client: Client, start_xtts:
     before = {one.entry.segment: one.entry for one in wanted.entries() if isinstance(one.entry, Mark)}
     assert len(marks) == end.segments
     same = [number for number in marks if marks[number].seed == before[number].seed]
-    assert same, "segments that were spoken once on both sides"
+    assert same, "at least one segment has the same seed in both speeches"
     heard, expected = (np.frombuffer(samples(one), np.int16) for one in (speech, wanted))
     for number in same:
         one, other = marks[number], before[number]
@@ -100,7 +102,7 @@ def test_another_worker_goes_on_where_one_was_killed(client: Client, start_xtts:
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    """Four seconds of something like a voice."""
+    """Write a clip of 4 s with the spectrum and rhythm of a voice, and return its path."""
     at = np.arange(4 * 24_000) / 24_000
     sound = sum(np.sin(2 * np.pi * 140 * n * at) / n for n in range(1, 12)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * at))
     soundfile.write(tmp_path / "clara.wav", 0.2 * sound, 24_000)
@@ -108,7 +110,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 @pytest.mark.long
-def test_a_voice_is_cloned_computed_once_and_cached(
+def test_the_conditioning_of_a_cloned_voice_is_computed_once_and_cached(
     client: Client, start_xtts: StartWorker, run_cli: RunCli, clip: Path
 ) -> None:
     first = start_xtts()
@@ -123,10 +125,10 @@ def test_a_voice_is_cloned_computed_once_and_cached(
     first.wait()
     second = start_xtts(VOXSPOOL_CACHE_DIR=str(clip.parent / "another machine's"))
     assert client.enqueue("The ferry leaves.", voice="clara").wait(timeout_s=120).voice_source == "redis"
-    until(lambda: "voice_source=redis" in second.said(), "its line")
+    until(lambda: "voice_source=redis" in second.said(), "the log line")
 
 
-def test_without_a_checkpoint_piper_serves_loudly(
+def test_a_worker_without_a_checkpoint_falls_back_to_piper_and_reports_it(
     client: Client, start_worker: StartWorker, run_cli: RunCli, tmp_path: Path
 ) -> None:
     worker = start_worker("xtts", environ={"VOXSPOOL_XTTS_DIR": str(tmp_path / "nowhere")})
@@ -138,7 +140,7 @@ def test_without_a_checkpoint_piper_serves_loudly(
     assert card["fallback_from"].startswith("xtts: ")
 
 
-def test_long_texts_and_odd_ones_are_spoken_to_their_end(client: Client, start_xtts: StartWorker) -> None:
+def test_long_and_unusual_texts_are_spoken_to_their_end(client: Client, start_xtts: StartWorker) -> None:
     start_xtts()
     for text, language in [
         ("1234567890 " * 30, "en"),
@@ -153,11 +155,12 @@ def test_long_texts_and_odd_ones_are_spoken_to_their_end(client: Client, start_x
 
 
 UNEQUIPPED = ROOT / "tests" / "support" / "unequipped"
+"""Folder with a sitecustomize module that hides the modules in the variable ABSENT."""
 EAST_ASIAN = "cutlet,fugashi,unidic_lite,mojimoji,pypinyin,spacy_pkuseg,mecab_ko"
-"""What the extras xtts-ja, xtts-zh and xtts-ko bring."""
+"""Modules of the extras xtts-ja, xtts-zh and xtts-ko."""
 
 
-def test_a_worker_without_a_languages_reader_says_what_to_install_and_leaves_it_to_one_that_has_it(
+def test_a_job_in_a_language_without_its_extra_fails_or_runs_on_a_worker_that_has_it(
     client: Client, start_xtts: StartWorker
 ) -> None:
     plain = start_xtts(PYTHONPATH=str(UNEQUIPPED), ABSENT=EAST_ASIAN)
