@@ -304,5 +304,5 @@ def test_speak_shows_a_progress_line_on_a_terminal(
             shown += part
         assert speaking.wait(30) == 0
     os.close(terminal)
-    assert b"s of speech  first after" in shown
+    assert b"s of speech  first audio after" in shown
     assert b"%" in shown

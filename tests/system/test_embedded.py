@@ -39,7 +39,7 @@ main()
 """
 """A program that runs `voxspool` with another default URL than redis://localhost:6379/0, where a real Redis may run."""
 SPEAK = ("speak", SENTENCE, "--engine", "tone")
-PRIVATE = ("add --private, which starts a Redis and a worker of its own", "VOXSPOOL_REDIS_URL")
+PRIVATE = ("add --private, which starts a private Redis and a private worker", "VOXSPOOL_REDIS_URL")
 
 
 def environ() -> dict[str, str]:
@@ -134,7 +134,7 @@ def speaking(tmp_path: Path) -> Iterator[Speaking]:
 def test_speak_starts_a_private_redis_and_worker_if_there_are_none(tmp_path: Path) -> None:
     done = run(nowhere(), *SPEAK, "-o", tmp_path / "a.wav")
     assert done.returncode == 0, done.stderr
-    assert "no Redis on the default port; starting a private one, and a worker with tone" in done.stderr
+    assert "no Redis on the default port; starting a private Redis and a private worker with tone" in done.stderr
     assert soundfile.read(tmp_path / "a.wav", dtype="int16")[0].tobytes() == tone(SENTENCE)
 
 
@@ -144,7 +144,7 @@ def test_private_ignores_a_running_redis_and_one_that_the_environment_names(
     for url, more in ((redis_server.url, {}), (nowhere(), {"VOXSPOOL_REDIS_URL": redis_server.url})):
         done = run(url, *SPEAK, "--private", "-o", tmp_path / "a.wav", **more)
         assert done.returncode == 0, done.stderr
-        assert "voxspool: starting a private Redis, and a worker with tone" in done.stderr
+        assert "voxspool: starting a private Redis and a private worker with tone" in done.stderr
     with Client(redis_server.url) as client:
         assert client.overview().queues == {}
 

@@ -1,6 +1,6 @@
-"""The command `voxspool`: one module for each group of commands. Each module parses, calls and prints.
+"""The command `voxspool`, with one module for each group of commands. A module parses, calls the library and prints.
 
-Errors and exit codes are those of `voxspool.command`. Progress is shown only on a terminal's stderr, so stdout can be
+`voxspool.command` prints errors and sets the exit code. Progress is shown only on a terminal's stderr, so stdout can be
 piped.
 """
 
@@ -28,26 +28,26 @@ class Command(InterruptibleGroup):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         """Run a command."""
-        warnings.simplefilter("ignore", NoWorkerWarning)  # the commands say it themselves (progress.Unserved)
+        warnings.simplefilter("ignore", NoWorkerWarning)  # progress.Unserved prints this warning instead
         return super().invoke(ctx)
 
 
 @click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="voxspool")
 def main() -> None:
-    """Turn text into speech: put it on a queue, and hear it while workers speak it.
+    """Turn text into speech: enqueue it, and hear it while a worker speaks it.
 
     \b
     voxspool speak "Hello."                        play a text
     voxspool speak "Hello." -o hello.wav           write it to a file
     cat page.txt | voxspool speak - -o page.opus   read the text from a pipe
-    voxspool enqueue --file chapter.txt            leave a job, print its id
+    voxspool enqueue --file chapter.txt            enqueue a job, print its id
     voxspool follow JOB -o chapter.flac            get its audio, now or later
     voxspool status                                queues, workers, jobs
     voxspool narrate book.epub -o book             make an audiobook
     voxspool voices add alice alice.wav            clone a voice
 
-    Exit codes: 0 done, 1 it failed, 2 a wrong value (nothing was started), 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 wrong value (nothing was started), 130 interrupted.
     """
 
 

@@ -1,4 +1,4 @@
-"""What all commands that read a book need: its path, and a warning about what could not be read."""
+"""Shared by the commands that read a book: find its path, and warn about parts that could not be read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def as_path(source: str) -> Iterator[Path]:
-    """Yield a book's path; that of stdin (`-`), for as long as it is needed. Raises BookError."""
+    """Yield a book's path; for `-`, that of a temporary file with the data of stdin. Raises BookError."""
     if source != "-":
         yield Path(source)
         return
     if sys.stdin is None:
-        raise BookError("stdin is closed; name a file")
+        raise BookError("stdin is closed; name a file instead of -")
     data = sys.stdin.buffer.read()
     with tempfile.TemporaryDirectory(prefix="voxspool-") as folder:
         path = Path(folder) / "stdin"
@@ -34,6 +34,6 @@ def as_path(source: str) -> Iterator[Path]:
 
 
 def warn(book: Book) -> None:
-    """Print on stderr what could not be read of a book."""
+    """Print a warning on stderr for each part of a book that could not be read."""
     for line in book.unread:
-        click.echo(f"voxspool: could not be read: {line}", err=True)
+        click.echo(f"voxspool: not read: {line}", err=True)

@@ -1,4 +1,4 @@
-"""`voxspool demo`: try the whole system on a machine without any of it: private Redis and worker, Piper, a file."""
+"""`voxspool demo`: try the whole system on one machine, with a private Redis, a private worker and Piper."""
 
 from __future__ import annotations
 
@@ -37,25 +37,26 @@ _PLAYERS: Final = {
     "ffplay -nodisp -autoexit": (".wav", ".flac", ".mp3", ".ogg", ".opus"),
     "xdg-open": (".wav", ".flac", ".mp3", ".ogg", ".opus"),
 }
-"""Commands that play a file, and the files they play: of macOS, ALSA, PulseAudio, ffmpeg and desktops."""
+"""A command that plays a file -> the suffixes that it can play. Of macOS, ALSA, PulseAudio, FFmpeg, Linux desktops."""
 _PLAIN_SHELLS: Final = ("sh", "dash", "ash")
-"""They have no command `source`."""
+"""Shells without the command `source`."""
 
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo.wav"), show_default=True)
-@click.option("--play", is_flag=True, help="Play it too, while it is made.")
+@click.option("--play", is_flag=True, help="Also play the speech while it is made.")
 @click.option("--engine", type=EngineName(), default="piper", show_default=True)
-@click.option("--redis", "redis_url", metavar="URL", help="Speak through this Redis and its workers [private ones].")
+@click.option("--redis", "redis_url", metavar="URL", help="Use this Redis and its workers [private ones].")
 def demo(output: Path, play: bool, engine: str, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
-    """Speak a passage of three paragraphs into a file.
+    """Speak a passage of three paragraphs and write it to a file.
 
     \b
     voxspool demo
-    voxspool demo --play           hear it while it is made
-    voxspool demo --redis URL      with a Redis and workers that are running
+    voxspool demo --play           play it while it is made
+    voxspool demo --redis URL      use a Redis and workers that are running
 
-    Without --redis it starts a Redis and a worker of its own, and stops them at the end.
+    Without --redis, the command starts a private Redis and a private worker, and stops
+    them at the end.
     """
     from voxspool.client import Client
     from voxspool.embedded import Embedded
@@ -66,7 +67,7 @@ def demo(output: Path, play: bool, engine: str, redis_url: str | None) -> None: 
         if redis_url:
             client = stack.enter_context(options.open_client(settings))
         else:
-            click.echo(f"starting a private Redis, and a worker with {engine}", err=True)
+            click.echo(f"starting a private Redis and a private worker with {engine}", err=True)
             own = stack.enter_context(Embedded(engine))
             client = stack.enter_context(Client(own.url))
         click.echo(f"speaking {len(PASSAGE)} characters", err=True)
@@ -79,7 +80,7 @@ def demo(output: Path, play: bool, engine: str, redis_url: str | None) -> None: 
 
 
 def _show_next_steps(output: Path, shell: str) -> None:
-    """Show, on stderr, how to play the file and how to go on from here."""
+    """Print on stderr how to play the file, and commands to try next."""
     commands = Path(sys.executable).parent
     found = shutil.which("voxspool")
     on_path = found is not None and Path(found).parent == commands
@@ -90,7 +91,7 @@ def _show_next_steps(output: Path, shell: str) -> None:
         (player, "play the file"),
         (activation, "put voxspool on your PATH"),
         (f'{voxspool} speak "Hello."{"" if plays else " -o hello.wav"}', "speak a text of your own"),
-        (f"{voxspool} demo --play" if plays else None, "hear this passage while it is made"),
+        (f"{voxspool} demo --play" if plays else None, "play this passage while it is made"),
     ]
     shown = [(command, why) for command, why in steps if command]
     width = max(len(command) for command, _ in shown)
@@ -102,7 +103,7 @@ def _show_next_steps(output: Path, shell: str) -> None:
 
 
 def _player(path: Path) -> str | None:
-    """Return a command of this system that plays a file, or None."""
+    """Return a command that plays a file on this system, or None if there is none."""
     for player, suffixes in _PLAYERS.items():
         if path.suffix.lower() in suffixes and shutil.which(player.split()[0]):
             return f"{player} {shlex.quote(str(path))}"
@@ -110,7 +111,7 @@ def _player(path: Path) -> str | None:
 
 
 def _activation(commands: Path, shell: str) -> str | None:
-    """Return the command that activates the virtual environment with these commands, or None where there is none."""
+    """Return the command that activates the virtual environment of the folder `commands`; None if it is not one."""
     name = Path(shell).name
     script = commands / {"fish": "activate.fish", "csh": "activate.csh", "tcsh": "activate.csh"}.get(name, "activate")
     if not script.is_file():

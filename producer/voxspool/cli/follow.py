@@ -1,6 +1,6 @@
-"""`voxspool follow`: read a job's stream into a file, to stdout or to the loudspeaker, while it is made or later.
+"""`voxspool follow`: write a job's audio to a file or to stdout, or play it, while it is made or later.
 
-The audio of a chapter comes from the segment store; everything else is the same.
+The stream of a chapter of a book has no audio, so its audio is read from the segment store.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 @click.argument("job")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a file: .wav .flac .mp3 .ogg .opus.")
 @click.option("--raw", is_flag=True, help="Write raw samples (s16le, mono) to stdout as they come.")
-@click.option("--play", is_flag=True, help="Play it.")
+@click.option("--play", is_flag=True, help="Play the speech.")
 @click.option(
-    "--from", "after", metavar="ID", help="Go on after this entry (with --raw); the last id is said at the end."
+    "--from", "after", metavar="ID", help="With --raw: continue after this entry. The last id is printed at the end."
 )
 @options.REDIS
 def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | None, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
-    """Follow JOB to its end. Interrupting it leaves the job alone.
+    """Follow JOB until it ends: save, play or watch it. Ctrl-C does not cancel the job.
 
     \b
     voxspool follow JOB -o chapter.flac
@@ -48,7 +48,7 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
     if sum((output is not None, raw, play)) > 1:
         raise click.UsageError("-o, --raw and --play exclude each other")
     if after and not raw:
-        raise click.UsageError("--from goes with --raw: a file or a loudspeaker needs the speech from its start")
+        raise click.UsageError("--from works only with --raw: a file, like playing, needs the speech from its start")
     if after:
         try:
             EntryId.parse(after)
@@ -63,19 +63,21 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
             with SpeechProgress(len(spec.text) if spec else 1, "following") as line:
                 store = client.settings.store
                 if after:
-                    said = f"went on after {after} to {write_raw_after(speech, after, line, unserved, store)}"
+                    said = (
+                        f"continued after {after}, last entry {write_raw_after(speech, after, line, unserved, store)}"
+                    )
                 else:
                     target = "-" if raw else str(output) if output else None
                     record(speech, target, line, unserved, store, play=play)
                     said = f"{line.spoken_s:.1f} s of speech"
         except KeyboardInterrupt:
-            click.echo(f"voxspool: interrupted; the job goes on, come back with: voxspool follow {job}", err=True)
+            click.echo(f"voxspool: interrupted; the job continues. To follow it again: voxspool follow {job}", err=True)
             raise SystemExit(INTERRUPTED) from None
         click.echo(f"job {job}: {said}", err=True)
 
 
 def check_target(target: str | None, *, play: bool) -> None:
-    """Refuse a file that could not be written, or a machine that cannot play, before anything is started.
+    """Check that the file can be written and, with `play`, that this machine can play, before anything is started.
 
     Raises OutputError, MissingExtraError.
     """
@@ -88,7 +90,7 @@ def check_target(target: str | None, *, play: bool) -> None:
         try:
             check_loudspeaker()
         except (MissingExtraError, OutputError) as error:
-            raise type(error)(f"{error}: {'-o hello.wav' if target is None else 'leave --play out'}") from error
+            raise type(error)(f"{error}: {'-o hello.wav' if target is None else 'leave out --play'}") from error
 
 
 def record(
@@ -100,10 +102,10 @@ def record(
     *,
     play: bool = False,
 ) -> None:
-    """Bring a speech to a file, to stdout (`-`), to the loudspeaker, or just to its end; `line` moves with it.
+    """Write a speech to a file or to stdout (`-`), play it, or only wait for its end; show the progress in `line`.
 
-    With `play` and a file, both: the file is there when all has been heard. `store` is where the audio lies if it is a
-    chapter of a book.
+    With `play` and a file it does both; the file is complete when everything has been played. `store` is the segment
+    store, which has the audio of a chapter of a book.
     """
     if target == "-":
         write_raw_after(speech, str(START), line, unserved, store)
@@ -126,7 +128,7 @@ def record(
 
 
 def _recorded(entries: Iterable[Entry], recorder: Recorder) -> Iterator[Entry]:
-    """Yield the entries, after each one was recorded."""
+    """Record each entry, then yield it."""
     for entry in entries:
         recorder.add(entry)
         yield entry
@@ -140,7 +142,10 @@ def watched(
     store: str | None = None,
     heard_samples: int = 0,
 ) -> Iterator[Received]:
-    """Yield the entries; the line moves, a missing worker is said, a bad end raises."""
+    """Yield the entries, show the progress in `line`, and warn if no worker takes the job.
+
+    Raises SpeechFailedError or SpeechCancelledError if the speech ends so, and what `Speech.entries` raises.
+    """
     entries = speech.entries(after, on_wait=unserved.on_wait)
     if store is not None:
         from voxspool.narration.listening import voiced
@@ -155,9 +160,9 @@ def watched(
 def write_raw_after(
     speech: Speech, after: str, line: SpeechProgress, unserved: Unserved, store: str | None = None
 ) -> str:
-    """Write the samples after an entry to stdout, each once, as they come; give the id of the last entry."""
+    """Write the samples after an entry to stdout, each once, as they come; return the id of the last entry."""
     if sys.stdout is None:
-        raise OutputError("stdout is closed; nobody would hear the samples")
+        raise OutputError("stdout is closed, so samples cannot be written to it; write a file with -o")
     listener, last = speech.listener(after), after
     for received in watched(speech, line, unserved, after, store, listener.heard_samples):
         if chunk := listener.hear(received):

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they become: a text, the options of a job, a client."""
+"""Options that several commands share, and functions that turn them into a text, a job, settings or a client."""
 
 from __future__ import annotations
 
@@ -21,40 +21,50 @@ if TYPE_CHECKING:
 
     from voxspool.client import Client
 
-REDIS = click.option("--redis", "redis_url", metavar="URL", help="Where Redis is [VOXSPOOL_REDIS_URL, REDIS_URL].")
+REDIS = click.option("--redis", "redis_url", metavar="URL", help="Redis to use [VOXSPOOL_REDIS_URL, REDIS_URL].")
 PRIVATE = click.option(
-    "--private", is_flag=True, help="Start a Redis and a worker of its own, even where a Redis answers."
+    "--private", is_flag=True, help="Start a private Redis and a private worker, even if a Redis answers."
 )
-ADD_PRIVATE = "add --private, which starts a Redis and a worker of its own"
-"""What helps where a Redis was found that nobody named: it may be another program's."""
+ADD_PRIVATE = "add --private, which starts a private Redis and a private worker"
+"""Advice if the Redis on the default port, which the user did not name, cannot be used: it may be another program's."""
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 _BLANK: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
-"""Unicode categories of what cannot be seen: blanks, line ends, control characters, marks of direction."""
+"""Unicode categories of invisible characters: spaces, line ends, control characters, marks of direction."""
 
 _TEXT = (
     click.argument("text", required=False),
     click.option("--file", "-f", "path", type=click.Path(path_type=Path), help="Read the text from a file (UTF-8)."),
 )
 _SPEECH = (
-    click.option("--voice", help="A name from `voxspool voices` [VOXSPOOL_VOICE, else the engine's own]."),
-    click.option("--language", help="Such as en or pt-br [the voice's own]."),
-    click.option("--engine", type=EngineName(AUTO), help="What speaks [VOXSPOOL_ENGINE, else auto]."),
+    click.option("--voice", help="A voice from `voxspool voices` [VOXSPOOL_VOICE, else the engine's own]."),
+    click.option("--language", help="Language of the text, such as en or pt-br [the voice's own]."),
+    click.option("--engine", type=EngineName(AUTO), help="Engine that speaks [VOXSPOOL_ENGINE, else auto]."),
     click.option("--speed", type=float, help=f"Rate of speech, {MIN_SPEED} to {MAX_SPEED} [1.0]."),
-    click.option("--seed", type=int, help="Another seed, another reading, where the engine has any chance in it [0]."),
-    click.option("--priority", type=click.Choice(PRIORITIES), help="Who goes first [interactive]."),
     click.option(
-        "--live", "live_s", metavar="SECONDS", type=int, help="Cancel it when nobody has read it for so long [never]."
+        "--seed", type=int, help="Random seed. Engines that use random numbers read differently with another seed [0]."
     ),
     click.option(
-        "--window", "window_s", metavar="SECONDS", type=int, help="Speak it no further ahead of its reader [any]."
+        "--priority", type=click.Choice(PRIORITIES), help="Workers take interactive jobs first [interactive]."
     ),
-    click.option("--job-id", "id", help="An id of your own: enqueued twice, it is one job."),
+    click.option(
+        "--live", "live_s", metavar="SECONDS", type=int, help="Cancel the job if nobody reads it for this long [never]."
+    ),
+    click.option(
+        "--window",
+        "window_s",
+        metavar="SECONDS",
+        type=int,
+        help="Speak at most this far ahead of the reader [no limit].",
+    ),
+    click.option(
+        "--job-id", "id", help="Id of the job. Enqueueing the same job again under its id has no effect [random]."
+    ),
 )
 
 
 def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add TEXT, --file and everything that may be said of a speech."""
+    """Add TEXT, --file, --redis and the options of a speech to a command."""
     for option in reversed((*_TEXT, *_SPEECH, REDIS)):
         command = option(command)
     return command
@@ -63,7 +73,7 @@ def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def read_text(text: str | None, path: Path | None) -> str:
     """Return the text: the argument, a file, or stdin for `-`.
 
-    Raises click.UsageError for none or two of them, InvalidJobError for a text that is empty or is not UTF-8.
+    Raises click.UsageError if none or both were given, InvalidJobError for a text that is empty or is not UTF-8.
     """
     if text is not None and path is not None:
         raise click.UsageError(f"give the text as an argument or with --file {path}, not both")
@@ -77,7 +87,7 @@ def read_text(text: str | None, path: Path | None) -> str:
 
 
 def _bytes(text: str | None, path: Path | None, source: str) -> bytes:
-    """Return the text as the system gave it. Raises InvalidJobError."""
+    """Return the bytes of the text. Raises InvalidJobError if they cannot be read."""
     try:
         if source != "stdin":
             return (text or "").encode(errors="surrogatepass") if path is None else path.read_bytes()
@@ -89,7 +99,7 @@ def _bytes(text: str | None, path: Path | None, source: str) -> bytes:
 
 
 def _decoded(data: bytes, source: str) -> str:
-    """Return the text. Raises InvalidJobError."""
+    """Decode a text in UTF-8, with or without a byte order mark. Raises InvalidJobError."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -97,7 +107,7 @@ def _decoded(data: bytes, source: str) -> str:
 
 
 def job_spec(text: str, settings: Settings, chosen: dict[str, Any]) -> JobSpec:
-    """Return what is asked of a speech, by the options and the environment. Raises InvalidJobError."""
+    """Return the job for a text, from the options and the environment. Raises InvalidJobError."""
     spec = JobSpec(text, **{"engine": settings.engine, "voice": settings.voice} | said(chosen))
     if spec.voice is not None:
         voices.parse(spec.voice)
@@ -105,10 +115,10 @@ def job_spec(text: str, settings: Settings, chosen: dict[str, Any]) -> JobSpec:
 
 
 def settings(redis_url: str | None, *, private: bool = False) -> Settings:
-    """Read the environment; --redis wins, and with --private neither counts.
+    """Return the settings of the environment; --redis overrides their URL. With --private no URL is needed or checked.
 
-    Raises click.UsageError for --redis together with --private, SettingsError, and RedisUnavailableError for a URL that
-    is none.
+    Raises click.UsageError for --redis together with --private, SettingsError, and RedisUnavailableError for a text
+    that is not a Redis URL.
     """
     if private and redis_url is not None:
         raise click.UsageError("--private and --redis exclude each other: --private starts a Redis of its own")
@@ -117,12 +127,12 @@ def settings(redis_url: str | None, *, private: bool = False) -> Settings:
     found = Settings.from_env()
     chosen = replace(found, redis_url=redis_url, redis_named=True) if redis_url is not None else found
     if not private:
-        connection.connect(chosen.redis_url).close()  # it sends nothing
+        connection.connect(chosen.redis_url).close()  # checks the URL, sends nothing
     return chosen
 
 
 def open_client(chosen: Settings) -> Client:
-    """Return a client whose server was asked: it is there, it lets us in, it is new enough."""
+    """Return a client of a server that answers, accepts the login and is new enough. Raises RedisError."""
     from voxspool import connection
     from voxspool.client import Client
 
@@ -131,5 +141,5 @@ def open_client(chosen: Settings) -> Client:
 
 
 def said(options: dict[str, Any]) -> dict[str, Any]:
-    """Keep the options that were given on the command line."""
+    """Return the options that were given on the command line."""
     return {name: value for name, value in options.items() if value is not None}

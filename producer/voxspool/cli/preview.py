@@ -1,4 +1,4 @@
-"""`voxspool preview`: show the text of a book as it will be spoken, with the pauses and the other voices."""
+"""`voxspool preview`: show the text of a book as it will be spoken, with markers for pauses and voices."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("book")
-@click.option("--chapters", "only", metavar="2-5", help="Show these alone; several with commas.")
-@click.option("--skip", metavar="1,9", help="Leave these out.")
-@click.option("--voice-of", "voices", metavar="2-5=NAME", multiple=True, help="Another voice for chapters; repeat it.")
+@click.option("--chapters", "only", metavar="2-5", help="Show only these chapters, such as 2-5 or 1,3.")
+@click.option("--skip", metavar="1,9", help="Leave out these chapters, such as 1,9.")
+@click.option(
+    "--voice-of",
+    "voices",
+    metavar="2-5=NAME",
+    multiple=True,
+    help="Use another voice for these chapters; may be repeated.",
+)
 @click.option("--pronunciations", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Lines of `word => spoken`; they win over [VOXSPOOL_PRONUNCIATIONS].")  # fmt: skip
+              help="File with lines `word => spoken`; they override those of VOXSPOOL_PRONUNCIATIONS.")  # fmt: skip
 def preview(
     book: str, only: str | None, skip: str | None, voices: tuple[str, ...], pronunciations: Path | None
 ) -> None:
@@ -32,7 +38,7 @@ def preview(
     \b
     voxspool preview book.epub --chapters 3 | less
 
-    Pronunciations are replaced; pauses and voices are shown as markers.
+    Words with a pronunciation are replaced by it; pauses and voices are shown as markers.
     """
     from voxspool.books import read_book
     from voxspool.books.pronunciation import Pronunciations
@@ -49,14 +55,14 @@ def preview(
 
 
 def shown(chapter: PlannedChapter) -> str:
-    """Write a chapter's script for people, as markers that a book may hold."""
+    """Return a chapter's text with its pauses and voices, as the markers that a book may contain."""
     voice = f" [voice:{chapter.voice}]" if chapter.voice else ""
     title = f"{chapter.number}. {chapter.chapter.title}{voice}"
     return "\n".join([title, "=" * len(title), "", *(_line(part) for part in chapter.parts), ""])
 
 
 def _line(part: MarkupPart) -> str:
-    """Write a part."""
+    """Return the line of a part."""
     voice = f"[voice:{part.voice}] " if part.voice else ""
     language = f"({part.language}) " if part.language else ""
     return f"{language}{voice}{part.spoken} [pause:{part.pause_s:g}s]"

@@ -1,6 +1,6 @@
 """The progress of a speech: one live line on a terminal's stderr, nothing in a pipe.
 
-It also warns within two seconds, wherever stderr goes, that no live worker serves a job's queue.
+It also warns within two seconds that no live worker serves a job's queue, even if stderr is not a terminal.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from voxspool.amounts import real_time
 from voxspool.cli.options import ADD_PRIVATE
 from voxspool.protocol.stream import Audio, Begin, Mark, position_after
 from voxspool.reading.waiting import Watch
@@ -29,11 +30,11 @@ BAR: Final = 24
 NARROW: Final = 60
 """A terminal with fewer columns gets no bar."""
 REST: Final = len("  100%  ") + len(" 0:00:00")
-"""Columns beside the label, the bar and the numbers."""
+"""The width of everything except the label, the bar and the numbers, in columns."""
 
 
 class SpeechProgress:
-    """A live line: how far, how much speech, how soon it began, how fast against real time."""
+    """A live line: progress, duration of the speech, time to its first audio, speed."""
 
     def __init__(self, characters: int, label: str) -> None:
         console = Console(stderr=True)
@@ -53,7 +54,7 @@ class SpeechProgress:
         self._rate = 0
         self.samples = 0
         self.first_chunk_s: float | None = None
-        """From the start of this line to the first audio, in seconds."""
+        """The time from the start of this line to the first audio, in seconds; None before the first audio."""
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -76,13 +77,13 @@ class SpeechProgress:
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds since this line began, a second of speech; None before there is a second of it."""
+        """The time since this line began, divided by the duration of the speech; None below one second of speech."""
         if self.first_chunk_s is None or self.spoken_s < 1:
             return None
         return self.elapsed_s / self.spoken_s
 
     def take(self, entry: Entry) -> None:
-        """Move with an entry."""
+        """Update the line with an entry."""
         if isinstance(entry, Begin):
             self._rate = entry.sample_rate
         if isinstance(entry, Audio) and self.first_chunk_s is None:
@@ -93,39 +94,39 @@ class SpeechProgress:
             self._progress.update(self._task, completed=entry.end)
 
     def _line(self) -> str:
-        """Write the numbers, as many as the terminal has room for."""
+        """Return the numbers, as many as fit the terminal."""
         first = "-" if self.first_chunk_s is None else f"{self.first_chunk_s:.2f} s"
         factor = self.real_time_factor
         line = f"{self.spoken_s:.1f} s of speech"
-        for more in (f"first after {first}", "" if factor is None else f"{factor:.3f} of real time"):
+        for more in (f"first audio after {first}", "" if factor is None else real_time(1 / factor)):
             if len(line) + 2 + len(more) <= self._room:
                 line = f"{line}  {more}".rstrip()
         return line
 
 
 class Unserved:
-    """Says once, on stderr, that nobody takes jobs from a queue: it is paused, or no live worker serves it."""
+    """Warns on stderr, once, that a queue is paused or that no live worker serves it."""
 
     def __init__(self, client: Client, *, has_private: bool = False) -> None:
-        """Prepare. `has_private` says that the command has the option --private, which would help."""
+        """Prepare. With `has_private` the warning names the option --private, which the command must have."""
         self._client = client
         self._has_private = has_private
         self._watch = Watch()
         self._told = False
 
     def look(self, queue: str) -> None:
-        """Warn if the job waits."""
+        """Warn if no worker takes jobs from a queue. After the first warning it does nothing."""
         if not self._told and (why := self._client.why_unserved(queue)):
             self._told = True
             click.echo(f"voxspool: {why}{self._or_private()}", err=True)
 
     def on_wait(self, state: JobState) -> None:
-        """Look, where a job has waited for a worker for a while. Call it after each second of silence."""
+        """Warn if a job has waited too long for a worker. Call it after each second without an entry."""
         if self._watch.due(state.state):
             self.look(state.queue)
 
     def _or_private(self) -> str:
-        """Name the option that does without this Redis, where nobody named it."""
+        """Return the advice to use --private; an empty string if it does not apply or the user named this Redis."""
         if not self._has_private or self._client.settings.redis_named:
             return ""
-        return f"; or stop this with Ctrl-C and {ADD_PRIVATE}"
+        return f"; or stop this command with Ctrl-C and {ADD_PRIVATE}"

@@ -1,4 +1,4 @@
-"""`voxspool pause` and `resume`: stop and restart taking jobs from a queue."""
+"""`voxspool pause` and `resume`: stop workers from taking jobs from a queue, and let them take jobs again."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _QUEUES = click.argument("queues", nargs=-1, metavar="[QUEUE]...")
 @_QUEUES
 @options.REDIS
 def pause(queues: Sequence[str], redis_url: str | None) -> None:
-    """Let the jobs of a QUEUE wait; jobs that run go on. Without QUEUE, pause all.
+    """Pause a QUEUE: its jobs wait, running jobs continue. Without QUEUE, pause all.
 
     \b
-    voxspool pause batch                       books wait, notices are spoken
+    voxspool pause batch                       books wait, other jobs continue
     voxspool pause xtts                        every queue of an engine
     voxspool pause voxspool-auto-interactive   one queue, by its name
     """
@@ -33,7 +33,7 @@ def pause(queues: Sequence[str], redis_url: str | None) -> None:
 @_QUEUES
 @options.REDIS
 def resume(queues: Sequence[str], redis_url: str | None) -> None:
-    """Let the jobs of a paused QUEUE go on. Without QUEUE, resume all.
+    """Resume a paused QUEUE. Without QUEUE, resume all.
 
     \b
     voxspool resume batch
@@ -43,6 +43,6 @@ def resume(queues: Sequence[str], redis_url: str | None) -> None:
 
 
 def _say(done: str, names: list[str]) -> None:
-    """Name the queues, one a line."""
+    """Print the queues, one on each line."""
     for name in names:
         click.echo(f"{done} {name}")

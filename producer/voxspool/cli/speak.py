@@ -1,4 +1,4 @@
-"""`voxspool speak`: enqueue a text and play it, or write it to a file; starts a Redis and a worker if it finds none."""
+"""`voxspool speak`: enqueue a text and play it, or write it to a file. Without a Redis it starts a private one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from voxspool.amounts import real_time
 from voxspool.cli import options
 from voxspool.cli.follow import check_target, record
 from voxspool.cli.progress import SpeechProgress, Unserved
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
     from voxspool.speech import Speech
 
 OWN_ENGINE: Final = "piper"
-"""The engine of a worker that a command starts for itself, where none is named."""
+"""The engine of a private worker if the user names none."""
 _REFUSALS: Final = frozenset(
     kind.code for kind in (InvalidJobError, UnknownEngineError, UnknownVoiceError, UnknownLanguageError)
 )
-"""Codes of a failed job that could never be spoken as it was asked for."""
+"""Codes of failed jobs that no worker could speak, because their input is wrong."""
 
 
 @click.command()
@@ -45,7 +46,7 @@ _REFUSALS: Final = frozenset(
     "--output",
     "target",
     metavar="OUT",
-    help="Write a file (.wav .flac .mp3 .ogg .opus), or - for raw samples on stdout [play it].",
+    help="Write a file (.wav .flac .mp3 .ogg .opus), or - for raw samples on stdout [play].",
 )
 def speak(
     text: str | None, path: Path | None, target: str | None, redis_url: str | None, private: bool,  # noqa: FBT001 - click's way
@@ -58,12 +59,12 @@ def speak(
     voxspool speak --file page.txt -o page.opus --voice en_US-joe-medium
     voxspool speak - -o - < page.txt | aplay -r 22050 -f S16_LE
 
-    It plays while the speech is made. Where no Redis is named and none is on the default port, or with --private, it
-    starts one of its own, and a worker. Ctrl-C cancels.
+    The speech is played while it is made. With --private, or if no Redis is named and none is on the default port, the
+    command starts a private Redis and a private worker. Ctrl-C cancels the job.
     """
     words = options.read_text(text, path)
     settings = options.settings(redis_url, private=private)
-    spec = options.job_spec(words, settings, chosen)  # before anything is started
+    spec = options.job_spec(words, settings, chosen)  # refuses a wrong value before anything is started
     check_target(target, play=target is None)
     opened = client_or_embedded(settings, spec.engine, private=private)
     with opened as client, SpeechProgress(len(words), "speaking") as line:
@@ -76,7 +77,7 @@ def speak(
 
 
 def _record(speech: Speech, target: str | None, line: SpeechProgress, unserved: Unserved) -> None:
-    """Record or play a speech that was asked for here: a worker that refuses it tells of a wrong value."""
+    """Record or play a speech. If the worker refuses its input, the error counts as a wrong value."""
     try:
         record(speech, target, line, unserved, play=target is None)
     except SpeechFailedError as error:
@@ -86,9 +87,9 @@ def _record(speech: Speech, target: str | None, line: SpeechProgress, unserved: 
 
 @contextlib.contextmanager
 def client_or_embedded(settings: Settings, engine: str, *, private: bool) -> Iterator[Client]:
-    """Open a client of the Redis that was named or listens on the default port; else start a private one, and print it.
+    """Open a client of the named Redis or the one on the default port; else start a private one, and print that.
 
-    With `private` it is always one of our own. Raises RedisError for a Redis that cannot be used.
+    With `private` it always starts a private one. Raises RedisError for a Redis that cannot be used.
     """
     from voxspool.client import Client
     from voxspool.embedded import Embedded, somebody_listens
@@ -98,14 +99,14 @@ def client_or_embedded(settings: Settings, engine: str, *, private: bool) -> Ite
             yield client
         return
     speaker = OWN_ENGINE if engine == AUTO else engine
-    why = "starting a private Redis" if private else "no Redis on the default port; starting a private one"
-    click.echo(f"voxspool: {why}, and a worker with {speaker}", err=True)
+    why = "" if private else "no Redis on the default port; "
+    click.echo(f"voxspool: {why}starting a private Redis and a private worker with {speaker}", err=True)
     with Embedded(speaker) as own, Client(own.url, settings=settings) as client:
         yield client
 
 
 def _open_found(settings: Settings) -> Client:
-    """Open a client. If nobody named this Redis, the error message names --private.
+    """Return a client. If the user did not name this Redis, an error message recommends --private.
 
     Raises RedisError.
     """
@@ -119,7 +120,7 @@ def _open_found(settings: Settings) -> Client:
 
 @contextlib.contextmanager
 def cancelled_by_interrupt(speech: Speech) -> Iterator[None]:
-    """Cancel a job that its only listener gives up: with Ctrl-C, or by closing the pipe."""
+    """Cancel the job on Ctrl-C or if the pipe on stdout is closed: it has no other listener."""
     try:
         yield
     except BrokenPipeError:
@@ -135,7 +136,7 @@ def cancelled_by_interrupt(speech: Speech) -> Iterator[None]:
 
 def report(target: str, line: SpeechProgress) -> None:
     """Print the result on stderr."""
-    first = "" if line.first_chunk_s is None else f", first sound after {line.first_chunk_s:.2f} s"
-    factor = "" if line.real_time_factor is None else f", {line.real_time_factor:.3f} of real time"
+    first = "" if line.first_chunk_s is None else f", first audio after {line.first_chunk_s:.2f} s"
+    factor = "" if line.real_time_factor is None else f", {real_time(1 / line.real_time_factor)}"
     where = "stdout" if target == "-" else target
     click.echo(f"{where}: {line.spoken_s:.1f} s of speech in {line.elapsed_s:.1f} s{first}{factor}", err=True)
