@@ -1,4 +1,4 @@
-"""compose.yaml and the images are valid, keep data, are closed to the network, and match the packages they install."""
+"""compose.yaml and the images are valid, store data, are reached only from this machine, and match the packages."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ HEAVY = ("torch", "torchaudio", "TTS", "piper", "onnxruntime", "prometheus_clien
 
 
 @pytest.mark.parametrize(
-    ("module", "kept_out"),
+    ("module", "excluded"),
     [
         ("voxspool_worker.tasks", (*HEAVY, "numpy", "rq", "redis", "sentencex")),
         ("voxspool_worker.engines", (*HEAVY, "numpy")),
@@ -140,9 +140,9 @@ HEAVY = ("torch", "torchaudio", "TTS", "piper", "onnxruntime", "prometheus_clien
         ("voxspool_worker.cli", HEAVY),
     ],
 )
-def test_importing_a_module_does_not_import_heavy_libraries(module: str, kept_out: tuple[str, ...]) -> None:
+def test_importing_a_module_does_not_import_heavy_libraries(module: str, excluded: tuple[str, ...]) -> None:
     program = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "voxspool_worker" in loaded
-    assert loaded.isdisjoint(kept_out), loaded & set(kept_out)
+    assert loaded.isdisjoint(excluded), loaded & set(excluded)

@@ -27,7 +27,7 @@ LOADED_LINKS: Final = {"stylesheet", "icon", "preload", "modulepreload", "precon
 
 
 class Page(HTMLParser):
-    """What one page of the site holds: its anchors, its links, and what a browser loads with it."""
+    """The anchors and links of one page of the site, and the files that a browser loads with it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as `make docs` builds it."""
+    """Build the site as `make docs` does, and return its folder."""
     if not find_spec("zensical") or not find_spec("mkdocstrings"):
         unavailable("Zensical or mkdocstrings is not installed: run make install")
     out = tmp_path_factory.mktemp("site") / "docs"
@@ -83,13 +83,13 @@ def entries(nav: list[Any]) -> Iterator[str]:
             yield from [where] if isinstance(where, str) else entries(where)
 
 
-def test_the_navigation_names_every_page_and_no_other(site: Path) -> None:
+def test_the_navigation_lists_exactly_the_pages_of_the_site(site: Path) -> None:
     config = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]
     named = [where.removesuffix(".md") for where in entries(config["nav"])]
     assert sorted(named) == sorted(path.stem for path in site.glob("*.html") if path.stem != "404")
 
 
-def test_every_link_leads_to_a_file_and_every_anchor_is_there(pages: dict[Path, Page]) -> None:
+def test_every_link_leads_to_an_existing_file_and_anchor(pages: dict[Path, Page]) -> None:
     broken = []
     for page in pages.values():
         for link in page.links:
@@ -112,7 +112,7 @@ def test_nothing_is_loaded_from_another_host(site: Path, pages: dict[Path, Page]
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style.read_text(encoding="utf-8")), style
 
 
-def test_no_page_has_what_the_theme_fetches_from_another_host(pages: dict[Path, Page]) -> None:
+def test_no_page_uses_a_feature_that_the_theme_loads_from_another_host(pages: dict[Path, Page]) -> None:
     for page in pages.values():
         text = page.path.read_text(encoding="utf-8")
         assert 'class="mermaid"' not in text, f"{page.path.name}: the theme loads Mermaid from another host"

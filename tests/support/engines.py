@@ -1,4 +1,4 @@
-"""Engines for tests: each loaded once per process, segments to speak, and loops that speak them."""
+"""Load engines once per process, create segments, and speak them, for tests of engines."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def _become(environ: dict[str, str], folder: str, fds: list[int]) -> None:
 def main() -> None:
     """Import the programs' modules and serve requests. In a fork, run the program."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    sys.path.pop(0)  # the folder of the tests
+    sys.path.pop(0)  # the folder of this file, where a program started with -m does not look
     for name in PRELOADED:
         importlib.import_module(name)
     module, arguments = serve(control)

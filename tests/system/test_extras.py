@@ -162,7 +162,7 @@ def test_a_plain_installation_reads_text_markdown_and_html_books(name: str, tmp_
         said = [line.partition(":")[2] for line in done.stderr.splitlines()]
         if command[0] == "preview":
             assert said == []
-        else:  # a plan without a Redis says what it cannot estimate, and nothing else
+        else:  # without a Redis, the plan reports only that it cannot estimate the time
             assert [line.split(":")[0].strip() for line in said] == ["the plan cannot say how long it takes"]
         assert "keeper" in done.stdout or "1 chapter" in done.stdout
 

@@ -1,4 +1,4 @@
-"""Anything in the place of a job, its call, its stream or its state: one clear failure each, and the worker goes on."""
+"""Arbitrary data as a job, its call, its stream or its state: each fails once and clearly, and the worker continues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 QUEUE: Final = "voxspool-tone-interactive"
 WORD: Final = "Rosebud"
-"""In every text here, and in nothing else."""
+"""A word that every text in this file contains, and nothing else. It must not appear in logs and errors."""
 TEXT: Final = f"{WORD} was the word."
 NUMBER: Final = itertools.count()
 LIVELY = settings(
@@ -37,10 +37,8 @@ LIVELY = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
-"""The same examples every time, each followed by a good job. None that fails is made smaller."""
+"""The same examples in each run, and no shrinking: each example is followed by a good job, which takes time."""
 THOROUGH = settings(max_examples=500, derandomize=True, database=None)
-
-# Anything
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 JSON = st.recursive(
@@ -112,54 +110,51 @@ def good_call(job: str) -> bytes:
     return json.dumps([TASK, None, [spec_of(job)], {}]).encode()
 
 
-# One worker for all
-
-
 @dataclass
 class Spooler:
-    """A Redis, a worker and a client, which have to go on whatever is put there."""
+    """A Redis, a worker and a client, which must continue to work after any job."""
 
     client: Client
     db: redis.Redis
     worker: WorkerProcess
-    judged: int = 0
-    """How much of the worker's log was looked at, in characters."""
+    checked: int = 0
+    """The length of the part of the worker's log that is checked already, in characters."""
 
     def put(self, job: bytes | str, fields: dict[Any, Any]) -> None:
-        """Enqueue by hand what no Client would."""
+        """Enqueue a job with these fields of its hash, which a Client may never write."""
         if fields:
             self.db.hset(b"rq:job:" + (job if isinstance(job, bytes) else job.encode()), mapping=fields)
         self.db.rpush(f"rq:queue:{QUEUE}", job)
 
     def put_call(self, *call: object, job: str = "", pack: Callable[[bytes], bytes] = bytes) -> str:
-        """Enqueue a call; give the job's id."""
+        """Enqueue a job with this call and return its id."""
         job = job or new()
         self.put(job, {"status": "queued", "data": pack(json.dumps(call).encode())})
         return job
 
-    def assert_it_goes_on(self, *jobs: str) -> None:
-        """The next good job is spoken; of those before it none is left anywhere, none is closed or told of twice."""
+    def assert_it_continues(self, *jobs: str) -> None:
+        """Assert that a good job is spoken, and that the jobs before it left no keys and were closed at most once."""
         good = self.client.enqueue(TEXT, engine="tone", id=new())
         assert b"".join(chunk.pcm for chunk in good.chunks(timeout_s=20)) == tone(TEXT)
-        until(lambda: not self._left_over(), "nothing to be left", 20)
+        until(lambda: not self._left_over(), "all queues, leases and records to be deleted", 20)
         assert self.worker.process.poll() is None
-        said = self.worker.said()[self.judged :]
-        self.judged += len(said)
+        said = self.worker.said()[self.checked :]
+        self.checked += len(said)
         assert WORD not in said
         assert "Traceback" not in said
         for job in jobs:
             assert self._closings(job) <= 1
-            assert said.count(f"job={job} ") <= 2, "a line as it begins, a line as it ends"
+            assert said.count(f"job={job} ") <= 2, "one line at the start of the job and one at its end"
             result = self.db.xrevrange(f"rq:results:{job}") if self.db.type(f"rq:results:{job}") == b"stream" else []
             assert len(result) <= 1
             assert WORD not in str(result)
 
     def _left_over(self) -> list[bytes]:
-        """Return the lists, leases and records of runs that there are."""
+        """Return the queues, leases and execution records that exist."""
         return [key for pattern in LEFT for key in self.db.scan_iter(pattern, count=1000)]
 
     def _closings(self, job: str) -> int:
-        """Count the terminal entries of a job's stream; what a `failed` says has not the text."""
+        """Return the number of terminal entries in a job's stream. Assert that none contains the text."""
         if self.db.type(keys.audio(job)) != b"stream":
             return 0
         terminal = [fields for _, fields in self.db.xrange(keys.audio(job)) if fields[b"type"].decode() in STATES]
@@ -168,7 +163,7 @@ class Spooler:
 
 
 def new() -> str:
-    """Return an id that no job had."""
+    """Return a new job id."""
     return f"job-{next(NUMBER)}"
 
 
@@ -190,32 +185,31 @@ def spooler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
         server.stop()
 
 
-# What a job may be
-
-
 @LIVELY
 @given(
     fields=st.dictionaries(st.sampled_from(RQ_FIELDS), VALUES, max_size=5),
     strange=st.dictionaries(st.binary(max_size=8), VALUES, max_size=2),
 )
-def test_any_fields_of_a_job_hash(fields: dict[str, bytes], strange: dict[bytes, bytes], spooler: Spooler) -> None:
+def test_any_fields_of_a_job_hash_are_spoken_or_refused(
+    fields: dict[str, bytes], strange: dict[bytes, bytes], spooler: Spooler
+) -> None:
     job = new()
     spooler.put(job, {"status": "queued", "data": good_call(job)} | fields | strange)
-    spooler.assert_it_goes_on(job)
+    spooler.assert_it_continues(job)
 
 
 @pytest.mark.parametrize("field", RQ_FIELDS)
-def test_every_field_alone_with_what_breaks_parsers(field: str, spooler: Spooler) -> None:
+def test_values_that_break_parsers_are_refused_in_every_field(field: str, spooler: Spooler) -> None:
     jobs = [new() for _ in BREAKERS]
     for job, value in zip(jobs, BREAKERS, strict=True):
         spooler.put(job, {"status": "queued", "data": good_call(job)} | {field: value})
-    spooler.assert_it_goes_on(*jobs)
+    spooler.assert_it_continues(*jobs)
 
 
 @LIVELY
 @given(call=st.lists(JSON | st.just(TEXT) | st.just([TEXT]), max_size=5), pack=st.sampled_from([bytes, zlib.compress]))
-def test_any_json_in_place_of_a_call(call: list[object], pack: Callable[[bytes], bytes], spooler: Spooler) -> None:
-    spooler.assert_it_goes_on(spooler.put_call(*call, pack=pack))
+def test_any_json_as_a_call_is_refused(call: list[object], pack: Callable[[bytes], bytes], spooler: Spooler) -> None:
+    spooler.assert_it_continues(spooler.put_call(*call, pack=pack))
 
 
 @LIVELY
@@ -224,28 +218,30 @@ def test_any_json_in_place_of_a_call(call: list[object], pack: Callable[[bytes],
     instance=st.none() | JSON,
     named=st.just({}) | st.dictionaries(st.text(max_size=5), JSON, max_size=2),
 )
-def test_any_function_in_a_call(function: object, instance: object, named: dict[str, object], spooler: Spooler) -> None:
+def test_any_function_in_a_call_is_refused(
+    function: object, instance: object, named: dict[str, object], spooler: Spooler
+) -> None:
     job = new()
     spooler.put_call(function, instance, [spec_of(job)], named, job=job)
-    spooler.assert_it_goes_on(job)
+    spooler.assert_it_continues(job)
 
 
 @LIVELY
 @given(
     st.dictionaries(st.sampled_from(list(spec_of("x"))) | st.text(max_size=5), JSON | EXTREMES, min_size=1, max_size=3)
 )
-def test_any_json_in_place_of_what_a_job_asks_for(spooler: Spooler, changes: dict[str, object]) -> None:
+def test_any_json_in_a_job_spec_is_spoken_or_refused(spooler: Spooler, changes: dict[str, object]) -> None:
     job = new()
     spooler.put_call(TASK, None, [spec_of(job) | changes], {}, job=job)
-    spooler.assert_it_goes_on(job)
+    spooler.assert_it_continues(job)
 
 
 @pytest.mark.parametrize("argument", [TEXT, [TEXT], {"text": [TEXT]}, {"text": {WORD: TEXT}}], ids=repr)
-def test_a_text_where_none_should_be_is_not_repeated(argument: object, spooler: Spooler) -> None:
+def test_a_text_in_a_wrong_place_is_not_repeated_in_logs_and_errors(argument: object, spooler: Spooler) -> None:
     job = new()
     spec = spec_of(job) | argument if isinstance(argument, dict) else argument
     spooler.put_call(TASK, None, [spec], {}, job=job)
-    spooler.assert_it_goes_on(job)
+    spooler.assert_it_continues(job)
 
 
 @LIVELY
@@ -255,44 +251,48 @@ def test_a_text_where_none_should_be_is_not_repeated(argument: object, spooler: 
     ),
     fields=st.sampled_from([{}, {"status": "queued", "data": good_call("x")}]),
 )
-def test_any_ids_in_a_queue(ids: list[bytes], fields: dict[str, object], spooler: Spooler) -> None:
+def test_any_ids_in_a_queue_are_skipped_or_refused(
+    ids: list[bytes], fields: dict[str, object], spooler: Spooler
+) -> None:
     for job in ids:
         spooler.put(job, fields)
-    spooler.assert_it_goes_on()
+    spooler.assert_it_continues()
 
 
 @LIVELY
 @given(st.dictionaries(st.sampled_from(CTL_FIELDS) | st.text(max_size=5), VALUES, min_size=1, max_size=5))
-def test_any_state_before_a_job_begins(spooler: Spooler, control: dict[str, bytes]) -> None:
+def test_any_control_fields_before_a_job_begins_do_not_stop_the_worker(
+    spooler: Spooler, control: dict[str, bytes]
+) -> None:
     job = new()
     spooler.db.hset(keys.control(job), mapping=control)
     spooler.put(job, {"status": "queued", "data": good_call(job)})
-    spooler.assert_it_goes_on(job)
+    spooler.assert_it_continues(job)
 
 
 @pytest.mark.parametrize("key", ["voxspool:{J}:audio", "voxspool:{J}:ctl", "voxspool:{J}:ack", "rq:job:J"])
-def test_a_key_of_another_type(key: str, spooler: Spooler) -> None:
+def test_a_key_of_another_type_does_not_stop_the_worker(key: str, spooler: Spooler) -> None:
     job = new()
     spooler.db.set(key.replace("J", job), "x", ex=60)
     spooler.put(job, {} if key == "rq:job:J" else {"status": "queued", "data": good_call(job)})
-    spooler.assert_it_goes_on(job)
+    spooler.assert_it_continues(job)
 
 
-def test_a_text_stands_nowhere_but_in_its_job_however_that_ends(spooler: Spooler) -> None:
+def test_after_a_cancel_or_a_timeout_the_text_is_in_no_key_but_its_job(spooler: Spooler) -> None:
     book, slow = spooler.client.enqueue(TEXT * 1000, engine="tone", id=new()), new()
     call = [TASK, None, [JobSpec(TEXT * 1000, id=slow, engine="tone").encode()], {}]
     spooler.put(slow, {"status": "queued", "timeout": 1, "data": json.dumps(call)})
-    until(lambda: book.status().segments_done, "the book to be read")
+    until(lambda: book.status().segments_done, "the first segment")
     book.cancel()
     for job, state in ((book.id, b"cancelled"), (slow, b"failed")):
         until(lambda job=job, state=state: spooler.db.hget(keys.control(job), "state") == state, f"{job} to be {state}")
-    spooler.assert_it_goes_on(book.id, slow)
+    spooler.assert_it_continues(book.id, slow)
     for key in spooler.db.scan_iter():
         assert WORD not in content(spooler.db, key), key
 
 
 def content(db: redis.Redis, key: bytes) -> str:
-    """Return all that stands under a key, but for a job's own data."""
+    """Return the value of a key as a string, without the field `data` of a hash."""
     readers: dict[bytes, Callable[[], Any]] = {
         b"hash": lambda: [item for item in db.hgetall(key).items() if item[0] != b"data"],
         b"list": lambda: db.lrange(key, 0, -1),
@@ -304,9 +304,6 @@ def content(db: redis.Redis, key: bytes) -> str:
     return str(readers[db.type(key)]())
 
 
-# What a reader may find
-
-
 ENTRIES = st.dictionaries(
     st.sampled_from([b"type", b"pos", b"data"]) | st.binary(max_size=6),
     VALUES | st.sampled_from([b"begin", b"audio", b"mark", b"end", b"failed", b"cancelled"]),
@@ -316,7 +313,7 @@ ENTRIES = st.dictionaries(
 
 @THOROUGH
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), ENTRIES), max_size=4), st.booleans())
-def test_any_entries_are_read_or_refused_with_an_error_of_ours(
+def test_any_entries_are_read_or_raise_a_voxspool_error(
     entries: list[tuple[int, int, dict[bytes, bytes]]],
     mapping: bool,  # noqa: FBT001 - hypothesis
 ) -> None:
@@ -334,7 +331,7 @@ def test_any_entries_are_read_or_refused_with_an_error_of_ours(
     st.none() | VALUES,
     st.none() | VALUES,
 )
-def test_any_state_is_judged_or_refused_with_an_error_of_ours(
+def test_any_control_fields_are_judged_or_raise_a_voxspool_error(
     control: dict[bytes, bytes], status: bytes | None, origin: bytes | None
 ) -> None:
     with contextlib.suppress(VoxspoolError):
@@ -342,7 +339,7 @@ def test_any_state_is_judged_or_refused_with_an_error_of_ours(
 
 
 @pytest.mark.parametrize("kind", [entry.type for entry in TERMINAL])
-def test_an_entry_of_anybodys_making_ends_a_read_with_an_error_of_ours(
+def test_a_malformed_terminal_entry_raises_a_voxspool_error_in_one_line(
     kind: str, client: Client, db: redis.Redis
 ) -> None:
     job = f"job-{next(NUMBER)}"

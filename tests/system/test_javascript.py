@@ -1,4 +1,4 @@
-"""The example consumer in JavaScript follows real jobs, and keeps the rules that docs/protocol.md states."""
+"""The example consumer in JavaScript follows real jobs by the rules in docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMIT_S = 60
 
 
 def missing(what: str) -> None:
-    """Skip on somebody's machine, fail in CI."""
+    """Skip the test on a developer's machine, and fail it in CI."""
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
@@ -41,7 +41,7 @@ def missing(what: str) -> None:
 
 @dataclass(frozen=True)
 class Follow:
-    """`node follow.mjs …` against the test's Redis."""
+    """Runs `node follow.mjs` with the test's Redis."""
 
     folder: Path
     url: str
@@ -61,16 +61,16 @@ class Follow:
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the example with its dependencies, as its lock file states them."""
+    """Return a copy of the example with its dependencies in the versions of its lock file."""
     if not (shutil.which("node") and shutil.which("npm")):
-        missing("node and npm run the example in JavaScript")
+        missing("the example in JavaScript needs node and npm")
     folder = tmp_path_factory.mktemp("javascript")
     for name in ("package.json", "package-lock.json", "follow.mjs"):
         shutil.copy(ROOT / "examples" / "javascript" / name, folder)
     command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180, check=False)
     if done.returncode:
-        missing(f"npm ci gives {done.returncode}: {done.stderr[-500:]}")
+        missing(f"npm ci ended with exit code {done.returncode}: {done.stderr[-500:]}")
     return folder
 
 
@@ -84,7 +84,7 @@ def pcm_of(client: Client, job: str, after: str = "0-0") -> bytes:
 
 
 def add(db: redis.Redis, job: str, entry_id: str, entry: Entry) -> None:
-    """Write an entry as a worker would."""
+    """Write an entry to the stream of a job, as a worker does."""
     db.xadd(keys.audio(job), {"type": entry.type, "pos": entry.pos, "data": encode_data(entry)}, id=entry_id)
 
 
@@ -96,7 +96,7 @@ def samples(start: int, end: int) -> bytes:
     return b"".join((number % 30_000).to_bytes(2, "little") for number in range(start, end))
 
 
-def test_audio_arrives_while_the_job_is_spoken_and_is_whole_at_the_end(
+def test_audio_arrives_while_the_job_is_spoken_and_is_complete_at_the_end(
     follow: Follow, client: Client, db: redis.Redis, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     client.enqueue(TEXT * 100, id="long")
@@ -118,7 +118,7 @@ def test_audio_arrives_while_the_job_is_spoken_and_is_whole_at_the_end(
     assert len(marks) == client.speech("long").status().segments
 
 
-def test_it_comes_back_after_any_entry(follow: Follow, client: Client, start_worker: StartWorker) -> None:
+def test_reading_resumes_after_any_entry(follow: Follow, client: Client, start_worker: StartWorker) -> None:
     start_worker()
     speech = client.enqueue(TEXT)
     received = list(speech.entries())
@@ -137,7 +137,7 @@ def test_it_comes_back_after_any_entry(follow: Follow, client: Client, start_wor
     assert "has no entry 9-9" in why
 
 
-def test_a_wav_file_is_whole_and_appears_at_the_end(
+def test_a_wav_file_is_complete_and_a_missing_job_leaves_no_file(
     follow: Follow, client: Client, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker()
@@ -152,7 +152,7 @@ def test_a_wav_file_is_whole_and_appears_at_the_end(
     assert not list(tmp_path.glob("nothing*"))
 
 
-def test_a_failed_job_ends_with_its_sentence(follow: Follow, client: Client, start_worker: StartWorker) -> None:
+def test_a_failed_job_ends_with_its_error_message(follow: Follow, client: Client, start_worker: StartWorker) -> None:
     speech = client.enqueue(TEXT, voice="nobody")
     start_worker()
     status, said, why = follow.run(speech.id)
@@ -162,7 +162,7 @@ def test_a_failed_job_ends_with_its_sentence(follow: Follow, client: Client, sta
     assert (status, why) == (1, f"job {speech.id} is failed, and its stream has no entry after 1-2\n")
 
 
-def test_a_cancelled_job_ends_with_who_did_it(follow: Follow, client: Client) -> None:
+def test_a_cancelled_job_ends_with_the_name_of_who_cancelled_it(follow: Follow, client: Client) -> None:
     speech = client.enqueue(TEXT)
     with follow.start(speech.id) as process:
         speech.cancel("alice")
@@ -170,8 +170,8 @@ def test_a_cancelled_job_ends_with_who_did_it(follow: Follow, client: Client) ->
     assert (process.returncode, *said) == (1, b"", b"the speech was cancelled by alice\n")
 
 
-def test_after_a_resume_each_sample_is_given_once(follow: Follow, db: redis.Redis) -> None:
-    """The stream that docs/protocol.md draws."""
+def test_after_a_crash_and_a_resume_each_sample_is_written_once(follow: Follow, db: redis.Redis) -> None:
+    """The stream of the figure in docs/protocol.md gives each sample once."""
     job = "crash"
     db.hset(keys.control(job), "state", "running")
     entries = {
@@ -198,14 +198,16 @@ def test_after_a_resume_each_sample_is_given_once(follow: Follow, db: redis.Redi
         ("1-2", Audio(7, b"\0\0"), "entry 1-2 starts at sample 7, but the samples before it end at 0"),
     ],
 )
-def test_what_is_missing_is_said(follow: Follow, db: redis.Redis, entry_id: str, entry: Entry, why: str) -> None:
+def test_lost_entries_and_samples_are_reported(
+    follow: Follow, db: redis.Redis, entry_id: str, entry: Entry, why: str
+) -> None:
     add(db, "hole", "1-1", begin(0))
     add(db, "hole", entry_id, entry)
     status, said, told = follow.run("hole")
     assert (status, said, told.splitlines()[-1]) == (1, b"", why)
 
 
-def test_a_broken_connection_is_taken_up_again(follow: Follow, db: redis.Redis) -> None:
+def test_a_broken_connection_is_replaced(follow: Follow, db: redis.Redis) -> None:
     db.hset(keys.control("broken"), "state", "running")
     add(db, "broken", "1-1", begin(0))
 
@@ -224,7 +226,7 @@ def test_a_broken_connection_is_taken_up_again(follow: Follow, db: redis.Redis) 
     assert (process.returncode, said) == (0, samples(0, 50)), why
 
 
-def test_without_redis_it_gives_up_soon(example: Path, redis_server: RedisServer) -> None:
+def test_without_redis_it_gives_up_quickly(example: Path, redis_server: RedisServer) -> None:
     redis_server.stop()
     started = time.monotonic()
     status, said, why = Follow(example, redis_server.url).run("any")
@@ -247,7 +249,7 @@ def test_a_read_only_user_can_follow(
     assert Follow(follow.folder, url).run("nobodys")[0] == 1
 
 
-def test_wrong_usage_is_exit_2(follow: Follow) -> None:
+def test_wrong_usage_ends_with_exit_code_2(follow: Follow) -> None:
     assert follow.run()[0] == 2
     assert follow.run("job", "--from", "here")[0] == 2
     assert follow.run("job", "--loud")[0] == 2
@@ -264,7 +266,7 @@ def test_the_wav_lines_in_the_docs_work(tmp_path: Path) -> None:
     assert (pcm.tolist(), rate_hz) == ([1, 2], 22_050)
 
 
-def test_a_cancelled_entry_may_be_an_attempt_of_its_own(follow: Follow, db: redis.Redis) -> None:
+def test_a_cancelled_entry_may_be_the_only_entry_of_its_attempt(follow: Follow, db: redis.Redis) -> None:
     add(db, "late", "1-1", begin(0))
     add(db, "late", "2-1", Cancelled(0, "bob"))
     status, said, why = follow.run("late")

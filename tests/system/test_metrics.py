@@ -1,4 +1,4 @@
-"""What a worker says it did is what it did: in the stream, on its card, in its log, and to Prometheus."""
+"""The figures of a worker are correct in the stream, on its card, in its log and in Prometheus."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ LIVE: Final = "sine-live"
 
 
 class Scrape:
-    """One look at a worker's metrics."""
+    """The metrics of a worker at one moment."""
 
     def __init__(self, port: int) -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
@@ -56,7 +56,7 @@ class Scrape:
         self.samples = [sample for family in families for sample in family.samples]
 
     def __call__(self, name: str, **labels: str) -> float:
-        """Return a number; 0 where nothing was counted under these labels."""
+        """Return the sum of the samples with this name and these labels; 0 if there are none."""
         return sum(
             sample.value
             for sample in self.samples
@@ -72,8 +72,8 @@ def refused(host: str, port: int) -> bool:
     return False
 
 
-def test_prometheus_is_shown_what_the_jobs_came_to(client: Client, start_worker: StartWorker) -> None:
-    unknown = client.enqueue("Hello.", voice="nobody")  # with no worker there, nobody knows better
+def test_the_prometheus_metrics_match_the_streams_of_the_jobs(client: Client, start_worker: StartWorker) -> None:
+    unknown = client.enqueue("Hello.", voice="nobody")  # without a worker the client cannot check the voice
     port = free_port()
     start_worker("tone", "--metrics", str(port))
     speeches = [client.enqueue(SENTENCE * count) for count in (1, 2, 3)]
@@ -87,8 +87,8 @@ def test_prometheus_is_shown_what_the_jobs_came_to(client: Client, start_worker:
     stopped.cancel()
     with pytest.raises(SpeechCancelledError):
         stopped.wait()
-    until(lambda: Scrape(port)("jobs_total") == 5, "the last run to be over")
-    until(lambda: Scrape(port)("rows_in_use") == 0, "its rows to be free")
+    until(lambda: Scrape(port)("jobs_total") == 5, "the last run to end")
+    until(lambda: Scrape(port)("rows_in_use") == 0, "the rows of the cancelled job to be free")
 
     entries = [one.entry for speech in (*speeches, stopped) for one in _entries(client, speech.id)]
     audio = [entry for entry in entries if isinstance(entry, Audio)]
@@ -117,19 +117,19 @@ def _entries(client: Client, job: str) -> list[Received]:
     return list(client.speech(job).entries())
 
 
-def test_metrics_are_for_this_machine_alone(start_worker: StartWorker) -> None:
+def test_metrics_are_served_on_loopback_only(start_worker: StartWorker) -> None:
     port = free_port()
     start_worker("tone", "--metrics", str(port))
     assert not refused("127.0.0.1", port)
     others = {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), port, type=socket.SOCK_STREAM)}
-    if sys.platform == "linux":  # all of 127/8 is there: another address that a server on every interface would answer
+    if sys.platform == "linux":  # Linux has all of 127/8, so a server on every interface would answer here too
         others.add("127.0.0.2")
     assert all(refused(host, port) for host in others - {"127.0.0.1"})
 
 
-def test_a_port_that_is_taken_is_one_line_before_anything_is_loaded(start_worker: StartWorker) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_used_port_gives_one_line_before_the_engine_is_loaded(start_worker: StartWorker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
         worker = start_worker("tone", "--metrics", str(port), wait=False)
         assert worker.wait() == 1
     (line,) = worker.said().splitlines()
@@ -151,13 +151,16 @@ def test_a_rescue_and_an_outage_are_counted(
     for outage in (1, 2):
         before = worker.said().count("redis.away")
         redis_server.stop()
-        until(lambda before=before: worker.said().count("redis.away") > before + 3, "the worker to see it, many times")
+        until(
+            lambda before=before: worker.said().count("redis.away") > before + 3,
+            "the worker to report several failed requests",
+        )
         redis_server.start()
-        until(lambda: db.smembers(keys.WORKERS), "the worker's next beat")
+        until(lambda: db.smembers(keys.WORKERS), "the worker's next heartbeat")
         assert Scrape(port)("redis_outages_total") == outage
 
 
-def test_one_line_a_job_says_all_that_its_end_entry_says(client: Client, start_worker: StartWorker) -> None:
+def test_the_log_line_of_a_job_has_all_fields_of_its_end_entry(client: Client, start_worker: StartWorker) -> None:
     worker = start_worker()
     speech = client.enqueue(SENTENCE * 3)
     end = speech.wait()
@@ -172,7 +175,7 @@ def test_one_line_a_job_says_all_that_its_end_entry_says(client: Client, start_w
     assert (said["characters"], said["voice_source"], said["voice_s"]) == (str(len(SENTENCE * 3)), "built-in", "0.0")
 
 
-def test_an_end_entry_sums_up_its_stream(client: Client, start_worker: StartWorker) -> None:
+def test_an_end_entry_summarises_its_stream(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     received = list(client.enqueue(SENTENCE * 3).entries())
     end = received[-1].entry
@@ -191,13 +194,13 @@ def test_an_end_entry_sums_up_its_stream(client: Client, start_worker: StartWork
     assert (end.voice_source, end.spoken_again, end.faults) == ("built-in", 0, 0)
 
 
-def test_where_there_is_nothing_to_say_there_is_nothing_to_measure(client: Client, start_worker: StartWorker) -> None:
+def test_a_text_without_words_ends_without_measurements(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     end = client.enqueue("…").wait()
     assert end == End(0, 0.0, 0, None, None, elapsed_s=end.elapsed_s)
 
 
-def test_status_shows_what_a_job_took_and_what_a_workers_last_jobs_took(
+def test_status_shows_the_times_of_a_job_and_of_the_last_jobs_of_a_worker(
     client: Client, start_worker: StartWorker, run_cli: Cli
 ) -> None:
     start_worker()
@@ -210,7 +213,7 @@ def test_status_shows_what_a_job_took_and_what_a_workers_last_jobs_took(
     assert re.search(took, shown, re.MULTILINE)
     assert json.loads(run_cli("status", speech.id, "--json").stdout)["end"] == dataclasses.asdict(end)
 
-    until(lambda: client.workers()[0].jobs_ended == 1, "the worker's next beat")
+    until(lambda: client.workers()[0].jobs_ended == 1, "the worker's next heartbeat")
     (card,) = client.workers()
     assert (card.jobs_failed, card.spoken_again, card.voice_hit_rate) == (0, 0, None)
     assert card.first_chunk_s == end.first_chunk_s
@@ -221,7 +224,7 @@ def test_status_shows_what_a_job_took_and_what_a_workers_last_jobs_took(
     assert re.search(rf"^{card.name} +1 +0 +[\d.e-]+ s +[\d.e-]+ +- *$", table, re.MULTILINE)
 
 
-def test_asyncio_is_told_the_same(client: Client, start_worker: StartWorker) -> None:
+def test_the_asyncio_client_returns_the_same_end(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE)
     end = speech.wait()
@@ -235,14 +238,14 @@ def test_asyncio_is_told_the_same(client: Client, start_worker: StartWorker) -> 
 
 def test_a_speech_that_has_not_ended_has_no_end(client: Client, start_worker: StartWorker) -> None:
     speech = client.enqueue(SENTENCE, voice=LIVE)
-    assert speech.end() is None, "it waits"
+    assert speech.end() is None, "the job is queued"
     start_worker()
     next(iter(speech))
-    assert speech.end() is None, "it is being spoken"
+    assert speech.end() is None, "the job is running"
     speech.cancel()
     with pytest.raises(SpeechCancelledError):
         speech.wait()
-    assert speech.end() is None, "it was cancelled"
+    assert speech.end() is None, "the job was cancelled"
 
 
 def test_the_card_of_an_older_worker_is_read(client: Client, start_worker: StartWorker, db: redis.Redis) -> None:
@@ -255,11 +258,8 @@ def test_the_card_of_an_older_worker_is_read(client: Client, start_worker: Start
     assert [getattr(old, field) for field in later] == [0, 0, 0, None, None, None]
 
 
-# What the guard says of a segment
-
-
-class GuardedTone(ToneEngine):
-    """A tone that says how its segments came out, and whose voice was computed."""
+class CheckedTone(ToneEngine):
+    """The engine tone with given results of the output check, and with a voice that was computed."""
 
     def __init__(self, spoken: dict[int, SpokenSegment]) -> None:
         super().__init__()
@@ -276,8 +276,10 @@ class GuardedTone(ToneEngine):
         ]
 
 
-def test_what_the_guard_says_of_a_segment_stands_in_its_mark_and_is_counted(client: Client, db: redis.Redis) -> None:
-    engine, metrics = GuardedTone({1: SpokenSegment(77, 2), 2: SpokenSegment(78, 3, "rate")}), Metrics()
+def test_the_result_of_the_output_check_is_in_the_mark_of_its_segment_and_in_the_counts(
+    client: Client, db: redis.Redis
+) -> None:
+    engine, metrics = CheckedTone({1: SpokenSegment(77, 2), 2: SpokenSegment(78, 3, "rate")}), Metrics()
     scheduler = Scheduler(engine)
     thread = threading.Thread(target=scheduler.run, args=(lambda: None,))
     thread.start()

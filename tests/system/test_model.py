@@ -1,13 +1,14 @@
-"""Random faults in random order on real processes, checked against a model of what each job may come to.
+"""Random faults in random order on real processes, checked against a model of the allowed outcomes of each job.
 
-The model: a job that was accepted is spoken to its end, each sample once. It may be cancelled only if it was asked to
-be, and must be if Redis said that it is. It may fail only as poison, and only if two workers were lost that could have
-held it: killed, or frozen for longer than a lease. That a Redis stalls or restarts costs nobody anything.
+The model: an accepted job is spoken to its end, each sample once. It may be cancelled only if the test has
+asked for it, and must be if Redis has confirmed it. It may fail only as poison, and only if two workers were lost that
+may have had the job: killed, or frozen for longer than a lease. A stall or a restart of Redis does not change the
+outcome.
 
-    MODEL_RUNS=1000 MODEL_SEED=7 python -m pytest -s tests/system/test_model.py      what `make soak` does
+    MODEL_RUNS=1000 MODEL_SEED=7 python -m pytest -s tests/system/test_model.py    # as `make soak` does
 
-The choices follow from the seed; when a worker reaches a chunk does not, so a run that failed may pass when it is tried
-again. It prints what was done, and leaves the logs of its workers and Redis's append-only file.
+The seed determines the choices, but not when a worker reaches a chunk, so a failed run may pass when it is repeated. A
+failed run prints its steps, and keeps the logs of its workers and the append-only file of Redis.
 """
 
 from __future__ import annotations
@@ -54,15 +55,15 @@ if TYPE_CHECKING:
 
 RUNS: Final = 12
 LANES: Final = 12
-"""Runs at once: nearly all of a run is waiting, for leases to run out and for live speech."""
+"""The number of parallel runs. A run mostly waits: for leases to expire, and for live speech."""
 STEPS: Final = 14
 WORKERS: Final = 3
-"""At most, at once."""
-JUDGED_S: Final = 120.0
-"""All jobs are over by then: leases of 9 s run out, a few times over, on a machine that does much at once."""
+"""The highest number of workers at the same time."""
+OVER_S: Final = 120.0
+"""All jobs end within this time, in seconds: several leases of 9 s may expire first, on a busy machine."""
 
 RESCUED_S: Final = 12.0
-"""A dead worker's jobs are spoken again by then: a lease of 9 s, a look each 2 s."""
+"""The jobs of a dead worker are spoken again within this time: a lease of 9 s, and a check every 2 s."""
 
 TEXTS: Final = ("", "Good morning.", SENTENCE, SENTENCE * 3, "The lamp is lit. " * 12)
 
@@ -77,14 +78,14 @@ SPECS: Final = st.fixed_dictionaries(
 )
 
 MOMENTS: Final = st.sampled_from([0.0, 0.0, 0.1, 0.1, 0.5, 0.5, 2.0, 2.0, 10.0])
-"""How long after the step before something happens, in seconds: at once, soon, when a dead worker's jobs are back."""
+"""The time before a step, in seconds: none, a short one, or one after which the jobs of a dead worker are rescued."""
 
 reference = lru_cache(tone)
 
 
 @dataclass
 class Job:
-    """A job that was accepted, and what it may come to."""
+    """An accepted job, and the states in which it may end."""
 
     speech: Speech
     samples: bytes
@@ -97,26 +98,28 @@ class Job:
 
 @dataclass(eq=False)
 class Follower:
-    """A reader of one job, who comes back to where it was: must hear each sample once, and the right one."""
+    """A reader of one job that resumes where it stopped. It must get each sample once and correct."""
 
     job: Job
     heard: int = 0
-    """Bytes."""
+    """The length of the audio that it has read, in bytes."""
     after: str = "0-0"
     outcome: str = ""
-    """How the speech ended, once it has: a state, or a failure's code."""
+    """The state in which the speech ended, or the code of its failure; empty before the end."""
 
     def __repr__(self) -> str:
         return f"a follower of {self.job} at {self.after}"
 
     def hear(self, most: int | None, patience_s: float) -> None:
-        """Read so many chunks, or to the end; give up after so long a silence."""
+        """Read `most` chunks, or to the end if it is None. Stop when no entry arrives for `patience_s` seconds."""
         chunks = self.job.speech.chunks(self.after, timeout_s=patience_s)
         before = self.heard
         try:
             for chunk in islice(chunks, most):
-                assert chunk.pos * 2 == self.heard, f"{self}: has {self.heard} bytes and hears sample {chunk.pos}"
-                assert self.job.samples.startswith(chunk.pcm, self.heard), f"{self}: hears something else"
+                assert chunk.pos * 2 == self.heard, f"{self}: got sample {chunk.pos} after {self.heard} bytes"
+                assert self.job.samples.startswith(chunk.pcm, self.heard), (
+                    f"{self}: the audio differs from the reference"
+                )
                 self.heard += len(chunk.pcm)
                 self.after = chunk.id
         except DeadlineError:
@@ -132,14 +135,14 @@ class Follower:
     def hear_all(self) -> None:
         """Read to the end."""
         if not self.outcome:
-            self.hear(None, JUDGED_S)
-        assert self.outcome, f"{self}: waited {JUDGED_S:g} s in vain"
+            self.hear(None, OVER_S)
+        assert self.outcome, f"{self}: no end within {OVER_S:g} s"
         assert self.outcome in {"ended", "cancelled", "poison"}, f"{self}: {self.outcome}"
         assert self.outcome != "ended" or self.heard == len(self.job.samples), f"{self}: ended after {self.heard} bytes"
 
 
 class Spooler(RuleBasedStateMachine):
-    """One Redis, up to three workers, and everything that may happen to them."""
+    """One Redis, up to three workers, and all steps and faults that Hypothesis may choose."""
 
     jobs: Any = Bundle("jobs")
     workers: Any = Bundle("workers")
@@ -159,7 +162,7 @@ class Spooler(RuleBasedStateMachine):
         until(self.redis_answers, "Redis's first answer")
 
     def redis_answers(self) -> bool:
-        """Return whether Redis answers. A client waits briefly for a first answer, and all lanes start at once."""
+        """Return whether Redis answers. All lanes start at once, so it may be too slow for a client's first request."""
         try:
             self.client.workers()
         except RedisUnavailableError:
@@ -167,21 +170,19 @@ class Spooler(RuleBasedStateMachine):
         return True
 
     def let_pass(self, seconds: float) -> None:
-        """Let time pass; nothing is waited for."""
+        """Wait for some seconds."""
         threading.Event().wait(seconds)
 
     def say(self, what: str) -> None:
-        """Note what was done, and when."""
+        """Record a step and its time."""
         self.done.append(f"{time.monotonic() - self.began:7.2f} s  {what}")
 
-    # -- what may happen -------------------------------------------------------------------------------------------
-
     @initialize(target=workers, number=st.integers(1, 2))
-    def begin_with(self, number: int) -> MultipleResults[Member]:
+    def add_first_workers(self, number: int) -> MultipleResults[Member]:
         return multiple(*(self.start() for _ in range(number)))
 
     @initialize(target=jobs, specs=st.lists(SPECS, min_size=2, max_size=4))
-    def lie_there_before(self, specs: list[dict[str, Any]]) -> MultipleResults[Job]:
+    def enqueue_first_jobs(self, specs: list[dict[str, Any]]) -> MultipleResults[Job]:
         return self.enqueue_all(specs)
 
     @rule(target=jobs, specs=st.lists(SPECS, min_size=1, max_size=3), after=MOMENTS)
@@ -193,7 +194,7 @@ class Spooler(RuleBasedStateMachine):
     def follow(self, job: Job, live: bool) -> MultipleResults[Follower]:  # noqa: FBT001 - hypothesis passes by name
         follower = Follower(job)
         self.following.append(follower)
-        self.say(f"{job} has a follower" + (", who listens" if live else ""))
+        self.say(f"{job} has a follower" + (" in a thread" if live else ""))
         if not live:
             return multiple(follower)
         self.listening[follower] = self.listeners.submit(follower.hear_all)
@@ -212,7 +213,7 @@ class Spooler(RuleBasedStateMachine):
         self.say(f"{job} cancelled: {said}")
         if said == "asked":
             job.may.add("cancelled")
-        elif said != "failed":  # whether it may have failed is judged at the end
+        elif said != "failed":  # the end of the run checks whether it may have failed
             assert said in job.may | {"cancelled"}
             job.may = {said}
 
@@ -224,10 +225,10 @@ class Spooler(RuleBasedStateMachine):
 
     @rule(job=jobs, after=MOMENTS)
     def kill_its_worker(self, job: Job, after: float) -> None:
-        """Kill whoever speaks a job, once somebody does: twice in a segment, and it is poison."""
+        """Kill the worker that speaks a job, once one does. Two kills in the same segment make the job poison."""
         self.let_pass(after)
         if worker := self.worker_of(job):
-            self.say(f"kill -9 {worker}, who speaks {job}")
+            self.say(f"kill -9 {worker}, which speaks {job}")
             self.world.kill(worker)
 
     @rule(worker=workers, after=MOMENTS)
@@ -270,20 +271,18 @@ class Spooler(RuleBasedStateMachine):
             self.say(f"{self.client.pause(queue)} paused")
 
     @invariant()
-    def listeners_hear_what_they_should(self) -> None:
+    def listeners_get_the_right_audio(self) -> None:
         for listener in self.listening.values():
             if listener.done():
                 listener.result()
-
-    # -- the end ---------------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         failure = sys.exc_info()[1]
         try:
             if failure is None:
-                self.judge()
-            elif isinstance(failure, Exception):  # else hypothesis has ended the run
-                print(self.story())  # noqa: T201 - hypothesis says what was done, and not when
+                self.check_the_end()
+            elif isinstance(failure, Exception):  # any other exception is Hypothesis ending the run
+                print(self.story())  # noqa: T201 - Hypothesis prints the steps without their times
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.story()}") from error
         finally:
@@ -291,44 +290,46 @@ class Spooler(RuleBasedStateMachine):
             self.world.close()
             self.listeners.shutdown(cancel_futures=True)
 
-    def judge(self) -> None:
-        """Let everything go its way; each job must come to what it may."""
+    def check_the_end(self) -> None:
+        """Cause no more faults, wait for all jobs, and assert that each has ended in a state that it may end in."""
         if all(member.left for member in self.world.members):
             self.start()
         self.client.resume()
-        self.say("judged")
-        self.following += [Follower(job) for job in self.asked]  # who come late to all of it
+        self.say("no more faults")
+        self.following += [Follower(job) for job in self.asked]  # these read each job from its start
         for follower in self.following:
             if follower not in self.listening:
                 self.listening[follower] = self.listeners.submit(follower.hear_all)
         for listener in self.listening.values():
             listener.result()
         expected = {job.speech.id: Expected(job.samples, frozenset(self.may(job))) for job in self.asked}
-        check_jobs(self.world.db, expected, JUDGED_S)
+        check_jobs(self.world.db, expected, OVER_S)
         for follower in self.following:
             state = follower.job.speech.status().state
-            assert follower.outcome == {"failed": "poison"}.get(state, state), f"{follower}: heard {follower.outcome}"
+            assert follower.outcome == {"failed": "poison"}.get(state, state), (
+                f"{follower}: read {follower.outcome}, but the state is {state}"
+            )
         self.world.check_workers()
         self.seen.update(["runs", *(job.speech.status().state for job in self.asked)])
 
     def may(self, job: Job) -> set[str]:
-        """Return how a job may have ended, now that all is done."""
+        """Return the states in which a job may have ended, at the end of the run."""
         poisoned = self.world.losses_since(job.accepted_at) >= 2
         return job.may | ({"failed"} if poisoned and "ended" in job.may else set())
 
     def story(self) -> str:
-        """Return what was done, and where the logs are."""
+        """Return all steps with their times, and the folder of the logs."""
         return "\n".join([*self.done, f"the logs are in {self.world.folder}"])
 
     def worker_of(self, job: Job) -> Member | None:
-        """Wait for a job to be spoken, as long as a dead worker's takes to be rescued; say who speaks it."""
+        """Wait until a job is spoken, at most RESCUED_S. Return its worker; None if no worker speaks it."""
         until_s = time.monotonic() + RESCUED_S
         while (state := job.speech.status()).state != "running" and not state.over and time.monotonic() < until_s:
             self.let_pass(0.05)
         return self.world.named(state.worker) if state.state == "running" else None
 
     def enqueue_all(self, specs: list[dict[str, Any]]) -> MultipleResults[Job]:
-        """Enqueue jobs, and expect them to be spoken."""
+        """Enqueue jobs and return them."""
         return multiple(*(self.enqueue_one(spec) for spec in specs))
 
     def enqueue_one(self, spec: dict[str, Any]) -> Job:
@@ -344,19 +345,19 @@ class Spooler(RuleBasedStateMachine):
 
 @dataclass
 class Lane:
-    """Runs one after another, beside other lanes."""
+    """A series of runs, in parallel with other lanes."""
 
     number: int
     seed: int
     folder: Path
     forks: ForkServer
     seen: Counter[str] = field(default_factory=Counter)
-    """How many runs were judged, and in which states how many jobs ended."""
+    """The number of complete runs, and the number of jobs by the state in which they ended."""
 
     def make(self, most: int) -> None:
-        """Make so many runs; raise for the first that fails.
+        """Make `most` runs. Raise the error of the first run that fails.
 
-        There is one more: Hypothesis begins with the simplest, in which nothing happens but the first jobs.
+        One more run comes before them: Hypothesis begins with the simplest one, which has the first jobs and no faults.
         """
         folders = (self.folder / f"run-{self.number}-{number}" for number in count())
 
@@ -372,11 +373,13 @@ class Lane:
 
 
 @pytest.mark.long
-def test_whatever_happens_in_whatever_order_each_sample_is_spoken_once(tmp_path: Path, fork_server: ForkServer) -> None:
+def test_each_sample_is_spoken_once_despite_random_faults_in_random_order(
+    tmp_path: Path, fork_server: ForkServer
+) -> None:
     first, runs = int(os.environ.get("MODEL_SEED", "0")), int(os.environ.get("MODEL_RUNS", RUNS))
     lanes = [Lane(number, first, tmp_path, fork_server) for number in range(min(LANES, runs))]
     with ThreadPoolExecutor(len(lanes)) as pool:
         made = [pool.submit(lane.make, len(range(lane.number, runs, LANES))) for lane in lanes]
-    print(f"seed {first}: {dict(sum((lane.seen for lane in lanes), Counter()))}")  # noqa: T201 - for whoever asked for it
+    print(f"seed {first}: {dict(sum((lane.seen for lane in lanes), Counter()))}")  # noqa: T201 - pytest -s shows it
     for one in made:
         one.result()

@@ -1,4 +1,4 @@
-"""A book, narrated by real workers through the real command: killed, repeated, edited; and what lies there then."""
+"""Real workers narrate a book for the real command, which is killed, repeated and run on an edited book."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TITLE_PAGE = 1
 
 @dataclass
 class Command:
-    """`voxspool narrate … --json` in a process of its own, and what it has said."""
+    """A process that runs `voxspool narrate … --json`, and its events."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -53,7 +53,7 @@ class Command:
         return [one for one in self.events if one["event"] == event]
 
     def until(self, event: str, count: int) -> None:
-        until(lambda: len(self.of(event)) >= count or self.process.poll() is not None, f"{count} of {event}", 90)
+        until(lambda: len(self.of(event)) >= count or self.process.poll() is not None, f"{count} events {event}", 90)
         assert len(self.of(event)) >= count, self.log.read_text()
 
     def kill(self) -> None:
@@ -61,14 +61,14 @@ class Command:
         self.process.wait()
 
     def end(self, code: int = 0) -> dict[str, Any]:
-        """Wait for its end; give its last word."""
+        """Wait for the end of the process, assert its exit code, and return its last event."""
         assert self.process.wait(180) == code, self.log.read_text()
         return self.events[-1]
 
 
 @pytest.fixture
 def narrate(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Command]]:
-    """Start the command on the test's Redis and store."""
+    """Return a function that starts the command with the test's Redis and store."""
     started: list[Command] = []
 
     def start(*arguments: str | Path, **environ: str) -> Command:
@@ -99,18 +99,18 @@ def write_book(path: Path, chapters: int = CHAPTERS, edited: dict[int, str] | No
 
 
 def audio_of(folder: Path) -> dict[str, bytes]:
-    """Return the samples of every chapter, and the text of every caption file."""
+    """Return the samples of every chapter and the bytes of every caption file, by file name."""
     found = {path.name: sf.read(path, dtype="int16")[0].tobytes() for path in sorted(folder.glob("*.flac"))}
     return found | {path.name: path.read_bytes() for path in sorted(folder.glob("*.srt"))}
 
 
 def speakers(store: Path) -> Counter[str]:
-    """Count the segments in a store by who spoke them."""
+    """Count the segments in a store by the worker that spoke them."""
     return Counter(json.loads(path.read_text())["worker"] for path in store.glob("??/*.json"))
 
 
 @pytest.mark.long
-def test_a_book_comes_out_the_same_though_a_worker_and_the_command_are_killed(
+def test_a_book_is_the_same_after_a_worker_and_the_command_are_killed(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], db: redis.Redis, tmp_path: Path
 ) -> None:
     book = write_book(tmp_path / "lamp.epub")
@@ -119,10 +119,10 @@ def test_a_book_comes_out_the_same_though_a_worker_and_the_command_are_killed(
     def worker(store: str) -> WorkerProcess:
         return start_worker("tone", environ={"VOXSPOOL_STORE": str(tmp_path / store)})
 
-    undisturbed = [worker("calm") for _ in range(2)]
+    calm_workers = [worker("calm") for _ in range(2)]
     calm = narrate(book, "-o", tmp_path / "calm-out", *options, VOXSPOOL_STORE=str(tmp_path / "calm"))
     calm.end()
-    for one in undisturbed:
+    for one in calm_workers:
         one.process.send_signal(signal.SIGTERM)
         one.wait()
     db.flushall()
@@ -139,11 +139,11 @@ def test_a_book_comes_out_the_same_though_a_worker_and_the_command_are_killed(
     assert said["ok"], said
     assert audio_of(tmp_path / "out") == audio_of(tmp_path / "calm-out")
     assert len(list((tmp_path / "out").glob("*.flac"))) == CHAPTERS + TITLE_PAGE
-    assert len(speakers(tmp_path / "store")) == 3, "all three had a part in it"
+    assert len(speakers(tmp_path / "store")) == 3, "all three workers spoke segments"
     assert second.process.poll() is None
 
 
-def test_a_second_run_speaks_nothing_and_one_edited_sentence_is_one_segment(
+def test_a_second_run_speaks_nothing_and_an_edited_sentence_is_one_new_segment(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], db: redis.Redis, tmp_path: Path
 ) -> None:
     start_worker("tone")
@@ -152,13 +152,15 @@ def test_a_second_run_speaks_nothing_and_one_edited_sentence_is_one_segment(
     said = narrate(book, "-o", out).end()
     segments = said["spoken"] + said["reused"]
     stored = sum(speakers(tmp_path / "store").values())
-    assert said["spoken"] >= stored > 20, "what is said twice is spoken once, but by two who begin it at once"
+    assert said["spoken"] >= stored > 20, (
+        "a repeated sentence is spoken once, unless two workers begin it at the same time"
+    )
     before = audio_of(out)
     changed = {path.name: path.stat().st_mtime_ns for path in out.glob("*.flac")}
 
     assert (again := narrate(book, "-o", out)).end()["spoken"] == 0
-    assert not again.of("segment"), "nothing was even asked of a worker"
-    db.flushall()  # whatever Redis knew is gone
+    assert not again.of("segment"), "no segment was sent to a worker"
+    db.flushall()  # only the store knows the segments now
     for path in (out / ".voxspool" / "tracks").glob("*"):
         path.unlink()
     said = narrate(book, "-o", out).end()
@@ -187,7 +189,7 @@ def test_one_long_chapter_is_spoken_by_all_workers(
     assert min(counts.values()) > 0.25 * sum(counts.values()), counts
 
 
-def test_ctrl_c_leaves_the_work_running_and_attach_brings_the_files(
+def test_after_ctrl_c_the_workers_continue_and_attach_writes_the_files(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     start_worker("tone")
@@ -203,7 +205,7 @@ def test_ctrl_c_leaves_the_work_running_and_attach_brings_the_files(
     assert len(list(out.glob("*.flac"))) == 2 + TITLE_PAGE
 
 
-def test_a_detached_narration_is_cancelled_by_its_name(
+def test_a_detached_narration_is_cancelled_by_its_id_and_attach_enqueues_it_again(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path,
     run_cli: Callable[..., subprocess.CompletedProcess[bytes]],
 ) -> None:  # fmt: skip
@@ -215,10 +217,10 @@ def test_a_detached_narration_is_cancelled_by_its_name(
     assert b"6 chapters are cancelled" in cancelled.stdout, cancelled
     said = narrate("--attach", left["id"])
     said.until("begin", 1)
-    assert said.end()["ok"], "who comes back wants it after all"
+    assert said.end()["ok"], "attach enqueues the cancelled chapters again"
 
 
-def test_a_chapter_is_heard_while_it_is_made(
+def test_a_chapter_can_be_followed_while_it_is_spoken(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path,
     redis_server: RedisServer, db: redis.Redis,
 ) -> None:  # fmt: skip
@@ -238,7 +240,7 @@ def test_a_chapter_is_heard_while_it_is_made(
     np.testing.assert_array_equal(sf.read(tmp_path / "heard.flac", dtype="int16")[0], sf.read(made, dtype="int16")[0])
 
 
-def test_a_book_keeps_the_engine_that_it_was_begun_with_though_other_workers_live_now(
+def test_a_book_keeps_its_engine_when_a_worker_with_another_engine_starts(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     start_worker("tone")
@@ -250,9 +252,7 @@ def test_a_book_keeps_the_engine_that_it_was_begun_with_though_other_workers_liv
     assert {row["engine"] for row in report["segments"]} == {"tone"}
 
 
-def test_a_job_that_is_gone_ends_its_own_reading_alone(
-    client: Client, start_worker: Callable[..., WorkerProcess]
-) -> None:
+def test_a_missing_job_ends_only_its_own_reading(client: Client, start_worker: Callable[..., WorkerProcess]) -> None:
     start_worker("tone")
     there = client.enqueue("The lamp was lit.", voice="sine")
     heard: dict[str, list[object]] = {there.id: [], "gone": []}
@@ -266,7 +266,7 @@ def test_a_job_that_is_gone_ends_its_own_reading_alone(
 
 @pytest.mark.voice
 @pytest.mark.long
-def test_every_kind_of_file_is_what_other_programs_take(
+def test_files_of_every_format_are_valid_for_other_programs(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     start_worker("piper")
@@ -296,11 +296,11 @@ def test_every_kind_of_file_is_what_other_programs_take(
     for suffix in (".flac", ".wav", ".opus"):
         for found, chapter in zip(sorted(out.glob(f"*{suffix}")), chapters, strict=True):
             assert sf.info(found).duration == pytest.approx(chapter["duration_s"], abs=0.05)
-    assert len(list(out.glob("*.mp3"))) == 2, "what ACX takes"
+    assert len(list(out.glob("*.mp3"))) == 2, "ACX accepts MP3 files"
     assert next(iter(srt.parse((out / "The Warm Lamp.srt").read_text()))).content == "Chapter 1: Of lamps"
 
 
-def test_faults_are_said_by_the_exit_code_and_the_rest_is_delivered(
+def test_problems_set_the_exit_code_and_the_other_chapters_are_written(
     narrate: Callable[..., Command], start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     start_worker("tone")

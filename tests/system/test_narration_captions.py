@@ -1,4 +1,4 @@
-"""Captions of a book that Piper speaks: the audio of each is transcribed, and says what the caption shows."""
+"""Captions of a book that Piper speaks: the transcribed audio of each caption matches its text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.voice,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of ctranslate2 and its like
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # warnings of ctranslate2 and other libraries
 ]
 
 WORD_ERROR_RATE = 0.2
@@ -69,7 +69,7 @@ BOOK = (
 
 
 def spoken(chapter: Chapter, number: int, engine: PiperEngine, store: Store) -> Track:
-    """A track as a narrator makes it, of what an engine says at once."""
+    """Speak a chapter with an engine in this process, and return its track."""
     cues: list[Cue] = []
     for part in spoken_parts(chapter, Pronunciations()):
         cues += cues_of(part, chapter, cues[-1].end_pos if cues else 0, engine, store)
@@ -91,7 +91,7 @@ def cues_of(part: MarkupPart, chapter: Chapter, pos: int, engine: PiperEngine, s
         pos = end_pos
 
 
-def test_the_audio_of_each_caption_says_what_it_shows(tmp_path: Path) -> None:
+def test_the_audio_of_each_caption_matches_its_text(tmp_path: Path) -> None:
     store, engine = Store(tmp_path), PiperEngine(voice_folders(None))
     tracks = [spoken(chapter, number, engine, store) for number, chapter in enumerate(BOOK, start=1)]
     samples = np.concatenate([part for track in tracks for part in track.audio(store)])

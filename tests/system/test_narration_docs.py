@@ -1,4 +1,4 @@
-"""What docs/narration.md shows is what happens: its commands run as they stand there, its tables name what there is."""
+"""docs/narration.md is correct: its commands run as they are, and its tables list all codes, events and options."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def blocks(language: str) -> list[str]:
 
 
 def rows(heading: str) -> dict[str, list[str]]:
-    """Return a table by its first heading: what stands in backquotes in a row's first cell -> the other cells."""
+    """Return the table whose first heading is `heading`: first cell of each row, without backquotes -> other cells."""
     table = DOCS.split(f"\n| {heading} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
     return {first.strip("` "): others for first, *others in cells}
 
 
 def named(text: str) -> set[str]:
-    """Return what stands in backquotes."""
+    """Return the words in backquotes."""
     return set(re.findall(r"`([^`]+)`", text))
 
 
 @pytest.fixture
 def narrator(redis_server: RedisServer, start_worker: StartWorker, tmp_path: Path) -> Callable[..., Any]:
-    """Run a shell script where a worker lives and book.epub and names.txt lie; give what it came to."""
+    """Return a function that runs a shell script in a folder with book.epub and names.txt, while a worker runs."""
     store = {"VOXSPOOL_STORE": str(tmp_path / "store"), "VOXSPOOL_REDIS_URL": redis_server.url}
     start_worker("tone", environ=store)
     (tmp_path / "book.epub").write_bytes(packed(epub(CHAPTERS, paragraphs=2).entries))
@@ -67,18 +67,24 @@ def narrator(redis_server: RedisServer, start_worker: StartWorker, tmp_path: Pat
     return run
 
 
-def test_the_commands_run_and_make_what_the_page_says(narrator: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_commands_of_the_page_run_and_write_the_files_that_it_lists(
+    narrator: Callable[..., Any], tmp_path: Path
+) -> None:
     said = narrator("set -e\n" + "".join(blocks("sh")))
     assert said.returncode == 0, said.stderr
     made = {path.suffix for path in (tmp_path / "book").iterdir()}
     assert made == {"", ".flac", ".srt", ".vtt", ".m4b", ".html", ".json"}
-    assert {path.name for path in (tmp_path / "later").iterdir()} == {".voxspool"}, "left to the workers"
+    assert {path.name for path in (tmp_path / "later").iterdir()} == {".voxspool"}, (
+        "a detached narration writes no files"
+    )
     again = narrator(re.findall(r"^ *(voxspool narrate --attach \S+)", said.stderr, re.MULTILINE)[-1])
     assert again.returncode == 0, again.stderr
     assert len(list((tmp_path / "later").glob("*.flac"))) == CHAPTERS + 1
 
 
-def test_the_pronunciation_file_says_what_the_page_says(narrator: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_pronunciation_file_of_the_page_has_the_effect_that_it_describes(
+    narrator: Callable[..., Any], tmp_path: Path
+) -> None:
     (tmp_path / "log.md").write_text("Siobhan saw Ch. 4 at ten Knots.")
     assert "Shivawn saw Chapter 4 at ten nots." in narrator("voxspool preview log.md --pronunciations names.txt").stdout
 
@@ -102,20 +108,20 @@ def test_every_event_and_its_fields_are_in_the_table(narrator: Callable[..., Any
 
 
 def events() -> dict[str, list[str]]:
-    """Return the events that the code can say, with their fields."""
+    """Return the events in the source code, with their fields."""
     tree = ast.parse(Path(narration_progress.__file__).read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "self._say"]
     return {ast.literal_eval(call.args[0]): [str(word.arg) for word in call.keywords] for call in calls}
 
 
-def test_every_option_of_the_command_is_on_the_page_and_no_other() -> None:
+def test_the_page_names_every_option_of_narrate_and_no_unknown_one() -> None:
     known = {name for command in main.commands.values() for option in command.params for name in option.opts}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", DOCS)) <= known
     own = {name for option in main.commands["narrate"].params for name in option.opts if name.startswith("--")}
     assert own - {"--output", "--redis"} == {name for name in own if name in DOCS}
 
 
-def test_every_variable_on_the_page_is_one() -> None:
+def test_every_variable_on_the_page_exists() -> None:
     assert set(re.findall(r"VOXSPOOL_[A-Z_]+", DOCS)) <= VARIABLES.keys()
 
 
@@ -124,7 +130,7 @@ def test_every_format_and_every_fault_is_on_the_page() -> None:
     assert set(FAULTS) - rows("fault").keys() == set()
 
 
-def test_links_lead_somewhere_and_pictures_are_small() -> None:
+def test_links_lead_to_files_and_pictures_are_small() -> None:
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", DOCS):
         if not link.startswith("https://"):
             target = ROOT / "docs" / link
