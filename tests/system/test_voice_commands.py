@@ -99,7 +99,7 @@ def test_get_shows_the_licence_downloads_the_voice_and_shows_how_to_use_it(
     assert said[0] == f"{ANNA}: German (Germany), low, 1 speaker, 0 MB"
     assert "  data set: https://github.com/NabuCasa/voice-datasets" in said
     assert "  licence:  CC0" in said
-    assert any(line.startswith("  NOTE: it was made from another voice") for line in said)
+    assert any(line.startswith("  NOTE: it was trained from another voice") for line in said)
     assert any(str(folder) in line for line in said)
     assert f'  voxspool speak "Hello." --voice {ANNA} -o hello.wav' in said
     asked = [path.rpartition("/")[2] for path in server.asked]

@@ -1,4 +1,4 @@
-"""Voices by name: an engine's own, cloned ones, and mixes."""
+"""Finding voices by name: built-in ones, cloned ones, and mixes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHA = "0f" * 32
 
 
 class StoreHandle:
-    """Cloned voices without a Redis; counts who asks."""
+    """Cloned voices without Redis; counts the calls."""
 
     def __init__(self, *voices: ClonedVoice) -> None:
         self.voices = {voice.name: voice for voice in voices}
@@ -47,14 +47,14 @@ def test_an_engine_without_any_voice_says_how_to_get_one() -> None:
         find(None, {}, "xtts")
 
 
-def test_the_engines_own_voices_come_first_and_the_first_is_the_default() -> None:
+def test_built_in_voices_come_first_and_the_first_is_the_default() -> None:
     voices = book(cloned("alice"), cloned("Luis Moray"))
     assert list(voices) == ["Ana Florence", "Luis Moray", "alice"]
     assert len(voices) == 3
     assert find(None, voices, "xtts") == voices["Ana Florence"]
 
 
-def test_its_own_voices_and_their_mixes_ask_nobody_for_the_cloned_ones() -> None:
+def test_built_in_voices_and_their_mixes_are_found_without_reading_the_cloned_ones() -> None:
     store_handle = StoreHandle(cloned("alice"))
     voices = VoiceBook(["Ana", "Ben"], ("en",), store_handle)
     find(None, voices, "xtts")
@@ -63,26 +63,26 @@ def test_its_own_voices_and_their_mixes_ask_nobody_for_the_cloned_ones() -> None
     assert store_handle.asked == 0
 
 
-def test_an_own_voice_is_made_of_itself_and_a_cloned_one_of_its_clips() -> None:
+def test_the_part_of_a_built_in_voice_has_no_clips_and_that_of_a_cloned_voice_has_them() -> None:
     voices = book(cloned("alice"))
     assert voices["Luis Moray"].parts == (VoicePart("Luis Moray", 1.0),)
     assert voices["alice"].parts == (VoicePart("alice", 1.0, (SHA,)),)
 
 
-def test_an_own_voice_is_heard_though_a_cloned_one_has_its_name() -> None:
+def test_a_built_in_voice_has_precedence_over_a_cloned_one_of_the_same_name() -> None:
     assert book(cloned("Luis Moray"))["Luis Moray"].parts == (VoicePart("Luis Moray", 1.0),)
 
 
-def test_a_mix_is_made_of_its_parts_by_weight_and_has_one_name() -> None:
+def test_a_mix_has_weighted_parts_and_a_canonical_name() -> None:
     voices = book(cloned("alice"))
     for written in ("Ana Florence(1)+alice(3)", "alice(0.75) + Ana Florence(0.25)"):
         voice = find(written, voices, "xtts")
         assert voice.name == "Ana Florence(1)+alice(3)"
         assert voice.parts == (VoicePart("Ana Florence", 0.25), VoicePart("alice", 0.75, (SHA,)))
-    assert find("alice(5)", voices, "xtts") == voices["alice"], "one voice alone is no mix"
+    assert find("alice(5)", voices, "xtts") == voices["alice"], "a single voice is not a mix"
 
 
-def test_a_cloned_voice_speaks_what_it_was_given_and_the_engine_can() -> None:
+def test_a_cloned_voice_speaks_those_of_its_languages_that_the_engine_speaks() -> None:
     voices = book(cloned("any"), cloned("german", "hi", "de", "en"), cloned("hindi", "hi"))
     assert voices["any"].languages == ("en", "de", "fr")
     assert voices["german"].languages == ("de", "en")
@@ -91,21 +91,21 @@ def test_a_cloned_voice_speaks_what_it_was_given_and_the_engine_can() -> None:
     assert [voice.name for voice in voices.values()] == ["Ana Florence", "Luis Moray", "any", "german"]
 
 
-def test_a_mix_speaks_what_all_its_parts_speak() -> None:
+def test_a_mix_speaks_the_languages_that_all_its_parts_speak() -> None:
     voices = book(cloned("one", "fr", "de"), cloned("two", "en", "de"), cloned("three", "en"))
     assert find("one+two", voices, "xtts").languages == ("de",)
     with pytest.raises(UnknownLanguageError, match=r"no language in common \(one: fr/de, three: en\)"):
         find("one+three", voices, "xtts")
 
 
-def test_an_unknown_part_is_named_with_the_near_name() -> None:
+def test_an_unknown_part_of_a_mix_is_named_with_a_similar_name() -> None:
     voices = book(cloned("alice"))
     for written in ("alise", "Ana Florence(2)+alise"):
         with pytest.raises(UnknownVoiceError, match=r"no voice 'alise' \(did you mean alice\?\)"):
             find(written, voices, "xtts")
 
 
-def test_a_mix_that_is_none_is_refused_and_is_not_in_the_book() -> None:
+def test_a_malformed_mix_is_refused_and_is_not_in_the_book() -> None:
     voices = book()
     with pytest.raises(InvalidJobError, match="write a voice's name, or a mix"):
         find("Ana Florence(", voices, "xtts")
@@ -114,7 +114,7 @@ def test_a_mix_that_is_none_is_refused_and_is_not_in_the_book() -> None:
     assert "Ana Florence+Luis Moray" in voices
 
 
-def test_an_engine_that_cannot_clone_says_who_can() -> None:
+def test_an_engine_that_cannot_clone_names_the_engine_that_can() -> None:
     engine = ToneEngine()
     for written in ("alice", "sine(2)+sine-live(1)"):
         with pytest.raises(
@@ -123,24 +123,24 @@ def test_an_engine_that_cannot_clone_says_who_can() -> None:
             find(written, engine.voices, engine.name)
 
 
-def test_a_name_of_the_engine_may_look_like_a_mix() -> None:
+def test_a_built_in_voice_may_have_a_name_like_a_mix() -> None:
     voice = Voice("joe(1)+x", ())
     assert find("joe(1)+x", {voice.name: voice}, "piper") is voice
 
 
-def test_what_came_with_the_engine_is_told_from_what_was_cloned() -> None:
+def test_built_in_returns_the_voices_that_were_not_cloned() -> None:
     assert list(built_in(book(cloned("alice")))) == ["Ana Florence", "Luis Moray"]
     assert list(built_in(ToneEngine().voices)) == ["sine", "sine-live"]
 
 
-def test_without_a_redis_there_are_no_cloned_voices() -> None:
+def test_without_redis_there_are_no_cloned_voices() -> None:
     voices = VoiceBook(["Ana"], ("en",), VoiceLibrary(None))
     assert list(voices) == ["Ana"]
     with pytest.raises(UnknownVoiceError, match="alice"):
         find("alice", voices, "xtts")
 
 
-def test_a_language_whose_reader_is_not_installed_is_refused_with_what_to_install() -> None:
+def test_a_language_whose_package_is_missing_is_refused_with_the_install_command() -> None:
     store_handle = StoreHandle(cloned("yuki", "ja"), cloned("alice"))
     voices = VoiceBook(["Ana"], ("en", "de"), store_handle, {"ja": "install it"})
     for name in (None, "Ana", "alice", "Ana+alice"):

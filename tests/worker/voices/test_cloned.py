@@ -23,7 +23,7 @@ CLIP = StoredClip(hashlib.sha256(CLIPS[0]).hexdigest(), 6.0, 24_000, 6.0)
 
 
 class UnreliableRedis(redis.Redis):
-    """A client that reaches nobody while `unreachable` is true, and counts its commands."""
+    """A client that counts its commands, and raises ConnectionError while `unreachable` is true."""
 
     unreachable = False
     commands = 0
@@ -36,7 +36,7 @@ class UnreliableRedis(redis.Redis):
 
 
 class Library(VoiceLibrary):
-    """A library with a clock that stands until it is moved."""
+    """A library whose clock returns `now_s`."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.now_s = 100.0
@@ -91,14 +91,14 @@ def test_a_voice_that_was_seen_is_known_while_redis_does_not_answer(db: redis.Re
         library.find("john")
 
 
-def test_a_redis_that_does_not_answer_is_asked_for_the_list_once_an_interval(client: UnreliableRedis) -> None:
+def test_the_list_is_requested_once_an_interval_if_redis_does_not_answer(client: UnreliableRedis) -> None:
     library = Library(client)
     client.unreachable = True
     assert library.known() == library.known() == {}
     assert client.commands == 1
 
 
-def test_a_description_that_cannot_be_read_is_no_voice(db: redis.Redis, client: UnreliableRedis) -> None:
+def test_a_voice_with_an_unreadable_description_is_ignored(db: redis.Redis, client: UnreliableRedis) -> None:
     library = Library(client)
     add(db, "clara")
     db.hset(keys.VOICES, "corrupt", b"\xff{")
@@ -106,19 +106,17 @@ def test_a_description_that_cannot_be_read_is_no_voice(db: redis.Redis, client: 
     assert set(library.known()) == {"clara"}
 
 
-def test_clips_come_in_their_order_and_only_if_they_are_the_wanted_ones(
-    db: redis.Redis, client: UnreliableRedis
-) -> None:
+def test_clips_are_returned_in_order_and_only_if_their_hashes_match(db: redis.Redis, client: UnreliableRedis) -> None:
     library = Library(client)
     wanted = [hashlib.sha256(clip).hexdigest() for clip in CLIPS]
     db.rpush(keys.clips("clara"), *CLIPS)
     assert library.clips("clara", wanted) == list(CLIPS)
     for other in (wanted[:1], wanted[::-1], []):
-        with pytest.raises(VoiceError, match="clara has other clips"):
+        with pytest.raises(VoiceError, match="clips of voice clara have changed"):
             library.clips("clara", other)
 
 
-def test_without_a_redis_there_is_no_voice() -> None:
+def test_without_redis_there_is_no_cloned_voice() -> None:
     library = VoiceLibrary(None)
     assert (library.find("clara"), library.known()) == (None, {})
     with pytest.raises(VoiceError):

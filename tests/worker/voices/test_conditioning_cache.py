@@ -1,4 +1,4 @@
-"""The cache of conditioning, without a Redis: what it keeps, where, and what a damaged file does."""
+"""The cache of conditioning without Redis: its tiers, its locks, and damaged files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LATENTS: Arrays = {"gpt": np.arange(64, dtype=np.float32).reshape(1, 8, 8), "spe
 
 
 class Model:
-    """Gives LATENTS, and counts how often it had to."""
+    """Computes LATENTS, and counts how often."""
 
     def __init__(self) -> None:
         self.computed = 0
@@ -50,7 +50,7 @@ def cache(folder: Path, max_values: int = 256) -> ConditioningCache[float]:
 SUM = float(LATENTS["gpt"].sum())
 
 
-def test_a_value_is_computed_then_had_from_memory_then_from_the_disk(tmp_path: Path, model: Model) -> None:
+def test_a_value_is_computed_then_read_from_memory_then_from_the_disk(tmp_path: Path, model: Model) -> None:
     first = cache(tmp_path)
     found = [first.get(KEY, model), first.get(KEY, model), cache(tmp_path).get(KEY, model)]
     assert [value for value, _ in found] == [SUM] * 3
@@ -59,7 +59,7 @@ def test_a_value_is_computed_then_had_from_memory_then_from_the_disk(tmp_path: P
     assert model.computed == 1
 
 
-def test_it_is_said_whether_it_was_computed_or_cached(
+def test_the_log_says_whether_a_value_was_computed_or_cached(
     tmp_path: Path, model: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -90,10 +90,10 @@ def test_a_damaged_file_is_computed_again_and_replaced(
     assert any("conditioning.damaged" in said or "conditioning.unreadable" in said for said in caplog.messages)
     if damage != "folder":
         assert path.read_bytes() == data
-    assert list(tmp_path.iterdir()) == [path], "nothing is left half written"
+    assert list(tmp_path.iterdir()) == [path], "no partial file is left"
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_the_value_is_there(
+def test_a_folder_that_cannot_be_written_is_logged_and_the_value_is_returned(
     tmp_path: Path, model: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -101,13 +101,13 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_value_is_there(
     assert any("conditioning.unwritable" in said for said in caplog.messages)
 
 
-def test_memory_forgets_what_was_not_asked_for_longest(tmp_path: Path, model: Model) -> None:
+def test_memory_drops_the_least_recently_used_value(tmp_path: Path, model: Model) -> None:
     small = cache(tmp_path, max_values=2)
     sources = [small.get(key, model)[1].source for key in ("a", "b", "a", "c", "a", "b")]
     assert sources == ["computed", "computed", "memory", "computed", "memory", "disk"]
 
 
-def test_threads_that_ask_at_the_same_moment_compute_once(tmp_path: Path) -> None:
+def test_threads_that_need_a_value_at_the_same_time_compute_it_once(tmp_path: Path) -> None:
     entered, second, computed = threading.Barrier(8), threading.Event(), []
     shared = cache(tmp_path)
 
@@ -139,7 +139,7 @@ def test_two_keys_do_not_wait_for_each_other(tmp_path: Path, model: Model) -> No
         assert pool.submit(shared.get, KEY, compute).result(10)[0] == SUM
 
 
-def test_a_failure_is_the_callers_and_the_next_one_tries_again(tmp_path: Path, model: Model) -> None:
+def test_an_error_of_the_computation_is_raised_and_the_next_call_computes_again(tmp_path: Path, model: Model) -> None:
     shared = cache(tmp_path)
 
     def broken() -> Arrays:
@@ -150,7 +150,9 @@ def test_a_failure_is_the_callers_and_the_next_one_tries_again(tmp_path: Path, m
     assert shared.get(KEY, model)[1].source == "computed"
 
 
-def test_without_safetensors_its_install_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_safetensors_the_error_names_the_install_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(conditioning_format.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"worker\[xtts\]'$"):
         cache(tmp_path)

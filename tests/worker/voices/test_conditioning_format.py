@@ -1,4 +1,4 @@
-"""The key of a conditioning, and the form in which its arrays are stored."""
+"""The key of a conditioning, and the storage format of its arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 KEY = conditioning_key(["aa"], {"seconds": 30}, "model", "1.0")
 
 
-def test_all_that_the_value_depends_on_changes_the_key() -> None:
+def test_everything_that_the_value_depends_on_changes_the_key() -> None:
     keys = {
         KEY,
         conditioning_key(["ab"], {"seconds": 30}, "model", "1.0"),
@@ -30,7 +30,7 @@ def test_all_that_the_value_depends_on_changes_the_key() -> None:
     assert conditioning_key(["aa"], {"seconds": 30}, "model", "1.0") == KEY
 
 
-def test_arrays_come_back_as_they_were() -> None:
+def test_decoded_arrays_equal_the_encoded_ones() -> None:
     arrays: Arrays = {
         "a": np.arange(6, dtype=np.float16).reshape(2, 3).T,
         "b": np.zeros((0, 3)),

@@ -1,4 +1,4 @@
-"""The tiers of conditioning outside the process: the lock of a key in Redis, and what a damaged value or Redis does."""
+"""The tiers of conditioning outside the process: the lock of a key in Redis, and errors of Redis and the disk."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_stored_value_is_returned_without_the_lock_and_lives_longer(db: Redis)
     assert db.ttl(keys.conditioning(KEY)) > keys.CONDITIONING_TTL_S - 60
 
 
-def test_one_that_waits_gets_the_value_of_the_one_that_computes(db: Redis) -> None:
+def test_a_waiting_process_gets_the_value_of_the_one_that_computes(db: Redis) -> None:
     waiting = threading.Event()
 
     def wait() -> list[float]:
@@ -67,7 +67,7 @@ def test_one_that_waits_gets_the_value_of_the_one_that_computes(db: Redis) -> No
         assert waiter.result(10) == list(range(8))
 
 
-def test_a_value_that_was_written_between_the_look_and_the_lock_is_not_computed_again(
+def test_a_value_that_was_written_just_before_the_lock_is_acquired_is_not_computed_again(
     db: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tier, looks = RedisTier(db), []
@@ -85,7 +85,7 @@ def test_a_value_that_was_written_between_the_look_and_the_lock_is_not_computed_
         assert not db.exists(LOCK)
 
 
-def test_the_lock_is_renewed_to_its_whole_lifetime(db: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_is_renewed_for_its_full_lifetime(db: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditioning_tiers, "RENEWAL_S", 0.01)
     with RedisTier(db).value_or_lock(KEY):
         db.pexpire(LOCK, LIFETIME_MS // 2)
@@ -108,14 +108,14 @@ def test_a_lock_that_expired_and_is_held_by_another_is_neither_renewed_nor_relea
     assert not caplog.messages, "this is no failure of Redis"
 
 
-def test_after_the_death_of_the_one_that_computed_another_one_computes(db: Redis) -> None:
+def test_if_the_computing_process_dies_another_one_computes(db: Redis) -> None:
     db.set(LOCK, "of a process that was killed", px=30)
     with RedisTier(db).value_or_lock(KEY) as found:
         assert found is None
         assert db.get(LOCK) != b"of a process that was killed"
 
 
-def test_one_that_has_waited_too_long_computes_without_the_lock(
+def test_a_process_that_has_waited_too_long_computes_without_the_lock(
     db: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(conditioning_tiers, "MAX_WAIT_S", 0.05)
@@ -134,7 +134,7 @@ def test_a_damaged_value_is_deleted_and_computed_again(db: Redis) -> None:
         assert db.exists(LOCK)
 
 
-def test_a_full_redis_costs_the_lock_and_no_error(db: Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_if_redis_is_full_the_value_is_computed_without_the_lock(db: Redis, caplog: pytest.LogCaptureFixture) -> None:
     db.config_set("maxmemory", 1)
     tier = RedisTier(db)
     with tier.value_or_lock(KEY) as found:
@@ -145,7 +145,7 @@ def test_a_full_redis_costs_the_lock_and_no_error(db: Redis, caplog: pytest.LogC
     assert [line.split()[0] for line in caplog.messages] == ["conditioning.alone"]
 
 
-def test_a_redis_that_does_not_answer_is_asked_once_and_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_if_redis_does_not_answer_it_is_called_once_and_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     class Unreachable(Redis):
         asked = 0
 
@@ -165,7 +165,7 @@ def test_a_redis_that_does_not_answer_is_asked_once_and_reported_once(caplog: py
     assert caplog.messages == ["conditioning.alone error=refused"]
 
 
-def test_a_failure_is_reported_again_after_redis_answered(db: Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_is_reported_again_after_redis_has_answered(db: Redis, caplog: pytest.LogCaptureFixture) -> None:
     tier = RedisTier(db)
     for limit in (1, 1, 0, 1):  # a full Redis refuses the lock
         db.config_set("maxmemory", limit)
@@ -175,7 +175,7 @@ def test_a_failure_is_reported_again_after_redis_answered(db: Redis, caplog: pyt
     assert [line.split()[0] for line in caplog.messages] == ["conditioning.alone"] * 2
 
 
-def test_a_file_of_the_disk_is_whole_or_absent(tmp_path: Path) -> None:
+def test_a_file_on_the_disk_is_complete_or_absent(tmp_path: Path) -> None:
     disk = DiskTier(tmp_path / "new")
     assert disk.read(KEY) is None
     disk.write(KEY, DATA)

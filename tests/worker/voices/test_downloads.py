@@ -1,4 +1,4 @@
-"""A catalogue of voices: what is read from a good one, refused from a hostile one, and left of a voice that fails."""
+"""The catalogue of voices: reading it, refusing hostile entries, and downloading voices without partial files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TUGAO = "pt_PT-tugão-medium"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[VoiceServer]:
-    """A server with three voices, asked without a proxy."""
+    """A server with three voices, used without a proxy."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     with voice_server() as served:
@@ -40,7 +40,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[VoiceServer]:
 
 
 def get(server: VoiceServer, name: str, folder: Path) -> int:
-    """Get a voice as the command does; return how many bytes were announced as they came."""
+    """Download a voice as the command does; return the sum of the sizes that `advance` received."""
     found = downloads.fetch(server.url)
     voice = found.find(name)
     sizes: list[int] = []
@@ -52,7 +52,7 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*"))
 
 
-def test_a_voice_is_got_whole_with_its_card(server: VoiceServer, tmp_path: Path) -> None:
+def test_a_voice_is_downloaded_with_its_model_card(server: VoiceServer, tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there"
     size = get(server, ANNA, folder)
     assert left(folder) == [f"{ANNA}.MODEL_CARD", f"{ANNA}.onnx", f"{ANNA}.onnx.json"]
@@ -65,7 +65,7 @@ def test_a_voice_is_got_whole_with_its_card(server: VoiceServer, tmp_path: Path)
     assert not downloads.is_whole(voice, folder)
 
 
-def test_a_name_in_any_script_and_form_is_found(server: VoiceServer, tmp_path: Path) -> None:
+def test_a_name_in_any_script_and_unicode_form_is_found(server: VoiceServer, tmp_path: Path) -> None:
     get(server, unicodedata.normalize("NFD", TUGAO), tmp_path)
     assert f"{TUGAO}.onnx" in left(tmp_path)
 
@@ -75,7 +75,7 @@ def test_a_language_may_be_written_in_several_ways(server: VoiceServer, language
     assert [voice.name for voice in downloads.fetch(server.url).search(language)] == [ANNA]
 
 
-def test_an_unknown_language_is_refused_with_near_names(server: VoiceServer) -> None:
+def test_an_unknown_language_is_refused_with_similar_names(server: VoiceServer) -> None:
     found = downloads.fetch(server.url)
     with pytest.raises(UnknownLanguageError, match=r"'germn' \(did you mean german\?\)"):
         found.search("germn")
@@ -85,7 +85,7 @@ def test_an_unknown_language_is_refused_with_near_names(server: VoiceServer) -> 
 
 
 @pytest.mark.parametrize("name", ["de_DE-ana-low", "../x", "/etc/passwd", "", f"{ANNA}.onnx", "x" * 10_000, "\x1b[2J"])
-def test_an_unknown_name_is_refused_with_near_names(server: VoiceServer, name: str) -> None:
+def test_an_unknown_name_is_refused_with_similar_names(server: VoiceServer, name: str) -> None:
     with pytest.raises(UnknownVoiceError) as refused:
         downloads.fetch(server.url).find(name)
     assert did_you_mean(name, server.entries) in str(refused.value)
@@ -93,13 +93,13 @@ def test_an_unknown_name_is_refused_with_near_names(server: VoiceServer, name: s
     assert str(refused.value).isprintable()
 
 
-# What may go wrong on the way
+# Errors during a download
 
 
 SPOILT: dict[str, tuple[str, bytes | Cut | None, str]] = {
     "a wrong digest": (".onnx", b"a modem", "is not what the catalogue describes"),
     "too short a file": (".onnx", b"a mode", "is not what the catalogue describes"),
-    "too long a file": (".onnx", b"a model and more", "is longer than the 7 bytes"),
+    "too long a file": (".onnx", b"a model and more", "is longer than the limit of 7 bytes"),
     "a cut": (".onnx", Cut(b"a model", 3), "ended after 3 of 7 bytes"),
     "a stall": (".onnx", Cut(b"a model", 3, stalls=True), "no answer within"),
     "no file": (".onnx", None, "HTTP status 404"),
@@ -107,11 +107,11 @@ SPOILT: dict[str, tuple[str, bytes | Cut | None, str]] = {
     "no card": ("MODEL_CARD", None, "HTTP status 404"),
     "an endless card": ("MODEL_CARD", bytes(downloads.CARD_BYTES + 1), "is longer than"),
 }
-"""What may be wrong -> with which file, what is served instead, what is said."""
+"""Name of a fault -> the suffix of the file that has it, what the server sends instead, and the error message."""
 
 
 @pytest.mark.parametrize(("suffix", "served", "said"), SPOILT.values(), ids=list(SPOILT))
-def test_a_voice_that_does_not_come_whole_leaves_nothing(
+def test_an_incomplete_download_leaves_no_file(
     server: VoiceServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -133,7 +133,7 @@ def test_a_voice_that_does_not_come_whole_leaves_nothing(
     assert len(left(tmp_path)) == 3, "a second try works"
 
 
-def test_what_was_there_stays_when_its_replacement_fails(server: VoiceServer, tmp_path: Path) -> None:
+def test_the_old_voice_is_kept_if_its_replacement_fails(server: VoiceServer, tmp_path: Path) -> None:
     get(server, ANNA, tmp_path)
     (tmp_path / f"{ANNA}.onnx").write_bytes(b"an old one")
     server.answers[server.path(ANNA, ".onnx.json")] = b'{"a": 2}'
@@ -142,7 +142,9 @@ def test_what_was_there_stays_when_its_replacement_fails(server: VoiceServer, tm
     assert (tmp_path / f"{ANNA}.onnx").read_bytes() == b"an old one"
 
 
-def test_what_a_killed_download_left_is_swept_and_a_living_ones_is_not(server: VoiceServer, tmp_path: Path) -> None:
+def test_partial_files_of_dead_processes_are_deleted_and_those_of_live_ones_are_kept(
+    server: VoiceServer, tmp_path: Path
+) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (tmp_path / f".{ANNA}.onnx.{dead.pid}.part").write_bytes(b"half")
@@ -151,7 +153,7 @@ def test_what_a_killed_download_left_is_swept_and_a_living_ones_is_not(server: V
     assert [name for name in left(tmp_path) if name.endswith(".part")] == [f".{ANNA}.onnx.{os.getppid()}.part"]
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_error(server: VoiceServer, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_raises_an_error_that_names_it(server: VoiceServer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write to .*file.*VOXSPOOL_PIPER_VOICES"):
         get(server, ANNA, tmp_path / "file" / "below")
@@ -164,14 +166,14 @@ def fail_to_fetch(url: str) -> str:
     return str(failed.value)
 
 
-def test_no_network_is_one_line_that_says_what_to_do(server: VoiceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_error_says_what_to_do(server: VoiceServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "ANSWER_S", 0.5)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         said = fail_to_fetch(f"http://127.0.0.1:{held.getsockname()[1]}/voices.json")
         assert "refused" in said
         held.listen(0)
-        said = fail_to_fetch(f"http://127.0.0.1:{held.getsockname()[1]}/voices.json")  # it listens, and never answers
+        said = fail_to_fetch(f"http://127.0.0.1:{held.getsockname()[1]}/voices.json")  # it listens but never answers
         assert "no answer within" in said
     assert "HTTPS_PROXY" in said
     assert "VOXSPOOL_PIPER_CATALOGUE" in said
@@ -182,20 +184,22 @@ def test_no_network_is_one_line_that_says_what_to_do(server: VoiceServer, monkey
     assert "no answer within" in fail_to_fetch(server.url)
 
 
-def test_a_catalogue_that_only_drips_is_given_up(server: VoiceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_catalogue_that_arrives_too_slowly_raises_an_error(
+    server: VoiceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(downloads, "SMALL_S", 0.0)
-    assert "did not come whole" in fail_to_fetch(server.url)
+    assert "was not complete after" in fail_to_fetch(server.url)
 
 
-def test_a_proxy_is_used_as_urllib_uses_it(server: VoiceServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it is made once, with the proxies of then
+def test_the_proxy_of_the_environment_is_used(server: VoiceServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urllib.request, "_opener", None)  # urllib creates it once and keeps the proxies of that time
     monkeypatch.setenv("http_proxy", server.url.removesuffix(CATALOGUE))
     found = downloads.fetch(f"http://catalogue.invalid{CATALOGUE}")
     assert ANNA in found.voices
     assert server.asked == [f"http://catalogue.invalid{CATALOGUE}"]
 
 
-# What a catalogue may say
+# Validation of the catalogue
 
 
 @pytest.mark.parametrize(
@@ -213,13 +217,13 @@ def test_a_proxy_is_used_as_urllib_uses_it(server: VoiceServer, monkeypatch: pyt
     ],
     ids=["html", "nothing", "binary", "deep", "a long number", "a list", "empty", "other JSON", "huge"],
 )
-def test_what_is_no_catalogue_is_one_clear_error(server: VoiceServer, body: bytes, said: str) -> None:
+def test_a_file_that_is_not_a_catalogue_is_refused(server: VoiceServer, body: bytes, said: str) -> None:
     server.answers[CATALOGUE] = body
     assert said in fail_to_fetch(server.url)
 
 
 def change(entry: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    """Write an entry with another text in it, wherever it stands."""
+    """Return an entry in which `old` is replaced by `new` everywhere."""
     changed: dict[str, Any] = json.loads(json.dumps(entry).replace(old, new))
     return changed
 
@@ -236,14 +240,14 @@ def change(entry: dict[str, Any], old: str, new: str) -> dict[str, Any]:
         ('"name_english": "German"', '"name_english": ["German"]'),
     ],
 )  # fmt: skip
-def test_a_voice_with_a_hostile_description_is_not_offered(server: VoiceServer, old: str, new: str) -> None:
+def test_a_voice_with_a_hostile_entry_is_not_offered(server: VoiceServer, old: str, new: str) -> None:
     changed = change(server.entries[ANNA], old, new)
     assert changed != server.entries[ANNA]
     server.entries[ANNA] = changed
     found = downloads.fetch(server.url)
     assert ANNA not in found.voices
-    assert len(found.voices) == 2, "the others are"
-    with pytest.raises(CatalogueError, match="in a way that cannot be used"):
+    assert len(found.voices) == 2, "the others are offered"
+    with pytest.raises(CatalogueError, match="has an invalid entry for the voice"):
         found.find(ANNA)
     assert server.asked == [CATALOGUE]
 
@@ -261,7 +265,7 @@ def test_a_name_that_is_a_path_is_not_offered(server: VoiceServer, name: str) ->
     assert found.unusable == {name}
 
 
-def test_nothing_that_moves_a_cursor_reaches_the_terminal(server: VoiceServer) -> None:
+def test_control_characters_of_a_catalogue_are_not_printed(server: VoiceServer) -> None:
     server.entries[ANNA]["language"]["country_english"] = "Ger\x1b[2J\u202emany\n"
     assert downloads.fetch(server.url).find(ANNA).spoken == "German (Ger [2J many )"
 
@@ -291,7 +295,9 @@ def test_nothing_that_moves_a_cursor_reaches_the_terminal(server: VoiceServer) -
         ),
     ],
 )  # fmt: skip
-def test_a_card_says_what_is_allowed(licence: str, training: str, warnings: list[str]) -> None:
+def test_the_warnings_of_a_card_follow_from_its_licence_and_training(
+    licence: str, training: str, warnings: list[str]
+) -> None:
     text = JOE_CARD.replace("License: CC0", f"License:  {licence}")
     card = Card.read(text.replace("Finetuned from U.S. English lessac voice (medium quality).", training))
     assert (card.dataset, card.licence, card.training) == (
@@ -302,14 +308,14 @@ def test_a_card_says_what_is_allowed(licence: str, training: str, warnings: list
         assert part in said
 
 
-def test_the_corpus_of_a_challenge_is_not_free_whatever_a_card_calls_its_licence() -> None:
+def test_the_blizzard_corpus_is_not_free_even_if_the_card_names_a_free_licence() -> None:
     url = "https://www.cstr.ed.ac.uk/projects/blizzard/2013/lessac_blizzard2013/"
     card = Card.read(JOE_CARD.replace("https://github.com/NabuCasa/voice-datasets", url).replace("CC0", "mit"))
     assert card.licence == "mit"
     assert card.warnings()[0] == "the licence of its data does not allow commercial use"
 
 
-def test_a_card_in_another_form_is_unclear_and_harmless() -> None:
+def test_a_card_in_another_format_gets_the_warning_for_an_unclear_licence() -> None:
     for text in ("", "\x00\x1b[2J", "License", "# Training", JOE_CARD.replace("License", "Rights")):
         assert Card.read(text).warnings()[0].startswith("the card does not say clearly")
     two = Card.read(JOE_CARD + "\n* URL: https://b\n* Licence: MIT\x1b[0m\n")

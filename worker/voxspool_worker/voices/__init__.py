@@ -1,1 +1,1 @@
-"""The voices that a worker speaks with: those of its engine, cloned ones, and those that can be downloaded."""
+"""The voices of a worker: those of its engine, cloned voices, and voices that can be downloaded."""

@@ -1,7 +1,7 @@
-"""The name of a voice -> the voice, or an error that helps.
+"""Find a voice by its name, or raise an error that says what to do.
 
-It knows names and languages, not models: an engine says which voices it has, and finds its own data by the name. An
-engine that can clone has a VoiceBook: its own voices, the cloned ones, and every mix of both.
+This module handles names and languages, not models: an engine lists its voices, and finds its own data by the name of a
+voice. An engine that can clone has a VoiceBook: its built-in voices, the cloned voices, and every mix of them.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ class VoicePart(NamedTuple):
     weight: float
     """The weights of all parts of a voice add up to 1."""
     clips: tuple[str, ...] = ()
-    """SHA-256 of the clips it was cloned from, in order; empty: it is one of the engine's own.
+    """SHA-256 of the clips that the voice was cloned from, in order; empty for a built-in voice.
 
-    They are fixed when a job is planned: a voice that is replaced meanwhile does not change in the middle of a speech.
+    They are fixed when a job is planned: a voice that is replaced meanwhile does not change in the middle of a job.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A voice that an engine has."""
+    """A voice of an engine."""
 
     name: str
     languages: tuple[str, ...]
-    """Tags such as `en` or `en-us`, the default first; empty: any language (a tone has none)."""
+    """Tags such as `en` or `en-us`, the default first; empty: the voice speaks any language (those of `tone` do)."""
     parts: tuple[VoicePart, ...] = ()
     """The clips from which a cloning engine makes the voice; empty if the engine knows the voice by its name."""
     lacking: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Language -> what to install on this machine, for those that the voice would speak if a package were there."""
+    """Language -> error message with the install command, for each language whose package is missing."""
 
     def language(self, wanted: str | None) -> str:
-        """Return the language to speak: the one that was asked for, or the voice's own.
+        """Return the voice's tag for the wanted language; None: its default language.
 
-        `en` asks for any English: it takes the voice's first tag of that language. Raises UnknownLanguageError, or
-        MissingExtraError where this machine lacks what the language is read with.
+        `en` means any English: the result is the voice's first tag of that language. Raises MissingExtraError if a
+        package for the language is not installed, and UnknownLanguageError if the voice does not speak it.
         """
         if wanted is None:
             return self.languages[0] if self.languages else "en"
@@ -66,7 +66,7 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A voice is ready to be spoken with; where its data came from, and how long that took."""
+    """How a voice was prepared: where its data came from, and how long that took."""
 
     source: str = "built-in"
     """`built-in`, `memory`, `disk`, `redis` or `computed`."""
@@ -74,28 +74,29 @@ class Prepared:
 
 
 class Clones(Protocol):
-    """The interface of the cloned voices that a VoiceBook needs. Called from any thread."""
+    """The interface to the cloned voices that a VoiceBook needs. Any thread may call it."""
 
     def known(self) -> Mapping[str, ClonedVoice]:
-        """All of them by name, as they were a moment ago."""
+        """Return all cloned voices by name; the list may be a few seconds old."""
 
     def find(self, name: str) -> ClonedVoice | None:
-        """One of them as it is now; None where there is no such voice."""
+        """Return a cloned voice in its present state; None if there is none of this name."""
 
 
 class VoiceBook(Mapping[str, Voice]):
-    """All voices of an engine that can clone: its own, then the cloned ones; any mix of them can be looked up.
+    """All voices of an engine that can clone: the built-in ones, then the cloned ones. Mixes can be looked up, too.
 
-    From any thread. Its own voices and their mixes are found without asking anybody. As a mapping it gives the cloned
-    ones as they were a moment ago; `resolve`, by which a job finds its voice, as they are now.
+    Any thread may use it. Built-in voices and mixes of them are found without a call of `clones`. The methods of the
+    mapping use the list of cloned voices, which may be a few seconds old; `resolve`, which jobs use, reads the present
+    state of a cloned voice.
     """
 
     def __init__(
         self, names: Iterable[str], languages: tuple[str, ...], clones: Clones, lacking: Mapping[str, str] | None = None
     ) -> None:
-        """Take the engine's own voices, the default first, and what all of them speak, the default first.
+        """Store the names of the built-in voices and the languages that all of them speak, the defaults first.
 
-        `lacking` has the languages that are not read here, as in `Voice`.
+        `lacking` is as in `Voice`.
         """
         self._languages = languages
         self._lacking = lacking or {}
@@ -118,15 +119,15 @@ class VoiceBook(Mapping[str, Voice]):
             raise KeyError(name) from error
 
     def resolve(self, name: str) -> Voice:
-        """Return a voice by its name, or a mix.
+        """Return a voice by its name, or a mix of voices.
 
-        Raises UnknownVoiceError with the near names, InvalidJobError for a mix that is none, UnknownLanguageError,
-        MissingExtraError.
+        Raises UnknownVoiceError with similar names, InvalidJobError for a malformed mix, and UnknownLanguageError or
+        MissingExtraError if the engine speaks none of the voice's languages.
         """
         return self._resolve(name, self._clones.find)
 
     def _resolve(self, name: str, look: Callable[[str], ClonedVoice | None]) -> Voice:
-        """Return a voice or a mix, with a way to look for a cloned one."""
+        """Return a voice or a mix; `look` returns a cloned voice by its name."""
         if name in self.built_in:
             return self.built_in[name]
         wanted = parse(name)
@@ -134,7 +135,7 @@ class VoiceBook(Mapping[str, Voice]):
         return replace(voices[0] if len(voices) == 1 else _mixed(wanted, voices), lacking=self._lacking)
 
     def _cloned(self, name: str, clone: ClonedVoice | None) -> Voice:
-        """Make a voice of a cloned one."""
+        """Return the voice of a cloned voice, for this engine; `clone` is None if there is none of this name."""
         if clone is None:
             hint = did_you_mean(name, self)
             raise UnknownVoiceError(f"there is no voice {name!r}{hint}; `voxspool voices` lists them{how_to_get(name)}")
@@ -143,20 +144,20 @@ class VoiceBook(Mapping[str, Voice]):
             if lacking := next((self._lacking[one] for one in clone.languages if one in self._lacking), None):
                 raise MissingExtraError(lacking)
             raise UnknownLanguageError(
-                f"voice {name} speaks {'/'.join(clone.languages)}, and this engine does not; choose another voice"
+                f"voice {name} speaks {'/'.join(clone.languages)}, but this engine does not; choose another voice"
             )
         return Voice(name, spoken, (VoicePart(name, 1.0, tuple(clip.sha256 for clip in clone.clips)),))
 
     def _spoken(self, clone: ClonedVoice) -> tuple[str, ...]:
-        """Return what a cloned voice speaks here: of the languages that it was given, those of the engine."""
+        """Return the languages of a cloned voice that this engine speaks."""
         return _common((clone.languages or self._languages, self._languages))
 
 
 def find(name: str | None, voices: Mapping[str, Voice], engine: str, language: str | None = None) -> Voice:
-    """Find a voice by name, a cloned one and a mix where the engine has such.
+    """Return a voice of an engine by name; if the engine can clone, this includes cloned voices and mixes.
 
-    Without a name, the engine's first that speaks the language, else its first. Raises UnknownVoiceError with the
-    near names, InvalidJobError for a mix that is none.
+    Without a name, return the engine's first voice that speaks the language, else its first voice. Raises
+    UnknownVoiceError with similar names, and InvalidJobError for a malformed mix.
     """
     if name is None:
         first = next(iter(voices.values()), None)
@@ -177,12 +178,12 @@ def find(name: str | None, voices: Mapping[str, Voice], engine: str, language: s
 
 
 def built_in(voices: Mapping[str, Voice]) -> Mapping[str, Voice]:
-    """Return the voices that came with the engine: the cloned ones are the system's, not the worker's."""
+    """Return the voices without the cloned ones, which are the same for all workers."""
     return voices.built_in if isinstance(voices, VoiceBook) else voices
 
 
 def _mixed(wanted: VoiceName, voices: list[Voice]) -> Voice:
-    """Make a mix. It speaks what all its parts speak. Raises UnknownLanguageError where that is nothing."""
+    """Return a mix, which speaks the languages common to all its parts. Raises UnknownLanguageError if it has none."""
     languages = _common(voice.languages for voice in voices)
     if not languages:
         spoken = ", ".join(f"{voice.name}: {'/'.join(voice.languages)}" for voice in voices)
@@ -194,5 +195,5 @@ def _mixed(wanted: VoiceName, voices: list[Voice]) -> Voice:
 
 
 def _common(languages: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return what all of them have, in the first one's order."""
+    """Return the tags that all tuples contain, in the order of the first tuple."""
     return reduce(lambda ours, theirs: tuple(tag for tag in ours if tag in theirs), languages)

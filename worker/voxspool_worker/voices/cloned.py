@@ -1,9 +1,8 @@
-"""The cloned voices in Redis, as a worker sees them: their names and their clips.
+"""Read the cloned voices in Redis: their names and their clips.
 
-It knows where a producer stored them (protocol/voices, protocol/keys), not what a model makes of a clip. It only
-reads, from any thread. A name is looked up when a job asks for it, so a voice that was just added, replaced or
-removed is up to date; the list of all voices, for people, may be REFRESH_S old. If Redis does not answer, a voice
-that was seen before is still known.
+Producers store them there (protocol/voices, protocol/keys). Any thread may read. A voice is looked up in Redis when a
+job needs it, so a change by a producer takes effect at once; the list of all voices may be REFRESH_S old. If Redis does
+not answer, voices that were read before are still found.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ REFRESH_S: Final = 2.0
 
 
 class VoiceLibrary:
-    """The cloned voices. Without a Redis there are none.
+    """The cloned voices in Redis; without a client there are none.
 
-    Give it a client that gives up soon: with Redis gone, whoever asks waits for as long as the client tries.
+    The client needs short timeouts: if Redis does not answer, each call waits until the client gives up.
     """
 
     def __init__(self, redis: Redis | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: Mapping[str, ClonedVoice] = {}  # replaced, never changed: whoever has it may keep it
+        self._seen: Mapping[str, ClonedVoice] = {}  # replaced, never changed: callers keep it without the lock
         self._fresh_until = -1.0
 
     def known(self) -> Mapping[str, ClonedVoice]:
@@ -52,9 +51,10 @@ class VoiceLibrary:
             return self._seen
 
     def find(self, name: str) -> ClonedVoice | None:
-        """Return a cloned voice as it is now; None where there is none of that name, or one that cannot be read.
+        """Return a cloned voice in its present state; None if there is none of this name, or if it cannot be read.
 
-        Raises redis-py's error where Redis does not answer and the voice was never seen: it may well exist.
+        If Redis does not answer, return the voice as it was last read. Raises redis-py's error if it was never read: it
+        may exist.
         """
         if self._redis is None:
             return None
@@ -69,20 +69,21 @@ class VoiceLibrary:
         return self._remember(name, stored)
 
     def clips(self, name: str, wanted: Sequence[str]) -> list[bytes]:
-        """Return a cloned voice's clips, encoded as they are stored (FLAC), in order: those with the SHA-256 `wanted`.
+        """Return a cloned voice's clips in order, encoded as they are stored (FLAC); `wanted` has their SHA-256.
 
-        Raises VoiceError where others lie there: the voice was replaced, removed or damaged. Raises redis-py's errors.
+        Raises VoiceError if Redis has other clips: the voice was replaced, removed or damaged. Passes on redis-py's
+        errors.
         """
         stored: Any = self._redis.lrange(keys.clips(name), 0, -1) if self._redis is not None else []
         if [hashlib.sha256(clip).hexdigest() for clip in stored] != list(wanted):
             raise VoiceError(
-                f"voice {name} has other clips than a moment ago: it was replaced or removed, or is damaged; "
+                f"the clips of voice {name} have changed: it was replaced or removed, or is damaged; "
                 f"enqueue the job again, or add the voice again: voxspool voices add {name} CLIP... --replace"
             )
         return list(stored)
 
     def _refresh(self, redis: Redis) -> None:
-        """Read all descriptions. A Redis that is away is asked again as late as one that is there."""
+        """Read all descriptions; keep the old ones if Redis does not answer. The next refresh is due in REFRESH_S."""
         self._fresh_until = self._clock() + REFRESH_S
         try:
             stored: Any = redis.hgetall(keys.VOICES)
@@ -92,7 +93,7 @@ class VoiceLibrary:
             self._seen = decode_all(stored)
 
     def _remember(self, name: str, stored: bytes | None) -> ClonedVoice | None:
-        """Read one description, and keep it for when Redis is away."""
+        """Decode a description and return the voice; keep it for the time when Redis does not answer."""
         voice = None
         if stored is not None:
             try:

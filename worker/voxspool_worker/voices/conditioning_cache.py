@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_VALUES: Final = 256
-"""Number of values that memory holds: 33 MB of 130 KB each (XTTS: 32 x 1024 latents and 512 of the speaker, fp32)."""
+"""Number of values in memory: 130 KB each (XTTS: 32 x 1024 latents and 512 of the speaker, fp32), 33 MB in all."""
 
 
 class ConditioningCache(Generic[T]):

@@ -1,4 +1,4 @@
-"""The key of a conditioning, and the form in which its arrays are stored: safetensors with a hash of their values."""
+"""The key of a conditioning, and the storage format of its arrays: safetensors with a hash of their values."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def encode(arrays: Arrays) -> bytes:
     """Return arrays as safetensors with a hash of their values: safetensors detects a short file, not wrong bytes."""
     from safetensors.numpy import save
 
-    # safetensors 0.8 writes the memory of an array as it is: for a transposed array, the values in a wrong order
+    # safetensors 0.8 writes the memory of an array unchanged: the values of a transposed array would be in wrong order
     arrays = {name: array.copy(order="C") for name, array in arrays.items()}
     return save(arrays, {_HASH: _hash(arrays)})
 
 
 def decode(data: bytes) -> Arrays | None:
-    """Return the arrays that `encode` was given, or None if the data is damaged or something else."""
+    """Return the arrays from the output of `encode`, or None if the data is damaged or has another format."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

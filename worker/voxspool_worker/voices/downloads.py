@@ -1,11 +1,11 @@
-"""Piper's catalogue of voices: read it, search it, and download voices from it, whole or not at all.
+"""Read and search Piper's catalogue of voices, and download voices from it. A voice is kept only if it is complete.
 
     voices.json ─► Catalogue ─► search
                              └─► card (licence, data set) ─► get ─► NAME.MODEL_CARD, NAME.onnx, NAME.onnx.json
 
-The catalogue is fetched each time and never kept: it is one file of some 200 kB, and it has the digests of the voices
-beside it as they are today. It is not trusted: a name or a path becomes the name of a file only if it has the form of
-Piper's own. It uses addresses and files; no engine, and not the command line.
+The catalogue is fetched each time and never stored: it is one file of about 200 kB, and its digests are those of the
+present files beside it. It is not trusted: a name or a path in it is used as a file name only if it has the form of
+Piper's own.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ANSWER_S: Final = 8.0
-"""How long an address may take to answer, and a download may stand still, in seconds."""
+"""Longest wait for the answer of a server, and for more data during a download, in seconds."""
 SMALL_S: Final = 60.0
-"""How long the catalogue or a model card may take, in seconds."""
+"""Longest download of the catalogue or a model card, in seconds."""
 CATALOGUE_BYTES: Final = 16 * 2**20
 CARD_BYTES: Final = 64 * 2**10
-"""The largest catalogue and card that are read. Of Piper's, in 2026: 230 kB and 4 kB."""
+"""Largest size of a catalogue and of a model card. Piper's largest in 2026: 230 kB and 4 kB."""
 MODEL_BYTES: Final = 2 * 2**30
-"""The largest file of a voice; of Piper's, 137 MB."""
+"""Largest size of a voice's file. Piper's largest: 137 MB."""
 BLOCK_BYTES: Final = 2**18
 MODEL, CONFIG, CARD = ".onnx", ".onnx.json", ".MODEL_CARD"
-"""What follows a voice's name in the names of its files here. At its source each voice's card is called MODEL_CARD."""
+"""Suffixes of a voice's files on this machine; the voice's name precedes them."""
 REMOTE_CARD: Final = "MODEL_CARD"
+"""Name of every model card in the catalogue's folders."""
 
 _PART: Final = re.compile(r"[\w\u0300-\u036f][\w\u0300-\u036f.-]*")
 """One part of a path in the catalogue. It cannot be `..`, start with a dot, or hold a separator of any system."""
@@ -68,15 +69,15 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueVoice:
-    """A voice that can be got."""
+    """A voice in the catalogue."""
 
     name: str
     code: str
-    """Of its language, like en_US."""
+    """Code of its language, like en_US."""
     language: str
-    """In English."""
+    """Name of its language in English."""
     native: str
-    """The language's own name."""
+    """Name of its language in that language."""
     country: str
     quality: str
     speakers: int
@@ -87,7 +88,7 @@ class CatalogueVoice:
 
     @property
     def size_bytes(self) -> int:
-        """The size of the download."""
+        """Size of the download without the model card."""
         return self.model.size_bytes + self.config.size_bytes
 
     @property
@@ -96,7 +97,7 @@ class CatalogueVoice:
         return f"{self.language} ({self.country})" if self.country else self.language
 
     def speaks(self, wanted: str) -> bool:
-        """Return whether its language is meant by `de`, `de_DE`, `de-de`, `german` or `Deutsch`."""
+        """Return whether `wanted`, such as `de`, `de_DE`, `de-de`, `german` or `Deutsch`, is the voice's language."""
         return _plain(wanted) in {
             _plain(name) for name in (self.code, self.code.partition("_")[0], self.language, self.native)
         }
@@ -104,18 +105,24 @@ class CatalogueVoice:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All voices of a catalogue that can be got, by name."""
+    """The content of a catalogue."""
 
     url: str
     voices: dict[str, CatalogueVoice]
+    """The voices that can be downloaded, by name."""
     unusable: frozenset[str] = field(default_factory=frozenset)
-    """Names whose description cannot be used."""
+    """Names of the voices whose entry is invalid."""
 
     def find(self, name: str) -> CatalogueVoice:
-        """Return a voice by its name. Raises UnknownVoiceError with near names, CatalogueError."""
+        """Return a voice by its name.
+
+        Raises UnknownVoiceError with similar names, and CatalogueError if the entry of the voice is invalid.
+        """
         wanted = unicodedata.normalize("NFC", name)
         if wanted in self.unusable:
-            raise CatalogueError(f"{self.url} describes the voice {_shown(wanted)} in a way that cannot be used here")
+            raise CatalogueError(
+                f"{self.url} has an invalid entry for the voice {_shown(wanted)}; choose another voice"
+            )
         try:
             return self.voices[wanted]
         except KeyError:
@@ -123,7 +130,7 @@ class Catalogue:
             raise UnknownVoiceError(f"the catalogue has no voice {_shown(name)}{hint}") from None
 
     def search(self, language: str | None) -> list[CatalogueVoice]:
-        """Return the voices of a language, or all, by name. Raises UnknownLanguageError with near names."""
+        """Return the voices of a language, or all, sorted by name. Raises UnknownLanguageError with similar names."""
         found = [voice for voice in self.voices.values() if language is None or voice.speaks(language)]
         if not found and language is not None:
             names = {name for voice in self.voices.values() for name in (voice.code, voice.language.lower())}
@@ -136,7 +143,7 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a voice's model card says of its data."""
+    """The facts in a voice's model card: data set, licence and training."""
 
     dataset: str = ""
     licence: str = ""
@@ -144,14 +151,14 @@ class Card:
 
     @classmethod
     def read(cls, text: str) -> Card:
-        """Read a model card of Piper's: Markdown with `* URL:` and `* License:` lines and a section on training."""
+        """Read a Piper model card: Markdown with lines `* URL:` and `* License:`, and a section "Training"."""
         wanted = (r"^\W*URL\s*:(.*)$", r"^\W*Licen[cs]e\s*:(.*)$")
         dataset, licence = ("; ".join(_lines(re.findall(one, text, re.MULTILINE | re.IGNORECASE))) for one in wanted)
         training = re.search(r"^#+\s*Training\s*$(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL | re.IGNORECASE)
         return cls(dataset, licence, " ".join(_lines(training[1].splitlines())) if training else "")
 
     def warnings(self) -> list[str]:
-        """Return what a person who wants to publish or sell speech of the voice must know, one sentence each."""
+        """Return what a user must know before publishing or selling speech of this voice, one sentence each."""
         said = []
         if _NO_COMMERCE.search(self.licence) or _LESSAC.search(self.licence + self.dataset):
             said.append("the licence of its data does not allow commercial use")
@@ -163,7 +170,7 @@ class Card:
         if base := _BASE.search(self.training):
             name = base[1] if len(base[1]) <= 80 else base[1][:77] + "..."
             terms = "do not allow commercial use" if _LESSAC.search(base[1]) else "have terms of their own"
-            said.append(f"it was made from another voice ({name}), whose data {terms}")
+            said.append(f"it was trained from another voice ({name}), whose data {terms}")
         return said
 
 
@@ -172,13 +179,13 @@ _FREE: Final = re.compile(
 )
 _NO_COMMERCE: Final = re.compile(r"\bNC\b|non-?commercial|research", re.IGNORECASE)
 _LESSAC: Final = re.compile(r"blizzard|lessac", re.IGNORECASE)
-"""Recordings from which many voices are made: the corpus of the Blizzard Challenge 2013. Its licence is for research
-and rules out commercial use: https://www.cstr.ed.ac.uk/projects/blizzard/2013/lessac_blizzard2013/license.html."""
+"""The corpus of the Blizzard Challenge 2013, from which many voices were trained. Its licence is for research and does
+not allow commercial use: https://www.cstr.ed.ac.uk/projects/blizzard/2013/lessac_blizzard2013/license.html."""
 _BASE: Final = re.compile(r"fine-?\s?tuned\s+from\s+(.+?)\.?$", re.IGNORECASE)
 
 
 def fetch(url: str) -> Catalogue:
-    """Fetch a catalogue. Raises CatalogueError where it cannot be had or is none."""
+    """Fetch a catalogue. Raises CatalogueError if it cannot be fetched or is not a catalogue."""
     data = _small(url, CATALOGUE_BYTES)
     try:
         entries = json.loads(data)
@@ -194,14 +201,14 @@ def fetch(url: str) -> Catalogue:
 
 
 def fetch_card(catalogue: Catalogue, voice: CatalogueVoice) -> str:
-    """Fetch a voice's model card; empty where the catalogue names none. Raises CatalogueError."""
+    """Fetch a voice's model card; return an empty text if the catalogue names none. Raises CatalogueError."""
     if voice.card is None:
         return ""
     return _small(_address(catalogue, voice.card), CARD_BYTES).decode("utf-8", errors="replace")
 
 
 def is_whole(voice: CatalogueVoice, folder: Path) -> bool:
-    """Return whether a folder has a voice, with the sizes and digests that the catalogue names."""
+    """Return whether a folder has all files of a voice, with the sizes and digests in the catalogue."""
     return all(
         path.is_file() and path.stat().st_size == file.size_bytes and _md5(path) == file.md5
         for file, path in _files(voice, folder)
@@ -209,10 +216,11 @@ def is_whole(voice: CatalogueVoice, folder: Path) -> bool:
 
 
 def get(catalogue: Catalogue, voice: CatalogueVoice, card: str, folder: Path, advance: Callable[[int], object]) -> None:
-    """Download a voice into a folder and put its card beside it; `advance` gets the number of bytes as they come.
+    """Download a voice into a folder and store its model card beside it.
 
-    The files get their names when all are there and right, the description last: a worker looks for voices by it.
-    Raises CatalogueError, OutputError; then nothing is left of it.
+    `advance` receives the number of bytes of each block that arrives. The files get their final names when all of them
+    are complete and correct; the configuration comes last, because a worker finds a voice by it. Raises CatalogueError
+    or OutputError, and then leaves no partial file.
     """
     with _as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -235,7 +243,7 @@ def get(catalogue: Catalogue, voice: CatalogueVoice, card: str, folder: Path, ad
 
 
 def _download(url: str, file: RemoteFile, part: Path, advance: Callable[[int], object]) -> None:
-    """Download one file and hold it against its size and digest."""
+    """Download one file. Raises CatalogueError if it differs from its size or digest in the catalogue."""
     digest = hashlib.md5(usedforsecurity=False)
     size = 0
     with _as_output_error(part.parent), part.open("wb") as out:
@@ -248,19 +256,19 @@ def _download(url: str, file: RemoteFile, part: Path, advance: Callable[[int], o
         os.fsync(out.fileno())
     if size != file.size_bytes or digest.hexdigest() != file.md5:
         raise CatalogueError(
-            f"what came from {url} is not what the catalogue describes ({size:,} bytes with the MD5 "
-            f"{digest.hexdigest()}, not {file.size_bytes:,} with {file.md5}); nothing was kept, try again later"
+            f"the file at {url} is not what the catalogue describes ({size:,} bytes with MD5 {digest.hexdigest()}, "
+            f"instead of {file.size_bytes:,} bytes with MD5 {file.md5}); nothing was stored, try again later"
         )
 
 
 def _files(voice: CatalogueVoice, folder: Path) -> Iterator[tuple[RemoteFile, Path]]:
-    """Pair a voice's files with their places in a folder; the description is last."""
+    """Yield the files of a voice with their paths in a folder; the configuration comes last."""
     yield voice.model, folder / f"{voice.name}{MODEL}"
     yield voice.config, folder / f"{voice.name}{CONFIG}"
 
 
 def _sweep(voice: CatalogueVoice, folder: Path) -> None:
-    """Delete what a download of this voice has left whose process was killed."""
+    """Delete the partial files of this voice that killed processes have left."""
     for target in (folder / f"{voice.name}{CARD}", *(path for _, path in _files(voice, folder))):
         for part, pid in partial_files(target):
             if not psutil.pid_exists(pid):
@@ -283,12 +291,16 @@ def _small(url: str, most_bytes: int) -> bytes:
     for block in _blocks(url, most_bytes):
         data += block
         if time.monotonic() > deadline:
-            raise CatalogueError(_cannot(url, f"it did not come whole within {SMALL_S:.0f} s"))
+            raise CatalogueError(_cannot(url, f"it was not complete after {SMALL_S:.0f} s"))
     return bytes(data)
 
 
 def _blocks(url: str, most_bytes: int) -> Iterator[bytes]:
-    """Yield the bytes at an address as they come, all that its server announces. Raises CatalogueError."""
+    """Yield the blocks of a file as they arrive.
+
+    Raises CatalogueError if it is longer than `most_bytes` or shorter than its server announced, and for any error of
+    the network.
+    """
     size = 0
     try:
         with _opened(url) as answer:
@@ -296,7 +308,7 @@ def _blocks(url: str, most_bytes: int) -> Iterator[bytes]:
             while block := answer.read1(BLOCK_BYTES):
                 size += len(block)
                 if size > most_bytes:
-                    raise CatalogueError(f"{url} is longer than the {most_bytes:,} bytes that it may have")
+                    raise CatalogueError(f"{url} is longer than the limit of {most_bytes:,} bytes")
                 yield block
     except urllib.error.HTTPError as error:
         error.close()
@@ -305,18 +317,19 @@ def _blocks(url: str, most_bytes: int) -> Iterator[bytes]:
         raise CatalogueError(_cannot(url, f"no answer within {ANSWER_S:.0f} s")) from error
     except urllib.error.URLError as error:
         raise CatalogueError(_cannot(url, str(error.reason))) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a host name that cannot be one
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an invalid host name
         raise CatalogueError(_cannot(url, str(error) or type(error).__name__)) from error
     if announced is not None and size < announced:
         raise CatalogueError(_cannot(url, f"the connection ended after {size:,} of {announced:,} bytes"))
 
 
 def _opened(url: str) -> http.client.HTTPResponse:
-    """Open an address within ANSWER_S.
+    """Send a request and return the response. Raises TimeoutError after ANSWER_S.
 
-    It is opened by a thread: looking up a name has no time limit, and connecting has one for each address of a host.
+    A thread opens the connection, because the timeout of urllib does not limit the lookup of a host name, and applies
+    to each address of a host separately.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": "voxspool"})  # noqa: S310 - Settings takes http alone
+    request = urllib.request.Request(url, headers={"User-Agent": "voxspool"})  # noqa: S310 - Settings accepts only http and https
     asked = background.start(lambda: urllib.request.urlopen(request, timeout=ANSWER_S))  # noqa: S310 - the same
     try:
         answer: http.client.HTTPResponse = asked.result(ANSWER_S)
@@ -328,12 +341,12 @@ def _opened(url: str) -> http.client.HTTPResponse:
 
 
 def _address(catalogue: Catalogue, path: str) -> str:
-    """Return the address of a file beside the catalogue."""
+    """Return the address of a file from its path relative to the catalogue."""
     return urljoin(catalogue.url, quote(path))
 
 
 def _cannot(url: str, why: str) -> str:
-    """Return the message for an address that cannot be fetched: why, and what to do."""
+    """Return the error message for an address that cannot be fetched, with the reason and what to do."""
     return (
         f"cannot fetch {url} ({_printable(why)}); check the network and the proxy (HTTPS_PROXY), or name a mirror in "
         "VOXSPOOL_PIPER_CATALOGUE"
@@ -342,21 +355,21 @@ def _cannot(url: str, why: str) -> str:
 
 @contextlib.contextmanager
 def _as_output_error(folder: Path) -> Iterator[None]:
-    """Turn an error of the file system into one line that names the folder."""
+    """Convert an OSError into an OutputError that names the folder."""
     try:
         yield
     except OSError as error:
         raise OutputError(
-            f"cannot write to {folder} ({error.strerror or error}); make room there or correct its permissions, or "
+            f"cannot write to {folder} ({error.strerror or error}); free disk space or correct its permissions, or "
             "name another folder in VOXSPOOL_PIPER_VOICES"
         ) from error
 
 
-# What a catalogue may say
+# Validation of the catalogue
 
 
 def _voice(name: str, entry: Any) -> CatalogueVoice | None:  # noqa: ANN401 - JSON
-    """Read one entry; None where it is not one that could be used."""
+    """Return the voice of one entry, or None if the entry is invalid."""
     try:
         language, files = entry["language"], entry["files"]
         paths = {path.rpartition("/")[2]: path for path in files}
@@ -378,47 +391,47 @@ def _voice(name: str, entry: Any) -> CatalogueVoice | None:  # noqa: ANN401 - JS
 
 
 def _file(path: str, files: dict[str, Any]) -> RemoteFile:
-    """Read the description of one file."""
+    """Return the file at a path, from its entry in `files`. Raises KeyError, TypeError or ValueError."""
     said = files[path]
     return RemoteFile(_path(path), _between(1, said["size_bytes"], MODEL_BYTES), _checked(_MD5, said["md5_digest"]))
 
 
 def _path(path: str) -> str:
-    """Return a path if it leads down from the catalogue. Raises ValueError."""
+    """Return a path if it stays below the catalogue's folder. Raises ValueError."""
     for part in path.split("/"):
         _checked(_PART, part)
     return path
 
 
 def _checked(form: re.Pattern[str], text: str) -> str:
-    """Return a text if it has a form. Raises ValueError."""
+    """Return a text if it matches `form` completely. Raises ValueError."""
     if not form.fullmatch(text):
         raise ValueError(f"{text!r:.60} has another form")
     return text
 
 
 def _between(least: int, number: Any, most: int) -> int:  # noqa: ANN401 - JSON
-    """Return a whole number if it lies between two others. Raises ValueError."""
+    """Return a whole number if it is from `least` to `most`. Raises ValueError."""
     if type(number) is not int or not least <= number <= most:
         raise ValueError(f"{number!r:.60} is not a number from {least} to {most}")
     return number
 
 
 def _printable(text: str) -> str:
-    """Return a text without what would move a terminal's cursor or turn its direction, and not at length."""
+    """Return at most 300 characters of a text, without those that control a terminal or change the text direction."""
     return _UNPRINTABLE.sub(" ", text)[:300]
 
 
 def _shown(text: str) -> str:
-    """Show a text that somebody typed, safely and not at length."""
+    """Return a user's text for an error message: escaped and shortened."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def _plain(name: str) -> str:
-    """Return a language's name as it is compared."""
+    """Return a language's name in the form that comparisons use."""
     return unicodedata.normalize("NFC", name).casefold().replace("_", "-").strip()
 
 
 def _lines(lines: Sequence[str]) -> list[str]:
-    """Return lines without their white space, only those with something in them."""
+    """Return the lines that are not blank, stripped of white space."""
     return [said for line in lines if (said := _printable(line).strip())]

@@ -1,7 +1,7 @@
-"""A sentence in each language that Piper has voices for, to hear how a voice sounds.
+"""A sample sentence in each language that Piper has voices for, to hear how a voice sounds.
 
-It is the first sentence of article 1 of the Universal Declaration of Human Rights, in its translations: the same in
-every language, short, and written by people who speak it.
+It is the first sentence of article 1 of the Universal Declaration of Human Rights: short, the same in every language,
+and translated by people who speak the language.
 """
 
 from __future__ import annotations
@@ -58,4 +58,4 @@ SENTENCES: Final = {
     "vi": "Tất cả mọi người sinh ra đều được tự do và bình đẳng về nhân phẩm và quyền.",
     "zh": "人人生而自由，在尊严和权利上一律平等。",
 }
-"""A language, as a voice's tag begins -> the sentence."""
+"""First part of a language tag -> the sentence."""
