@@ -1,4 +1,4 @@
-"""Benchmark of voxspool, compared with RQ's SimpleWorker in the same run; prints a table and writes JSON.
+"""Benchmark of voxspool and, for comparison, of RQ's SimpleWorker; prints a table and writes JSON.
 
     python -m benchmarks.bench --out build/bench.json          two minutes
     python -m benchmarks.bench --out build/bench.json --quick  seconds: a check that it runs, with rough figures
@@ -61,7 +61,7 @@ QUICK: Final = BenchPlan(
 
 def main() -> None:
     """Run the benchmark, write the JSON file and print the table."""
-    parser = argparse.ArgumentParser(description="Measure voxspool, with RQ's SimpleWorker beside it.")
+    parser = argparse.ArgumentParser(description="Measure voxspool and, for comparison, RQ's SimpleWorker.")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), help="the JSON file to write")
     parser.add_argument("--quick", action="store_true", help="a short run with rough figures")
     arguments = parser.parse_args()
@@ -138,9 +138,9 @@ def table(report: dict[str, Any]) -> Table:
     machine = report["machine"]
     title = "{cpu_count} CPUs, Python {python}, Redis {redis}".format_map(machine)
     result = Table(title=title)
-    for heading in ("figure", "of"):
+    for heading in ("figure", "system"):
         result.add_column(heading)
-    for heading in ("p50", "p99", "unit", "n", "aim", "reached"):
+    for heading in ("p50", "p99", "unit", "n", "target", "reached"):
         result.add_column(heading, justify="right", no_wrap=True)
     for figure in report["figures"]:
         result.add_row(*_row(figure))

@@ -42,7 +42,7 @@ class Consumer:
         theirs.close()
 
     def start_reading(self, job_id: str) -> None:
-        """Make the process read a job, and wait until it is about to."""
+        """Send a job to the process, and wait until it is about to read."""
         self._pipe.send(job_id)
         self._pipe.recv()
 
@@ -74,7 +74,7 @@ def start_reading(readers: list[Consumer], job_id: str) -> None:
 
 
 def consume(pipe: Connection, url: str) -> None:
-    """Read one job after another until the parent closes the pipe. This is the main function of the process."""
+    """Read one job after another until the parent closes the pipe. Main function of the process."""
     redis = connection.connect(url)
     while True:
         try:

@@ -1,12 +1,12 @@
 """Overhead of the queue per job: wall time and Redis commands, for jobs with empty texts or with one character.
 
 *cost of a job* is the time in which a worker empties a full queue, divided by the number of jobs. One transaction fills
-the queue, so almost no producer runs beside the worker; its time is included, about 2 %. A voxspool worker runs 8 jobs
-at the same time, each of which opens and closes a stream; SimpleWorker runs one after another. A job with *one
+the queue, so almost no producer runs beside the worker; this transaction is included, about 2 %. A voxspool worker runs
+8 jobs at the same time, each of which opens and closes a stream; SimpleWorker runs one after another. A job with *one
 character* also has one segment: two audio entries and a mark, produced by the engine.
 
 *commands a job* is the number of commands that Redis executes from enqueueing a job to its result, one job at a time.
-It comes from `INFO commandstats`, so it includes the commands in Lua scripts and in RQ's transactions; the rate of an
+It is read from `INFO commandstats`, so it includes the commands in Lua scripts and in RQ's transactions; the rate of an
 idle worker is subtracted. *commands sent a job* excludes the commands in scripts, which `MONITOR` counts for a few
 jobs. *round trips a job* is the number of reads from Redis's sockets (`total_reads_processed`), on which the latency
 depends. The commands of the measurement itself are subtracted.
@@ -75,7 +75,7 @@ def _commands(
     """Return the samples of one round: each is the mean over its jobs."""
     started, before = time.monotonic(), _counts(queue.redis)
     waits = sum(wait_done(queue.redis, queue.enqueue()) for _ in paced(jobs))
-    time.sleep(0.05)  # the commands after a job's result count, too
+    time.sleep(0.05)  # include the commands after the result of the last job
     used = _difference(_counts(queue.redis), before)
     used = _difference(used, _scaled(idle, time.monotonic() - started))
     used = _difference(used, Counter({"xread": waits, "(reads)": waits}))
@@ -94,7 +94,7 @@ def _commands_in_scripts(queue: VoxspoolQueue | SimpleWorkerQueue) -> float:
     with queue.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
         for _ in paced(MONITORED_JOBS):
             wait_done(queue.redis, queue.enqueue())
-        time.sleep(0.05)  # the commands after a job's result count, too
+        time.sleep(0.05)  # include the commands after the result of the last job
         queue.redis.echo("the last job is done")
         seen = itertools.takewhile(lambda one: not one["command"].startswith("ECHO"), monitor.listen())
         return [one["client_type"] for one in seen].count("lua") / MONITORED_JOBS
@@ -103,12 +103,12 @@ def _commands_in_scripts(queue: VoxspoolQueue | SimpleWorkerQueue) -> float:
 def _idle_rates(redis: Redis, idle_s: float) -> Counter[str]:
     """Return how often the idle workers call each command, per second, measured for `idle_s` seconds."""
     before = _counts(redis)
-    time.sleep(idle_s)  # the measured time: an idle worker runs, this process waits
+    time.sleep(idle_s)  # the measured time
     return _scaled(_difference(_counts(redis), before), 1 / idle_s)
 
 
 def _counts(redis: Redis) -> Counter[str]:
-    """Return the number of calls of each command so far, and of socket reads as `(reads)`; without INFO itself."""
+    """Return the number of calls of each command so far without INFO, and the number of socket reads as `(reads)`."""
     stats: dict[str, Any] = redis.info("commandstats")
     counts = Counter({name.removeprefix("cmdstat_"): int(command["calls"]) for name, command in stats.items()})
     infos = counts.pop("info", 0)

@@ -1,7 +1,7 @@
 """Figures: measured samples by round, with statistics and the target for each.
 
-The p50 of a figure is the median of the p50 of all rounds, and likewise for p99, so that one disturbed round does not
-affect it. With fewer than a hundred samples per round, p99 is close to the maximum. `n` is the number of all samples.
+The p50 of a figure is the median of the p50 of its rounds, and p99 likewise, so one disturbed round does not affect
+them. With fewer than a hundred samples per round, p99 is close to the maximum. `n` is the number of all samples.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AIMS: Final[dict[str, tuple[float, float | None]]] = {
     "doubled samples": (0.0, None),
     "audio again, after kill -9": (11.0, 11.0),
 }
-"""Name of a figure -> the targets of voxspool: maximum p50 and p99. There are none for RQ."""
+"""Name of a figure -> the targets of voxspool: maximum p50 and p99. RQ has no targets."""
 
 UNITS: Final = {
     "commands a job": "commands",
@@ -60,7 +60,7 @@ UNITS: Final = {
     "worker memory": "MB",
     "peak memory": "GB",
 }
-"""Name of a figure -> its unit, if that is not milliseconds. Real-time factors have the unit s/s."""
+"""Name of a figure -> its unit, if it is not milliseconds. Real-time factors have the unit s/s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Figure:
         }
 
     def _percentile(self, percent: int) -> float:
-        """Return the median over all rounds of a percentile."""
+        """Return a percentile: its median over all rounds."""
         return statistics.median(float(np.percentile(samples, percent)) for samples in self.rounds)
 
 

@@ -1,7 +1,7 @@
 """Import times in a new interpreter, without the start of the interpreter itself.
 
-A sample is the time of `python -c IMPORT` minus that of `python -c pass` directly before; files are cached. voxspool
-loads its names when they are first used, so `import voxspool` alone says little: Client also imports redis and rq.
+A sample is the time of `python -c IMPORT` minus the time of `python -c pass` directly before it; files are cached.
+voxspool imports a module when one of its names is first used, so Client is measured too: it imports redis and rq.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 The engine is `tone` in real time, so most rows of both workers are in use while the measured latencies are those of the
 queue. Several readers read each job from its first entry to its last and compare every sample with the reference; at
 the end, the checks of the test suite are applied to every job in Redis. After 40 % of the time, a worker that is
-speaking is killed and a new one is started, as a supervisor would do. After two thirds, Redis is stopped for 3 s.
+speaking is killed and a new one is started, as a supervisor would do. After two thirds, Redis is suspended for 3 s.
 
 *enqueue to start* and *enqueue to first chunk* are the times from the call of `enqueue` to the begin entry and to the
 first audio entry, at the first of the job's readers. *gap between chunks* is the time between two audio entries at the
@@ -53,11 +53,11 @@ TEXTS: Final = (
 PRODUCERS: Final = 10
 READER_PROCESSES: Final = 4
 STALL_S: Final = 3.0
-"""How long Redis is stopped, in seconds."""
+"""How long Redis is suspended, in seconds."""
 KILL_AT, STALL_AT = 0.4, 0.67
-"""When the faults occur, as shares of the time in which jobs are enqueued."""
+"""Times of the faults, as shares of the time in which jobs are enqueued."""
 LEAD_S: Final = 8.0
-"""Time from the start of the producers to the first job, in seconds: they import libraries meanwhile."""
+"""Time from the start of the producers to the first job, in seconds. The producers need it to import libraries."""
 SILENCE_S: Final = 60.0
 """The load test fails after this time without a result of any process, in seconds."""
 
@@ -68,7 +68,7 @@ class LoadPlan:
 
     jobs: int = 1000
     jobs_a_second: float = 7.0
-    """The two workers could speak nine: they have 16 rows, and a job takes 1.75 s."""
+    """Two workers can speak nine jobs per second: they have 16 rows, and a job takes 1.75 s."""
     readers: int = 100
     readers_a_job: int = 4
     workers: int = 2
@@ -103,8 +103,8 @@ class LoadResults:
 
 
 def main() -> None:
-    """Run the load test, write the JSON file and print the table; exit with 1 if something was wrong."""
-    parser = argparse.ArgumentParser(description="Load voxspool, with two faults in the middle.")
+    """Run the load test, write the JSON file and print the table; exit with 1 if there was an error."""
+    parser = argparse.ArgumentParser(description="Run a load test of voxspool with two faults.")
     parser.add_argument("--out", type=Path, default=Path("build/load.json"), help="the JSON file to write")
     parser.add_argument("--quick", action="store_true", help="a short run")
     arguments = parser.parse_args()
@@ -208,13 +208,13 @@ def collect(
 
 def kill(load: LoadResults, testbed: Testbed, client: Client, victim: subprocess.Popen[bytes]) -> None:
     """Kill a worker while it speaks, and start another one as a supervisor would."""
-    name = next(card.name for card in client.workers() if card.pid == victim.pid)
+    name = next(worker.name for worker in client.workers() if worker.pid == victim.pid)
     while True:
         victim.send_signal(signal.SIGSTOP)  # its state must not change between the check and the kill
         if any(job.worker == name for job in client.overview().running):
             break
         victim.send_signal(signal.SIGCONT)
-        time.sleep(0.02)  # gives it time to start a job
+        time.sleep(0.02)  # time to start a job
     victim.kill()
     load.killed_s = time.monotonic()
     victim.wait()
@@ -222,7 +222,7 @@ def kill(load: LoadResults, testbed: Testbed, client: Client, victim: subprocess
 
 
 def stall(server: subprocess.Popen[bytes]) -> None:
-    """Stop Redis, and continue it after STALL_S in another thread."""
+    """Suspend Redis, and resume it after STALL_S from another thread."""
     server.send_signal(signal.SIGSTOP)
     threading.Timer(STALL_S, server.send_signal, (signal.SIGCONT,)).start()
 
@@ -242,7 +242,7 @@ def find_errors(load: LoadResults, testbed: Testbed, jobs: Iterable[LoadJob]) ->
 
 
 def delete_jobs(testbed: Testbed) -> None:
-    """Delete the keys of all jobs, as their lifetimes would; what Redis still holds then was left behind by jobs."""
+    """Delete the keys of all jobs, as if they had expired. Memory that Redis still uses afterwards has leaked."""
     for pattern in ("voxspool:{load-*}:*", "rq:job:load-*", "rq:results:load-*"):
         for key in testbed.redis.scan_iter(pattern, count=1000):
             testbed.redis.delete(key)

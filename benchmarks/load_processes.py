@@ -1,8 +1,8 @@
 """The processes of `make load`: producers, one per process, and readers, as threads in a few processes.
 
-A producer enqueues each job when it is due, regardless of the state of the others. A reader takes the next job to be
-read, reads its stream from the first entry to the last, and compares every sample with the reference. Times are seconds
-of the monotonic clock, which is the same in all processes of a machine.
+A producer enqueues each job when it is due, regardless of the state of the others. A reader takes the next job, reads
+its stream from the first entry to the last, and compares every sample with the reference. Times are seconds of the
+monotonic clock, which is the same in all processes of a machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from voxspool.reading.reader import Received
 
 VOICE: Final = "sine-live"
-"""The voice of `tone` that takes as long as its audio, so that jobs overlap as on a busy worker."""
+"""The voice of `tone` that is as slow as real time, so that jobs overlap as on a busy worker."""
 LEAD_S: Final = 0.05
 """Time from the start of a job's readers to its enqueueing, in seconds."""
 TIMEOUT_S: Final = 120.0
@@ -36,7 +36,7 @@ reference = lru_cache(tone)
 
 @dataclass(frozen=True, slots=True)
 class LoadJob:
-    """A job, and when a producer must enqueue it."""
+    """A job and the time at which a producer must enqueue it."""
 
     id: str
     text: str
@@ -79,7 +79,7 @@ class JobReading:
 def produce(
     url: str, jobs: Sequence[LoadJob], to_read: Queue[LoadJob | None], results: Queue[Any], readers: int
 ) -> None:
-    """Enqueue each job when it is due, and have `readers` readers read it. Main function of a producer process."""
+    """Enqueue each job when it is due, and assign it to `readers` readers. Main function of a producer process."""
     client = Client(settings=Settings(redis_url=url))
     for job in jobs:
         wait_until(job.due_s - LEAD_S)
@@ -102,13 +102,13 @@ def read_jobs(url: str, readers: int, to_read: Queue[LoadJob | None], results: Q
 
 
 def _read_jobs(client: Client, to_read: Queue[LoadJob | None], results: Queue[Any]) -> None:
-    """Read one job after another, until there are no more."""
+    """Read one job after another until the producers have no more."""
     while job := to_read.get():
         results.put(read(client.speech(job.id), job.text))
 
 
 def read(speech: Speech, text: str) -> JobReading:
-    """Read a job from its first entry to its last; it need not exist yet."""
+    """Read a job from its first entry to its last. Wait for it if it does not exist yet."""
     reading = JobReading(speech.id, time.monotonic())
     samples = reference(text)
     while not reading.state:
@@ -126,7 +126,7 @@ def read(speech: Speech, text: str) -> JobReading:
 
 
 def apply_entry(reading: JobReading, received: Received, samples: bytes) -> None:
-    """Add an entry to a reading, by the rules of the protocol; `samples` is the whole reference, s16le."""
+    """Update a reading with an entry. `samples` is the reference of the whole job, s16le."""
     entry, now_s = received.entry, time.monotonic()
     if isinstance(entry, Begin):
         reading.began_s = reading.began_s or now_s
@@ -148,4 +148,4 @@ def apply_entry(reading: JobReading, received: Received, samples: bytes) -> None
 
 def wait_until(moment_s: float) -> None:
     """Wait for a moment of the monotonic clock, in seconds."""
-    time.sleep(max(0.0, moment_s - time.monotonic()))  # producers enqueue at a fixed rate
+    time.sleep(max(0.0, moment_s - time.monotonic()))  # a fixed rate, whatever the state of the other jobs

@@ -1,8 +1,8 @@
 """Redis memory for a minute of audio: 24 kHz from the engine `tone`, in entries of 50 ms.
 
 Measured in two ways: the size of the stream alone (`MEMORY USAGE` of all its nodes), and the growth of Redis's memory,
-which includes the hashes of the job and the rounding of the allocator. The kind of audio does not matter, since
-streams are not compressed.
+which includes the hashes of the job and the rounding of the allocator. The content of the audio does not
+matter, because streams are not compressed.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ one M4B file.
 was enqueued yet) to the last segment. *scaling* is that speed relative to one worker. *not speech* is the share of this
 time, multiplied by the workers, in which no engine computed: queue, store, checks, waiting for the last segments.
 *first segment* is the time since the start of the command, *files* the time from the last segment to the end. Memory is
-the peak of the command, of the largest worker (VmHWM of both) and of Redis (as it reports itself).
+the peak of the command and of the largest worker (VmHWM) and of Redis (`used_memory_peak`).
 
 A run that does not speak the whole book is an error. The runs with Piper are skipped, with the reason, if Piper or a
 voice is not installed.
@@ -65,7 +65,7 @@ class NarrationPlan:
     rounds: int = 1
     """Number of rounds. All runs with Piper alternate, so that other load on the machine affects them equally."""
     characters: int = 50_000
-    """Length of the book for Piper."""
+    """Length of the book for Piper, in characters."""
     workers: tuple[int, ...] = (1, 2, 3)
     """Numbers of workers that may use all cores."""
     pinned: tuple[int, ...] = (1, 2)
@@ -79,7 +79,7 @@ QUICK: Final = NarrationPlan(characters=400, workers=(1, 2), pinned=(1,), length
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How one book is narrated."""
+    """Options of one run."""
 
     name: str
     engine: str
@@ -112,11 +112,11 @@ class RunResult:
     scaling: float | None = None
     """Speed relative to one worker in the same round."""
     events: dict[str, float] = field(default_factory=dict, repr=False)
-    """Event of the command -> time of its latest occurrence since the start; `first EVENT` -> that of the first."""
+    """Event of the command -> its latest time since the start, in seconds; `first EVENT` -> its first time."""
 
     @property
     def characters_per_s(self) -> float:
-        """Speed of the narration."""
+        """Speed of the narration, in characters per second."""
         return self.characters / self.speaking_s
 
     @property
@@ -175,7 +175,7 @@ def measure(plan: NarrationPlan, progress: Console) -> dict[str, Any]:
 
 
 def planned_runs(plan: NarrationPlan) -> Iterator[RunOptions]:
-    """Yield the runs in order; without taskset, those with pinned workers are left out."""
+    """Yield the runs in order. Runs with pinned workers are omitted if taskset is not installed."""
     pinned = plan.pinned if shutil.which("taskset") else ()
     for number in range(1, plan.rounds + 1):
         for workers in plan.workers:
@@ -259,7 +259,9 @@ def table(report: dict[str, Any]) -> Table:
     result = Table(title="{cpu_count} CPUs, Python {python}, Redis {redis}".format_map(report["machine"]))
     result.add_column("narration", no_wrap=True)
     result.add_column("characters", justify="right", no_wrap=True)
-    for heading in ("a second", "scaling", "not speech", "first, s", "files, s", "command", "worker", "Redis, MB"):
+    for heading in (
+        "chars/s", "scaling", "not speech", "first, s", "files, s", "command, MB", "worker, MB", "Redis, MB",
+    ):  # fmt: skip
         result.add_column(heading, justify="right")
     rounds: dict[str, list[dict[str, Any]]] = {}
     for run in report["runs"]:
@@ -277,6 +279,7 @@ def _figures(runs: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _count(workers: int) -> str:
+    """Return a number of workers in words, such as `2 workers`."""
     return "1 worker" if workers == 1 else f"{workers} workers"
 
 

@@ -1,4 +1,4 @@
-"""Generates the book of the narration benchmark: Markdown of a given length, reproducible, no repeated sentences."""
+"""Generate the book of the narration benchmark: reproducible Markdown of a given length without repeated sentences."""
 
 from __future__ import annotations
 

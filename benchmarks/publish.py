@@ -1,8 +1,9 @@
 """Latency from publishing to consumers: entries of 100 ms of audio (4.8 KB), one every 5 ms, to one and ten consumers.
 
-The first bytes of each entry's audio are the time before the call of `Publisher.publish`. A consumer in another process
-compares it with the time at which a reader returns the entry. So the latency includes the fenced Lua script, Redis
-waking up its clients, and redis-py on both sides. Ten consumers on a machine with fewer cores also wait for a core.
+The first 8 bytes of each entry's audio contain the time before the call of `Publisher.publish`. A consumer in another
+process compares it with the time at which a reader returns the entry. So the latency includes the Lua script, the time
+until Redis wakes its clients, and redis-py on both sides. On a machine with fewer than ten cores, ten consumers also
+wait for a core.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ INTERVAL_S: Final = 0.005
 """Time between two entries, in seconds."""
 CHUNK_SAMPLES: Final = 2400
 WARM_UP_ENTRIES: Final = 20
-"""Entries at the start of a round that are not measured: scripts are loaded and caches filled."""
+"""Entries at the start of a round that are not measured, because scripts are loaded and caches filled."""
 MAX_CONSUMERS: Final = 10
 
 

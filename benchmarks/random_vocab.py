@@ -1,4 +1,4 @@
-"""Generates a vocabulary in XTTS's format, for random checkpoints: tests and benchmarks must not download the real one.
+"""Generate a vocabulary in XTTS's format for random checkpoints. Tests and benchmarks must not download the real one.
 
 It is a byte-pair encoding with XTTS's special tokens. It is trained on invented words in the scripts that XTTS reads
 (Chinese, Japanese and Korean are romanised first) and on sentences in its languages, so that a text has about as many

@@ -1,14 +1,14 @@
-"""Writes an XTTS checkpoint with random weights in upstream's format: names and sizes are right, the audio is noise.
+"""Write an XTTS checkpoint with random weights in upstream's format: names and sizes are right, the audio is noise.
 
     python -m benchmarks.random_xtts FOLDER           the sizes of XTTS v2: 1.9 GB, half a minute
     python -m benchmarks.random_xtts FOLDER --small   two layers of 128 channels: 95 MB, seconds
 
 Upstream's `Xtts.load_checkpoint` loads the files without changes: config.json, model.pth, vocab.json and
-speakers_xtts.pth. The speed of the model does not depend on the values of the weights, so it is that of the real one.
+speakers_xtts.pth. The speed of a model does not depend on the values of its weights, so it equals the real model's.
 
-The weights are scaled so that values are comparable to a trained model's, too: every token and position affects the
+The weights are scaled so that values are similar to those of a trained model: every token and position affects the
 output, the logits have a similar spread, and the vocoder's audio depends on its input and is neither silent nor
-saturated. Only the end of a segment is random: `stop_bias` sets its probability.
+saturated. Only the end of a segment is random; `stop_bias` changes its probability.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _model(config: XttsConfig, vocab: Path) -> Any:
     model = Xtts(config)
     model.tokenizer = VoiceBpeTokenizer(vocab_file=vocab)
     model.init_models()
-    model.mel_stats.copy_(torch.linspace(1.0, 2.0, 80))  # instead of the ones that it has before weights are loaded
+    model.mel_stats.copy_(torch.linspace(1.0, 2.0, 80))  # initially all ones
     return model
 
 

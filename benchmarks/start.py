@@ -30,7 +30,7 @@ TEXT = "Good morning."
 def starts(queues: Sequence[VoxspoolQueue | SimpleWorkerQueue], rounds: int, jobs: int) -> list[Figure]:
     """Measure *enqueue to start* and *enqueue* of each queue, in ms."""
     for queue in queues:
-        _starts(queue, 5)  # not measured: scripts are loaded and connections made
+        _starts(queue, 5)  # not measured, because scripts are loaded and connections made
     return alternate(rounds, {queue.who: partial(_starts, queue, jobs) for queue in queues})
 
 

@@ -44,7 +44,7 @@ CONCURRENT_JOBS: Final = 8
 RESULTS: Final = "rq:results:"
 """Prefix of the streams in which RQ stores the results of jobs."""
 SETTLE_S: Final = 0.008
-"""Pause before each job, in seconds: the worker finishes its work for the previous job and becomes idle."""
+"""Pause before each job, in seconds. The worker needs it to complete the previous job and become idle."""
 
 
 class StartError(Exception):
@@ -91,7 +91,7 @@ class Testbed:
         """
         command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", engine, "--redis", self.url]
         process = self._launch(engine, [*before, *command, "--jobs", str(CONCURRENT_JOBS)], environ)
-        self._wait(process, lambda: any(card.pid == process.pid for card in client.workers()))
+        self._wait(process, lambda: any(worker.pid == process.pid for worker in client.workers()))
         return process
 
     def simple_worker(self) -> SimpleWorkerQueue:
@@ -135,7 +135,7 @@ class Testbed:
 
 
 class VoxspoolQueue:
-    """The queue of a voxspool worker, as a producer uses it."""
+    """The queue of a voxspool worker, used as by a producer."""
 
     who: Final = OURS
 
@@ -160,7 +160,7 @@ class VoxspoolQueue:
 
 
 class SimpleWorkerQueue:
-    """The queue of RQ's SimpleWorker; its jobs call a function that does nothing, and use JSON as voxspool's do."""
+    """The queue of RQ's SimpleWorker; its jobs call a function that does nothing and use JSON like voxspool's jobs."""
 
     who: Final = RQ
 
@@ -194,14 +194,14 @@ def wait_all(redis_client: redis.Redis, job_ids: Sequence[str]) -> None:
 
 
 def paced(jobs: int) -> Iterator[int]:
-    """Yield the numbers of `jobs` jobs, each after a pause in which the workers become idle."""
+    """Yield 0 to `jobs` - 1, each after a pause in which the workers become idle."""
     for job in range(jobs):
         time.sleep(SETTLE_S)
         yield job
 
 
 def environment() -> dict[str, str]:
-    """Return the environment variables without voxspool's own, except the folder of Piper voices."""
+    """Return the environment without voxspool's variables, except the folder of Piper voices."""
     return {
         name: value
         for name, value in os.environ.items()

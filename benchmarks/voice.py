@@ -1,8 +1,8 @@
 """Piper through the queue: one passage of about 700 characters at a time, while the other workers are idle.
 
 *piper first chunk* is the time from the call of `enqueue` to the first audio at a waiting consumer; Piper synthesises
-the whole first segment, which is short. *piper real-time factor* is the worker's: computing time divided by audio
-duration. Both depend mostly on the machine. Skipped, with the reason, if Piper or a voice is not installed.
+the whole first segment, which is short. *piper real-time factor* is reported by the worker: computing time divided
+by audio duration. Both depend mostly on the machine. Skipped, with the reason, if Piper or a voice is not installed.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ It writes the JSON file and a plot (.png), and prints a table. The checkpoint (1
 | sentence, passage | real-time factor: computing time / audio duration; the passage is 7 sentences in sequence |
 | narration | real-time factor of 20 sentences in a batch; upstream has no batches, so its passage is compared |
 | chunk | time from one chunk of a sentence to the next, for each chunk number: token generation and vocoding |
-| load, peak memory | of a process that loads the model and speaks a few words; from its start, with files cached |
+| load, peak memory | of a process that loads the model and speaks a few words; from its start, with cached files |
 | decode | tokens per second with a number of rows, without vocoding |
 
 The systems alternate, and figures are medians over rounds; upstream is slow, so it speaks the passage once. The machine
-must have no other load: PyTorch's threads synchronise often, and each time one waits for a core costs milliseconds.
+must have no other load: PyTorch's threads synchronise often, and a thread that waits for a core costs milliseconds.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def table(report: dict[str, Any]) -> Table:
         f"{maximum['gflops_fp32']:.0f} / {maximum['gflops_bf16']:.0f} GFLOP/s in fp32 / bf16"
     )
     result.add_column("figure")
-    result.add_column("of")
+    result.add_column("system")
     for heading in ("p50", "unit", "n"):
         result.add_column(heading, justify="right", no_wrap=True)
     for figure in report["figures"]:

@@ -1,8 +1,8 @@
-"""Measures the hardware limits of this machine: memory bandwidth and floating-point operations per second.
+"""Measure the hardware limits of this machine: memory bandwidth and floating-point operations per second.
 
 A step with one row reads all weights once, so memory bandwidth limits it. With many rows, the weights are read once for
 all of them, and arithmetic is the limit. Each result is the best of several attempts, because other programs can only
-make them worse.
+slow an attempt down.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MIN_SIZE: Final = 256
 MAX_SIZE: Final = 2048
 """Smallest and largest square matrices that are multiplied, in rows."""
 ENOUGH_S: Final = 0.05
-"""Duration of a product from which it is measured well enough, in seconds; larger matrices are not tried then.
+"""Duration of a matrix product that is long enough for a precise result, in seconds. It ends the search for a size.
 
-A processor without bf16 instructions would need half a minute for the largest.
+A processor without bf16 instructions would need half a minute for the largest matrices.
 """
 ATTEMPTS: Final = 5
 
@@ -40,7 +40,7 @@ def limits() -> dict[str, Any]:
 
 
 def _gflops(dtype: torch.dtype) -> float:
-    """Return the speed of a matrix product in GFLOP/s, with the first size that takes ENOUGH_S, or else the largest."""
+    """Return the speed of a matrix product in GFLOP/s, at the first size that takes ENOUGH_S or at the largest size."""
     size = MIN_SIZE
     while True:
         matrix = torch.randn(size, size, dtype=dtype)
@@ -51,7 +51,7 @@ def _gflops(dtype: torch.dtype) -> float:
 
 
 def _best_s(work: Callable[[], object]) -> float:
-    """Return the shortest time of ATTEMPTS calls, after one that is not measured, in seconds."""
+    """Return the shortest time of ATTEMPTS calls, in seconds. One more call before them is not measured."""
     work()
     times = []
     for _ in range(ATTEMPTS):

@@ -36,9 +36,9 @@ CHARS_PER_SECOND: Final = 15.0
 API: Final = "upstream TTS.api"
 STREAM: Final = "upstream inference_stream"
 VOXSPOOL: Final = {"voxspool fp32": "fp32", "voxspool bf16": "bf16", "voxspool int8": "int8"}
-"""Name of a system -> its precision."""
+"""System -> its precision."""
 SILENCE_SAMPLES: Final = 10_000
-"""Silence that TTS.api adds after each sentence; it is not counted."""
+"""Silence that TTS.api adds after each sentence, in samples; it is not counted."""
 CLIP_S: Final = 10.0
 """Duration of the voice's clip; typical clips have 6 to 30 s."""
 
@@ -76,7 +76,7 @@ def write_clip(path: Path) -> None:
 
 
 class UpstreamApi:
-    """Upstream's high-level interface, called as its documentation does: per sentence, with the path of the clip."""
+    """Upstream's high-level interface, called as in its documentation: once per sentence, with the path of the clip."""
 
     def __init__(self, folder: Path, clip: Path) -> None:
         from TTS.api import TTS
@@ -93,7 +93,7 @@ class UpstreamApi:
         return self._tts.synthesizer.tts_model
 
     def speak(self, sentence: Sentence) -> Iterator[int]:
-        """Yield the whole sentence when it is complete: this interface does not stream."""
+        """Speak the whole sentence, then yield its number of samples: this interface does not stream."""
         with _quiet():
             samples = self._tts.tts(
                 sentence.text, language="en", speaker_wav=str(self._clip), split_sentences=False,
@@ -115,7 +115,7 @@ class UpstreamStream:
         self._voice = next(iter(model.speaker_manager.speakers.values()))
 
     def speak(self, sentence: Sentence) -> Iterator[int]:
-        """Yield a chunk every 20 tokens."""
+        """Yield the number of samples of each chunk; a chunk has 20 tokens."""
         with _quiet():
             for chunk in self._model.inference_stream(
                 sentence.text, "en", self._voice["gpt_cond_latent"], self._voice["speaker_embedding"],
@@ -145,17 +145,17 @@ class VoxspoolEngine:
         self._fix_lengths()
 
     def _fix_lengths(self) -> None:
-        """Make the engine end each segment after the sentence's number of tokens, and generate it once only."""
+        """Make the engine end each segment after the sentence's number of tokens, and never repeat a faulty segment."""
         gpt, self.engine._tries = self.engine._gpt, 1  # noqa: SLF001 - the engine has no option for this
         start = gpt.start
         gpt.start = lambda prefix, text, seed, _most: start(prefix, text, seed, self._tokens)
 
     def speak(self, sentence: Sentence) -> Iterator[int]:
-        """Yield the chunks of one segment."""
+        """Speak one segment, and yield the number of samples of each chunk."""
         yield from self.narrate([sentence])
 
     def narrate(self, sentences: Sequence[Sentence]) -> Iterator[int]:
-        """Admit the next sentence when a row is free, as the scheduler does."""
+        """Speak sentences in parallel: start the next one when a row is free, as the scheduler does."""
         waiting = list(sentences)
         active = 0
         while waiting or active:
@@ -168,7 +168,7 @@ class VoxspoolEngine:
                     yield len(chunk.pcm)
 
     def _admit(self, sentence: Sentence) -> None:
-        """Put a sentence into a free row, as a job of its own."""
+        """Start a sentence in a free row, as a separate job."""
         from voxspool_worker.engines.base import SpeechSegment
 
         self._tokens, self._jobs = sentence.tokens, self._jobs + 1
