@@ -6,22 +6,22 @@ BIN := $(VENV)/bin
 RUNS ?= 1000
 SEED ?= 1
 
-# Two thirds of a system test are waiting, so three tests a core run at once; of those of XTTS, which compute, only one.
+# System tests wait for two thirds of their time, so three run per core. One process runs all tests of XTTS.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses
 THREE_A_CORE := $(PYTEST) $(shell expr 3 '*' $(CORES))
 
-# uv installs from requirements.lock and checks the hash of each file. The one on the PATH is used, else one in the environment.
+# uv installs from requirements.lock and checks the hash of each file. A uv on the PATH is preferred to one in $(VENV).
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 ENVIRONMENT := $(BIN)/python $(filter $(BIN)/uv,$(UV))
 INSTALL := $(UV) pip install --python $(BIN)/python --constraint requirements.lock
 
-# They compute: with more processes than this they take longer.
+# Unlike system tests, these tests do not wait: more processes than cores + 1 would make them slower.
 UNIT_TESTS := tests/producer tests/worker tests/project --ignore tests/worker/engines/xtts
 
 STYLE := $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports
 
-# The tests start hundreds of processes; without stored bytecode each of them would compile every module again.
+# The tests start hundreds of processes. Without stored bytecode each of them would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -30,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(ENVIRONMENT) ## make .venv (or VENV=elsewhere) with everything: both packages, Piper, XTTS (6 GB), test tools
+install: $(ENVIRONMENT) ## create .venv (or VENV=folder) with both packages, Piper, XTTS (6 GB) and the test tools
 	@$(INSTALL) --editable 'producer[play,books,m4b,pdf,docx,verify,store]' --editable 'worker[demo,xtts-all,metrics]' \
 		--requirement tests/requirements.txt
 
@@ -38,28 +38,28 @@ demo: $(ENVIRONMENT) ## speak a passage with Piper through a private Redis and w
 	@$(INSTALL) --editable 'producer[books,m4b]' --editable 'worker[demo]'
 	@$(BIN)/voxspool demo -o demo.wav
 
-test: install ## all tests: unit, and system on a real server (Valkey) and real workers
+test: install ## run all tests: unit tests, and system tests with a real server (Valkey) and real workers
 	$(THREE_A_CORE) --durations 10
 
-test-redis: install ## the system tests on another server: make test-redis SERVER=/path/to/redis-server, or SERVER=oldest
-	@test -n "$(SERVER)" || { echo "say which server: make test-redis SERVER=/usr/bin/redis-server, or SERVER=oldest"; exit 2; }
+test-redis: install ## run the system tests on another server: SERVER=/path/to/redis-server, or SERVER=oldest
+	@test -n "$(SERVER)" || { echo "SERVER is not set: make test-redis SERVER=/usr/bin/redis-server, or SERVER=oldest"; exit 2; }
 	REDIS_SERVER="$(SERVER)" $(THREE_A_CORE) $(TESTS)
 
-soak: install ## RUNS=1000 random runs of faults on real processes, from SEED=1 on; half an hour
+soak: install ## run RUNS=1000 random fault scenarios on real processes, with seeds from SEED=1; half an hour
 	MODEL_RUNS=$(RUNS) MODEL_SEED=$(SEED) $(BIN)/python -m pytest -s tests/system/test_model.py
 
-lint: install ## style, types and import contracts
+lint: install ## check style, types and import contracts
 	$(STYLE)
 	$(BIN)/mypy
 
-check: install ## what `make lint` does, and beside it all unit tests except those of XTTS, which build the site; a minute
+check: install ## lint, and run all unit tests except those of XTTS; they also build the site; a minute
 	$(STYLE)
 	@$(BIN)/mypy & types=$$!; $(PYTEST) $(shell expr $(CORES) + 1) $(UNIT_TESTS); tests=$$?; wait $$types && exit $$tests
 
 docs: install ## build the documentation site into build/docs; a broken link or a missing reference is an error
 	$(BIN)/python tools/docs.py
 
-lock: $(ENVIRONMENT) ## renew requirements.lock: the newest version of every dependency, for all systems and Pythons
+lock: $(ENVIRONMENT) ## update requirements.lock to the newest version of every dependency, for all systems and Pythons
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/dependencies.py lock
 
 platforms: $(ENVIRONMENT) ## show which systems and Pythons can install from the lock with wheels alone, store build/platforms.json
@@ -72,24 +72,24 @@ packages: $(ENVIRONMENT) ## build both distributions into dist/ and check their 
 	$(BIN)/python -m build --outdir dist worker
 	$(BIN)/twine check --strict dist/*
 
-bench: install ## measure, print a table, store build/bench.json
+bench: install ## measure speed and memory, print a table, store build/bench.json
 	$(BIN)/python -m benchmarks.bench --out build/bench.json
 
-bench-xtts: install ## measure XTTS beside upstream, store build/bench-xtts.json and .png; a quarter of an hour
+bench-xtts: install ## measure XTTS and upstream, store build/bench-xtts.json and .png; a quarter of an hour
 	$(BIN)/python -m benchmarks.xtts --out build/bench-xtts.json
 
 bench-narration: install ## measure the narration of a book, store build/bench-narration.json; a quarter of an hour
 	$(BIN)/python -m benchmarks.narration --out build/bench-narration.json
 
-load: install ## 1,000 jobs, 100 readers, a kill -9, a stalled Redis: print a table, store build/load.json
+load: install ## run a load test (1,000 jobs, 100 readers, a kill -9, a stalled Redis), store build/load.json
 	$(BIN)/python -m benchmarks.load --out build/load.json
 
-clean: ## remove what the other commands made
+clean: ## delete everything that the other commands create
 	rm -rf $(VENV) build dist demo.wav .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
-	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11 to 3.14, or name one with PYTHON=/path/to/python"; exit 2; }
-	@echo "making $(VENV)"
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 to 3.14, or set PYTHON=/path/to/python"; exit 2; }
+	@echo "creating $(VENV)"
 	@if command -v uv >/dev/null; then uv venv --quiet --seed --python $(PYTHON) $(VENV); else $(PYTHON) -m venv $(VENV); fi
 
 $(BIN)/uv: | $(BIN)/python

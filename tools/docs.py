@@ -1,10 +1,10 @@
-"""Build the documentation site: docs/, and what else of the repository belongs to it, becomes static HTML.
+"""Build the documentation site from docs/ and other pages of the repository, as static HTML.
 
 Usage: docs.py [--out build/docs]
 
-The pages are copied beside the output, and Zensical builds from the copy. In the copy, links that leave docs/ lead to
-pages or files of the site, so that the site is complete without the repository. The reference of the commands is
-written from click. Nothing is fetched while building, and the site loads nothing from another host.
+The pages are copied beside the output, and Zensical builds the copy. In the copy, links to files outside docs/ become
+links to copies on the site, so the site works without the repository. The reference of the commands is generated from
+click. The build needs no network, and the site loads nothing from other hosts.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 CONFIG = ROOT / "zensical.toml"
 COMMANDS = {"voxspool": voxspool, "voxspool-worker": voxspool_worker}
-ELSEWHERE = {
+OTHER_PAGES = {
     ROOT / "CHANGELOG.md": "changelog.md",
     ROOT / "CONTRIBUTING.md": "contributing.md",
     ROOT / "SECURITY.md": "reporting.md",
@@ -34,11 +34,11 @@ ELSEWHERE = {
     ROOT / "examples/engine/README.md": "engine-plugins.md",
     ROOT / "examples/python/README.md": "examples.md",
 }
-"""Pages of the site that do not lie in docs/ -> their names there."""
+"""Page of the site outside docs/ -> its name on the site."""
 
 LINK = re.compile(r"(?<=\])\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
-"""Code, in which nothing is a link."""
+"""Pattern of Markdown code, in which links are not changed."""
 
 
 def build(out: Path) -> None:
@@ -47,9 +47,9 @@ def build(out: Path) -> None:
     for folder in (out, source):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(DOCS, source)
-    for page in [*DOCS.glob("*.md"), *ELSEWHERE]:
+    for page in [*DOCS.glob("*.md"), *OTHER_PAGES]:
         text = site_links(page.read_text(encoding="utf-8"), page, source)
-        (source / ELSEWHERE.get(page, page.name)).write_text(text, encoding="utf-8")
+        (source / OTHER_PAGES.get(page, page.name)).write_text(text, encoding="utf-8")
     for name, command in COMMANDS.items():
         (source / f"command-{name}.md").write_text("".join(command_page(name, command)), encoding="utf-8")
     zensical(source, out)
@@ -58,7 +58,8 @@ def build(out: Path) -> None:
 def zensical(source: Path, out: Path) -> None:
     """Run Zensical on a folder of pages, with the settings of zensical.toml.
 
-    Zensical finds its folders from the place of its file, so the file is copied; Python's code is named by full paths.
+    Zensical's paths are relative to its settings file. So a copy of the file is written beside the pages, with full
+    paths to the Python packages.
     """
     config = tomllib.loads(CONFIG.read_text(encoding="utf-8"))["project"]
     text = CONFIG.read_text(encoding="utf-8")
@@ -72,49 +73,49 @@ def zensical(source: Path, out: Path) -> None:
 
 
 def site_links(text: str, page: Path, source: Path) -> str:
-    """Return a page's text with links that are right on the site.
+    """Return a page's text with the links of the site. Exit if a link's target is not a file.
 
-    A link to a page that lies elsewhere leads to its copy; one to any other file outside docs/ to a copy of that file,
-    whose suffix .txt makes a browser show it; one to a folder becomes its name alone.
+    Links to OTHER_PAGES lead to their names on the site. Links to other files outside docs/ lead to copies with the
+    suffix .txt, which browsers display.
     """
 
-    def changed(link: re.Match[str]) -> str:
+    def site_link(link: re.Match[str]) -> str:
         target, anchor = (page.parent / link[1]).resolve(), link[2] or ""
-        if target in ELSEWHERE:
-            return f"({ELSEWHERE[target]}{anchor})"
+        if target in OTHER_PAGES:
+            return f"({OTHER_PAGES[target]}{anchor})"
         if target == ROOT / "README.md":
             return f"(index.md{anchor})"
         if target.is_relative_to(DOCS):
             return f"({target.relative_to(DOCS)}{anchor})"
         if not target.is_file():
             raise SystemExit(f"{page.relative_to(ROOT)} links to {link[1]}, which is not a file")
-        name = f"{target.relative_to(ROOT)}.txt".lstrip(".")  # Zensical leaves out hidden folders
+        name = f"{target.relative_to(ROOT)}.txt".lstrip(".")  # Zensical omits hidden folders
         copy = Path("files") / name
         (source / copy).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(target, source / copy)
         return f"({copy}{anchor})"
 
     parts = FENCE.split(text)
-    return "".join(part if place % 2 else LINK.sub(changed, part) for place, part in enumerate(parts))
+    return "".join(part if place % 2 else LINK.sub(site_link, part) for place, part in enumerate(parts))
 
 
 def command_page(name: str, command: click.Command) -> Iterator[str]:
-    """Yield the page of a program: each of its commands with its help, usage and options."""
-    yield f"# The command {name}\n\nThis page is made from `{name} --help`. How the commands behave in scripts and\n"
-    yield "terminals is on [the command line](cli.md).\n\n"
+    """Yield the parts of a program's page: help, usage and options of each command."""
+    yield f"# The command {name}\n\nThis page is generated from `{name} --help`. [The command line](cli.md) describes\n"
+    yield "how the commands behave in scripts and terminals.\n\n"
     yield from command_section(name, command, 2)
 
 
 def command_section(name: str, command: click.Command, level: int) -> Iterator[str]:
-    """Yield the section of a command, and below it those of its own commands."""
+    """Yield the section of a command, then the sections of its subcommands."""
     context = click.Context(command, info_name=name)
     yield f"{'#' * level} {name}\n\n"
     yield from help_text(command.help or "")
     yield f"```text\n{' '.join([name, *command.collect_usage_pieces(context)])}\n```\n\n"
     rows = [record for option in command.get_params(context) if (record := option.get_help_record(context))]
-    rows = [(option, said) for option, said in rows if said]
+    rows = [(option, description) for option, description in rows if description]
     yield "| option | |\n|---|---|\n"
-    yield from (f"| `{cell(option)}` | {cell(said)} |\n" for option, said in rows)
+    yield from (f"| `{cell(option)}` | {cell(description)} |\n" for option, description in rows)
     yield "\n"
     if isinstance(command, click.Group):
         for word in command.list_commands(context):
@@ -123,19 +124,19 @@ def command_section(name: str, command: click.Command, level: int) -> Iterator[s
 
 
 def help_text(text: str) -> Iterator[str]:
-    """Yield a help text as Markdown. A paragraph that click must not wrap (after a backspace) becomes a block."""
+    """Yield a help text as Markdown. A paragraph that starts with a backspace (do not wrap) becomes a code block."""
     for paragraph in inspect.cleandoc(text).split("\n\n"):
         kept = paragraph.startswith("\b")
         yield f"```text\n{paragraph[1:].strip()}\n```\n\n" if kept else f"{escaped(paragraph)}\n\n"
 
 
 def cell(text: str) -> str:
-    """Return a text that stands in one cell of a table."""
+    """Return a text escaped for a cell of a Markdown table."""
     return escaped(text).replace("|", "\\|")
 
 
 def escaped(text: str) -> str:
-    """Return a text in which Markdown sees no link and no tag."""
+    """Return a text whose brackets are not Markdown links or HTML tags."""
     return text.replace("[", "\\[").replace("<", "&lt;")
 
 
