@@ -1,4 +1,4 @@
-"""What `split` and `normalise` promise of every text, and what they do with texts that people write."""
+"""`split` and `normalise`: properties that hold for every text, and results for texts that people write."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def spoken(text: str, language: str = "en", limits: Limits = LIMITS) -> list[str
     return [piece.text for piece in split(text, language, limits)]
 
 
-# Every text
+# Properties that hold for every text
 
 
 @every_text
 @given(texts, languages, limits)
-def test_pieces_tile_the_text(text: str, language: str, limits: Limits) -> None:
+def test_pieces_cover_the_whole_text(text: str, language: str, limits: Limits) -> None:
     pieces = split(text, language, limits)
     if not speakable(text):
         assert pieces == []
@@ -87,7 +87,7 @@ def test_every_letter_and_number_is_spoken_by_the_piece_that_spans_it(text: str,
     for piece in split(text, language, limits):
         assert speakable(piece.text)
         span = normalise(text[piece.start : piece.end])
-        # Compared decomposed: which letters NFC composes may hang on symbols that are left unspoken.
+        # Compared decomposed: which letters NFC composes may depend on symbols that are not spoken.
         assert letters(unicodedata.normalize("NFD", piece.text)) == letters(unicodedata.normalize("NFD", span))
 
 
@@ -110,7 +110,7 @@ def test_a_piece_is_normalised_and_the_last_has_no_pause(text: str, language: st
 
 @every_text
 @given(st.lists(texts, min_size=2, max_size=4), languages, limits)
-def test_no_piece_says_words_of_two_paragraphs(paragraphs: list[str], language: str, limits: Limits) -> None:
+def test_no_piece_has_words_of_two_paragraphs(paragraphs: list[str], language: str, limits: Limits) -> None:
     text = "\n\n".join(paragraphs)
     end = 0
     breaks = [end := end + len(paragraph) + 2 for paragraph in paragraphs[:-1]]
@@ -120,13 +120,13 @@ def test_no_piece_says_words_of_two_paragraphs(paragraphs: list[str], language: 
 
 @every_text
 @given(texts)
-def test_normalise_twice_is_normalise_once(text: str) -> None:
+def test_a_second_normalise_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
 
 
 @every_text
 @given(texts)
-def test_normalised_text_is_one_composed_line_of_what_can_be_read(text: str) -> None:
+def test_normalised_text_is_one_composed_line_without_silent_characters(text: str) -> None:
     plain = normalise(text)
     assert unicodedata.is_normalized("NFC", plain)
     assert plain == " ".join(plain.split())
@@ -134,11 +134,11 @@ def test_normalised_text_is_one_composed_line_of_what_can_be_read(text: str) -> 
     assert speakable(plain) == speakable(text)
 
 
-# The engine's own measure
+# The engine's own check
 
 
 def spelt_out(text: str) -> int:
-    """A measure that grows unlike characters: a digit is worth seven."""
+    """Return a length in which a digit counts as seven characters."""
     return sum(7 if unicodedata.category(character)[0] == "N" else 1 for character in text)
 
 
@@ -149,7 +149,7 @@ measures = st.builds(
 
 @every_text
 @given(texts, languages, limits, st.integers(7 * MARKS_MAX, 400))
-def test_every_piece_fits_by_the_engines_measure(text: str, language: str, limits: Limits, most: int) -> None:
+def test_every_piece_passes_the_engines_check(text: str, language: str, limits: Limits, most: int) -> None:
     measured = replace(limits, fits=lambda spoken: spelt_out(spoken) <= most)
     pieces = split(text, language, measured)
     assert all(spelt_out(piece.text) <= most for piece in pieces)
@@ -159,14 +159,16 @@ def test_every_piece_fits_by_the_engines_measure(text: str, language: str, limit
 
 @every_text
 @given(texts, languages, measures)
-def test_a_measure_drops_no_letter_even_where_nothing_fits(text: str, language: str, measured: Limits) -> None:
+def test_no_letter_is_lost_even_if_the_engines_check_refuses_everything(
+    text: str, language: str, measured: Limits
+) -> None:
     for piece in split(text, language, measured):
         span = normalise(text[piece.start : piece.end])
         assert letters(unicodedata.normalize("NFD", piece.text)) == letters(unicodedata.normalize("NFD", span))
         assert len(piece.text) <= measured.max_chars
 
 
-def test_what_does_not_fit_is_cut_at_its_clauses() -> None:
+def test_a_sentence_that_does_not_fit_is_cut_at_its_clauses() -> None:
     measured = replace(LIMITS, fits=lambda text: spelt_out(text) <= 100)
     assert spoken("It took 1234567 days, then 67890 more, and 1234567890 in all.", limits=measured) == [
         "It took 1234567 days,",
@@ -175,12 +177,12 @@ def test_what_does_not_fit_is_cut_at_its_clauses() -> None:
     ]
 
 
-def test_short_sentences_stay_apart_where_they_do_not_fit_together() -> None:
+def test_short_sentences_are_not_joined_if_the_result_would_not_fit() -> None:
     measured = replace(LIMITS, fits=lambda text: spelt_out(text) <= 40)
     assert spoken("In 1999. In 2001. In 2003.", limits=measured) == ["In 1999.", "In 2001.", "In 2003."]
 
 
-def test_the_engine_is_asked_about_once_a_piece() -> None:
+def test_the_engines_check_is_called_about_once_per_piece() -> None:
     asked: list[str] = []
 
     def fits(text: str) -> bool:
@@ -211,11 +213,11 @@ def test_the_engine_is_asked_about_once_a_piece() -> None:
         ("\ue000\uffff", ""),
     ],
 )
-def test_normalise_keeps_what_is_read_and_drops_what_is_not(text: str, plain: str) -> None:
+def test_normalise_keeps_what_is_spoken_and_drops_the_rest(text: str, plain: str) -> None:
     assert normalise(text) == plain
 
 
-def test_a_pile_of_marks_is_cut_to_what_unicode_calls_safe() -> None:
+def test_a_long_run_of_marks_is_cut_to_unicodes_limit() -> None:
     assert normalise("a" + "\u0323\u0301" * 50_000 + "b") == "ạ" + "\u0323" * 14 + "\u0301" * 15 + "b"
 
 
@@ -233,11 +235,11 @@ def test_symbols_are_not_speakable(text: str) -> None:
 # Sentences and paragraphs
 
 
-def test_an_abbreviation_ends_no_sentence() -> None:
+def test_an_abbreviation_does_not_end_a_sentence() -> None:
     assert split("Dr. Smith went home.", "en", LIMITS) == [Piece(0, 20, "Dr. Smith went home.", 0.0)]
 
 
-def test_sentences_are_pieces_with_a_pause_between() -> None:
+def test_sentences_are_pieces_with_a_pause_between_them() -> None:
     text = "The first sentence is here. The second one follows it."
     assert split(text, "en", LIMITS) == [
         Piece(0, 28, "The first sentence is here.", SENTENCE_PAUSE_S),
@@ -257,7 +259,7 @@ def test_a_single_line_end_is_a_space(line_end: str) -> None:
     assert spoken(f"It was a dark{line_end}and stormy night.") == ["It was a dark and stormy night."]
 
 
-def test_a_row_of_asterisks_between_paragraphs_is_spanned_and_not_spoken() -> None:
+def test_a_row_of_asterisks_between_paragraphs_is_part_of_a_span_and_not_spoken() -> None:
     pieces = split("* * *\n\nThe end of it.\n\n***\n\nThe beginning.\n\n---\n", "en", LIMITS)
     assert [piece.text for piece in pieces] == ["The end of it.", "The beginning."]
     assert [(piece.start, piece.end) for piece in pieces] == [(0, 28), (28, 48)]
@@ -269,18 +271,18 @@ def test_symbols_after_a_sentence_stay_in_its_paragraph() -> None:
     assert pieces[0].pause_s == PARAGRAPH_PAUSE_S
 
 
-def test_short_sentences_join_what_follows() -> None:
+def test_a_short_sentence_is_joined_with_the_next_one() -> None:
     assert spoken("1. Open the door and go in. Yes. No. Then he sat down at the table.") == [
         "1. Open the door and go in.",
         "Yes. No. Then he sat down at the table.",
     ]
 
 
-def test_a_short_last_sentence_joins_what_precedes() -> None:
+def test_a_short_last_sentence_is_joined_with_the_one_before() -> None:
     assert spoken("He sat down at the long table. Why?") == ["He sat down at the long table. Why?"]
 
 
-def test_a_short_sentence_stays_alone_where_joining_would_break_the_limit() -> None:
+def test_a_short_sentence_is_not_joined_if_that_would_exceed_the_limit() -> None:
     assert spoken("Yes! " + "a" * 30, limits=Limits(250, 32)) == ["Yes!", "a" * 30]
 
 
@@ -306,20 +308,20 @@ def test_an_unknown_language_is_read_as_english(language: str) -> None:
 
 
 def test_sentencex_still_panics_on_a_broad_space_before_a_full_stop() -> None:
-    # When this fails, the mask in split.py may do less.
+    # When this test fails, `_sentence_ends` need not replace spaces any more.
     with pytest.raises(BaseException, match="char boundary") as panic:
         sentencex.segment("ru", "B\u3000.Dr.'a")
     assert type(panic.value).__name__ == "PanicException"
     assert spoken("B\u3000.Dr.'a", "ru") == ["B .Dr.'a"]
 
 
-# Named as pyo3 names it. A stand-in: no text is known that makes sentencex fail behind the mask.
+# A stand-in with the name of pyo3's class: no text is known that makes sentencex fail after the replacement of spaces.
 class PanicException(BaseException):
     pass
 
 
 @pytest.mark.parametrize("fault", [PanicException(), ValueError()])
-def test_where_sentencex_fails_a_plain_rule_stands_in(monkeypatch: pytest.MonkeyPatch, fault: BaseException) -> None:
+def test_if_sentencex_fails_sentences_end_at_plain_marks(monkeypatch: pytest.MonkeyPatch, fault: BaseException) -> None:
     def fail(_language: str, _text: str) -> list[str]:
         raise fault
 
@@ -332,7 +334,7 @@ def test_where_sentencex_fails_a_plain_rule_stands_in(monkeypatch: pytest.Monkey
     ]
 
 
-def test_an_interrupt_is_no_panic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_not_treated_as_a_panic(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_language: str, _text: str) -> list[str]:
         raise KeyboardInterrupt
 
@@ -365,7 +367,7 @@ def test_a_long_sentence_without_clauses_is_cut_between_words_in_even_parts() ->
     assert parts == [" ".join(["word"] * 7)] * 2
 
 
-def test_a_long_sentence_of_chinese_is_cut_after_its_commas() -> None:
+def test_a_long_chinese_sentence_is_cut_after_its_commas() -> None:
     assert spoken("今天天气很好，我们去公园玩吧，" * 3, "zh", Limits(20, 20)) == ["今天天气很好，我们去公园玩吧，"] * 3
 
 
@@ -391,14 +393,14 @@ def test_a_hard_cut_keeps_joined_emoji_together() -> None:
     assert all(span.startswith(("a", family)) for span in spans)
 
 
-def test_symbols_do_not_fill_pieces() -> None:
+def test_a_long_run_of_symbols_does_not_become_pieces() -> None:
     pieces = split("Hello" + "!" * 10_000 + " you there", "en", LIMITS)
     assert letters("".join(piece.text for piece in pieces)) == "Helloyouthere"
     assert len(pieces) == 2
 
 
 @pytest.mark.parametrize("limits", [(2, 50, 20), (50, 0, 20)])
-def test_limits_that_cannot_be_kept_are_refused(limits: tuple[int, int, int]) -> None:
+def test_limits_below_three_characters_are_refused(limits: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="fewer than 3"):
         Limits(*limits)
 
@@ -427,7 +429,7 @@ PROSE = "The quick brown fox, which was brown, jumped over Mr. Dog. It was 3.14 
         "\n\n*",
     ],
 )
-def test_time_to_split_grows_with_the_length_and_not_with_its_square(unit: str) -> None:
+def test_time_to_split_grows_linearly_with_the_length(unit: str) -> None:
     short, long = (f"Hi {unit * (characters // len(unit))} there" for characters in (15_000, 60_000))
     assert split(long, "en", LIMITS)[-1].end == len(long)
     assert growth(lambda: split(short, "en", LIMITS), lambda: split(long, "en", LIMITS)) < 8, "4 times the text"

@@ -1,6 +1,6 @@
-"""The speech engines. All have the interface in `base`; the module of an engine is imported when `load` needs it.
+"""The speech engines. All implement the interface in `base`; `load` imports the module of an engine when it needs it.
 
-Three are voxspool's own. Other distributions add theirs with entry points (`plugins`).
+Three engines are part of voxspool. Other distributions add theirs with entry points (`plugins`).
 """
 
 from __future__ import annotations

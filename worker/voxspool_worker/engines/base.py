@@ -82,14 +82,14 @@ class SpeechSegment:
     """A piece of a job's text, ready to be spoken: about a sentence."""
 
     job: str
-    """Which run of which job; the chunks carry it back."""
+    """Identifies a run of a job; the chunks of the segment have the same value."""
     index: int
-    """Counts from 0, in the order of the text."""
+    """Position of the segment in its job, from 0."""
     text: str
     """The text to speak: normalised, no longer than `Engine.limits` allows, with a letter or digit in it."""
     start: int
     end: int
-    """The span of the job's text that this says, in characters."""
+    """The span of the job's text that this segment speaks, in characters."""
     pause_s: float
     """Silence after it, in seconds. The worker adds it; an engine does not."""
     voice: Voice
@@ -99,7 +99,7 @@ class SpeechSegment:
     speed: float
     """Rate of speech, 0.5 (half) to 2.0 (double)."""
     seed: int
-    """32 bits, for whatever is random: the same segment and seed give the same samples on the same machine."""
+    """Seed of all random numbers, 32 bits: the same segment and seed give the same samples on the same machine."""
     live: bool = True
     """True if the chunks are published while the segment is spoken. If not, they are used when it is complete, so an
     engine may replace a bad try by another."""
@@ -130,15 +130,15 @@ class AudioChunk:
     last: bool
     """True if the segment is complete with this chunk."""
     spoken: SpokenSegment | None = None
-    """With the last chunk, if the engine checks what it says; None: said once, with the segment's seed."""
+    """Set with the last chunk if the engine checks its audio; None: spoken once, with the segment's seed."""
 
 
 class SegmentError(Exception):
-    """One segment cannot be spoken; its row is free again and the others go on.
+    """One segment cannot be spoken; its row is free again, and the other segments continue.
 
-    Raise it from `Engine.step`. The job of this segment fails with the reason, which its reader sees: one line, without
-    the text. Any other exception means that the engine itself can no longer be trusted: the worker hands its jobs back
-    and ends.
+    Raise it from `Engine.step`. The job of this segment fails with `reason`, which its reader sees: one line, without
+    the text. Any other exception means that the engine no longer works: the worker returns its jobs to the queue and
+    ends.
     """
 
     def __init__(self, segment: SpeechSegment, reason: str) -> None:
@@ -150,17 +150,18 @@ class SegmentError(Exception):
 class Engine(Protocol):
     """A speech engine, loaded and ready to speak.
 
-    Whoever makes it raises MissingExtraError for a library, CheckpointError for a model's file, SettingsError for a
-    setting (all of `voxspool.errors`), each with one line that says what to do.
+    Its constructor raises MissingExtraError if a library is missing, CheckpointError if a file of the model is missing
+    or broken, and SettingsError for an invalid setting (all of `voxspool.errors`), each with one line that says what to
+    do.
     """
 
     @property
     def name(self) -> str:
-        """What jobs and queues call it, and what it is registered as: at most 32 of a-z 0-9 _ -."""
+        """The name of the engine in jobs, queues and its registration: at most 32 of a-z 0-9 _ -."""
 
     @property
     def model(self) -> str:
-        """The model's name and version, for people and for reproducing a speech. Another model has another text."""
+        """Name and version of the model, for people and for reproducing a speech: different for every model."""
 
     @property
     def device(self) -> str:
@@ -168,43 +169,43 @@ class Engine(Protocol):
 
     @property
     def sample_rate(self) -> int:
-        """Of every chunk, in Hz. It never changes: a voice of another rate is resampled."""
+        """Sample rate of every chunk, in Hz. It never changes: a voice of another rate is resampled."""
 
     @property
     def rows(self) -> int:
-        """How many segments it speaks at once, 1 or more. It never changes."""
+        """Number of segments that the engine speaks at once, 1 or more. It never changes."""
 
     @property
     def free(self) -> int:
-        """How many rows can take a segment now: `rows`, less one for each segment that has not given its last chunk."""
+        """Number of free rows: `rows` minus the number of segments whose last chunk was not returned yet."""
 
     @property
     def voices(self) -> Mapping[str, Voice]:
-        """The voices it has, by name; the first is the default. From any thread."""
+        """The voices of the engine, by name; the first is the default. Any thread may read it."""
 
     def limits(self, language: str) -> Limits:
-        """Return how long a segment of this language may be. From any thread."""
+        """Return the limits of a segment in this language. Any thread may call it."""
 
     def digest(self, voice: Voice) -> str:
         """Return the digest of a voice's file, if neither its parts nor `model` identify it; else an empty text.
 
-        Audio of a voice is not reused after its file was replaced by another. From any thread.
+        Stored audio of a voice is not reused after its file was replaced. Any thread may call it.
         """
 
     def prepare(self, voice: Voice) -> Prepared:
-        """Make a voice ready, before a segment with it is admitted. From any thread; the first time may take seconds.
+        """Prepare a voice before a segment with it is admitted. Any thread may call it; the first call may be slow.
 
-        Raises VoxspoolError for a voice that cannot be used: the job fails with its code and message.
+        Raises VoxspoolError for a voice that cannot be used: the job fails with the code and message of the error.
         """
 
     def admit(self, segment: SpeechSegment) -> None:
-        """Put a segment into a free row. Called only if there is one."""
+        """Put a segment into a free row. It is called only if there is one."""
 
     def step(self) -> list[AudioChunk]:
-        """Advance every row in use and return the chunks that are ready; with no row in use, do nothing.
+        """Advance every row in use and return the chunks that are ready; do nothing if no row is in use.
 
         Raises SegmentError if one segment cannot be spoken.
         """
 
     def drop(self, job: str) -> None:
-        """Free the job's rows at once; none of its chunks come out any more. The job may have no row."""
+        """Free the rows of a job at once, and return no more of its chunks. The job may have no row."""

@@ -1,6 +1,6 @@
-"""A job's text, made ready to be spoken: `split` gives the pieces, `normalise` the wording of each.
+"""Prepare the text of a job: `split` cuts it into pieces, and `normalise` writes each piece as an engine reads it.
 
-Pure functions of strings. They know scripts, sentences and lengths; they know no job, voice or engine.
+All functions are pure functions of strings. They do not depend on jobs, voices or engines.
 """
 
 from voxspool_worker.text.normalise import normalise, speakable

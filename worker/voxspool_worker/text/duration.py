@@ -1,4 +1,4 @@
-"""How long the speech of a text lasts: the expected duration, and the range outside which its audio is broken.
+"""Estimate how long the speech of a text lasts: the expected duration, and the range outside which audio is broken.
 
 There are two ranges. An engine that knows the pace of its language checks its own attempts with the narrow one
 (`plausible_duration`). A narration checks the audio of any engine in any language with the wide one
@@ -17,7 +17,7 @@ DIGIT_CHARS: Final = 6
 CAPITAL_CHARS: Final = 4
 """Number of characters that a capital letter after another counts as: `BBC` is spelt out."""
 WIDE_CHARS: Final = 4
-"""Number of characters that one of Chinese, Japanese or Korean counts as: readers say four to eight a second."""
+"""Number of characters that a Chinese, Japanese or Korean one counts as: people read four to eight of them a second."""
 WIDE_FROM: Final = "\u2e80"
 """The first of these characters in Unicode."""
 
@@ -25,18 +25,18 @@ MAX_RATIO: Final = 2.2
 MAX_RATIO_AT_ANY_PACE: Final = 2.5
 """Audio is too long if it exceeds the expected duration times this, plus MAX_EXTRA_S."""
 MAX_EXTRA_S: Final = 2.0
-"""In seconds: for pauses, which do not grow with the text."""
+"""Allowance for pauses, which do not grow with the text, in seconds."""
 MIN_RATIO: Final = 0.35
 MIN_RATIO_AT_ANY_PACE: Final = 0.3
 """Words are missing in audio that is shorter than the expected duration times this. 0.3 of the English duration is 53
 characters a second, where fast speakers reach 30."""
 MIN_RATIO_CHARS: Final = 25
-"""Texts with fewer characters may have any minimum duration: some are hardly spoken at all."""
+"""Texts with fewer characters have no minimum duration: some are hardly spoken at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlausibleDuration:
-    """Durations of a text at speed 1, in seconds."""
+    """The range of plausible durations of a text at speed 1, in seconds."""
 
     min_s: float
     expected_s: float
@@ -52,9 +52,9 @@ def plausible_duration(text: str, chars_per_s: float) -> PlausibleDuration:
 
 
 def plausible_duration_at_any_pace(text: str) -> PlausibleDuration:
-    """Return the plausible duration of a text in a language that is not known.
+    """Return the plausible duration of a text in an unknown language.
 
-    What may be spelt out, or spoken slowly, lengthens the maximum and leaves the minimum as it is.
+    Characters that may be spelt out or spoken slowly increase the maximum but not the minimum.
     """
     expected_s = len(text) / ENGLISH_CHARS_PER_S
     min_s = MIN_RATIO_AT_ANY_PACE * expected_s if len(text) >= MIN_RATIO_CHARS else 0.0
@@ -63,7 +63,7 @@ def plausible_duration_at_any_pace(text: str) -> PlausibleDuration:
 
 
 def _spoken_chars(character: str, before: str) -> int:
-    """Return the number of characters that one counts as at most, when it follows `before`."""
+    """Return the largest number of characters that `character` may count as when it follows `before`."""
     if character.isdigit():
         return DIGIT_CHARS
     if character >= WIDE_FROM:

@@ -1,7 +1,7 @@
-"""Write a text as an engine should read it: composed, on one line, without characters that have no sound.
+"""Write a text as an engine should read it: composed, on one line, without silent characters.
 
-It uses the categories of Unicode. It knows no languages: an engine reads numbers and abbreviations in its own language.
-It never raises, whatever the text, and loses no letter and no number.
+It uses the categories of Unicode and no rules of a language: the engine reads numbers and abbreviations. No text raises
+an error, and no letter or number is lost.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ import unicodedata
 from functools import lru_cache
 
 MARKS_MAX = 30
-"""Combining marks in a row that are kept: the bound of Unicode's Stream-Safe Text Format (UAX 15, section 13).
+"""Largest number of combining marks in a row: the limit of Unicode's Stream-Safe Text Format (UAX 15, section 13).
 
-Real words need four. Longer piles are drawings, and putting them in order costs the square of their length.
+Real words need four. Longer runs are decoration, and the time to sort them grows with the square of their length.
 """
 
 JOINERS = "\u200c\u200d"
-"""Zero-width non-joiner and joiner: part of the spelling in Persian and in the scripts of India."""
+"""Zero-width non-joiner and joiner: part of the spelling in Persian and in Indian scripts."""
 
 _SILENT_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Me"})
 _VARIATION_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
 _WORDY_SYMBOLS = re.compile("[\u0000-\u218f\u3200-\u33ff]")
-"""Of the symbols, those that are read aloud: ° © № ℃ stand before the arrows, ㎏ and ㎢ among the CJK squares."""
+"""Matches the symbols that are read aloud: ° © № ℃ have code points before the arrows, ㎏ and ㎢ are CJK squares."""
 _MARK_PILE = re.compile(rf"[^\w\s]{{{MARKS_MAX + 1},}}")
-"""Holds every pile: no mark counts as part of a word for `re`."""
+"""Matches at least every run of too many marks: `re` does not count marks as part of a word."""
 
 _CHARACTERS_REMEMBERED = 4096
-"""Of one text's alphabet, Chinese included, nearly all; 0.5 MB at most."""
+"""Size of the caches: nearly all characters of one text, even in Chinese; at most 0.5 MB."""
 
 
 def normalise(text: str) -> str:
-    """Text as it is spoken: NFC, single spaces, neither controls nor pictographs; the same again if done twice.
+    """Return a text as it is spoken: in NFC, with single spaces, without control characters and pictographs.
 
-    May be longer than what went in: NFC writes a few characters as two or three.
+    A second call changes nothing. The result may be longer than the text: NFC writes a few characters as two or three.
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.split())
     audible = _without_loose_joiners("".join(map(spoken_character, text)))
-    # Piles are cut before NFC, which would be slow on them, and after, which may add a mark by taking apart a letter.
+    # Runs of marks are cut before NFC, which is slow on them, and after it, because it may split a mark from a letter.
     composed = _without_mark_piles(unicodedata.normalize("NFC", _without_mark_piles(audible)))
     return " ".join(composed.split())
 
@@ -51,7 +51,7 @@ def speakable(text: str) -> bool:
 
 @lru_cache(maxsize=_CHARACTERS_REMEMBERED)
 def spoken_character(character: str) -> str:
-    """Return what is left of a character before NFC: itself, a space, or nothing."""
+    """Return the replacement of a character before NFC: itself, a space, or an empty text."""
     if character.isspace():
         return " "
     category = unicodedata.category(character)
@@ -69,7 +69,7 @@ def _is_letter_or_number(character: str) -> bool:
 
 
 def _without_loose_joiners(text: str) -> str:
-    """Keep a joiner where it stands in a word; those between emoji have lost what they joined."""
+    """Return a text with joiners only inside words: the emoji that other joiners connected were removed before."""
     if not any(joiner in text for joiner in JOINERS):
         return text
     padded = f" {text} "

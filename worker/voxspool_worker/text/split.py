@@ -1,10 +1,13 @@
-"""Cut a text into pieces that an engine can speak one by one: sentences, if they have a good length.
+"""Split a text into pieces that an engine can speak one by one: sentences, if they have a suitable length.
 
-Short sentences join a neighbour; long ones are cut where a reader would take breath. Nothing is lost: the pieces
-cover the text from its first character to its last. The steps: paragraphs -> sentences -> parts that fit -> silent
-parts are absorbed -> short parts are joined. A piece fits by its number of characters and, if the engine has a
-measure of its own, by that, which is asked once a piece. Sentences come from sentencex, whose quirks stay in this
-file. Time grows in proportion to the length of the text, whatever it contains.
+Short sentences are joined with a neighbour; long ones are cut where a reader would pause. Nothing is lost: the pieces
+cover the text from its first character to its last. The steps:
+
+    paragraphs ─► sentences ─► parts within the limits ─► parts without words are absorbed ─► short parts are joined
+
+A piece must be within a number of characters and, if the engine has a check of its own (`Limits.fits`), pass that too;
+the check is called about once per piece. The library sentencex finds the sentences; only this module handles its
+faults. The time grows linearly with the length of any text.
 """
 
 from __future__ import annotations
@@ -23,22 +26,23 @@ from voxspool_worker.text.normalise import JOINERS, MARKS_MAX, normalise, speaka
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# Silence after a piece, in seconds; by ear, on top of the little that engines leave at a sentence's end.
+# Silence after a piece, in seconds; chosen by ear, in addition to the short silence that engines add to a sentence.
 PARAGRAPH_PAUSE_S = 0.6
 SENTENCE_PAUSE_S = 0.25
-CLAUSE_PAUSE_S = 0.0  # The comma is in the text: the engine makes the pause itself.
+CLAUSE_PAUSE_S = 0.0  # The engine pauses by itself at the comma in the text.
 
 CHARS_LEAST = 3
-"""The smallest limit that can be kept: NFC writes U+FB2C as three characters, and none as more."""
+"""Smallest possible limit: NFC writes U+FB2C as three characters, and no character as more."""
 
 WINDOW_CHARS = 2000
-"""Given to sentencex at a time: a paragraph of 100,000 characters takes it 3 s at once and 0.08 s so (1.0.32)."""
+"""Number of characters that sentencex gets at once. It takes 3 s for a paragraph of 100,000 characters, and 0.08 s for
+the same paragraph in such windows (version 1.0.32)."""
 
 CLAUSE_EARLIEST = 3
-"""A clause's end is used if it lies after the limit's first third; before, the piece would be a stub."""
+"""A cut at the end of a clause must leave a piece of at least this fraction, a third, of the limit."""
 
 _CLUSTERS_REMEMBERED = 4096
-"""Of one text's syllables, nearly all; 0.5 MB at most."""
+"""Size of the caches: nearly all clusters of one text; at most 0.5 MB."""
 
 _SPACES = re.compile(r"\s+")
 _LINE_END = re.compile(r"\r\n|[\n\r\x85\u2028]")
@@ -52,9 +56,9 @@ _CJK_COMING = r"(?=[\u3040-\u9fff\uac00-\ud7af])"
 _CLAUSE_END = re.compile(
     # , ; : Arabic comma, semicolon and question mark, danda, ellipsis, dashes, ! ?
     rf"[,;:!?\u060c\u061b\u061f\u0964\u2026\u2013\u2014]{_CLOSERS}(?:\s+|{_CJK_COMING})"
-    # The full-width marks and the long dash need no space after them.
+    # Full-width marks and the long dash end a clause without a space after them, too.
     rf"|[\u3001\u3002\uff0c\uff1b\uff1a\uff01\uff1f\u2014]{_CLOSERS}\s*"
-    # sentencex keeps a quotation whole; a full stop in it is a good place, unless it may be an abbreviation's.
+    # sentencex does not split a quotation: cut it at a full stop, unless that may belong to an abbreviation.
     rf"|(?<=\w\w\w\w)\.{_CLOSERS}\s+",
 )
 _PLAIN_SENTENCE_END = re.compile(rf"[.!?\u2026]{_CLOSERS}\s+|[\u3002\uff01\uff1f]{_CLOSERS}\s*")
@@ -62,16 +66,16 @@ _PLAIN_SENTENCE_END = re.compile(rf"[.!?\u2026]{_CLOSERS}\s+|[\u3002\uff01\uff1f
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of the text, to be spoken at once."""
+    """A part of the text that is spoken as one segment."""
 
     start: int
     end: int
     """The span of the original text, in characters."""
     text: str
-    """What is spoken: the span, normalised; never without a letter or digit.
+    """The text to speak: the normalised span, with at least one letter or digit.
 
-    Symbols at the span's edges (a row of asterisks between paragraphs, a thousand dots) are left unspoken if they stand
-    in a paragraph of their own or would break the limit.
+    Symbols at the edges of the span, such as a row of asterisks between paragraphs, are left out if they are a
+    paragraph of their own or would exceed the limit.
     """
     pause_s: float
     """Silence after it, in seconds."""
@@ -79,7 +83,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a piece: in characters of spoken text, and by the engine's own measure."""
+    """The limits of a piece: in characters of spoken text, and by the engine's own check."""
 
     max_chars: int
     """The largest number of characters in a piece."""
@@ -96,18 +100,18 @@ class Limits:
             raise ValueError(f"no text can be split into pieces of fewer than {CHARS_LEAST} characters: {self}")
 
     def room_chars(self, index: int) -> int:
-        """How long the piece of this index may be."""
+        """Return the largest number of characters of the piece with this index."""
         return self.max_chars if index else min(self.first_max_chars, self.max_chars)
 
     def admit(self, spoken: str, index: int) -> bool:
-        """Return whether the piece of this index may have this spoken text."""
+        """Return whether a text is within the limits of the piece with this index."""
         return len(spoken) <= self.room_chars(index) and (self.fits is None or self.fits(spoken))
 
 
 def split(text: str, language: str, limits: Limits) -> list[Piece]:
-    """Cut a text into pieces, in order; none if it has no letter and no number.
+    """Return the pieces of a text in order; an empty list if it has no letter and no number.
 
-    The language is a tag such as "en", "pt_BR" or "zh-cn"; one that is not known is taken for English. Never raises.
+    `language` is a tag such as "en", "pt_BR" or "zh-cn"; an unknown one is treated as English. Never raises an error.
     """
     parts = _fitted(text, _sentences(text, _base_language(language)), limits)
     pieces = _joined(text, _absorbed(text, parts, limits), limits)
@@ -130,7 +134,7 @@ def _base_language(tag: str) -> str:
 
 
 def _sentences(text: str, language: str) -> Iterator[_Sentence]:
-    """Sentences that tile the text; all but a paragraph's last have something to say."""
+    """Yield sentences that cover the whole text; all except the last of a paragraph contain a word."""
     for start, end in _paragraphs(text):
         paragraph = text[start:end]
         begin = start
@@ -140,7 +144,7 @@ def _sentences(text: str, language: str) -> Iterator[_Sentence]:
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
-    """Spans that tile the text, each with the blank lines after it."""
+    """Yield the spans of the paragraphs, which cover the whole text; each includes the blank lines after it."""
     start = 0
     for spaces in _SPACES.finditer(text):
         if _PARAGRAPH_SEPARATOR in spaces[0] or len(_LINE_END.findall(spaces[0])) > 1:
@@ -151,7 +155,7 @@ def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _spoken_ends(paragraph: str, ends: Iterable[int]) -> Iterator[int]:
-    """Only those ends with something to say since the last one, and the paragraph's own."""
+    """Yield the ends that have a word between them and the end before, and the end of the paragraph."""
     begin = 0
     heard = ended = False
     for end in ends:
@@ -166,14 +170,14 @@ def _spoken_ends(paragraph: str, ends: Iterable[int]) -> Iterator[int]:
 
 
 def _sentence_ends(paragraph: str, language: str) -> Iterator[int]:
-    """Where sentences end, the last at the paragraph's end."""
+    """Yield the positions at which sentences end; the last is the end of the paragraph."""
     # Every space becomes a plain one: sentencex 1.0.32 panics on a broad space (U+3000) before a full stop in Russian
-    # and Bengali, and drops spaces before a blank line. Lone surrogates do not go through to Rust.
+    # and Bengali, and drops spaces before a blank line. Lone surrogates cannot be passed to Rust.
     masked = _SURROGATE.sub("\ufffd", _SPACES.sub(lambda spaces: " " * len(spaces[0]), paragraph))
     begin = 0
     while len(masked) - begin > WINDOW_CHARS:
         ends = _window_ends(masked[begin : begin + WINDOW_CHARS], language)
-        # The window's end is no sentence's end: the next window starts where the last whole sentence ended.
+        # A window ends in the middle of a sentence: the next one starts at the end of the last complete sentence.
         yield from (begin + end for end in ends[:-1])
         begin += ends[-2] if len(ends) > 1 else WINDOW_CHARS
     yield from (begin + end for end in _window_ends(masked[begin:], language))
@@ -200,7 +204,7 @@ def _window_ends(window: str, language: str) -> list[int]:
 
 
 def _fitted(text: str, sentences: Iterable[_Sentence], limits: Limits) -> Iterator[Piece]:
-    """Sentences as parts within the limit; some, of symbols alone, with nothing to say."""
+    """Yield parts of the sentences that are within the limits; some contain only symbols."""
     index = 0
     for sentence in sentences:
         spoken = normalise(text[sentence.start : sentence.end])
@@ -214,7 +218,7 @@ def _fitted(text: str, sentences: Iterable[_Sentence], limits: Limits) -> Iterat
 
 
 def _cut(text: str, sentence: _Sentence, limits: Limits, index: int) -> Iterator[Piece]:
-    """Cut a sentence that is too long; its first piece has this index."""
+    """Yield the parts of a sentence that is too long; the first one is the piece with this index."""
     ruler = _Ruler(text[sentence.start : sentence.end], limits.room_chars(0))
     begin = sentence.start
     while begin < sentence.end:
@@ -226,33 +230,33 @@ def _cut(text: str, sentence: _Sentence, limits: Limits, index: int) -> Iterator
 
 
 class _Ruler:
-    """Where one sentence may be cut, and how much is spoken up to there."""
+    """The positions at which one sentence may be cut, and the number of spoken characters before each."""
 
     def __init__(self, sentence: str, narrowest_chars: int) -> None:
         self._sentence = sentence
-        self._borders = [0]  # Between what a reader sees as characters.
-        self._spoken_chars = [0]  # Up to the border; at least what normalise would give.
+        self._borders = [0]  # Positions between clusters, which a reader sees as characters.
+        self._spoken_chars = [0]  # Up to each border; at least as many as `normalise` would return.
         self._measure(narrowest_chars)
         borders = frozenset(self._borders)
         self._clauses = [place.end() for place in _CLAUSE_END.finditer(sentence) if place.end() in borders]
         self._gaps = [place.end() for place in _SPACES.finditer(sentence) if place.end() in borders]
 
     def next_part(self, begin: int, limits: Limits, index: int) -> tuple[int, str]:
-        """Where the part ends that begins here and is the piece of this index, and what it says."""
+        """Return the end of the part that begins at `begin`, and its spoken text; the part has this index."""
         aim_chars = room_chars = limits.room_chars(index)
         while True:
             stop = self._stop(begin, aim_chars)
             spoken = normalise(self._sentence[begin:stop])
             if aim_chars <= 1 or limits.admit(spoken, index):
                 return stop, spoken
-            # Marks may compose otherwise in their company than measured one by one. Rare, and by a character or two.
-            # What is too much by the engine's measure, digits mostly, is so by far; a step of a third asks seldom.
+            # Too many characters: rarely, marks compose differently in context; one or two characters less suffice.
+            # Too much for the engine's check, mostly because of digits: reduce by a third, so that few calls suffice.
             aim_chars -= 1 if len(spoken) > room_chars else -(-aim_chars // 3)
 
     def _measure(self, narrowest_chars: int) -> None:
         after_space = True
         for cluster in _clusters(self._sentence):
-            # One that fits in no piece, a pile of marks, is measured and cut by its characters.
+            # A cluster that fits in no piece, a run of marks, is measured and cut by its characters.
             for unit in cluster if len(_spoken_cluster(cluster)) > narrowest_chars else [cluster]:
                 spoken = _spoken_cluster(unit)
                 chars = 0 if after_space and spoken == " " else len(spoken)
@@ -266,27 +270,27 @@ class _Ruler:
         if rest_chars <= room_chars:
             return self._borders[-1]
         reach = self._reach(index, room_chars)
-        # The last two parts are of one length: better than a full one and a stub.
+        # The last two parts get the same length: better than a full one and a very short one.
         ideal = self._reach(index, min(room_chars, -(-rest_chars // 2)))
         earliest = self._reach(index, room_chars // CLAUSE_EARLIEST)
         clause = _nearest(self._clauses, earliest, ideal, reach)
         return clause or _nearest(self._gaps, begin + 1, ideal, reach) or ideal
 
     def _reach(self, index: int, chars: int) -> int:
-        """Find the last border with at most so many spoken characters before it, but one border on at least."""
+        """Return the last border at most `chars` spoken characters after border `index`, but at least the next one."""
         last = bisect_right(self._spoken_chars, self._spoken_chars[index] + chars) - 1
         return self._borders[max(last, index + 1)]
 
 
 def _nearest(places: list[int], low: int, ideal: int, high: int) -> int | None:
-    """Choose the place nearest to the ideal one, from low to high; None if there is none."""
+    """Return the place nearest to `ideal` from `low` to `high`; None if there is none. `places` is sorted."""
     after = bisect_left(places, ideal)
     candidates = [place for place in places[max(after - 1, 0) : after + 1] if low <= place <= high]
     return min(candidates, key=lambda place: abs(place - ideal), default=None)
 
 
 def _clusters(sentence: str) -> Iterator[str]:
-    """Yield what a reader sees as one character: letters with their marks, emoji with what is joined to them."""
+    """Yield clusters, which a reader sees as one character: letters with their marks, joined emoji."""
     start = 0
     for place in range(1, len(sentence)):
         if not (_reaches_on(sentence[place - 1]) or _extends(sentence[place])) or place - start > MARKS_MAX:
@@ -297,13 +301,13 @@ def _clusters(sentence: str) -> Iterator[str]:
 
 @lru_cache(maxsize=_CLUSTERS_REMEMBERED)
 def _reaches_on(character: str) -> bool:
-    """Return whether the next character belongs to this one: it is a joiner, or a virama, which joins two letters."""
-    return character == "\u200d" or unicodedata.combining(character) == 9  # The class that Unicode keeps for viramas
+    """Return whether the next character belongs to this one: after a joiner, or a virama, which joins two letters."""
+    return character == "\u200d" or unicodedata.combining(character) == 9  # Unicode's combining class of viramas
 
 
 @lru_cache(maxsize=_CLUSTERS_REMEMBERED)
 def _extends(character: str) -> bool:
-    """Return whether this character belongs to the one before: a mark, a joiner, a skin tone, half of a pair."""
+    """Return whether this character belongs to the one before: a mark, a joiner, a skin tone, a low surrogate."""
     return (
         unicodedata.category(character)[0] == "M"
         or character in JOINERS
@@ -323,7 +327,7 @@ def _spoken_cluster(cluster: str) -> str:
 
 
 def _absorbed(text: str, parts: Iterable[Piece], limits: Limits) -> list[Piece]:
-    """Join parts that say nothing to the piece before them, or at the start of the text to the one after."""
+    """Return the parts that contain a word; each of the others is added to the piece before it, or to the first one."""
     pieces: list[Piece] = []
     for part in parts:
         if pieces and not speakable(part.text):
@@ -344,10 +348,10 @@ def _with_symbols(text: str, piece: Piece, symbols: Piece, limits: Limits, index
 
 
 def _joined(text: str, pieces: list[Piece], limits: Limits) -> list[Piece]:
-    """Let short pieces join a neighbour, within a paragraph and the limit.
+    """Join short pieces with a neighbour, within a paragraph and the limits.
 
-    The next one first: a number or a "Well." opens what follows. What is still short then joins the one before. So
-    pieces grow to min_chars and not to the limit, which would make one long breath of a quick dialogue.
+    They join the next piece first, because a number or a "Well." introduces it; pieces that are still short then join
+    the one before. Pieces are joined only up to `min_chars`, not up to the limit: a quick dialogue needs its pauses.
     """
     for side in (0, 1):
         pieces = _join_short(text, pieces, limits, side)
@@ -355,7 +359,7 @@ def _joined(text: str, pieces: list[Piece], limits: Limits) -> list[Piece]:
 
 
 def _join_short(text: str, pieces: list[Piece], limits: Limits, side: int) -> list[Piece]:
-    """Join each pair whose left (0) or right (1) is short."""
+    """Join each pair of neighbours whose left (`side` 0) or right piece (1) is short."""
     joined: list[Piece] = []
     for piece in pieces:
         if joined and len((joined[-1], piece)[side].text) < limits.min_chars:
@@ -366,7 +370,7 @@ def _join_short(text: str, pieces: list[Piece], limits: Limits, side: int) -> li
 
 
 def _join(text: str, left: Piece, right: Piece, limits: Limits, index: int) -> list[Piece]:
-    """Make one piece, of this index, of two, or leave the two as they were."""
+    """Return two neighbours joined to one piece of this index; return both if the result would not be allowed."""
     spoken = _together(text, left, right)
     if _ends_paragraph(left) or not limits.admit(spoken, index):
         return [left, right]
@@ -378,7 +382,7 @@ def _ends_paragraph(piece: Piece) -> bool:
 
 
 def _together(text: str, left: Piece, right: Piece) -> str:
-    """Word two neighbours as one piece."""
+    """Return the spoken text of two neighbours as one piece."""
     seam = right.start
     spaced = " " in (spoken_character(text[seam - 1]), spoken_character(text[seam]))
     return normalise(f"{left.text} {right.text}" if spaced else f"{left.text}{right.text}")

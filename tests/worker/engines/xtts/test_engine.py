@@ -196,7 +196,7 @@ def test_a_segment_that_is_not_live_is_one_chunk_and_is_generated_again(make: Ma
     assert (chunk.spoken.tries, chunk.spoken.fault) == (3, "rate")
 
 
-def test_another_seed_removes_some_faults_and_the_eachis_repeatable(make: Make) -> None:
+def test_another_seed_removes_some_faults_and_the_outcome_is_repeatable(make: Make) -> None:
     engine = make(SOON)
     outcomes = []
     for seed in range(6):

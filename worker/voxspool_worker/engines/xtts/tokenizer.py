@@ -61,7 +61,7 @@ MAX_TOKENS: Final = 400
 MAX_DIGITS: Final = 40
 """Maximum number of digits in a text.
 
-Each takes up to 0.5 s to speak, and the model's output is limited to 28 s. Spelling out more is slow, too.
+Each takes up to 0.5 s to speak, and the model's output is limited to 28 s. Spelling out more of them is slow, too.
 """
 FIRST_MAX_CHARS: Final = 100
 """Maximum length of a job's first segment, in characters.
@@ -79,7 +79,7 @@ At most a quarter of the language's limit.
 CACHED_TEXTS: Final = 512
 """Number of texts whose tokens are cached, about 2 MB: the splitter counts the tokens of a text before it is spoken."""
 MAX_TOKENS_PER_LETTER: Final = 8
-"""No letter has more: a Korean syllable has up to seven Latin letters, a Chinese character too (`zhuang1`)."""
+"""Upper limit of the tokens of a letter: a Korean syllable and a Chinese character have up to seven Latin letters."""
 HINDI_DIGITS: Final = ("शून्य", "एक", "दो", "तीन", "चार", "पाँच", "छह", "सात", "आठ", "नौ")
 """Names of the digits in Hindi, which num2words 0.5.14 does not support."""
 
