@@ -1,4 +1,4 @@
-"""An engine for voxspool that speaks Morse code: 20 words a minute, up to four segments at once."""
+"""An engine for voxspool that speaks Morse code at 20 words per minute, up to four segments at the same time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from voxspool_worker.settings import Settings
 
 DOT_S: Final = 0.06
-"""Length of a dot at 20 words a minute, where the word is PARIS, in seconds."""
+"""Length of a dot at 20 words per minute, in seconds. The standard word is PARIS."""
 PITCHES_HZ: Final = {"radio": 600, "low-radio": 400}
-"""Voice -> pitch."""
+"""Voice -> pitch in Hz."""
 CHARACTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789.,?"
 CODES: Final = (
     ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.. "
@@ -30,11 +30,11 @@ CODES: Final = (
 MORSE: Final = dict(zip(CHARACTERS, CODES.split(), strict=True)) | {" ": " "}
 """Character -> its dots and dashes (ITU-R M.1677)."""
 KEYED: Final = {".": [1, 0], "-": [1, 1, 1, 0], " ": [0, 0, 0, 0]}
-"""One value for each dot of time: 1 is the tone, 0 is silence. Three dots of silence end a letter, seven a word."""
+"""Symbol -> one value per dot length: 1 is tone, 0 is silence. A letter ends with 3 dots of silence, a word with 7."""
 
 
 class MorseEngine:
-    """The engine `morse`. One step gives the next letter of every segment."""
+    """The engine `morse`. Each step returns the audio of the next letter of every segment."""
 
     name: Final = "morse"
     model: Final = "morse-1"
@@ -42,10 +42,10 @@ class MorseEngine:
     sample_rate: Final = 16_000
     rows: Final = 4
     voices: Final[Mapping[str, Voice]] = {name: Voice(name, ()) for name in PITCHES_HZ}
-    """No language is named: they speak any."""
+    """An empty tuple of languages means that the voice speaks every language."""
 
     def __init__(self, settings: Settings) -> None:
-        del settings  # it has a device, a precision and a cache folder for engines that need them
+        del settings  # other engines read their device, precision or cache folder from it
         self._rows: list[tuple[SpeechSegment, deque[str]]] = []
 
     @property
@@ -58,7 +58,7 @@ class MorseEngine:
 
     def digest(self, voice: Voice) -> str:
         del voice
-        return ""  # its voices have no files
+        return ""  # the voices have no files
 
     def prepare(self, voice: Voice) -> Prepared:
         del voice
@@ -80,7 +80,7 @@ class MorseEngine:
 
 
 def symbols(text: str) -> list[str]:
-    """Return the dots and dashes of each letter. Drops accents; sends a letter that Morse code lacks as `?`."""
+    """Return the dots and dashes of each letter, without accents. A letter without a Morse code becomes `?`."""
     plain = unicodedata.normalize("NFKD", text).lower()
     sent = "".join(letter for letter in plain if letter in MORSE or letter.isalnum() or letter.isspace())
     return [MORSE.get(letter, MORSE["?"]) for letter in " ".join(sent.split())]

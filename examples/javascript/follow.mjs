@@ -1,20 +1,20 @@
-// Follow a voxspool job: write its audio, while it is being spoken, as raw samples to stdout or to a WAV file.
+// Follow a voxspool job: write its audio while it is spoken, as raw samples to stdout or as a WAV file.
 //
 //   npm ci
 //   node follow.mjs JOB | ffplay -nodisp -autoexit -f s16le -ar 24000 -i -
 //   node follow.mjs JOB -o speech.wav
 //   node follow.mjs JOB --from 1-17 >> speech.pcm       resume after entry 1-17, the last one that you have
 //
-// It prints a line to stderr for each begin and mark. Exit codes: 0 the speech is complete, 1 an error (see stderr),
-// 2 wrong usage. It follows the rules in docs/protocol.md.
+// It prints a line to stderr for each begin and mark entry. Exit codes: 0 the speech is complete, 1 an error (see
+// stderr), 2 wrong usage. It implements the protocol of docs/protocol.md.
 import { once } from "node:events";
 import { closeSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { createClient, ErrorReply, RESP_TYPES } from "redis";
 
 const USAGE = "usage: node follow.mjs JOB [--redis URL] [--from ID] [-o FILE.wav]";
-const BLOCK_MS = 1000; // without a new entry for this time, look at the state of the job
-const OVER = ["ended", "failed", "cancelled"];
+const BLOCK_MS = 1000; // after this time without a new entry, read the state of the job
+const FINAL_STATES = ["ended", "failed", "cancelled"];
 const TERMINAL = ["end", "failed", "cancelled"];
 
 /** Yield the entries after the id `last` as they arrive: {id, type, pos, data}. Return after the terminal entry. */
@@ -24,11 +24,11 @@ async function* entries(redis, job, last) {
   while (true) {
     let reply = await read({ BLOCK: BLOCK_MS }).catch((error) => {
       if (error instanceof ErrorReply || !redis.isOpen) throw error;
-      return null; // the connection broke and is being restored: ask again, nothing is lost
+      return null; // the client is reconnecting: read again from the same entry
     });
     if (!reply) {
-      const state = await look(redis, job);
-      if (!OVER.includes(state)) continue;
+      const state = await readState(redis, job);
+      if (!FINAL_STATES.includes(state)) continue;
       reply = await read(); // the job may have ended between the two requests
       if (!reply && state === "ended" && last !== "0-0") return; // `last` was the terminal entry
       if (!reply) throw new Error(`job ${job} is ${state}, and its stream has no entry after ${last}`);
@@ -51,7 +51,7 @@ function follows(id, last) {
 }
 
 /** Return the state of a job: queued, running, ended, failed or cancelled. Throws if Redis has no such job. */
-async function look(redis, job) {
+async function readState(redis, job) {
   const state = await redis.hGet(`voxspool:{${job}}:ctl`, "state");
   const status = await redis.hGet(`rq:job:${job}`, "status");
   if (state) return state;
@@ -59,14 +59,14 @@ async function look(redis, job) {
   return { failed: "failed", canceled: "cancelled", stopped: "cancelled" }[status] ?? "queued";
 }
 
-/** Return the next sample and the sample rate for a caller that has all entries up to and including `id`. */
+/** Return the position of the next sample and the sample rate for a reader that has entry `id` and all before it. */
 async function resumePoint(redis, job, id) {
   if (id === "0-0") return { next: 0, rate: 0 };
   const binary = redis.withTypeMapping({ [RESP_TYPES.BLOB_STRING]: Buffer });
   const begin = `${id.split("-")[0]}-1`;
   const found = await Promise.all([id, begin].map((one) => binary.xRange(`voxspool:{${job}}:audio`, one, one)));
   if (!found[0].length || !found[1].length) {
-    await look(redis, job); // throws a more precise error if the whole job has expired
+    await readState(redis, job); // throws a more precise error if the whole job has expired
     throw new Error(`job ${job} has no entry ${id} to resume after; read it from the start`);
   }
   const { type, pos, data } = found[0][0].message;
@@ -78,7 +78,7 @@ async function resumePoint(redis, job, id) {
 
 /** Follow the job to its end and pass each sample to `write` exactly once. Return the sample rate. */
 async function follow(redis, job, from, write) {
-  let { next, rate } = await resumePoint(redis, job, from); // next: the first sample that is not written yet
+  let { next, rate } = await resumePoint(redis, job, from); // next: position of the next sample to write
   for await (const { id, type, pos, data } of entries(redis, job, from)) {
     if (type === "failed") throw new Error(`the speech failed (${data.code}): ${data.sentence}`);
     if (type === "cancelled") throw new Error(`the speech was cancelled by ${data.by}`);
@@ -105,7 +105,7 @@ function wavHeader(rate, bytes) {
   return header;
 }
 
-/** Write a WAV file. It gets its name only when it is complete. */
+/** Write a WAV file to `path`, under a temporary name until it is complete. */
 async function toWav(redis, job, from, path) {
   const part = `${path}.part`;
   const file = openSync(part, "w");
@@ -113,7 +113,7 @@ async function toWav(redis, job, from, path) {
   try {
     writeSync(file, wavHeader(0, 0));
     const rate = await follow(redis, job, from, (pcm) => (bytes += writeSync(file, pcm)));
-    writeSync(file, wavHeader(rate, bytes), 0, 44, 0); // the length is known only now
+    writeSync(file, wavHeader(rate, bytes), 0, 44, 0); // the length is now known
     renameSync(part, path);
   } finally {
     closeSync(file);
@@ -121,10 +121,12 @@ async function toWav(redis, job, from, path) {
   }
 }
 
+/** Write raw samples to stdout. */
 async function toStdout(redis, job, from) {
   await follow(redis, job, from, (pcm) => process.stdout.write(pcm) || once(process.stdout, "drain"));
 }
 
+/** Return the parsed command line. Exit with 2 if it is wrong. */
 function readArguments() {
   const environ = process.env.VOXSPOOL_REDIS_URL || process.env.REDIS_URL || "redis://localhost:6379/0";
   const options = { redis: { type: "string", default: environ }, from: { type: "string", default: "0-0" } };
@@ -142,10 +144,10 @@ function readArguments() {
 }
 
 const { job, redis: url, from, output } = readArguments();
-const giveUp = (tries, cause) => (tries < 10 ? 100 * (tries + 1) : cause); // about 5 s without Redis
-const redis = createClient({ url, name: "voxspool-follow", socket: { reconnectStrategy: giveUp } });
-redis.on("error", () => {}); // errors that matter reject a command too
-process.stdout.on("error", () => process.exit(1)); // the program that reads stdout has ended
+const reconnectDelay = (tries, cause) => (tries < 10 ? 100 * (tries + 1) : cause); // about 5 s without Redis
+const redis = createClient({ url, name: "voxspool-follow", socket: { reconnectStrategy: reconnectDelay } });
+redis.on("error", () => {}); // commands are rejected with the same errors
+process.stdout.on("error", () => process.exit(1)); // the reader of stdout has exited
 try {
   await redis.connect();
   await (output ? toWav(redis, job, from, output) : toStdout(redis, job, from));

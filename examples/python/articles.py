@@ -1,12 +1,13 @@
-"""Speak a batch of articles: one audio file for each text file.
+"""Convert articles to speech: one audio file for each text file.
 
-    pip install voxspool                                  # and, somewhere, voxspool-worker run
+    pip install voxspool                                  # voxspool-worker run must be running on any machine
     python articles.py articles/*.txt -o spoken/
     python articles.py articles/*.txt -o spoken/ --suffix .flac --voice en_US-joe-medium
 
-The jobs have priority `batch`, so short urgent jobs pass them. Stop it and run it again at any time: an article that is
-spoken is left alone, and one that is queued is not enqueued a second time, because its job's id follows from its
-text. On a terminal it shows progress; in a pipe it prints only what failed. Exit code 1: not every article is spoken.
+The jobs have priority `batch`, so interactive jobs start before them. The program can be stopped and started again at
+any time: it skips articles whose audio files exist, and it enqueues no article twice, because the id of a job is
+computed from its text. On a terminal it shows progress; in a pipe it prints only errors. Exit code 1 means that at
+least one article failed.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from rich.progress import Progress
 from voxspool import BusyError, Client, InvalidJobError, Speech, SpeechError, StreamError, VoxspoolError
 
 KEEP_S = 24 * 3600
-"""How long the audio stays in Redis, in seconds: as long as this program may be away before it fetches it."""
+"""How long Redis keeps the audio, in seconds. The program must be started again within this time."""
 
 
 def enqueue(client: Client, text: str, voice: str | None) -> Speech:
-    """Enqueue an article; if there is no room for it now, wait and try again."""
+    """Enqueue an article. While Redis or the queue is full, wait and try again."""
     job_id = "article-" + hashlib.sha256(f"{voice}\n{text}".encode()).hexdigest()[:32]
     while True:
         try:
             return client.enqueue(text, id=job_id, voice=voice, priority="batch", keep_s=KEEP_S)
         except BusyError as busy:
-            time.sleep(busy.retry_after_s)  # Redis or the queue is full; the error estimates for how long
+            time.sleep(busy.retry_after_s)  # an estimate of when there is room
 
 
 def is_spoken(article: Path, target: Path) -> bool:
-    """Return whether the audio file is there and newer than the text."""
+    """Return whether the audio file exists and is newer than the text."""
     return target.exists() and target.stat().st_mtime >= article.stat().st_mtime
 
 
 def main() -> int:
     """Enqueue all articles, then write each file when its speech is complete."""
-    parser = argparse.ArgumentParser(description="Speak a batch of articles.")
+    parser = argparse.ArgumentParser(description="Convert articles to speech.")
     parser.add_argument("articles", type=Path, nargs="+")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the audio files")
     parser.add_argument("--suffix", default=".mp3", help=".mp3, .wav, .flac, .ogg or .opus")
@@ -74,5 +75,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except VoxspoolError as error:  # Redis cannot be used, or a file cannot be written: the rest would fail as well
+    except VoxspoolError as error:  # no Redis, or a file cannot be written: all further articles would fail too
         sys.exit(str(error))

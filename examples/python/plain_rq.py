@@ -1,11 +1,11 @@
-"""Enqueue a speech with plain RQ, without the package voxspool: a producer needs nothing but `redis` and `rq`.
+"""Enqueue a speech with plain RQ, without the package voxspool: a producer needs only `redis` and `rq`.
 
     pip install redis 'rq>=3.0,<3.1'
     REDIS_URL=redis://localhost:6379/0 python plain_rq.py "Good morning." hello.wav
 
-The job's only argument is a JSON object; docs/protocol.md lists its fields, docs/rq.md says what of RQ is used. This
-waits until the speech is complete. To read it while it is made, follow the same stream with XREAD, as docs/protocol.md
-shows.
+The job's only argument is a JSON object. docs/protocol.md lists its fields, and docs/rq.md describes which parts of RQ
+are used. The program waits until the speech is complete. To read a speech while it is made, follow its stream with
+XREAD as described in docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ if TYPE_CHECKING:
     from rq.job import Job
 
 KEEP_S = 3600
-"""How long Redis keeps the audio and RQ's record after the end, in seconds."""
+"""How long Redis keeps the audio and RQ's record after the end of the job, in seconds."""
 
 
 def enqueue(redis: Redis, text: str) -> Job:
-    """Enqueue a speech for any engine; a worker refuses pickle, so the serializer is JSON."""
+    """Enqueue a speech for any engine. Workers refuse pickle, so the serializer is JSON."""
     job_id = uuid.uuid4().hex
     queue = Queue("voxspool-auto-interactive", connection=redis, serializer=JSONSerializer)
     return queue.enqueue_call(
-        "voxspool_worker.tasks.synthesize",  # a name: the function is on the worker
+        "voxspool_worker.tasks.synthesize",  # the name of a function that only the worker has
         args=({"version": 1, "id": job_id, "text": text, "keep_s": KEEP_S},),
         job_id=job_id,
         timeout=120 + len(text) // 2,
         result_ttl=KEEP_S,
         failure_ttl=KEEP_S,
-        description=f"speech {job_id}",  # RQ's own description would show the text
+        description=f"speech {job_id}",  # the default description would contain the text
     )
 
 
 def audio(redis: Redis, job_id: str) -> tuple[bytes, int]:
-    """Return the samples of a speech that has ended, and their rate in Hz.
+    """Return the samples of a complete speech as s16le bytes, and the sample rate in Hz.
 
-    Each entry says at which sample it begins. If a worker died, another spoke a part again: it takes the same place.
+    Each entry contains the position of its first sample. If a worker crashed, another worker spoke a part again: the
+    new samples replace those at the same position.
     """
     pcm, sample_rate = bytearray(), 0
     for _, entry in redis.xrange(f"voxspool:{{{job_id}}}:audio"):
@@ -60,10 +61,10 @@ def audio(redis: Redis, job_id: str) -> tuple[bytes, int]:
 
 
 def main() -> int:
-    """Speak a text into a WAV file."""
+    """Write a text as speech to a WAV file."""
     text, path = sys.argv[1:]
     url = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
-    redis = Redis.from_url(url, socket_timeout=None)  # to wait longer than 5 s, redis-py's own limit
+    redis = Redis.from_url(url, socket_timeout=None)  # redis-py's default is 5 s, too short for this wait
     job = enqueue(redis, text)
     result = job.latest_result(timeout=job.timeout)
     if result is None or result.type is not Result.Type.SUCCESSFUL:

@@ -3,8 +3,8 @@
     pip install -r requirements.txt          # voxspool, fastapi, uvicorn
     uvicorn read_aloud:app                   # in this folder; then open http://127.0.0.1:8000
 
-The button enqueues a job, and an <audio> element plays its MP3. When the browser leaves or reads another text, its
-connection closes, and the job is cancelled. A job whose sound nobody fetches is cancelled after LIVE_S.
+The button enqueues a job, and an <audio> element plays its MP3. When the user leaves the page or starts another text,
+the browser closes the connection, and the job is cancelled. A job without a reader is cancelled after LIVE_S.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 LIVE_S = 30
-"""How long a job goes on without a reader, in seconds."""
+"""Time after which a job without a reader is cancelled, in seconds."""
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Read aloud</title>
 <p><textarea id="text" rows="12" cols="80">Good morning. The train to Kiel leaves at seven.</textarea>
@@ -52,13 +52,13 @@ app.add_api_route("/", lambda: HTMLResponse(PAGE))
 
 @app.exception_handler(VoxspoolError)
 async def explain(_: Request, error: VoxspoolError) -> JSONResponse:
-    """Answer with the error's own sentence: a text that cannot be spoken, or no Redis, no room, no such job."""
+    """Respond with the message of an error: invalid text, no Redis, full queue or unknown job."""
     return JSONResponse({"problem": str(error)}, 422 if error.wrong_value else 503)
 
 
 @app.post("/speeches")
 async def create(request: Request) -> dict[str, str]:
-    """Enqueue a text; return the id of its job."""
+    """Enqueue a text, and return the id of its job."""
     text = (await request.body()).decode(errors="replace")
     speech = await app.state.client.enqueue(text, live_s=LIVE_S)
     return {"id": speech.id}
@@ -66,18 +66,18 @@ async def create(request: Request) -> dict[str, str]:
 
 @app.get("/speeches/{job_id}.mp3")
 async def listen(job_id: str) -> StreamingResponse:
-    """Send the sound of a job while it is made."""
+    """Stream the MP3 of a job while it is made."""
     speech = app.state.client.speech(job_id)
-    await speech.status()  # raises UnknownJobError before the answer has begun
+    await speech.status()  # raises UnknownJobError before the response starts
     return StreamingResponse(sound(speech), media_type="audio/mpeg")
 
 
 async def sound(speech: AsyncSpeech) -> AsyncIterator[bytes]:
-    """Yield MP3 until the end, or until the browser leaves; then cancel the job, unless it has ended."""
+    """Yield MP3 data until the end or until the browser disconnects. Then cancel the job if it has not ended."""
     try:
         async for part in speech.encode("mp3"):
             yield part
-    finally:  # a task of its own: the one of this request may be cancelled already
+    finally:  # in a new task, because the task of this request may be cancelled already
         task = asyncio.create_task(speech.cancel("the browser left"))
         cancelling.add(task)
         task.add_done_callback(cancelling.discard)
