@@ -71,10 +71,10 @@ def test_a_chapter_is_marked_in_order_and_its_audio_is_in_the_store(
     assert_no_segment_queue_is_left(db)
     assert "chapter.end job=one" in worker.said()
     assert "spoken=2 found=3" in worker.said()
-    (card,) = client.workers()
-    assert card.store == store.id
-    assert card.speech_rate is not None
-    assert card.speech_rate > 1
+    (info,) = client.workers()
+    assert info.store == store.id
+    assert info.speech_rate is not None
+    assert info.speech_rate > 1
 
 
 def test_a_chapter_without_words_ends_at_once(client: Client, start_worker: StartWorker, store: Store) -> None:
@@ -243,7 +243,7 @@ def test_a_worker_with_another_store_leaves_a_chapter_to_a_worker_with_the_right
 ) -> None:
     other = start_worker(environ={"VOXSPOOL_STORE": str(tmp_path / "elsewhere")})
     right = start_worker()
-    until(lambda: {card.store for card in client.workers()} > {store.id}, "both stores to be open")
+    until(lambda: {info.store for info in client.workers()} > {store.id}, "both stores to be open")
     chapters = [place(client, store, f"book-{number}", book_of(4, 10 * number), voice=LIVE) for number in range(5)]
     for chapter in chapters:
         marks = narrate(client, chapter)

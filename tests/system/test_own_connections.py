@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 SERVICE = "speeches"
 
 
-async def heard(client: AsyncClient, job: str) -> bytes:
+async def speak_and_read(client: AsyncClient, job: str) -> bytes:
     """Enqueue a sentence and return its samples."""
     speech = await client.enqueue(SENTENCE, id=job)
     return b"".join([chunk.pcm async for chunk in speech])
 
 
-def named(db: redis.Redis, name: str) -> int:
+def connections_named(db: redis.Redis, name: str) -> int:
     """Return the number of connections to Redis with a client name."""
     return sum(one["name"] == name for one in db.client_list())
 
@@ -55,10 +55,10 @@ def test_one_asyncio_client_serves_three_event_loops_and_leaves_no_connection(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for number in range(3):
-            assert asyncio.run(heard(client, f"run-{number}")) == tone(SENTENCE)
-        assert named(db, "mine") > 0, "the connections of calls that use RQ stay open for the next run"
+            assert asyncio.run(speak_and_read(client, f"run-{number}")) == tone(SENTENCE)
+        assert connections_named(db, "mine") > 0, "the connections of calls that use RQ stay open for the next run"
         asyncio.run(client.close())
-    until(lambda: named(db, "mine") == 0, "the connections to be closed")
+    until(lambda: connections_named(db, "mine") == 0, "the connections to be closed")
 
 
 def test_a_closed_asyncio_client_can_be_used_in_the_next_event_loop(url: str, start_worker: StartWorker) -> None:
@@ -67,7 +67,7 @@ def test_a_closed_asyncio_client_can_be_used_in_the_next_event_loop(url: str, st
 
     async def use(job: str) -> bytes:
         async with client:
-            return await heard(client, job)
+            return await speak_and_read(client, job)
 
     assert [asyncio.run(use(job)) for job in ("a", "b", "c")] == [tone(SENTENCE)] * 3
 
@@ -94,7 +94,7 @@ def test_event_loops_in_several_threads_share_an_asyncio_client(url: str, start_
     client = AsyncClient(url)
     said: dict[str, bytes] = {}
     threads = [
-        threading.Thread(target=lambda job=job: said.update({job: asyncio.run(heard(client, job))}))
+        threading.Thread(target=lambda job=job: said.update({job: asyncio.run(speak_and_read(client, job))}))
         for job in ("a", "b", "c")
     ]
     for thread in threads:
@@ -121,16 +121,16 @@ def test_a_connection_factory_is_called_once_and_its_redis_client_is_closed(
         assert b"".join(chunk.pcm for chunk in client.enqueue(SENTENCE)) == tone(SENTENCE)
         assert len(client.overview().workers) == 1
         assert client.url == redis_server.url
-        assert named(db, "mine") > 0
+        assert connections_named(db, "mine") > 0
     assert len(made) == 1
-    until(lambda: named(db, "mine") == 0, "the connections to be closed")
+    until(lambda: connections_named(db, "mine") == 0, "the connections to be closed")
 
 
 def test_closing_a_client_leaves_a_shared_connection_pool_open(redis_server: RedisServer, db: redis.Redis) -> None:
     pool = redis.ConnectionPool(port=redis_server.port, client_name="shared")
     with Client(settings=Settings(), redis=lambda: redis.Redis(connection_pool=pool)) as client:
         assert client.workers() == []
-    assert named(db, "shared") == 1
+    assert connections_named(db, "shared") == 1
     pool.disconnect()
 
 
@@ -150,7 +150,7 @@ def test_connection_factories_are_called_once_per_event_loop_and_once_for_rq(
 
     client = AsyncClient(settings=Settings(), redis=make_async, sync_redis=make_plain)
     for job in ("a", "b"):
-        assert asyncio.run(heard(client, job)) == tone(SENTENCE)
+        assert asyncio.run(speak_and_read(client, job)) == tone(SENTENCE)
     assert made == ["plain", "asyncio", "asyncio"]
 
 
@@ -168,7 +168,7 @@ def sentinel_port(redis_server: RedisServer, tmp_path: Path) -> Iterator[int]:
     with (tmp_path / "sentinel.log").open("wb") as log:
         process = subprocess.Popen([str(server_path()), str(config), "--sentinel"], stdout=log, stderr=log)
     try:
-        until(lambda: process.poll() is not None or answers(port), "Sentinel")
+        until(lambda: process.poll() is not None or answers(port), "Sentinel to start")
         if process.poll() is not None:
             pytest.skip(f"this server has no Sentinel: {(tmp_path / 'sentinel.log').read_text()[-200:]}")
         yield port
@@ -202,7 +202,7 @@ def test_an_asyncio_client_finds_redis_through_sentinel(sentinel_port: int, star
 
     client = AsyncClient(settings=Settings(), redis=make, sync_redis=lambda: plain.master_for(SERVICE))
     for job in ("a", "b"):
-        assert asyncio.run(heard(client, job)) == tone(SENTENCE)
+        assert asyncio.run(speak_and_read(client, job)) == tone(SENTENCE)
 
 
 def test_error_messages_name_the_sentinel_service(sentinel_port: int) -> None:

@@ -94,7 +94,7 @@ def test_piper_streams_sentence_by_sentence_and_repeats_a_text_with_equal_sample
             assert (received.entry.voice, received.entry.language) == ("en_US-joe-medium", "en-us")
         if isinstance(received.entry, End):
             assert received.entry.first_chunk_s is not None
-    assert states[0].state == "running", "the first sentence is heard before the last one is spoken"
+    assert states[0].state == "running", "the first sentence arrives before the last one is spoken"
     again = client.enqueue(PASSAGE)
     assert [chunk.pcm for chunk in again] == [chunk.pcm for chunk in speech]
 

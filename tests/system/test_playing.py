@@ -74,12 +74,12 @@ def test_the_demo_plays_what_it_writes(
 
 def without_sounddevice(tmp_path: Path) -> dict[str, str]:
     """Return the environment of a machine on which the package sounddevice is not installed."""
-    return broken(tmp_path, "raise ImportError('no sounddevice')")
+    return fake_sounddevice(tmp_path, "raise ImportError('no sounddevice')")
 
 
 def without_portaudio(tmp_path: Path) -> dict[str, str]:
     """Return the environment of a machine without PortAudio's library."""
-    return broken(tmp_path, "raise OSError('PortAudio library not found')")
+    return fake_sounddevice(tmp_path, "raise OSError('PortAudio library not found')")
 
 
 def without_a_device(tmp_path: Path) -> dict[str, str]:
@@ -89,7 +89,7 @@ def without_a_device(tmp_path: Path) -> dict[str, str]:
     return bare.no_loudspeaker(tmp_path)
 
 
-def broken(tmp_path: Path, how: str) -> dict[str, str]:
+def fake_sounddevice(tmp_path: Path, how: str) -> dict[str, str]:
     """Write a module `sounddevice` that raises the real one's error on import; return the environment that uses it."""
     (tmp_path / "sounddevice.py").write_text(how)
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))}

@@ -94,7 +94,7 @@ def test_the_cancel_field_alone_stops_a_job(db: redis.Redis, client: Client, sta
     enqueue_as_documented(db)
     db.hset("voxspool:{my-1}:ctl", "cancel", "alice")
     start_worker()
-    until(lambda: client.speech("my-1").status().state == "cancelled", "the end")
+    until(lambda: client.speech("my-1").status().state == "cancelled", "the job to end")
     ((_, fields),) = db.xrevrange(keys.audio("my-1"), count=1)
     assert json.loads(fields[b"data"]) == {"by": "alice"}
 

@@ -35,7 +35,7 @@ NO_XTTS = {"VOXSPOOL_XTTS_DIR": "/nonexistent"}
 NO_PIPER = {"VOXSPOOL_PIPER_VOICES": "/nonexistent"}
 
 
-def heard(speech: Speech) -> bytes:
+def samples_of(speech: Speech) -> bytes:
     """Return all samples of a speech."""
     return b"".join(chunk.pcm for chunk in speech)
 
@@ -77,7 +77,7 @@ def test_a_job_enqueued_again_stays_in_its_queue(client: Client, db: redis.Redis
     assert client.place(spec).queue == AUTO
     write_card(db, "piper", {"joe": ["en-us"]})
     write_card(db, "tone", {"sine": []})
-    assert {card.engine for card in client.workers()} == {"piper", "tone"}
+    assert {info.engine for info in client.workers()} == {"piper", "tone"}
     assert client.place(JobSpec("Hello.", id="another")).queue == PIPER
     again = client.place(spec)
     assert (again.queue, again.why) == (AUTO, "it is there already")
@@ -98,7 +98,7 @@ def test_a_stopping_worker_is_ignored_when_a_queue_is_chosen(client: Client, sta
     running = client.enqueue(SENTENCE * 9, voice=LIVE)
     next(iter(running))
     worker.process.send_signal(signal.SIGTERM)
-    until(lambda: [card.queues for card in client.workers()] == [[]], "the worker's record to list no queue")
+    until(lambda: [info.queues for info in client.workers()] == [[]], "the worker's record to list no queue")
     assert client.place(JobSpec("Hello.")).why == "no worker is live"
     assert client.serving(AUTO) == []
 
@@ -115,7 +115,7 @@ def test_another_engine_speaks_the_jobs_of_an_engine_without_worker_unless_they_
     put(db, XTTS, "cloned", voice="anna")
     worker = start_worker("tone", "--jobs", "1")
     for job in ("one", "two", "three"):
-        assert heard(client.speech(job)) == tone(SENTENCE)
+        assert samples_of(client.speech(job)) == tone(SENTENCE)
         assert client.speech(job).status().queue == AUTO
     said = worker.said()
     assert [said.index(f"job.begin job={job} ") for job in ("one", "two", "three")] == sorted(
@@ -138,7 +138,7 @@ def test_a_started_job_is_passed_on_to_the_engine_that_started_it(
     assert (waiting(db, AUTO), waiting(db, TONE)) == ([], ["tones"])
     assert (client.speech("tones").status().state, client.speech("tones").status().queue) == ("queued", TONE)
     start_worker("tone")
-    assert heard(client.speech("tones")) == tone(SENTENCE)
+    assert samples_of(client.speech("tones")) == tone(SENTENCE)
     assert begins(client.speech("tones")) == [("tone", 24_000)] * 2
 
 
@@ -153,7 +153,7 @@ def test_the_job_of_a_killed_worker_is_finished_by_the_same_engine(
     piper = start_worker("piper")
     until(lambda: f"job.passed_on job={speech.id}" in piper.said(), "the Piper worker to pass the job on")
     start_worker("tone")
-    assert heard(speech) == tone(SENTENCE * 3)
+    assert samples_of(speech) == tone(SENTENCE * 3)
     assert begins(speech) == [("tone", 24_000)] * 2
     until(lambda: not db.keys("rq:wip:*"), "all leases to be released")
     assert db.keys("rq:queue:voxspool-*") == []
@@ -172,7 +172,7 @@ def test_a_job_whose_voice_a_worker_lacks_is_passed_on_to_an_engine_that_has_it(
     assert waiting(db, TONE) == ["sines"]
     assert client.speech("sines").status().queue == TONE
     start_worker("tone")
-    assert heard(client.speech("sines")) == tone(SENTENCE)
+    assert samples_of(client.speech("sines")) == tone(SENTENCE)
     assert client.speech("sines").status().attempt == 1
 
 
@@ -227,12 +227,12 @@ def test_a_worker_without_xtts_falls_back_to_piper_and_reports_it(
     worker = start_worker("xtts", environ=NO_XTTS)
     assert "ERROR engine.fallback wanted=xtts error=" in worker.said()
     assert "serving=piper" in worker.said()
-    (card,) = client.workers()
-    assert (card.engine, card.fallback_from.partition(": ")[0]) == ("piper", "xtts")
-    assert card.fallback_from.partition(": ")[2] in worker.said(), "the log has the same reason"
+    (info,) = client.workers()
+    assert (info.engine, info.fallback_from.partition(": ")[0]) == ("piper", "xtts")
+    assert info.fallback_from.partition(": ")[2] in worker.said(), "the log has the same reason"
     client.enqueue("Good morning.").wait()
     assert f"{worker.name} speaks with piper instead of xtts: " in run_cli("status").stdout.decode()
-    assert json.loads(run_cli("status", "--json").stdout)["workers"][0]["fallback_from"] == card.fallback_from
+    assert json.loads(run_cli("status", "--json").stdout)["workers"][0]["fallback_from"] == info.fallback_from
 
 
 def test_a_job_that_names_xtts_does_not_run_on_a_worker_that_fell_back(

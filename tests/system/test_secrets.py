@@ -157,10 +157,10 @@ def test_a_refused_connection_is_reported_in_one_line_without_the_secret(
     assert saying in said(worker_command("check", url=url))
     with pytest.raises(RedisUnavailableError) as caught:
         connection.check(url)
-    assert SECRET not in printed(caught.value)
+    assert SECRET not in traceback_of(caught.value)
 
 
-def printed(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
     """Return what Python prints for an uncaught error, with its causes."""
     return "".join(traceback.format_exception(error)) + repr(error)
 
@@ -185,8 +185,8 @@ def test_no_password_is_shown_during_a_redis_outage(
         assert client.enqueue(SENTENCE).wait(timeout_s=60).segments == 1
     assert worker.name in said(run_cli("status", "--json", redis_url=redis_server.url_of("producer")))
     with redis_server.raw("admin") as db:
-        card = {**db.hgetall(keys.worker(worker.name)), **db.hgetall(f"rq:worker:{worker.name}")}
-    assert SECRET not in str(card)
+        record = {**db.hgetall(keys.worker(worker.name)), **db.hgetall(f"rq:worker:{worker.name}")}
+    assert SECRET not in str(record)
     worker.process.terminate()
     assert worker.wait() == 0
     assert SECRET not in worker.said()

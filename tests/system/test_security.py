@@ -48,7 +48,7 @@ UNMEASURED: Final = {
 """Allowed command that the test does not see a user send -> why the user may send it."""
 
 
-def is_7() -> bool:
+def is_redis_7() -> bool:
     """Return whether the tests' Redis server supports read-only key permissions, which Redis 7 introduced."""
     said = subprocess.run([server_path(), "--version"], capture_output=True, text=True, check=True).stdout
     return int(said.split("v=")[1].split(".")[0]) >= 7
@@ -56,7 +56,7 @@ def is_7() -> bool:
 
 def guarded(file: Path, folder: Path) -> GuardedRedis:
     """Return a Redis server with an ACL file; skip the test if the server is too old for the file."""
-    if file == PRECISE and not is_7():
+    if file == PRECISE and not is_redis_7():
         pytest.skip("this redis-server is older than 7 and has no read-only key permissions")
     return GuardedRedis(folder, file=file)
 
@@ -106,7 +106,7 @@ def produce(client: Client, bare: redis.Redis) -> None:
     """Call all methods of a Client that a producer needs, except those that need a running job."""
     assert client.enqueue(SENTENCE, id="hello").id == "hello"
     assert client.place(JobSpec(SENTENCE, id="hello")).why == "it is there already"
-    assert [card.engine for card in client.workers()] == ["tone"]
+    assert [info.engine for info in client.workers()] == ["tone"]
     assert "sine" in client.voices()
     waiting = client.enqueue(SENTENCE, engine="xtts")
     assert client.overview().queues["voxspool-xtts-interactive"] == 1

@@ -42,22 +42,22 @@ FORMATS = ("wav", "flac", "mp3", "ogg", "opus")
 TEXT = SENTENCE * 6 + "\n\nA second paragraph follows. " + SENTENCE * 3
 
 
-def heard(chunks: object) -> bytes:
-    """Return all samples of a speech or of its chunks."""
+def samples_of(chunks: object) -> bytes:
+    """Return the samples of all chunks of a speech."""
     return b"".join(chunk.pcm for chunk in chunks)  # type: ignore[attr-defined]
 
 
 def test_the_samples_of_a_speech_equal_the_reference(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     speech = client.enqueue(TEXT, seed=7, speed=1.25)
-    assert heard(speech) == tone(TEXT, seed=7, speed=1.25)
+    assert samples_of(speech) == tone(TEXT, seed=7, speed=1.25)
 
 
 def test_concurrent_late_and_resuming_readers_get_the_same_samples(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     speech = client.enqueue(SENTENCE * 2, voice="sine-live", engine="tone")
     live: dict[str, bytes] = {}
-    reader = threading.Thread(target=lambda: live.update(second=heard(client.speech(speech.id))))
+    reader = threading.Thread(target=lambda: live.update(second=samples_of(client.speech(speech.id))))
     reader.start()
     first, last_id = b"", ""
     for chunk in speech:
@@ -65,12 +65,12 @@ def test_concurrent_late_and_resuming_readers_get_the_same_samples(client: Clien
         if len(first) > 48_000:
             break
     assert speech.status().state == "running", "the first second is read before the speech is complete"
-    returned = heard(speech.chunks(after=last_id))
+    returned = samples_of(speech.chunks(after=last_id))
     reader.join(30)
     expected = tone(SENTENCE * 2)
     assert first + returned == expected
     assert live["second"] == expected
-    assert heard(client.speech(speech.id)) == expected
+    assert samples_of(client.speech(speech.id)) == expected
 
 
 def test_reading_after_the_terminal_entry_yields_nothing(client: Client, start_worker: StartWorker) -> None:
@@ -134,7 +134,7 @@ def test_enqueueing_an_id_again_is_the_same_job_and_refused_with_another_text(
     with pytest.raises(JobExistsError, match="'mine' is taken"):
         client.enqueue("Another text.", id="mine")
     start_worker()
-    assert heard(speech) == tone(SENTENCE)
+    assert samples_of(speech) == tone(SENTENCE)
     assert client.enqueue(SENTENCE, id="mine").status().state == "ended"
 
 
@@ -247,7 +247,7 @@ def test_a_queued_job_is_cancelled_at_once_and_never_spoken(
         speech.wait()
     assert db.llen("rq:queue:voxspool-auto-interactive") == 0
     start_worker()
-    assert heard(client.enqueue("Something else is said.")) == tone("Something else is said.")
+    assert samples_of(client.enqueue("Something else is said.")) == tone("Something else is said.")
     assert speech.cancel() == "cancelled"
 
 
@@ -264,7 +264,7 @@ def test_a_running_job_stops_at_its_next_chunk(client: Client, start_worker: Sta
         late.extend(chunk.pcm for chunk in chunks)
     samples = speech.status().spoken_s * 24_000
     assert samples <= 7 * 1200, "at most three chunks of 50 ms after the fourth"
-    assert heard(neighbour) == tone(SENTENCE), "another job on the same engine continues"
+    assert samples_of(neighbour) == tone(SENTENCE), "another job on the same engine continues"
     assert speech.status().state == "cancelled"
 
 
@@ -314,8 +314,8 @@ def test_status_shows_progress_queues_workers_and_voices(client: Client, start_w
     until(lambda: client.overview().workers[0].running == 1, "the worker's record to show the running job")
     overview = client.overview()
     assert overview.queues == {"voxspool-piper-batch": 1}
-    (card,) = overview.workers
-    assert (card.name, card.engine, card.device, card.jobs) == (worker.name, "tone", "cpu", 8)
+    (info,) = overview.workers
+    assert (info.name, info.engine, info.device, info.jobs) == (worker.name, "tone", "cpu", 8)
     (running,) = overview.running
     assert (running.id, running.state, running.engine, running.voice) == (speech.id, "running", "tone", "sine-live")
     assert running.spoken_s > 0

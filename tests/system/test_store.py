@@ -36,9 +36,9 @@ import sys
 import numpy as np
 from voxspool.store.segments import Store, key_of
 
-place, number, fields = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])
+location, number, fields = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])
 input()
-store = Store(place)
+store = Store(location)
 print(store.id, flush=True)
 for key in range(int(sys.argv[4])):
     pcm = np.arange(number, 20_000 + number).astype(np.int16)
@@ -84,8 +84,8 @@ def answers(port: int) -> bool:
 
 
 @pytest.fixture(params=["folder", "local", "memory", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return an empty place of each kind."""
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the path or URL of an empty store in each backend."""
     name = uuid.uuid4().hex
     if request.param == "s3":
         return f"{request.getfixturevalue('s3')}/{name}"
@@ -94,8 +94,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     ]
 
 
-BETWEEN_PROCESSES = pytest.mark.parametrize("place", ["folder", "local", "s3"], indirect=True)
-"""Places that several processes share: not the memory of one process."""
+BETWEEN_PROCESSES = pytest.mark.parametrize("location", ["folder", "local", "s3"], indirect=True)
+"""Backends that several processes can share: not the memory of one process."""
 
 
 @pytest.fixture
@@ -103,11 +103,11 @@ def writer() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Yield a function that starts a process, which writes segments after `go`. The processes end with the test."""
     with contextlib.ExitStack() as stack:
 
-        def start(place: str, number: int, keys: int) -> subprocess.Popen[str]:
+        def start(location: str, number: int, keys: int) -> subprocess.Popen[str]:
             aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", WRITER, place, str(number), repr(FIELDS), str(keys)],
+                    [sys.executable, "-c", WRITER, location, str(number), repr(FIELDS), str(keys)],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_env() | aws,
                 )
             )  # fmt: skip
@@ -129,22 +129,22 @@ def keep(store: Store, pcm: np.ndarray = SAMPLES, key: str = key_of("a")) -> Non
     store.write(pcm, key=key, worker="w", **FIELDS)
 
 
-def test_segments_written_to_any_kind_of_place_can_be_read(place: str) -> None:
-    store = Store(place)
-    assert Store(place).id == store.id
+def test_segments_written_to_any_backend_can_be_read(location: str) -> None:
+    store = Store(location)
+    assert Store(location).id == store.id
     for number, samples in enumerate([0, 1, 24_000]):
         key = key_of(number)
         assert store.find(key) is None
         stored = store.write(SAMPLES[:samples], key=key, worker="w", **FIELDS)
-        assert Store(place).find(key) == Store(place).check(key) == stored
-        np.testing.assert_array_equal(Store(place).read(key), SAMPLES[:samples])
+        assert Store(location).find(key) == Store(location).check(key) == stored
+        np.testing.assert_array_equal(Store(location).read(key), SAMPLES[:samples])
     assert store.write(SAMPLES[:5], key=key_of(2), worker="late", **FIELDS) == stored
 
 
-def test_a_damaged_segment_is_detected_and_written_again_in_any_kind_of_place(place: str) -> None:
-    store = Store(place)
+def test_a_damaged_segment_is_detected_and_replaced_in_any_backend(location: str) -> None:
+    store = Store(location)
     keep(store)
-    files, root = fsspec.url_to_fs(place)
+    files, root = fsspec.url_to_fs(location)
     files.invalidate_cache()
     (flac,) = files.glob(f"{root}/**/*.flac")
     good = files.cat_file(flac)
@@ -161,13 +161,13 @@ def test_a_damaged_segment_is_detected_and_written_again_in_any_kind_of_place(pl
 
 @BETWEEN_PROCESSES
 def test_concurrent_writers_agree_on_the_id_of_the_store_and_on_each_segment(
-    place: str, writer: Callable[..., subprocess.Popen[str]]
+    location: str, writer: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    processes = [writer(place, number, 10) for number in range(3)]
+    processes = [writer(location, number, 10) for number in range(3)]
     for process in processes:
         go(process)
     said = [process.communicate(timeout=60)[0].splitlines() for process in processes]
-    store = Store(place)
+    store = Store(location)
     assert {lines[0] for lines in said} == {store.id}
     for key in range(10):
         kept = store.check(key_of(key))
@@ -179,18 +179,18 @@ def test_concurrent_writers_agree_on_the_id_of_the_store_and_on_each_segment(
 
 @BETWEEN_PROCESSES
 def test_segments_of_a_killed_writer_are_complete_or_missing(
-    place: str, writer: Callable[..., subprocess.Popen[str]]
+    location: str, writer: Callable[..., subprocess.Popen[str]]
 ) -> None:
     written = 0
     for number in range(4):
-        process = writer(place, number, 1_000)
+        process = writer(location, number, 1_000)
         go(process)
         assert process.stdout
         for _ in range(2 + written + 3 * number):  # its id, the existing segments, and a few new ones
             process.stdout.readline()
         process.send_signal(signal.SIGKILL)
         process.wait()
-        store = Store(place)
+        store = Store(location)
         written = next(key for key in range(1_000) if store.find(key_of(key)) is None)
         assert written > 3 * number
         for key in range(written + 1):

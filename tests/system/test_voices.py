@@ -62,15 +62,15 @@ def one_line(done: subprocess.CompletedProcess[bytes], code: int = 1) -> str:
     return line
 
 
-def put_card(db: redis.Redis, name: str, engine: str, voices: dict[str, list[str]], *, clones: bool) -> None:
+def write_worker(db: redis.Redis, name: str, engine: str, voices: dict[str, list[str]], *, clones: bool) -> None:
     """Write the record of a live worker. A real engine that clones voices would need a model of gigabytes."""
-    card: dict[str, Any] = {
+    record: dict[str, Any] = {
         "engine": engine, "model": "m", "device": "cpu", "sample_rate": 24_000, "voices": json.dumps(voices),
         "clones": int(clones), "queues": ",".join(queue_names(engine)), "jobs": 8, "running": 0, "rows": 8,
         "rows_in_use": 0, "host": "h", "pid": 1,
     }  # fmt: skip
     db.sadd(keys.WORKERS, name)
-    db.hset(keys.worker(name), mapping=card)
+    db.hset(keys.worker(name), mapping=record)
 
 
 def stored(db: redis.Redis) -> dict[str, object]:
@@ -184,8 +184,8 @@ def test_adding_the_same_clips_again_after_a_lost_reply_changes_nothing(client: 
 
 
 def test_jobs_can_name_a_new_cloned_voice_or_a_mix_at_once(client: Client, db: redis.Redis) -> None:
-    put_card(db, "xtts-1", "xtts", {"Ana Florence": ["en"], "Ana": ["en"]}, clones=True)
-    put_card(db, "tone-1", "tone", {"sine": []}, clones=False)
+    write_worker(db, "xtts-1", "xtts", {"Ana Florence": ["en"], "Ana": ["en"]}, clones=True)
+    write_worker(db, "tone-1", "tone", {"sine": []}, clones=False)
     with pytest.raises(UnknownVoiceError, match="no live worker has a voice 'alice'"):
         client.enqueue("Hello.", voice="alice", engine="xtts")
     client.add_voice("alice", [speech()])

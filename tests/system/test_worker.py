@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LIVE = "sine-live"
 
 
-def heard(speech: Speech) -> bytes:
+def samples_of(speech: Speech) -> bytes:
     """Return all samples of a speech."""
     return b"".join(chunk.pcm for chunk in speech)
 
@@ -71,7 +71,7 @@ def test_concurrent_jobs_do_not_affect_each_other(client: Client, start_worker: 
     states = [speech.status().state for speech in speeches]
     assert states == ["running"] * 4 + ["queued"] * 2
     with ThreadPoolExecutor(6) as listeners:
-        spoken = list(listeners.map(heard, speeches))
+        spoken = list(listeners.map(samples_of, speeches))
     assert spoken == [tone(text, seed=number) for number, text in enumerate(texts)]
     until(lambda: all(rq_job(speech, db).is_finished for speech in speeches), "RQ to record the end")
     assert_nothing_is_left(db)
@@ -85,14 +85,14 @@ def test_interactive_jobs_start_before_batch_jobs(client: Client, start_worker: 
     assert worker.wait() == 0
     order = re.findall(r"job\.begin job=(\S+)", worker.said())
     assert order == ["urgent", "batch-0", "batch-1", "batch-2"]
-    assert heard(urgent) == heard(batch[0]) == tone(SENTENCE)
+    assert samples_of(urgent) == samples_of(batch[0]) == tone(SENTENCE)
 
 
 def test_an_interactive_job_overtakes_a_running_book(client: Client, start_worker: StartWorker) -> None:
     start_worker()
     book = client.enqueue(SENTENCE * 40, voice=LIVE, priority="batch")
     wait_for_audio(book)
-    assert heard(client.enqueue("A short word in between.")) == tone("A short word in between.")
+    assert samples_of(client.enqueue("A short word in between.")) == tone("A short word in between.")
     assert book.status().state == "running"
 
 
@@ -107,7 +107,7 @@ def test_the_stop_command_of_rq_stops_one_of_several_jobs(
         stopped.wait(timeout_s=10)
     assert stopped.status().spoken_s < 2, "the job stopped in its first segment"
     until(lambda: rq_job(stopped, db).is_stopped, "RQ to record the end")
-    assert heard(goes_on) == tone(SENTENCE * 3)
+    assert samples_of(goes_on) == tone(SENTENCE * 3)
 
 
 def test_a_worker_that_missed_the_stop_command_still_cancels_the_job(
@@ -144,13 +144,13 @@ def test_after_the_first_sigterm_a_worker_finishes_running_jobs_and_starts_no_mo
     worker.process.send_signal(signal.SIGTERM)
     until(lambda: "worker.stopping" in worker.said(), "the worker to handle the signal")
     waiting = client.enqueue("This one waits for another worker.")
-    assert heard(running) == tone(SENTENCE)
+    assert samples_of(running) == tone(SENTENCE)
     assert worker.wait() == 0
     assert waiting.status().state == "queued"
     assert db.smembers(keys.WORKERS) == set()
     assert db.smembers("rq:workers") == set()
     start_worker()
-    assert heard(waiting) == tone("This one waits for another worker.")
+    assert samples_of(waiting) == tone("This one waits for another worker.")
 
 
 def test_an_idle_worker_exits_at_the_first_sigterm(start_worker: StartWorker) -> None:
@@ -176,7 +176,7 @@ def test_after_the_second_sigterm_another_worker_resumes_the_running_jobs(
     assert sorted(db.lrange("rq:queue:voxspool-auto-interactive", 0, -1)) == [b"back-0", b"back-1"]
     assert rq_job(speeches[0], db).get_status().value == "queued"
     start_worker()
-    assert [heard(speech) for speech in speeches] == [tone(SENTENCE * 2)] * 2
+    assert [samples_of(speech) for speech in speeches] == [tone(SENTENCE * 2)] * 2
     attempts = [received.id.attempt for received in speeches[0].entries() if isinstance(received.entry, Begin)]
     assert attempts == [1, 2]
 
@@ -200,7 +200,7 @@ def test_the_job_of_a_killed_worker_resumes_at_its_last_mark_without_a_gap(
     marks = [entry for entry in live if isinstance(entry, Mark)]
     assert [begin.pos for begin in begins] == [0, marks[7].end_pos], "the second attempt begins at the mark"
     assert [mark.segment for mark in marks] == list(range(12)), "no segment is spoken twice"
-    assert heard(speech) == tone(text)
+    assert samples_of(speech) == tone(text)
     until(lambda: rq_job(speech, db).is_finished, "RQ to record the end")
     assert_nothing_is_left(db)
 
@@ -217,7 +217,7 @@ def test_a_job_whose_worker_died_before_its_start_is_spoken_by_another(
     assert claimed[2] == speech.id.encode()
     assert speech.status().state == "queued", "claimed but not started"
     start_worker()
-    assert heard(speech) == tone(SENTENCE)
+    assert samples_of(speech) == tone(SENTENCE)
     until(lambda: rq_job(speech, db).is_finished, "RQ to record the end")
     assert_nothing_is_left(db)
 
@@ -230,7 +230,7 @@ def test_a_second_delivery_of_a_running_job_is_ignored(
     wait_for_audio(speech)
     db.lpush("rq:queue:voxspool-auto-interactive", speech.id)
     until(lambda: "job.held" in worker.said(), "the second delivery")
-    assert heard(speech) == tone(SENTENCE)
+    assert samples_of(speech) == tone(SENTENCE)
     until(lambda: rq_job(speech, db).is_finished, "RQ to record the end")
     assert_nothing_is_left(db)
 
@@ -252,7 +252,7 @@ def test_a_second_delivery_of_an_ended_job_is_ignored(
 def test_a_burst_worker_speaks_all_queued_jobs_and_exits(client: Client, start_worker: StartWorker) -> None:
     speeches = [client.enqueue(SENTENCE, seed=seed) for seed in range(3)]
     assert start_worker("tone", "--burst", wait=False).wait() == 0
-    assert [heard(speech) for speech in speeches] == [tone(SENTENCE, seed=seed) for seed in range(3)]
+    assert [samples_of(speech) for speech in speeches] == [tone(SENTENCE, seed=seed) for seed in range(3)]
 
 
 def test_the_log_does_not_contain_the_text_of_a_job(client: Client, start_worker: StartWorker) -> None:
@@ -264,10 +264,10 @@ def test_the_log_does_not_contain_the_text_of_a_job(client: Client, start_worker
 
 def test_the_record_of_a_worker_lists_its_voices_and_limits(start_worker: StartWorker, db: redis.Redis) -> None:
     worker = start_worker("tone", "--jobs", "3")
-    card = db.hgetall(keys.worker(worker.name))
-    assert json.loads(card[b"voices"]) == {"sine": [], "sine-live": []}
-    assert card[b"clones"] == b"0"
-    assert card[b"jobs"] == b"3"
+    record = db.hgetall(keys.worker(worker.name))
+    assert json.loads(record[b"voices"]) == {"sine": [], "sine-live": []}
+    assert record[b"clones"] == b"0"
+    assert record[b"jobs"] == b"3"
     assert 0 < db.ttl(keys.worker(worker.name)) <= keys.WORKER_TTL_S
 
 
@@ -295,7 +295,7 @@ def test_a_job_that_depends_on_another_is_spoken_after_it(
     queue = Queue(spec.queue, connection=db, serializer=JSONSerializer)
     queue.enqueue_call(TASK, args=(spec.encode(),), job_id=spec.id, depends_on=rq_job(first, db), description="x")
     worker = start_worker()
-    assert heard(client.speech("second")) == tone("And then the second one.")
+    assert samples_of(client.speech("second")) == tone("And then the second one.")
     assert re.findall(r"job\.begin job=(\S+)", worker.said()) == ["first", "second"]
     until(lambda: rq_job(client.speech("second"), db).is_finished, "RQ to record the end")
     assert_nothing_is_left(db)
@@ -310,18 +310,18 @@ def test_a_suspended_worker_starts_no_job_until_it_is_resumed(
     with pytest.raises(DeadlineError, match="it is queued"):
         speech.wait(timeout_s=1.5)
     resume(db)
-    assert heard(speech) == tone(SENTENCE)
+    assert samples_of(speech) == tone(SENTENCE)
 
 
 def test_a_worker_survives_a_redis_restart_that_loses_all_data(
     redis_server: RedisServer, client: Client, start_worker: StartWorker
 ) -> None:
     worker = start_worker()
-    assert heard(client.enqueue(SENTENCE)) == tone(SENTENCE)
+    assert samples_of(client.enqueue(SENTENCE)) == tone(SENTENCE)
     redis_server.stop()
     redis_server.start()
-    assert heard(client.enqueue(SENTENCE)) == tone(SENTENCE)
-    until(lambda: [card.name for card in client.workers()] == [worker.name], "the worker's record to be written again")
+    assert samples_of(client.enqueue(SENTENCE)) == tone(SENTENCE)
+    until(lambda: [info.name for info in client.workers()] == [worker.name], "the worker's record to be written again")
     assert worker.process.poll() is None
 
 
@@ -338,7 +338,7 @@ def test_a_worker_that_froze_before_the_start_cannot_start_a_job_returned_to_its
     with pytest.raises(EndedEarlyError, match="lease lost"):
         late.begin(Begin(0, 24_000, "tone", "m", "sine", "en", 0), {})
     start_worker()
-    assert heard(speech) == tone(SENTENCE)
+    assert samples_of(speech) == tone(SENTENCE)
 
 
 def test_a_second_delivery_keeps_its_lease_if_the_first_run_has_lost_its_lease(client: Client, db: redis.Redis) -> None:
@@ -368,7 +368,7 @@ def test_a_job_of_a_dead_worker_is_spoken_after_rqs_own_cleanup(
     queue = Queue("voxspool-auto-interactive", connection=db, serializer=JSONSerializer)
     queue.started_job_registry.cleanup()
     start_worker()
-    assert heard(speech) == tone(SENTENCE)
+    assert samples_of(speech) == tone(SENTENCE)
 
 
 def test_cancelling_a_returned_job_with_rq_raises_an_error_in_its_readers(
@@ -414,7 +414,7 @@ def test_an_invalid_time_limit_does_not_stop_a_worker(
     speech = client.enqueue(SENTENCE)
     db.hset(f"rq:job:{speech.id}", "timeout", limit)
     resume(db)
-    assert heard(speech) == tone(SENTENCE)
+    assert samples_of(speech) == tone(SENTENCE)
     assert worker.process.poll() is None
 
 
@@ -430,7 +430,7 @@ def test_a_cancel_reason_that_is_not_utf_8_cancels_only_its_job(
     for speech in (first, second):
         with pytest.raises(SpeechCancelledError, match="caf"):
             speech.wait(timeout_s=10)
-    assert heard(client.enqueue(SENTENCE)) == tone(SENTENCE)
+    assert samples_of(client.enqueue(SENTENCE)) == tone(SENTENCE)
     assert "Traceback" not in worker.said()
 
 
@@ -443,7 +443,7 @@ def test_a_second_delivery_with_a_corrupt_record_does_not_affect_the_running_job
     db.hset(f"rq:job:{speech.id}", "created_at", "rubbish")
     db.rpush("rq:queue:voxspool-auto-interactive", speech.id)
     until(lambda: "job.buried" in worker.said(), "the second delivery")
-    assert heard(speech) == tone(SENTENCE)
+    assert samples_of(speech) == tone(SENTENCE)
     assert worker.process.poll() is None
 
 
@@ -457,7 +457,7 @@ def test_a_suspended_worker_survives_a_restart_of_redis(
     redis_server.stop()
     until(lambda: "redis.away" in worker.said(), "the worker to notice the outage")
     redis_server.start()
-    assert heard(client.enqueue(SENTENCE)) == tone(SENTENCE)
+    assert samples_of(client.enqueue(SENTENCE)) == tone(SENTENCE)
     assert worker.process.poll() is None
 
 

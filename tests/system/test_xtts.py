@@ -135,9 +135,9 @@ def test_a_worker_without_a_checkpoint_falls_back_to_piper_and_reports_it(
     assert "engine.fallback wanted=xtts" in worker.said()
     assert "nowhere" in worker.said()
     client.enqueue("Spoken all the same.").wait(timeout_s=60)
-    (card,) = json.loads(run_cli("status", "--json").stdout)["workers"]
-    assert card["engine"] == "piper"
-    assert card["fallback_from"].startswith("xtts: ")
+    (info,) = json.loads(run_cli("status", "--json").stdout)["workers"]
+    assert info["engine"] == "piper"
+    assert info["fallback_from"].startswith("xtts: ")
 
 
 def test_long_and_unusual_texts_are_spoken_to_their_end(client: Client, start_xtts: StartWorker) -> None:
@@ -164,9 +164,9 @@ def test_a_job_in_a_language_without_its_extra_fails_or_runs_on_a_worker_that_ha
     client: Client, start_xtts: StartWorker
 ) -> None:
     plain = start_xtts(PYTHONPATH=str(UNEQUIPPED), ABSENT=EAST_ASIAN)
-    (card,) = client.workers()
-    assert {"en", "ko"} <= set(card.voices["Ada Random"])
-    assert not {"ja", "zh-cn"} & set(card.voices["Ada Random"])
+    (info,) = client.workers()
+    assert {"en", "ko"} <= set(info.voices["Ada Random"])
+    assert not {"ja", "zh-cn"} & set(info.voices["Ada Random"])
     assert client.enqueue("안녕하세요.", engine="xtts", language="ko").wait().segments == 1
     for language, extra in (("ja", "xtts-ja"), ("zh", "xtts-zh")):
         with pytest.raises(SpeechFailedError, match=rf"; install .* pip install .*worker\[{extra}\]'$") as caught:
