@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from voxspool_worker.engines.xtts.gpt import SpecialTokens
 from voxspool_worker.engines.xtts.weights import GptWeights
 
 LAYERS = 2
 WIDTH = 128
 TEXT_TOKENS = 30
 AUDIO_TOKENS = 64
-TOKENS = SpecialTokens(
-    text_start=0, text_stop=1, audio_start=AUDIO_TOKENS - 2, audio_stop=AUDIO_TOKENS - 1, max_audio_tokens=50
-)
 
 
 def random_state(*, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -42,6 +42,8 @@ class Member:
     """The number of SIGTERM signals that it got."""
     killed: bool = False
     frozen_until: float = 0.0
+    lost_until: float = 0.0
+    """The end of its last freeze that was long enough to lose its jobs."""
 
     def __repr__(self) -> str:
         return f"worker {self.number}"
@@ -114,7 +116,7 @@ class World:
         """Kill a worker with SIGKILL."""
         if member.killed:
             return
-        if member.frozen_until < time.monotonic() + SAFE_FREEZE_S:  # otherwise it is counted already
+        if member.lost_until < time.monotonic():  # otherwise its freeze is counted already
             self._lost.append(max([time.monotonic(), *(end for _, end in self.stalls)]))
         member.killed = True
         member.worker.process.kill()
@@ -132,7 +134,8 @@ class World:
             return
         member.frozen_until = time.monotonic() + seconds
         if seconds >= SAFE_FREEZE_S:
-            self._lost.append(member.frozen_until)
+            member.lost_until = member.frozen_until
+            self._lost.append(member.lost_until)
         self._stop_for(member.worker.process, seconds)
 
     def stall(self, seconds: float) -> None:

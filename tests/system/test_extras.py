@@ -121,7 +121,8 @@ def test_without_an_optional_library_one_line_names_one_command(
     variables = {"VOXSPOOL_REDIS_URL": redis_server.url}
     absent = module
     if module == "sounddevice":
-        assert run("voxspool", "enqueue", "Hello.", "--job-id", "mine", absent=module, folder=books, **variables)
+        enqueued = run("voxspool", "enqueue", "Hello.", "--job-id", "mine", absent=module, folder=books, **variables)
+        assert enqueued.returncode == 0, enqueued.stderr
         assert run("voxspool", "cancel", "mine", absent=module, folder=books, **variables).returncode == 0
     if module == "fsspec":
         variables["VOXSPOOL_STORE"] = "s3://bucket/segments"

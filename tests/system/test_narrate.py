@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +43,6 @@ class Command:
 
     process: subprocess.Popen[bytes]
     log: Path
-    code: int | None = field(default=None)
 
     @property
     def events(self) -> list[dict[str, Any]]:
