@@ -16,7 +16,16 @@ def test_a_count_has_the_right_plural(number: int, written: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "written"),
-    [(0.4, "0 s"), (99.4, "99 s"), (100, "2 min"), (5_940, "99 min"), (6_000, "1 h 40 min"), (12_000, "3 h 20 min")],
+    [
+        (0.4, "0 s"),
+        (48.4, "48 s"),
+        (99.4, "99 s"),
+        (100, "2 min"),
+        (720, "12 min"),
+        (5_940, "99 min"),
+        (6_000, "1 h 40 min"),
+        (12_000, "3 h 20 min"),
+    ],
 )
 def test_a_duration_has_the_unit_that_suits_it(seconds: float, written: str) -> None:
     assert duration(seconds) == written

@@ -165,7 +165,7 @@ def test_private_excludes_options_that_need_another_redis(tmp_path: Path) -> Non
         ((*SPEAK, "-o", tmp_path / "a.wav", "--redis", nowhere()), "--private and --redis exclude each other"),
         (("narrate", "a.txt", "-o", tmp_path, "--redis", nowhere()), "--private and --redis exclude each other"),
         (("narrate", "a.txt", "-o", tmp_path, "--detach"), "--private and --detach exclude each other"),
-        (("narrate", "--attach", "a"), "--attach ID goes alone"),
+        (("narrate", "--attach", "a"), "--attach ID takes no BOOK and no option but --json and --redis"),
     ):
         done = run(nowhere(), *arguments, "--private")
         assert done.returncode == 2

@@ -164,7 +164,7 @@ def test_a_plain_installation_reads_text_markdown_and_html_books(name: str, tmp_
         if command[0] == "preview":
             assert said == []
         else:  # without a Redis, the plan reports only that it cannot estimate the time
-            assert [line.split(":")[0].strip() for line in said] == ["the plan cannot say how long it takes"]
+            assert [line.split(":")[0].strip() for line in said] == ["the plan cannot estimate the time"]
         assert "keeper" in done.stdout or "1 chapter" in done.stdout
 
 

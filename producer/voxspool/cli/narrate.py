@@ -1,4 +1,4 @@
-"""`voxspool narrate`: a book becomes chapters, chapters become jobs, jobs become files; it resumes."""
+"""`voxspool narrate`: make the audio files of a book, with one job for each chapter; a second run resumes the first."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 
 PRESETS: Final = ("podcast", "ebu", "acx")
 VERIFY_MODEL: Final = "base"
-"""The Whisper model that --verify uses where none is named."""
+"""The Whisper model of --verify if the user names none."""
 FAILED: Final = 1
-"""Exit code where a segment did not pass its checks, a chapter was given up, or some of the book could not be read."""
+"""Exit code if a segment failed its checks, a chapter was given up, or a part of the book could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class NarrateArguments:
-    """The options of the command line, beside the book and the folder."""
+    """The options of the command line, without the book and the folder."""
 
     settings: Settings
     private: bool
@@ -67,7 +67,7 @@ class NarrateArguments:
     loudness: str | None
     verify: str | None
     speech: dict[str, Any]
-    """voice, language, engine, speed, seed: those that were said."""
+    """Those of voice, language, engine, speed and seed that were given."""
 
     def narration_options(self, book: Book, engine: str) -> NarrationOptions:
         """Return the options of a narration. Raises BookError."""
@@ -84,62 +84,65 @@ class NarrateArguments:
 
     @property
     def _formats(self) -> tuple[str, ...]:
-        """Name the files that are made of a chapter or of the book: what ACX takes is MP3."""
+        """Return the formats of the files. The loudness `acx` adds MP3, which ACX requires."""
         wanted = {*ALWAYS, *self.formats, *(["mp3"] if self.loudness == "acx" else [])}
         return tuple(one for one in FORMATS if one in wanted)
 
     @property
     def rules(self) -> list[Path]:
-        """Name the pronunciation files; the later one wins."""
+        """Return the pronunciation files; a later one overrides an earlier one."""
         return [path for path in (self.settings.pronunciations, self.pronunciations) if path]
 
 
 def _folder_name(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a file where a folder is wanted, and a folder that would look like a file."""
+    """Return the output folder. Raises click.BadParameter for a file or a new folder with a name like a file's."""
     if path is None or path.is_dir():
         return path
     if path.exists():
         raise click.BadParameter(
-            f"{path} is a file, and a folder is needed; name one, such as -o book", context, parameter
+            f"{path} is a file, but a folder is needed; name one, such as -o book", context, parameter
         )
     kind = path.suffix.lower().removeprefix(".")
     if kind in FORMATS or mimetypes.MimeTypes().guess_type(path.name)[0]:
         to = f" --to {kind}" if kind in FORMATS and kind not in ALWAYS else ""
-        message = f"{path} looks like a file, and a folder is needed; write -o {path.stem}{to}"
+        message = f"{path} looks like a file, but a folder is needed; write -o {path.stem}{to}"
         raise click.BadParameter(message, context, parameter)
     return path
 
 
 def _book_after_verify(verify: str | None) -> tuple[str, str | None]:
-    """Return the book and the model where no BOOK is left: `--verify BOOK` takes the book for the model's name."""
+    """Return the book and the model if BOOK is missing: click reads `--verify BOOK` as the name of a model."""
     if verify is not None and (verify == "-" or Path(verify).exists()):
         return verify, VERIFY_MODEL
-    taken = f" ({verify} after --verify is taken for a Whisper model)" if verify and verify != VERIFY_MODEL else ""
+    taken = f" ({verify} after --verify is read as a Whisper model)" if verify and verify != VERIFY_MODEL else ""
     raise click.UsageError(f"name a BOOK{taken}, such as: voxspool narrate book.epub -o book; or - for stdin")
 
 
 @click.command()
 @click.argument("book", required=False)
 @click.option("-o", "--output", "output", type=click.Path(path_type=Path), metavar="DIR", callback=_folder_name,
-              help="Where the files go; run again with the same, it does what is missing.")  # fmt: skip
+              help="Folder for the files. Run again with the same folder to resume.")  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Show chapters, time and size; speak nothing.")
-@click.option("--chapters", "only", metavar="2-5", help="Narrate these alone; several with commas.")
-@click.option("--skip", metavar="1,9", help="Leave these out.")
-@click.option("--voice", help="A name from `voxspool voices` [VOXSPOOL_VOICE, else the engine's own].")
-@click.option("--voice-of", "voices", metavar="2-5=NAME", multiple=True, help="Another voice for chapters; repeat it.")
-@click.option("--language", help="Such as en or pt-br [the book's own].")
-@click.option("--engine", type=EngineName(AUTO), help="What speaks [VOXSPOOL_ENGINE, else auto].")
+@click.option("--chapters", "only", metavar="2-5", help="Narrate only these chapters, such as 2-5 or 1,3.")
+@click.option("--skip", metavar="1,9", help="Leave out these chapters, such as 1,9.")
+@click.option("--voice", help="A voice from `voxspool voices` [VOXSPOOL_VOICE, else the engine's own].")
+@click.option("--voice-of", "voices", metavar="2-5=NAME", multiple=True,
+              help="Use another voice for these chapters; may be repeated.")  # fmt: skip
+@click.option("--language", help="Language of the book, such as en or pt-br [the book's own].")
+@click.option("--engine", type=EngineName(AUTO), help="Engine that speaks [VOXSPOOL_ENGINE, else auto].")
 @click.option("--speed", type=float, help=f"Rate of speech, {MIN_SPEED} to {MAX_SPEED} [1.0].")
-@click.option("--seed", type=int, help="Another seed, another reading, where the engine has any chance in it [0].")
+@click.option("--seed", type=int,
+              help="Random seed. Engines that use random numbers read differently with another seed [0].")  # fmt: skip
 @click.option("--pronunciations", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Lines of `word => spoken`; they win over [VOXSPOOL_PRONUNCIATIONS].")  # fmt: skip
+              help="File with lines `word => spoken`; they override those of VOXSPOOL_PRONUNCIATIONS.")  # fmt: skip
 @click.option("--to", "formats", type=click.Choice(FORMATS), multiple=True,
-              help="Make these files too; repeat it [flac, srt and vtt are always made].")  # fmt: skip
-@click.option("--loudness", type=click.Choice(PRESETS), help="Bring the whole book to a level [as it was spoken].")
+              help="Also make files of this format; may be repeated [flac, srt and vtt are always made].")  # fmt: skip
+@click.option("--loudness", type=click.Choice(PRESETS), help="Bring the whole book to this loudness [unchanged].")
 @click.option("--verify", is_flag=False, flag_value=VERIFY_MODEL, metavar="[MODEL]",
-              help="Transcribe the speech and compare; MODEL is a Whisper model's name or folder [base].")  # fmt: skip
-@click.option("--detach", is_flag=True, help="Enqueue, say how to come back, and leave.")
-@click.option("--attach", metavar="ID", help="Come back to a narration that was begun.")
+              help="Compare a transcript of the speech with the text. "
+                   "MODEL is a Whisper model's name or folder [base].")  # fmt: skip
+@click.option("--detach", is_flag=True, help="Enqueue the chapters, print how to resume, and exit.")
+@click.option("--attach", metavar="ID", help="Resume the narration with this id.")
 @options.JSON
 @options.PRIVATE
 @options.REDIS
@@ -152,28 +155,31 @@ def narrate(
     \b
     voxspool narrate book.epub --plan                 chapters, time, size
     voxspool narrate book.epub -o book --to m4b --loudness podcast
-    voxspool narrate article.md -o article --detach   leave it to the workers
-    voxspool narrate --attach book-3fa12c             come back, from anywhere
+    voxspool narrate article.md -o article --detach   do not wait for the workers
+    voxspool narrate --attach book-3fa12c             resume it
 
-    BOOK is an EPUB, Markdown, text, HTML, PDF or DOCX file, a folder of such files, or - for stdin. Ctrl-C leaves the
-    work to the workers. The exit code is 0 if every segment was spoken and passed its checks.
+    BOOK is an EPUB, Markdown, text, HTML, PDF or DOCX file, a folder of such files, or - for stdin. After
+    Ctrl-C the workers continue, unless the command started them. The exit code is 0 if every segment was spoken and
+    passed its checks.
     """
     settings = options.settings(redis_url, private=private)
     if attach is not None:
         if book or output or plan_only or detach or private or any(said.values()):
-            raise click.UsageError("--attach ID goes alone, or with --json: what was begun says the rest")
+            raise click.UsageError(
+                "--attach ID takes no BOOK and no option but --json and --redis: the narration keeps its own options"
+            )
         raise SystemExit(_attach(settings, attach, as_json=as_json))
     if book is None:
         book, said["verify"] = _book_after_verify(said["verify"])
     if output is None and not plan_only:
-        raise click.UsageError(f"say where the files go: -o DIR, such as: voxspool narrate {shlex.quote(book)} -o book")
+        raise click.UsageError(f"name a folder for the files, such as: voxspool narrate {shlex.quote(book)} -o book")
     if private and detach:
         raise click.UsageError("--private and --detach exclude each other: a private worker ends with the command")
     if detach and not (settings.redis_named or somebody_listens(settings.redis_url)):
         raise click.UsageError(
-            "--detach leaves the work to a Redis and workers that go on without this command, and no Redis answers on "
-            "the default port; start redis-server and `voxspool-worker run`, name a Redis with --redis, or leave "
-            "--detach out"
+            "--detach needs a Redis and workers that continue without this command, but no Redis answers on the "
+            "default port; start redis-server and `voxspool-worker run`, name a Redis with --redis, or leave out "
+            "--detach"
         )
     asked = _asked(settings, said, private=private)
     if plan_only:
@@ -184,7 +190,7 @@ def narrate(
 
 
 def _asked(settings: Settings, said: dict[str, Any], *, private: bool) -> NarrateArguments:
-    """Sort what was said; what no speech can have is refused here."""
+    """Return the arguments in one object. Raises InvalidJobError for a value that no speech can have."""
     speech = options.said({name: said[name] for name in ("voice", "language", "engine", "speed", "seed")})
     options.job_spec("", settings, speech)
     return NarrateArguments(
@@ -194,7 +200,7 @@ def _asked(settings: Settings, said: dict[str, Any], *, private: bool) -> Narrat
 
 
 def _begin(asked: NarrateArguments, source: str, output: Path, *, as_json: bool, detach: bool) -> int:
-    """Begin a narration, or go on with one that was begun in the same folder."""
+    """Start a narration, or resume the one in the same folder; return the exit code."""
     from voxspool.books import read_book
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.narration.delivery import check_extras
@@ -202,18 +208,19 @@ def _begin(asked: NarrateArguments, source: str, output: Path, *, as_json: bool,
     from voxspool.narration.plan import plan
     from voxspool.store.backends import open_place
 
-    open_place(asked.settings.store)  # a name that is none is refused before anything is started
+    open_place(asked.settings.store)  # refuses a wrong name before anything is started
     with as_path(source) as path:
         book = read_book(path)
         warn(book)
         if "epub" in asked.formats and not book.has_places:
-            raise BookError(f"{source} is no EPUB, and --to epub puts the speech into one", wrong_value=True)
+            raise BookError(
+                f"{source} is not an EPUB, and --to epub adds the speech to the EPUB of the book", wrong_value=True
+            )
         wanted = asked.speech.get("engine", asked.settings.engine)
         narration_options = asked.narration_options(book, wanted)
         check_extras(narration_options)
-        plan(
-            book, narration_options, Pronunciations.read(*asked.rules)
-        )  # what is wrong is refused before anything is started
+        # Planning refuses wrong values before anything is started.
+        plan(book, narration_options, Pronunciations.read(*asked.rules))
         folder = OutputFolder(output)
         _make(folder)
         if wanted == AUTO:
@@ -229,7 +236,7 @@ def _begin(asked: NarrateArguments, source: str, output: Path, *, as_json: bool,
 
 
 def _make(folder: OutputFolder) -> None:
-    """Make the folder of a narration. Raises OutputError for a path that cannot be one."""
+    """Create the folder of a narration. Raises OutputError, as a wrong value, if that is impossible."""
     try:
         folder.make()
     except OutputError as error:
@@ -237,7 +244,7 @@ def _make(folder: OutputFolder) -> None:
 
 
 def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
-    """Come back to a narration that was begun on this machine."""
+    """Resume a narration that was started on this machine; return the exit code."""
     from voxspool.books import read_book
     from voxspool.narration.jobs import NarrationJobs
     from voxspool.narration.output_folder import OutputFolder
@@ -251,8 +258,8 @@ def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
             kept = None
         if kept is None or kept.id != name:
             raise BookError(
-                f"narration {name} goes into {record.folder} on {record.host}, which is not to be seen from here; "
-                "attach to it there"
+                f"narration {name} writes to {record.folder} on {record.host}, which cannot be read from here; run the "
+                "command there"
             )
         return _run(client, folder, kept, read_book(kept.source), as_json=as_json, detach=False)
 
@@ -260,7 +267,7 @@ def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
 def _run(
     client: Client, folder: OutputFolder, kept: StoredNarration, book: Book, *, as_json: bool, detach: bool
 ) -> int:
-    """Enqueue what is missing, follow it, and make the files; give the exit code."""
+    """Enqueue the missing chapters, follow them and make the files; return the exit code."""
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.cli.narration_progress import show_for
     from voxspool.narration.plan import plan
@@ -298,7 +305,7 @@ def _follow(
     book: Book,
     store: Store,
 ) -> int:
-    """Follow the chapters to their ends, make the files, say what came of it."""
+    """Follow the chapters until they end, make the files and show the result; return the exit code."""
     from voxspool.narration.delivery import Delivery
     from voxspool.narration.run import ChapterSpoken, Waiting
 
@@ -325,14 +332,14 @@ def check_workers(
     serving: list[WorkerCard],
     store: Store,
 ) -> None:
-    """Refuse what none of the workers that would do it can do. With no worker, the jobs wait for one.
+    """Check that the live workers can speak the book. Without any, the jobs wait for one.
 
-    Raises UnknownVoiceError, UnknownLanguageError, StoreError, and InvalidJobError where they would speak with
+    Raises UnknownVoiceError, UnknownLanguageError, StoreError, and InvalidJobError if the workers would speak with
     different voices.
     """
     if not serving:
         return
-    sharing = [card for card in serving if card.store in ("", store.id)]  # "": it is being opened
+    sharing = [card for card in serving if card.store in ("", store.id)]  # "": the worker is still opening its store
     if not sharing:
         raise StoreError(
             f"no worker with the engine {narration_options.engine} uses the segment store {store}, which this command "
@@ -348,30 +355,30 @@ def check_workers(
     own = {next(iter(card.voices), "") for card in sharing}
     if narration_options.voice is None and len(own) > 1:
         raise InvalidJobError(
-            f"the workers have voices of their own ({', '.join(sorted(own))}), and a book has one; name it with --voice"
+            f"the live workers have different default voices ({', '.join(sorted(own))}); name the book's with --voice"
         )
 
 
 def _check_language(narration_options: NarrationOptions, language: str | None, sharing: list[WorkerCard]) -> None:
-    """Refuse a language that no worker speaks, with the voice of the book or any. Raises UnknownLanguageError."""
+    """Check that a worker speaks the language, with the voice of the book or any. Raises UnknownLanguageError."""
     named = narration_options.voice if any(narration_options.voice in card.voices for card in sharing) else None
     spec = JobSpec("", voice=named, language=language, engine=narration_options.engine)
     if not any(card.could_speak(spec) for card in sharing):
-        voice = f"the voice {named}" if named else "any voice here"
+        refusal = f"the voice {named} does not speak it" if named else "no voice of the live workers speaks it"
         raise UnknownLanguageError(
-            f"the book's language is {language}, and {voice} does not speak it; choose another voice, or say with "
-            "--language what to speak it as"
+            f"the book's language is {language}, but {refusal}; choose another voice with --voice, or another language "
+            "with --language"
         )
 
 
 def _voices(chapters: Sequence[PlannedChapter]) -> list[str]:
-    """Name the voices that are asked for, each once."""
+    """Return the voices that the chapters and their parts name, each once."""
     named = [chapter.voice for chapter in chapters] + [part.voice for chapter in chapters for part in chapter.parts]
     return list(dict.fromkeys(voice for voice in named if voice))
 
 
 def _engine(client: Client, asked: NarrateArguments, wanted: str) -> str:
-    """Choose the engine of a book, by the workers that live now, where none was named. Raises UnknownEngineError."""
+    """Return the wanted engine of a book; for `auto`, choose one by the live workers. Raises UnknownEngineError."""
     if wanted != AUTO:
         return wanted
     voice = asked.speech.get("voice", asked.settings.voice)
@@ -383,8 +390,8 @@ def _engine(client: Client, asked: NarrateArguments, wanted: str) -> str:
         return engines.pop()
     if chosen == AUTO:
         raise UnknownEngineError(
-            f"no live worker says which engine speaks this book{f' with the voice {voice!r}' if voice else ''}; "
-            "start a worker, or name one with --engine"
+            f"no live worker can speak this book{f' with the voice {voice!r}' if voice else ''}; "
+            "start a worker, or name an engine with --engine"
             f"{'' if asked.settings.redis_named else f'; or {options.ADD_PRIVATE}'}",
             wrong_value=False,
         )
@@ -392,7 +399,7 @@ def _engine(client: Client, asked: NarrateArguments, wanted: str) -> str:
 
 
 def _engine_before(folder: OutputFolder, book: Book) -> str | None:
-    """Name the engine that the same book was begun with in a folder: it keeps it, whoever lives now."""
+    """Return the engine with which this book was begun in a folder, or None: a resumed book keeps its engine."""
     try:
         kept = folder.load()
     except BookError:
@@ -401,7 +408,7 @@ def _engine_before(folder: OutputFolder, book: Book) -> str | None:
 
 
 def _plan(asked: NarrateArguments, source: str, *, as_json: bool) -> None:
-    """Show what would be narrated: chapters, time, size."""
+    """Print the plan of a narration: chapters, time, size."""
     from voxspool.books import read_book
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.cli.narration_plan import show_plan
@@ -421,7 +428,7 @@ def _plan(asked: NarrateArguments, source: str, *, as_json: bool) -> None:
 
 
 def _live(asked: NarrateArguments) -> tuple[list[WorkerCard], str]:
-    """Return the workers alive now, and the engine that would speak; none, and any, where there is no Redis."""
+    """Return the live workers and the engine that would speak; without a Redis, no workers and the wanted engine."""
     wanted = asked.speech.get("engine", asked.settings.engine)
     if asked.private:
         return [], wanted
@@ -429,7 +436,7 @@ def _live(asked: NarrateArguments) -> tuple[list[WorkerCard], str]:
         client = options.open_client(asked.settings)
     except RedisError as error:
         if asked.settings.redis_named:
-            click.echo(f"voxspool: the plan cannot say how long it takes: {error}", err=True)
+            click.echo(f"voxspool: the plan cannot estimate the time: {error}", err=True)
         return [], wanted
     with client:
         live = client.workers()

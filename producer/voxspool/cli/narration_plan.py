@@ -1,4 +1,4 @@
-"""What `voxspool narrate --plan` shows: chapters and estimates (length, time, size), before anything is spoken."""
+"""Print the plan of a narration (`voxspool narrate --plan`): its chapters, and estimates of duration, time and size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxspool.cli.narration_progress import counted, hours
+from voxspool.amounts import counted, duration
 from voxspool.narration.estimate import estimate
 from voxspool.narration.options import AUDIO
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from voxspool.workers import WorkerCard
 
 _SIZED = {*AUDIO, "m4b"}
-"""Formats whose size is worth a word."""
+"""The formats whose size is printed."""
 
 
 def show_plan(
@@ -34,7 +34,7 @@ def show_plan(
     *,
     as_json: bool,
 ) -> None:
-    """Show it on stdout. `here` is how fast this machine speaks, where that was measured."""
+    """Print a plan on stdout, as a table or as JSON. `here` is the measured speed of this machine, if there is one."""
     language = narration_options.language or book.language
     pauses_s = sum(part.pause_s for chapter in chapters for part in chapter.parts)
     characters = [chapter.characters for chapter in chapters]
@@ -58,7 +58,7 @@ def show_plan(
 def _print(
     book: Book, chapters: tuple[PlannedChapter, ...], found: Estimate, narration_options: NarrationOptions
 ) -> None:
-    """Write it for people."""
+    """Print a plan as a table of the chapters and lines with the estimates."""
     from rich.console import Console
     from rich.table import Table
 
@@ -72,8 +72,8 @@ def _print(
     console.print(book.title, style="bold", markup=False, highlight=False)
     console.print(table)
     total = sum(chapter.characters for chapter in chapters)
-    click.echo(f"{counted(len(chapters), 'chapter')}, {total:,} characters, about {hours(found.audio_s)} of speech")
-    time = "time unknown" if found.work_s is None else f"about {hours(found.work_s)} of work"
+    click.echo(f"{counted(len(chapters), 'chapter')}, {total:,} characters, about {duration(found.audio_s)} of speech")
+    time = "time unknown" if found.work_s is None else f"about {duration(found.work_s)} of work"
     click.echo(f"{time}: {found.why}")
     sizes = [f"{one} {_size(found.files_bytes[one])}" for one in narration_options.formats if one in _SIZED]
     click.echo(f"files: {', '.join(sizes)}")
@@ -84,5 +84,5 @@ def _about(chapter: PlannedChapter) -> dict[str, object]:
 
 
 def _size(size_bytes: int) -> str:
-    """Write a size for people."""
+    """Return a size in MB or GB: "0.4 MB", "2.1 GB"."""
     return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{max(0.1, size_bytes / 1e6):.1f} MB"

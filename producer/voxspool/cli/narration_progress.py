@@ -1,6 +1,6 @@
-"""The progress of a narration: a live display on a terminal's stderr, lines of JSON on stdout.
+"""Show the progress of a narration: a live display on a terminal's stderr, or lines of JSON on stdout.
 
-In a pipe nothing is displayed but the result at the end.
+If stderr is not a terminal, only messages and the result at the end are printed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from voxspool.amounts import counted, duration, real_time
 from voxspool.cli.progress import BAR, NARROW
 from voxspool.narration.run import BookSegment, ChapterGivenUp, ChapterSpoken
 
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
     from voxspool.narration.run import Narration, NarrationEvent
 
 LOOK_S: Final = 3.0
-"""How often the workers are counted, in seconds: they say that they live as often."""
+"""The interval at which the live workers are counted, in seconds; that of a worker's heartbeat."""
 MOST_LINES: Final = 8
-"""Chapters shown at once, below the book's own line."""
+"""The most chapters that are shown at once, below the line of the book."""
 TITLE: Final = 32
-"""Most columns of a title."""
+"""The greatest width of a title, in columns."""
 REST: Final = len(" 100% ") + len("59 min of speech")
-"""Columns beside a title and, where the terminal has room for them, the bar and the time."""
+"""The width of the percentage and the duration, in columns. A wide terminal also shows the bar and the time."""
 LISTED: Final = 20
-"""Most segments with a fault that are listed on a terminal; the report has all of them."""
+"""The most problems that are printed at the end; the report has all of them."""
 
 
 class ProgressDisplay(Protocol):
@@ -54,29 +55,29 @@ class ProgressDisplay(Protocol):
     ) -> None: ...
 
     def busy(self, error: BusyError) -> None:
-        """There is no room for a chapter now."""
+        """Report that there is no room for a chapter now."""
 
     def placed(self, jobs: Mapping[int, str]) -> None:
-        """The chapters that were not whole have a job each now."""
+        """Report the jobs of the chapters that were not complete: number of the chapter -> id of its job."""
 
     def take(self, news: NarrationEvent) -> None:
-        """Something happened to a chapter."""
+        """Report an event of a chapter."""
 
     def made(self, made: MadeFile) -> None:
-        """A file was made, or was there."""
+        """Report a file that was made, or that existed already."""
 
     def left(self, name: str) -> None:
-        """The command leaves, the work goes on."""
+        """Report that the command ends and the workers continue."""
 
     def stopped(self) -> None:
-        """The command leaves, and its own worker with it."""
+        """Report that the command ends, and its private worker with it."""
 
     def end(self, outcome: NarrationResult) -> None:
-        """All is done."""
+        """Report the result."""
 
 
 class Pace:
-    """The speed of the narration, from the segments spoken while the command runs, not those from the store."""
+    """The speed of a narration. It counts segments that are spoken while the command runs, not those from the store."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -84,7 +85,7 @@ class Pace:
         self.spoken_s = 0.0
 
     def add(self, segment: BookSegment) -> None:
-        """Take a segment into account."""
+        """Count a segment."""
         mark = segment.mark
         if not (mark.reused or segment.earlier):
             self.spoken_chars += mark.end - mark.start
@@ -92,21 +93,21 @@ class Pace:
 
     @property
     def elapsed_s(self) -> float:
-        """Since the command began."""
+        """The time since the command began, in seconds."""
         return time.monotonic() - self._began
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds of waiting a second of speech; None before there is a second of it."""
+        """The time since the command began, divided by the duration of the speech; None below one second of speech."""
         return self.elapsed_s / self.spoken_s if self.spoken_s >= 1 else None
 
     def left_s(self, characters: int) -> float | None:
-        """Estimate how long so many characters take."""
+        """Estimate the time for more characters, in seconds; None before any was spoken."""
         return characters * self.elapsed_s / self.spoken_chars if self.spoken_chars else None
 
 
 class _Bars(Progress):
-    """Bars, and a line below that may be as long as the terminal is wide: beside a bar it would leave it no room."""
+    """Progress bars, with a line of text below that may use the whole width of the terminal."""
 
     below = ""
 
@@ -117,7 +118,7 @@ class _Bars(Progress):
 
 
 class TerminalDisplay:
-    """The live display."""
+    """Shows the progress on stderr: live on a terminal, else only messages and the result."""
 
     def __init__(self, narration: Narration, client: Client, book: Book) -> None:
         self._chapters = narration.chapters
@@ -156,18 +157,18 @@ class TerminalDisplay:
         self._progress.stop()
 
     def busy(self, error: BusyError) -> None:
-        """Show why the rest of the book waits."""
-        click.echo(f"voxspool: {error}; the rest of the book is enqueued then", err=True)
+        """Print why the remaining chapters wait."""
+        click.echo(f"voxspool: {error}; the remaining chapters are enqueued then", err=True)
 
     def placed(self, jobs: Mapping[int, str]) -> None:
-        """Show how to hear a chapter from another terminal. A private Redis cannot be reached from there."""
+        """Print how to listen in another terminal, unless the Redis is private: it cannot be reached from there."""
         shared = self._client.url == self._client.settings.redis_url
         if jobs and shared and self._console.is_terminal:
             first = jobs[min(jobs)]
             click.echo(f"narration {self._id}; to listen while it is made: voxspool follow {first} --play", err=True)
 
     def take(self, news: NarrationEvent) -> None:
-        """Move with it."""
+        """Update the display with an event."""
         if isinstance(news, BookSegment):
             self._advance(news)
         elif isinstance(news, ChapterSpoken):
@@ -185,38 +186,38 @@ class TerminalDisplay:
             self._progress.below = f"{self._line()}, wrote {made.path.name}"
 
     def left(self, name: str) -> None:
-        """Show how to continue later."""
+        """Print how to resume or cancel the narration."""
         self._progress.stop()
         click.echo(
-            f"narration {name} goes on without this command; the files are made when you come back:\n"
+            f"narration {name} continues without this command. To make the files, resume it:\n"
             f"  voxspool narrate --attach {name}\n"
-            f"to end it: voxspool cancel {name}",
+            f"To cancel it: voxspool cancel {name}",
             err=True,
         )
 
     def stopped(self) -> None:
-        """Show that nothing is lost."""
+        """Print that the audio is kept, and how to resume."""
         self._progress.stop()
-        click.echo("voxspool: interrupted; what was spoken is kept: run the same command again to go on", err=True)
+        click.echo("voxspool: interrupted; the finished audio is kept. To resume, run the same command again", err=True)
 
     def end(self, outcome: NarrationResult) -> None:
-        """Show the result."""
+        """Print the problems and the result."""
         self._progress.stop()
         for line in outcome.problems[:LISTED]:
             click.echo(f"voxspool: {line}", err=True)
         if len(outcome.problems) > LISTED:
             click.echo(f"voxspool: and {len(outcome.problems) - LISTED} more; see {outcome.report}", err=True)
         factor = self._pace.real_time_factor
-        pace = "" if factor is None else f", {factor:.2g} of real time"
-        spoken = f"{counted(outcome.spoken, 'segment')} spoken, {outcome.reused} were there"
+        pace = "" if factor is None else f", {real_time(1 / factor)}"
+        spoken = f"{counted(outcome.spoken, 'segment')} spoken, {outcome.reused:,} from the store"
         click.echo(
-            f"{outcome.folder}: {counted(outcome.chapters, 'chapter')}, {hours(outcome.duration_s)} of speech in "
-            f"{hours(self._pace.elapsed_s)}{pace}; {spoken}",
+            f"{outcome.folder}: {counted(outcome.chapters, 'chapter')}, {duration(outcome.duration_s)} of speech in "
+            f"{duration(self._pace.elapsed_s)}{pace}; {spoken}",
             err=True,
         )
 
     def _advance(self, news: BookSegment) -> None:
-        """Move the book's line and the chapter's."""
+        """Advance the lines of the book and of the chapter."""
         said = news.mark.end - news.mark.start
         self._pace.add(news)
         self._faults += bool(news.mark.fault)
@@ -229,40 +230,40 @@ class TerminalDisplay:
         if line is not None:
             self._progress.advance(line, said)
             seconds = news.mark.end_pos / news.sample_rate
-            self._progress.update(line, said=f"{hours(seconds)} of speech")
+            self._progress.update(line, said=f"{duration(seconds)} of speech")
 
     def _cut(self, title: str) -> str:
-        """Return a title that fits into its column."""
+        """Return a title, cut to the width of its column."""
         return title if len(title) <= self._title_columns else f"{title[: self._title_columns - 1]}…"
 
     def _close(self, number: int) -> None:
-        """Take a chapter's line away."""
+        """Remove the line of a chapter."""
         line = self._lines.pop(number, None)
         if line is not None:
             self._progress.remove_task(line)
 
     def _line(self) -> str:
-        """Return the line of figures: chapters, speed, time left, workers, faults."""
+        """Return the line below the bars: chapters, speed, time left, workers, faults."""
         factor = self._pace.real_time_factor
         left = self._pace.left_s(self._characters - round(self._progress.tasks[0].completed))
         parts = [f"{self._whole}/{len(self._chapters)} chapters"]
-        parts += [] if factor is None else [f"{factor:.2g} of real time"]
-        parts += [] if left is None else [f"{hours(left)} left"]
+        parts += [] if factor is None else [real_time(1 / factor)]
+        parts += [] if left is None else [f"{duration(left)} left"]
         parts += [counted(self._workers, "worker")]
-        parts += [f"{self._faults} with a fault"] if self._faults else []
+        parts += [f"{counted(self._faults, 'segment')} with a fault"] if self._faults else []
         return ", ".join(parts)
 
     def _count_workers(self) -> None:
-        """Count those that are alive, now and then, where somebody sees it."""
+        """Count the live workers every LOOK_S, if a terminal shows their number."""
         if self._console.is_terminal and time.monotonic() - self._looked_s > LOOK_S:
             self._looked_s = time.monotonic()
             self._workers = len(self._client.workers())
 
 
 class JsonLines:
-    """JSON lines on stdout, an event each.
+    """Writes lines of JSON to stdout, one for each event.
 
-    `begin`, `placed`, `segment`, `chapter`, `given-up`, `busy`, `file`, `left`, `stopped`, `end`.
+    The events are `begin`, `placed`, `segment`, `chapter`, `given-up`, `busy`, `file`, `left`, `stopped`, `end`.
     """
 
     def __init__(self, narration: Narration, book: Book) -> None:
@@ -285,15 +286,15 @@ class JsonLines:
         pass
 
     def busy(self, error: BusyError) -> None:
-        """Write a line."""
+        """Write the line `busy`."""
         self._say("busy", why=str(error), retry_after_s=error.retry_after_s)
 
     def placed(self, jobs: Mapping[int, str]) -> None:
-        """Write a line."""
+        """Write the line `placed`."""
         self._say("placed", jobs=jobs)
 
     def take(self, news: NarrationEvent) -> None:
-        """Write a line, unless nothing happened."""
+        """Write the line of an event that has one."""
         if isinstance(news, BookSegment):
             mark = news.mark
             self._say(
@@ -308,19 +309,19 @@ class JsonLines:
             self._say("given-up", chapter=news.number, code=news.error.code, why=str(news.error))
 
     def made(self, made: MadeFile) -> None:
-        """Write a line."""
+        """Write the line `file`."""
         self._say("file", path=str(made.path), new=made.new)
 
     def left(self, name: str) -> None:
-        """Write a line."""
+        """Write the line `left`."""
         self._say("left", id=name)
 
     def stopped(self) -> None:
-        """Write a line."""
+        """Write the line `stopped`."""
         self._say("stopped")
 
     def end(self, outcome: NarrationResult) -> None:
-        """Write a line."""
+        """Write the line `end`."""
         self._say(
             "end", ok=outcome.ok, duration_s=round(outcome.duration_s, 3), spoken=outcome.spoken,
             reused=outcome.reused, problems=outcome.problems, report=str(outcome.report),
@@ -333,23 +334,10 @@ class JsonLines:
 
 
 def show_for(narration: Narration, client: Client, book: Book, *, as_json: bool) -> ProgressDisplay:
-    """Choose how to tell."""
+    """Return the display for JSON or for people."""
     return JsonLines(narration, book) if as_json else TerminalDisplay(narration, client, book)
-
-
-def hours(seconds: float) -> str:
-    """Write a span for people: 48 s, 12 min, 3 h 20 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _about(chapter: PlannedChapter) -> dict[str, Any]:
     """Return a chapter's number, title and length, for a line of JSON."""
     return {"chapter": chapter.number, "title": chapter.chapter.title, "characters": chapter.characters}
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a number of things: 1 chapter, 2 chapters."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

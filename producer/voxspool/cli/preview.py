@@ -21,13 +21,8 @@ if TYPE_CHECKING:
 @click.argument("book")
 @click.option("--chapters", "only", metavar="2-5", help="Show only these chapters, such as 2-5 or 1,3.")
 @click.option("--skip", metavar="1,9", help="Leave out these chapters, such as 1,9.")
-@click.option(
-    "--voice-of",
-    "voices",
-    metavar="2-5=NAME",
-    multiple=True,
-    help="Use another voice for these chapters; may be repeated.",
-)
+@click.option("--voice-of", "voices", metavar="2-5=NAME", multiple=True,
+              help="Use another voice for these chapters; may be repeated.")  # fmt: skip
 @click.option("--pronunciations", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="File with lines `word => spoken`; they override those of VOXSPOOL_PRONUNCIATIONS.")  # fmt: skip
 def preview(

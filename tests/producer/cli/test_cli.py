@@ -1,4 +1,4 @@
-"""What the command says and how it ends, with no Redis; tests/system has one."""
+"""The output and the exit codes of the command without a Redis; tests/system runs it with one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def nowhere() -> Iterator[str]:
-    """The URL of a port of this machine that is taken, and on which nobody listens."""
+    """Yield the URL of a port of this machine on which no program listens, and which no other program can take."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"redis://127.0.0.1:{held.getsockname()[1]}"
@@ -45,7 +45,7 @@ def run(*arguments: str, stdin: bytes | None = None, env: dict[str, str] | None 
 
 
 def misused(*arguments: str) -> str:
-    """Return what a usage error says."""
+    """Return the output of a usage error."""
     result = run(*arguments)
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 2
@@ -55,9 +55,9 @@ def misused(*arguments: str) -> str:
 
 
 def refused(*arguments: str, code: int = 2, stdin: bytes | None = None, env: dict[str, str] | None = None) -> str:
-    """Return the one line that an error of ours says: of a wrong value, unless another exit code is expected."""
+    """Return the line of a VoxspoolError. It is a wrong value unless another exit code is expected."""
     result = run(*arguments, stdin=stdin, env=env)
-    assert isinstance(result.exception, SystemExit), "an error that is not ours came through"
+    assert isinstance(result.exception, SystemExit), "an error other than VoxspoolError was raised"
     assert result.exit_code == code
     assert result.stdout == ""
     assert re.fullmatch(r"Error: [^\n]+\n", result.stderr)
@@ -93,11 +93,11 @@ def refused(*arguments: str, code: int = 2, stdin: bytes | None = None, env: dic
         (["status", "--nonsense"], "--nonsense"),
     ],
 )
-def test_a_command_that_is_misused_says_how_it_is_used(arguments: list[str], said: str) -> None:
+def test_a_usage_error_shows_the_usage_and_the_reason(arguments: list[str], said: str) -> None:
     assert said in misused(*arguments)
 
 
-# Errors of ours
+# Voxspool's own errors
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_command_that_is_misused_says_how_it_is_used(arguments: list[str], sai
     ],
 )
 @pytest.mark.parametrize("command", [["enqueue"], ["speak", "-o", "-"]], ids=lambda words: words[0])
-def test_a_job_that_cannot_be_taken_is_one_line_before_redis_is_asked(
+def test_a_wrong_option_of_a_job_is_refused_with_one_line_before_redis_is_asked(
     command: list[str], arguments: list[str], said: str, nowhere: str
 ) -> None:
     assert said in refused(*command, "text", *arguments, "--redis", nowhere)
@@ -127,14 +127,14 @@ def test_a_text_over_the_limit_is_refused(nowhere: str) -> None:
     assert "the text has 100,001 characters and the limit is 100,000; enqueue it in parts" in said
 
 
-def test_a_text_on_the_limit_is_not(nowhere: str) -> None:
-    umlauts = "\ufeff" + "ä" * MAX_TEXT_CHARS  # twice as many bytes, and a byte order mark that is no text
+def test_a_text_at_the_limit_is_accepted(nowhere: str) -> None:
+    umlauts = "\ufeff" + "ä" * MAX_TEXT_CHARS  # twice as many bytes, and a byte order mark, which does not count
     assert "no Redis answers" in refused("enqueue", "-", "--redis", nowhere, stdin=umlauts.encode(), code=1)
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "\ufeff", "\u200b\u2028"], ids=ascii)
 @pytest.mark.parametrize("command", ["enqueue", "speak"])
-def test_an_empty_text_is_refused_wherever_it_comes_from(tmp_path: Path, text: str, command: str) -> None:
+def test_an_empty_text_is_refused_from_every_source(tmp_path: Path, text: str, command: str) -> None:
     path = tmp_path / "text.txt"
     path.write_text(text, encoding="utf-8")
     assert "Error: the text is empty; there is nothing to speak" in refused(command, text)
@@ -148,7 +148,7 @@ def test_an_argument_that_is_not_utf_8_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("content", "byte"), [(b"\xff\xfeH\0i\0", 0), ("Grüße".encode("latin-1"), 2), (b"abc\x80", 3)])
-def test_a_text_that_is_not_utf_8_is_refused_with_its_place(tmp_path: Path, content: bytes, byte: int) -> None:
+def test_a_text_that_is_not_utf_8_is_refused_with_the_position(tmp_path: Path, content: bytes, byte: int) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(content)
     said = f"is not UTF-8 text (byte {byte}); convert it first"
@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -
         ("none/a.wav", "create it first"),
     ],
 )
-def test_a_file_that_could_not_be_written_is_refused_before_redis_is_asked(
+def test_an_output_file_that_cannot_be_written_is_refused_before_redis_is_asked(
     tmp_path: Path, name: str, said: str, nowhere: str
 ) -> None:
     path = str(tmp_path / name)
@@ -197,7 +197,7 @@ def test_a_file_that_could_not_be_written_is_refused_before_redis_is_asked(
     ],
     ids=" ".join,
 )
-def test_a_redis_that_is_not_there_is_one_line_that_names_it(arguments: list[str], nowhere: str) -> None:
+def test_a_redis_that_does_not_answer_is_one_line_with_its_url(arguments: list[str], nowhere: str) -> None:
     said = refused(*arguments, "--redis", nowhere.replace("//", "//user:hunter2@"), code=1)
     assert said.startswith(f"Error: no Redis answers at {nowhere.replace('//', '//user:***@')} (")
     assert "--redis or VOXSPOOL_REDIS_URL" in said
@@ -208,17 +208,17 @@ def test_a_redis_that_is_not_there_is_one_line_that_names_it(arguments: list[str
 @pytest.mark.parametrize(
     "command", [["status"], ["speak", "hi"], ["enqueue", "hi"], ["demo"], ["voices"]], ids=" ".join
 )
-def test_a_redis_url_that_is_none_is_a_wrong_value(command: list[str], url: str) -> None:
+def test_a_text_that_is_not_a_redis_url_is_a_wrong_value(command: list[str], url: str) -> None:
     assert "write it like redis://localhost:6379/0" in refused(*command, "--redis", url)
     assert not url or "write it like" in refused(*command, env={"VOXSPOOL_REDIS_URL": url})
 
 
-def test_a_file_whose_name_has_a_line_break_is_still_one_line() -> None:
+def test_an_error_about_a_file_name_with_a_line_break_is_one_line() -> None:
     refused("enqueue", "--file", "no\nfile")
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_what_is_said_before_a_command_of_voices_holds_for_it(where: str, nowhere: str) -> None:
+def test_an_option_before_a_command_of_voices_applies_to_it(where: str, nowhere: str) -> None:
     said = ["--redis", nowhere]
     arguments = [*said, "show", "alice"] if where == "before" else ["show", "alice", *said]
     assert f"no Redis answers at {nowhere} " in refused("voices", *arguments, code=1)
@@ -227,7 +227,7 @@ def test_what_is_said_before_a_command_of_voices_holds_for_it(where: str, nowher
 # Settings
 
 
-def test_the_command_line_goes_before_the_environment(nowhere: str) -> None:
+def test_the_command_line_overrides_the_environment(nowhere: str) -> None:
     env = {"VOXSPOOL_REDIS_URL": "redis://environment:1", "VOXSPOOL_ENGINE": "piper"}
     said = refused("enqueue", "a", "--redis", nowhere, "--engine", "tone", env=env, code=1)
     assert f"no Redis answers at {nowhere} " in said
@@ -242,7 +242,7 @@ def test_the_environment_is_read(nowhere: str) -> None:
     assert 'voice "\\n"' in refused("enqueue", "a", env={"VOXSPOOL_VOICE": "\n"})
 
 
-def test_a_mistyped_variable_is_one_line_with_the_near_name(nowhere: str) -> None:
+def test_a_mistyped_variable_is_one_line_with_the_similar_name(nowhere: str) -> None:
     said = refused("status", "--redis", nowhere, env={"VOXSPOOL_VOICES": "a"})
     assert "VOXSPOOL_VOICES (did you mean VOXSPOOL_VOICE" in said
 
@@ -294,7 +294,7 @@ def test_help_fits_into_80_columns(command: click.Command) -> None:
         assert [line for line in command.get_help(context).splitlines() if len(line) > 80] == []
 
 
-def test_the_version_is_the_packages() -> None:
+def test_the_version_is_that_of_the_package() -> None:
     from importlib.metadata import version
 
     assert run("--version").stdout.strip().endswith(f" {version('voxspool')}")
@@ -326,8 +326,8 @@ def test_the_help_of_a_command_of_voices_begins_with_an_example_of_it(name: str)
 @pytest.mark.parametrize(
     "line", [line for command in (main, *map(main.commands.get, COMMANDS)) if command for line in examples(command)]
 )
-def test_every_example_in_a_help_is_a_command_that_can_be_given(line: str) -> None:
-    shell = re.split(r" {3,}", line)[0]  # what stands after it explains it
+def test_every_example_in_a_help_text_can_be_parsed(line: str) -> None:
+    shell = re.split(r" {3,}", line)[0]  # the text after it explains it
     (words,) = (words for part in shell.split("|") if (words := shlex.split(part.split(" < ")[0]))[0] == "voxspool")
     main.commands[words[1]].make_context(words[1], words[2:])
 
@@ -337,14 +337,16 @@ def options() -> list[click.Option]:
     return list({(one.name, one.help): one for one in found}.values())
 
 
-def test_the_variables_that_options_name_exist_and_all_of_a_producers_are_named() -> None:
+def test_the_options_name_the_variables_that_they_override() -> None:
     named = {name for one in options() for name in re.findall(r"VOXSPOOL_\w+", one.help or "")}
     assert named <= set(VARIABLES)
     assert named == {"VOXSPOOL_REDIS_URL", "VOXSPOOL_ENGINE", "VOXSPOOL_VOICE", "VOXSPOOL_PRONUNCIATIONS"}
 
 
-def test_each_option_names_the_variable_that_stands_in_for_it() -> None:
-    said = {one.name: one.help or "" for one in options() if "private" not in (one.help or "")}  # but demo's
+def test_each_option_names_the_variable_of_its_default() -> None:
+    said = {
+        one.name: one.help or "" for one in options() if "private" not in (one.help or "")
+    }  # demo's has no variable
     assert "[VOXSPOOL_REDIS_URL, REDIS_URL]" in said["redis_url"]
     assert "[VOXSPOOL_VOICE" in said["voice"]
     for one in options():
@@ -352,7 +354,7 @@ def test_each_option_names_the_variable_that_stands_in_for_it() -> None:
             assert "[VOXSPOOL_ENGINE" in one.help
 
 
-def test_what_may_be_chosen_is_what_the_protocol_knows() -> None:
+def test_the_choices_of_engine_and_priority_are_those_of_the_protocol() -> None:
     chosen = {one.name: one for one in main.commands["enqueue"].params}
     engine, priority = chosen["engine"].type, chosen["priority"].type
     assert isinstance(engine, click.Choice)

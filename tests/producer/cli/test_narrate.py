@@ -1,4 +1,4 @@
-"""What `narrate` and `preview` say of a book before anybody speaks, and how they refuse; with no Redis."""
+"""The output of `narrate --plan` and `preview`, and what these commands refuse, without a Redis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOOK = "# One\n\nThe keeper lit it.[pause:1s] It burned.\n\n# Two\n\n[voice:bob]
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [*(name for name in os.environ if name.startswith("VOXSPOOL_")), "REDIS_URL"]:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("VOXSPOOL_REDIS_URL", "redis://127.0.0.1:1")  # nobody listens there
+    monkeypatch.setenv("VOXSPOOL_REDIS_URL", "redis://127.0.0.1:1")  # no program listens there
     monkeypatch.setenv("VOXSPOOL_CACHE_DIR", str(tmp_path / "cache"))
 
 
@@ -39,7 +39,7 @@ def run(*arguments: str | Path, stdin: str | None = None) -> Result:
 
 
 def refused(*arguments: str | Path, code: int = 1, stdin: str | None = None) -> str:
-    """Return what a refusal says: one line, behind a usage error's own."""
+    """Return the last line that a refused command prints, after checking its exit code."""
     result = run(*arguments, stdin=stdin)
     assert result.exit_code == code, result.output
     assert isinstance(result.exception, SystemExit)
@@ -48,7 +48,7 @@ def refused(*arguments: str | Path, code: int = 1, stdin: str | None = None) -> 
     return last
 
 
-def test_a_plan_shows_chapters_and_time_and_size_though_nobody_is_there(book: Path) -> None:
+def test_a_plan_without_a_redis_shows_chapters_time_and_size(book: Path) -> None:
     result = run("narrate", book, "--plan", "--to", "m4b")
     assert result.exit_code == 0, result.output
     assert "1  One" in result.stdout
@@ -66,7 +66,7 @@ def test_a_plan_for_scripts_is_json(book: Path) -> None:
     assert said["work_s"] is None
 
 
-def test_a_plan_without_workers_goes_by_this_machines_measured_speed_or_says_how_to_measure_it(
+def test_a_plan_without_workers_uses_the_measured_speed_of_this_machine_or_says_how_to_measure_it(
     book: Path, tmp_path: Path
 ) -> None:
     said = run("narrate", book, "--plan", "--engine", "tone").stdout
@@ -80,17 +80,19 @@ def test_a_plan_without_workers_goes_by_this_machines_measured_speed_or_says_how
     ]
     assert planned["work_s"] == pytest.approx(56 * 0.06 / rate), "56 characters at 0.06 s"
     assert "on this machine" in planned["why"]
-    assert "measure this machine" in run("narrate", book, "--plan").stdout, "that was another engine's speed"
+    assert "measure this machine" in run("narrate", book, "--plan").stdout, (
+        "the measured speed was that of another engine"
+    )
 
 
-def test_a_record_of_speeds_that_cannot_be_read_is_none(book: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_of_speeds_counts_as_not_measured(book: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     for content in ("", "[]", '{"piper": 3}', '{"piper": {"speech_rate": "NaN", "day": "a"}}'):
         (tmp_path / "cache" / "speeds.json").write_text(content)
         assert "time unknown" in run("narrate", book, "--plan").stdout
 
 
-def test_a_preview_is_the_text_as_it_will_be_spoken(book: Path, tmp_path: Path) -> None:
+def test_a_preview_shows_the_text_as_it_will_be_spoken(book: Path, tmp_path: Path) -> None:
     rules = tmp_path / "names.txt"
     rules.write_text("Siobhan => Shivawn\n")
     result = run("preview", book, "--pronunciations", rules, "--voice-of", "1=alice")
@@ -110,33 +112,36 @@ def test_a_book_may_come_from_a_pipe() -> None:
     [
         ((), "name a BOOK, such as: voxspool narrate book.epub -o book"),
         (("--verify", "-o", "out"), "name a BOOK, such as"),
-        (("--verify", "tiny", "-o", "out"), "name a BOOK (tiny after --verify is taken for a Whisper model), such as"),
-        (("{book}",), "say where the files go: -o DIR, such as: voxspool narrate {book} -o book"),
-        (("--verify", "{book}"), "say where the files go: -o DIR, such as: voxspool narrate {book} -o book"),
-        (("{book}", "--attach", "lamp-123456"), "--attach ID goes alone"),
-        (("--attach", "lamp-123456", "--voice", "bob"), "--attach ID goes alone"),
-        (("{book}", "-o", "{book}"), "is a file, and a folder is needed; name one, such as -o book"),
-        (("{book}", "-o", "no/app.py"), "no/app.py looks like a file, and a folder is needed; write -o app"),
+        (("--verify", "tiny", "-o", "out"), "name a BOOK (tiny after --verify is read as a Whisper model), such as"),
+        (("{book}",), "name a folder for the files, such as: voxspool narrate {book} -o book"),
+        (("--verify", "{book}"), "name a folder for the files, such as: voxspool narrate {book} -o book"),
+        (("{book}", "--attach", "lamp-123456"), "--attach ID takes no BOOK and no option but --json and --redis"),
+        (
+            ("--attach", "lamp-123456", "--voice", "bob"),
+            "--attach ID takes no BOOK and no option but --json and --redis",
+        ),
+        (("{book}", "-o", "{book}"), "is a file, but a folder is needed; name one, such as -o book"),
+        (("{book}", "-o", "no/app.py"), "no/app.py looks like a file, but a folder is needed; write -o app"),
         (("{book}", "-o", "lamp.m4b"), "write -o lamp --to m4b"),
         (("{book}", "-o", "lamp.flac"), "write -o lamp"),
         (("{book}", "-o", "out", "--to", "ogg"), "is not one of"),
     ],
 )
-def test_a_command_that_cannot_be_is_a_usage_error(book: Path, arguments: tuple[str, ...], says: str) -> None:
+def test_an_impossible_command_line_is_a_usage_error(book: Path, arguments: tuple[str, ...], says: str) -> None:
     assert says.format(book=book) in refused("narrate", *(one.format(book=book) for one in arguments), code=2)
 
 
-def test_detaching_from_a_redis_of_its_own_is_a_usage_error(
+def test_detaching_without_a_shared_redis_is_a_usage_error(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VOXSPOOL_REDIS_URL")
     skip_if_a_redis_is_running()
     said = refused("narrate", book, "-o", tmp_path / "out", "--detach", code=2)
-    assert "--detach leaves the work to a Redis and workers that go on without this command" in said
+    assert "--detach needs a Redis and workers that continue without this command" in said
     assert not (tmp_path / "out").exists()
 
 
-def test_a_book_behind_verify_is_the_book(book: Path) -> None:
+def test_a_book_after_verify_is_read_as_the_book(book: Path) -> None:
     assert "2 chapters" in run("narrate", "--plan", "--verify", book).stdout
     assert "2 chapters" in run("narrate", "--plan", "--verify", "tiny", book).stdout
     assert "1 chapter," in run("narrate", "--plan", "--verify", "-", stdin="Hello.").stdout
@@ -148,22 +153,22 @@ def test_a_book_behind_verify_is_the_book(book: Path) -> None:
         (("--chapters", "3"), "chapters '3' do not exist: the book has 1 to 2"),
         (("--skip", "1-2"), "no chapter is left"),
         (("--voice-of", "bob"), "names no voice for a chapter"),
-        (("--to", "epub"), "is no EPUB"),
+        (("--to", "epub"), "is not an EPUB"),
         (("--speed", "9"), "speed 9.0 is outside"),
         (("--pronunciations", "/nowhere/names.txt"), "names.txt"),
     ],
 )
-def test_what_cannot_be_narrated_is_refused_in_one_line(
+def test_a_wrong_option_of_a_narration_is_refused_with_one_line(
     book: Path, tmp_path: Path, arguments: tuple[str, ...], says: str
 ) -> None:
     assert says in refused("narrate", book, "-o", tmp_path / "out", *arguments, code=2)
 
 
-def test_a_redis_that_is_away_is_a_failure_and_no_wrong_value(book: Path, tmp_path: Path) -> None:
+def test_a_redis_that_does_not_answer_is_a_failure_not_a_wrong_value(book: Path, tmp_path: Path) -> None:
     assert "no Redis answers" in refused("narrate", book, "-o", tmp_path / "out")
 
 
-def test_a_store_that_is_none_is_refused_before_anything_is_started(
+def test_an_unknown_kind_of_store_is_refused_before_anything_is_started(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("fsspec")
@@ -172,7 +177,7 @@ def test_a_store_that_is_none_is_refused_before_anything_is_started(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_book_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_readable_book_is_refused(tmp_path: Path) -> None:
     assert "no-book.epub" in refused("narrate", tmp_path / "no-book.epub", "--plan", code=2)
     (tmp_path / "bad.epub").write_bytes(b"PK\x03\x04 and no more")
     assert "bad.epub cannot be read" in refused("narrate", tmp_path / "bad.epub", "--plan")
@@ -187,7 +192,7 @@ def test_a_book_that_is_none_is_refused(tmp_path: Path) -> None:
         (("--verify",), "faster_whisper", "verify"),
     ],
 )
-def test_a_library_that_is_missing_is_named_before_anything_is_begun(
+def test_a_missing_library_is_named_before_anything_is_started(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], module: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
@@ -195,5 +200,5 @@ def test_a_library_that_is_missing_is_named_before_anything_is_begun(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_refused_before_redis_is_asked(book: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused_before_redis_is_asked(book: Path) -> None:
     assert "cannot write" in refused("narrate", book, "-o", book / "out", code=2)

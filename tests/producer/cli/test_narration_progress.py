@@ -1,8 +1,8 @@
-"""How fast a narration goes, as its display says: over what was spoken while somebody looked."""
+"""The speed of a narration in its display: it counts what is spoken while the command runs."""
 
 from __future__ import annotations
 
-from voxspool.cli.narration_progress import Pace, hours
+from voxspool.cli.narration_progress import Pace
 from voxspool.narration.run import BookSegment
 from voxspool.protocol.stream import Mark
 
@@ -11,7 +11,7 @@ def segment(*, reused: bool = False, before: bool = False) -> BookSegment:
     return BookSegment(1, Mark(0, 48_000, 0, 10, 40, seed=1, key="k", reused=reused), 24_000, before)
 
 
-def test_a_pace_counts_what_is_spoken_now_alone() -> None:
+def test_a_pace_counts_only_segments_spoken_while_the_command_runs() -> None:
     pace = Pace()
     pace.add(segment(reused=True))
     pace.add(segment(before=True))
@@ -21,9 +21,3 @@ def test_a_pace_counts_what_is_spoken_now_alone() -> None:
     pace.add(segment())
     assert (pace.spoken_chars, pace.spoken_s) == (30, 2.0)
     assert pace.real_time_factor is not None
-
-
-def test_spans_are_written_for_people() -> None:
-    assert [hours(seconds) for seconds in (48.4, 99, 720, 5_940, 12_000)] == [
-        "48 s", "99 s", "12 min", "99 min", "3 h 20 min",
-    ]  # fmt: skip
