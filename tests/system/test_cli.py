@@ -97,7 +97,7 @@ def test_status_cancel_and_voices_print_readable_text(run_cli: Cli, start_worker
     assert b"stops at its next chunk" in run_cli("cancel", running.id).stdout
     ended = client.enqueue("Over soon.")
     ended.wait()
-    assert b"was over already: ended" in run_cli("cancel", ended.id).stdout
+    assert b"had ended before: ended" in run_cli("cancel", ended.id).stdout
     assert b"sine-live" in run_cli("voices").stdout
     assert "cancelled by voxspool cancel" in one_line(run_cli("follow", running.id))
 

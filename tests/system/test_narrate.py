@@ -213,7 +213,7 @@ def test_a_detached_narration_is_cancelled_by_its_id_and_attach_enqueues_it_agai
     left = narrate(book, "-o", tmp_path / "out", "--voice", "sine-live", "--detach").end()
     assert left["event"] == "left"
     cancelled = run_cli("cancel", left["id"])
-    assert b"6 chapters are cancelled" in cancelled.stdout, cancelled
+    assert b"6 chapters cancelled" in cancelled.stdout, cancelled
     said = narrate("--attach", left["id"])
     said.until("begin", 1)
     assert said.end()["ok"], "attach enqueues the cancelled chapters again"

@@ -94,7 +94,7 @@ def test_commands_pause_and_resume_queues(client: Client, run_cli: RunCli) -> No
     assert sorted(said.splitlines()) == [f"paused {name}" for name in client.paused()]
     assert "voxspool-tone-interactive" in client.paused()
     shown = run_cli("status").stdout.decode()
-    assert "voxspool-auto-batch is paused (voxspool resume voxspool-auto-batch)" in shown
+    assert "voxspool-auto-batch is paused; resume it with: voxspool resume voxspool-auto-batch" in shown
     assert json.loads(run_cli("status", "--json").stdout)["paused"] == client.paused()
     waits = run_cli("enqueue", "Hello.", "--priority", "batch")
     assert b"voxspool-auto-batch is paused; the job waits" in waits.stderr

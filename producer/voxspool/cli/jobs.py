@@ -1,4 +1,4 @@
-"""`voxspool enqueue`, `status`, `cancel`: create jobs, look at them, cancel them, without hearing them."""
+"""`voxspool enqueue`, `status` and `cancel`: create, show and cancel jobs, without reading their audio."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from voxspool.amounts import counted, real_time
 from voxspool.cli import options
 from voxspool.cli.progress import Unserved
 from voxspool.errors import UnknownJobError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @options.text_options
 @options.JSON
 def enqueue(text: str | None, path: Path | None, redis_url: str | None, as_json: bool, **chosen: Any) -> None:  # noqa: ANN401, FBT001 - the speech's options
-    """Leave TEXT (or - for stdin) in the queue and print the job's id.
+    """Enqueue TEXT (or - for stdin) and print the job's id.
 
     \b
     voxspool enqueue "Hello there."
@@ -34,7 +35,7 @@ def enqueue(text: str | None, path: Path | None, redis_url: str | None, as_json:
     """
     words = options.read_text(text, path)
     settings = options.settings(redis_url)
-    spec = options.job_spec(words, settings, chosen)  # before Redis is asked
+    spec = options.job_spec(words, settings, chosen)  # refuses a wrong value before Redis is asked
     with options.open_client(settings) as client:
         placed = client.place(spec)
         said = {"job": spec.id, "queue": placed.queue, "why": placed.why}
@@ -64,12 +65,13 @@ def status(job: str | None, as_json: bool, redis_url: str | None) -> None:  # no
 @click.argument("job")
 @options.REDIS
 def cancel(job: str, redis_url: str | None) -> None:
-    """Cancel JOB, or the rest of a narration.
+    """Cancel JOB, or the unfinished chapters of a narration.
 
     \b
     voxspool cancel JOB
 
-    A job that waits is taken off its queue; one that runs stops at its next chunk of audio.
+    JOB is the id of a job or of a narration. A waiting job is removed from its queue; a running job stops at its next
+    chunk of audio.
     """
     with options.open_client(options.settings(redis_url)) as client:
         try:
@@ -78,22 +80,23 @@ def cancel(job: str, redis_url: str | None) -> None:
             _cancel_narration(client, job)
             return
     meaning = {"asked": "is running and stops at its next chunk", "cancelled": "is cancelled"}
-    click.echo(f"job {job} {meaning.get(said, f'was over already: {said}')}")
+    click.echo(f"job {job} {meaning.get(said, f'had ended before: {said}')}")
 
 
 def _cancel_narration(client: Client, name: str) -> None:
-    """Cancel a narration's chapters. Raises UnknownJobError where it is none."""
+    """Cancel the unfinished chapters of a narration. Raises UnknownJobError if there is no narration of this name."""
     from voxspool.narration.jobs import NarrationJobs
 
     try:
         stopped = NarrationJobs(client).cancel(name, "voxspool cancel")
     except UnknownJobError:
         raise UnknownJobError(f"there is no job and no narration {name!r}, or it has expired; check the id") from None
-    click.echo(f"narration {name}: {len(stopped)} chapters are cancelled; what was spoken is kept in the store")
+    chapters = counted(len(stopped), "chapter")
+    click.echo(f"narration {name}: {chapters} cancelled; the finished audio is kept in the segment store")
 
 
 def _show_job(client: Client, job: str, *, as_json: bool) -> None:
-    """Show where one job is."""
+    """Print the state of a job."""
     speech = client.speech(job)
     state = speech.status()
     end = speech.end() if state.state == STATES[End.type] else None
@@ -115,29 +118,35 @@ def _show_job(client: Client, job: str, *, as_json: bool) -> None:
 
 
 def _record(card: WorkerCard) -> tuple[str, ...]:
-    """Return a worker's jobs, speed and cache hits as columns; with its name they fit 80 columns."""
+    """Return a worker's row: name, jobs, time to first audio, speed, cache hits. It fits 80 columns."""
     cached = "-" if card.voice_hit_rate is None else f"{card.voice_hit_rate:.0%}"
-    first, factor = _number(card.first_chunk_s, "s"), _number(card.real_time_factor)
-    return card.name, str(card.jobs_ended), str(card.jobs_failed), first, factor, cached
+    speed = _speed(card.real_time_factor).removesuffix(" real time")
+    first = _number(card.first_chunk_s, "s")
+    return card.name, str(card.jobs_ended), str(card.jobs_failed), first, speed, cached
 
 
 def _took(end: End) -> str:
-    """Describe the last attempt of a speech: first audio, real-time factor, chunks, voice, faults."""
-    again = f", {end.spoken_again} spoken again" if end.spoken_again else ""
-    faults = f", {end.faults} with a fault still" if end.faults else ""
+    """Describe the last attempt of a speech: first audio, speed, chunks, source of the voice, faults."""
+    again = f", {counted(end.spoken_again, 'segment')} spoken again" if end.spoken_again else ""
+    faults = f", {counted(end.faults, 'segment')} still with a fault" if end.faults else ""
     return (
-        f"first audio after {_number(end.first_chunk_s, 's')}, {_number(end.real_time_factor)} of real time, "
-        f"{end.chunks} chunks, voice {end.voice_source}{again}{faults}"
+        f"first audio after {_number(end.first_chunk_s, 's')}, {_speed(end.real_time_factor)}, "
+        f"{counted(end.chunks, 'chunk')}, voice {end.voice_source}{again}{faults}"
     )
 
 
-def _number(value: float | None, unit: str = "") -> str:
-    """Write a measurement for people; a dash where there is none."""
-    return "-" if value is None else f"{value:.3g} {unit}".rstrip()
+def _number(value: float | None, unit: str) -> str:
+    """Return a measurement with its unit; a dash if there is none."""
+    return "-" if value is None else f"{value:.3g} {unit}"
+
+
+def _speed(real_time_factor: float | None) -> str:
+    """Return a speed as a multiple of real time; a dash if it was not measured."""
+    return real_time(1 / real_time_factor) if real_time_factor else "-"
 
 
 def _show_all(overview: Overview, *, as_json: bool) -> None:
-    """Show the system."""
+    """Print the queues, the workers and the running jobs."""
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(overview)))
         return
@@ -145,13 +154,13 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
 
     console = Console()
     waiting: list[tuple[str, ...]] = [(name, str(count)) for name, count in overview.queues.items()]
-    _table(console, "no jobs waiting", ("queue", "waiting"), waiting)
+    _table(console, "no waiting jobs", ("queue", "waiting"), waiting)
     for name in overview.paused:
-        click.echo(f"{name} is paused (voxspool resume {name})")
+        click.echo(f"{name} is paused; resume it with: voxspool resume {name}")
     _show_workers(console, overview.workers)
     _table(
         console,
-        "no running job",
+        "no running jobs",
         ("job", "engine", "voice", "segments", "spoken"),
         [
             (job.id, job.engine, job.voice, f"{job.segments_done}/{job.segments}", f"{job.spoken_s:.1f} s")
@@ -161,10 +170,10 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
 
 
 def _show_workers(console: Console, cards: list[WorkerCard]) -> None:
-    """Show the live workers: what each is and runs, and what it has done."""
+    """Print the live workers: engine, device and load, then the jobs that they have ended and their speed."""
     _table(
         console,
-        "no live worker",
+        "no live workers",
         ("worker", "engine", "device", "jobs", "rows", "host"),
         [
             (
@@ -183,14 +192,14 @@ def _show_workers(console: Console, cards: list[WorkerCard]) -> None:
             click.echo(f"{card.name} speaks with {card.engine} instead of {card.fallback_from}")
     _table(
         console,
-        "no job ended or failed yet",
-        ("worker", "ended", "failed", "first audio", "real time", "cached"),
+        "no ended jobs yet",
+        ("worker", "ended", "failed", "first audio", "speed", "cached"),
         [_record(card) for card in cards if card.jobs_ended or card.jobs_failed],
     )
 
 
 def _table(console: Console, none: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print rows as a table; where it does not fit, each row as a block of lines. Ids are never cut."""
+    """Print rows as a table, or each row as a block of lines if the table is too wide. Ids are never cut."""
     from rich.cells import cell_len
     from rich.table import Table
 
@@ -209,7 +218,7 @@ def _table(console: Console, none: str, columns: tuple[str, ...], rows: list[tup
 
 
 def _block(columns: tuple[str, ...], row: tuple[str, ...]) -> str:
-    """Write a row for a narrow terminal: its first cell, and the others below it."""
+    """Return a row for a narrow terminal: its first cell, and the others below it, one on each line."""
     first, *others = zip(columns, row, strict=True)
     width = max(len(name) for name in columns[1:])
     return "\n".join([f"{first[0]} {first[1]}", *(f"  {name:<{width}}  {value}" for name, value in others)])

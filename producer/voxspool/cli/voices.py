@@ -1,4 +1,4 @@
-"""`voxspool voices`: list voices; clone one from recordings, show it, remove it."""
+"""`voxspool voices`: list voices; clone a voice from recordings, show it, remove it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from voxspool.amounts import counted
 from voxspool.cli import options
 from voxspool.command import CommandGroup
 from voxspool.errors import MissingExtraError, UnknownVoiceError
@@ -29,9 +30,9 @@ _LANGUAGE = click.option(
     "--language",
     "languages",
     multiple=True,
-    help=f"A language that it may speak, the default first; again for another [all: {' '.join(LANGUAGES)}].",
+    help=f"A language of the voice, the default first; may be repeated [all: {' '.join(LANGUAGES)}].",
 )
-_REPLACE = click.option("--replace", is_flag=True, help="Replace a cloned voice that has the name.")
+_REPLACE = click.option("--replace", is_flag=True, help="Replace the cloned voice of this name.")
 
 
 @click.group(cls=CommandGroup, invoke_without_command=True)
@@ -39,7 +40,7 @@ _REPLACE = click.option("--replace", is_flag=True, help="Replace a cloned voice 
 @options.REDIS
 @click.pass_context
 def voices(context: click.Context, /, **given: Any) -> None:  # noqa: ANN401 - what every command below takes
-    """List the voices, or clone, show and remove one.
+    """List the voices; clone, show or remove one.
 
     \b
     voxspool voices
@@ -47,7 +48,8 @@ def voices(context: click.Context, /, **given: Any) -> None:  # noqa: ANN401 - w
     voxspool voices show alice
     voxspool voices rm alice
 
-    Speak with one: --voice alice, or with a mix, weights in brackets: --voice "alice(2)+Ana Florence(1)".
+    Speak with a voice: --voice alice, or with a mix of voices and their weights:
+    --voice "alice(2)+Ana Florence(1)".
     """
     if context.invoked_subcommand is None:
         context.invoke(list_voices, **given)
@@ -64,7 +66,7 @@ def list_voices(as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 -
     \b
     voxspool voices list --json
 
-    With a Redis it lists what live workers have, and the cloned voices; without one, the voices of this machine.
+    With a Redis it lists the voices of live workers and the cloned voices; without one, the voices of this machine.
     """
     from voxspool.embedded import somebody_listens
 
@@ -80,7 +82,7 @@ def list_voices(as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 -
     for row in rows:
         click.echo(
             f"{row['voice']:<28} {row['engine']:<6} {'/'.join(row['languages']) or 'any':<8} "
-            f"{row['workers']} {'worker' if row['workers'] == 1 else 'workers'}{'  cloned' if row['cloned'] else ''}"
+            f"{counted(row['workers'], 'worker')}{'  cloned' if row['cloned'] else ''}"
         )
     if not rows:
         click.echo("no live worker, so no voices; start one: voxspool-worker run", err=True)
@@ -99,8 +101,8 @@ def add(name: str, clips: tuple[Path, ...], languages: tuple[str, ...], replace:
     voxspool voices add alice alice.wav
     voxspool voices add alice one.mp3 two.mp3 --language de --replace
 
-    WAV, FLAC or MP3, 10 to 30 s of clean speech. At least 3 s of sound; of each recording the first 30 s are kept,
-    60 s in all. They are stored in Redis, so that every worker has them. Clone only who agreed to it.
+    Record 10 to 30 s of clean speech as WAV, FLAC or MP3; 3 s is the least. The first 30 s of each recording are kept,
+    and at most 60 s in all. They are stored in Redis, so that every worker has them. Clone only people who agreed.
     """
     with options.open_client(options.settings(redis_url)) as client:
         voice = client.add_voice(name, clips, replace=replace, languages=languages)
@@ -116,7 +118,7 @@ def add(name: str, clips: tuple[Path, ...], languages: tuple[str, ...], replace:
 @options.JSON
 @options.REDIS
 def show(name: str, as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 - click's way
-    """Show what is stored of the cloned voice NAME.
+    """Show the clips and languages of the cloned voice NAME.
 
     \b
     voxspool voices show alice
@@ -150,9 +152,9 @@ def rm(name: str, redis_url: str | None) -> None:
 
 
 def _list_own(*, as_json: bool) -> None:
-    """List the voices of this machine, which the worker that is installed here tells; say that it is those.
+    """Print the voices of this machine, as the installed worker lists them, after a line that says which they are.
 
-    Raises MissingExtraError where no worker is installed.
+    Raises MissingExtraError if no worker is installed.
     """
     if importlib.util.find_spec("voxspool_worker") is None:
         raise MissingExtraError(
@@ -165,7 +167,7 @@ def _list_own(*, as_json: bool) -> None:
         raise SystemExit(subprocess.call(command))
     done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=False)
     if done.returncode:
-        raise SystemExit(done.returncode)  # it has said why
+        raise SystemExit(done.returncode)  # the worker has printed the reason
     rows = [
         _row(name, row["engine"], row["languages"], 0)
         for row in json.loads(done.stdout)
@@ -175,7 +177,7 @@ def _list_own(*, as_json: bool) -> None:
 
 
 def _rows(workers: list[WorkerCard], cloned: dict[str, ClonedVoice]) -> list[dict[str, Any]]:
-    """Return one row a voice, sorted by name. A worker's own voice goes before a cloned one of the same name."""
+    """Return one row for each voice, sorted by name. A worker's own voice hides a cloned one of the same name."""
     having: dict[str, list[WorkerCard]] = {}
     for card in workers:
         for name in card.voices:
@@ -191,14 +193,13 @@ def _rows(workers: list[WorkerCard], cloned: dict[str, ClonedVoice]) -> list[dic
 
 
 def _row(voice: str, engine: str, languages: list[str], workers: int, *, cloned: bool = False) -> dict[str, Any]:
-    """Return what is said of one voice."""
+    """Return the row of one voice."""
     return {"voice": voice, "engine": engine, "languages": languages, "workers": workers, "cloned": cloned}
 
 
 def _said(voice: ClonedVoice) -> str:
     """Return the number and the length of a voice's clips."""
-    count = len(voice.clips)
-    return f"{count} clip{'' if count == 1 else 's'}, {voice.duration_s:.1f} s"
+    return f"{counted(len(voice.clips), 'clip')}, {voice.duration_s:.1f} s"
 
 
 def _warn_where_nobody_clones(client: Client) -> None:
