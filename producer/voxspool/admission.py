@@ -21,10 +21,10 @@ jobs."""
 MAX_WAITING: Final = 10_000
 """The most jobs that may wait in one queue: hours of work, and at most some 100 MB of text."""
 RELIEF: Final = 0.1
-"""A caller is told to try again when a value is below its limit by this share. Else all callers would try again when
-there is room for one."""
+"""The estimated time to try again is when a value is below its limit by this share. Otherwise all callers would come
+back when there is room for one job."""
 UNKNOWN_S: Final = 60
-"""When to try again, in seconds, if it cannot be estimated."""
+"""The time after which to try again, in seconds, if it cannot be estimated."""
 LONGEST_S: Final = 3600
 """The longest time that an estimate tells a caller to wait, in seconds."""
 
@@ -69,17 +69,17 @@ def turned_away(pressure: Pressure, priority: Priority, serving: Iterable[Worker
 
 
 def _when_freed(pressure: Pressure, wanted_bytes: float) -> int:
-    """Estimate in how many seconds memory is freed, if keys expire evenly within twice their mean lifetime."""
+    """Estimate the time until memory is freed, in seconds, if keys expire evenly within twice their mean lifetime."""
     share = 1 - wanted_bytes / pressure.used_bytes
     return _bounded(2 * pressure.mean_ttl_s * share)
 
 
 def _when_drained(waiting: int, serving: Iterable[WorkerCard]) -> int:
-    """Estimate in how many seconds a queue is shorter, from the number of jobs that its workers end in a minute."""
+    """Estimate the time until a queue has room, in seconds, from the jobs that its workers end in a minute."""
     per_minute = sum(card.jobs_per_minute or 0 for card in serving)
     return _bounded((waiting - (1 - RELIEF) * MAX_WAITING) / per_minute * 60 if per_minute else 0)
 
 
 def _bounded(seconds: float) -> int:
-    """Return a time to wait between 1 s and LONGEST_S; UNKNOWN_S for an estimate that is not positive."""
+    """Return a waiting time, limited to 1 s to LONGEST_S; UNKNOWN_S for an estimate that is not positive."""
     return min(LONGEST_S, max(1, round(seconds))) if seconds > 0 else UNKNOWN_S

@@ -1,4 +1,4 @@
-"""AsyncClient and AsyncSpeech: what Client and Speech offer, for asyncio.
+"""AsyncClient and AsyncSpeech: Client and Speech for asyncio.
 
 Streams are read in the event loop, by the same dialogues as in Speech. RQ is not asynchronous, so calls that use its
 queues run in a thread of the loop's pool.
@@ -57,14 +57,16 @@ class AsyncClient:
         redis: Callable[[], Redis] | None = None,
         sync_redis: Callable[[], SyncRedis] | None = None,
     ) -> None:
-        """Prepare; the first call connects. Without a URL the settings name it; without settings, the environment.
+        """Prepare the client; its first call connects.
+
+        `redis_url` defaults to the URL of `settings`, and `settings` to those of the environment.
 
         `redis` and `sync_redis` make the clients of redis-py instead, for Sentinel or pools of your own. Both are
         needed: RQ is not asynchronous, so calls that use its queues run in threads, with the client of `sync_redis`,
         which is called once. `redis` is called once for each event loop, when that loop first reads. See Client for
-        what must hold of both.
+        the requirements on both.
 
-        Raises SettingsError for an environment that cannot be used, RedisUnavailableError for a URL that is none,
+        Raises SettingsError for an environment that cannot be used, RedisUnavailableError for a text that is not a URL,
         RedisError for a client that cannot be used.
         """
         if (redis is None) != (sync_redis is None):
@@ -93,7 +95,7 @@ class AsyncClient:
         await self._clients.close()
 
     async def enqueue(self, text: str, **options: Unpack[SpeechOptions]) -> AsyncSpeech:
-        """Enqueue a speech and return its handle at once, whether or not a worker is there.
+        """Enqueue a speech and return its handle at once, even if no worker is live.
 
         The options are those of Client.enqueue.
         """
@@ -132,11 +134,11 @@ class AsyncClient:
         return await asyncio.to_thread(self._client.add_voice, name, clips, replace=replace, languages=languages)
 
     async def cloned_voices(self) -> dict[str, ClonedVoice]:
-        """Return every cloned voice, sorted by name, whether or not a live worker can speak it."""
+        """Return every cloned voice, sorted by name, even if no live worker can speak with it."""
         return await asyncio.to_thread(self._client.cloned_voices)
 
     async def remove_voice(self, name: str) -> None:
-        """Delete a cloned voice and its clips. Jobs that already speak with it go on. Raises UnknownVoiceError."""
+        """Delete a cloned voice and its clips. Jobs that already speak with it continue. Raises UnknownVoiceError."""
         await asyncio.to_thread(self._client.remove_voice, name)
 
     async def overview(self) -> Overview:
@@ -144,7 +146,7 @@ class AsyncClient:
         return await asyncio.to_thread(self._client.overview)
 
     async def pause(self, *words: str) -> list[str]:
-        """Pause queues and return their names: their jobs wait, and jobs that run go on."""
+        """Pause queues and return their names: their jobs wait, and running jobs continue."""
         return await asyncio.to_thread(self._client.pause, *words)
 
     async def resume(self, *words: str) -> list[str]:
@@ -200,7 +202,7 @@ class AsyncSpeech:
                 yield chunk
 
     async def listener(self, after: str = str(START)) -> Listener:
-        """Return a listener that has heard everything up to an entry: what `chunks` makes chunks with."""
+        """Return a listener that continues after an entry; `chunks` uses it to turn entries into chunks."""
         entry_id = EntryId.parse(after)
         if entry_id == START:
             return Listener()
@@ -225,7 +227,7 @@ class AsyncSpeech:
     def encode(self, format: str, *, to: BinaryIO, timeout_s: float | None = None) -> Awaitable[End]: ...
     def encode(
         self,
-        format: str,  # noqa: A002 - the word for it
+        format: str,  # noqa: A002 - the usual word
         *,
         to: BinaryIO | None = None,
         timeout_s: float | None = None,
@@ -284,7 +286,7 @@ class AsyncSpeech:
             return await run_async(waiting.why_unserved(self._url, queue), await self._clients.get())
 
     async def end(self) -> End | None:
-        """Return the end entry, with what the job took; None if the speech has not ended. It does not wait."""
+        """Return the end entry, with the times of the job; None if the speech has not ended. It does not wait."""
         with connection.translated(self._url):
             return await run_async(ask_end(self.id), await self._clients.get())
 

@@ -1,4 +1,4 @@
-"""Write amounts for people: counts with the right plural, durations, speeds."""
+"""Amounts as people read them: counts with the right plural, durations, speeds."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def clock(seconds: float) -> str:
 
 
 def real_time(speed: float) -> str:
-    """Return a speed in seconds of audio for a second of work: "6.7x real time"."""
+    """Return a speed, in seconds of audio per second of work: "6.7x real time"."""
     return f"{speed:.0f}x real time" if speed >= 10 else f"{speed:.2g}x real time"

@@ -1,4 +1,4 @@
-"""Calls in threads of their own, where no timeout of a socket helps: looking up a name, trying several addresses."""
+"""Calls in separate threads, for waits that no socket timeout limits: looking up a name, trying several addresses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def start(act: Callable[[], T]) -> Future[T]:
     def run() -> None:
         try:
             future.set_result(act())
-        except BaseException as error:  # noqa: BLE001 - the future raises it where its result is asked for
+        except BaseException as error:  # noqa: BLE001 - reading the future's result raises it
             future.set_exception(error)
 
     threading.Thread(target=run, name="voxspool-background", daemon=True).start()

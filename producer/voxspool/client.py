@@ -1,6 +1,6 @@
-"""Client: enqueue speeches, look at queues and workers, add and remove cloned voices.
+"""Client: enqueue speeches, read the state of queues and workers, add and remove cloned voices.
 
-Threads may share a client. A job that is enqueued twice under one id is one job, so enqueueing may be retried freely.
+Threads may share a client. A job that is enqueued twice under one id is one job, so enqueueing may be retried.
 `speech` has the handle of a job, `enqueuer` puts jobs into RQ's queues, `routing` chooses the queue.
 """
 
@@ -75,7 +75,7 @@ class Placed(Generic[S]):
     """A Speech, or an AsyncSpeech if an AsyncClient enqueued it."""
     queue: str
     why: str
-    """The rule that chose the queue, for people."""
+    """The rule that chose the queue, as text for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Overview:
     """The queues, the workers and the running jobs at one moment."""
 
     queues: dict[str, int]
-    """Queue -> the number of jobs that wait in it; queues without any are left out."""
+    """Queue -> the number of waiting jobs; empty queues are left out."""
     workers: list[WorkerCard]
     """The live workers, by name."""
     running: list[JobState]
@@ -104,13 +104,15 @@ class Client:
         settings: Settings | None = None,
         redis: Callable[[], Redis] | None = None,
     ) -> None:
-        """Prepare; the first call connects. Without a URL the settings name it; without settings, the environment.
+        """Prepare the client; its first call connects.
+
+        `redis_url` defaults to the URL of `settings`, and `settings` to those of the environment.
 
         `redis` makes the client of redis-py instead, for Sentinel or a pool of your own. It is called once, and `close`
         closes what it made. The client must not decode replies, and its socket_timeout must be None or at least 2 s.
         Threads share it, and each reader that waits holds a connection.
 
-        Raises SettingsError for an environment that cannot be used, RedisUnavailableError for a URL that is none,
+        Raises SettingsError for an environment that cannot be used, RedisUnavailableError for a text that is not a URL,
         RedisError for a client that cannot be used.
         """
         self.settings = settings or Settings.from_env()
@@ -128,12 +130,12 @@ class Client:
         self._redis.close()
 
     def enqueue(self, text: str, **options: Unpack[SpeechOptions]) -> Speech:
-        """Enqueue a speech and return its handle at once, whether or not a worker is there.
+        """Enqueue a speech and return its handle at once, even if no worker is live.
 
-        With an `id` of your own it may be called again: the same speech under the same id is the same job.
+        With an `id` of your own it may be called again: the same speech with the same id is one job.
 
         Args:
-            text: What to say, at most 100,000 characters. A text without a letter is a valid, empty speech.
+            text: The text to speak, at most 100,000 characters. A text without a letter is a valid, empty speech.
             id: The job's id, 1 to 128 letters, digits, `_` and `-`. Default: a random one.
             voice: A name from `voices` or `cloned_voices`, or a mix of XTTS's voices such as `clara(2)+john(1)`; at
                 most 200 characters. Default: that of the settings (VOXSPOOL_VOICE), else None, the engine's own.
@@ -172,7 +174,7 @@ class Client:
             check_voice(spec, [card for card in live if queue in card.queues], cloned)
             if not self._enqueuer.put(TASK, spec.encode(), spec, queue):
                 self._check_same(spec)
-                queue, why = self.speech(spec.id).status().queue, "it is there already"
+                queue, why = self.speech(spec.id).status().queue, "a job with this id exists already"
         return Placed(self.speech(spec.id), queue, why)
 
     def speech(self, job_id: str) -> Speech:
@@ -224,18 +226,19 @@ class Client:
             said: bytes = self._add_voice_script(keys=[keys.VOICES, keys.clips(name)], args=arguments)
         if said == b"exists":
             raise VoiceExistsError(
-                f"there is a voice {name} already; choose another name, or replace it (voxspool voices add --replace)"
+                f"the cloned voice {name} exists already; choose another name, or replace it (voxspool voices add "
+                "--replace)"
             )
         return voice
 
     def cloned_voices(self) -> dict[str, ClonedVoice]:
-        """Return every cloned voice, sorted by name, whether or not a live worker can speak it."""
+        """Return every cloned voice, sorted by name, even if no live worker can speak with it."""
         with connection.translated(self.url):
             stored: Any = self._redis.hgetall(keys.VOICES)
         return voices.decode_all(stored)
 
     def remove_voice(self, name: str) -> None:
-        """Delete a cloned voice and its clips. Jobs that already speak with it go on. Raises UnknownVoiceError."""
+        """Delete a cloned voice and its clips. Jobs that already speak with it continue. Raises UnknownVoiceError."""
         with connection.translated(self.url), self._redis.pipeline(transaction=True) as pipeline:
             pipeline.hdel(keys.VOICES, name)
             pipeline.delete(keys.clips(name))
@@ -258,15 +261,15 @@ class Client:
         ids = [run.rpartition(":")[0] for run in runs]
         running: list[JobState] = []
         for job in dict.fromkeys(ids):
-            # The job ended between the two questions, or is none of voxspool's: any program may write to Redis.
+            # The job ended between the two reads, or it is not voxspool's: any program may write to Redis.
             with contextlib.suppress(UnknownJobError, InvalidJobError):
                 running.append(self.speech(job).status())
         return Overview(waiting, live, running, self.paused())
 
     def pause(self, *words: str) -> list[str]:
-        """Pause queues and return their names: their jobs wait, and jobs that run go on.
+        """Pause queues and return their names: their jobs wait, and running jobs continue.
 
-        A word is an engine, `auto`, a priority or a queue's name; without any, all queues are meant. Raises
+        A word is an engine, `auto`, a priority or a queue's name; without any word, all queues are paused. Raises
         UnknownQueueError.
         """
         names = queues_named(words, self._engines(self.workers()))
@@ -294,7 +297,7 @@ class Client:
         return list(dict.fromkeys((*known, *sorted(card.engine for card in live))))
 
     def _live_for(self, spec: JobSpec) -> list[WorkerCard]:
-        """Return the cards that decide on a job: as they are now if a voice may be refused, else recent ones."""
+        """Return the cards that routing needs: read now if the voice must be checked, else at most RECENT_S ago."""
         if spec.voice is not None:
             return self.workers()
         if spec.engine != AUTO:
@@ -307,13 +310,13 @@ class Client:
         return self._redis.register_script((files("voxspool.lua") / "add_voice.lua").read_text(encoding="utf-8"))
 
     def _clones_for(self, spec: JobSpec, live: list[WorkerCard]) -> dict[str, ClonedVoice]:
-        """Return the cloned voices if a job's voice may be one of them, as Redis has them now."""
+        """Return the cloned voices, as Redis has them now, if a job's voice may be one of them; else nothing."""
         if spec.voice is None or any(spec.voice in card.voices for card in live):
             return {}
         return self.cloned_voices()
 
     def _check_free(self, name: str) -> None:
-        """Raise VoiceExistsError for a name that a voice of a live worker has: that voice would be heard."""
+        """Raise VoiceExistsError if a live worker has a voice of this name: jobs would be spoken with that voice."""
         for card in self.voices().get(name, []):
             raise VoiceExistsError(
                 f"{name} is a voice of the engine {card.engine} (worker {card.name}); choose another name"
@@ -335,15 +338,15 @@ def _connect(redis_url: str | None, settings: Settings, factory: Callable[[], Re
         url = redis_url or settings.redis_url
         return connection.connect(url, first_answer=True), url
     if redis_url is not None:
-        raise RedisError("give a Redis URL or redis=, which makes the connection, not both", wrong_value=True)
+        raise RedisError("give either a Redis URL or redis=, which makes the connection, not both", wrong_value=True)
     client = connection.made_by(factory, Redis, "redis=")
     return client, connection.address(client)
 
 
 def check_voice(spec: JobSpec, serving: list[WorkerCard], cloned: Mapping[str, ClonedVoice]) -> None:
-    """Refuse a voice that none of the workers of the job's queue can speak. With no worker, the job waits.
+    """Check that a worker of the job's queue has its voice. Without any worker the job waits, unchecked.
 
-    Raises UnknownVoiceError, and InvalidJobError for a mix that is not one.
+    Raises UnknownVoiceError, and InvalidJobError for a mix of voices that cannot be parsed.
     """
     if spec.voice is None or not serving or any(spec.voice in card.voices for card in serving):
         return
@@ -366,6 +369,6 @@ def _unknown_voice(
                 f"no live worker has a voice {name!r}{hint}; `voxspool voices` lists them{voices.how_to_get(name)}"
             )
     return UnknownVoiceError(
-        f"voice {asked!r} is {'a mix' if wanted.mixed else 'cloned'}, and no live worker that takes the job speaks "
-        f"those; start one: voxspool-worker run --engine {voices.CLONING_ENGINE}"
+        f"voice {asked!r} is {'a mix' if wanted.mixed else 'cloned'}, and no live worker that takes the job can "
+        f"speak it; start one: voxspool-worker run --engine {voices.CLONING_ENGINE}"
     )

@@ -1,6 +1,6 @@
-"""What the commands `voxspool` and `voxspool-worker` share: error messages, exit codes, help, output streams.
+"""Shared by the commands `voxspool` and `voxspool-worker`: error messages, exit codes, help, output streams.
 
-Exit code 0: done. 1: it failed. 2: a wrong value on the command line, in a variable or in a text; nothing was started.
+Exit code 0: done. 1: failed. 2: a wrong value on the command line, in a variable or in a text; nothing was started.
 130: interrupted.
 """
 
@@ -19,9 +19,9 @@ from voxspool.protocol.jobs import ENGINES, is_engine_name
 WRONG_VALUE: Final = 2
 """The exit code of click's own usage errors."""
 INTERRUPTED: Final = 130
-"""The exit code that a shell reports for a program that Ctrl-C ended: 128 and the number of SIGINT."""
+"""The exit code that a shell reports for a program that Ctrl-C ended: 128 plus the number of SIGINT."""
 _WHOLE_SENTENCE: Final = 1_000
-"""Longer than the first sentence of any help text."""
+"""A number of characters that is greater than the first sentence of any help text has."""
 
 
 class WrongValueError(click.ClickException):
@@ -34,7 +34,7 @@ class EngineName(click.Choice[str]):
     """The name of an engine. Workers may have engines that no producer knows, so any valid name is accepted."""
 
     def __init__(self, *words: str) -> None:
-        """Accept `words` beside the names of engines."""
+        """Accept `words` in addition to the names of engines."""
         super().__init__((*words, *ENGINES))
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
@@ -59,14 +59,14 @@ class CommandGroup(click.Group):
         return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
-        """Run a command, and turn a VoxspoolError into one line and its exit code."""
+        """Run a command. Print a VoxspoolError as one line, and exit with its code."""
         try:
             return super().invoke(ctx)
         except VoxspoolError as error:
             kind = WrongValueError if error.wrong_value else click.ClickException
             raise kind(str(error)) from error
         except BrokenPipeError:
-            raise  # the program that read the pipe has ended: click ends quietly
+            raise  # the program that read the pipe has ended; click exits without a message
         except OSError as error:
             raise click.ClickException(f"cannot read or write: {error}") from error
 
@@ -101,7 +101,7 @@ class InterruptibleGroup(CommandGroup):
 
 
 def print_any_character() -> None:
-    """Let stdout and stderr print characters that their encoding lacks, as escapes such as \\u2026.
+    """Make stdout and stderr print characters that their encoding lacks as escapes, such as \\u2026.
 
     Otherwise a narrow code page (cp1252 on Windows, ASCII with LANG=C) would end the command with a UnicodeEncodeError.
     """

@@ -1,6 +1,6 @@
 """Connections to Redis, for both packages: the client's options, the oldest server, and errors in one clear line.
 
-It uses URLs and versions, not keys. Messages show a URL without its password.
+This module uses no keys. Messages show a URL without its password.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _KINDS: Final[dict[type, str]] = {redis.Redis: "redis.Redis", redis_asyncio.Redi
 """A class of clients -> its public name."""
 
 OLDEST: Final = (6, 2)
-"""LMOVE and streams' exclusive ranges came with Redis 6.2 (February 2021)."""
+"""The oldest version of Redis. LMOVE and exclusive ranges of streams came with Redis 6.2 (February 2021)."""
 TIMEOUT_S: Final = 5.0
-"""The longest time for a connect or a reply, in seconds; longer than any BLOCK that is asked for."""
+"""The longest time for a connect or a reply, in seconds; longer than any BLOCK of a command."""
 LEAST_TIMEOUT_S: Final = 2.0
 """The shortest socket timeout of a client that a program makes itself, in seconds: a reader lets Redis block for one
 second (reading.reader.BLOCK_MS)."""
@@ -54,7 +54,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "max_connections": MOST_CONNECTIONS,
     "socket_timeout": TIMEOUT_S,
     "socket_connect_timeout": TIMEOUT_S,
-    "encoding_errors": "surrogateescape",  # an id that another program pushed goes back as it came
+    "encoding_errors": "surrogateescape",  # an id from another program is sent back unchanged
 }
 
 
@@ -79,7 +79,7 @@ def made_by(factory: Callable[[], C], kind: type[C], named: str) -> C:
     if not callable(factory):
         raise RedisError(
             f"{named} is {type(factory).__module__}.{type(factory).__qualname__}; it must be a function that returns a "
-            f"{_KINDS[kind]}, and a URL is the first argument",
+            f"{_KINDS[kind]}; pass a URL as the first argument",
             wrong_value=True,
         )
     client = factory()
@@ -174,9 +174,9 @@ def _late() -> redis.TimeoutError:
 
 
 class PatientPool(redis.ConnectionPool):
-    """A pool that tries again to get a connection, if Redis closes a new one: it does if it is restarted twice at once.
+    """A pool that retries if Redis closes a new connection, as it does if it is restarted twice in a row.
 
-    redis-py retries commands, but not getting the connection for them. That sends no command, so it may be retried.
+    redis-py retries commands, but not getting the connection for them. That sends no command, so retrying is safe.
     """
 
     first: FirstAnswer | None = None
@@ -221,7 +221,7 @@ def options(retries: int = RETRIES) -> dict[str, Any]:
 
 def async_options(retries: int = RETRIES) -> dict[str, Any]:
     """Return the keyword arguments of an asyncio client's connection pool."""
-    # Without redis-py's timeout of a reply: reading.dialogue has its own, and says why.
+    # Without redis-py's timeout of a reply: reading.dialogue has its own, and explains why.
     return _OPTIONS | {"socket_timeout": None, "retry": AsyncRetry(_backoff(retries), retries)}
 
 
@@ -244,7 +244,7 @@ def check(url: str) -> str:
         raise _no_url(url) from None
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None:
-        raise RedisUnavailableError(_no_redis(url, "it does not say its version"))
+        raise RedisUnavailableError(_no_redis(url, "it reports no version"))
     if (int(numbers[1]), int(numbers[2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise RedisTooOldError(
@@ -288,7 +288,7 @@ def _no_url(url: str) -> RedisUnavailableError:
 
 def _no_redis(url: str, why: str) -> str:
     """Return the message for a server that is not Redis."""
-    return f"what answers at {shown(url)} is no Redis ({why}); name a Redis with --redis or VOXSPOOL_REDIS_URL"
+    return f"the server at {shown(url)} is not Redis ({why}); name a Redis with --redis or VOXSPOOL_REDIS_URL"
 
 
 def _path_hint(url: str) -> str:
@@ -300,9 +300,9 @@ def _path_hint(url: str) -> str:
 
 def _refused(url: str, error: Exception) -> str:
     """Return the message for a server that refused the login."""
-    why = "it wants a password" if "NOAUTH" in str(error) or "HELLO must" in str(error) else error
+    why = "it requires a password" if "NOAUTH" in str(error) or "HELLO must" in str(error) else error
     return (
-        f"Redis at {shown(url)} did not let us in ({why}); put user and password into the URL, with --redis or "
+        f"Redis at {shown(url)} refused the login ({why}); put user and password into the URL, with --redis or "
         "VOXSPOOL_REDIS_URL: redis://USER:PASSWORD@HOST:6379/0"
     )
 

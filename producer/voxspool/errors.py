@@ -20,7 +20,7 @@
     ├── SpeechError                 the job ended without speech
     │   ├── SpeechFailedError       the worker's reason: code, sentence, retryable
     │   └── SpeechCancelledError    the job was cancelled
-    ├── BusyError                   no room for another job now; with the time to try again
+    ├── BusyError                   no room for another job now; it says when to try again
     ├── UnknownQueueError           no such queue
     ├── DeadlineError               no entry came within the caller's time limit
     ├── BookError                   a book that cannot be read, or text of it that cannot be spoken as written
@@ -49,7 +49,7 @@ class VoxspoolError(Exception):
     """True if the caller gave a value that can never be used: an option, a variable, a name, the text of a job."""
 
     def __init__(self, message: str = "", *, wrong_value: bool | None = None) -> None:
-        """Store the message. Pass `wrong_value` only if it differs from the default of the class."""
+        """Store the message. Pass `wrong_value` only if it differs from that of the class."""
         super().__init__(message)
         if wrong_value is not None:
             self.wrong_value = wrong_value
@@ -185,11 +185,11 @@ class BusyError(VoxspoolError):
     def __init__(self, why: str, retry_after_s: int) -> None:
         super().__init__(f"busy ({why}); try again in about {retry_after_s} s")
         self.retry_after_s = retry_after_s
-        """In how many seconds there may be room."""
+        """The time after which there may be room, in seconds."""
 
 
 class UnknownQueueError(VoxspoolError):
-    """A word that names no queue of voxspool."""
+    """A name that is not that of a queue of voxspool."""
 
     code = "unknown-queue"
     wrong_value = True

@@ -1,4 +1,4 @@
-"""Install commands for error messages, which fit the way in which this installation was made.
+"""Install commands for error messages. They install in the same way as this installation was made.
 
 A package that was installed from a folder, a file or a repository may not be on the package index, so its extras are
 installed from the same place.
@@ -31,7 +31,7 @@ def install_command(distribution: str, *extras: str) -> str:
 
 
 def program(name: str) -> str:
-    """Return what calls a program of this environment in a shell: its name, or its path if the name would not do."""
+    """Return the word that runs a program of this environment in a shell: its name, or its path if PATH lacks it."""
     own = Path(sys.executable).with_name(name)
     found = shutil.which(name)
     if (found and Path(found).parent == own.parent) or not own.exists():
@@ -55,7 +55,7 @@ def _requirement(distribution: str, extras: str) -> list[str]:
 
 
 def _direct_url(distribution: str) -> dict[str, Any]:
-    """Return the installer's record of a distribution that did not come from an index; empty for all others.
+    """Return the installer's record of a distribution that did not come from an index; empty for every other.
 
     Source: https://packaging.python.org/specifications/direct-url/
     """

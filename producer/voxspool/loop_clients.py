@@ -1,6 +1,6 @@
 """Asyncio clients of Redis, one for each event loop: connections belong to the loop that made them.
 
-So one AsyncClient serves several calls of `asyncio.run`, one after the other or in several threads.
+They let one AsyncClient serve several calls of `asyncio.run`, one after the other or in several threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class LoopClients:
     """Makes an asyncio client when a loop first needs one, and closes it when that loop ends.
 
     `asyncio.run` and `asyncio.Runner` close the asynchronous generators of a loop before they close the loop, and
-    so does every server that uses them. A client is therefore kept open by such a generator.
+    so does every server that uses them. Such a generator therefore keeps a client open and closes it at its end.
     """
 
     def __init__(self, make: Callable[[], Redis]) -> None:

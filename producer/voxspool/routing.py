@@ -1,7 +1,7 @@
 """Which engine's queue a job goes into: a table, evaluated from top to bottom. docs/routing.md shows it to people.
 
-Pure functions: a job, the cards of the live workers and the names of the cloned voices decide. The job itself keeps
-what it asked for (`auto`), so enqueueing the same id again is the same job, even if it would go elsewhere now.
+Pure functions of a job, the cards of the live workers and the names of the cloned voices. The job itself keeps the
+engine `auto`, so enqueueing the same id again is the same job, even if routing would now choose another engine.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from voxspool.workers import WorkerCard
 
 SHORT_CHARS: Final = 200
-"""Two or three sentences, about 13 s of speech: Piper has all of it in 0.3 s on two cores, and who waits for a notice
-minds a second more than a plainer voice. What is longer is listened to, and XTTS stays ahead of the listener."""
+"""The longest text that counts as short: two or three sentences, about 13 s of speech, which Piper speaks in 0.3 s on
+two cores. For a short notice a fast start matters more than a better voice. While a listener hears a longer text, XTTS
+stays ahead."""
 QUICK: Final = "piper"
 FINE: Final = "xtts"
 
@@ -31,14 +32,14 @@ class Route:
     """The queue of a job, and the reason for it."""
 
     engine: str
-    """An engine, or `auto`: any, the worker that is free first."""
+    """An engine; or `auto`, the queue from which the first free worker of any engine takes jobs."""
     why: str
-    """The rule that said so, for people."""
+    """The rule that chose it, as text for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """The measurements that the rules check."""
+    """The facts that the rules check."""
 
     job: JobSpec
     xtts_alone: bool
@@ -80,7 +81,7 @@ TABLE: Final = (
     ),
     Rule("it is anything else", lambda _: True, lambda case: case.first_able(FINE, QUICK)),
 )
-"""The first rule that holds says where a job goes."""
+"""The first rule that holds chooses the engine."""
 
 
 def route(job: JobSpec, cards: Iterable[WorkerCard], cloned: Collection[str] = ()) -> Route:
@@ -99,9 +100,9 @@ def _xtts_alone(voice: str | None, taking: list[WorkerCard], cloned: Collection[
 
 
 def _able(job: JobSpec, taking: list[WorkerCard]) -> set[str]:
-    """Name the engines that can speak a job; where none speaks its language, those that have its voice.
+    """Return the engines that can speak a job. If none speaks its language, return those that have its voice.
 
-    The worker of such an engine then says in the job's stream which languages there are.
+    The worker of such an engine then lists the languages of the voice in the job's stream.
     """
     having = [card for card in taking if card.has(job.voice)]
     able = {card.engine for card in having if card.could_speak(job)} or {card.engine for card in having}

@@ -26,7 +26,7 @@ class Settings:
     redis_url: str = field(default=environment.DEFAULT_REDIS_URL, repr=False)
     """The URL of Redis. It may hold a password, so it is never shown."""
     redis_named: bool = False
-    """True if the user named the URL; if not, `speak` may start a private Redis."""
+    """True if the user named the URL; otherwise `speak` may start a private Redis."""
     engine: str = AUTO
     """The engine of a speech that names none."""
     voice: str | None = None
@@ -67,5 +67,5 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
 
 
 def forbid_telemetry(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Switch off the telemetry of libraries. To be called before one of them is imported."""
+    """Switch off the telemetry of libraries. Call it before one of them is imported."""
     environ.update(environment.TELEMETRY_OFF)

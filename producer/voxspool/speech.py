@@ -1,4 +1,4 @@
-"""One job, as a program handles it: Speech reads, saves, plays, watches and cancels it; Chunk is a piece of its audio.
+"""The handle of one job: Speech reads, saves, plays, watches and cancels it; Chunk is a piece of its audio.
 
 A handle holds an id and a connection, and no data: any process can make one from the id (`Client.speech`).
 `reading` reads the stream, `audio` writes files and plays.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from voxspool.protocol.stream import Entry
 
 WAITING: Final = {JobStatus.QUEUED, JobStatus.DEFERRED, JobStatus.SCHEDULED}
-"""RQ's status of a job that no worker has taken and that has not ended."""
+"""RQ's states of a job that no worker has taken and that has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,11 @@ class Speech:
 
         `after` is the id of the last entry that you had. `timeout_s` is the longest silence to accept, in seconds;
         without it the wait lasts as long as the job lives. `on_wait` is called with the job's state after each second
-        of silence. If no worker takes the job, a NoWorkerWarning comes after two seconds.
+        of silence. If no worker takes the job, a NoWorkerWarning is issued after two seconds.
 
         Raises UnknownJobError if the job or its stream is gone, StreamGapError if entries are missing, ProtocolError if
-        one cannot be read, DeadlineError after `timeout_s` of silence, RedisUnavailableError. Entries that say that the
-        speech failed or was cancelled are yielded, not raised; if the job ended without such an entry,
+        one cannot be read, DeadlineError after `timeout_s` of silence, RedisUnavailableError. The entries `failed` and
+        `cancelled` are yielded, not raised; if the job failed or was cancelled without such an entry,
         SpeechFailedError or SpeechCancelledError is raised.
         """
         with connection.translated(self._url):
@@ -113,8 +113,8 @@ class Speech:
         """Yield the audio as it is made, each sample once, from the start or after the id of the last chunk you had.
 
         `timeout_s` is the longest silence to accept, in seconds; without it the wait lasts as long as the job lives.
-        Raises SpeechFailedError or SpeechCancelledError if the speech ends so, StreamError if there is no entry
-        `after`, and what `entries` raises.
+        Raises SpeechFailedError or SpeechCancelledError if the speech failed or was cancelled, StreamError if there is
+        no entry `after`, and what `entries` raises.
         """
         listener = self.listener(after)
         for received in self.entries(after, timeout_s=timeout_s):
@@ -122,7 +122,7 @@ class Speech:
                 yield chunk
 
     def listener(self, after: str = str(START)) -> Listener:
-        """Return a listener that has heard everything up to an entry: what `chunks` makes chunks with.
+        """Return a listener that continues after an entry; `chunks` uses it to turn entries into chunks.
 
         Raises StreamError if the stream has no such entry, UnknownJobError if it is gone.
         """
@@ -155,7 +155,7 @@ class Speech:
     def encode(self, format: str, *, to: BinaryIO, timeout_s: float | None = None) -> End: ...
     def encode(
         self,
-        format: str,  # noqa: A002 - the word for it
+        format: str,  # noqa: A002 - the usual word
         *,
         to: BinaryIO | None = None,
         timeout_s: float | None = None,
@@ -166,8 +166,8 @@ class Speech:
         bytes. With `to`, a file object that is open for writing bytes, they are written to it as they come.
 
         Bytes come with each chunk of audio, 50 ms (FLAC: 200 ms, Vorbis: 2 s). While a speech is made its
-        length is not known: a WAV then says so with sizes of 0xFFFFFFFF, as FFmpeg does in a pipe, and a FLAC with a
-        count of 0. If the speech has ended when `encode` begins to read, both state the length. An MP3 has a constant
+        length is not known: a WAV then has sizes of 0xFFFFFFFF, as FFmpeg writes to a pipe, and a FLAC a count of 0
+        samples. If the speech has ended when `encode` begins to read, both have the true length. An MP3 has a constant
         bit rate, and begins with up to 0.1 s of silence.
 
         `timeout_s` is the longest silence to accept, in seconds. Raises OutputError at once for an unknown format, and
@@ -228,7 +228,7 @@ class Speech:
             return run(waiting.why_unserved(self._url, queue), self._redis)
 
     def end(self) -> End | None:
-        """Return the end entry, with what the job took; None if the speech has not ended. It does not wait.
+        """Return the end entry, with the times of the job; None if the speech has not ended. It does not wait.
 
         Raises ProtocolError if the last entry of the stream cannot be read.
         """
@@ -245,14 +245,14 @@ class Speech:
             return JobSpec.decode(job.args[0])
         except RedisError:
             raise
-        except Exception:  # noqa: BLE001 - any program may have written that hash, and RQ's parsers raise anything
+        except Exception:  # noqa: BLE001 - any program may have written that hash, and RQ's parsers raise any error
             return None
 
     def cancel(self, by: str = "client") -> str:
         """Cancel the job, queued or running; a running one stops at its next chunk.
 
-        `by` is shown to the readers of the stream. Returns `cancelled`, `asked` (it runs and will stop), or the state
-        in which it had ended before. Raises UnknownJobError.
+        `by` is shown to the readers of the stream. Returns `cancelled`, `asked` (it runs and will stop), or, if the
+        job had ended before, its state. Raises UnknownJobError.
         """
         self.status()
         spec = self.spec()
@@ -274,12 +274,12 @@ class Speech:
         return self._redis.register_script((files("voxspool.lua") / "cancel.lua").read_text(encoding="utf-8"))
 
     def _send_stop(self) -> None:
-        """Send the worker RQ's stop command: it stops sooner; without it, at its next publish."""
+        """Send the worker RQ's stop command. It makes the job stop sooner than its next publish."""
         with contextlib.suppress(NoSuchJobError, InvalidJobOperation):
             send_stop_job_command(self._redis, self.id, serializer=JSONSerializer)
 
     def _take_off_queue(self, keep_s: int) -> None:
-        """Take a waiting job out of RQ's queue. A worker that has taken it finds its stream closed, and gives it up."""
+        """Remove a waiting job from RQ's queue. A worker that took it meanwhile drops it: its stream is closed."""
         with contextlib.suppress(NoSuchJobError, InvalidJobOperation):
             job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
             if job.get_status() in WAITING:
@@ -288,7 +288,7 @@ class Speech:
 
 
 class Listener:
-    """Makes chunks of entries: each sample once, although a new attempt repeats what an earlier one had said."""
+    """Turns entries into chunks, with each sample once: a new attempt repeats samples of an earlier one."""
 
     def __init__(self, heard_samples: int = 0, sample_rate: int = 0) -> None:
         from voxspool.audio.playback import Playhead
@@ -302,10 +302,10 @@ class Listener:
         return self._playhead.given_samples
 
     def hear(self, received: Received) -> Chunk | None:
-        """Return what is new in an entry; None if nothing is.
+        """Return the new samples of an entry as a chunk; None if it has none.
 
-        Raises SpeechFailedError or SpeechCancelledError for an entry that says so, StreamGapError if samples are
-        missing before it.
+        Raises SpeechFailedError for a `failed` entry, SpeechCancelledError for a `cancelled` one, StreamGapError if
+        samples are missing before the entry.
         """
         raise_for(received.entry)
         if isinstance(received.entry, Begin):
@@ -321,7 +321,7 @@ def unended(job_id: str) -> UnknownJobError:
 
 
 def _checked(entries: Iterator[Received]) -> Iterator[Entry]:
-    """Yield the entries without their ids; raise for those that say that the speech failed or was cancelled."""
+    """Yield the entries without their ids. Raises SpeechFailedError or SpeechCancelledError for such an entry."""
     for received in entries:
         raise_for(received.entry)
         yield received.entry

@@ -1,6 +1,6 @@
 """The speed of the engines on this machine: `voxspool-worker check --bench` measures it, `narrate --plan` reads it.
 
-It is in one small JSON file in the cache folder. It may be deleted; an unreadable file counts as not measured.
+The speeds are stored in one JSON file in the cache folder. An absent or unreadable file counts as not measured.
 """
 
 from __future__ import annotations

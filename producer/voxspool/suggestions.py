@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MOST_LISTED = 8
-"""The most names that a message lists if none is near; nobody would read more."""
+"""The most names that a message lists if none is similar; a longer list is not read."""
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:
@@ -18,7 +18,7 @@ def near(name: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean …?)` if a known name is near, else ` (there is: …)`; an empty string if none is known."""
+    """Return ` (did you mean …?)` if a known name is similar, else ` (there is: …)`; an empty string without names."""
     names = sorted(set(known))
     if found := near(name, names):
         return f" (did you mean {' or '.join(found)}?)"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from voxspool.protocol.jobs import JobSpec
 
 LAST: Final = "tone"
-"""The engine that routing takes last: its sine is for tests."""
+"""The engine that routing chooses last: its sine wave is for tests."""
 RQ_QUEUES: Final = "rq:queues"
 """RQ's set of the keys of all queues that ever had a job."""
 _QUEUE_PREFIX: Final = "rq:queue:"
@@ -59,7 +59,7 @@ class WorkerCard:
     clones: bool = False
     """True if the worker speaks cloned voices and mixes of voices."""
     jobs_ended: int = 0
-    """Jobs since it started, as the next two."""
+    """The jobs that ended since it started. The next two count from the same time."""
     jobs_failed: int = 0
     spoken_again: int = 0
     """Segments that took more than one try."""
@@ -72,7 +72,7 @@ class WorkerCard:
     jobs_per_minute: float | None = None
     """The rate at which the same jobs ended."""
     speech_rate: float | None = None
-    """Seconds of audio per second of its engine's work, all rows together, since it started."""
+    """Seconds of audio per second of its engine's work, all rows together, since the worker started."""
     store: str = ""
     """The id of its segment store; empty: it has none, or has not opened it yet, and narrates no book."""
 

@@ -324,7 +324,7 @@ def test_a_server_that_is_too_old_is_refused_with_both_versions(said: str) -> No
 def test_an_error_for_a_refused_login_says_where_to_put_the_password(line: bytes) -> None:
     with server(always(line)) as url:
         message = refusal(url)
-    assert message.startswith(f"Redis at {url} did not let us in (")
+    assert message.startswith(f"Redis at {url} refused the login (")
     assert message.endswith("redis://USER:PASSWORD@HOST:6379/0")
 
 

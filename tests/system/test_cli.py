@@ -155,7 +155,7 @@ def test_a_missing_redis_a_wrong_url_and_a_wrong_password_give_one_clear_line(ru
     locked = RedisServer(tmp_path, ("--requirepass", "sesame"))
     locked.start()
     try:
-        assert "did not let us in" in one_line(run_cli("status", redis_url=locked.url))
+        assert "refused the login" in one_line(run_cli("status", redis_url=locked.url))
         wrong = locked.url.replace("//", "//:wrong@")
         assert "wrong@" not in one_line(run_cli("status", redis_url=wrong))
         right = locked.url.replace("//", "//:sesame@")

@@ -203,7 +203,7 @@ def test_a_redis_with_a_password_gives_one_line_that_suggests_private_and_anothe
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     line = one_line(run(redis_server.url, *SPEAK, "-o", tmp_path / "a.wav"))
-    assert "did not let us in (it wants a password)" in line
+    assert "refused the login (it requires a password)" in line
     assert all(word in line for word in PRIVATE)
     named = run(nowhere(), *SPEAK, "-o", tmp_path / "a.wav", VOXSPOOL_REDIS_URL=redis_server.url)
     assert "--private" not in one_line(named), "no private Redis is suggested if the environment names one"
@@ -226,7 +226,7 @@ def test_a_server_that_is_not_redis_gives_one_line_that_suggests_private_and_ano
         url = f"redis://127.0.0.1:{listening.getsockname()[1]}/0"
         line = one_line(run(url, *SPEAK, "-o", tmp_path / "a.wav"))
         listening.shutdown(socket.SHUT_RDWR)
-    assert "is no Redis" in line
+    assert "is not Redis" in line
     assert all(word in line for word in PRIVATE)
 
 
@@ -351,7 +351,8 @@ def test_a_private_worker_that_cannot_start_gives_one_line_with_its_error(tmp_pa
     (folder / "piper" / "__init__.py").write_text("raise ImportError('a broken piper')")
     done = run(nowhere(), "demo", "-o", tmp_path / "a.wav", PYTHONPATH=str(folder))
     assert done.returncode == 1
-    said = "the private worker ended with exit code 1; it said: Error: piper-tts cannot be imported (a broken piper)"
+    ended = "the private worker ended with exit code 1; its last line was"
+    said = f"{ended}: Error: piper-tts cannot be imported (a broken piper)"
     assert done.stderr.splitlines()[-1].startswith(f"Error: {said}; install it again: ")
 
 

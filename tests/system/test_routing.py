@@ -80,7 +80,7 @@ def test_a_job_enqueued_again_stays_in_its_queue(client: Client, db: redis.Redis
     assert {info.engine for info in client.workers()} == {"piper", "tone"}
     assert client.place(JobSpec("Hello.", id="another")).queue == PIPER
     again = client.place(spec)
-    assert (again.queue, again.why) == (AUTO, "it is there already")
+    assert (again.queue, again.why) == (AUTO, "a job with this id exists already")
     assert waiting(db, PIPER) == ["another"]
 
 

@@ -137,8 +137,8 @@ def no_tls(server: RedisBehindTls, folder: Path) -> str:
     [
         (wrong_authority, "certificate verify failed"),
         (no_authority, "certificate verify failed"),
-        (wrong_password, "did not let us in (invalid username-password pair"),
-        (wrong_user, "did not let us in (invalid username-password pair"),
+        (wrong_password, "refused the login (invalid username-password pair"),
+        (wrong_user, "refused the login (invalid username-password pair"),
         (no_tls, "no Redis answers at redis://worker:***@127.0.0.1"),
     ],
 )

@@ -105,7 +105,7 @@ def recording() -> bytes:
 def produce(client: Client, bare: redis.Redis) -> None:
     """Call all methods of a Client that a producer needs, except those that need a running job."""
     assert client.enqueue(SENTENCE, id="hello").id == "hello"
-    assert client.place(JobSpec(SENTENCE, id="hello")).why == "it is there already"
+    assert client.place(JobSpec(SENTENCE, id="hello")).why == "a job with this id exists already"
     assert [info.engine for info in client.workers()] == ["tone"]
     assert "sine" in client.voices()
     waiting = client.enqueue(SENTENCE, engine="xtts")
@@ -443,9 +443,9 @@ def test_the_commands_work_for_each_user(
 @pytest.mark.parametrize(
     ("url", "saying"),
     [
-        ("redis://consumer:wrong-pass@{place}", "did not let us in (invalid username-password pair"),
-        ("redis://nobody:wrong-pass@{place}", "did not let us in (invalid username-password pair"),
-        ("redis://{place}", "did not let us in (it wants a password)"),
+        ("redis://consumer:wrong-pass@{place}", "refused the login (invalid username-password pair"),
+        ("redis://nobody:wrong-pass@{place}", "refused the login (invalid username-password pair"),
+        ("redis://{place}", "refused the login (it requires a password)"),
     ],
 )
 def test_a_refused_login_is_reported_in_one_line(
@@ -462,7 +462,7 @@ def test_a_refused_login_is_reported_in_one_line(
 def test_a_client_without_permission_raises_an_error_of_one_line(acl_redis: GuardedRedis) -> None:
     with (
         acl_redis.client("consumer") as consumer,
-        pytest.raises(RedisUnavailableError, match="did not let us in") as caught,
+        pytest.raises(RedisUnavailableError, match="refused the login") as caught,
     ):
         consumer.enqueue("Good morning.")
     assert "\n" not in str(caught.value)

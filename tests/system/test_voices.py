@@ -118,7 +118,7 @@ def test_adding_a_voice_with_a_taken_name_is_refused_without_replace(
     other.write_bytes(speech(5, seed=2))
     assert run_cli("voices", "add", "alice", str(recording)).returncode == 0
     before = stored(db)
-    assert "there is a voice alice already" in one_line(run_cli("voices", "add", "alice", str(other)))
+    assert "the cloned voice alice exists already" in one_line(run_cli("voices", "add", "alice", str(other)))
     assert stored(db) == before
     assert run_cli("voices", "add", "alice", str(other), "--replace").returncode == 0
     assert stored(db) != before
