@@ -26,7 +26,7 @@ def load(position: Path, job_id: str, target: Path) -> tuple[str, int]:
     saved = json.loads(position.read_text()) if position.exists() else {"job": job_id, "id": "0-0", "bytes": 0}
     size_bytes = target.stat().st_size if target.exists() else 0
     if saved["job"] != job_id or size_bytes < saved["bytes"] or (size_bytes and not position.exists()):
-        raise SystemExit(f"{target} is not what was read of job {job_id} before; name another file")
+        raise SystemExit(f"{target} does not contain the beginning of job {job_id}; choose another file")
     return saved["id"], saved["bytes"]
 
 

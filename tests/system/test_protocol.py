@@ -35,20 +35,18 @@ def enqueue_as_documented(db: redis.Redis) -> object:
     return db.execute_command("EVAL", SCRIPT, *words[3:])
 
 
-def cancel_as_documented(db: redis.Redis) -> object:
-    """Send what `redis-cli --eval` makes of the documented line (keys, a comma, arguments), and return its reply."""
-    words = shlex.split(CANCEL)
+def run_as_documented(db: redis.Redis, line: str) -> object:
+    """Send what `redis-cli --eval` makes of a documented line (script, keys, a comma, arguments); return the reply."""
+    redis_cli, option, name, *words = shlex.split(line)
+    assert (redis_cli, option) == ("redis-cli", "--eval")
     comma = words.index(",")
-    assert words[:3] == ["redis-cli", "--eval", "cancel.lua"]
-    script = (ROOT / "producer" / "voxspool" / "lua" / "cancel.lua").read_text(encoding="utf-8")
-    return db.execute_command("EVAL", script, comma - 3, *words[3:comma], *words[comma + 1 :])
+    script = (ROOT / "producer" / "voxspool" / "lua" / name).read_text(encoding="utf-8")
+    return db.execute_command("EVAL", script, comma, *words[:comma], *words[comma + 1 :])
 
 
-def named_in_docs(fields: dict[bytes, bytes]) -> bool:
-    """Assert that docs/protocol.md names every field of a hash."""
-    missing = [field.decode() for field in fields if f"`{field.decode()}`" not in DOCS]
-    assert not missing
-    return True
+def missing_in_docs(fields: dict[bytes, bytes]) -> list[str]:
+    """Return the fields of a hash that docs/protocol.md does not name."""
+    return [field.decode() for field in fields if f"`{field.decode()}`" not in DOCS]
 
 
 def test_a_job_enqueued_by_the_documented_commands_is_spoken(
@@ -85,9 +83,21 @@ def test_a_job_enqueued_by_plain_commands_is_spoken_with_plain_or_compressed_dat
 
 def test_a_waiting_job_is_cancelled_as_documented(db: redis.Redis, client: Client) -> None:
     enqueue_as_documented(db)
-    assert cancel_as_documented(db) == b"cancelled"
+    assert run_as_documented(db, CANCEL) == b"cancelled"
     assert client.speech("my-1").status().state == "cancelled"
-    assert cancel_as_documented(db) == b"cancelled"
+    assert run_as_documented(db, CANCEL) == b"cancelled"
+
+
+def test_a_reader_acknowledges_as_documented(db: redis.Redis) -> None:
+    position = shlex.split(ACKNOWLEDGE)[-2]
+    assert run_as_documented(db, ACKNOWLEDGE) == b"noted", "the job waits"
+    assert db.hget(keys.acknowledged("my-1"), "pos") == position.encode()
+    db.hset(keys.control("my-1"), "state", "running")
+    assert run_as_documented(db, ACKNOWLEDGE) == b"unasked", "the job has neither live_s nor window_s"
+    db.hset(keys.control("my-1"), "live_s", "6")
+    assert run_as_documented(db, ACKNOWLEDGE) == b"noted"
+    db.hset(keys.control("my-1"), "state", "done")
+    assert run_as_documented(db, ACKNOWLEDGE) == b"done"
 
 
 def test_the_cancel_field_alone_stops_a_job(db: redis.Redis, client: Client, start_worker: StartWorker) -> None:
@@ -105,6 +115,6 @@ def test_every_field_of_the_control_hash_and_of_a_worker_hash_is_documented(
     worker = start_worker()
     speech = client.enqueue("Good morning. " * 500)
     until(lambda: db.hexists(keys.control(speech.id), "holder"), "a running job")
-    assert named_in_docs(db.hgetall(keys.control(speech.id)))
-    assert named_in_docs(db.hgetall(keys.worker(worker.name)))
+    assert not missing_in_docs(db.hgetall(keys.control(speech.id)))
+    assert not missing_in_docs(db.hgetall(keys.worker(worker.name)))
     speech.cancel()

@@ -190,7 +190,7 @@ def test_resume_does_not_write_to_a_file_of_another_origin(
     for job, name in (("one", "mine"), ("two", "one.pcm")):
         before = (tmp_path / name).read_bytes()
         assert finish(start("resume.py", job, name)) == (
-            1, "", f"{name} is not what was read of job {job} before; name another file\n"
+            1, "", f"{name} does not contain the beginning of job {job}; choose another file\n"
         )  # fmt: skip
         assert (tmp_path / name).read_bytes() == before
     code, _, err = finish(start("resume.py", "nobody", "new.pcm"))
