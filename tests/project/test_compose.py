@@ -18,6 +18,7 @@ import yaml
 from voxspool.protocol.environment import check_names
 from voxspool_worker.cli import main
 from voxspool_worker.monitoring.health_file import STALE_S
+from voxspool_worker.queue.worker import ENGINE_STOP_S, HAND_BACK_S
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "compose.yaml"
@@ -141,8 +142,12 @@ def test_redis_starts_by_default_and_other_services_by_profile() -> None:
 
 @pytest.mark.parametrize("name", ["worker", "worker-cuda"])
 def test_a_worker_has_time_to_finish_its_jobs(name: str) -> None:
-    assert SERVICES[name]["command"] == ["run"]
-    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= 30
+    command, *arguments = SERVICES[name]["command"]
+    assert command == "run"
+    options = main.commands[command].make_context(command, arguments).params
+    kill_s = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+    assert kill_s >= 30
+    assert options["grace_s"] + HAND_BACK_S + ENGINE_STOP_S + 1 < kill_s
 
 
 @pytest.mark.parametrize("name", ["worker", "worker-cuda"])

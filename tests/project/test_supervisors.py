@@ -17,6 +17,7 @@ from voxspool.protocol.environment import check_names
 from voxspool_worker.cli import main
 from voxspool_worker.monitoring.health_file import STALE_S, SUFFIX
 from voxspool_worker.queue.lifecycle import EXIT_ENGINE_LOST, EXIT_RESTART
+from voxspool_worker.queue.worker import ENGINE_STOP_S, HAND_BACK_S
 from voxspool_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -127,6 +128,15 @@ def test_systemd_always_restarts_a_worker_and_gives_it_time_to_stop() -> None:
     assert service["SuccessExitStatus"] == str(EXIT_RESTART)
     assert (service["KillSignal"], service["KillMode"]) == ("SIGTERM", "mixed")
     assert int(service["TimeoutStopSec"]) >= 30
+
+
+def test_supervisors_kill_later_than_a_worker_has_handed_back_its_jobs() -> None:
+    limits_s = [int(WORKER["Service"]["TimeoutStopSec"]), AGENT["ExitTimeOut"]]
+    lines = [words for _, words in command_lines() if any(call[0] == "run" for call in calls(words))]
+    for words, kill_s in zip(lines, limits_s, strict=True):
+        ((command, *arguments),) = calls(words)
+        grace_s = main.commands[command].make_context(command, arguments).params["grace_s"]
+        assert grace_s + HAND_BACK_S + ENGINE_STOP_S + 1 < kill_s
 
 
 def test_the_worker_and_its_health_check_use_the_folder_that_systemd_creates() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.support.processes import RedisServer, WorkerProcess, clean_env, until
 from voxspool import connection
+from voxspool_worker.settings import DEFAULT_GRACE_S
 
 if TYPE_CHECKING:
     import subprocess
@@ -122,11 +123,11 @@ class World:
         member.worker.process.kill()
 
     def terminate(self, member: Member) -> None:
-        """Send SIGTERM: after the first one a worker finishes its jobs, after the second one it returns them."""
+        """Send SIGTERM: a worker returns its jobs after the grace period, or after the second one."""
         member.signals += 1
         member.worker.process.send_signal(signal.SIGTERM)
-        if member.signals == 2:
-            self._handing_back.append(max(time.monotonic(), member.frozen_until))
+        grace_s = DEFAULT_GRACE_S if member.signals == 1 else 0.0
+        self._handing_back.append(max(time.monotonic(), member.frozen_until) + grace_s)
 
     def freeze(self, member: Member, seconds: float) -> None:
         """Suspend a worker for some seconds, unless it is suspended already."""

@@ -166,6 +166,21 @@ def test_the_first_sigterm_returns_a_chapter_to_its_queue_after_the_current_segm
     assert deaths_of(db, "handed") == 0
 
 
+def test_after_the_grace_period_a_chapter_and_its_segments_return_without_a_death(
+    client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
+) -> None:
+    first = start_worker("tone", "--grace", "0")
+    chapter = place(client, store, "handed", long_book(10), voice=LIVE)
+    until(lambda: held(db, "handed") == 7, "all its segment workers to be busy")
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait(5) == 0
+    assert held(db, "handed") == 0
+    second = start_worker()
+    check(chapter, narrate(client, chapter), store)
+    assert "quarantined" not in second.said()
+    assert deaths_of(db, "handed") == 0
+
+
 def test_the_second_sigterm_returns_a_chapter_to_its_queue_at_once(
     client: Client, start_worker: StartWorker, store: Store, db: redis.Redis
 ) -> None:

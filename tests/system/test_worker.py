@@ -25,6 +25,8 @@ from voxspool.protocol.stream import Audio, Begin, Cancelled, Mark
 from voxspool_worker import lua
 from voxspool_worker.jobs.cancellation import EndedEarlyError
 from voxspool_worker.queue.rq_records import RqRecords, Why
+from voxspool_worker.queue.worker import ENGINE_STOP_S, HAND_BACK_S
+from voxspool_worker.settings import DEFAULT_GRACE_S
 from voxspool_worker.speech.publisher import AlreadyRunningError, Publisher, Scripts
 
 if TYPE_CHECKING:
@@ -179,6 +181,28 @@ def test_after_the_second_sigterm_another_worker_resumes_the_running_jobs(
     assert [samples_of(speech) for speech in speeches] == [tone(SENTENCE * 2)] * 2
     attempts = [received.id.attempt for received in speeches[0].entries() if isinstance(received.entry, Begin)]
     assert attempts == [1, 2]
+
+
+def test_after_the_grace_period_another_worker_resumes_the_running_jobs_at_once(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    first = start_worker("tone", "--grace", "0.5")
+    text = SENTENCE * 6
+    speech = client.enqueue(text, voice=LIVE)
+    wait_for_audio(speech)
+    second = start_worker()
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait(5) == 0, "a SIGKILL 10 s after the SIGTERM finds nothing"
+    assert speech.status().state in ("queued", "running")
+    assert samples_of(speech) == tone(text)
+    attempts = [received.id.attempt for received in speech.entries() if isinstance(received.entry, Begin)]
+    assert attempts == [1, 2]
+    assert not db.hexists(f"rq:job:{speech.id}", "deaths")
+    assert "job.rescued" not in second.said()
+
+
+def test_the_default_grace_ends_before_orchestrators_kill() -> None:
+    assert DEFAULT_GRACE_S + HAND_BACK_S + ENGINE_STOP_S < 10
 
 
 def test_the_job_of_a_killed_worker_resumes_at_its_last_mark_without_a_gap(

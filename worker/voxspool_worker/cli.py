@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import math
 import platform
 import signal
 import sys
@@ -22,7 +23,7 @@ from voxspool.command import CommandGroup, EngineName
 from voxspool.errors import MissingExtraError, StoreError, VoxspoolError
 from voxspool.store.backends import open_place
 from voxspool_worker.monitoring import health_file as health_files
-from voxspool_worker.settings import Settings
+from voxspool_worker.settings import DEFAULT_GRACE_S, Settings
 from voxspool_worker.voices.catalog import built_in
 from voxspool_worker.voices_cli import voices
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 GOOD, NOTE, MISSING = "ok  ", "note", "MISS"
 METRICS_HELP = "Serve metrics for Prometheus on this port of 127.0.0.1."
+MAX_GRACE_S = 86_400
 VOICES_LISTED = 4
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -64,23 +66,34 @@ def redis_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Return a number of seconds; refuse `nan`, which click takes for a number within every range."""
+    if math.isnan(value):
+        raise click.BadParameter("'nan' is not a number of seconds", context, parameter)
+    return value
+
+
 @main.command()
 @redis_option
 @click.option("--engine", type=EngineName(), help="Engine to load [VOXSPOOL_WORKER_ENGINE, else piper].")
 @click.option("--jobs", type=click.IntRange(1), help="Jobs that run at once [VOXSPOOL_WORKER_JOBS, else 8].")
 @click.option("--burst", is_flag=True, help="Speak the queued jobs, then exit.")
 @click.option("--metrics", "metrics_port", metavar="PORT", type=click.IntRange(1, 65535), help=METRICS_HELP)
+@click.option("--grace", "grace_s", metavar="SECONDS", type=click.FloatRange(0, MAX_GRACE_S), callback=_number,
+              default=DEFAULT_GRACE_S, help=f"Time for jobs to end after SIGTERM [{DEFAULT_GRACE_S:g}].")  # fmt: skip
 def run(
     redis_url: str | None,
     engine: str | None,
     jobs: int | None,
     burst: bool,  # noqa: FBT001 - click's way
     metrics_port: int | None,
+    grace_s: float,
 ) -> None:
     """Speak jobs until stopped.
 
-    After the first Ctrl-C or SIGTERM, the worker finishes its running jobs; after the second, it returns them to their
-    queue. Exit code 70 means that the engine broke or hung, 75 that the worker used too much memory. In both cases no
+    After the first Ctrl-C or SIGTERM, running jobs may end within the time of --grace; then, or after the second
+    signal, they return to their queue, and another worker continues them. Give a supervisor's kill 4 seconds more than
+    --grace. Exit code 70 means that the engine broke or hung, 75 that the worker used too much memory. In both cases no
     job is lost: start the worker again.
     """
     settings = _settings(redis_url=redis_url, engine=engine, jobs=jobs)
@@ -108,6 +121,7 @@ def run(
         health=health_files.HealthFile(folder, settings.engine),
         store=settings.store,
         memory_limit_bytes=settings.memory_mb * 2**20 if settings.memory_mb else None,
+        grace_s=grace_s,
     )
     if show:
         show(prometheus.Collector(worker.metrics.counts, worker.gauges))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -366,7 +367,7 @@ def test_segments_that_are_given_back_are_free_at_once_and_no_death_is_counted(
     chapter = start_chapter(db, chapter_of("chapter", TEXTS, store.id))
     process.start().serve(chapter)
     until(holds(db, "chapter", *range(THREADS)), "all threads to be busy")
-    process.workers.give_back(limit_s=30)
+    process.workers.give_back(time.monotonic() + 30)
     assert not process.workers.busy
     assert unclaimed_segments(db, "chapter") == list(range(len(TEXTS)))
     assert chapter.segment_queue.claim("another-worker", count_deaths=True, alone=False) == SegmentClaim(0, 0)
@@ -384,8 +385,21 @@ def test_giving_back_waits_no_longer_than_its_limit(db: redis.Redis, process: Na
     process.engine.gate.set()
     process.start().serve(chapter)
     until(has_results(chapter, 1), "the thread to hang after its segment")
-    process.workers.give_back(limit_s=0.01)
+    process.workers.give_back(time.monotonic() + 0.01)
     assert process.workers.busy
+    may_end.set()
+
+
+def test_a_segment_whose_thread_hangs_is_given_back_in_its_place(
+    db: redis.Redis, process: NarrationProcess, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(process.engine, "prepare", lambda _: may_end.wait(30))
+    process.start().serve(start_chapter(db, chapter_of("chapter", TEXTS[:1], store.id)))
+    until(holds(db, "chapter", 0), "the segment to be held")
+    process.workers.give_back(time.monotonic())
+    assert process.workers.busy
+    assert unclaimed_segments(db, "chapter") == [0]
     may_end.set()
 
 

@@ -110,7 +110,8 @@ def test_jobs_that_are_handed_back_wait_at_the_front_of_their_queue(db: redis.Re
     runner.gate.clear()
     runner.begin(db)
     enqueue(db, "another")
-    assert runner.hand_back(WAIT_S) == []
+    runner.ask_back()
+    assert runner.wait_until_back(time.monotonic() + WAIT_S) == []
     assert waiting(db) == ["a-job", "another"]
 
 
@@ -120,7 +121,8 @@ def test_a_job_whose_thread_does_not_react_is_named(
     leave = threading.Event()
     monkeypatch.setattr(GatedSpeech, "speak", lambda *_: leave.wait(WAIT_S))
     claimed = runner.begin(db)
-    assert runner.hand_back(0.05) == [claimed.run]
+    runner.ask_back()
+    assert runner.wait_until_back(time.monotonic() + 0.05) == [claimed.run]
     leave.set()
     until(lambda: not runner.running())
 

@@ -98,13 +98,20 @@ class SegmentWorkers:
         """Claim no more segments; those that are held are spoken to their end."""
         self._closing = True
 
-    def give_back(self, limit_s: float) -> None:
-        """Claim no more segments and drop those that are held; wait until others can have them, `limit_s` at most."""
+    def give_back(self, deadline: float) -> None:
+        """Claim no more segments and drop those that are held, so that others can have them at once.
+
+        Wait for the threads until `deadline`, by the monotonic clock. The segments of threads that hang, in a voice or
+        in a store, are given back in their place.
+        """
         self._closing = True
         self._drop(self._snapshot())
-        deadline = time.monotonic() + limit_s
         while self.busy and time.monotonic() < deadline:
             self._stopping.wait(GIVE_BACK_POLL_S)
+        if not self._redis_is_new():
+            for held in self._snapshot():
+                queue = held.chapter.segment_queue
+                self._safely(functools.partial(queue.give_back, {held.claim.index: held.holder}))
 
     def serve(self, chapter: RunningChapter) -> None:
         """Speak a chapter of this worker before those of others."""

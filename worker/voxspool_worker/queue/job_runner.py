@@ -106,16 +106,14 @@ class JobRunner:
             if one.is_chapter:
                 one.token.end(Reason.HANDED_BACK)
 
-    def hand_back(self, wait_s: float) -> list[JobExecution]:
-        """Ask all jobs to go back to their queue at the next chunk, and wait at most `wait_s` for that.
-
-        Return the runs that did not.
-        """
-        running = self.running()
-        for one in running:
+    def ask_back(self) -> None:
+        """Ask all jobs to go back to their queue at the next chunk."""
+        for one in self.running():
             one.token.end(Reason.HANDED_BACK)
-        deadline = time.monotonic() + wait_s
-        for one in running:
+
+    def wait_until_back(self, deadline: float) -> list[JobExecution]:
+        """Wait for all jobs to end, at most until `deadline` by the monotonic clock. Return the runs that did not."""
+        for one in self.running():
             one.thread.join(max(0.0, deadline - time.monotonic()))
         return [one.run for one in self.running()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Final
 
@@ -14,7 +15,7 @@ EXIT_RESTART: Final = 75
 
 
 class Lifecycle:
-    """Flags that only ever go from False to True.
+    """Flags that only ever go from False to True, and a time that is set once.
 
     They are plain attributes because signal handlers set them: a handler runs in the main thread, which may hold the
     lock of an Event at that moment.
@@ -27,6 +28,8 @@ class Lifecycle:
         """The worker takes no new job."""
         self.forced = False
         """The running jobs are handed back."""
+        self.hand_back_at = math.inf
+        """When the jobs that still run are handed back, by the monotonic clock. The first signal sets it."""
         self.engine_lost = False
         """The engine broke, or a thread hangs."""
         self.restart = False

@@ -13,9 +13,9 @@ RQ is used as a library: its queues, jobs, registries, results and commands are 
 stop our jobs. Its worker classes are not: they fork for each job, and a process that holds a model must not fork.
 
 After the first SIGTERM or Ctrl-C the worker takes no new job and finishes those that it has. Chapters of books take too
-long for that: they are handed back when the segments in progress are spoken. After the second signal, all jobs are
-handed back at the next chunk, to the front of their queue and without using up a retry; another worker continues at
-that segment.
+long for that: they are handed back when the segments in progress are spoken. After the grace period, or the second
+signal, all jobs are handed back at the next chunk, to the front of their queue and without using up a retry; another
+worker continues at that segment. So the SIGKILL that follows a SIGTERM finds no job.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from voxspool_worker.queue.rq_queues import RqQueues
 from voxspool_worker.queue.rq_records import RqRecords, Why
 from voxspool_worker.queue.rq_registration import RqRegistration
 from voxspool_worker.retries import retry_while_redis_is_full
+from voxspool_worker.settings import DEFAULT_GRACE_S
 from voxspool_worker.speech.pipeline import Pipeline
 from voxspool_worker.speech.scheduler import Scheduler
 from voxspool_worker.speech.speech_job import SpeechJob
@@ -70,8 +71,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HAND_BACK_S: Final = 10.0
-"""How long a shutdown waits for job threads to notice, in seconds; a step of a slow engine is shorter."""
+HAND_BACK_S: Final = 2.0
+"""How long a shutdown waits for the threads of jobs and segments to hand them back, in seconds. They wake at once,
+unless they prepare a voice or wait for Redis or a store."""
+ENGINE_STOP_S: Final = 1.0
+"""How long a shutdown waits for the engine's step, in seconds. All jobs have ended or were handed back by then."""
 POLL_JOBS_S: Final = 0.2
 """Polling interval of a shutdown that waits for the last job to end, in seconds."""
 
@@ -93,13 +97,15 @@ class SpeechWorker:
         health: HealthFile | None = None,
         store: str | Path = DEFAULT_STORE,
         memory_limit_bytes: int | None = None,
+        grace_s: float = DEFAULT_GRACE_S,
     ) -> None:
         """Prepare; no job is taken before `work`.
 
         `connect` returns a client of Redis with the options it is passed. Each thread has its own, because what must
         not be sent twice must not be retried. `fallback_from` says for which engine this one stands in, and why.
         `health` is told that the worker is healthy; `store` is where spoken segments of books are kept. Above
-        `memory_limit_bytes` (None: see `MemoryLimit`) the worker ends between jobs, to be started again.
+        `memory_limit_bytes` (None: see `MemoryLimit`) the worker ends between jobs, to be started again. After a signal
+        jobs may still run for `grace_s` seconds.
         """
         self.name = name or uuid4().hex
         self.metrics = Metrics()
@@ -108,6 +114,7 @@ class SpeechWorker:
         self._fallback_from = fallback_from
         self._health = health
         self._memory_limit_bytes = memory_limit_bytes
+        self._grace_s = grace_s
         self._warmup_rate: float | None = None
         self._lifecycle = Lifecycle()
         self._scheduler = Scheduler(engine)
@@ -209,14 +216,14 @@ class SpeechWorker:
         )  # fmt: skip
 
     def _shut_down(self) -> None:
-        """Let the running jobs end (or hand them back, after a second signal), then leave."""
+        """Let the running jobs end (or hand them back, after the grace period or a second signal), then leave."""
         lifecycle = self._lifecycle
         log.info("worker.stopping name=%s running=%d", self.name, len(self._runner.running()))
         self._source.turned = math.inf  # the main loop has ended; from now on only a job or the engine can hang
         self._segment_workers.close()
         while self._is_running() or self._segment_workers.busy:
-            if lifecycle.engine_lost or lifecycle.forced:
-                self._hand_back()
+            at_once = lifecycle.engine_lost or lifecycle.forced
+            if (at_once or time.monotonic() >= lifecycle.hand_back_at) and (self._hand_back() or at_once):
                 break
             if not self._segment_workers.busy:
                 self._runner.hand_chapters_back()
@@ -227,28 +234,35 @@ class SpeechWorker:
         self._heartbeat.stop()
         self._commands.stop()
         self._scheduler.stop()
-        self._engine_thread.join(0 if lifecycle.engine_lost else HAND_BACK_S)
         self._sign_off()
         if self._health:
             self._health.remove()
+        self._engine_thread.join(0 if lifecycle.engine_lost else ENGINE_STOP_S)
         log.info("worker.gone name=%s", self.name)
-        if lifecycle.engine_lost or self._engine_thread.is_alive():
+        if lifecycle.engine_lost:
             os._exit(EXIT_ENGINE_LOST)  # the engine's thread may hang in a broken driver
+        if self._engine_thread.is_alive():
+            os._exit(lifecycle.exit_code)  # a long step must not keep the process
 
-    def _hand_back(self) -> None:
+    def _hand_back(self) -> bool:
         """Hand all jobs back, and requeue those whose threads do not react; their later writes are refused.
 
-        Redis is asked only once: if it is not available now, the leases of these jobs run out.
+        Return False if Redis did not answer: if the worker does not try again, the leases of these jobs run out.
         """
-        engine_lost = self._lifecycle.engine_lost
+        engine_lost, deadline = self._lifecycle.engine_lost, time.monotonic() + HAND_BACK_S
+        self._runner.ask_back()
         if not engine_lost:  # else the leases of segments run out, which counts as a death
-            self._segment_workers.give_back(HAND_BACK_S)
-        stuck = self._runner.hand_back(HAND_BACK_S)
+            self._segment_workers.give_back(deadline)
+        stuck = self._runner.wait_until_back(deadline)
         records = RqRecords(lambda **_: self._connect(retries=0), self.name)
-        with contextlib.suppress(redis.exceptions.RedisError):
+        try:
             for run in stuck:
                 said = records.requeue(run, Why.BROKEN if engine_lost else Why.RETURNED)
                 log.info("job.handed_back job=%s said=%s", run.job, said)
+        except redis.exceptions.RedisError as error:
+            self._redis_away(error)
+            return False
+        return True
 
     def _sign_off(self) -> None:
         """Remove the worker's names from Redis; if Redis is not available, they expire."""
@@ -263,6 +277,7 @@ class SpeechWorker:
         del signum, frame
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._request_force_stop)
+        self._lifecycle.hand_back_at = time.monotonic() + self._grace_s
         self._lifecycle.stopping = True
 
     def _request_force_stop(self, signum: int, frame: FrameType | None) -> None:
