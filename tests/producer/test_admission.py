@@ -1,4 +1,4 @@
-"""When a job is turned away, and when it is told to come back."""
+"""When a job is refused, and the estimated time after which to try again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_redis_without_a_limit_is_never_full() -> None:
 
 
 def test_the_wait_for_memory_follows_from_how_long_streams_live() -> None:
-    # a tenth of the memory is to come free, of keys that go evenly within twice the mean of 600 s
+    # a tenth of the memory must be freed; keys expire evenly within twice their mean lifetime of 600 s
     busy = turned_away(pressure(used=1.0, ttl_s=600), "interactive", [])
     assert busy is not None
     assert busy.retry_after_s == round(2 * 600 * (1 - 0.85))

@@ -1,4 +1,4 @@
-"""AsyncClient and AsyncSpeech offer what Client and Speech do. tests/system/test_speech.py uses them."""
+"""AsyncClient and AsyncSpeech have the methods of Client and Speech. tests/system/test_speech.py uses them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from voxspool import AsyncClient, AsyncSpeech, Client, Speech
 PAIRS = [(Client, AsyncClient), (Speech, AsyncSpeech)]
 METHODS = [(plain, asynchronous, name) for plain, asynchronous in PAIRS for name in vars(plain) if name[0] != "_"]
 IMMEDIATE = {"speech", "encode"}
-"""Methods that ask nothing of Redis. `encode` returns what is iterated or awaited."""
+"""Methods that return at once. `encode` returns an iterator or an awaitable."""
 
 
 def public(owner: type) -> list[str]:
@@ -49,7 +49,7 @@ def test_both_have_the_same_first_line_of_documentation(plain: type, asynchronou
 
 
 @pytest.mark.parametrize(("plain", "asynchronous", "name"), METHODS)
-def test_what_waits_is_awaited(plain: type, asynchronous: type, name: str) -> None:
+def test_every_method_that_waits_for_redis_is_asynchronous(plain: type, asynchronous: type, name: str) -> None:
     method = vars(asynchronous)[name]
     iterates = inspect.isgeneratorfunction(vars(plain)[name])
     kind = inspect.isasyncgenfunction if iterates else inspect.iscoroutinefunction

@@ -1,4 +1,4 @@
-"""What Client.enqueue says of its options is what JobSpec takes. tests/system/test_speech.py enqueues."""
+"""The docstring of Client.enqueue describes the options of JobSpec. tests/system/test_speech.py enqueues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMITS = {
 
 
 def described() -> dict[str, str]:
-    """Return the options in the docstring of Client.enqueue, each with what it says."""
+    """Return the options in the docstring of Client.enqueue: name -> description."""
     doc = inspect.getdoc(Client.enqueue) or ""
     listed = re.search(r"^Args:\n(.*?)\n\n", doc, re.MULTILINE | re.DOTALL)
     assert listed

@@ -1,4 +1,4 @@
-"""How Redis is reached, against a server of a few lines that speaks its protocol; tests/system has the real one."""
+"""Connections to Redis, tested with small servers that speak its protocol; tests/system uses real ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SECRET = "hunter2secret"
-URLS = [  # the shapes that redis-py takes
+URLS = [  # the forms that redis-py accepts
     f"redis://:{SECRET}@localhost",
     f"redis://:{SECRET}@localhost:6379/0",
     f"redis://user:{SECRET}@localhost:6379/0?socket_timeout=3",
@@ -40,7 +40,7 @@ URLS = [  # the shapes that redis-py takes
     f"redis://user:with@{SECRET}@localhost",
     f"redis://user:with%2F{SECRET}@localhost",
 ]
-UNREADABLE = [  # what people write instead
+UNREADABLE = [  # mistakes that people make
     f"redis://:{SECRET}@[::1",
     f"redis://:{SECRET}@localhost:port",
     f"redis://:{SECRET}@localhost:99999",
@@ -63,7 +63,7 @@ LEAKY = [
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port of this machine that is taken, and on which nobody listens."""
+    """Yield a port of this machine on which no program listens, and which no other program can take."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
@@ -71,7 +71,7 @@ def closed_port() -> Iterator[int]:
 
 @contextlib.contextmanager
 def server(answer: Callable[[list[bytes]], bytes]) -> Iterator[str]:
-    """Listen on loopback and answer each command; give the URL."""
+    """Listen on loopback and answer each command; yield the URL."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -94,7 +94,7 @@ def server(answer: Callable[[list[bytes]], bytes]) -> Iterator[str]:
 
 
 def redis_of(info: bytes) -> Callable[[list[bytes]], bytes]:
-    """Return what a Redis answers that lets us in and says this of itself."""
+    """Return the answers of a Redis that accepts the login and replies `info` to INFO."""
 
     def answer(command: list[bytes]) -> bytes:
         match command[0].upper():
@@ -125,7 +125,7 @@ def refusal(url: str) -> str:
     return message
 
 
-# What may be shown
+# Passwords in messages
 
 
 @pytest.mark.parametrize("url", [*URLS, *UNREADABLE])
@@ -221,7 +221,7 @@ def test_any_text_can_be_shown(url: str) -> None:
     assert isinstance(shown(url), str)
 
 
-# What is no Redis
+# Wrong URLs, and servers that are not Redis
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_missing_socket_is_named(tmp_path: object) -> None:
     assert f"no Redis answers at unix://{tmp_path}/redis.sock" in refusal(f"unix://{tmp_path}/redis.sock")
 
 
-def test_a_server_that_hangs_up_counts_as_none() -> None:
+def test_a_server_that_closes_the_connection_counts_as_no_redis() -> None:
     class HangUp(socketserver.BaseRequestHandler):
         pass
 
@@ -296,7 +296,7 @@ def test_a_url_that_is_found_wrong_while_connecting_is_a_voxspool_error(url: str
     refusal(url)
 
 
-# What lets us in, and what does not
+# Versions, logins and lost connections
 
 
 @pytest.mark.parametrize("said", ["6.2.0", "6.2.14", "7.0", "7.4.1", "8.2.1", "10.0.0", "255.255.255"])
@@ -358,7 +358,7 @@ def test_a_reply_may_take_longer_than_a_read_blocks() -> None:
 
 @pytest.fixture
 def fickle() -> Callable[[list[bytes]], bytes]:
-    """What a Redis answers that closes its first three connections as soon as it is spoken to."""
+    """Return the answers of a Redis that closes its first three connections at their first command."""
     commands = itertools.count()
     good = version("7.0.0")
 
@@ -387,23 +387,23 @@ def test_an_asyncio_connection_that_is_closed_at_once_is_made_again(fickle: Call
         assert asyncio.run(ask(url)) == "7.0.0"
 
 
-# Where there is none at all
+# No Redis at all
 
 SOON_S = 8.0
-"""Of a machine that is busy. Patience for one that was there would take eleven seconds, and for one that is silent a
-minute."""
+"""The longest time until the error on a busy machine, in seconds. Retrying, as for a Redis that has answered before,
+would take 11 s, and with a silent server a minute."""
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[str]:
-    """Listen, accept, and never answer."""
+    """Listen, accept connections and never answer; yield the URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"redis://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @contextlib.contextmanager
 def crowded() -> Iterator[str]:
-    """Listen, with so many before the door that nobody else is let in."""
+    """Listen with a full backlog, so that no further connection is accepted; yield the URL."""
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
@@ -415,7 +415,7 @@ def crowded() -> Iterator[str]:
 
 @contextlib.contextmanager
 def closed() -> Iterator[str]:
-    """A port on which nobody listens."""
+    """Yield the URL of a port on which no program listens."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"redis://127.0.0.1:{held.getsockname()[1]}"
@@ -511,7 +511,7 @@ ASYNC = redis.asyncio.Redis
 
 
 @pytest.mark.parametrize("kind", [redis.Redis, ASYNC])
-def test_a_client_of_the_programs_own_is_used_as_it_is(kind: Any) -> None:  # noqa: ANN401 - plain or asyncio
+def test_a_client_that_the_program_made_is_used_as_it_is(kind: Any) -> None:  # noqa: ANN401 - plain or asyncio
     made = kind(socket_timeout=None)
     assert connection.made_by(lambda: made, kind, "redis=") is made
     assert connection.made_by(lambda: kind(socket_timeout=2), kind, "redis=")
@@ -526,14 +526,14 @@ def test_a_client_of_the_programs_own_is_used_as_it_is(kind: Any) -> None:  # no
         (redis.Redis(socket_timeout=0.5), "has a socket_timeout of 0.5 s, .* make it with socket_timeout=5$"),
     ],
 )
-def test_a_client_that_cannot_serve_is_refused_before_it_is_used(made: Any, said: str) -> None:  # noqa: ANN401 - any
+def test_an_unusable_client_is_refused_before_it_is_used(made: Any, said: str) -> None:  # noqa: ANN401 - any
     with pytest.raises(RedisError, match=f"redis= .*{said}") as caught:
         Client(settings=Settings(), redis=lambda: made)
     assert caught.value.wrong_value
     assert "\n" not in str(caught.value)
 
 
-def test_an_asyncio_client_that_cannot_serve_is_refused_at_its_first_use() -> None:
+def test_an_unusable_asyncio_client_is_refused_at_its_first_use() -> None:
     async def use() -> None:
         client = AsyncClient(settings=Settings(), redis=lambda: ASYNC(decode_responses=True), sync_redis=redis.Redis)
         await client.speech("mine").status()
@@ -574,6 +574,6 @@ def test_the_address_of_a_programs_own_client_is_shown_without_its_password(made
 
 
 @pytest.mark.parametrize("given", ["redis://localhost", redis.Redis(), 7])
-def test_what_is_no_factory_is_refused_with_what_to_give(given: object) -> None:
+def test_a_value_that_is_not_a_factory_is_refused_with_what_to_pass(given: object) -> None:
     with pytest.raises(RedisError, match=r"redis= is .*it must be a function that returns a redis\.Redis"):
         Client(redis=given)  # type: ignore[arg-type]

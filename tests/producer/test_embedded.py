@@ -34,7 +34,7 @@ CARRIED = {"Linux x86-64", "Linux ARM64", "macOS", "macOS on Intel"}
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder on PATH."""
+    """Return the only folder on PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -119,7 +119,7 @@ def test_the_message_names_the_extra_if_its_wheel_fits_the_system(name: str, sys
 
 
 @pytest.mark.parametrize("name", sorted(CARRIED))
-def test_the_extra_is_not_skipped_by_its_marker_where_the_message_names_it(name: str) -> None:
+def test_the_marker_of_the_extra_holds_on_each_system_where_the_message_names_it(name: str) -> None:
     text = (ROOT / "worker" / "pyproject.toml").read_text(encoding="utf-8")
     (extra,) = tomllib.loads(text)["project"]["optional-dependencies"]["embedded"]
     marker = Requirement(extra).marker

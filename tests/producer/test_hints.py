@@ -1,4 +1,4 @@
-"""Install commands, in environments whose records are as pip and uv write them."""
+"""Install commands, in environments with records like those that pip and uv write."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Environment:
         return found
 
     def record(self, distribution: str, direct_url: dict[str, object] | None) -> None:
-        """Write what an installer writes; without a direct URL, as of a package from an index."""
+        """Write an installer's record of a distribution; without a direct URL it came from an index."""
         folder = self._packages / f"{distribution.replace('-', '_')}-{VERSION}.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {distribution}\nVersion: {VERSION}\n")
@@ -90,10 +90,12 @@ def folder_url(folder: Path, *, editable: bool = False) -> dict[str, object]:
     return {"url": folder.as_uri(), "dir_info": {"editable": True} if editable else {}}
 
 
-# From where
+# The source of the distribution
 
 
-def test_an_installation_from_the_index_is_named(environment: Environment, activated: tuple[Path, ...]) -> None:
+def test_a_distribution_from_the_index_is_installed_by_its_name(
+    environment: Environment, activated: tuple[Path, ...]
+) -> None:
     environment.record("voxspool", None)
     assert environment.said("voxspool", "play", path=activated) == "pip install 'voxspool[play]'"
     assert environment.said("voxspool-worker", "xtts-ja", path=activated) == "pip install 'voxspool-worker[xtts-ja]'"
@@ -171,7 +173,7 @@ def test_an_installation_from_a_repository_names_its_revision(
     assert shlex.split(said)[2] == f"voxspool-worker[demo] {from_there}=worker"
 
 
-# With what
+# The installer
 
 
 def test_an_environment_that_is_not_active_is_named(environment: Environment, tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_without_pip_uv_installs(environment: Environment, tmp_path: Path) -> No
     assert said == f"uv pip install --python {environment.python} 'voxspool[play]'"
 
 
-# Everywhere
+# All modules and documents
 
 
 def spoken(tree: ast.Module) -> Iterator[str]:
@@ -212,7 +214,7 @@ def help_texts(tree: ast.Module) -> Iterator[str]:
             yield ast.get_docstring(node) or ""
 
 
-def test_no_module_but_hints_says_how_to_install() -> None:
+def test_only_the_module_hints_contains_install_commands() -> None:
     found = set()
     for path in MODULES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -221,7 +223,7 @@ def test_no_module_but_hints_says_how_to_install() -> None:
     assert found == {ROOT / "producer" / "voxspool" / "hints.py"}
 
 
-def test_no_document_installs_by_a_name_that_no_index_has_yet() -> None:
+def test_no_document_installs_voxspool_by_a_name_that_no_index_has_yet() -> None:
     documents = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
     assert documents
     for path in documents:

@@ -1,4 +1,4 @@
-"""What voxspool shows to others: its names, its errors, its lightness, its environment."""
+"""The public side of voxspool: its names, its errors, what it imports, the environment that it reads."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MODULES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 ERRORS = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
 
 HEAVY = {"torch", "torchaudio", "TTS", "piper", "onnxruntime", "voxspool_worker"}
-"""What a producer never loads."""
+"""Packages that a producer never imports."""
 LATER = {"redis", "rq", "numpy", "soundfile", "soxr", "click", "rich"}
-"""What a producer loads when it is used."""
+"""Packages that a producer imports only when it needs them."""
 
 
 # Names
@@ -197,7 +197,7 @@ def test_each_error_has_its_own_code() -> None:
 
 
 def family(error: type[errors.VoxspoolError] = errors.VoxspoolError) -> list[type[errors.VoxspoolError]]:
-    """Return an error of the producer's and all below it."""
+    """Return an error and its subclasses, those of the package voxspool only."""
     below = [one for child in error.__subclasses__() for one in family(child)]
     return [one for one in [error, *below] if one.__module__.startswith("voxspool.")]
 
@@ -208,7 +208,7 @@ def test_a_failed_speech_carries_the_workers_code() -> None:
     assert (errors.SpeechFailedError("a").code, errors.SpeechFailedError("a").retryable) == ("failed", False)
 
 
-# Lightness
+# Imports
 
 
 def loaded(statement: str) -> set[str]:
@@ -276,7 +276,7 @@ def test_each_package_is_marked_as_typed(package: Path) -> None:
 
 
 def reads_environment(path: Path) -> bool:
-    """Return whether a module names the environment in any way."""
+    """Return whether a module contains any of the ways to read or write the environment."""
     ways = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:

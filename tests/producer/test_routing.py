@@ -1,4 +1,4 @@
-"""The table of routing, held against its documentation, and what must hold for any job and any workers."""
+"""The routing table, compared with its documentation, and properties that hold for any job and any workers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_documented_table_is_the_table() -> None:
 
 
 @pytest.mark.parametrize(("number", "when", "job", "workers", "engine"), ROWS, ids=[row[1] for row in ROWS])
-def test_each_documented_example_goes_where_it_says(
+def test_each_documented_example_is_routed_as_documented(
     number: str, when: str, job: str, workers: str, engine: str
 ) -> None:
     options: dict[str, Any] = json.loads(job)
@@ -68,7 +68,7 @@ def test_each_documented_example_goes_where_it_says(
         (1, "batch", "xtts"),
     ],
 )
-def test_what_is_short_and_urgent_is_pipers_and_the_rest_is_xtts(
+def test_short_interactive_texts_go_to_piper_and_others_to_xtts(
     characters: int,
     priority: Priority,
     engine: str,
@@ -99,52 +99,52 @@ def test_an_engine_of_another_distribution_comes_after_ours(engines: tuple[str, 
     assert route(JobSpec("Hello.", priority="batch"), cards).engine == long
 
 
-def test_what_only_another_distributions_engine_can_speak_goes_there() -> None:
+def test_a_job_that_only_another_distributions_engine_can_speak_goes_to_it() -> None:
     cards = [card("able", {"lena": ["is"]}), card("piper"), card("xtts")]
     assert route(JobSpec("Hello.", voice="lena"), cards).engine == "able"
     assert route(JobSpec("Hello.", language="is"), cards).engine == "able"
 
 
-def test_tones_own_voice_is_tones() -> None:
+def test_tones_own_voice_goes_to_tone() -> None:
     assert route(JobSpec("Hello.", voice="sine"), map(card, ENGINES)).engine == "tone"
 
 
-def test_a_cloned_voice_is_for_xtts_whether_or_not_its_card_has_heard_of_it() -> None:
+def test_a_cloned_voice_goes_to_xtts_even_if_no_card_lists_it() -> None:
     job = JobSpec("Hello.", voice="clara")
     for engines in ((), ("piper",), ("piper", "xtts")):
         assert route(job, map(card, engines), cloned={"clara"}).engine == "xtts"
     assert route(job, [card("piper"), card("xtts")]).engine == AUTO
 
 
-def test_a_voice_that_a_worker_lists_is_what_the_worker_says() -> None:
+def test_a_name_like_a_mix_goes_to_the_worker_that_lists_it() -> None:
     piper = card("piper", {"anna(2)+bert(1)": []})
     job = JobSpec("Hello.", voice="anna(2)+bert(1)")
     assert route(job, [piper, card("xtts", {"ana": []})], cloned={"anna(2)+bert(1)"}).engine == "piper"
     assert route(job, [piper], cloned={"anna(2)+bert(1)"}).engine == AUTO
 
 
-def test_a_worker_that_takes_no_more_jobs_is_not_counted_on() -> None:
+def test_a_worker_that_takes_no_more_jobs_is_ignored() -> None:
     leaving = card("xtts", stopping=True)
     assert route(JobSpec("x" * 999), [leaving, card("piper"), card("tone")]).engine == "piper"
     assert route(JobSpec("x" * 999), [leaving]).why == "no worker is live"
 
 
-def test_where_nobody_speaks_the_language_the_voice_decides_who_says_so() -> None:
+def test_a_job_in_a_language_that_no_worker_speaks_goes_to_the_engine_of_its_voice() -> None:
     job = JobSpec("Hello.", voice="joe", language="ja")
     assert route(job, [card("piper"), card("xtts")]).engine == "piper"
 
 
 @pytest.mark.parametrize("name", ["a(2)+b(1)", "Ana Florence(0.5)+joe", "a+b", "joe(1)"])
-def test_a_mix_is_known_by_its_form(name: str) -> None:
+def test_a_mix_is_recognised_by_its_form(name: str) -> None:
     assert is_mix(name)
 
 
 @pytest.mark.parametrize("name", ["joe", "en_US-joe-medium", "en_GB-vctk-medium#p225", "Ana Florence", "anna (old)"])
-def test_a_plain_name_is_no_mix(name: str) -> None:
+def test_a_plain_name_is_not_a_mix(name: str) -> None:
     assert not is_mix(name)
 
 
-# What holds for any job and any workers
+# Properties for any job and any workers
 
 
 @given(Jobs, Cards)
@@ -155,9 +155,7 @@ def test_a_job_goes_where_a_live_worker_can_speak_it_if_there_is_one(job: JobSpe
 
 
 @given(Jobs, Cards)
-def test_no_worker_that_cannot_speak_it_takes_a_job_whose_engine_was_chosen_among_able_ones(
-    job: JobSpec, cards: list[WorkerCard]
-) -> None:
+def test_a_job_goes_only_to_an_engine_that_can_speak_it_if_there_is_one(job: JobSpec, cards: list[WorkerCard]) -> None:
     engine = route(job, cards).engine
     able = {one.engine for one in cards if one.could_speak(job)}
     assert not able or engine in able | {AUTO}
@@ -172,6 +170,6 @@ def test_the_order_of_the_cards_does_not_matter(job: JobSpec, cards: list[Worker
 
 
 @given(Jobs, Cards, st.sampled_from(ENGINES))
-def test_an_engine_that_is_named_is_taken(job: JobSpec, cards: list[WorkerCard], engine: str) -> None:
+def test_an_engine_that_is_named_is_used(job: JobSpec, cards: list[WorkerCard], engine: str) -> None:
     named = JobSpec(job.text, voice=job.voice, language=job.language, priority=job.priority, engine=engine)
     assert route(named, cards).engine == engine

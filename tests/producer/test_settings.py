@@ -64,7 +64,7 @@ def test_settings_cannot_be_changed() -> None:
         ("VOXSPOOL_WORKER_JOB", "VOXSPOOL_WORKER_JOBS"),
     ],
 )
-def test_a_mistyped_variable_is_refused_with_the_near_name(name: str, near: str, value: str) -> None:
+def test_a_mistyped_variable_is_refused_with_the_similar_name(name: str, near: str, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_env({"VOXSPOOL_VOICE": "v", name: value})
     message = str(caught.value)
