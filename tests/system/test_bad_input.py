@@ -57,7 +57,7 @@ def assert_refused(client: Client, db: redis.Redis, worker: WorkerProcess, *, sa
         (GOOD | {"surprise": 1}, 'an unknown field: "surprise"'),
         ({"version": 1, "id": "odd"}, "the job has no text"),
         (GOOD | {"text": "x" * 100_001}, "100,001 characters and the limit is 100,000"),
-        (GOOD | {"id": "another"}, "job's id is 'odd' and its speech names 'another'"),
+        (GOOD | {"id": "another"}, "job's id is 'odd', but its speech has the id 'another'"),
         ("just words", "JSON object"),
         (None, "JSON object"),
         (GOOD | {"engine": "piper"}, "speaks with tone, not piper"),

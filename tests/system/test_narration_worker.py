@@ -340,7 +340,7 @@ def test_a_chapter_fails_with_a_clear_error_if_its_store_refuses_every_write(
     for number in range(256):
         (tmp_path / "store" / f"{number:02x}").write_text("no folder")
     place(client, store, "refused", book_of(3))
-    with pytest.raises(SpeechFailedError, match="segment store refuses") as failed:
+    with pytest.raises(SpeechFailedError, match="segment store failed") as failed:
         client.speech("refused").wait(timeout_s=60)
     assert failed.value.code == "store"
 

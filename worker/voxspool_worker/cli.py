@@ -67,7 +67,7 @@ def redis_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    """Return a number of seconds; refuse `nan`, which click takes for a number within every range."""
+    """Return a number of seconds; refuse `nan`, which click accepts in every range."""
     if math.isnan(value):
         raise click.BadParameter("'nan' is not a number of seconds", context, parameter)
     return value
@@ -91,10 +91,12 @@ def run(
 ) -> None:
     """Speak jobs until stopped.
 
-    After the first Ctrl-C or SIGTERM, running jobs may end within the time of --grace; then, or after the second
-    signal, they return to their queue, and another worker continues them. Give a supervisor's kill 4 seconds more than
-    --grace. Exit code 70 means that the engine broke or hung, 75 that the worker used too much memory. In both cases no
-    job is lost: start the worker again.
+    After the first Ctrl-C or SIGTERM, running jobs have the time of --grace to end. After that time, or after the
+    second signal, they return to their queue, and another worker continues them. Let a supervisor wait 4 seconds longer
+    than --grace before it kills the worker.
+
+    Exit code 70 means that the engine broke or hung, 75 that the worker used too much memory. In both cases no job is
+    lost: start the worker again.
     """
     settings = _settings(redis_url=redis_url, engine=engine, jobs=jobs)
     _check_store(settings.store)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEFAULT_JOBS = 8
 """Number of jobs that run at once: one per row of an engine with a batch; an engine without one loses little by it."""
 DEFAULT_GRACE_S: Final = 6.0
-"""How long jobs may still run after SIGTERM, in seconds. Handing the rest back takes up to 3 s more
+"""Time for which jobs may run after SIGTERM, in seconds. Handing the others back takes up to 3 s more
 (`queue.worker.HAND_BACK_S`, `ENGINE_STOP_S`), and Docker sends SIGKILL after 10 s."""
 DEVICES: Final = ("auto", "mps", "cuda", "cpu")
 PRECISIONS: Final = ("auto", "fp32", "bf16", "int8")

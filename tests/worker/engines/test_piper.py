@@ -202,7 +202,7 @@ def test_a_first_voice_that_cannot_be_loaded_raises_an_error_with_the_download_c
 
 @pytest.mark.voice
 @pytest.mark.parametrize("damage", ["empty", "gone"])
-def test_a_damaged_voice_fails_its_own_segment_and_the_engine_goes_on(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_voice_fails_its_own_segment_and_the_engine_continues(tmp_path: Path, damage: str) -> None:
     copy_of_packaged_voice(tmp_path, "a-sound")
     shutil.copy(tmp_path / "a-sound.onnx.json", tmp_path / "b-damaged.onnx.json")
     (tmp_path / "b-damaged.onnx").touch()

@@ -1,4 +1,4 @@
-"""A job's token: one reason to end early, from any thread, and a deadline by a clock of the test's own."""
+"""The cancel token of a job: one reason to end early, set by any thread, and a deadline by a clock of the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEADLINE_S = 3600.0
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """A clock that returns `now_s`."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -22,7 +22,7 @@ class Clock:
 
 
 def reason_of(token: CancelToken) -> Reason | None:
-    """Look at the token as a job does."""
+    """Check the token as a job does; return the reason to end, or None."""
     try:
         token.check()
     except EndedEarlyError as ended:
@@ -30,11 +30,11 @@ def reason_of(token: CancelToken) -> Reason | None:
     return None
 
 
-def test_a_job_goes_on_while_nobody_asks_it_to_end() -> None:
+def test_a_job_continues_until_it_is_asked_to_end() -> None:
     assert reason_of(CancelToken(60.0)) is None
 
 
-def test_time_in_which_nothing_can_be_done_is_not_used_up() -> None:
+def test_waiting_with_stand_still_does_not_use_up_the_time_of_the_job() -> None:
     clock = Clock()
     token = CancelToken(10.0, clock)
     clock.now_s += 9
@@ -44,15 +44,15 @@ def test_time_in_which_nothing_can_be_done_is_not_used_up() -> None:
     assert reason_of(token) is None
 
 
-def test_a_job_that_stands_still_is_woken_to_end() -> None:
+def test_stand_still_returns_at_once_if_the_job_must_end() -> None:
     token = CancelToken(60.0)
     token.end(Reason.CANCELLED)
     with pytest.raises(EndedEarlyError, match="cancelled"):
-        token.stand_still(DEADLINE_S)  # at once: the suite would not wait for it
+        token.stand_still(DEADLINE_S)  # returns at once: otherwise the test would take an hour
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_a_job_ends_as_it_was_told_at_every_look(reason: Reason) -> None:
+def test_every_check_raises_the_reason_and_its_author(reason: Reason) -> None:
     token = CancelToken(60.0)
     token.end(reason, by="somebody")
     for _ in range(2):
@@ -62,7 +62,7 @@ def test_a_job_ends_as_it_was_told_at_every_look(reason: Reason) -> None:
         assert ended.value.by == "somebody"
 
 
-def test_the_first_reason_stays() -> None:
+def test_only_the_first_reason_counts() -> None:
     token = CancelToken(60.0)
     token.end(Reason.CANCELLED, by="ann")
     token.end(Reason.HANDED_BACK, by="bob")
@@ -71,7 +71,7 @@ def test_the_first_reason_stays() -> None:
     assert (ended.value.reason, ended.value.by) == (Reason.CANCELLED, "ann")
 
 
-def test_a_job_ends_when_its_time_is_up_and_not_before() -> None:
+def test_a_job_times_out_at_its_deadline_and_not_before() -> None:
     clock = Clock()
     token = CancelToken(5.0, clock)
     assert token.remaining_s == 5.0
@@ -85,7 +85,7 @@ def test_a_job_ends_when_its_time_is_up_and_not_before() -> None:
     assert reason_of(token) is Reason.TIMED_OUT
 
 
-def test_a_reason_given_before_the_deadline_is_the_one_that_counts() -> None:
+def test_a_reason_that_was_set_before_the_deadline_counts() -> None:
     clock = Clock()
     token = CancelToken(5.0, clock)
     token.end(Reason.HANDED_BACK)
@@ -93,7 +93,7 @@ def test_a_reason_given_before_the_deadline_is_the_one_that_counts() -> None:
     assert reason_of(token) is Reason.HANDED_BACK
 
 
-def test_a_clock_that_jumps_by_hours_ends_a_job_and_one_that_stands_still_does_not() -> None:
+def test_a_clock_that_jumps_forward_ends_a_job_and_one_that_jumps_back_does_not() -> None:
     clock = Clock()
     token = CancelToken(5.0, clock)
     assert reason_of(token) is None
@@ -103,7 +103,7 @@ def test_a_clock_that_jumps_by_hours_ends_a_job_and_one_that_stands_still_does_n
     assert reason_of(token) is Reason.TIMED_OUT
 
 
-def test_the_job_is_woken_where_it_waits() -> None:
+def test_the_wake_function_is_called_when_the_job_must_end() -> None:
     token, woken = CancelToken(60.0), threading.Event()
     token.on_end(woken.set)
     assert not woken.is_set()
@@ -111,14 +111,14 @@ def test_the_job_is_woken_where_it_waits() -> None:
     assert woken.is_set()
 
 
-def test_a_job_that_begins_to_wait_after_it_was_ended_is_woken_at_once() -> None:
+def test_a_wake_function_that_is_set_after_the_end_is_called_at_once() -> None:
     token, woken = CancelToken(60.0), threading.Event()
     token.end(Reason.CANCELLED)
     token.on_end(woken.set)
     assert woken.is_set()
 
 
-def test_only_the_last_place_to_wait_is_woken() -> None:
+def test_only_the_last_wake_function_is_called() -> None:
     token, first, second = CancelToken(60.0), threading.Event(), threading.Event()
     token.on_end(first.set)
     token.on_end(second.set)
@@ -127,7 +127,7 @@ def test_only_the_last_place_to_wait_is_woken() -> None:
     assert not first.is_set()
 
 
-def test_a_wake_may_look_at_the_token() -> None:
+def test_a_wake_function_may_check_the_token() -> None:
     token = CancelToken(60.0)
     seen: list[Reason | None] = []
     token.on_end(lambda: seen.append(reason_of(token)))
@@ -135,7 +135,7 @@ def test_a_wake_may_look_at_the_token() -> None:
     assert seen == [Reason.LEASE_LOST]
 
 
-def test_of_many_threads_that_end_a_job_one_is_heard() -> None:
+def test_if_several_threads_end_a_job_one_reason_counts() -> None:
     token, start = CancelToken(60.0), threading.Barrier(8)
 
     def end(number: int) -> None:

@@ -62,7 +62,7 @@ def new_process(db: redis.Redis, store_handle: StoreHandle) -> Iterator[Callable
 
 @pytest.fixture
 def process(new_process: Callable[..., NarrationProcess]) -> NarrationProcess:
-    """Return a process whose engine stands still until the test opens its gate."""
+    """Return a process whose engine waits until the test opens its gate."""
     process = new_process()
     process.engine.gate.clear()
     return process

@@ -1,4 +1,4 @@
-"""The job of a chapter, on a real Redis and store: its marks come in order, whoever speaks which segment when."""
+"""The job of a chapter, on a real Redis and store: its marks are in order, however the segments are spoken."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Narration:
 
 @pytest.fixture
 def narration(db: redis.Redis, process: NarrationProcess, store_handle: StoreHandle) -> Narration:
-    """Return a worker whose segment threads are not started: the test reports what becomes of the segments."""
+    """Return a worker whose segment threads are not started: the test reports the outcomes of the segments."""
     return Narration(db, process, store_handle)
 
 
@@ -170,7 +170,7 @@ def test_a_chapter_without_anything_to_say_ends_at_once(db: redis.Redis, narrati
     assert [type(entry) for entry in entries(db)] == [Begin, End]
 
 
-def test_marks_come_in_the_order_of_the_text_whatever_the_order_of_the_results(
+def test_marks_are_in_the_order_of_the_text_for_any_order_of_the_results(
     db: redis.Redis, narration: Narration, spec: ChapterSpec
 ) -> None:
     running = narration.start(spec)
@@ -248,12 +248,12 @@ def test_an_outcome_that_ends_the_chapter_is_in_its_stream_and_nothing_more_is_s
     running = narration.start(spec)
     queue = queue_of(db, spec)
     queue.end(spoken(0))
-    queue.end(SegmentOutcome(1, "store", fault="the segment store refuses (no space)"))
-    with pytest.raises(SpeechGivenUpError, match="refuses"):
+    queue.end(SegmentOutcome(1, "store", fault="the segment store failed (no space)"))
+    with pytest.raises(SpeechGivenUpError, match="segment store failed"):
         running.result(LIMIT_S)
     *_, mark, failed = entries(db)
     assert isinstance(mark, Mark)
-    assert failed == Failed(mark.end_pos, "store", "the segment store refuses (no space)", retryable=False)
+    assert failed == Failed(mark.end_pos, "store", "the segment store failed (no space)", retryable=False)
     assert_queue_is_deleted(db)
 
 
@@ -411,7 +411,7 @@ def new_results(db: redis.Redis, narration: Narration, spec: ChapterSpec) -> Cal
 
 
 class CountingStore(Store):
-    """A store that records the keys that it is asked for."""
+    """A store that records the keys that it checks."""
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
@@ -422,7 +422,7 @@ class CountingStore(Store):
         return super().check(key)
 
 
-def test_the_store_is_asked_once_for_each_key_whose_outcome_is_not_known(
+def test_the_store_is_checked_once_for_each_key_without_a_known_outcome(
     db: redis.Redis, new_results: Callable[..., SegmentResults], spec: ChapterSpec, tmp_path: Path
 ) -> None:
     counting = CountingStore(tmp_path / "store")
@@ -462,7 +462,7 @@ def test_segments_are_offered_as_soon_as_a_full_redis_has_room(
     waits: list[float] = []
 
     class Freeing(CancelToken):
-        """Gives Redis memory again at the third wait."""
+        """Removes the memory limit of Redis at the third wait."""
 
         def stand_still(self, wait_s: float) -> None:
             waits.append(wait_s)

@@ -1,4 +1,4 @@
-"""Which chapters this process may speak, and in which order: its own, then those of other workers, the oldest first."""
+"""The chapters that this process may speak, in order: its own, then those of other workers, the oldest first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Jobs:
-    """The arguments of jobs by their id, and which of them were asked for."""
+    """The arguments of jobs by their id, and a list of the requested ids."""
 
     def __init__(self) -> None:
         self.arguments: dict[str, object] = {}
@@ -54,7 +54,7 @@ def names_of(chapters: Iterable[RunningChapter]) -> list[str]:
     return [chapter.job for chapter in chapters]
 
 
-def test_own_chapters_come_first_and_then_those_of_others_from_the_oldest_on(
+def test_own_chapters_come_first_and_then_those_of_others_in_the_order_of_their_age(
     db: redis.Redis, chapters: RunningChapters, jobs: Jobs, store: Store
 ) -> None:
     others(db, jobs, store.id, "old", "young")
@@ -64,9 +64,7 @@ def test_own_chapters_come_first_and_then_those_of_others_from_the_oldest_on(
     assert jobs.read == ["old", "young"], "the worker's own chapters are planned already"
 
 
-def test_redis_is_not_asked_for_other_chapters_before_the_own_ones_are_used_up(
-    db: redis.Redis, chapters: RunningChapters
-) -> None:
+def test_redis_is_read_only_after_the_own_chapters(db: redis.Redis, chapters: RunningChapters) -> None:
     own = start_chapter(db, chapter_of("own", ["One."]))
     chapters.add(own)
     db.delete(keys.narrating("tone"))
@@ -77,7 +75,7 @@ def test_redis_is_not_asked_for_other_chapters_before_the_own_ones_are_used_up(
         next(order)
 
 
-def test_the_chapter_of_another_worker_has_the_plan_that_its_owner_has(
+def test_the_chapter_of_another_worker_has_the_same_plan_as_its_owners(
     db: redis.Redis, chapters: RunningChapters, jobs: Jobs, store: Store
 ) -> None:
     others(db, jobs, store.id, "other")

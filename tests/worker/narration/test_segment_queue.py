@@ -1,4 +1,4 @@
-"""The segment queue of a chapter, on a real Redis: who gets which segment, what a death means, and what counts."""
+"""The segment queue of a chapter, on a real Redis: claims, deaths, leases and results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def queue_of(db: redis.Redis, digest: str = "a-plan") -> SegmentQueue:
 
 
 def open_queue(db: redis.Redis, segments: int) -> SegmentQueue:
-    """Return the queue of a chapter that runs, with so many segments."""
+    """Return the queue of a running chapter with a number of segments."""
     db.hset(keys.control("job"), "state", "running")
     queue = queue_of(db)
     queue.take()

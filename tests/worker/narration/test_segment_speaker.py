@@ -1,4 +1,4 @@
-"""One segment of a chapter is spoken, checked, spoken again if need be and stored: with tone and a real store."""
+"""Speaking one segment of a chapter, checking it, repeating it and storing it, with tone and a real store."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_an_engine_that_ignores_the_seed_is_not_asked_a_third_time(
     assert (outcome.fault, outcome.tries) == ("empty", 2)
 
 
-def test_an_engine_that_has_tried_again_itself_is_believed(
+def test_an_engine_that_has_repeated_a_segment_itself_is_not_asked_again(
     speaker: SegmentSpeaker, claimed: ClaimedSegment, engine: SpeakerTone, store: Store
 ) -> None:
     engine.spoken = SpokenSegment(seed=7, tries=4, fault="noise")
@@ -273,7 +273,7 @@ def test_a_fault_that_the_engine_found_comes_before_those_of_the_checks_and_once
 
 
 def fail_times(count: int) -> Callable[[SpeechSegment], None]:
-    """Return what makes an engine fail with a segment so many times."""
+    """Return a function that makes an engine fail with a segment a number of times."""
     failed: list[SpeechSegment] = []
 
     def act(segment: SpeechSegment) -> None:
@@ -339,7 +339,7 @@ def test_an_engine_that_breaks_ends_the_thread(
     assert store.find(claimed.key) is None
 
 
-def test_a_voice_that_is_gone_ends_the_chapter_with_its_message(
+def test_a_missing_voice_ends_the_chapter_with_its_message(
     speaker: SegmentSpeaker, claimed: ClaimedSegment, engine: SpeakerTone
 ) -> None:
     def fail(_: Voice) -> Prepared:
@@ -353,7 +353,7 @@ def test_a_voice_that_is_gone_ends_the_chapter_with_its_message(
 
 
 def obstruct(claimed: ClaimedSegment, tmp_path: Path) -> Path:
-    """Put a file where the store would make the folder of a segment; return it."""
+    """Create a file where the store would create the folder of a segment; return it."""
     obstacle = tmp_path / "store" / claimed.key[:2]
     obstacle.write_text("not a folder")
     return obstacle
@@ -386,7 +386,7 @@ def test_a_store_that_refuses_to_the_end_ends_the_chapter_with_its_message(
     obstruct(claimed, tmp_path)
     outcome = speaker.speak(claimed)
     assert outcome.kind == "store"
-    assert outcome.fault.startswith("the segment store refuses (")
+    assert outcome.fault.startswith("the segment store failed (")
     assert stopping.seconds == list(store_handle.RETRY_WAITS_S)
 
 
@@ -395,12 +395,12 @@ def test_a_store_that_refuses_to_the_end_ends_the_chapter_with_its_message(
 
 @pytest.fixture
 def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a thread that waits for audio look up only if it is woken."""
+    """Make a thread that waits for audio continue only if it is woken."""
     monkeypatch.setattr(segment_speaker, "CHUNK_WAIT_S", 3600.0)
 
 
 def speak_in_thread(speaker: SegmentSpeaker, claimed: ClaimedSegment) -> tuple[threading.Thread, list[object]]:
-    """Speak a segment in a thread; its outcome, or what it raised, comes into the list."""
+    """Speak a segment in a thread, which adds its outcome or its error to the list."""
     came: list[object] = []
 
     def act() -> None:

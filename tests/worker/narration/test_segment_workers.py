@@ -1,4 +1,4 @@
-"""The threads that claim segments and hold their leases: what is claimed when, what is kept and what is given back."""
+"""The threads that claim and speak segments: when they claim, and which segments they keep or give back."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def holds(db: redis.Redis, job: str, *segments: int) -> Callable[[], bool]:
 
 
 def deaths(db: redis.Redis, job: str) -> dict[bytes, bytes]:
-    """Return the deaths that are counted of a chapter's segments."""
+    """Return the number of deaths that are counted for each segment of a chapter."""
     return {name: count for name, count in db.hgetall(keys.pool(job)).items() if name.startswith(b"deaths")}
 
 
@@ -84,7 +84,7 @@ def test_a_chapter_is_spoken_to_its_end_and_each_outcome_is_reported(
     until(lambda: not process.workers.busy, "the threads to be idle")
 
 
-def test_its_own_chapter_comes_before_those_of_others_and_of_these_the_oldest_first(
+def test_the_own_chapter_comes_first_and_then_the_oldest_of_the_others(
     db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     for began, job in ((20, "young"), (10, "old")):
@@ -209,7 +209,7 @@ def test_while_other_segments_are_held_a_suspect_waits_and_nothing_else_is_claim
     until(has_results(third, 4), "all chapters to be spoken")
 
 
-def test_a_lease_that_ran_out_while_redis_was_unreachable_is_no_death(
+def test_a_lease_that_expired_while_redis_was_unreachable_is_not_counted_as_a_death(
     db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     chapter = start_chapter(db, chapter_of("chapter", TEXTS[:3], store.id))
@@ -225,16 +225,14 @@ def test_a_lease_that_ran_out_while_redis_was_unreachable_is_no_death(
 # Leases
 
 
-def test_the_leases_of_the_segments_in_hand_are_renewed(
-    db: redis.Redis, process: NarrationProcess, store: Store
-) -> None:
+def test_the_leases_of_held_segments_are_renewed(db: redis.Redis, process: NarrationProcess, store: Store) -> None:
     chapters = [start_chapter(db, chapter_of(job, TEXTS[:2], store.id)) for job in ("one", "two")]
     for chapter in chapters:
         process.workers.serve(chapter)
     process.start()
     for job in ("one", "two"):
         until(holds(db, job, 0, 1), "both chapters to be held")
-        db.zadd(keys.unspoken(job), {"000000": 1e15}, xx=True)  # no claim sees it as expired
+        db.zadd(keys.unspoken(job), {"000000": 1e15}, xx=True)  # so that it never expires
         until(lambda job=job: db.zscore(keys.unspoken(job), "000000") < 1e15, "a renewal")
         assert db.zscore(keys.unspoken(job), "000000") / 1000 == pytest.approx(db.time()[0] + LEASE_S, abs=5)
 
@@ -288,7 +286,7 @@ def test_a_segment_that_another_worker_ended_first_is_stored_once_and_has_its_ou
 # Errors
 
 
-def test_a_segment_that_the_engine_cannot_speak_has_an_outcome_and_the_others_go_on(
+def test_a_segment_that_the_engine_cannot_speak_has_an_outcome_and_the_others_continue(
     db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     def fail(segment: SpeechSegment) -> None:
@@ -303,7 +301,7 @@ def test_a_segment_that_the_engine_cannot_speak_has_an_outcome_and_the_others_go
     assert [outcome.kind for outcome in results(chapter)] == ["spoken", "engine", "spoken"]
 
 
-def test_an_error_of_redis_while_claiming_is_logged_and_the_threads_go_on(
+def test_an_error_of_redis_while_claiming_is_logged_and_the_threads_continue(
     db: redis.Redis, process: NarrationProcess, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     db.set(keys.narrating("tone"), "not a sorted set")
@@ -316,7 +314,7 @@ def test_an_error_of_redis_while_claiming_is_logged_and_the_threads_go_on(
     until(has_results(chapter, 1), "the chapter to be spoken")
 
 
-def test_an_unexpected_error_is_logged_with_its_segment_and_the_thread_goes_on(
+def test_an_unexpected_error_is_logged_with_its_segment_and_the_thread_continues(
     db: redis.Redis, process: NarrationProcess, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
@@ -390,7 +388,7 @@ def test_giving_back_waits_no_longer_than_its_limit(db: redis.Redis, process: Na
     may_end.set()
 
 
-def test_a_segment_whose_thread_hangs_is_given_back_in_its_place(
+def test_a_segment_whose_thread_hangs_is_given_back_for_it(
     db: redis.Redis, process: NarrationProcess, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_end = threading.Event()
@@ -403,7 +401,7 @@ def test_a_segment_whose_thread_hangs_is_given_back_in_its_place(
     may_end.set()
 
 
-def test_a_chapter_that_is_left_is_dropped_and_other_chapters_go_on(
+def test_the_segments_of_a_left_chapter_are_dropped_and_other_chapters_continue(
     db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     left = start_chapter(db, chapter_of("left", TEXTS[:3], store.id))
@@ -435,7 +433,7 @@ def test_a_process_that_stops_ends_all_its_threads(db: redis.Redis, process: Nar
 
 
 @pytest.mark.parametrize(("rows", "threads"), [(1, 2), (3, 4), (4, 4), (8, 7)])
-def test_there_is_one_thread_more_than_batch_work_may_use_rows(
+def test_there_is_one_more_thread_than_rows_for_batch_work(
     new_process: Callable[..., NarrationProcess], rows: int, threads: int
 ) -> None:
     before = segment_threads()

@@ -1,4 +1,4 @@
-"""The worker's segment store is opened in the background, and a store that fails now and then is tried again."""
+"""Opening the worker's segment store in the background, and retrying a store that fails now and then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def obstacle(tmp_path: Path) -> Path:
-    """Return a file that stands where the parent folder of the store should be."""
+    """Return a file at the path of the store's parent folder."""
     path = tmp_path / "file"
     path.write_text("not a folder")
     return path
@@ -126,7 +126,7 @@ def test_a_store_that_fails_twice_and_then_works_gives_its_result(caplog: pytest
 def test_a_store_that_never_works_fails_after_the_last_wait() -> None:
     waits: list[float] = []
     failing = FailingStore(100, OSError("no space"))
-    with pytest.raises(StoreError, match=r"segment store refuses \(no space\)"):
+    with pytest.raises(StoreError, match=r"segment store failed \(no space\)"):
         retry_store(failing.check, waits.append)
     assert waits == list(RETRY_WAITS_S)
     assert failing.calls == len(waits) + 1

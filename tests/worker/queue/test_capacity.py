@@ -1,4 +1,4 @@
-"""How many jobs a worker takes at once: slots, the quarantine, chapters of books, and batch work left to others."""
+"""The capacity of a worker: slots, the quarantine, chapters of books, and batch work left to others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_end_of_a_job_wakes_the_main_thread_only_if_it_waits_for_a_slot(wake
     assert wake_up.is_set()
 
 
-def test_a_job_that_a_worker_died_of_runs_alone_until_it_has_completed_a_segment(wake_up: threading.Event) -> None:
+def test_a_job_in_which_a_worker_died_runs_alone_until_it_has_completed_a_segment(wake_up: threading.Event) -> None:
     capacity = Capacity(3, wake_up)
     assert capacity.reserve()
     capacity.begin(run("suspect", deaths=1), chapter=False)
@@ -65,7 +65,7 @@ def test_the_end_of_a_quarantined_job_ends_its_quarantine(wake_up: threading.Eve
     assert capacity.reserve()
 
 
-def test_chapters_take_no_slot_and_are_counted_apart(wake_up: threading.Event) -> None:
+def test_chapters_use_no_slot_and_are_counted_separately(wake_up: threading.Event) -> None:
     capacity = Capacity(1, wake_up)
     for number in range(MAX_CHAPTERS):
         assert capacity.takes_chapters

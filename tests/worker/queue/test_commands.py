@@ -1,4 +1,4 @@
-"""The commands of RQ's tools: which jobs they stop, and what is ignored. No Redis is needed to handle a message."""
+"""The commands of RQ's tools: which jobs they stop, and which messages are ignored. No test uses Redis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from voxspool_worker.queue.commands import CommandListener
 
 
 class Channel:
-    """The part of a client that a command goes through: it keeps what is published."""
+    """The part of a Redis client that sends a command: it stores the published messages."""
 
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
@@ -22,7 +22,7 @@ class Channel:
 
 
 class Listener(CommandListener):
-    """A listener that records what it would do."""
+    """A listener whose callbacks record their calls."""
 
     def __init__(self) -> None:
         self.stopped: list[object] = []
@@ -57,7 +57,7 @@ def test_a_command_names_the_job_or_the_execution_to_stop(
     assert (listener.stopped, listener.shut_down) == (stopped, 0)
 
 
-def test_the_shutdown_command_shuts_down() -> None:
+def test_the_shutdown_command_stops_the_worker() -> None:
     channel, listener = Channel(), Listener()
     send_shutdown_command(channel, "a-worker")  # type: ignore[arg-type]
     listener.handle({"data": channel.published[0][1]})
@@ -71,7 +71,7 @@ def test_the_shutdown_command_shuts_down() -> None:
         {"data": b"7"},
     ],
 )  # fmt: skip
-def test_a_message_that_is_no_command_is_ignored(message: dict[str, Any]) -> None:
+def test_a_message_that_is_not_a_command_is_ignored(message: dict[str, Any]) -> None:
     listener = Listener()
     listener.handle(message)
     assert (listener.stopped, listener.shut_down) == ([], 0)

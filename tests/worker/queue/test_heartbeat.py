@@ -1,4 +1,4 @@
-"""What the heartbeat of a worker renews, requeues and ends, on a real Redis with a clock of the test."""
+"""The heartbeat of a worker: what it renews, requeues and ends, on a real Redis with a clock of the test."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class UnreliableRecords(RqRecords):
 
 
 class Worker:
-    """The heartbeat of one worker, with a clock that stands until it is moved."""
+    """The heartbeat of one worker, with a clock of the test."""
 
     def __init__(self, db: redis.Redis, clock: Callable[[], float] | None = None) -> None:
         self.db = db
@@ -89,7 +89,7 @@ def worker(db: redis.Redis) -> Worker:
 
 
 def ending(token: CancelToken) -> tuple[Reason, str] | None:
-    """Return why a job must end early, and by whom; None if it may go on."""
+    """Return why a job must end early, and by whom; None if it may continue."""
     try:
         token.check()
     except EndedEarlyError as ended:
@@ -111,7 +111,7 @@ def test_a_beat_renews_the_lease_of_every_run_and_the_card(db: redis.Redis, work
     assert worker.cards == 1
 
 
-def test_a_run_that_lost_its_lease_ends_and_the_others_go_on(db: redis.Redis, worker: Worker) -> None:
+def test_a_run_that_lost_its_lease_ends_and_the_others_continue(db: redis.Redis, worker: Worker) -> None:
     (lost, lost_token), (_, kept_token) = worker.start_job("lost"), worker.start_job("kept")
     records_of(db, "a-rescuer").requeue(lost, Why.RETURNED)
     worker.heartbeat.beat()
@@ -119,14 +119,14 @@ def test_a_run_that_lost_its_lease_ends_and_the_others_go_on(db: redis.Redis, wo
     assert ending(kept_token) is None
 
 
-def test_a_cancelled_run_ends_and_knows_by_whom(db: redis.Redis, worker: Worker) -> None:
+def test_a_cancelled_run_ends_with_the_name_of_who_cancelled_it(db: redis.Redis, worker: Worker) -> None:
     run, token = worker.start_job("a-job")
     db.hset(keys.control("a-job"), mapping={"holder": run.id, "cancel": "kim"})
     worker.heartbeat.beat()
     assert ending(token) == (Reason.CANCELLED, "kim")
 
 
-def test_a_full_redis_costs_neither_lease_nor_run(db: redis.Redis, worker: Worker) -> None:
+def test_a_full_redis_renews_leases_and_ends_no_run(db: redis.Redis, worker: Worker) -> None:
     run, token = worker.start_job("a-job")
     expire_lease(db, run)
     db.config_set("maxmemory", 1)
@@ -135,7 +135,7 @@ def test_a_full_redis_costs_neither_lease_nor_run(db: redis.Redis, worker: Worke
     assert ending(token) is None
 
 
-# Jobs that go back
+# Jobs that are put back
 
 
 def test_the_job_of_a_released_run_goes_back_at_the_next_beat(db: redis.Redis, worker: Worker) -> None:
@@ -148,7 +148,7 @@ def test_the_job_of_a_released_run_goes_back_at_the_next_beat(db: redis.Redis, w
     assert deaths(db, "a-job") == 0
 
 
-def test_a_released_run_is_kept_until_redis_answers(db: redis.Redis, worker: Worker) -> None:
+def test_a_released_run_stays_in_the_list_until_redis_answers(db: redis.Redis, worker: Worker) -> None:
     run, _ = worker.start_job("a-job")
     worker.running.clear()
     worker.heartbeat.release(run)
@@ -172,7 +172,7 @@ def test_the_job_of_a_claim_whose_reply_was_lost_goes_back(db: redis.Redis, work
 
 
 @pytest.mark.parametrize(("beats", "found"), [(LOST_CLAIM_BEATS - 1, True), (LOST_CLAIM_BEATS, False)])
-def test_a_claim_that_redis_executes_late_is_looked_for_at_several_beats(
+def test_a_late_claim_is_searched_for_at_several_beats(
     db: redis.Redis,
     worker: Worker,
     beats: int,
@@ -190,7 +190,7 @@ def test_a_claim_that_redis_executes_late_is_looked_for_at_several_beats(
 # Outages of Redis
 
 
-def test_after_beats_in_time_redis_is_not_new(worker: Worker) -> None:
+def test_redis_is_not_new_while_beats_are_on_time(worker: Worker) -> None:
     for _ in range(3):
         worker.heartbeat.beat()
         worker.now_s += BEAT_S
@@ -198,7 +198,7 @@ def test_after_beats_in_time_redis_is_not_new(worker: Worker) -> None:
     assert worker.heartbeat.redis_back == 0.0
 
 
-def test_without_a_beat_for_too_long_redis_is_away_and_new_for_a_while_after_the_next(worker: Worker) -> None:
+def test_after_too_long_a_gap_redis_counts_as_unavailable_and_then_as_new(worker: Worker) -> None:
     worker.heartbeat.beat()
     worker.now_s += LATE_S + 0.1
     assert worker.heartbeat.redis_is_new
@@ -234,7 +234,7 @@ def test_no_job_is_rescued_shortly_after_an_outage(db: redis.Redis, worker: Work
 # The thread
 
 
-def test_the_thread_beats_rescues_and_cleans_up_at_once_and_stops(db: redis.Redis, worker: Worker) -> None:
+def test_the_thread_starts_all_tasks_at_once_and_stops(db: redis.Redis, worker: Worker) -> None:
     enqueue(db, "left-behind")
     expire_lease(db, claim(records_of(db, "a-dead-worker")).run)
     db.zadd(f"rq:finished:{QUEUE}", {"expired": db.time()[0] - 1})

@@ -1,4 +1,4 @@
-"""Threads of running jobs: a real tone engine speaks them, on a real Redis; how they are stopped and handed back."""
+"""Running, stopping and handing back jobs in threads, with the engine tone and a real Redis."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Runner(JobRunner):
 
 
 class GatedSpeech(SpeechJob):
-    """A speech whose jobs wait for a gate, and look at their cancel token while they do."""
+    """A speech whose jobs wait for a gate, and check their cancel token while they wait."""
 
     def __init__(self, engine: ToneEngine, scheduler: Scheduler, metrics: Metrics, gate: threading.Event) -> None:
         super().__init__(engine, scheduler, metrics)
@@ -115,7 +115,7 @@ def test_jobs_that_are_handed_back_wait_at_the_front_of_their_queue(db: redis.Re
     assert waiting(db) == ["a-job", "another"]
 
 
-def test_a_job_whose_thread_does_not_react_is_named(
+def test_a_job_whose_thread_does_not_end_is_returned(
     db: redis.Redis, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave = threading.Event()

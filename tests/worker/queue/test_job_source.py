@@ -1,4 +1,4 @@
-"""Which job the main thread takes next, on a real Redis: order, pauses, suspension, corrupt jobs, and a lost Redis."""
+"""Claiming jobs from a real Redis: order, pauses, suspension, corrupt jobs, and lost replies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LimitedCapacity(Capacity):
-    """A capacity that fails the test instead of being asked for ever."""
+    """A capacity that fails the test after too many calls, instead of letting it run for ever."""
 
     asked = 0
 
@@ -66,7 +66,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAIT_S", 0.0)
 
 
-def test_jobs_come_in_the_order_of_their_queue_and_decoded(db: redis.Redis) -> None:
+def test_jobs_are_claimed_in_the_order_of_their_queue_and_decoded(db: redis.Redis) -> None:
     source = Source(db)
     for name in ("first", "second"):
         enqueue(db, name)
@@ -77,7 +77,7 @@ def test_jobs_come_in_the_order_of_their_queue_and_decoded(db: redis.Redis) -> N
     assert source.take_id() is None
 
 
-def test_a_worker_that_stops_takes_nothing(db: redis.Redis) -> None:
+def test_a_worker_that_stops_claims_no_job(db: redis.Redis) -> None:
     source = Source(db)
     enqueue(db, "first")
     source.lifecycle.stopping = True
@@ -92,7 +92,7 @@ def test_a_slot_is_given_back_when_there_is_no_job(db: redis.Redis) -> None:
     assert source.take_id() == "first"
 
 
-def test_a_paused_queue_is_left_alone(db: redis.Redis) -> None:
+def test_no_job_is_claimed_from_a_paused_queue(db: redis.Redis) -> None:
     source = Source(db)
     enqueue(db, "first")
     db.sadd(keys.PAUSED, QUEUE)
@@ -101,7 +101,7 @@ def test_a_paused_queue_is_left_alone(db: redis.Redis) -> None:
     assert source.take_id() == "first"
 
 
-def test_suspended_workers_take_nothing_until_they_are_resumed(db: redis.Redis) -> None:
+def test_suspended_workers_claim_no_job_until_they_are_resumed(db: redis.Redis) -> None:
     source = Source(db)
     enqueue(db, "first")
     suspend(db)

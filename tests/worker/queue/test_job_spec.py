@@ -1,4 +1,4 @@
-"""Which jobs of RQ the worker runs, and with what words it refuses the others. Nothing is contacted."""
+"""Which jobs of RQ the worker runs, and the messages with which it refuses the others. No test uses Redis."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def job_of(*args: object, func: str = TASK, id: str = "a-job", **options: object
 
 
 def job_with(data: bytes) -> Job:
-    """Return a job that was fetched from Redis with this data, which nobody has read yet."""
+    """Return a job as fetched from Redis, with this data, which is not decoded yet."""
     job = Job(id="a-job", connection=OFFLINE, serializer=JSONSerializer)
     job.data = data
     return job
@@ -42,7 +42,7 @@ def spec(**changed: object) -> dict[str, Any]:
 
 
 def refusal(job: Job) -> str:
-    """Assert that a job is refused, and give the one line that says why."""
+    """Assert that a job is refused, and return the message."""
     with pytest.raises(InvalidJobError) as refused:
         decode_spec(job)
     line = str(refused.value)
@@ -51,7 +51,7 @@ def refusal(job: Job) -> str:
     return line
 
 
-def test_a_job_of_ours_is_taken() -> None:
+def test_a_speech_job_is_accepted() -> None:
     assert decode_spec(job_of(spec())) == JobSpec("Hello.", id="a-job")
     assert decode_spec(job_with(JSONSerializer.dumps((TASK, None, [spec()], {})))) == JobSpec("Hello.", id="a-job")
 
@@ -60,7 +60,7 @@ def a_chapter(id: str = "a-job") -> dict[str, Any]:  # noqa: A002 - JobSpec's na
     return narration.chapter(id, [narration.Passage("Hello.", 0.5)], "0" * 32, engine="tone").encode()
 
 
-def test_a_chapter_is_taken_and_nothing_else_under_its_name() -> None:
+def test_a_chapter_is_accepted_only_under_its_own_function_name() -> None:
     data = JSONSerializer.dumps((narration.TASK, None, [a_chapter()], {}))
     assert decode_spec(job_with(data)) == narration.ChapterSpec.decode(json.loads(json.dumps(a_chapter())))
     for argument, said in ((spec(), "passages"), ("Hello.", "JSON object"), (a_chapter("another-job"), "another-job")):
@@ -68,7 +68,7 @@ def test_a_chapter_is_taken_and_nothing_else_under_its_name() -> None:
     assert "passages" in refusal(job_with(JSONSerializer.dumps((TASK, None, [a_chapter() | {"text": "Hello."}], {}))))
 
 
-def test_the_attributes_that_hold_a_jobs_hooks_are_there() -> None:
+def test_rq_jobs_have_the_attributes_of_callbacks_and_webhooks() -> None:
     job = job_of({})
     assert (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name) == (None, None, None)
     assert job.webhooks == []
@@ -77,7 +77,7 @@ def test_the_attributes_that_hold_a_jobs_hooks_are_there() -> None:
 
 
 class Explosive:
-    """Pickled, it leaves a file when it is read."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -98,7 +98,7 @@ def test_pickle_is_never_read(tmp_path: Path) -> None:
     [b"", b"\xff\xfe", b"{", b"null", b"7", b"[]", b'["f"]', b"[1, 2, 3, 4, 5]", b"[" * 100_000],
     ids=lambda data: repr(data[:12]),
 )
-def test_what_is_no_call_is_refused(data: bytes) -> None:
+def test_data_that_are_not_a_function_call_are_refused(data: bytes) -> None:
     assert "the job's data is not JSON" in refusal(job_with(data))
 
 
@@ -113,14 +113,14 @@ def test_another_function_is_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [None, 7, [TASK], {"a": TASK}, "", f"{TASK} ", "Rosebud was the word."])
-def test_what_is_no_functions_name_is_refused(name: object) -> None:
+def test_an_invalid_function_name_is_refused(name: object) -> None:
     line = refusal(job_with(JSONSerializer.dumps((name, None, [spec()], {}))))
     assert TASK in line
     assert "Rosebud" not in line, "it may be the text, in the wrong place"
 
 
 @pytest.mark.parametrize("hook", ["on_success", "on_failure", "on_stopped"])
-def test_callbacks_are_refused_and_not_even_imported(hook: str) -> None:
+def test_callbacks_are_refused_and_not_imported(hook: str) -> None:
     job = job_of(spec(), **{hook: Callback("no_such_module.callback")})
     assert "callbacks or webhooks" in refusal(job)
 
@@ -140,7 +140,7 @@ def test_webhooks_are_refused() -> None:
         (None, [], {"spec": spec()}),
         ("an instance", [spec()], {}),
         (0, [spec()], {}),
-        # Anybody who may write to Redis may write these.
+        # Anybody with write access to Redis can write these.
         (None, None, {}),
         (None, 7, {}),
         (None, True, {}),
@@ -176,7 +176,7 @@ def test_other_arguments_are_refused(instance: object, args: object, kwargs: obj
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_malformed_spec_is_refused_with_what_is_wrong(argument: object, said: str) -> None:
+def test_a_malformed_spec_is_refused_with_the_reason(argument: object, said: str) -> None:
     assert said in refusal(job_with(JSONSerializer.dumps((TASK, None, [argument], {}))))
 
 
@@ -198,12 +198,12 @@ def test_the_time_limit_is_the_jobs_own_or_that_of_its_kind_and_at_most_a_week(t
     assert decode_job(job, RUN).limit_s == limit_s
 
 
-def test_a_refused_job_carries_its_error_in_place_of_a_spec() -> None:
+def test_the_spec_of_a_refused_job_is_its_error() -> None:
     claimed = decode_job(job_of("text"), RUN)
     assert isinstance(claimed.spec, InvalidJobError)
     assert not claimed.is_chapter
     assert claimed.limit_s == MAX_LIMIT_S
 
 
-def test_a_chapter_is_known_as_one() -> None:
+def test_is_chapter_is_true_for_a_chapter() -> None:
     assert decode_job(job_with(JSONSerializer.dumps((narration.TASK, None, [a_chapter()], {}))), RUN).is_chapter

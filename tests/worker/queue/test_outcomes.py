@@ -1,4 +1,4 @@
-"""How the end of a run is recorded, on a real Redis: RQ's status, result and registries, and what is counted."""
+"""Recording the end of a run, on a real Redis: RQ's status, result and registries, and the metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Parts:
-    """The outcomes of one worker, with what they report to."""
+    """The outcomes of one worker, and the parts to which they report."""
 
     def __init__(self, db: redis.Redis) -> None:
         self.lifecycle = Lifecycle()
@@ -58,7 +58,7 @@ def lease(db: redis.Redis) -> float | None:
     return db.zscore(f"rq:wip:{QUEUE}", "a-job:a-run")
 
 
-def test_a_success_is_rqs_result(db: redis.Redis, parts: Parts) -> None:
+def test_a_success_is_recorded_as_rqs_result(db: redis.Redis, parts: Parts) -> None:
     parts.outcomes.succeeded(claimed(db, parts), {"state": "done"})
     job = fetch(db, "a-job")
     assert job.get_status() is JobStatus.FINISHED
@@ -141,7 +141,7 @@ def test_a_second_delivery_is_forgotten_while_the_run_that_holds_the_job_has_a_l
     assert parts.metrics.counts().jobs == {("held", ""): 1}
 
 
-def test_a_redis_that_is_not_available_decides_nothing(db: redis.Redis, parts: Parts) -> None:
+def test_if_redis_is_not_available_no_outcome_is_recorded(db: redis.Redis, parts: Parts) -> None:
     one = claimed(db, parts)
     with pytest.raises(redis.ConnectionError):
         parts.outcomes.raised(one, redis.ConnectionError("gone"))
@@ -175,7 +175,7 @@ def test_a_dependent_job_stays_deferred_after_a_failure(db: redis.Redis, parts: 
     assert fetch(db, "a-job").get_status() is JobStatus.FAILED
 
 
-def test_a_corrupt_list_of_dependents_does_not_keep_a_job_from_ending(db: redis.Redis, parts: Parts) -> None:
+def test_a_corrupt_list_of_dependents_does_not_prevent_the_end_of_a_job(db: redis.Redis, parts: Parts) -> None:
     one = claimed(db, parts)
     db.set("rq:job:a-job:dependents", "no set")
     parts.outcomes.succeeded(one, {"state": "done"})
@@ -190,7 +190,7 @@ def test_a_refused_job_closes_its_stream_and_fails(db: redis.Redis, parts: Parts
     assert parts.metrics.counts().jobs == {("failed", problem.code): 1}
 
 
-def test_an_unreadable_job_fails_and_is_gone_from_the_queue(db: redis.Redis, parts: Parts) -> None:
+def test_an_unreadable_job_fails_and_leaves_the_queue(db: redis.Redis, parts: Parts) -> None:
     run = claimed(db, parts).run
     parts.outcomes.unreadable(run, "its hash in Redis cannot be read", lambda _: None)
     assert db.hget(keys.control("a-job"), "state") == b"failed"

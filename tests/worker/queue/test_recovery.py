@@ -40,7 +40,7 @@ AUTO, PIPER, TONE, XTTS = (queue_name(engine, "interactive") for engine in ("aut
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A clock of the test."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -101,9 +101,7 @@ def test_a_job_with_an_expired_lease_goes_back_to_the_front_and_counts_a_death(
     assert rescued == ["rescued"]
 
 
-def test_a_job_whose_lease_still_lasts_is_left_to_its_worker(
-    db: redis.Redis, recovery: Recovery, rescued: list[str]
-) -> None:
+def test_a_job_with_a_valid_lease_is_not_put_back(db: redis.Redis, recovery: Recovery, rescued: list[str]) -> None:
     run = claimed(db, TONE, "spoken")
     recovery.rescue()
     assert waiting(db, TONE) == []
@@ -123,7 +121,7 @@ def test_jobs_in_the_queues_of_all_engines_are_put_back(
     assert db.keys("rq:wip:*") == []
 
 
-def test_of_several_rescuers_only_one_puts_a_job_back(db: redis.Redis, recovery: Recovery, rescued: list[str]) -> None:
+def test_only_one_of_several_workers_puts_a_job_back(db: redis.Redis, recovery: Recovery, rescued: list[str]) -> None:
     expire_lease(db, claimed(db, TONE, "lost"))
     again: list[str] = []
     recovery.rescue()
@@ -138,9 +136,9 @@ def test_of_several_rescuers_only_one_puts_a_job_back(db: redis.Redis, recovery:
     [itertools.count(0.0, 5.0), itertools.chain([0.0], itertools.repeat(MAX_ROUND_S + 0.1))],
     ids=["slow at each queue", "away at the first queue"],
 )
-def test_a_round_that_redis_held_up_puts_no_job_back(db: redis.Redis, clock: itertools.count[float]) -> None:
+def test_a_round_in_which_redis_was_slow_puts_no_job_back(db: redis.Redis, clock: itertools.count[float]) -> None:
     run = claimed(db, TONE, "spoken")
-    expire_lease(db, run)  # the worker lives, and could not renew it
+    expire_lease(db, run)  # its worker is alive but could not renew it
     put(db, XTTS, "waiting")
     write_card(db, "tone", {"sine": []})
     recovery_of(db, clock.__next__).rescue()
@@ -162,7 +160,7 @@ def test_a_corrupt_registry_does_not_stop_the_rescue_in_other_queues(
 # Jobs that no worker of their engine will take
 
 
-def test_an_engines_jobs_are_left_alone_while_one_of_its_workers_lives(db: redis.Redis, recovery: Recovery) -> None:
+def test_jobs_of_an_engine_do_not_move_while_it_has_a_live_worker(db: redis.Redis, recovery: Recovery) -> None:
     write_card(db, "xtts", {"ana": []})
     write_card(db, "tone", {"sine": []})
     put(db, XTTS, "patient")
@@ -173,7 +171,7 @@ def test_an_engines_jobs_are_left_alone_while_one_of_its_workers_lives(db: redis
     assert (waiting(db, XTTS), waiting(db, AUTO)) == ([], ["patient"])
 
 
-def test_batch_jobs_outwait_a_restart_of_their_worker(db: redis.Redis, recovery: Recovery, clock: Clock) -> None:
+def test_batch_jobs_wait_for_a_restart_of_their_worker(db: redis.Redis, recovery: Recovery, clock: Clock) -> None:
     queue, auto = queue_name("xtts", "batch"), queue_name("auto", "batch")
     write_card(db, "tone", {"sine": []})
     put(db, queue, "book")
@@ -183,7 +181,7 @@ def test_batch_jobs_outwait_a_restart_of_their_worker(db: redis.Redis, recovery:
         recovery.rescue()
         assert waiting(db, queue) == ["book"]
         write_card(db, "xtts", {"ana": []})
-        recovery.rescue()  # it was there in between: the wait begins again
+        recovery.rescue()  # the worker was back in between: the wait starts again
         remove_card(db, "xtts")
     recovery.rescue()
     clock.now_s += PATIENCE_S["batch"]
@@ -191,7 +189,7 @@ def test_batch_jobs_outwait_a_restart_of_their_worker(db: redis.Redis, recovery:
     assert waiting(db, auto) == ["book"]
 
 
-def test_jobs_that_stay_do_not_hide_those_behind_them(db: redis.Redis, recovery: Recovery) -> None:
+def test_jobs_that_stay_do_not_prevent_the_jobs_behind_them_from_moving(db: redis.Redis, recovery: Recovery) -> None:
     write_card(db, "tone", {"sine": []})
     for number in range(MAX_JOBS + 3):
         put(db, XTTS, f"named-{number}", engine="xtts")
@@ -203,7 +201,7 @@ def test_jobs_that_stay_do_not_hide_those_behind_them(db: redis.Redis, recovery:
     assert db.llen(f"rq:queue:{XTTS}") == MAX_JOBS + 5
 
 
-def test_no_more_jobs_are_let_go_than_others_get_to(db: redis.Redis, recovery: Recovery) -> None:
+def test_no_more_jobs_move_than_other_engines_can_start_soon(db: redis.Redis, recovery: Recovery) -> None:
     write_card(db, "tone", {"sine": []})
     for number in range(MAX_JOBS + 3):
         put(db, XTTS, f"job-{number}")
@@ -215,7 +213,7 @@ def test_no_more_jobs_are_let_go_than_others_get_to(db: redis.Redis, recovery: R
     assert waiting(db, AUTO) == [f"job-{number}" for number in range(MAX_JOBS, MAX_JOBS + 3)]
 
 
-def test_many_rescuers_let_each_job_go_once_and_in_order(shared_redis_server: RedisServer, db: redis.Redis) -> None:
+def test_several_workers_move_each_job_once_and_in_order(shared_redis_server: RedisServer, db: redis.Redis) -> None:
     write_card(db, "tone", {"sine": []})
     jobs = [f"job-{number}" for number in range(MAX_JOBS)]
     for job in jobs:
@@ -233,7 +231,7 @@ def test_many_rescuers_let_each_job_go_once_and_in_order(shared_redis_server: Re
     assert (waiting(db, AUTO), waiting(db, XTTS)) == (jobs, [])
 
 
-def test_a_corrupt_queue_keeps_no_other_jobs_from_being_let_go(db: redis.Redis, recovery: Recovery) -> None:
+def test_a_corrupt_queue_does_not_prevent_jobs_of_others_from_moving(db: redis.Redis, recovery: Recovery) -> None:
     write_card(db, "tone", {"sine": []})
     db.set(f"rq:queue:{PIPER}", "not a list")
     put(db, XTTS, "fine")
@@ -241,7 +239,9 @@ def test_a_corrupt_queue_keeps_no_other_jobs_from_being_let_go(db: redis.Redis, 
     assert waiting(db, AUTO) == ["fine"]
 
 
-def test_a_corrupt_set_of_queues_ends_no_worker_and_loses_no_job(db: redis.Redis, recovery: Recovery) -> None:
+def test_with_a_corrupt_set_of_queues_no_job_is_lost_and_the_recovery_continues_after_a_repair(
+    db: redis.Redis, recovery: Recovery
+) -> None:
     write_card(db, "tone", {"sine": []})
     put(db, XTTS, "fine")
     db.delete("rq:queues")
@@ -253,7 +253,7 @@ def test_a_corrupt_set_of_queues_ends_no_worker_and_loses_no_job(db: redis.Redis
     assert (waiting(db, XTTS), waiting(db, AUTO)) == ([], ["fine"])
 
 
-def test_a_job_of_another_distributions_engine_is_let_go_too(db: redis.Redis, recovery: Recovery) -> None:
+def test_a_job_of_an_engine_of_another_distribution_moves_too(db: redis.Redis, recovery: Recovery) -> None:
     write_card(db, "tone", {"sine": []})
     theirs = queue_name("my-engine", "interactive")
     put(db, theirs, "anyones")
@@ -305,6 +305,6 @@ def test_a_job_moves_only_if_a_live_worker_can_speak_it(db: redis.Redis, spec: J
 
 
 @pytest.mark.parametrize("argument", [None, 7, {}, {"text": 3}])
-def test_what_is_no_job_does_not_move(db: redis.Redis, argument: object) -> None:
+def test_an_invalid_job_does_not_move(db: redis.Redis, argument: object) -> None:
     write_card(db, "tone", {"sine": []})
     assert not can_move("a-job", argument, live(db))

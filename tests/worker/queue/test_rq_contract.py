@@ -1,7 +1,7 @@
-"""What we lean on in RQ beyond what it documents, name by name: this file fails when RQ changes it, and no job does.
+"""The undocumented behaviour of RQ on which voxspool depends. If RQ changes it, these tests fail, and not users' jobs.
 
-Nothing is contacted: a client of redis-py connects with its first command, and a pipeline keeps its commands until it
-is executed.
+No test uses Redis: a client of redis-py connects with its first command, and a pipeline keeps its commands until it is
+executed.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ OFFLINE = redis.Redis(unix_socket_path="/nowhere", retry=None)
 
 
 def parameters(function: Callable[..., object]) -> list[str]:
-    """Name a method's parameters, without `self`."""
+    """Return the names of a method's parameters, without `self`."""
     return [name for name in inspect.signature(function).parameters if name != "self"]
 
 
 def source(function: Callable[..., object]) -> str:
-    """Return a function's text, on one line, so that a line break is no difference."""
+    """Return the source of a function on one line, so that line breaks make no difference."""
     return " ".join(textwrap.dedent(inspect.getsource(function)).split())
 
 
@@ -69,7 +69,7 @@ def test_rq_is_of_the_version_that_this_file_describes() -> None:
     assert metadata.version("rq") == VERSION
 
 
-def test_states_and_patterns_that_we_name_are_there() -> None:
+def test_rq_has_the_states_and_patterns_that_voxspool_uses() -> None:
     # The scripts compare these words.
     assert (JobStatus.QUEUED.value, JobStatus.STARTED.value, JobStatus.FAILED.value) == ("queued", "started", "failed")
     assert JOB_ID_PATTERN.fullmatch(JobSpec("").id)
@@ -83,7 +83,7 @@ def test_states_and_patterns_that_we_name_are_there() -> None:
 # Redis keys
 
 
-def test_keys_are_what_the_scripts_and_the_rescue_take_them_for(queue: Queue) -> None:
+def test_rq_uses_the_keys_that_the_scripts_and_the_recovery_use(queue: Queue) -> None:
     assert StartedJobRegistry.key_template == "rq:wip:{0}"
     run = JobExecution(queue.name, "j", "e")
     assert run.lease_key == queue.started_job_registry.key == "rq:wip:voxspool-tone-batch"
@@ -101,17 +101,17 @@ def test_keys_are_what_the_scripts_and_the_rescue_take_them_for(queue: Queue) ->
 
 
 def written(pipeline: redis.client.Pipeline, command: str, key: str) -> list[Any]:
-    """Find the one command of that name and key among those that a pipeline was given; give the rest of it."""
+    """Return the other arguments of the only command in a pipeline with this name and key."""
     (found,) = (args for args, _ in pipeline.command_stack if args[:2] == (command, key))
     return list(found[2:])
 
 
 def fields_of(items: list[Any]) -> dict[str, Any]:
-    """Read field, value, field, value …"""
+    """Return the fields in a list of the form field, value, field, value."""
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def test_a_claim_writes_what_rq_writes_of_an_execution(queue: Queue) -> None:
+def test_a_claim_writes_the_same_execution_record_as_rq(queue: Queue) -> None:
     # lua/dequeue.lua does in one step what RQ does with these.
     job = job_of({}, origin=queue.name)
     pipeline = OFFLINE.pipeline()
@@ -126,7 +126,7 @@ def test_a_claim_writes_what_rq_writes_of_an_execution(queue: Queue) -> None:
     assert written(pipeline, "SADD", "rq:worker:a-worker:executions") == [composite]
 
 
-def test_a_claim_writes_what_rq_writes_of_a_started_job() -> None:
+def test_a_claim_writes_the_same_job_fields_as_rq() -> None:
     job = job_of({})
     pipeline = OFFLINE.pipeline()
     job.prepare_for_execution("a-worker", pipeline=pipeline)
@@ -147,7 +147,7 @@ def test_a_claimed_job_is_read_from_the_fields_of_its_hash() -> None:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_an_end_writes_what_rq_writes_of_a_result(queue: Queue, finished: bool) -> None:  # noqa: FBT001
+def test_an_end_writes_the_same_result_as_rq(queue: Queue, finished: bool) -> None:  # noqa: FBT001
     # lua/finish.lua does in one step what RQ does with these.
     job, pipeline = job_of({}, origin=queue.name), OFFLINE.pipeline()
     said = {"return_value": {"state": "done"}} if finished else {"exc_string": "it could not be said"}
@@ -167,7 +167,7 @@ def test_an_end_writes_what_rq_writes_of_a_result(queue: Queue, finished: bool) 
     assert job.dependents_key == "rq:job:a-job:dependents"
 
 
-def test_an_execution_is_forgotten_with_all_that_was_written(queue: Queue) -> None:
+def test_deleting_an_execution_deletes_everything_that_was_written(queue: Queue) -> None:
     assert parameters(Execution.delete) == ["job", "pipeline"]
     job, pipeline = job_of({}, origin=queue.name), OFFLINE.pipeline()
     execution = Execution("e", job.id, OFFLINE, "a-worker")
@@ -179,7 +179,7 @@ def test_an_execution_is_forgotten_with_all_that_was_written(queue: Queue) -> No
     assert written(pipeline, "SREM", "rq:worker:a-worker:executions") == ["a-job:e"]
 
 
-def test_a_workers_record_holds_the_fields_that_the_heartbeat_writes(queue: Queue) -> None:
+def test_the_record_of_a_worker_has_the_fields_that_the_heartbeat_writes(queue: Queue) -> None:
     worker = BaseWorker([queue], connection=OFFLINE, prepare_for_work=False, name="a-worker")
     assert worker.key == "rq:worker:a-worker"
     assert worker.executions_key == "rq:worker:a-worker:executions"
@@ -195,7 +195,7 @@ def test_a_workers_record_holds_the_fields_that_the_heartbeat_writes(queue: Queu
 # Commands
 
 
-def test_rqs_own_senders_name_what_we_read() -> None:
+def test_the_commands_of_rqs_tools_have_the_fields_that_the_worker_reads() -> None:
     assert "send_command(connection, job.worker_name, 'stop-job', job_id=job_id)" in source(send_stop_job_command)
     assert "'stop-execution', job_id=job_id, execution_id=execution_id)" in source(send_stop_execution_command)
     assert "send_command(connection, worker_name, 'shutdown')" in source(send_shutdown_command)

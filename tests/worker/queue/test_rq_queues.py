@@ -61,7 +61,7 @@ def test_an_id_of_any_bytes_is_returned_and_has_no_argument(db: redis.Redis, que
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04", b"[]", b"null", b'["f", null, [], {}]'])
-def test_data_that_are_no_jobs_have_no_argument(db: redis.Redis, queues: RqQueues, data: bytes) -> None:
+def test_unreadable_data_have_no_argument(db: redis.Redis, queues: RqQueues, data: bytes) -> None:
     db.hset("rq:job:a-job", "data", data)
     assert queues.argument("a-job") is None
 
@@ -88,7 +88,7 @@ def test_a_job_that_has_begun_does_not_move(db: redis.Redis, queues: RqQueues) -
     assert waiting(db, XTTS) == ["begun"]
 
 
-def test_a_job_is_not_taken_out_of_a_queue_if_it_cannot_be_put_into_the_other(db: redis.Redis) -> None:
+def test_a_job_stays_in_its_queue_if_it_cannot_be_added_to_the_other(db: redis.Redis) -> None:
     put(db, XTTS, "stays")
     db.set(f"rq:queue:{AUTO}", "not a list")
     with pytest.raises(ResponseError):
@@ -124,7 +124,7 @@ def test_expired_jobs_leave_rqs_registries_and_others_stay(db: redis.Redis, queu
     assert db.zcard(f"rq:finished:{AUTO}") == 1
 
 
-def test_a_dependent_job_is_enqueued_though_the_worker_died_between_the_two_steps(
+def test_a_dependent_job_is_enqueued_even_if_the_worker_died_between_the_two_steps(
     db: redis.Redis, queues: RqQueues
 ) -> None:
     parent = enqueue(db, "parent")

@@ -1,4 +1,4 @@
-"""The records of a worker's runs, on a real Redis: claims, leases, ends, and jobs that go back to their queue."""
+"""The records of a worker's runs, on a real Redis: claims, leases, ends, and jobs that are put back."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(db: redis.Redis, records: RqRecords) -> JobExecution:
 
 
 def hold(db: redis.Redis, run: JobExecution, **fields: str) -> None:
-    """Let a run hold the stream of its job, as `begin` does."""
+    """Make a run the holder of the stream of its job, as `begin` does."""
     db.hset(keys.control(run.job), mapping={"holder": run.id, **fields})
 
 
@@ -77,7 +77,7 @@ def test_the_first_job_of_the_first_queue_that_has_one_is_claimed(db: redis.Redi
     assert StartedJobRegistry(QUEUE, connection=db).get_job_ids(cleanup=False) == ["first"]
 
 
-def test_empty_queues_and_deleted_jobs_are_no_claim(db: redis.Redis, records: RqRecords) -> None:
+def test_empty_queues_and_deleted_jobs_give_no_claim(db: redis.Redis, records: RqRecords) -> None:
     assert records.claim([QUEUE], "a-run") is None
     enqueue(db, "deleted")
     db.delete("rq:job:deleted")
@@ -93,7 +93,7 @@ def test_suspended_workers_claim_nothing(db: redis.Redis, records: RqRecords) ->
     assert waiting(db) == ["a-job"]
 
 
-def test_a_paused_queue_is_passed_over_and_reported_if_no_other_has_jobs(db: redis.Redis, records: RqRecords) -> None:
+def test_a_paused_queue_is_skipped_and_reported_if_no_other_has_jobs(db: redis.Redis, records: RqRecords) -> None:
     put(db, OTHER, "paused")
     db.sadd(keys.PAUSED, OTHER)
     with pytest.raises(PausedError) as paused:
@@ -106,7 +106,7 @@ def test_a_paused_queue_is_passed_over_and_reported_if_no_other_has_jobs(db: red
 
 
 @pytest.mark.parametrize(("written", "count"), [("2", 2), ("x", 0), ("-1", 0), ("9" * 5000, int("9" * 20))])
-def test_the_deaths_of_a_claimed_job_are_read_whatever_was_written(
+def test_the_deaths_of_a_claimed_job_are_read_and_an_invalid_number_counts_as_none(
     db: redis.Redis, records: RqRecords, written: str, count: int
 ) -> None:
     enqueue(db, "a-job")
@@ -117,13 +117,13 @@ def test_the_deaths_of_a_claimed_job_are_read_whatever_was_written(
 # Leases
 
 
-def test_a_renewed_lease_lasts_its_whole_length_again(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+def test_a_renewed_lease_has_its_full_length_again(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
     expire_lease(db, run)
     assert records.renew_lease(run) == "ok"
     assert lease_s(db, run) == pytest.approx(LEASE_S, abs=1)
 
 
-def test_the_lease_of_the_streams_holder_is_told_to_its_readers(
+def test_the_readers_of_a_stream_can_read_the_lease_of_its_holder(
     db: redis.Redis, records: RqRecords, run: JobExecution
 ) -> None:
     hold(db, run)
@@ -133,13 +133,17 @@ def test_the_lease_of_the_streams_holder_is_told_to_its_readers(
     assert 0 < db.ttl(keys.control("a-job")) <= MAX_KEEP_S
 
 
-def test_a_run_whose_job_went_back_has_lost_its_lease(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+def test_a_run_whose_job_was_put_back_has_lost_its_lease(
+    db: redis.Redis, records: RqRecords, run: JobExecution
+) -> None:
     records.requeue(run, Why.RETURNED)
     assert records.renew_lease(run) == LOST
     assert lease_s(db, run) is None
 
 
-def test_a_cancelled_run_is_told_who_cancelled_it(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+def test_the_renewal_of_a_cancelled_run_returns_who_cancelled_it(
+    db: redis.Redis, records: RqRecords, run: JobExecution
+) -> None:
     hold(db, run, cancel="kim")
     assert records.renew_lease(run) == "cancelled by kim"
 
@@ -153,7 +157,7 @@ def test_a_job_that_was_cancelled_or_deleted_with_rqs_tools_is_cancelled(
     assert records.renew_lease(run) == "cancelled by RQ"
 
 
-def test_a_full_redis_costs_no_lease(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+def test_a_full_redis_still_renews_leases(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
     expire_lease(db, run)
     db.config_set("maxmemory", 1)
     assert records.renew_lease(run) == "ok"
@@ -171,7 +175,7 @@ def test_a_full_redis_costs_no_lease(db: redis.Redis, records: RqRecords, run: J
         (JobStatus.STOPPED, "cancelled by kim", Result.Type.FAILED),
     ],
 )
-def test_the_end_of_a_run_is_rqs_result(
+def test_the_end_of_a_run_is_recorded_as_rqs_result(
     db: redis.Redis, records: RqRecords, run: JobExecution, status: JobStatus, outcome: object, kind: Result.Type
 ) -> None:
     assert records.finish(run, fetch(db, "a-job"), status, outcome) == "done"
@@ -210,7 +214,7 @@ def test_jobs_that_depend_on_an_ended_one_are_enqueued(db: redis.Redis, records:
     assert fetch(db, "a-job").get_status() is JobStatus.FINISHED
 
 
-def test_a_dependent_that_cannot_be_enqueued_does_not_keep_the_end_from_being_recorded(
+def test_the_end_is_recorded_even_if_a_dependent_cannot_be_enqueued(
     db: redis.Redis, records: RqRecords, caplog: pytest.LogCaptureFixture
 ) -> None:
     enqueue(db, "next", depends_on=enqueue(db, "a-job"))
@@ -221,10 +225,10 @@ def test_a_dependent_that_cannot_be_enqueued_does_not_keep_the_end_from_being_re
     assert "job.dependents_failed job=a-job" in caplog.messages
 
 
-# Jobs that go back
+# Jobs that are put back
 
 
-def test_a_returned_job_stands_first_again_and_counts_no_death(
+def test_a_returned_job_is_first_in_its_queue_and_counts_no_death(
     db: redis.Redis, records: RqRecords, run: JobExecution
 ) -> None:
     enqueue(db, "behind")
@@ -251,7 +255,9 @@ def test_a_job_may_go_to_the_end_or_to_another_queue(db: redis.Redis, records: R
     assert db.sismember("rq:queues", f"rq:queue:{piper}")
 
 
-def test_a_live_lease_protects_a_job_from_rescuers(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
+def test_a_job_with_a_valid_lease_is_not_requeued_as_expired(
+    db: redis.Redis, records: RqRecords, run: JobExecution
+) -> None:
     assert records.requeue(run, Why.EXPIRED) == "alive"
     assert waiting(db) == []
     expire_lease(db, run)
@@ -259,9 +265,7 @@ def test_a_live_lease_protects_a_job_from_rescuers(db: redis.Redis, records: RqR
     assert deaths(db, "a-job") == 1
 
 
-def test_deaths_at_one_segment_add_up_and_a_completed_segment_starts_them_again(
-    db: redis.Redis, records: RqRecords
-) -> None:
+def test_deaths_in_one_segment_add_up_and_a_completed_segment_resets_them(db: redis.Redis, records: RqRecords) -> None:
     enqueue(db, "a-job")
     counts = []
     for number, segments in enumerate(["0", "0", "1", "1"]):
@@ -279,9 +283,7 @@ def test_a_job_that_has_ended_does_not_go_back(db: redis.Redis, records: RqRecor
     assert lease_s(db, run) is None
 
 
-def test_a_full_redis_does_not_keep_a_job_from_going_back(
-    db: redis.Redis, records: RqRecords, run: JobExecution
-) -> None:
+def test_a_job_can_be_put_back_if_redis_is_full(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:
     db.config_set("maxmemory", 1)
     assert records.requeue(run, Why.RETURNED) == "requeued"
     assert waiting(db) == ["a-job"]
@@ -324,5 +326,5 @@ def test_a_claim_whose_reply_was_lost_is_found_by_its_name(db: redis.Redis, reco
         (ConnectionError("WRONGTYPE"), False),
     ],
 )
-def test_an_error_that_another_run_would_meet_too_is_told_from_others(error: Exception, corrupt: bool) -> None:  # noqa: FBT001
+def test_is_corrupt_is_true_only_for_errors_that_every_further_run_would_meet(error: Exception, corrupt: bool) -> None:  # noqa: FBT001
     assert is_corrupt(error) is corrupt

@@ -84,7 +84,7 @@ def test_the_record_has_the_fields_of_rqs_own_workers(db: redis.Redis, registrat
     assert read.total_working_time == 3.5
 
 
-def test_the_own_address_is_the_one_that_redis_sees_or_unknown(
+def test_own_address_returns_the_address_that_redis_sees_or_unknown(
     db: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert own_address(db, NAME) in {client["addr"] for client in db.client_list() if client["name"] == NAME}

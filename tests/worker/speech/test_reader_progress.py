@@ -1,4 +1,4 @@
-"""What a run learns from the acknowledgements of its readers, on a real Redis with a clock of the test."""
+"""Reading the acknowledgements of readers, on a real Redis with a clock of the test."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Progress(ReaderProgress):
-    """The progress of a job with a clock that stands until it is moved."""
+    """The progress of a job with a clock that returns `now_s`."""
 
     def __init__(self, db: redis.Redis, **options: int) -> None:
         self.now_s = 100.0
         super().__init__(db, JobSpec("Hello.", id="job", **options), lambda: self.now_s)
 
     def look_again(self) -> None:
-        """Look when the next look is due."""
+        """Move the clock to the next poll, and look."""
         self.now_s += ACKNOWLEDGEMENT_POLL_S
         self.look()
 
@@ -37,7 +37,7 @@ def acknowledge(db: redis.Redis, pos: object, ago_ms: int = 0) -> None:
     db.hset(keys.acknowledged("job"), mapping={"pos": pos, "at": now_ms(db) - ago_ms})
 
 
-def test_a_job_that_does_not_ask_for_readers_is_never_ended(db: redis.Redis) -> None:
+def test_a_job_without_the_options_is_not_ended_for_lack_of_readers(db: redis.Redis) -> None:
     progress = Progress(db)
     acknowledge(db, 500, ago_ms=10**9)
     progress.look()
@@ -52,7 +52,7 @@ def test_the_furthest_position_counts_and_never_goes_back(db: redis.Redis) -> No
         assert progress.pos == known
 
 
-def test_redis_is_asked_once_an_interval(db: redis.Redis) -> None:
+def test_redis_is_read_once_per_interval(db: redis.Redis) -> None:
     progress = Progress(db, live_s=60)
     progress.look()
     acknowledge(db, 500)
@@ -91,7 +91,7 @@ def test_a_job_with_a_window_ends_after_ten_minutes_without_a_reader(db: redis.R
 
 
 @pytest.mark.parametrize("pos", ["", "far", "-1", "9" * 5000, b"\xff"])
-def test_what_is_no_position_counts_as_none(db: redis.Redis, pos: object) -> None:
+def test_an_invalid_position_is_ignored(db: redis.Redis, pos: object) -> None:
     progress = Progress(db, live_s=60)
     acknowledge(db, pos)
     progress.look()

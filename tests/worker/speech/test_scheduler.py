@@ -1,4 +1,4 @@
-"""Whose segment gets the next free row: fairness, priority, drops and failures, on tone and a tick at a time."""
+"""Which segment gets the next free row: fairness, priority, drops and errors, with tone, one tick at a time."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from voxspool.protocol.jobs import Priority
 
 DEADLINE_S = 10.0
-"""How long a test waits for another thread, in seconds; it takes milliseconds."""
+"""Longest wait of a test for another thread, in seconds; normally it takes milliseconds."""
 
 
 class Watched(ToneEngine):
-    """Tone that remembers what was done to it, and lets itself be used only as an engine may be used."""
+    """Tone that records the calls, and fails the test if it is used in a way that the interface does not allow."""
 
     def __init__(self, rows: int = 8) -> None:
         super().__init__(rows)
         self.admitted: list[tuple[str, int]] = []
         self.acts: list[str] = []
         self.moved: Counter[str] = Counter()
-        """How many rows of each job the last step moved."""
+        """Number of rows of each job in the last step."""
 
     def admit(self, segment: SpeechSegment) -> None:
         assert self.free, "a segment was admitted and no row was free"
@@ -61,25 +61,25 @@ class Watched(ToneEngine):
 
     @property
     def held(self) -> Counter[str]:
-        """How many rows each job holds."""
+        """Number of rows of each job now."""
         return Counter(row.segment.job for row in self._rows)
 
 
 class Fragile(Watched):
-    """Tone that cannot say `choke`, and breaks at `break`."""
+    """Tone that raises SegmentError for the text `choke`, and RuntimeError for `break`."""
 
     def step(self) -> list[AudioChunk]:
         for row in self._rows:
             if row.segment.text == "choke":
                 self._rows.remove(row)
-                raise SegmentError(row.segment, "it is not to be said")
+                raise SegmentError(row.segment, "it cannot be spoken")
             if row.segment.text == "break":
                 raise RuntimeError("the device is gone")
         return super().step()
 
 
 class Stepping(Watched):
-    """Tone that looks at something in the middle of a step."""
+    """Tone that calls `look` during a step and stores the result."""
 
     look: Callable[[], float | None]
     saw: float | None = None
@@ -98,7 +98,7 @@ def segments(job: str, count: int, text: str = "four") -> list[SpeechSegment]:
 
 
 def steps_of(one: SpeechSegment) -> int:
-    """How many steps tone takes for a segment."""
+    """Return the number of steps that tone needs for a segment."""
     return math.ceil(round(len(one.text) * CHAR_S / STEP_S, 6))
 
 
@@ -106,7 +106,7 @@ STEPS = steps_of(segment("any"))
 
 
 def taken(lane: Lane) -> list[LaneEvent]:
-    """Take all that lies in a lane."""
+    """Return all events that are in a lane."""
     heard = []
     while (one := lane.get(0)) is not None:
         heard.append(one)
@@ -114,14 +114,14 @@ def taken(lane: Lane) -> list[LaneEvent]:
 
 
 def chunks(heard: Iterable[LaneEvent]) -> list[AudioChunk]:
-    """Assert that nothing but chunks was heard, and give them."""
+    """Assert that all events are chunks, and return them."""
     found = list(heard)
     assert all(isinstance(one, AudioChunk) for one in found), found
     return [one for one in found if isinstance(one, AudioChunk)]
 
 
 def ticks_until_done(scheduler: Scheduler, lane: Lane, others: Iterable[Lane] = (), *, most: int = 1000) -> int:
-    """Tick until the lane's first segment is complete; everybody takes what they are given."""
+    """Tick until the lane's first segment is complete, and empty all lanes at each tick; return the number of ticks."""
     for tick in range(1, most + 1):
         scheduler.tick()
         for other in others:
@@ -133,19 +133,19 @@ def ticks_until_done(scheduler: Scheduler, lane: Lane, others: Iterable[Lane] = 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("head_start", [0, 1, 12])
-def test_a_hundred_segments_do_not_starve_one(rows: int, head_start: int) -> None:
+def test_a_job_with_many_segments_does_not_starve_a_short_one(rows: int, head_start: int) -> None:
     scheduler = Scheduler(Watched(rows))
     book = scheduler.submit("book", "interactive", segments("book", 100))
     for _ in range(head_start):
         scheduler.tick()
         taken(book)
     word = scheduler.submit("word", "interactive", segments("word", 1))
-    # At worst it waits for the segments that run, for one turn of the book's, and then for its own.
+    # In the worst case: the segments that run, then one turn of the book, then its own segment.
     assert ticks_until_done(scheduler, word, [book]) <= 3 * STEPS
 
 
 @pytest.mark.parametrize("rows", [1, 8])
-def test_nor_do_many_books(rows: int) -> None:
+def test_several_long_jobs_do_not_starve_a_short_one(rows: int) -> None:
     scheduler = Scheduler(Watched(rows))
     books = [scheduler.submit(f"book-{n}", "interactive", segments(f"book-{n}", 100)) for n in range(10)]
     for _ in range(20):
@@ -153,7 +153,7 @@ def test_nor_do_many_books(rows: int) -> None:
         for book in books:
             taken(book)
     word = scheduler.submit("word", "interactive", segments("word", 1))
-    # The turns of ten books, `rows` at a time, then its own.
+    # One turn of each of the ten books, `rows` at a time, then its own segment.
     assert ticks_until_done(scheduler, word, books) <= (math.ceil(10 / rows) + 2) * STEPS
 
 
@@ -179,7 +179,7 @@ def test_each_job_gets_a_row_before_one_gets_two() -> None:
     assert [job for job, _ in engine.admitted] == [*"abc", *"abc", *"ab"]
 
 
-def test_a_newcomer_gets_its_share_as_rows_fall_free() -> None:
+def test_a_new_job_gets_its_share_as_rows_become_free() -> None:
     engine = Watched(8)
     scheduler = Scheduler(engine)
     lengths = [segment("book", index, "x" * (2 + index % 5)) for index in range(100)]
@@ -193,7 +193,7 @@ def test_a_newcomer_gets_its_share_as_rows_fall_free() -> None:
     assert engine.moved == {"book": 4, "paper": 4}
 
 
-def test_long_segments_win_a_job_no_more_rows_than_short_ones() -> None:
+def test_a_job_with_long_segments_gets_no_more_rows_than_others() -> None:
     engine = Watched(4)
     scheduler = Scheduler(engine)
     book = scheduler.submit("book", "interactive", segments("book", 100, "x" * 200))
@@ -204,7 +204,7 @@ def test_long_segments_win_a_job_no_more_rows_than_short_ones() -> None:
         assert engine.moved == {"book": 2, "note": 2}
 
 
-def test_newcomers_without_end_do_not_starve_who_was_there() -> None:
+def test_a_continuous_flow_of_new_jobs_does_not_starve_an_old_one() -> None:
     engine = Watched(1)
     scheduler = Scheduler(engine)
     lanes = [scheduler.submit("book", "interactive", segments("book", 100))]
@@ -230,7 +230,7 @@ def test_on_one_row_jobs_take_turns() -> None:
     assert [job for job, _ in engine.admitted] == [*"abc"] * 4
 
 
-def test_a_jobs_segments_are_seated_in_the_order_of_its_text() -> None:
+def test_the_segments_of_a_job_are_admitted_in_the_order_of_its_text() -> None:
     engine = Watched(3)
     scheduler = Scheduler(engine)
     lane = scheduler.submit("a", "interactive", segments("a", 10))
@@ -259,7 +259,7 @@ def test_a_quarter_of_the_rows_stays_free_of_batch_work(rows: int, kept: int) ->
     books = [scheduler.submit(f"book-{n}", "batch", segments(f"book-{n}", 50)) for n in range(2)]
     for _ in range(3 * STEPS):
         scheduler.tick()
-        assert engine.free in (kept, rows)  # all are free only where the step ended every segment
+        assert engine.free in (kept, rows)  # all rows are free if the step ended every segment
         for book in books:
             taken(book)
     scheduler.submit("word", "interactive", segments("word", rows))
@@ -275,7 +275,7 @@ def test_interactive_work_may_take_every_row() -> None:
     assert engine.free == 0
 
 
-def test_batch_work_goes_on_beside_a_little_interactive_work() -> None:
+def test_batch_work_continues_beside_a_little_interactive_work() -> None:
     engine = Watched(8)
     scheduler = Scheduler(engine)
     book = scheduler.submit("book", "batch", segments("book", 50))
@@ -285,7 +285,7 @@ def test_batch_work_goes_on_beside_a_little_interactive_work() -> None:
     assert chunks(taken(book))
 
 
-def test_on_one_row_interactive_overtakes_batch_at_the_next_segment_border() -> None:
+def test_on_one_row_interactive_work_comes_first_at_the_next_segment() -> None:
     engine = Watched(1)
     scheduler = Scheduler(engine)
     book = scheduler.submit("book", "batch", segments("book", 100))
@@ -317,7 +317,7 @@ def test_a_dropped_job_frees_its_rows_before_the_next_step() -> None:
     assert scheduler.rows_in_use == 0
 
 
-def test_a_job_dropped_while_it_waits_is_never_spoken() -> None:
+def test_a_job_that_is_dropped_before_its_first_row_is_not_spoken() -> None:
     engine = Watched(1)
     scheduler = Scheduler(engine)
     scheduler.submit("first", "interactive", segments("first", 1))
@@ -329,7 +329,7 @@ def test_a_job_dropped_while_it_waits_is_never_spoken() -> None:
     assert taken(gone) == []
 
 
-def test_dropping_what_is_over_or_unknown_does_nothing() -> None:
+def test_dropping_an_ended_or_unknown_job_does_nothing() -> None:
     engine = Watched()
     scheduler = Scheduler(engine)
     lane = scheduler.submit("a", "interactive", segments("a", 1))
@@ -341,7 +341,7 @@ def test_dropping_what_is_over_or_unknown_does_nothing() -> None:
     assert "drop nobody" not in engine.acts
 
 
-def test_a_dropped_name_may_be_used_again_at_once() -> None:
+def test_the_name_of_a_dropped_job_can_be_used_again_at_once() -> None:
     scheduler = Scheduler(Watched(2))
     scheduler.submit("a", "interactive", segments("a", 5, "the first text"))
     scheduler.tick()
@@ -353,7 +353,7 @@ def test_a_dropped_name_may_be_used_again_at_once() -> None:
 
 
 @pytest.mark.parametrize("priority", ["interactive", "batch"])
-def test_a_job_that_does_not_keep_up_gets_no_row_until_it_does(priority: Priority) -> None:
+def test_a_job_whose_thread_is_behind_gets_no_row(priority: Priority) -> None:
     engine = Watched(1)
     scheduler = Scheduler(engine)
     slow = scheduler.submit("slow", priority, segments("slow", 100))
@@ -362,32 +362,32 @@ def test_a_job_that_does_not_keep_up_gets_no_row_until_it_does(priority: Priorit
     assert slow.full
     seated = len(engine.admitted)
     assert BACKLOG_CHUNKS <= seated * STEPS < BACKLOG_CHUNKS + STEPS
-    # Its rows are its neighbours' meanwhile.
+    # Meanwhile, other jobs use its rows.
     other = scheduler.submit("other", priority, segments("other", 3))
     for _ in range(3):
         assert ticks_until_done(scheduler, other) == STEPS
     assert not scheduler.tick()
     assert len(engine.admitted) == seated + 3
-    # One look at its backlog, and it goes on.
+    # It continues when its backlog is smaller.
     while slow.full:
         assert slow.get(0)
     assert scheduler.tick()
     assert engine.admitted[-1] == ("slow", seated)
 
 
-def test_a_job_with_a_window_is_spoken_no_further_ahead_of_its_reader() -> None:
+def test_a_job_with_a_window_is_not_spoken_further_ahead_of_its_reader() -> None:
     engine = Watched(4)
     scheduler = Scheduler(engine)
     one = len(sine(segment("any"), engine.sample_rate))
     lane = scheduler.submit("read", "interactive", segments("read", 100), window_samples=2 * one)
     while scheduler.tick():
-        assert engine.held["read"] <= 1, "how long a segment is, is known when it ends"
-    assert len(engine.admitted) == 3, "two within the window, and the one that crossed it"
+        assert engine.held["read"] <= 1, "the length of a segment is known only at its end"
+    assert len(engine.admitted) == 3, "two within the window, and the one that exceeded it"
     lane.read_samples += one
     while scheduler.tick():
         pass
     assert len(engine.admitted) == 4
-    lane.silent_samples += one  # a pause is heard, too
+    lane.silent_samples += one  # pauses count, too
     lane.read_samples += one
     assert not scheduler.tick()
 
@@ -402,7 +402,7 @@ def test_a_job_that_waits_for_its_reader_leaves_its_rows_to_others() -> None:
     assert ticks_until_done(scheduler, other) == STEPS
 
 
-def test_when_a_step_began_is_known_while_it_lasts() -> None:
+def test_the_start_of_a_step_is_known_during_the_step() -> None:
     scheduler = Scheduler(Stepping())
     stepping: Stepping = scheduler._engine
     stepping.look = lambda: scheduler.step_began
@@ -413,7 +413,7 @@ def test_when_a_step_began_is_known_while_it_lasts() -> None:
     assert scheduler.step_began is None
 
 
-def test_who_gives_an_engine_up_ends_every_job() -> None:
+def test_give_up_ends_every_job_with_an_error() -> None:
     scheduler = Scheduler(Watched(1))
     lanes = [scheduler.submit(job, "interactive", segments(job, 2)) for job in "ab"]
     scheduler.give_up("it hangs")
@@ -423,7 +423,7 @@ def test_who_gives_an_engine_up_ends_every_job() -> None:
         assert "it hangs" in str(error)
 
 
-def test_nothing_to_do_is_said_so() -> None:
+def test_tick_returns_false_if_no_row_is_in_use() -> None:
     engine = Watched()
     scheduler = Scheduler(engine)
     assert not scheduler.tick()
@@ -432,7 +432,7 @@ def test_nothing_to_do_is_said_so() -> None:
     assert "step" not in engine.acts
 
 
-def test_a_segment_that_cannot_be_spoken_ends_its_own_job_alone() -> None:
+def test_a_segment_that_cannot_be_spoken_ends_only_its_own_job() -> None:
     engine = Fragile(4)
     scheduler = Scheduler(engine)
     ill = scheduler.submit("ill", "interactive", [segment("ill", 0, "choke"), *segments("ill", 20)[1:]])
@@ -450,7 +450,7 @@ def test_a_segment_that_cannot_be_spoken_ends_its_own_job_alone() -> None:
 
 @dataclass
 class EngineThread:
-    """A scheduler's loop, in a thread as in a worker."""
+    """A thread that runs the loop of a scheduler, as in a worker."""
 
     scheduler: Scheduler
     lost: list[str] = field(default_factory=list)
@@ -465,13 +465,13 @@ class EngineThread:
 
 
 def hear(lane: Lane) -> AudioChunk | Exception:
-    """Wait for what comes next in a lane."""
+    """Wait for the next event in a lane and return it."""
     heard = lane.get(DEADLINE_S)
-    assert heard is not None, "nothing came"
+    assert heard is not None, "no event arrived"
     return heard
 
 
-def test_an_engine_that_breaks_ends_every_job_and_says_so_once() -> None:
+def test_an_engine_that_breaks_ends_every_job_and_is_reported_once() -> None:
     scheduler = Scheduler(Fragile(2))
     jobs: list[Lane] = [scheduler.submit("a", "interactive", [segment("a", 0, "break")])]
     jobs += [scheduler.submit(job, "interactive", segments(job, 5)) for job in "bc"]
@@ -486,7 +486,7 @@ def test_an_engine_that_breaks_ends_every_job_and_says_so_once() -> None:
         chunks(before)
 
 
-def test_the_loop_speaks_what_comes_while_it_waits_and_stops_when_told() -> None:
+def test_the_loop_speaks_jobs_that_arrive_while_it_waits_and_stops_on_request() -> None:
     scheduler = Scheduler(Watched(2))
     engine = EngineThread(scheduler)
     try:
@@ -501,7 +501,7 @@ def test_the_loop_speaks_what_comes_while_it_waits_and_stops_when_told() -> None
 
 
 class Looked(Watched):
-    """Tone that takes note when the scheduler looks for a free row again and again."""
+    """Tone that sets `looked_often` after the scheduler has read `free` several times."""
 
     def __init__(self, rows: int) -> None:
         super().__init__(rows)
@@ -516,7 +516,7 @@ class Looked(Watched):
         return super().free
 
 
-def test_the_loop_looks_again_at_a_job_that_was_behind() -> None:
+def test_the_loop_continues_a_job_whose_thread_was_behind() -> None:
     engine = Looked(1)
     scheduler = Scheduler(engine)
     lane = scheduler.submit("slow", "interactive", segments("slow", 30))
@@ -527,7 +527,7 @@ def test_the_loop_looks_again_at_a_job_that_was_behind() -> None:
     engine.looked_often.clear()
     loop = EngineThread(scheduler)
     try:
-        # Nobody wakes the loop when a lane is taken from: it looks by itself.
+        # Reading from a lane does not wake the loop: it checks the lanes at intervals.
         assert engine.looked_often.wait(DEADLINE_S)
         heard = [hear(lane) for _ in range(30 * STEPS)]
         assert sum(chunk.last for chunk in chunks(heard)) == 30
@@ -536,17 +536,17 @@ def test_the_loop_looks_again_at_a_job_that_was_behind() -> None:
         assert loop.ended()
 
 
-def test_work_says_what_a_second_of_it_makes() -> None:
+def test_the_speech_rate_is_audio_per_second_of_work() -> None:
     assert Work().speech_rate(24_000) is None
     assert Work(busy_s=1.5, admission_s=0.5, samples=96_000).speech_rate(24_000) == 2.0
 
 
-def test_a_job_knows_since_when_it_has_a_row() -> None:
+def test_a_lane_has_the_time_of_the_first_row_of_its_job() -> None:
     scheduler = Scheduler(ToneEngine(rows=1))
     first, second = (scheduler.submit(job, "batch", segments(job, 1)) for job in "ab")
     scheduler.tick()
     assert first.first_row_at is not None
-    assert second.first_row_at is None, "there is one row"
+    assert second.first_row_at is None, "there is only one row"
 
 
 def test_a_lane_wakes_its_job() -> None:
@@ -560,20 +560,20 @@ def test_a_lane_wakes_its_job() -> None:
     assert lane.get(0) is error
 
 
-# Any jobs, in any order
+# Random jobs in any order
 
 
 @dataclass
 class Job:
-    """What is asked of the scheduler for one job."""
+    """A random job for the scheduler."""
 
     priority: Priority
     lengths: list[int]
     at_tick: int
     drop_after: int | None
-    """In ticks from its coming."""
+    """Number of ticks after its start; None: it is not dropped."""
     takes_every: int
-    """Its thread takes what lies in its lane at every so many-th tick."""
+    """Interval, in ticks, at which its thread empties its lane."""
 
 
 jobs_wanted = st.lists(
@@ -592,7 +592,7 @@ jobs_wanted = st.lists(
 
 @dataclass
 class Play:
-    """Any jobs played through a scheduler; what it promises is asserted at every tick."""
+    """Runs random jobs through a scheduler, and asserts its guarantees at every tick."""
 
     wanted: list[Job]
     rows: int
@@ -611,7 +611,7 @@ class Play:
     def play(self) -> None:
         tick, busy = 0, True
         while busy or tick <= 101 or not self.over:
-            assert tick < 20_000, "it never ends"
+            assert tick < 20_000, "the jobs do not end"
             self.come_and_go(tick)
             ready = self.ready()
             seated = len(self.engine.admitted)
@@ -634,13 +634,13 @@ class Play:
     def take(self, tick: int) -> None:
         for name, lane in self.lanes.items():
             if name in self.dropped:
-                assert taken(lane) == [], "a dropped job was given something"
+                assert taken(lane) == [], "a dropped job has got an event"
             elif tick % self.wanted[int(name)].takes_every == 0:
                 self.heard[name] += chunks(taken(lane))
 
     @property
     def over(self) -> bool:
-        """True if every segment of every job that was not dropped has been seated."""
+        """True if every segment of every job that was not dropped has been admitted."""
         return not any(self.waiting(name) for name in map(str, range(len(self.wanted))))
 
     def waiting(self, name: str) -> int:
@@ -649,14 +649,14 @@ class Play:
         return len(self.wanted[int(name)].lengths) - sum(job == name for job, _ in self.engine.admitted)
 
     def ready(self) -> list[str]:
-        """Jobs that could use a row and hold none."""
+        """Return the jobs that could use a row and have none."""
         held = self.engine.held
         return [
             name for name, lane in self.lanes.items() if self.waiting(name) and not lane.full and not held.get(name)
         ]
 
     def count_turns(self, ready: list[str], seated: list[str]) -> None:
-        """A job with no row is passed over by each of its peers once at most; batch work gives way to the rest."""
+        """Assert that each job of the same priority overtakes a waiting job at most once, and no batch job does."""
         for name in ready:
             before = seated[: seated.index(name)] if name in seated else seated
             rank = self.wanted[int(name)].priority
@@ -670,7 +670,7 @@ class Play:
 
 @settings(max_examples=80, derandomize=True)
 @given(wanted=jobs_wanted, rows=st.sampled_from([1, 2, 3, 4, 8]))
-def test_every_chunk_arrives_once_in_order_and_nobody_waits_for_ever(wanted: list[Job], rows: int) -> None:
+def test_every_chunk_arrives_once_and_in_order_and_no_job_starves(wanted: list[Job], rows: int) -> None:
     play = Play(wanted, rows)
     play.play()
     assert play.engine.free == rows

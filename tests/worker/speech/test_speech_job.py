@@ -1,4 +1,4 @@
-"""From a job's spec to segments, and from chunks back to the order of the text. No Redis is asked anything."""
+"""The segments of a speech, and the order of its chunks. No test uses Redis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXT = (
 
 
 class Bilingual:
-    """An engine with three voices that says nothing: for what is decided before anything is said."""
+    """An engine with three voices that cannot speak: enough for a plan."""
 
     name = "piper"
     model = "none"
@@ -59,7 +59,7 @@ class Bilingual:
 
 
 @pytest.mark.parametrize("asked", ["auto", "tone"])
-def test_a_plan_says_the_whole_text_in_the_engines_pieces(asked: str) -> None:
+def test_a_plan_covers_the_whole_text_with_pieces_within_the_limits(asked: str) -> None:
     engine = ToneEngine()
     segments = plan_speech(JobSpec(TEXT, engine=asked, seed=5, speed=1.5), "a-run", engine)
     pieces = split(TEXT, "en", engine.limits("en"))
@@ -73,7 +73,7 @@ def test_a_plan_says_the_whole_text_in_the_engines_pieces(asked: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "***", "— … —", "🎉"])
-def test_where_there_is_nothing_to_say_a_plan_is_empty(text: str) -> None:
+def test_the_plan_of_a_text_without_words_is_empty(text: str) -> None:
     assert plan_speech(JobSpec(text), "a-run", ToneEngine()) == []
 
 
@@ -83,7 +83,7 @@ def test_the_plan_of_a_job_is_the_same_in_every_run() -> None:
     assert first == second
 
 
-def test_the_language_that_was_asked_for_decides_on_the_limits() -> None:
+def test_the_limits_are_those_of_the_requested_language() -> None:
     french = plan_speech(JobSpec(TEXT, language="fr"), "a-run", Bilingual())
     assert {(segment.voice.name, segment.language) for segment in french} == {("amelie", "fr-fr")}
     assert max(len(segment.text) for segment in french) <= 40
@@ -92,7 +92,7 @@ def test_the_language_that_was_asked_for_decides_on_the_limits() -> None:
     assert max(len(segment.text) for segment in english) > 40
 
 
-def test_another_engines_job_is_refused() -> None:
+def test_a_job_for_another_engine_is_refused() -> None:
     with pytest.raises(UnknownEngineError, match=r"speaks with tone, not piper"):
         plan_speech(JobSpec("x", engine="piper"), "a-run", ToneEngine())
 
@@ -101,14 +101,14 @@ def test_another_engines_job_is_refused() -> None:
     ("wanted", "hint"),
     [("amelia", "did you mean amelie"), ("jane", "jane#1"), ("zzzzz", "there is: amelie, jane#1, joe")],
 )
-def test_an_unknown_voice_is_refused_with_the_near_names(wanted: str, hint: str) -> None:
+def test_an_unknown_voice_is_refused_with_similar_names(wanted: str, hint: str) -> None:
     with pytest.raises(UnknownVoiceError, match=rf"engine piper has no voice '{wanted}'.*{hint}") as refused:
         plan_speech(JobSpec("x", voice=wanted), "a-run", Bilingual())
     assert isinstance(refused.value, InvalidJobError)
     assert refused.value.code == "unknown-voice"
 
 
-def test_an_unknown_language_is_refused_with_what_the_voice_speaks() -> None:
+def test_an_unknown_language_is_refused_with_similar_tags() -> None:
     with pytest.raises(UnknownLanguageError, match=r"voice joe does not speak de .*en-gb, en-us.*another voice"):
         plan_speech(JobSpec("x", voice="joe", language="de"), "a-run", Bilingual())
 
@@ -132,26 +132,28 @@ def test_an_unknown_language_is_refused_with_what_the_voice_speaks() -> None:
         ((), "de", "de"),
     ],
 )
-def test_a_voice_speaks_the_tag_that_fits(languages: tuple[str, ...], wanted: str | None, spoken: str) -> None:
+def test_the_tag_of_a_voice_that_fits_the_wanted_language_is_spoken(
+    languages: tuple[str, ...], wanted: str | None, spoken: str
+) -> None:
     assert Voice("v", languages).language(wanted) == spoken
 
 
 @pytest.mark.parametrize(
     ("languages", "wanted"), [(("en-us",), "de"), (("en-us",), "en-gb"), (("es",), "e"), (("en-us",), "us")]
 )
-def test_a_voice_does_not_speak_another_language_for_want_of_better(languages: tuple[str, ...], wanted: str) -> None:
+def test_a_voice_without_the_wanted_language_is_refused(languages: tuple[str, ...], wanted: str) -> None:
     with pytest.raises(UnknownLanguageError, match=rf"voice v does not speak {wanted}"):
         Voice("v", languages).language(wanted)
 
 
-def test_without_a_name_it_is_the_first_voice() -> None:
+def test_without_a_name_the_first_voice_is_used() -> None:
     assert find(None, Bilingual().voices, "piper").name == "amelie"
 
 
 @pytest.mark.parametrize(
     ("language", "name"), [("en", "joe"), ("en-gb", "joe"), ("fr", "amelie"), ("de", "amelie"), (None, "amelie")]
 )
-def test_without_a_name_it_is_the_first_voice_of_the_language_if_there_is_one(language: str | None, name: str) -> None:
+def test_without_a_name_the_first_voice_of_the_language_is_preferred(language: str | None, name: str) -> None:
     assert find(None, Bilingual().voices, "piper", language).name == name
 
 
@@ -163,7 +165,7 @@ def test_without_a_name_it_is_the_first_voice_of_the_language_if_there_is_one(la
     [(0, 0, 3529370323), (0, 1, 1228612563), (1, 0, 3175587914), (7, 3, 1550427951), (MAX_SEED, 999, 4135297126)],
 )
 def test_a_segments_seed_never_changes(seed: int, index: int, derived: int) -> None:
-    # A job that was begun by one version of the worker is ended by another.
+    # One version of the worker may continue a job that another version has begun.
     assert segment_seed(seed, index) == derived
 
 
@@ -182,7 +184,7 @@ def chunk(index: int, number: int, *, last: bool) -> AudioChunk:
 
 @st.composite
 def interleaved(draw: st.DrawFn) -> tuple[list[int], list[AudioChunk]]:
-    """Draw the segments of a job, from any one on, and an order in which an engine may give their chunks."""
+    """Draw consecutive segments of a job, and an order in which an engine may return their chunks."""
     first = draw(st.integers(0, 5))
     counts = draw(st.lists(st.integers(1, 5), max_size=8))
     order = list(range(first, first + len(counts)))
@@ -197,14 +199,16 @@ def interleaved(draw: st.DrawFn) -> tuple[list[int], list[AudioChunk]]:
 
 
 def no_more_than(chunks: list[AudioChunk]) -> Iterator[AudioChunk]:
-    """Yield chunks, as a lane does: who asks for more than there is would wait for ever."""
+    """Yield chunks; fail the test if more are requested, for which a lane would wait for ever."""
     yield from chunks
-    pytest.fail("asked for a chunk after the last")
+    pytest.fail("a chunk after the last one was requested")
 
 
 @settings(max_examples=200, derandomize=True)
 @given(interleaved())
-def test_chunks_come_in_the_order_of_the_text_and_none_is_lost(drawn: tuple[list[int], list[AudioChunk]]) -> None:
+def test_chunks_are_yielded_in_the_order_of_the_text_and_none_is_lost(
+    drawn: tuple[list[int], list[AudioChunk]],
+) -> None:
     order, chunks = drawn
     came = [tuple(one.pcm) for one in in_order(no_more_than(chunks), order)]
     assert came == sorted(tuple(one.pcm) for one in chunks)
@@ -212,7 +216,7 @@ def test_chunks_come_in_the_order_of_the_text_and_none_is_lost(drawn: tuple[list
 
 @settings(max_examples=100, derandomize=True)
 @given(interleaved())
-def test_a_chunk_is_given_on_as_soon_as_it_may(drawn: tuple[list[int], list[AudioChunk]]) -> None:
+def test_a_chunk_is_yielded_as_soon_as_its_turn_comes(drawn: tuple[list[int], list[AudioChunk]]) -> None:
     order, chunks = drawn
     taken = 0
 
@@ -226,7 +230,7 @@ def test_a_chunk_is_given_on_as_soon_as_it_may(drawn: tuple[list[int], list[Audi
     latest = -1
     for came in in_order(counted(), order):
         latest = max(latest, places[id(came)])
-        assert taken == latest + 1, "it waited for a chunk that it did not need"
+        assert taken == latest + 1, "more chunks were read than needed"
 
 
 def test_no_segments_need_no_chunks() -> None:

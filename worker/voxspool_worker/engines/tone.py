@@ -45,7 +45,7 @@ class _ToneRow:
     segment: SpeechSegment
     samples: npt.NDArray[np.int16]
     emitted: int = 0
-    """How many of the samples were returned by `step`."""
+    """Number of samples that `step` has returned."""
 
 
 class ToneEngine:

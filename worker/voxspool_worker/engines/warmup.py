@@ -26,7 +26,7 @@ WORDS: Final = "Good morning, all."
 
 @dataclass(frozen=True, slots=True)
 class WarmUpResult:
-    """How long the warm-up took, and how much audio it produced."""
+    """The duration of the warm-up and of its audio, in seconds."""
 
     elapsed_s: float
     audio_s: float

@@ -1,7 +1,4 @@
-"""Why a running job must end early: one flag a job, set by any thread, checked by the job's thread at each chunk.
-
-It uses neither Redis nor an engine. Everything else flows from the text to the stream; this goes the other way.
-"""
+"""The cancel token of a running job: any thread sets it, and the job's thread checks it at each chunk."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ class Reason(enum.Enum):
 
 
 class EndedEarlyError(Exception):
-    """Raised in the job's own thread where it looks at its token."""
+    """Raised by a check of the cancel token, in the job's own thread: the job must end."""
 
     def __init__(self, reason: Reason, by: str = "") -> None:
         super().__init__(reason.value)
@@ -33,7 +30,7 @@ class EndedEarlyError(Exception):
 
 
 class CancelToken:
-    """A job's flag and its deadline."""
+    """The request to end one job early, and the deadline of the job."""
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -46,11 +43,11 @@ class CancelToken:
 
     @property
     def remaining_s(self) -> float:
-        """Seconds to the deadline, never below 0."""
+        """Time until the deadline in seconds, 0 or more."""
         return max(0.0, self._deadline - self._clock())
 
     def end(self, reason: Reason, by: str = "") -> None:
-        """Ask the job to end; the first reason stays. From any thread."""
+        """Ask the job to end; later reasons are ignored. Any thread may call it."""
         with self._lock:
             self._ended = self._ended or EndedEarlyError(reason, by)
             self._ended_at = self._ended_at or self._clock()
@@ -59,12 +56,12 @@ class CancelToken:
         wake()
 
     def ended_at(self, now_s: float) -> float:
-        """Return when the job was asked to end, or its time was up; `now_s`, where neither is so."""
+        """Return when the job was asked to end or reached its deadline; `now_s` if neither has happened."""
         asked_at = self._ended_at or now_s
         return min(asked_at, self._deadline, now_s)
 
     def on_end(self, wake: Callable[[], None]) -> None:
-        """Set the call that wakes the job's thread."""
+        """Set the function that wakes the job's thread; call it at once if the job was already asked to end."""
         with self._lock:
             self._wake = wake
             ended = self._ended is not None
@@ -72,17 +69,17 @@ class CancelToken:
             wake()
 
     def stand_still(self, wait_s: float) -> None:
-        """Wait while nothing can be done for the job; that does not use up its time. Raises EndedEarlyError."""
+        """Wait without using up the job's time, and check the token afterwards. Raises EndedEarlyError."""
         self._asked.wait(wait_s)
         self.give_back(wait_s)
         self.check()
 
     def give_back(self, spent_s: float) -> None:
-        """Move the deadline: the job could do nothing in that time. By the job's own thread."""
+        """Move the deadline by a time in which the job could not continue. Only the job's own thread may call it."""
         self._deadline += spent_s
 
     def check(self) -> None:
-        """Raise EndedEarlyError if the job was asked to end, or its time is up."""
+        """Raise EndedEarlyError if the job was asked to end, or is past its deadline."""
         if self._ended:
             raise self._ended
         if self._clock() >= self._deadline:

@@ -1,4 +1,4 @@
-"""One run of one job, and its names in RQ: its lease, and RQ's record of the run. Values; no input or output."""
+"""One run of one job, and its names in RQ: its lease, and RQ's record of the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class JobExecution:
 
     @property
     def lease_key(self) -> str:
-        """Sorted set: the runs of the queue's jobs, by the end of their lease. A run that is not in it has none."""
+        """Sorted set: the runs of the queue's jobs, by the end of their lease. A run that is not in it has no lease."""
         return f"rq:wip:{self.queue}"
 
     @property

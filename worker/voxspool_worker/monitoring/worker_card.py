@@ -1,4 +1,4 @@
-"""Make the card of a live worker: what it offers and how fast it is, for producers and for `voxspool status`.
+"""Create the card of a live worker: what it offers and how fast it is, for producers and for `voxspool status`.
 
 The fields are part of the wire protocol (docs/protocol.md); `voxspool.workers` reads them.
 """

@@ -1,1 +1,1 @@
-"""Chapters of a book: their segments are planned, shared between workers, spoken, checked and stored."""
+"""Narrate chapters of a book: plan their segments, share them between workers, speak, check and store them."""

@@ -47,12 +47,12 @@ CLIPPED_SHARE: Final = 0.001
 SILENT_SHARE: Final = 0.7
 """Largest share of silent frames, in audio longer than SILENT_LEAST_S."""
 SILENT_LEAST_S: Final = 1.0
-"""Audio up to this length, in seconds, may be silent for any share: a short word has as much silence around it."""
+"""Length in seconds up to which audio may have any share of silence: a short word has as much silence around it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioMeasurements:
-    """What was measured in the samples of a segment."""
+    """The measurements of a segment's samples."""
 
     duration_s: float
     level_dbfs: float

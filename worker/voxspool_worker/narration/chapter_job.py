@@ -1,4 +1,4 @@
-"""The job of a chapter: claim its stream, offer its segments to all segment workers, and publish their marks in order.
+"""Run the job of a chapter: offer its segments to all segment workers, and publish their marks in order.
 
 The job itself speaks nothing: segment workers do, in this process and in others. It may die at any time: the next run
 finds the marks in the stream, the outcomes in the segment queue and the audio in the store. The pipeline begins and
@@ -65,7 +65,7 @@ _Result = TypeVar("_Result")
 
 
 class Narrator:
-    """Runs the jobs of chapters. Shared by the threads of all such jobs; holds the state of none."""
+    """Runs the jobs of chapters. The threads of all such jobs share it; it has no state of a single job."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class _ChapterJob:
         self._engine = narrator.engine
         self._chapter: RunningChapter | None = None
         self._repeated: set[int] = set()
-        """The segments with the same key as an earlier one: the audio of that one is theirs."""
+        """The segments with the same key as an earlier one, whose audio they use."""
         self._counts: Counter[str] = Counter()
 
     def plan(self, job: JobRun) -> list[SpeechSegment]:
@@ -122,7 +122,7 @@ class _ChapterJob:
         return plan.segments
 
     def speak(self, job: JobRun, segments: Sequence[SpeechSegment]) -> None:
-        """Have the segments spoken that the store lacks, and publish the marks of all."""
+        """Let segment workers speak the segments that the store lacks, and publish the marks of all."""
         assert self._chapter, "the pipeline plans a job first"
         results = SegmentResults(self._chapter, self._narrator.store_handle.store(), job)
         missing = results.open(segments)
@@ -156,8 +156,8 @@ class _ChapterJob:
         if any(card.store == store for card in live if card.queues and card.engine == name):
             raise NeedsOtherWorkerError(f"the chapter's segment store is {store}, and another worker has it")
         raise StoreError(
-            f"the chapter's segment store is {store}, and no worker of {name} has it; start workers with the "
-            "VOXSPOOL_STORE that the narrator has"
+            f"the chapter's segment store is {store}, and no worker of {name} has it; start workers with the same "
+            "VOXSPOOL_STORE as the narrator"
         )
 
     def _publish(self, job: JobRun, plan: SegmentPlan, segment: SpeechSegment, outcome: SegmentOutcome) -> None:
@@ -178,10 +178,10 @@ class _ChapterJob:
 
 
 class SegmentResults:
-    """The outcomes of a chapter's segments that its job knows so far, by their keys. Used by the job's thread."""
+    """The known outcomes of a chapter's segments, by their keys. Only the job's thread uses it."""
 
     def __init__(self, chapter: RunningChapter, store: Store, job: JobRun) -> None:
-        """Prepare; `open` must be called first."""
+        """Store the parts. Call `open` before `wait_for`."""
         self._plan = chapter.plan
         self._queue = chapter.segment_queue
         self._store = store
@@ -193,7 +193,7 @@ class SegmentResults:
         chapter.on_segment = self._news.set
 
     def open(self, segments: Iterable[SpeechSegment]) -> int:
-        """Find the outcomes that exist already, and offer the other segments. Return how many were offered."""
+        """Find the outcomes that exist already, and offer the other segments. Return the number of those."""
         self._write(self._queue.take)
         self._results_read = 0
         while self._read():
@@ -206,7 +206,7 @@ class SegmentResults:
         return len(missing)
 
     def wait_for(self, segment: SpeechSegment) -> SegmentOutcome:
-        """Wait for the outcome of a segment. Raises EndedEarlyError if the job must end, RedisError."""
+        """Wait for the outcome of a segment and return it. Raises EndedEarlyError if the job must end; RedisError."""
         key = self._plan.keys[segment.index]
         while key not in self._outcomes:
             self._news.clear()
@@ -237,7 +237,7 @@ class SegmentResults:
         return self._queue.announce()
 
     def _look_up(self, wanted: dict[str, int]) -> None:
-        """Find the segments that the store has, by key. Raises StoreError if it fails, EndedEarlyError."""
+        """Find the segments that the store has, by key. Raises StoreError if it fails, and EndedEarlyError."""
         threads = ThreadPoolExecutor(STORE_LOOKUPS, "lookup")
         try:
             lookups = {
@@ -258,5 +258,5 @@ class SegmentResults:
                 return lookup.result(RESULTS_POLL_S)
 
     def _write(self, act: Callable[[], _Result]) -> _Result:
-        """Call `act`, which writes to Redis, as soon as Redis has memory for it."""
+        """Call `act`, which writes to Redis, and retry while Redis has no memory for it. Return its result."""
         return retry_while_redis_is_full(act, self._job.token.stand_still, f"job={self._job.run.job}")

@@ -1,6 +1,6 @@
-"""The chapters whose segments this process may speak: first its own, then those of other workers, the oldest first.
+"""List the chapters whose segments this process may speak: first its own, then those of other workers, oldest first.
 
-Another worker's chapter is planned here from its job; the digest of the plan shows whether both plans are the same.
+This process plans another worker's chapter again from its job; equal digests show that both plans are the same.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class RunningChapter:
 
 
 class RunningChapters:
-    """The list of these chapters. `add` and `remove` may be called from any thread, the rest from one at a time."""
+    """The list of chapters. Any thread may call `add` and `remove`; only one thread at a time may call the rest."""
 
     def __init__(
         self, engine: Engine, scripts: SegmentScripts, store_handle: StoreHandle, argument_of: Callable[[str], object]
     ) -> None:
-        """Prepare; `argument_of` returns the argument of a job."""
+        """Create an empty list; `argument_of` returns the argument of a job."""
         self._engine = engine
         self._scripts = scripts
         self._store_handle = store_handle
@@ -62,7 +62,7 @@ class RunningChapters:
                 del self._own[chapter.job]
 
     def exclude(self, chapter: RunningChapter) -> None:
-        """Do not yield a chapter again unless it is this worker's own: it is over, or its plan differs."""
+        """Do not yield a chapter again unless it is this worker's own: it has ended, or its plan differs."""
         self._others[chapter.job] = None
 
     def in_order(self) -> Iterator[RunningChapter]:
@@ -77,7 +77,7 @@ class RunningChapters:
                 yield other
 
     def _other(self, job: str) -> RunningChapter | None:
-        """Return the chapter of another worker, which is planned when it is first looked at."""
+        """Return the chapter of another worker, or None if it cannot be spoken here; plan it at the first call."""
         if job not in self._others:
             self._others[job] = self._planned(job)
         return self._others[job]

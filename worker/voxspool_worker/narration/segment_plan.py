@@ -1,9 +1,8 @@
 """Split a chapter of a book into segments, each with the key under which its audio is stored.
 
-A chapter gives the same plan on every worker with the same engine, model and voices. Workers that help with a chapter
-speak by their own plan, and its digest shows that it equals the owner's. The key and the seed of a segment depend on
-its text and its sound, not on its place: an edit elsewhere changes neither. This module uses text, voices and hashes,
-not Redis.
+A chapter has the same plan on every worker with the same engine, model and voices. Workers that help with a chapter
+make their own plan, and its digest shows that it equals the owner's. The key and the seed of a segment depend on its
+text and its sound, not on its position: an edit elsewhere changes neither.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class SegmentPlan:
     """The segments of a chapter in order, and the key of each in the store."""
 
     segments: list[SpeechSegment]
-    """Their spans count characters of the chapter's text. A passage's pause is part of its last segment's."""
+    """Spans count characters of the chapter's text. The pause of a passage is added to that of its last segment."""
     keys: list[str]
     store: str
     """The id of the store that the keys belong to."""
@@ -49,7 +48,7 @@ class SegmentPlan:
 
 
 def plan_chapter(chapter: ChapterSpec, engine: Engine, job: str) -> SegmentPlan:
-    """Split a chapter for an engine; `job` is what becomes `SpeechSegment.job`.
+    """Split a chapter into segments for an engine; `job` is their `SpeechSegment.job`.
 
     Raises UnknownEngineError, UnknownVoiceError, UnknownLanguageError, InvalidJobError or MissingExtraError.
     """

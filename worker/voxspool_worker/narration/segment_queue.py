@@ -1,8 +1,7 @@
-"""The segments of a chapter, shared between workers through Redis: which are unspoken, who holds which, the outcomes.
+"""Share the segments of a chapter between workers through Redis: unspoken segments, leases and outcomes.
 
-Redis holds only numbers and words: the text is in the job, the audio in the segment store. Each decision is one script,
-so any number of workers may ask at once; a worker that dies loses its leases and nothing else. This module uses no
-engine, no store and no threads.
+Redis has only numbers and words: the text is in the job, the audio in the segment store. Each decision is one script,
+so any number of workers may claim at once; a worker that dies loses only its leases.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ if TYPE_CHECKING:
     from voxspool.store.segments import StoredSegment
 
 LEASE_S: Final = 9
-"""How long a worker holds a segment without renewing its lease, in seconds: three renewals, as for a job's lease."""
+"""Duration of the lease of a segment, in seconds: three intervals between renewals, as for the lease of a job."""
 MAX_SEGMENT_DEATHS: Final = 2
-"""A segment in which so many workers died is not spoken again; its outcome is "poison"."""
+"""Number of workers that may die in a segment; it is then not spoken again, and its outcome is "poison"."""
 PAGE: Final = 500
 """Largest number of segments, or of results, in one command."""
 OUTCOME_KINDS: Final = ("spoken", "found", "engine", "poison")
-"""The outcomes of a segment: it was spoken; the store had it; the engine failed twice; workers died of it."""
+"""The outcomes of a segment: it was spoken; the store had it; the engine failed twice; too many workers died in it."""
 
 
 class SegmentOutcome(NamedTuple):
-    """What became of a segment: the facts for its mark. Its JSON, a list of these fields, is an item of the results."""
+    """The outcome of a segment, with the facts for its mark. Redis has it as a JSON list of these fields."""
 
     segment: int
     """Counts from 0."""
@@ -75,7 +74,7 @@ class SegmentQueue:
     """The segment queue of one chapter. All methods may be called from any thread, and raise RedisError."""
 
     def __init__(self, scripts: SegmentScripts, job: str, engine: str, digest: str) -> None:
-        """Prepare; nothing is sent yet. `digest` is that of the chapter's plan; `close` works without it."""
+        """Store the names; send nothing yet. `digest` is that of the chapter's plan; `close` works without it."""
         self._scripts = scripts
         self._job = job
         self._narrating = keys.narrating(engine)
@@ -94,16 +93,16 @@ class SegmentQueue:
         self._scripts.redis.expire(self._keys[1], keys.POOL_TTL_S)
 
     def announce(self) -> bool:
-        """Add the chapter to those that other workers look at. Return False if Redis has lost the queue."""
+        """Add the chapter to the list that other workers read. Return False if Redis has lost the queue."""
         redis = self._scripts.redis
         redis.zadd(self._narrating, {self._job: redis.time()[0]}, nx=True)
         redis.expire(self._narrating, keys.POOL_TTL_S)
         return bool(redis.exists(self._keys[0]))
 
     def claim(self, holder: str, *, count_deaths: bool, alone: bool) -> SegmentClaim | str:
-        """Lease the next segment to `holder`. Return why there is none: `none`, `suspect`, `over` or `other`.
+        """Lease the next segment to `holder` and return it, or return why not: `none`, `suspect`, `over` or `other`.
 
-        These words, and the two conditions, are explained in claim_segment.lua.
+        claim_segment.lua explains these words and the two conditions.
         """
         reply: Any = self._scripts.claim(
             keys=[*self._keys, keys.control(self._job)],
@@ -152,5 +151,5 @@ def narrated_jobs(redis: Redis, engine: str) -> list[str]:
 
 
 def _name(index: int) -> str:
-    """Return the name of a segment in Redis, which sorts names by their letters: six digits."""
+    """Return the name of a segment in Redis: six digits, because Redis sorts names as text."""
     return f"{index:06d}"

@@ -1,7 +1,6 @@
-"""Speak one segment of a chapter: have the engine speak it, check its audio, speak it again if need be, and store it.
+"""Speak one segment of a chapter with the engine, check its audio, speak it again if it has a fault, and store it.
 
-Each segment is a job of its own for the scheduler, so a listener's job gets the row when the segment ends. This module
-uses the store, the engine and the scheduler; it does not use Redis.
+Each segment is a job of its own for the scheduler, so a listener's job can get the row when the segment ends.
 """
 
 from __future__ import annotations
@@ -42,14 +41,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS: Final = 3
-"""How often a segment is spoken, at most, while its audio has a fault. After that the attempt with the fewest faults is
-kept."""
+"""Largest number of attempts at a segment whose audio has a fault; then the attempt with the fewest faults is kept."""
 CHUNK_WAIT_S: Final = 1.0
-"""Longest wait for a chunk of audio, in seconds, before the thread looks whether it must stop."""
+"""Longest wait for a chunk of audio, in seconds, before the thread checks whether it must stop."""
 
 
 class SegmentDroppedError(Exception):
-    """The segment that is being spoken is no longer wanted from this process."""
+    """This process must stop speaking the segment: it was dropped."""
 
 
 @dataclass(slots=True)
@@ -95,7 +93,7 @@ class SegmentAttempt:
 
 
 class SegmentSpeaker:
-    """Speaks claimed segments. Shared by all segment threads; holds the state of none."""
+    """Speaks claimed segments. All segment threads share it; it has no state of a single segment."""
 
     def __init__(
         self,
@@ -106,7 +104,7 @@ class SegmentSpeaker:
         worker: str,
         stopping: threading.Event,
     ) -> None:
-        """Prepare. `worker` is the worker's name, for the store; `stopping` is set when the process ends."""
+        """Store the parts. `worker` is the worker's name, for the store; `stopping` is set when the process ends."""
         self._engine = engine
         self._scheduler = scheduler
         self._store_handle = store_handle
@@ -117,8 +115,8 @@ class SegmentSpeaker:
     def speak(self, claimed: ClaimedSegment) -> SegmentOutcome:
         """Speak a segment and store it, unless the store has it. Return its outcome, also if it could not be spoken.
 
-        Raises SegmentDroppedError if the segment was dropped meanwhile, EngineLostError if the engine failed as a whole
-        or the process ends.
+        Raises SegmentDroppedError if the segment was dropped meanwhile, and EngineLostError if the engine does not work
+        any more or the process ends.
         """
         index = claimed.claim.index
         try:
@@ -126,7 +124,7 @@ class SegmentSpeaker:
         except SegmentError as error:
             log.warning("segment.unspeakable job=%s segment=%d error=%s", claimed.chapter.job, index, error)
             return SegmentOutcome(index, "engine", seed=claimed.segment.seed, tries=2)
-        except VoxspoolError as error:  # the store refuses, the voice is gone …: the next segment would fail too
+        except VoxspoolError as error:  # the store fails, the voice was removed …: the next segment would fail, too
             return SegmentOutcome(index, error.code, fault=str(error))
 
     def _find(self, claimed: ClaimedSegment) -> SegmentOutcome | None:
@@ -169,9 +167,9 @@ class SegmentSpeaker:
             self._observer.voice_ready(prepared)
 
     def _speak_once(self, claimed: ClaimedSegment, segment: SpeechSegment) -> SegmentAttempt:
-        """Have the engine speak a segment, and check its audio.
+        """Speak a segment with the engine, and check its audio.
 
-        Raises SegmentError if the engine cannot, or does not stop.
+        Raises SegmentError if the engine cannot speak it, or does not stop.
         """
         claimed.lane = lane = self._scheduler.submit(claimed.holder, "batch", [segment])
         try:
@@ -186,7 +184,7 @@ class SegmentSpeaker:
         return SegmentAttempt(pcm, spoken, measured, faults, elapsed_s)
 
     def _receive(self, claimed: ClaimedSegment, lane: Lane, segment: SpeechSegment) -> tuple[Pcm, SpokenSegment]:
-        """Return a segment's whole audio, and how it came out."""
+        """Return the complete audio of a segment, and its seed, attempts and fault."""
         limit_s = AUDIO_BASE_S + AUDIO_PER_CHAR_S * len(segment.text) / segment.speed
         parts: list[Pcm] = []
         samples = 0
@@ -202,7 +200,10 @@ class SegmentSpeaker:
         return np.concatenate(parts), chunk.spoken or SpokenSegment(segment.seed)
 
     def _chunks(self, claimed: ClaimedSegment, lane: Lane) -> Iterator[AudioChunk]:
-        """Yield the chunks of a segment as the engine makes them, without an end. Raises what the engine raised."""
+        """Yield the chunks of a segment as the engine makes them; the caller stops at the last one.
+
+        Raises the errors of the engine, SegmentDroppedError, and EngineLostError if the process ends.
+        """
         while not self._stopping.is_set():
             event = None if claimed.dropped else lane.get(CHUNK_WAIT_S)
             if claimed.dropped:
@@ -214,7 +215,7 @@ class SegmentSpeaker:
         raise EngineLostError("the worker ends")
 
     def _store(self, claimed: ClaimedSegment, attempts: list[SegmentAttempt]) -> SegmentOutcome:
-        """Store the attempt with the fewest faults. Return what the store has from now on: perhaps another worker's."""
+        """Store the attempt with the fewest faults. Return the outcome that the store has, perhaps another worker's."""
         segment, best = claimed.segment, min(attempts, key=lambda one: len(one.faults))
         tries, elapsed_s = sum(one.spoken.tries for one in attempts), sum(one.elapsed_s for one in attempts)
         fault = best.faults[0] if best.faults else ""

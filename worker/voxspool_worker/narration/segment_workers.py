@@ -1,8 +1,7 @@
 """The threads that claim segments of chapters, this worker's and other workers', speak them and report the outcomes.
 
 Each thread holds one segment at a time. There is one thread for each row that batch work may use, and one more whose
-segment waits, so that an engine with one row never idles between two segments. Another thread renews the leases. This
-module uses segment queues; it knows neither streams nor RQ.
+segment waits, so that an engine with one row is never idle between two segments. Another thread renews the leases.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class SegmentWorkers:
         argument_of: Callable[[str], object],
         redis_is_new: Callable[[], bool],
     ) -> None:
-        """Prepare; nothing is spoken before `start`.
+        """Create the parts; `start` starts the threads.
 
         `argument_of` returns the argument of a job. `redis_is_new` returns whether Redis was unreachable shortly
         before, so that leases may have expired although their holders live.
@@ -95,14 +94,14 @@ class SegmentWorkers:
         self._wake.set()
 
     def close(self) -> None:
-        """Claim no more segments; those that are held are spoken to their end."""
+        """Claim no more segments; the threads still speak those that they hold."""
         self._closing = True
 
     def give_back(self, deadline: float) -> None:
-        """Claim no more segments and drop those that are held, so that others can have them at once.
+        """Claim no more segments, and drop the held ones, so that others can claim them at once.
 
-        Wait for the threads until `deadline`, by the monotonic clock. The segments of threads that hang, in a voice or
-        in a store, are given back in their place.
+        Wait for the threads until `deadline`, by the monotonic clock. Then give back the segments of threads that have
+        not reacted, because they prepare a voice or wait for a store.
         """
         self._closing = True
         self._drop(self._snapshot())
@@ -131,7 +130,7 @@ class SegmentWorkers:
             try:
                 self._speak(held)
             except EngineLostError:
-                return  # not given back: the process ends, and the lease that expires counts as a death
+                return  # not given back: the process ends, and the expired lease counts as a death
             finally:
                 self._release(held)
 
@@ -162,10 +161,10 @@ class SegmentWorkers:
         return None
 
     def _claim(self) -> ClaimedSegment | None:
-        """Claim a segment; return None if there is none, or this is not the time.
+        """Claim a segment and return it, or return None if none may be claimed now.
 
-        A segment in which a worker died is spoken alone, so that only it is blamed for a second death: while it is
-        held nothing else is claimed, and while it waits nothing else is claimed, until it can be.
+        A segment in which a worker died is spoken alone, so that it is known as the cause of a second death: nothing
+        else is claimed while it is held, or while it waits for the other segments to end.
         """
         before = self._snapshot()
         if self._closing or not self._store_handle.id or any(held.claim.deaths for held in before):
@@ -206,7 +205,7 @@ class SegmentWorkers:
             return list(self._held.values())
 
     def _renew_leases(self) -> None:
-        """Renew the leases of all segments that are held, again and again: the body of a thread."""
+        """Renew the leases of all held segments every RENEW_S seconds: the body of a thread."""
         while not self._stopping.wait(RENEW_S):
             self._renew_all()
 
@@ -219,7 +218,7 @@ class SegmentWorkers:
             self._safely(functools.partial(self._renew, held_segments))
 
     def _renew(self, held_segments: list[ClaimedSegment]) -> None:
-        """Renew the leases of segments of one chapter; drop the segments that another worker holds by now."""
+        """Renew the leases of segments of one chapter; drop the segments that another worker holds meanwhile."""
         queue = held_segments[0].chapter.segment_queue
         lost = queue.renew({held.claim.index: held.holder for held in held_segments})
         self._drop([held for held in held_segments if held.claim.index in lost])
@@ -231,7 +230,7 @@ class SegmentWorkers:
 
     @staticmethod
     def _safely(act: Callable[[], _Result]) -> _Result | None:
-        """Call `act` and return its result; log an error and return None, so that the thread lives on."""
+        """Call `act` and return its result; on an error, log it and return None, so that the thread continues."""
         try:
             return act()
         except RedisError as error:

@@ -1,4 +1,4 @@
-"""The worker's segment store: opened by a thread of its own, because it may be remote, and retried until it opens.
+"""Open the worker's segment store in a thread of its own, because it may be remote, and retry until it opens.
 
 A worker whose store cannot be opened still speaks the jobs that need no store.
 """
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 REOPEN_S: Final = 30.0
 """Wait before the next attempt to open the store, in seconds."""
 OPEN_LIMIT_S: Final = 10.0
-"""How long a chapter waits for the first attempt to open the store, in seconds."""
+"""Longest wait of a chapter for the first attempt to open the store, in seconds."""
 RETRY_WAITS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Waits between attempts to read or write a segment, in seconds; after the last attempt, the chapter fails."""
 
@@ -29,10 +29,10 @@ _Result = TypeVar("_Result")
 
 
 class StoreHandle:
-    """The segment store of a worker, or the reason why it is not open. All methods may be called from any thread."""
+    """The segment store of a worker, or the reason why it is not open. Any thread may call all methods."""
 
     def __init__(self, place: str | Path) -> None:
-        """Prepare to open the store in a folder or at a URL; `start` begins."""
+        """Store the folder or URL of the segment store; `start` opens it."""
         self._place = place
         self._attempted = threading.Event()
         self._stopping = threading.Event()
@@ -75,7 +75,7 @@ class StoreHandle:
             self._stopping.wait(REOPEN_S)
 
     def _note(self, problem: str) -> None:
-        """Remember why the store is not open; log it unless it is the same as before."""
+        """Store the reason why the store is not open, and log it if it is a new one."""
         if problem != self._problem:
             log.warning("store.away error=%s", problem)
         self._problem = problem
@@ -84,7 +84,7 @@ class StoreHandle:
 def retry_store(act: Callable[[], _Result], wait: Callable[[float], object]) -> _Result:
     """Call `act`, which uses the store, and return its result; retry with backoff: remote stores fail now and then.
 
-    `wait` spends the seconds that it is passed. Raises StoreError if the last attempt fails too.
+    `wait` waits for the number of seconds that it receives. Raises StoreError if the last attempt fails, too.
     """
     for wait_s in (*RETRY_WAITS_S, None):
         try:
@@ -92,6 +92,6 @@ def retry_store(act: Callable[[], _Result], wait: Callable[[float], object]) -> 
         except (StoreError, OSError) as error:
             log.warning("store.away error=%s", error)
             if wait_s is None:
-                raise StoreError(f"the segment store refuses ({error}); repair it, and narrate again") from error
+                raise StoreError(f"the segment store failed ({error}); repair it, and narrate again") from error
             wait(wait_s)
     raise AssertionError

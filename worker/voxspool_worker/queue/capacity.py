@@ -1,4 +1,4 @@
-"""How many jobs the worker may take now: slots, quarantined jobs, chapters of books."""
+"""Decide whether the worker may take another job: slots, quarantined jobs, chapters of books."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 WAIT_S: Final = 1.0
 """Longest wait of the main thread, in seconds, before it looks again at queues, slots and signals."""
 MAX_CHAPTERS: Final = 2
-"""Number of chapters of books that a worker has at once, beside its slots: while one comes to its end, the other has
-work for all rows of the engine. More would only keep chapters from other workers."""
+"""Number of chapters of books that a worker runs at once, in addition to its slots: while one is nearly complete, the
+other has work for all rows of the engine. More would only keep chapters from other workers."""
 LEAVE_BATCH_S: Final = 5.0
-"""How long a worker leaves batch work to others after a job that only they can run, in seconds."""
+"""Time for which a worker takes no batch work after a job that only other workers can run, in seconds."""
 
 
 class Capacity:
     """Counts the jobs that run. The main thread reserves; job threads release."""
 
     def __init__(self, slots: int, wake_up: threading.Event, clock: Callable[[], float] = time.monotonic) -> None:
-        """Prepare. `slots` is the number of speeches at once; `wake_up` wakes the main thread."""
+        """Create free slots. `slots` is the number of speeches at once; `wake_up` wakes the main thread."""
         self.slots = slots
         self._free = threading.Semaphore(slots)
         self._wake_up = wake_up
@@ -41,11 +41,10 @@ class Capacity:
         return self._chapters < MAX_CHAPTERS and self._clock() >= self._leave_batch_until
 
     def reserve(self) -> bool:
-        """Reserve a slot for a job that is not chosen yet. If none may be taken now, wait a little and return False.
+        """Reserve a slot for a job that is not chosen yet. If no slot may be used now, wait a little and return False.
 
-        A job that a worker died of, or that ran beside such a job, is quarantined: it runs alone until it has completed
-        a segment, and no other job begins. So if a worker dies again, the job that killed it is known, and the jobs
-        beside it are not marked failed with it.
+        A job that was running when a worker died is quarantined: it runs alone until it has completed a segment, and no
+        other job begins. So if a worker dies again, the cause is known, and no other job is marked failed with it.
         """
         if self._quarantined:
             self._wake_up.wait(WAIT_S)
@@ -65,7 +64,7 @@ class Capacity:
         self._free.release()
 
     def begin(self, run: JobExecution, *, chapter: bool) -> None:
-        """Use the reserved slot for a run, and quarantine it if workers died of it. A chapter gives its slot back."""
+        """Use the reserved slot for a run; quarantine it if workers died in it. A chapter gives its slot back."""
         if chapter:  # the segments of a chapter are quarantined one by one
             with self._lock:
                 self._chapters += 1
@@ -91,5 +90,5 @@ class Capacity:
             self._wake_up.set()
 
     def leave_batch_to_others(self) -> None:
-        """Take no batch work for a while."""
+        """Take no batch work for LEAVE_BATCH_S."""
         self._leave_batch_until = self._clock() + LEAVE_BATCH_S

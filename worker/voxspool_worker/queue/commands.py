@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 60.0
-"""How long the thread waits for a message before it waits again, in seconds."""
+"""Longest wait of the thread for one message, in seconds."""
 
 
 class CommandListener:
-    """Listens on the worker's channel, in a thread of its own. It never ends on an error: anybody may publish."""
+    """Listens on the worker's channel, in a thread of its own. No message can end the thread: anybody may publish."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class CommandListener:
         redis_away: Callable[[Exception], None],
         wait: Callable[[float], object],
     ) -> None:
-        """Prepare. `stop_job` receives what a command names as job or execution; `wait` waits for Redis to return."""
+        """Store the callbacks. `stop_job` receives the id of a job or an execution; `wait` waits for some seconds."""
         self.channel = PUBSUB_CHANNEL_TEMPLATE % worker
         self._redis = redis
         self._stop_job = stop_job
@@ -54,11 +54,11 @@ class CommandListener:
             self._thread.stop()
 
     def handle(self, message: dict[str, Any]) -> None:
-        """Obey one message of the channel. A message that is no command, or one of tomorrow's, is ignored."""
+        """Execute the command in a message. Ignore messages that are not commands, and unknown commands."""
         try:
             payload = parse_payload(message)
             command = payload["command"]
-        except Exception as error:  # noqa: BLE001 - anybody may publish, and this thread must go on
+        except Exception as error:  # noqa: BLE001 - anybody may publish, and this thread must not end
             log.warning("command.unreadable error=%s", type(error).__name__)
             return
         if command == "shutdown":
@@ -67,7 +67,7 @@ class CommandListener:
             self._stop_job(payload.get("execution_id") or payload.get("job_id"))
 
     def _failed(self, error: Exception, pubsub: PubSub, thread: PubSubWorkerThread) -> None:
-        """Wait for Redis to return: redis-py subscribes again by itself."""
+        """Wait after an error of Redis: redis-py subscribes again by itself."""
         del pubsub, thread
         if not isinstance(error, redis.exceptions.RedisError):
             raise error

@@ -1,10 +1,10 @@
-"""The heartbeat of a worker: what it writes to Redis at regular intervals, beside its jobs.
+"""Write to Redis at regular intervals, beside the jobs: the heartbeat of a worker.
 
     every 3 s    requeue jobs whose end could not be recorded, renew the lease of each run, renew the worker's card
     every 2 s    put back the jobs of workers that died (recovery)
     every 60 s   remove expired records from RQ's registries, enqueue dependent jobs that a dead worker left
 
-One thread with connections of its own. No failure of Redis ends it.
+It has a thread and connections of its own. No error of Redis ends it.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ log = logging.getLogger(__name__)
 BEAT_S: Final = 3.0
 """Interval between two renewals of the leases, in seconds: a third of LEASE_S."""
 RESCUE_S: Final = 2.0
-"""Interval between two searches for the jobs of dead workers, in seconds."""
+"""Interval between two searches for jobs of dead workers, in seconds."""
 CLEANUP_S: Final = 60.0
 """Interval between two removals of expired records from RQ's registries, in seconds."""
 LATE_S: Final = 1.5 * BEAT_S
-"""A beat that comes this long after the last one, in seconds, shows that Redis or this process stood still."""
+"""Time between two beats, in seconds, from which it is assumed that Redis or this process was blocked."""
 PATIENCE_S: Final = 2 * BEAT_S
-"""How long a worker then rescues no jobs, in seconds. The next beat of the others is due within one interval, and
-redis-py waits up to 2 s before it tries again."""
+"""Time after such a gap in which a worker recovers no jobs, in seconds. The next beat of the others is due within one
+interval, and redis-py waits up to 2 s before it tries again."""
 LOST_CLAIM_BEATS: Final = 3
-"""Number of beats that look for a claim whose reply was lost: Redis may execute it late."""
+"""Number of beats that search for a claim whose reply was lost: Redis may execute it late."""
 
 
 class Heartbeat:
     """The heartbeat of one worker.
 
-    `queues` are those that the worker serves, `running` returns its runs with their cancel tokens, `renew_card` renews
-    its registration, and `redis_away` receives the errors of Redis.
+    `queues` are the queues of the worker, `running` returns its runs with their cancel tokens, `renew_card` renews its
+    registration, and `redis_away` receives the errors of Redis.
     """
 
     def __init__(
@@ -91,15 +91,15 @@ class Heartbeat:
         return self._clock() < self._patient_until or self._clock() - self._last_beat > LATE_S
 
     def release(self, run: JobExecution) -> None:
-        """Requeue the job of a run at the next beat: its thread gave up because of Redis. From any thread."""
+        """Requeue the job of a run at the next beat: its thread gave up because of Redis. Any thread may call it."""
         self._released.append(run)
 
     def lose_claim(self, name: str) -> None:
-        """Requeue at the next beats the job of a claim whose reply was lost, if there is one. From any thread."""
+        """Requeue the job of a claim whose reply was lost at one of the next beats. Any thread may call it."""
         self._lost_claims[name] = LOST_CLAIM_BEATS
 
     def run(self) -> None:
-        """Beat, rescue and clean up until `stop` is called: the body of the thread."""
+        """Call `beat`, `rescue` and the cleanup at their intervals until `stop` is called: the body of the thread."""
         intervals = {self.beat: BEAT_S, self.rescue: RESCUE_S, self._clean_up: CLEANUP_S}
         due = dict.fromkeys(intervals, 0.0)
         self._last_beat = self._clock()
@@ -110,7 +110,7 @@ class Heartbeat:
                     self._try(act)
 
     def stop(self) -> None:
-        """Let `run` return. From any thread."""
+        """Let `run` return. Any thread may call it."""
         self._stopped.set()
 
     def beat(self) -> None:
@@ -130,16 +130,15 @@ class Heartbeat:
         self._last_beat = now_s
 
     def rescue(self) -> None:
-        """Put back the jobs of dead workers.
+        """Put back the jobs of dead workers, except shortly after an outage of Redis.
 
-        Not shortly after an outage of Redis: the leases of all workers expired in it, and those that live renew them as
-        soon as they can.
+        The leases of all workers expire in an outage, and the live workers renew theirs as soon as they can.
         """
         if not self.redis_is_new:
             self._recovery.rescue()
 
     def _clean_up(self) -> None:
-        """Remove expired records, so that RQ's registries do not grow without end, and enqueue jobs that were left."""
+        """Remove expired records, so that RQ's registries stay small, and enqueue the jobs that dead workers left."""
         self._rq_queues.remove_expired(self._queues)
         self._rq_queues.enqueue_ready(self._queues)
 

@@ -1,7 +1,7 @@
 """Run claimed jobs, each in a thread of its own, and stop them.
 
-Nothing forks, because a process that holds a model must not. A job ends early by its cancel token, which its thread
-checks between chunks: alarm signals reach the main thread alone.
+Nothing forks, because a process with a model must not. A job ends early by its cancel token, which its thread checks
+between chunks: an alarm signal would reach only the main thread.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RunningJob:
 
 
 class JobRunner:
-    """The jobs that run now. The main thread starts them; any thread may ask or stop."""
+    """The running jobs. The main thread starts them; any thread may list or stop them."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class JobRunner:
         release: Callable[[JobExecution], None],
         redis_away: Callable[..., None],
     ) -> None:
-        """Prepare. `release` receives runs that gave up because Redis was not available: their jobs go back."""
+        """Store the parts. `release` requeues the job of a run that ended because Redis was not available."""
         self._pipeline = pipeline
         self._speech = speech
         self._narrator = narrator
@@ -75,7 +75,7 @@ class JobRunner:
         self._lock = threading.Lock()
 
     def running(self) -> list[RunningJob]:
-        """Return the jobs that run now."""
+        """Return the running jobs."""
         with self._lock:
             return list(self._running.values())
 
@@ -90,8 +90,8 @@ class JobRunner:
             log.warning("job.quarantined job=%s deaths=%d", run.job, run.deaths)
         try:
             thread.start()
-        except RuntimeError as error:  # the process may have no more threads: the lease brings the job back
-            log.error("worker.full error=%s", error)  # noqa: TRY400 - the message says it all
+        except RuntimeError as error:  # the process has too many threads: the job is recovered when its lease expires
+            log.error("worker.full error=%s", error)  # noqa: TRY400 - a traceback adds nothing
             self._ended(run)
 
     def stop(self, wanted: object) -> None:
@@ -101,13 +101,13 @@ class JobRunner:
                 one.token.end(Reason.CANCELLED)
 
     def hand_chapters_back(self) -> None:
-        """Ask chapters to go back to their queue, so that another worker continues them."""
+        """Ask the running chapters to return to their queue, so that another worker continues them."""
         for one in self.running():
             if one.is_chapter:
                 one.token.end(Reason.HANDED_BACK)
 
     def ask_back(self) -> None:
-        """Ask all jobs to go back to their queue at the next chunk."""
+        """Ask all jobs to return to their queue at the next chunk."""
         for one in self.running():
             one.token.end(Reason.HANDED_BACK)
 
@@ -130,12 +130,12 @@ class JobRunner:
             self._release(claimed.run)
         except Exception:
             log.exception("job.lost job=%s", claimed.run.job)
-            self._metrics.run_over("lost")  # its lease runs out, and it is brought back
+            self._metrics.run_over("lost")  # its lease expires, and it is recovered
         finally:
             self._ended(claimed.run)
 
     def _speak(self, claimed: ClaimedJob, spec: JobSpec | ChapterSpec, token: CancelToken) -> None:
-        """Speak a job and record its outcome. A RedisError is raised: nothing is decided then."""
+        """Speak a job and record its outcome. Raises RedisError, and then records no outcome."""
         run = claimed.run
 
         def on_segment() -> None:

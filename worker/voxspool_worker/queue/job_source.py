@@ -1,4 +1,4 @@
-"""Claim jobs for this worker: wait for a slot, then for a job in one of the queues that are open to it."""
+"""Claim jobs for this worker: wait for a slot, then for a job in one of its open queues."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class JobSource:
-    """The queues of one engine, as the main thread takes jobs from them."""
+    """The queues of one engine, from which the main thread takes jobs."""
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ class JobSource:
         lost_claim: Callable[[str], None],
         redis_away: Callable[[Exception], None],
     ) -> None:
-        """Prepare. `lost_claim` receives the name of a claim whose reply was lost, `redis_away` errors of Redis."""
+        """Store the parts. `lost_claim` receives the name of a claim without a reply, `redis_away` errors of Redis."""
         self.queues = queue_names(engine)
         self.suspended = False
-        """True if somebody suspended RQ's workers when jobs were last claimed."""
+        """True if RQ's workers were suspended at the last attempt to claim a job."""
         self.turned = time.monotonic()
         """When the main thread last looked for a job, by the monotonic clock."""
         self._batch_queue = queue_name(engine, "batch")
@@ -70,9 +70,9 @@ class JobSource:
             threading.Thread(target=self._wake_up_for, args=(queue,), name=f"wake-up-{queue}", daemon=True).start()
 
     def next_job(self, running: Callable[[], bool]) -> ClaimedJob | None:
-        """Wait for a slot and a job, and claim it. Return None if the worker stops, or has done all in burst mode.
+        """Wait for a slot and a job, and claim it. Return None if the worker stops, or in burst mode if no job is left.
 
-        `running` tells whether any job still runs: in burst mode it may be handed back.
+        `running` returns whether any job still runs: in burst mode the worker waits for it, as it may be handed back.
         """
         while not self._lifecycle.stopping:
             self.turned = time.monotonic()
@@ -109,7 +109,7 @@ class JobSource:
         return None
 
     def _read(self, claim: Claim) -> ClaimedJob | None:
-        """Read a claimed job. Return None for a hash that is no job; it is marked failed."""
+        """Read a claimed job. If its hash cannot be read as a job, mark it failed and return None."""
         try:
             job = self._records.empty_job(claim.run.job)
             job.restore(claim.fields)
@@ -122,21 +122,21 @@ class JobSource:
         return decode_job(job, claim.run)
 
     def _wait_for_memory(self, wait_s: float) -> None:
-        """Wait in the main thread for Redis to have memory; the watchdog must not take that for a hang."""
+        """Wait in the main thread for Redis to have memory; the watchdog must not report this as a hang."""
         self.turned = time.monotonic()
         self._lifecycle.wait_for_memory(wait_s)
 
     def _open_queues(self) -> list[str]:
-        """Return the queues to take from now: without chapters if there are enough, or others should have them."""
+        """Return the queues that are open now: not the batch queue if the worker may take no chapter."""
         closed = () if self._capacity.takes_chapters else (self._batch_queue,)
         return [queue for queue in self.queues if queue not in closed]
 
     def _wake_up_for(self, name: str) -> None:
         """Wake the main thread when a job is in a queue. A queue that is paused or closed is checked once a second.
 
-        Moving the head of a list onto itself blocks until the list has one and changes nothing. So one thread for each
-        queue can wait for all queues at once; a single command of Redis that waits for several lists would also pop,
-        and lose the job if the worker died then.
+        Moving the head of a list to its own position blocks while the list is empty, and changes nothing. So a thread
+        per queue waits for all queues at once. The one command of Redis that waits for several lists also pops, and the
+        job would be lost if the worker died then.
         """
         client, key = self._connect(retries=0), Queue.redis_queue_namespace_prefix + name
         while not self._lifecycle.left.is_set():

@@ -1,4 +1,4 @@
-"""Read what a job of RQ asks for, and refuse every job that this worker must not run."""
+"""Decode the specification in a job of RQ, and refuse every job that this worker must not run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from voxspool_worker.jobs.execution import JobExecution
 
 MAX_LIMIT_S: Final = 7 * 24 * 3600
-"""Longest time limit of a job, whatever its hash says, in seconds: a week."""
+"""Longest time limit of a job, in seconds: a week. A longer one in the job's hash is reduced to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class ClaimedJob:
     job: Job
     run: JobExecution
     spec: JobSpec | ChapterSpec | InvalidJobError
-    """What the job asks for, or why it is refused."""
+    """The decoded specification, or why the job is refused."""
 
     @property
     def is_chapter(self) -> bool:
-        """True if it is a chapter of a book. Its job takes no slot: segment workers speak it."""
+        """True if the job is a chapter of a book. It uses no slot: segment workers speak it."""
         return isinstance(self.spec, ChapterSpec)
 
     @property
@@ -46,7 +46,7 @@ class ClaimedJob:
 
 
 def decode_job(job: Job, run: JobExecution) -> ClaimedJob:
-    """Decode a claimed job. A job that is refused has an InvalidJobError in place of its spec."""
+    """Decode a claimed job. The `spec` of a refused job is an InvalidJobError."""
     try:
         return ClaimedJob(job, run, decode_spec(job))
     except InvalidJobError as error:
@@ -54,10 +54,10 @@ def decode_job(job: Job, run: JobExecution) -> ClaimedJob:
 
 
 def decode_spec(job: Job) -> JobSpec | ChapterSpec:
-    """Decode what a job asks for.
+    """Return the specification in a job.
 
-    Raises InvalidJobError for a job that may not be run: data that is not JSON, another function than our two,
-    callbacks and webhooks, and a speech that names another job, whose stream it would write.
+    Raises InvalidJobError for a job that may not be run: data that is not JSON, a function other than voxspool's two,
+    callbacks and webhooks, and a speech with the id of another job, to whose stream it would write.
     """
     try:
         function, instance, arguments, named = job.func_name, job.instance, job.args, job.kwargs
@@ -67,7 +67,7 @@ def decode_spec(job: Job) -> JobSpec | ChapterSpec:
     if function not in (TASK, narration.TASK):
         runs = f"{TASK} and {narration.TASK}"
         raise InvalidJobError(f"the job names the function {_shown_function(function)}; this worker runs only {runs}")
-    # The public properties import what the producer named, so the private names are read.
+    # The public properties import the functions that the producer named, so the private names are read.
     hooks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name, job.webhooks)  # noqa: SLF001
     if any(hooks):
         raise InvalidJobError("the job has callbacks or webhooks; this worker runs none, read its stream instead")
@@ -76,12 +76,12 @@ def decode_spec(job: Job) -> JobSpec | ChapterSpec:
     spec = JobSpec.decode(arguments[0]) if function == TASK else ChapterSpec.decode(arguments[0])
     named_id = spec.id if isinstance(spec, JobSpec) else spec.speech.id
     if named_id != job.id:
-        raise InvalidJobError(f"the job's id is {job.id!r} and its speech names {named_id!r}")
+        raise InvalidJobError(f"the job's id is {job.id!r}, but its speech has the id {named_id!r}")
     return spec
 
 
 def _shown_function(function: object) -> str:
-    """Return a function's name for a message. What is no name may be the text in the wrong place: it is never shown."""
+    """Return a function's name for a message. Anything else is not shown: it may be the text in the wrong place."""
     if isinstance(function, str) and all(part.isidentifier() for part in function.split(".")):
         return f"{function!r:.80}"
-    return f"(a {type(function).__name__} that is no name)"
+    return f"(a {type(function).__name__} that is not a name)"

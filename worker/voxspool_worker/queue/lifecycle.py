@@ -1,4 +1,4 @@
-"""The state of the worker process that all its threads share: whether it takes jobs, ends, or must be restarted."""
+"""The state of the worker process, shared by all threads: whether it takes jobs, ends, or must be restarted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXIT_RESTART: Final = 75
 
 
 class Lifecycle:
-    """Flags that only ever go from False to True, and a time that is set once.
+    """Flags of the worker process, which change only from False to True, and a time that is set once.
 
     They are plain attributes because signal handlers set them: a handler runs in the main thread, which may hold the
     lock of an Event at that moment.
@@ -37,7 +37,7 @@ class Lifecycle:
         self.failed = False
         """The main loop ended with an error."""
         self.wake_up = threading.Event()
-        """Set to let the main thread look again at queues, slots and flags."""
+        """Set to make the main thread check queues, slots and flags again."""
         self.left = threading.Event()
         """Set when all threads should end."""
 
@@ -47,7 +47,7 @@ class Lifecycle:
         self.wake_up.set()
 
     def request_restart(self) -> None:
-        """Take no more jobs, and end after those that run, to be started again."""
+        """Take no more jobs, and end after the running ones, to be started again."""
         self.restart = self.stopping = True
         self.wake_up.set()
 
@@ -59,7 +59,7 @@ class Lifecycle:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the process: 0 if it was asked to stop, or had nothing more to do."""
+        """The exit code of the process: 0 if it was asked to stop, or had no more jobs in burst mode."""
         if self.restart:
             return EXIT_RESTART
         return 0 if (self.stopping or self.burst) and not self.failed else EXIT_ENGINE_LOST

@@ -51,7 +51,7 @@ EARLY_ENDS: Final = {
 
 
 class Outcomes:
-    """Records the outcome of every run of this worker. From any thread."""
+    """Records the outcome of every run of this worker. Any thread may call it."""
 
     def __init__(
         self, records: RqRecords, pipeline: Pipeline, capacity: Capacity, metrics: Metrics, lifecycle: Lifecycle
@@ -81,7 +81,7 @@ class Outcomes:
         self._metrics.run_over("ended")
 
     def raised(self, claimed: ClaimedJob, error: BaseException) -> None:
-        """Record a run that raised. A RedisError is raised again: nothing is decided, and the job is rescued later."""
+        """Record a run that raised an error. Raises a RedisError again: the job is recovered later."""
         run, job = claimed.run, claimed.job
         if is_corrupt(error):
             log.error("job.corrupt job=%s error=%s", job.id, error)
@@ -108,14 +108,14 @@ class Outcomes:
         self._metrics.run_over(*outcome_of(error))
 
     def refused(self, claimed: ClaimedJob, problem: InvalidJobError) -> None:
-        """Fail a job that this worker must not run, for RQ and for whoever follows its stream."""
+        """Fail a job that this worker must not run, in RQ and in its stream."""
         log.error("job.refused job=%s error=%s", claimed.job.id, problem)
         if self._close_stream(claimed.run, problem, self._lifecycle.wait_for_memory):
             self._fail(claimed, str(problem))
             self._metrics.run_over("failed", problem.code)
 
     def unreadable(self, run: JobExecution, why: str, wait: Callable[[float], None]) -> None:
-        """Fail a job that RQ itself cannot read, for RQ and for whoever follows its stream.
+        """Fail a job that RQ itself cannot read, in RQ and in its stream.
 
         `wait` is called with the seconds to wait while Redis has no memory.
         """
@@ -170,7 +170,7 @@ class Outcomes:
         log.info("job.not_here job=%s why=%s said=%s", run.job, error, said)
 
     def _close_stream(self, run: JobExecution, problem: InvalidJobError, wait: Callable[[float], None]) -> bool:
-        """Close the stream of a refused job. Return False if another run holds it, which then says how it ends."""
+        """Close the stream of a refused job. Return False if another run holds it: that run then ends the job."""
         try:
             self._pipeline.refuse(run, problem, wait)
         except AlreadyRunningError:
@@ -187,7 +187,7 @@ class Outcomes:
 
 
 def outcome_of(error: BaseException | None) -> tuple[str, str]:
-    """Return the outcome of a run that raised, and the code of a failure, as the metrics name them."""
+    """Return the outcome of a run that raised an error, and the code of a failure, as the metrics name them."""
     if isinstance(error, EndedEarlyError):
         return EARLY_ENDS[error.reason]
     if isinstance(error, EngineLostError | LostWritesError | WrongEngineError | NeedsOtherWorkerError):

@@ -1,9 +1,9 @@
-"""Put back the jobs that dead workers left behind. Every live worker does it; no process of its own is needed.
+"""Recover the jobs of dead workers. Every live worker does this; no separate process is needed.
 
-A job whose lease has expired goes back to the front of its queue, without using up a retry. A job that names no engine
+A job whose lease has expired returns to the front of its queue, without using up a retry. A job that names no engine
 and waits in the queue of an engine without a live worker moves to the queue `auto`, where workers of other engines take
-it. Each decision is one script, so any number of workers at once do it only once. A job is popped and claimed in one
-step (lua/dequeue.lua), so no job can be lost in between.
+it. Each decision is one script, so several workers together make it only once. A job is popped and claimed in one step
+(lua/dequeue.lua), so no job can be lost in between.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = {"interactive": 0.0, "batch": 60.0}
-"""How long a queue may have no worker before its jobs move to `auto`, in seconds. A listener waits for an interactive
-job; a book must not change its voice because a worker restarts, which takes seconds."""
+"""Time for which a queue may have no worker before its jobs move to `auto`, in seconds. A listener waits for an
+interactive job; a book must not change its voice because a worker restarts, which takes seconds."""
 MAX_ROUND_S: Final = 1.0
-"""Longest duration of a round, in seconds. If it takes longer, Redis was unavailable, and its answers are not used."""
+"""Longest duration of a round, in seconds. In a longer one Redis was unavailable, and its answers are not used."""
 MAX_JOBS: Final = 100
 """Number of jobs of a queue that one round examines, and length of `auto` at which no more jobs move there. Jobs that
-the other engines cannot start soon stay for their own engine, whose worker may come back."""
+other engines cannot start soon stay in the queue of their own engine, whose worker may return."""
 _STAYS: Final = "needs its engine"
 
 
 class Recovery:
-    """The rescue of other workers' jobs. It remembers how long each queue has had no worker."""
+    """Recovers other workers' jobs. It remembers how long each queue has had no worker."""
 
     def __init__(
         self, records: RqRecords, queues: RqQueues, redis: Redis, on_rescue: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """Prepare. `on_rescue` is called for each job that was put back."""
+        """Store the parts. `on_rescue` is called for each job that was put back."""
         self._records = records
         self._queues = queues
         self._redis = redis
@@ -60,7 +60,7 @@ class Recovery:
         """Queue -> position at which the next round begins: jobs that stay must not hide the jobs behind them."""
 
     def rescue(self) -> None:
-        """Do one round: put back jobs with an expired lease, and move jobs that no worker of their engine will take."""
+        """Do one round: put back jobs with an expired lease, and move jobs whose engine has no worker."""
         began = self._clock()
         engines = self._engines()
         for queue in all_queue_names(engines):
@@ -83,14 +83,14 @@ class Recovery:
 
     @staticmethod
     def _try(act: Callable[[str], None], queue: str) -> None:
-        """Call `act` and log a refusal by Redis: a corrupt key must not stop the rescue in other queues."""
+        """Call `act` and log a refusal by Redis: a corrupt key must not stop the recovery in other queues."""
         try:
             act(queue)
         except ResponseError as error:
             log.error("rescue.refused queue=%s error=%s", queue, error)  # noqa: TRY400 - Redis's text is enough
 
     def _is_late(self, began: float) -> bool:
-        """Return whether Redis was unavailable in this round: live workers have not yet renewed leases and cards."""
+        """Return whether Redis was unavailable in this round: live workers may not have renewed their leases."""
         return self._clock() - began > MAX_ROUND_S
 
     def _put_back(self, queue: str, began: float) -> None:
@@ -104,7 +104,7 @@ class Recovery:
                 self._on_rescue()
 
     def _unserved(self, engines: list[str], live: list[WorkerCard]) -> list[str]:
-        """Return the queues of engines that no live worker has served for longer than their jobs should wait."""
+        """Return the queues that no live worker has served for longer than PATIENCE_S."""
         now, served = self._clock(), {queue for card in live for queue in card.queues}
         queues = [queue_name(engine, priority) for engine in engines for priority in PRIORITIES]
         self._unserved_since = {queue: self._unserved_since.get(queue, now) for queue in queues if queue not in served}
@@ -128,7 +128,7 @@ class Recovery:
 
 
 def can_move(job: str, argument: object, live: list[WorkerCard]) -> bool:
-    """Return whether a live worker can speak a waiting job. Never True for one that names its engine."""
+    """Return whether a live worker can speak a waiting job; always False for a job that names its engine."""
     try:
         spec = JobSpec.decode(argument)
     except InvalidJobError:

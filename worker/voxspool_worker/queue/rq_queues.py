@@ -1,4 +1,4 @@
-"""The queues and registries of RQ, whoever works on their jobs: waiting jobs, expired leases, expired records."""
+"""The queues and registries of RQ, for the jobs of all workers: waiting jobs, expired leases, expired records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RqQueues:
-    """All queues, as each worker looks after them. From any thread."""
+    """Reads and cleans the queues of all engines. Any thread may call it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -63,13 +63,13 @@ class RqQueues:
 
     def expired(self, queue: str) -> list[JobExecution]:
         """Return the runs of all workers on the jobs of a queue whose lease has expired."""
-        now_s = self._redis.time()[0]  # the clock of Redis: those of the machines may differ
+        now_s = self._redis.time()[0]  # Redis's clock: the clocks of machines differ
         found: list[Any] = self._redis.zrangebyscore(JobExecution(queue, "", "").lease_key, "-inf", now_s)
         names = [entry.decode(errors="surrogateescape").rpartition(":") for entry in found]
         return [JobExecution(queue, job, run) for job, _, run in names]
 
     def enqueue_ready(self, queues: Sequence[str]) -> None:
-        """Enqueue in these queues the jobs whose parents have ended, if a worker died before it had enqueued them."""
+        """Enqueue the jobs of these queues whose dependencies have ended, if a worker died before it did so."""
         for queue in queues:
             Queue(queue, connection=self._redis, serializer=JSONSerializer).ready_job_registry.cleanup()
 
@@ -85,7 +85,7 @@ class RqQueues:
         self._remove_dead_workers()
 
     def _remove_dead_workers(self) -> None:
-        """Remove workers whose card has expired. One that died before its first beat left runs without a lifetime."""
+        """Remove workers whose card has expired, with their sets of runs: some of these would never expire."""
         names: set[Any] = self._redis.smembers(keys.WORKERS)
         for worker in (name.decode(errors="surrogateescape") for name in names):
             if not self._redis.exists(keys.worker(worker)):
@@ -93,7 +93,7 @@ class RqQueues:
                 self._redis.delete(runs_key(worker))
 
     def _decode(self, name: str, data: bytes | None) -> object:
-        """Return the first argument in the data of a job; None if they are not a job's."""
+        """Return the first argument in the data of a job; None if they cannot be read."""
         try:
             job = Job(name, connection=self._redis, serializer=JSONSerializer)
             job.restore({b"data": data})

@@ -1,7 +1,7 @@
-"""RQ's records of the runs of one worker: claim, renew, finish, requeue. Each is one script that checks the lease.
+"""Write RQ's records of the runs of one worker: claim, renew, finish, requeue. Each is a script that checks the lease.
 
-The records have the form that RQ gives to running and finished jobs, so that RQ's own tools and dashboards show them;
-tests compare them with RQ's. This module does not read what a job asks for.
+The records have RQ's own format of running and finished jobs, so that RQ's tools and dashboards show them; tests
+compare them with RQ's. This module does not decode the specification of a job.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Why(enum.Enum):
 
 
 class SuspendedError(Exception):
-    """RQ's workers are suspended: there are jobs, and none may be taken."""
+    """RQ's workers are suspended: no job may be taken."""
 
 
 class PausedError(Exception):
@@ -80,12 +80,12 @@ class Claim:
 
 
 class RqRecords:
-    """The records of one worker's runs. From any thread."""
+    """The records of one worker's runs. Any thread may call it."""
 
     def __init__(self, connect: Callable[..., Redis], worker: str) -> None:
         self._worker = worker
         self._redis = connect()
-        self._dequeue = lua.load(connect(retries=0), "dequeue")  # sent twice, it would take two jobs
+        self._dequeue = lua.load(connect(retries=0), "dequeue")  # no retries: a command sent twice would take two jobs
         self._beat = lua.load(self._redis, "beat")
         self._finish = lua.load(self._redis, "finish")
         self._requeue = lua.load(self._redis, "requeue")
@@ -108,7 +108,7 @@ class RqRecords:
             raise PausedError(frozenset(queues[index] for index in reply[1:]))
         _, index, job, flat_fields = reply
         fields = dict(zip(flat_fields[::2], flat_fields[1::2], strict=True))
-        # Anybody may push an id: whatever bytes it has, the same bytes are sent back.
+        # Anybody may push an id: it may have any bytes, and the same bytes must be sent back.
         name = job.decode(errors="surrogateescape")
         return Claim(JobExecution(queues[index], name, run, count_or_zero(fields.get(b"deaths"))), fields)
 
@@ -191,7 +191,7 @@ class RqRecords:
     def requeue(self, run: JobExecution, why: Why, *, to: str | None = None, last: bool = False) -> str:
         """Put a started job back at the front of its queue, or of the queue `to`, without using up a retry.
 
-        With `last` it goes to the end of the queue, so that this worker first takes the jobs that it can run.
+        With `last`, put it at the end of the queue, so that this worker first takes the jobs that it can run.
 
         Return `requeued`, `alive` (for EXPIRED: its lease has not expired), `gone` (another worker requeued it) or
         `over` (the job had ended).

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from rq.worker import WorkerStatus
 
 DEATH_S: Final = 60
-"""How long RQ keeps its record of a worker that has left, in seconds: as long as RQ's own workers do."""
+"""Time for which RQ's record of a stopped worker is kept, in seconds: as by RQ's own workers."""
 
 
 class RqRegistration:
     """The registration of one worker, which serves these queues."""
 
     def __init__(self, redis: Redis, worker: str, queues: Sequence[str]) -> None:
-        """Prepare the record. `redis` is asked for this worker's own address."""
+        """Create the record, with the address of this worker as `redis` sees it."""
         self._worker = worker
         self._lists = workers_keys(queues)
         self._card = lua.load(redis, "card")
@@ -79,9 +79,9 @@ class RqRegistration:
 
 
 def own_address(redis: Redis, name: str) -> str:
-    """Return the address from which Redis sees this worker, and name its connection; "unknown" if Redis cannot tell.
+    """Name the connection after the worker, and return its address as Redis sees it; "unknown" if Redis does not tell.
 
-    redis-py 8 (`parse_client_info`) raises ValueError for the path of a Unix socket that holds a space or "=".
+    redis-py 8 (`parse_client_info`) raises ValueError if the path of a Unix socket contains a space or "=".
     """
     try:
         redis.client_setname(name)

@@ -1,21 +1,21 @@
-"""The worker process: it speaks jobs from RQ's queues with one engine, many at once. Here its parts start and stop.
+"""The worker process: it speaks jobs from RQ's queues with one engine, many at once. This module starts and stops it.
 
     main thread        waits for a free slot, claims a job, starts a thread for it (queue.job_source, queue.job_runner)
     job threads        run a speech (speech.speech_job) or a chapter (narration.chapter_job); they mostly wait
     segment threads    speak segments of chapters, of any worker's chapters (narration.segment_workers)
     engine thread      Scheduler.run, the only thread that calls the engine
-    heartbeat thread   renews leases and the worker's card, rescues the jobs of dead workers (queue.heartbeat)
+    heartbeat thread   renews leases and the worker's card, recovers the jobs of dead workers (queue.heartbeat)
     watchdog thread    ends the process if a thread hangs or memory grows too large (monitoring.watchdog)
     pub/sub thread     receives stop commands (queue.commands)
-    wake-up threads    one a queue: wake the main thread when a job arrives (queue.job_source)
+    wake-up threads    one per queue: wake the main thread when a job arrives (queue.job_source)
 
-RQ is used as a library: its queues, jobs, registries, results and commands are ours too, so that its tools show and
-stop our jobs. Its worker classes are not: they fork for each job, and a process that holds a model must not fork.
+RQ is used as a library: the worker uses its queues, jobs, registries, results and commands, so that RQ's tools show and
+stop the jobs. It does not use RQ's worker classes: they fork for each job, and a process with a model must not fork.
 
-After the first SIGTERM or Ctrl-C the worker takes no new job and finishes those that it has. Chapters of books take too
+After the first SIGTERM or Ctrl-C the worker takes no new job and finishes its running ones. Chapters of books take too
 long for that: they are handed back when the segments in progress are spoken. After the grace period, or the second
 signal, all jobs are handed back at the next chunk, to the front of their queue and without using up a retry; another
-worker continues at that segment. So the SIGKILL that follows a SIGTERM finds no job.
+worker continues at that segment. So no job is left when a supervisor sends SIGKILL after SIGTERM.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HAND_BACK_S: Final = 2.0
-"""How long a shutdown waits for the threads of jobs and segments to hand them back, in seconds. They wake at once,
+"""Longest wait of a shutdown for the threads of jobs and segments to hand them back, in seconds. They react at once,
 unless they prepare a voice or wait for Redis or a store."""
 ENGINE_STOP_S: Final = 1.0
-"""How long a shutdown waits for the engine's step, in seconds. All jobs have ended or were handed back by then."""
+"""Longest wait of a shutdown for the engine's step, in seconds. All jobs have ended or were handed back by then."""
 POLL_JOBS_S: Final = 0.2
 """Polling interval of a shutdown that waits for the last job to end, in seconds."""
 
@@ -83,7 +83,7 @@ POLL_JOBS_S: Final = 0.2
 class SpeechWorker:
     """Takes jobs from the queues of one engine and speaks up to `jobs` of them at once.
 
-    The constructor makes all parts and connects them; it is long because that happens nowhere else.
+    The constructor is long because it is the only place that creates all parts and connects them.
     """
 
     def __init__(
@@ -99,13 +99,13 @@ class SpeechWorker:
         memory_limit_bytes: int | None = None,
         grace_s: float = DEFAULT_GRACE_S,
     ) -> None:
-        """Prepare; no job is taken before `work`.
+        """Create all parts; `work` takes the first job.
 
-        `connect` returns a client of Redis with the options it is passed. Each thread has its own, because what must
-        not be sent twice must not be retried. `fallback_from` says for which engine this one stands in, and why.
-        `health` is told that the worker is healthy; `store` is where spoken segments of books are kept. Above
-        `memory_limit_bytes` (None: see `MemoryLimit`) the worker ends between jobs, to be started again. After a signal
-        jobs may still run for `grace_s` seconds.
+        `connect` returns a client of Redis with the options that it receives. Several clients are needed: commands that
+        must not be sent twice need one without retries. `fallback_from` says which engine this one replaces, and why.
+        `health` is the worker's health file; `store` is the segment store of books. Above `memory_limit_bytes` (None:
+        see `MemoryLimit`) the worker ends between jobs, to be started again. After the first signal, jobs may run for
+        `grace_s` more seconds.
         """
         self.name = name or uuid4().hex
         self.metrics = Metrics()
@@ -163,7 +163,7 @@ class SpeechWorker:
         self._registration = RqRegistration(connect(), self.name, self._source.queues)
 
     def work(self, *, burst: bool = False) -> int:
-        """Take and speak jobs until a signal, or in `burst` mode until none is left. Return the exit code.
+        """Take and speak jobs until a signal arrives, or in `burst` mode until no job is left. Return the exit code.
 
         Raises RedisError if Redis is not available at the start.
         """
@@ -180,7 +180,7 @@ class SpeechWorker:
         return self._lifecycle.exit_code
 
     def gauges(self) -> Gauges:
-        """Return the present state of this worker. From any thread."""
+        """Return the present state of this worker. Any thread may call it."""
         engine = self._engine
         return Gauges(
             self.name, engine.name, engine.model, engine.device, self._capacity.slots, len(self._runner.running()),
@@ -190,7 +190,7 @@ class SpeechWorker:
     # -- start and stop ----------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Warm the engine, register with Redis, and start all threads."""
+        """Warm up the engine, register with Redis, and start all threads."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._request_stop)
         self._store_handle.start()
@@ -216,7 +216,7 @@ class SpeechWorker:
         )  # fmt: skip
 
     def _shut_down(self) -> None:
-        """Let the running jobs end (or hand them back, after the grace period or a second signal), then leave."""
+        """Wait for the running jobs, or hand them back after the grace period or a second signal; end all threads."""
         lifecycle = self._lifecycle
         log.info("worker.stopping name=%s running=%d", self.name, len(self._runner.running()))
         self._source.turned = math.inf  # the main loop has ended; from now on only a job or the engine can hang
@@ -247,11 +247,11 @@ class SpeechWorker:
     def _hand_back(self) -> bool:
         """Hand all jobs back, and requeue those whose threads do not react; their later writes are refused.
 
-        Return False if Redis did not answer: if the worker does not try again, the leases of these jobs run out.
+        Return False if Redis did not answer. If the worker does not try again, the leases of these jobs expire.
         """
         engine_lost, deadline = self._lifecycle.engine_lost, time.monotonic() + HAND_BACK_S
         self._runner.ask_back()
-        if not engine_lost:  # else the leases of segments run out, which counts as a death
+        if not engine_lost:  # otherwise the leases of segments expire, which counts as a death
             self._segment_workers.give_back(deadline)
         stuck = self._runner.wait_until_back(deadline)
         records = RqRecords(lambda **_: self._connect(retries=0), self.name)
@@ -307,7 +307,7 @@ class SpeechWorker:
             self._health.write(f"{len(self._runner.running())} of {self._capacity.slots} jobs")
 
     def _end_of_stall(self, stall: str) -> None:
-        """End the process because a thread hangs: a supervisor starts it again, and its jobs are rescued."""
+        """End the process because a thread hangs: a supervisor starts it again, and its jobs are recovered."""
         if not self._lifecycle.engine_lost:
             log.error("worker.hangs name=%s why=%s", self.name, stall)
             self._scheduler.give_up(stall)
@@ -317,7 +317,7 @@ class SpeechWorker:
         """End the process after its jobs, because it has grown too large."""
         if not self._lifecycle.restart:
             log.warning(
-                "worker.grown name=%s memory_mb=%d limit_mb=%d: it ends when its jobs have, to be started again",
+                "worker.grown name=%s memory_mb=%d limit_mb=%d: it ends after its running jobs, to be started again",
                 self.name, size_bytes >> 20, limit_bytes >> 20,
             )  # fmt: skip
             self._lifecycle.request_restart()

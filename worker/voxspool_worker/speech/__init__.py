@@ -1,1 +1,1 @@
-"""From a job's text to its stream: planning, scheduling on the engine, publishing, following the reader."""
+"""Speak jobs: plan segments, schedule them on the engine, publish the audio, follow the readers."""

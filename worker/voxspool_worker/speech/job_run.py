@@ -1,4 +1,4 @@
-"""One run of one job: what it has measured so far, and the interface of a kind of job (a speech, a chapter)."""
+"""One run of one job with its measurements, and the interface of a kind of job (a speech, a chapter)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SpeechGivenUpError(VoxspoolError):
 
 
 class JobKind(Protocol):
-    """What a kind of job does in its own way: how it is split into segments, and how these are published."""
+    """The part of a run that differs between kinds of jobs: splitting into segments, and publishing them."""
 
     max_deaths: int
     """Number of workers that may die in one segment of the job before the job is marked failed."""

@@ -1,8 +1,8 @@
-"""One run of a job on its stream: claim the stream, publish the segments that are missing, end the stream.
+"""Run a job on its stream: claim the stream, publish the segments that are missing, end the stream.
 
-A run takes place in the thread of its job. The pipeline knows the order of events; it does not know RQ, leases or
-scripts. When a run ends for good, its stream holds an end, failed or cancelled entry; a run that lost its claim writes
-nothing. Speeches and chapters of books run in the same way, and a JobKind adds the difference.
+A run uses the thread of its job. This module defines the order of events; it uses neither RQ nor leases. When a job has
+ended, its stream has an end, failed or cancelled entry; a run that lost its claim writes nothing. Speeches and chapters
+of books run in the same way; a JobKind implements the difference.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """Runs jobs on their streams, for one engine. Shared by all job threads; holds no state of any one job."""
+    """Runs jobs on their streams, for one engine. All job threads share it; it has no state of a single job."""
 
     def __init__(self, engine: Engine, redis: Redis, worker: str) -> None:
-        """Prepare. `worker` is the worker's name, as it stands in the status of its jobs."""
+        """Load the scripts. `worker` is the name of the worker, which the status of its jobs shows."""
         self._engine = engine
         self._worker = worker
         self._scripts = Scripts(redis)
@@ -61,7 +61,7 @@ class Pipeline:
     def prepare(
         self, spec: JobSpec, run: JobExecution, token: CancelToken, on_segment: Callable[[], None] = lambda: None
     ) -> JobRun:
-        """Return a run that has not begun; nothing is sent to Redis yet."""
+        """Return a run that has not begun. Send nothing to Redis yet."""
         reader_progress = ReaderProgress(self._scripts.redis, spec)
 
         def wait_for_memory(wait_s: float) -> None:
@@ -76,7 +76,7 @@ class Pipeline:
 
         Raises AlreadyRunningError if another run holds the job; WrongEngineError or NeedsOtherWorkerError if another
         worker must run it; EndedEarlyError if it was cancelled, handed back or fenced off; SpeechGivenUpError if it
-        failed; RedisError if Redis does not answer: then nothing is decided, and the job is rescued later.
+        failed; RedisError if Redis does not answer: then no outcome is recorded, and the job is recovered later.
         """
         try:
             with _ending_the_stream(job.publisher):
@@ -91,7 +91,7 @@ class Pipeline:
             return _earlier_outcome(job.spec.id, str(closed))
 
     def refuse(self, run: JobExecution, error: InvalidJobError, wait: Callable[[float], None]) -> None:
-        """Close the stream of a job that cannot be read, so that whoever follows it learns why.
+        """Close the stream of a job that cannot be read, so that its readers get the reason.
 
         `wait` is called with the seconds to wait while Redis has no memory.
         """
@@ -140,15 +140,15 @@ class Pipeline:
         resume = self._begin(job, begin, self._facts(begin))
         raise SpeechGivenUpError(
             "poison",
-            f"{job.run.deaths} workers in a row died in segment {resume.segment} of this speech, so it is set aside; "
-            "see their logs, change the passage or the voice, and enqueue it under a new id",
+            f"{job.run.deaths} workers in a row died in segment {resume.segment} of this speech, so it is not tried "
+            "again; read their logs, change the passage or the voice, and enqueue it under a new id",
         )
 
     def _begin(self, job: JobRun, begin: Begin, facts: dict[str, str | int]) -> Resume:
-        """Claim the stream, if this engine may continue it.
+        """Claim the stream if this engine can continue it.
 
         Raises WrongEngineError if the stream began with another engine. If it began with this engine at another sample
-        rate, no queue tells which worker can continue it: the stream is closed with SpeechGivenUpError.
+        rate, no queue leads to a worker that can continue it: closes the stream and raises SpeechGivenUpError.
         """
         rate = self._engine.sample_rate
         try:
@@ -159,12 +159,12 @@ class Pipeline:
             job.publisher.begin(_as_begun(begin, elsewhere), facts)
             raise SpeechGivenUpError(
                 "engine",
-                f"the speech began at {elsewhere.sample_rate} Hz and the worker that should go on has {rate} Hz; "
+                f"the speech began at {elsewhere.sample_rate} Hz, but the worker that continues it has {rate} Hz; "
                 "enqueue it under a new id, and name a voice",
             ) from elsewhere
 
     def _pass_on(self, job: JobRun, error: Exception) -> None:
-        """Leave a job to other workers if it lacks only what a live worker of them has.
+        """Leave a job to other workers if this worker cannot speak it but a live one can.
 
         Raises NeedsOtherWorkerError if another worker of this engine can read the language and this one cannot,
         WrongEngineError if the job was in the queue `auto` and a worker of another engine can speak it.
@@ -185,15 +185,15 @@ class Pipeline:
         return Begin(0, engine.sample_rate, engine.name, engine.model, voice, language, seed)
 
     def _facts(self, begin: Begin) -> dict[str, str | int]:
-        """Return what `status` shows of the attempt: the worker and the voice."""
+        """Return what `status` shows about the attempt: the worker and the voice."""
         return {"worker": self._worker, "voice": begin.voice}
 
 
 @contextmanager
 def _ending_the_stream(publisher: Publisher) -> Iterator[None]:
-    """Write the failed or cancelled entry that an error in the block calls for, and raise the error again.
+    """Write a failed or cancelled entry for an error in the block, and raise the error again.
 
-    Errors after which another run continues leave the stream open. Unforeseen errors become SpeechGivenUpError.
+    After some errors another run continues; they leave the stream open. Unforeseen errors become SpeechGivenUpError.
     """
     try:
         yield
@@ -221,7 +221,7 @@ def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
 
 
 def _given_up(error: Exception) -> SpeechGivenUpError:
-    """Return why a job failed, in one sentence. The details of an unforeseen error go to the worker's log alone."""
+    """Return why a job failed, in one sentence. The details of an unforeseen error are only logged."""
     if isinstance(error, VoxspoolError):
         return SpeechGivenUpError(error.code, str(error))
     if isinstance(error, SegmentError):
@@ -232,7 +232,10 @@ def _given_up(error: Exception) -> SpeechGivenUpError:
 
 
 def _earlier_outcome(job_id: str, state: str) -> dict[str, Any]:
-    """End a run as the earlier run did that closed the stream and died before it recorded that in the queue."""
+    """End a run whose stream an earlier run closed, with the earlier outcome: that run died before it could record it.
+
+    Raises SpeechGivenUpError or EndedEarlyError if the earlier run failed or was cancelled.
+    """
     log.info("job.closed job=%s state=%s", job_id, state)
     if state == STATES["failed"]:
         raise SpeechGivenUpError("failed", "an earlier run failed; its stream says why")
@@ -242,12 +245,12 @@ def _earlier_outcome(job_id: str, state: str) -> dict[str, Any]:
 
 
 def _requested(spec: JobSpec, segments: int) -> dict[str, str | int]:
-    """Return what `status` shows of a job, and what tells its readers to acknowledge."""
+    """Return what `status` shows about a job, and the options by which its readers know that they must acknowledge."""
     asked = {"live_s": spec.live_s, "window_s": spec.window_s}
     facts: dict[str, str | int] = {"segments": segments}
     return facts | {name: value for name, value in asked.items() if value is not None}
 
 
 def _as_begun(begin: Begin, elsewhere: WrongEngineError) -> Begin:
-    """Return the begin entry of an attempt that only says why the speech cannot continue."""
+    """Return the begin entry of an attempt that only closes the stream; it has the engine and rate of the stream."""
     return dataclasses.replace(begin, engine=elsewhere.engine, sample_rate=elsewhere.sample_rate or begin.sample_rate)

@@ -1,7 +1,7 @@
-"""Write the entries of a job to its Redis stream, by fenced scripts: each sample once, whatever process dies.
+"""Write the entries of a job to its Redis stream with fenced scripts: each sample once, even if processes die.
 
-It knows the attempt, the sequence and the fence; it does not know where audio comes from. Each run has one Publisher.
-Its connection may retry freely: an entry has its own id, and Redis answers "already there" to one that is sent twice.
+Each run has one Publisher, which counts the entries of its attempt. Its connection may send a command again: every
+entry has an id, and Redis does not add an entry twice.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from voxspool_worker.jobs.execution import JobExecution
 
 LEASE_S: Final = 9
-"""How long a run holds its job and its stream after its last heartbeat, in seconds: three heartbeats of 3 s."""
+"""Time for which a run holds its job and its stream after its last heartbeat, in seconds: three heartbeats of 3 s."""
 
 
 class ClosedError(Exception):
-    """The stream is closed already: an earlier run finished it and died before it could say so to the queue."""
+    """The stream is closed already: an earlier run finished it, but died before it recorded that in the queue."""
 
 
 class AlreadyRunningError(Exception):
@@ -38,7 +38,7 @@ class AlreadyRunningError(Exception):
 
 
 class WrongEngineError(Exception):
-    """The job belongs to another engine: it began there, or needs its voice; or the stream has another rate."""
+    """The job needs another engine: it began there, or needs its voice; or the stream has another sample rate."""
 
     def __init__(self, engine: str, sample_rate: int | None = None) -> None:
         super().__init__(engine)
@@ -48,11 +48,11 @@ class WrongEngineError(Exception):
 
 
 class NeedsOtherWorkerError(Exception):
-    """The job has not begun, and needs something that other live workers of its engine have and this one lacks."""
+    """The job has not begun, and needs something that this worker lacks and another live worker of its engine has."""
 
 
 class LostWritesError(Exception):
-    """Entries that Redis had acknowledged are gone (a failover, a restart without its append-only file)."""
+    """Redis has lost entries that it had acknowledged (after a failover, or a restart without its append-only file)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Resume:
 
 
 class Scripts:
-    """The two scripts on a connection, loaded once for all publishers of a worker."""
+    """The scripts of publishers on one connection; loaded once for all runs of a worker."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
@@ -81,7 +81,7 @@ class Publisher:
     def __init__(
         self, scripts: Scripts, run: JobExecution, keep_s: int, wait: Callable[[float], None] = time.sleep
     ) -> None:
-        """Prepare. `wait` waits some seconds while Redis has no memory; an exception that it raises ends the wait."""
+        """Store the run. `wait` receives seconds to wait while Redis has no memory; its exceptions end the wait."""
         self._scripts = scripts
         self._wait = wait
         self._keys = [keys.audio(run.job), keys.control(run.job)]
@@ -95,9 +95,9 @@ class Publisher:
     def begin(self, entry: Begin, facts: Mapping[str, str | int]) -> Resume:
         """Claim the job and open an attempt; `facts` go to the control hash.
 
-        `entry.pos` is not used: Redis decides where to continue. Raises ClosedError if the job is over,
+        `entry.pos` is not used: Redis decides where to continue. Raises ClosedError if the job has ended,
         AlreadyRunningError if another run holds it, EndedEarlyError if the run lost its lease before it began, and
-        WrongEngineError if an earlier attempt had another engine or sample rate: a stream has one.
+        WrongEngineError if an earlier attempt had another engine or sample rate: a stream has only one of each.
         """
         flat = [item for pair in facts.items() for item in pair]
         reply = self._call(
@@ -149,13 +149,13 @@ class Publisher:
         self.pos = after
 
     def _call(self, script: Script, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401 - a script's reply
-        """Run a script; while Redis is at its memory limit, wait: that fails no job."""
+        """Run a script; while Redis is at its memory limit, wait and try again."""
         return retry_while_redis_is_full(
             lambda: script(keys=keys, args=args), self._wait, f"job={self._run.job} at={self.pos}"
         )
 
     def cancelled_by(self) -> str:
-        """Return who asked to stop the job; empty if nobody did through the stream."""
+        """Return who cancelled the job through its stream; an empty text if nobody did."""
         return _text(self._scripts.redis.hget(self._keys[1], "cancel") or "")
 
 

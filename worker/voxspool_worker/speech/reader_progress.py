@@ -1,8 +1,8 @@
 """Follow the readers of a job by their acknowledgements: whether there are any, and how far they have read.
 
-Only jobs that ask for it are followed: a live job ends when nobody has read it for `live_s`, and a job with a window
-is spoken no further ahead of its reader than that. The readers write a hash (`ack.lua` in the producer); this
-module reads it, with Redis's clock.
+This applies only to jobs with one of two options: a live job ends when nobody has read it for `live_s`, and a job with
+a window is never spoken further ahead of its reader than the window. The readers write a hash (`ack.lua` in the
+producer); this module reads it, and uses Redis's clock.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 ACKNOWLEDGEMENT_POLL_S: Final = 1.0
 """Polling interval for the acknowledgement, in seconds; readers write it about as often."""
 UNREAD: Final = "nobody is reading it"
-"""The name that a live job's cancelled entry gives for who cancelled it, when its readers have left."""
+"""Value of `by` in the cancelled entry of a live job whose readers have left."""
 
 
 class ReaderProgress:
-    """The readers of one job, as one run of it knows them."""
+    """The progress of the readers of one job, for one run."""
 
     def __init__(self, redis: Redis, spec: JobSpec, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
@@ -37,14 +37,14 @@ class ReaderProgress:
         self._live_s = spec.unread_limit_s
         self._due = 0.0
         self._since_ms: int | None = None
-        """When this run first asked, by Redis's clock. If nobody has read the job, its time unread begins here."""
+        """Time of this run's first look, by Redis's clock. If nobody has read the job, its unread time starts here."""
         self.pos = 0
-        """The sample up to which the furthest reader has read."""
+        """Number of samples that the furthest reader has read."""
 
     def look(self) -> None:
-        """Read the acknowledgement, if the job asks for it and the last look is long enough ago.
+        """Read the acknowledgement if the job has one of the options and the poll interval is over.
 
-        Raises EndedEarlyError if the job is live and nobody has read it for too long.
+        Raises EndedEarlyError if nobody has read the job for too long.
         """
         if self._live_s is None or self._clock() < self._due:
             return

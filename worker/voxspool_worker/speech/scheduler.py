@@ -8,7 +8,7 @@ This module knows segments and rows only. It imports no tensors and no Redis, so
 The order is round-robin over jobs: the job with the fewest rows comes first, then the one that waited longest.
 Interactive jobs come before batch jobs, and some rows are reserved for them, so that a book never fills the engine. A
 job gets no further row while its own thread is behind (a slow Redis), or while its reader is (if it has a window).
-Interactive work without end starves batch work: that is what its priority means.
+Continuous interactive work starves batch work: that is the meaning of the priority.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKLOG_CHUNKS: Final = 64
-"""A job gets no new row while its thread has this many chunks to publish: 3 s of tone, a minute of Piper."""
+"""Number of unpublished chunks from which a job gets no new row: 3 s of tone, a minute of Piper."""
 RESERVED_SHARE: Final = 4
 """One row in four is reserved for interactive work, if the engine has that many."""
 
 
 class EngineLostError(Exception):
-    """The engine failed as a whole; this process produces no more audio."""
+    """The engine does not work any more; this process produces no more audio."""
 
 
 LaneEvent: TypeAlias = AudioChunk | Exception | None
@@ -52,7 +52,7 @@ class Lane:
         self._events: queue.SimpleQueue[LaneEvent] = queue.SimpleQueue()
         self._made_samples = 0
         self.window_samples = window_samples
-        """How far the job may be ahead of its reader, in samples; None: any distance."""
+        """Largest number of samples that the job may be ahead of its reader; None: no limit."""
         self.silent_samples = 0
         """Samples of pauses that the job added to the engine's audio. Set by the job's thread, as `read_samples` is."""
         self.read_samples = 0
@@ -61,13 +61,13 @@ class Lane:
         """When the job first got a row, by `time.monotonic`. Set by the engine thread."""
 
     def put(self, event: LaneEvent) -> None:
-        """Put an event into the job's queue. From any thread; chunks from the engine thread alone."""
+        """Put an event into the job's queue. Any thread may call it; only the engine thread puts chunks."""
         if isinstance(event, AudioChunk):
             self._made_samples += len(event.pcm)
         self._events.put(event)
 
     def wake(self) -> None:
-        """Let the job check its cancel token. From any thread."""
+        """Make the job check its cancel token. Any thread may call it."""
         self._events.put(None)
 
     def get(self, timeout_s: float) -> LaneEvent:
@@ -84,7 +84,7 @@ class Lane:
 
     @property
     def far_ahead(self) -> bool:
-        """True if the job is further ahead of its reader than it wants to be."""
+        """True if the job is further ahead of its reader than its window allows."""
         ahead_samples = self._made_samples + self.silent_samples - self.read_samples
         return self.window_samples is not None and ahead_samples > self.window_samples
 
@@ -119,14 +119,14 @@ class _Job:
 
 @dataclass(slots=True)
 class Turns:
-    """The scheduling policy without an engine: the jobs, and which comes next. Not thread-safe."""
+    """The scheduling policy without an engine: which job gets the next row. Not thread-safe."""
 
     rows: int
     jobs: dict[str, _Job] = field(default_factory=dict)
     _turn: int = 0
 
     def add(self, job: str, priority: Priority, segments: Iterable[SpeechSegment], lane: Lane) -> None:
-        """Add a job; it comes before the job that was served last, and after all that wait."""
+        """Add a job; its turn is before that of the job that was served last, and after those of all waiting jobs."""
         self.jobs[job] = _Job(job, priority == "batch", deque(segments), lane, served=self._turn - 1)
 
     def take(self) -> SpeechSegment | None:
@@ -154,7 +154,7 @@ class Turns:
 
 
 class Work(NamedTuple):
-    """Totals of the engine since it was loaded. The difference of two is what it did between them."""
+    """Totals of the engine since it was loaded. The difference of two values is the work between them."""
 
     steps: int = 0
     row_steps: int = 0
@@ -164,7 +164,7 @@ class Work(NamedTuple):
     admission_s: float = 0.0
     """Seconds between the steps in which segments were admitted to rows."""
     samples: int = 0
-    """Samples of audio, of dropped jobs too."""
+    """Number of samples of audio, including those of dropped jobs."""
 
     def speech_rate(self, sample_rate: int) -> float | None:
         """Return the seconds of audio per second of work; None before the first audio."""
@@ -177,7 +177,10 @@ class Work(NamedTuple):
 
 
 class Scheduler:
-    """Feeds an engine from many jobs. `submit` and `drop` from any thread; `tick` and `run` in the engine's alone."""
+    """Passes the segments of many jobs to an engine.
+
+    Any thread may call `submit`, `drop`, `give_up` and `stop`; only the engine thread calls `tick` and `run`.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -186,9 +189,9 @@ class Scheduler:
         self._changed = threading.Condition()
         self._stopped = False
         self.work = Work()
-        """Replaced as a whole by the engine thread, so any other thread may read it."""
+        """The engine thread replaces it as a whole, so any other thread may read it."""
         self.step_began: float | None = None
-        """When the engine's current step began, by `time.monotonic`; None between steps. For any thread."""
+        """When the engine's current step began, by `time.monotonic`; None between steps. Any thread may read it."""
 
     @property
     def rows_in_use(self) -> int:
@@ -239,7 +242,7 @@ class Scheduler:
             on_lost()
 
     def give_up(self, why: str) -> None:
-        """End every job with EngineLostError. From any thread."""
+        """End every job with EngineLostError. Any thread may call it."""
         with self._changed:
             jobs = list(self._turns.jobs.values())
         for job in jobs:

@@ -1,4 +1,4 @@
-"""How a speech is spoken: its text -> segments -> chunks in the order of the text -> audio and mark entries.
+"""Speak a speech: its text -> segments -> chunks in the order of the text -> audio and mark entries.
 
 This code runs in the thread of the job and mostly waits; the engine computes in its own thread.
 """
@@ -38,13 +38,13 @@ MAX_DEATHS: Final = 2
 """Number of workers that may die in one segment of a speech before the job is marked failed. One death may be chance;
 each one costs the load of a model and delays the jobs beside it."""
 MAX_ENTRY_S: Final = 1.0
-"""Longest audio in one entry, in seconds: 48 KB at 24 kHz. A reader that stops receives at most this much too much."""
+"""Longest audio in one entry, in seconds: 48 KB at 24 kHz. A reader that stops receives at most this much in excess."""
 POLL_TOKEN_S: Final = 1.0
 """Polling interval of a waiting job for its cancel token, in seconds. Normally the token wakes the job."""
 
 
 class SpeechJob:
-    """The job kind of a speech: its audio goes into the stream while it is made. Holds no state of any one job."""
+    """The job kind of a speech: its audio is published while it is made. It has no state of a single job."""
 
     max_deaths = MAX_DEATHS
 
@@ -58,7 +58,7 @@ class SpeechJob:
         return plan_speech(job.spec, job.run.id, self._engine)
 
     def speak(self, job: JobRun, segments: Sequence[SpeechSegment]) -> None:
-        """Publish the audio of these segments in the order of the text, with a mark behind each."""
+        """Publish the audio of these segments in the order of the text, with a mark after each."""
         self._prepare_voice(job, segments[0])
         before = self._scheduler.work
         window_s = job.spec.window_s
@@ -145,7 +145,7 @@ def check_engine(spec: JobSpec, engine: Engine) -> None:
 
 
 def segment_seed(seed: int, index: int) -> int:
-    """Return the seed of a segment: 32 bits, always the same for the seed of its job, unrelated to its neighbours'."""
+    """Return the seed of a segment, 32 bits: a hash of the job's seed and the index."""
     return int.from_bytes(hashlib.blake2s(f"{seed}/{index}".encode(), digest_size=4).digest(), "little")
 
 
@@ -173,7 +173,7 @@ def mark_of(segment: SpeechSegment, pos: int, end_pos: int, spoken: SpokenSegmen
 
 
 def _received(lane: Lane, job: JobRun) -> Iterator[AudioChunk]:
-    """Yield chunks as the engine makes them; raise what the token, the readers or the engine raise."""
+    """Yield chunks as the engine makes them. Raises the errors of the engine, and EndedEarlyError."""
     while True:
         wait_s, waits_for_reader = min(POLL_TOKEN_S, job.token.remaining_s), lane.far_ahead
         received = lane.get(wait_s)

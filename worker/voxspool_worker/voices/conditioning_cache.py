@@ -60,7 +60,7 @@ class ConditioningCache(Generic[T]):
         self._key_locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     def get(self, key: str, compute: Callable[[], Arrays]) -> tuple[T, Prepared]:
-        """Return the value of a key, and where it came from. Raises the errors of `compute` and `load`."""
+        """Return the value of a key, and its source. Raises the errors of `compute` and `load`."""
         started = time.perf_counter()
         value, source = self._in_memory(key), "memory"
         if value is None:

@@ -1,4 +1,4 @@
-"""Where conditioning is stored outside the process: a folder of this machine, and Redis for all workers.
+"""Store conditioning outside the process: in a folder for this machine, and in Redis for all workers.
 
 An error of the disk or of Redis is logged and never raised: the value is then computed more often.
 """

@@ -108,7 +108,7 @@ def test_a_mix_reports_its_slowest_source_and_sums_its_parts(tmp_path: Path) -> 
     assert float(ready(voices, mixed, FakeModel()).prefix[0, 0]) == 5.0
 
 
-def test_a_voice_is_made_ready_once_until_too_many_others_were_used(
+def test_a_voice_is_prepared_once_until_too_many_others_were_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepared_voices, "MAX_PREPARED", 2)

@@ -53,7 +53,7 @@ def forward(weights: GptWeights, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("count", [1, PROMPT_SIZES[0], PROMPT_SIZES[0] + 1, CONTEXT_SIZES[0] + 10, POSITIONS])
-def test_prefill_returns_the_latent_of_the_last_token_whatever_the_padding(count: int) -> None:
+def test_prefill_returns_the_latent_of_the_last_token_for_any_padding(count: int) -> None:
     x = embeddings(count)
     found = decoder().prefill(1, x, 0)
     assert (found - forward(WEIGHTS, x)[-1]).abs().max() < 1e-4

@@ -76,7 +76,7 @@ class ActiveSegment:
     heard: bool = False
     """True if any audio was returned; the segment cannot be generated again then."""
     settled: bool = False
-    """True if this attempt is the final one, whatever the output check finds."""
+    """True if this attempt is the final one, even if the output check finds a fault."""
     chunk_tokens: int = NEXT_CHUNK_TOKENS
     """Number of tokens in the next chunk."""
     best: GenerationAttempt | None = None

@@ -18,7 +18,7 @@ from voxspool_worker.text import speakable
 SHORT_WORDS: Final = 2
 """A text of at most this many words, such as a heading, gets a full stop if it has no final mark."""
 FULL_STOPS: Final = {"zh": "。", "ja": "。", "hi": "।"}
-"""Language -> its full stop, where that is not `.`."""
+"""Language -> its full stop, if that is not `.`."""
 
 _ORDINAL_LETTERS: Final = frozenset("ªº")  # as in 1º, where XTTS reads it as part of the number
 _OPENERS: Final = "([{"
@@ -107,7 +107,7 @@ def _strongest(run: re.Match[str]) -> str:
 
 
 def _replace_ellipsis(rest: str) -> str:
-    """Return the replacement of an ellipsis before `rest`: a comma if the sentence goes on, else a full stop."""
+    """Return the replacement of an ellipsis before `rest`: a comma if the sentence continues, else a full stop."""
     following = rest.lstrip()
     if not following or following[0].isupper():
         return ". " if following else "."
