@@ -6,15 +6,20 @@ Exit code 0: done. 1: failed. 2: a wrong value on the command line, in a variabl
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from voxspool.display import printable, protect_process
 from voxspool.errors import VoxspoolError
 from voxspool.protocol.jobs import ENGINES, is_engine_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WRONG_VALUE: Final = 2
 """The exit code of click's own usage errors."""
@@ -53,13 +58,27 @@ class EngineName(click.Choice[str]):
 class CommandGroup(click.Group):
     """A group of commands that prints a VoxspoolError as one line, and never cuts a summary in its help."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's own signature
+        """Run the command line as the whole program."""
+        protect_process()
+        return super().__call__(*args, **kwargs)
+
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's own signature
         """Run the command line."""
         print_any_character()
         return super().main(*args, **kwargs)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:  # noqa: ANN401 - click's own signature
+        """Parse the group's own options."""
+        with printable_errors():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         """Run a command. Print a VoxspoolError as one line, and exit with its code."""
+        with printable_errors():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         try:
             return super().invoke(ctx)
         except VoxspoolError as error:
@@ -98,6 +117,16 @@ class InterruptibleGroup(CommandGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def printable_errors() -> Iterator[None]:
+    """Make the message of a click error printable: it may quote a file name, a variable or a worker."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]  # click reads it later
+        raise
 
 
 def print_any_character() -> None:

@@ -20,6 +20,7 @@ import click
 from voxspool import connection, hints
 from voxspool.amounts import counted
 from voxspool.command import CommandGroup, EngineName
+from voxspool.display import echo
 from voxspool.errors import MissingExtraError, StoreError, VoxspoolError
 from voxspool.store.backends import open_place
 from voxspool_worker.monitoring import health_file as health_files
@@ -149,9 +150,9 @@ def health() -> None:
     found = health_files.signs(folder)
     for sign in found:
         mark = GOOD if sign.healthy else MISSING
-        click.echo(f"{mark}  {sign.name} (process {sign.pid}): {sign.said}, {sign.age_s:.0f} s ago")
+        echo(f"{mark}  {sign.name} (process {sign.pid}): {sign.said}, {sign.age_s:.0f} s ago")
     if not found:
-        click.echo(f"{MISSING}  no worker runs: there is no health file in {folder}")
+        echo(f"{MISSING}  no worker runs: there is no health file in {folder}")
     if not found or not all(sign.healthy for sign in found):
         raise SystemExit(1)
 
@@ -181,7 +182,7 @@ def check(redis_url: str | None, engine: str | None, bench: bool, fidelity: bool
         return
     findings = list(_findings(settings))
     for mark, name, said in findings:
-        click.echo(f"{mark}  {name:<8}  {said}")
+        echo(f"{mark}  {name:<8}  {said}")
     if any(mark == MISSING for mark, _, _ in findings):
         raise SystemExit(1)
 
@@ -200,7 +201,7 @@ def warm() -> None:
 
     found = checkpoint.fetch(_settings())
     checkpoint.verify(found)
-    click.echo(f"XTTS is complete in {found.folder}; its fingerprint is {found.fingerprint}")
+    echo(f"XTTS is complete in {found.folder}; its fingerprint is {found.fingerprint}")
 
 
 def _bench(settings: Settings) -> None:
@@ -210,7 +211,7 @@ def _bench(settings: Settings) -> None:
     from voxspool_worker.engines.benchmark import measure
 
     engine = engines.load(settings.engine, settings)
-    click.echo(f"measuring {engine.model} on {engine.device}, {counted(engine.rows, 'row')}", err=True)
+    echo(f"measuring {engine.model} on {engine.device}, {counted(engine.rows, 'row')}", err=True)
     speed = measure(engine)
     if speed.many_rtf:
         speeds.remember(settings.cache_dir, engine.name, 1 / speed.many_rtf)
@@ -222,7 +223,7 @@ def _bench(settings: Settings) -> None:
         ("one page", speed.passage_rtf, "of real time"),
         (f"{2 * engine.rows} sentences at once", speed.many_rtf, "of real time"),
     ):
-        click.echo(f"{name:<24} {value:8.3f} {unit}")
+        echo(f"{name:<24} {value:8.3f} {unit}")
 
 
 def _fidelity(settings: Settings) -> None:
@@ -232,14 +233,14 @@ def _fidelity(settings: Settings) -> None:
     xtts.check_installed()
     from voxspool_worker.engines.xtts import precision_report
 
-    click.echo(f"{'against fp32':<14} {'greedy':>7} {'sampled':>8} {'gap':>7} {'largest':>8} {'audio':>8}")
+    echo(f"{'against fp32':<14} {'greedy':>7} {'sampled':>8} {'gap':>7} {'largest':>8} {'audio':>8}")
     for one in precision_report.measure(settings):
-        click.echo(
+        echo(
             f"{one.precision:<14} {one.greedy:7.1%} {one.sampled:8.1%} {one.gap:7.3f} {one.largest_gap:8.3f} "
             f"{one.audio_db:5.2f} dB"
         )
-    click.echo("greedy, sampled: share of equal tokens")
-    click.echo("gap: difference of the log-probabilities, in nats; audio: difference of the spectra")
+    echo("greedy, sampled: share of equal tokens")
+    echo("gap: difference of the log-probabilities, in nats; audio: difference of the spectra")
 
 
 def _check_store(place: str) -> None:

@@ -6,7 +6,6 @@ No command asks a question: `get` shows the licence and the data set of a voice,
 from __future__ import annotations
 
 import importlib.util
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxspool.command import InterruptibleGroup
+from voxspool.display import echo, echo_json, printable
 from voxspool.errors import CheckpointError, MissingExtraError, OutputError, UnknownLanguageError, UnknownVoiceError
 from voxspool.hints import install_command, program
 from voxspool.protocol.stream import Audio, Begin, End
@@ -62,7 +62,7 @@ def list_voices(as_json: bool) -> None:  # noqa: FBT001 - click's way
     settings = Settings.from_env()
     rows = [*_piper_rows(settings), *_xtts_rows(settings)]
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False))
+        echo_json(rows)
         return
     if rows:
         headings = ("name", "engine", "languages", "quality", "licence", "folder")
@@ -70,13 +70,13 @@ def list_voices(as_json: bool) -> None:  # noqa: FBT001 - click's way
     for row in rows:
         if row["speakers"]:
             count, name = len(row["speakers"]), row["name"]
-            click.echo(f"{name} has {count} speakers: {name}#{row['speakers'][0]} and so on; --json lists them")
+            echo(f"{name} has {count} speakers: {name}#{row['speakers'][0]} and so on; --json lists them")
         for warning in row["warnings"]:
-            click.echo(f"{row['name']}: {warning}")
+            echo(f"{row['name']}: {warning}")
     if not rows:
-        click.echo(f"there is no voice on this machine; {_how_to_begin(settings)}", err=True)
+        echo(f"there is no voice on this machine; {_how_to_begin(settings)}", err=True)
     elif importlib.util.find_spec("piper") is None:
-        click.echo(f"Piper is not installed: {install_command('voxspool-worker', 'piper')}", err=True)
+        echo(f"Piper is not installed: {install_command('voxspool-worker', 'piper')}", err=True)
 
 
 @voices.command()
@@ -97,7 +97,7 @@ def search(language: str | None, as_json: bool) -> None:  # noqa: FBT001 - click
     found = _catalogue(settings).search(language)
     if as_json:
         rows = [_remote_row(voice) | {"here": voice.name in here} for voice in found]
-        click.echo(json.dumps(rows, ensure_ascii=False))
+        echo_json(rows)
         return
     _print_table(
         ("name", "language", "quality", "size", "speakers", "here"),
@@ -159,7 +159,7 @@ def try_voice(name: str, output: Path | None) -> None:
     samples, rate = _speak(voice, settings)
     if output:
         _write(output, samples, rate)
-        click.echo(f"{output}: {len(samples) / rate:.1f} s of {name}")
+        echo(f"{output}: {len(samples) / rate:.1f} s of {name}")
     else:
         _play(samples, rate)
 
@@ -204,7 +204,7 @@ def _xtts_rows(settings: Settings) -> Iterator[dict[str, Any]]:
         found = checkpoint.find(settings)
         names = list(model.speakers(found))
     except CheckpointError as error:
-        click.echo(f"XTTS: {error}", err=True)
+        echo(f"XTTS: {error}", err=True)
         return
     for name in names:
         yield {
@@ -237,9 +237,9 @@ def _cell(value: object) -> str:
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print columns, each as wide as its longest cell."""
     lines = [headings, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    widths = [max(len(printable(line[column])) for line in lines) for column in range(len(headings))]
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        echo("  ".join(printable(cell).ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 # search and get
@@ -278,18 +278,18 @@ def _get(catalogue: Catalogue, voice: CatalogueVoice, folders: Sequence[Path]) -
     target = folders[0]
     whole = next((folder for folder in folders if downloads.is_whole(voice, folder)), None)
     if whole:
-        click.echo(f"{voice.name} is already complete in {whole}")
+        echo(f"{voice.name} is already complete in {whole}")
         return
     card = downloads.fetch_card(catalogue, voice)
     for line in _described(voice, card):
-        click.echo(line)
+        echo(line)
     replaced = (target / f"{voice.name}{downloads.CONFIG}").exists()
     with _progress() as progress:
-        task = progress.add_task(voice.name, total=voice.size_bytes)
+        task = progress.add_task(printable(voice.name), total=voice.size_bytes)
         downloads.get(catalogue, voice, card, target, lambda size: progress.advance(task, size))
     done = "replaced a different version" if replaced else "stored"
-    click.echo(f"  {done} in {target}; restart a running worker to use the voice")
-    click.echo(f'  voxspool speak "Hello." --voice {voice.name} -o hello.wav')
+    echo(f"  {done} in {target}; restart a running worker to use the voice")
+    echo(f'  voxspool speak "Hello." --voice {voice.name} -o hello.wav')
 
 
 def _described(voice: CatalogueVoice, card: str) -> Iterator[str]:
@@ -315,8 +315,8 @@ def _progress() -> Progress:
 
     console = Console(stderr=True)
     return Progress(
-        TextColumn("  {task.description}"), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn(),
-        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+        TextColumn("  {task.description}", markup=False), BarColumn(bar_width=24), DownloadColumn(),
+        TransferSpeedColumn(), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
 
 

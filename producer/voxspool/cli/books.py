@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from voxspool.display import echo
 from voxspool.errors import BookError
 
 if TYPE_CHECKING:
@@ -36,4 +35,4 @@ def as_path(source: str) -> Iterator[Path]:
 def warn(book: Book) -> None:
     """Print a warning on stderr for each part of a book that could not be read."""
     for line in book.unread:
-        click.echo(f"voxspool: not read: {line}", err=True)
+        echo(f"voxspool: not read: {line}", err=True)

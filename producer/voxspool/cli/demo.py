@@ -16,6 +16,7 @@ from voxspool.cli.follow import check_target, record
 from voxspool.cli.progress import SpeechProgress, Unserved
 from voxspool.cli.speak import cancelled_by_interrupt, report
 from voxspool.command import EngineName
+from voxspool.display import echo
 from voxspool.errors import MissingExtraError, OutputError
 from voxspool.hints import typed_path
 
@@ -67,10 +68,10 @@ def demo(output: Path, play: bool, engine: str, redis_url: str | None) -> None: 
         if redis_url:
             client = stack.enter_context(options.open_client(settings))
         else:
-            click.echo(f"starting a private Redis and a private worker with {engine}", err=True)
+            echo(f"starting a private Redis and a private worker with {engine}", err=True)
             own = stack.enter_context(Embedded(engine))
             client = stack.enter_context(Client(own.url))
-        click.echo(f"speaking {len(PASSAGE)} characters", err=True)
+        echo(f"speaking {len(PASSAGE)} characters", err=True)
         line = stack.enter_context(SpeechProgress(len(PASSAGE), "speaking"))
         speech = client.enqueue(PASSAGE, engine=engine, voice=None, language="en")
         with cancelled_by_interrupt(speech):
@@ -95,11 +96,12 @@ def _show_next_steps(output: Path, shell: str) -> None:
     ]
     shown = [(command, why) for command, why in steps if command]
     width = max(len(command) for command, _ in shown)
-    click.echo("\nNext steps:", err=True)
+    echo("", err=True)
+    echo("Next steps:", err=True)
     if player is None:
-        click.echo(f"  play {output} with any audio player, on this machine or another", err=True)
+        echo(f"  play {output} with any audio player, on this machine or another", err=True)
     for command, why in shown:
-        click.echo(f"  {command:<{width}}   {why}", err=True)
+        echo(f"  {command:<{width}}   {why}", err=True)
 
 
 def _player(path: Path) -> str | None:

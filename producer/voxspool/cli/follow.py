@@ -15,6 +15,7 @@ import click
 from voxspool.cli import options
 from voxspool.cli.progress import SpeechProgress, Unserved
 from voxspool.command import INTERRUPTED
+from voxspool.display import echo
 from voxspool.errors import MissingExtraError, OutputError, ProtocolError
 from voxspool.protocol.stream import START, EntryId
 from voxspool.reading.reader import raise_for
@@ -54,7 +55,8 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
             EntryId.parse(after)
         except ProtocolError as error:
             raise click.BadParameter(str(error), param_hint="--from") from None
-    check_target(str(output) if output else None, play=play)
+    target = "-" if raw else str(output) if output else None
+    check_target(target, play=play)
     with options.open_client(options.settings(redis_url)) as client:
         speech = client.speech(job)
         speech.status()
@@ -67,30 +69,41 @@ def follow(job: str, output: Path | None, raw: bool, play: bool, after: str | No
                         f"continued after {after}, last entry {write_raw_after(speech, after, line, unserved, store)}"
                     )
                 else:
-                    target = "-" if raw else str(output) if output else None
                     record(speech, target, line, unserved, store, play=play)
                     said = f"{line.spoken_s:.1f} s of speech"
         except KeyboardInterrupt:
-            click.echo(f"voxspool: interrupted; the job continues. To follow it again: voxspool follow {job}", err=True)
+            echo(f"voxspool: interrupted; the job continues. To follow it again: voxspool follow {job}", err=True)
             raise SystemExit(INTERRUPTED) from None
-        click.echo(f"job {job}: {said}", err=True)
+        echo(f"job {job}: {said}", err=True)
 
 
 def check_target(target: str | None, *, play: bool) -> None:
-    """Check that the file can be written and, with `play`, that this machine can play, before anything is started.
+    """Check, before anything is started, that the target can be written and, with `play`, that this machine can play.
 
     Raises OutputError, MissingExtraError.
     """
     from voxspool.audio.files import check_output
     from voxspool.audio.playback import check_loudspeaker
 
-    if target not in (None, "-"):
+    if target == "-":
+        _refuse_terminal()
+    elif target is not None:
         check_output(Path(target))
     if play:
         try:
             check_loudspeaker()
         except (MissingExtraError, OutputError) as error:
             raise type(error)(f"{error}: {'-o hello.wav' if target is None else 'leave out --play'}") from error
+
+
+def _refuse_terminal() -> None:
+    """Refuse to write samples to a terminal, which would take some of them for commands. Raises OutputError."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        raise OutputError(
+            "stdout is a terminal, and raw samples are no text; pipe them, such as into `aplay -r 22050 -f S16_LE`, or "
+            "write a file with -o hello.wav",
+            wrong_value=True,
+        )
 
 
 def record(

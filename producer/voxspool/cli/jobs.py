@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from voxspool.amounts import counted, real_time
 from voxspool.cli import options
 from voxspool.cli.progress import Unserved
+from voxspool.display import cell, echo, echo_json, printable
 from voxspool.errors import UnknownJobError
 from voxspool.protocol.stream import STATES, End
 
@@ -39,7 +39,10 @@ def enqueue(text: str | None, path: Path | None, redis_url: str | None, as_json:
     with options.open_client(settings) as client:
         placed = client.place(spec)
         said = {"job": spec.id, "queue": placed.queue, "why": placed.why}
-        click.echo(json.dumps(said) if as_json else spec.id)
+        if as_json:
+            echo_json(said)
+        else:
+            echo(spec.id)
         Unserved(client).look(placed.queue)
 
 
@@ -80,7 +83,7 @@ def cancel(job: str, redis_url: str | None) -> None:
             _cancel_narration(client, job)
             return
     meaning = {"asked": "is running and stops at its next chunk", "cancelled": "is cancelled"}
-    click.echo(f"job {job} {meaning.get(said, f'had ended before: {said}')}")
+    echo(f"job {job} {meaning.get(said, f'had ended before: {said}')}")
 
 
 def _cancel_narration(client: Client, name: str) -> None:
@@ -92,7 +95,7 @@ def _cancel_narration(client: Client, name: str) -> None:
     except UnknownJobError:
         raise UnknownJobError(f"there is no job and no narration {name!r}, or it has expired; check the id") from None
     chapters = counted(len(stopped), "chapter")
-    click.echo(f"narration {name}: {chapters} cancelled; the finished audio is kept in the segment store")
+    echo(f"narration {name}: {chapters} cancelled; the finished audio is kept in the segment store")
 
 
 def _show_job(client: Client, job: str, *, as_json: bool) -> None:
@@ -101,20 +104,20 @@ def _show_job(client: Client, job: str, *, as_json: bool) -> None:
     state = speech.status()
     end = speech.end() if state.state == STATES[End.type] else None
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(state) | {"end": dataclasses.asdict(end) if end else None}))
+        echo_json(dataclasses.asdict(state) | {"end": dataclasses.asdict(end) if end else None})
         return
-    click.echo(f"job {state.id}: {state.state}")
+    echo(f"job {state.id}: {state.state}")
     if state.attempt:
-        click.echo(
+        echo(
             f"  {state.spoken_s:.1f} s spoken, segment {state.segments_done} of {state.segments}, "
             f"attempt {state.attempt}, {state.engine} {state.voice} on {state.worker}"
         )
     elif state.queue:
-        click.echo(f"  in {state.queue}")
+        echo(f"  in {state.queue}")
         if state.state == "queued":
             Unserved(client).look(state.queue)
     if end and end.chunks:
-        click.echo(f"  {_took(end)}")
+        echo(f"  {_took(end)}")
 
 
 def _record(card: WorkerCard) -> tuple[str, ...]:
@@ -148,7 +151,7 @@ def _speed(real_time_factor: float | None) -> str:
 def _show_all(overview: Overview, *, as_json: bool) -> None:
     """Print the queues, the workers and the running jobs."""
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(overview)))
+        echo_json(dataclasses.asdict(overview))
         return
     from rich.console import Console
 
@@ -156,7 +159,7 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
     waiting: list[tuple[str, ...]] = [(name, str(count)) for name, count in overview.queues.items()]
     _table(console, "no waiting jobs", ("queue", "waiting"), waiting)
     for name in overview.paused:
-        click.echo(f"{name} is paused; resume it with: voxspool resume {name}")
+        echo(f"{name} is paused; resume it with: voxspool resume {name}")
     _show_workers(console, overview.workers)
     _table(
         console,
@@ -189,7 +192,7 @@ def _show_workers(console: Console, cards: list[WorkerCard]) -> None:
     )
     for card in cards:
         if card.fallback_from:
-            click.echo(f"{card.name} speaks with {card.engine} instead of {card.fallback_from}")
+            echo(f"{card.name} speaks with {card.engine} instead of {card.fallback_from}")
     _table(
         console,
         "no ended jobs yet",
@@ -206,19 +209,21 @@ def _table(console: Console, none: str, columns: tuple[str, ...], rows: list[tup
     if not rows:
         console.print(none)
         return
-    widths = (max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True))
+    cells = [tuple(map(printable, row)) for row in rows]
+    widths = (max(map(cell_len, column)) for column in zip(columns, *cells, strict=True))
     if sum(widths) + 2 * (len(columns) - 1) > console.width:
-        for row in rows:
-            click.echo(_block(columns, row))
+        for row in cells:
+            for line in _block(columns, row):
+                echo(line)
         return
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*row)
+    for row in cells:
+        table.add_row(*map(cell, row))
     console.print(table)
 
 
-def _block(columns: tuple[str, ...], row: tuple[str, ...]) -> str:
-    """Return a row for a narrow terminal: its first cell, and the others below it, one on each line."""
+def _block(columns: tuple[str, ...], row: tuple[str, ...]) -> list[str]:
+    """Return the lines of a row for a narrow terminal: its first cell, and the others below it."""
     first, *others = zip(columns, row, strict=True)
     width = max(len(name) for name in columns[1:])
-    return "\n".join([f"{first[0]} {first[1]}", *(f"  {name:<{width}}  {value}" for name, value in others)])
+    return [f"{first[0]} {first[1]}", *(f"  {name:<{width}}  {value}" for name, value in others)]

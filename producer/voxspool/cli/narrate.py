@@ -16,6 +16,7 @@ from voxspool.cli.books import as_path, warn
 from voxspool.cli.progress import Unserved
 from voxspool.cli.speak import OWN_ENGINE, client_or_embedded
 from voxspool.command import INTERRUPTED, EngineName
+from voxspool.display import echo
 from voxspool.embedded import somebody_listens
 from voxspool.errors import (
     BookError,
@@ -436,7 +437,7 @@ def _live(asked: NarrateArguments) -> tuple[list[WorkerCard], str]:
         client = options.open_client(asked.settings)
     except RedisError as error:
         if asked.settings.redis_named:
-            click.echo(f"voxspool: the plan cannot estimate the time: {error}", err=True)
+            echo(f"voxspool: the plan cannot estimate the time: {error}", err=True)
         return [], wanted
     with client:
         live = client.workers()

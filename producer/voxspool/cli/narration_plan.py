@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING
 
-import click
-
 from voxspool.amounts import counted, duration
+from voxspool.display import cell, echo, echo_json
 from voxspool.narration.estimate import estimate
 from voxspool.narration.options import AUDIO
 
@@ -50,7 +48,7 @@ def show_plan(
     )
     if as_json:
         about = [dataclasses.asdict(found) | {"title": book.title, "chapters": [_about(one) for one in chapters]}]
-        click.echo(json.dumps(about[0]))
+        echo_json(about[0])
         return
     _print(book, chapters, found, narration_options)
 
@@ -67,16 +65,16 @@ def _print(
     table.add_column("title", overflow="fold")
     table.add_column("characters", justify="right")
     for chapter in chapters:
-        table.add_row(str(chapter.number), chapter.chapter.title, f"{chapter.characters:,}")
+        table.add_row(str(chapter.number), cell(chapter.chapter.title), f"{chapter.characters:,}")
     console = Console()
-    console.print(book.title, style="bold", markup=False, highlight=False)
+    console.print(cell(book.title), style="bold")
     console.print(table)
     total = sum(chapter.characters for chapter in chapters)
-    click.echo(f"{counted(len(chapters), 'chapter')}, {total:,} characters, about {duration(found.audio_s)} of speech")
+    echo(f"{counted(len(chapters), 'chapter')}, {total:,} characters, about {duration(found.audio_s)} of speech")
     time = "time unknown" if found.work_s is None else f"about {duration(found.work_s)} of work"
-    click.echo(f"{time}: {found.why}")
+    echo(f"{time}: {found.why}")
     sizes = [f"{one} {_size(found.files_bytes[one])}" for one in narration_options.formats if one in _SIZED]
-    click.echo(f"files: {', '.join(sizes)}")
+    echo(f"files: {', '.join(sizes)}")
 
 
 def _about(chapter: PlannedChapter) -> dict[str, object]:

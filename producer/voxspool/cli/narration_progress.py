@@ -5,18 +5,15 @@ If stderr is not a terminal, only messages and the result at the end are printed
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from voxspool.amounts import counted, duration, real_time
 from voxspool.cli.progress import BAR, NARROW
+from voxspool.display import cell, echo, echo_json, printable
 from voxspool.narration.run import BookSegment, ChapterGivenUp, ChapterSpoken
 
 if TYPE_CHECKING:
@@ -114,7 +111,7 @@ class _Bars(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         """Yield the bars, then the line."""
         yield from super().get_renderables()
-        yield Text(self.below)
+        yield cell(self.below)
 
 
 class TerminalDisplay:
@@ -132,7 +129,7 @@ class TerminalDisplay:
             *([] if self._narrow else [BarColumn(bar_width=BAR)]),
             TextColumn("{task.percentage:>3.0f}%"),
             *([] if self._narrow else [TimeElapsedColumn()]),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
@@ -158,14 +155,14 @@ class TerminalDisplay:
 
     def busy(self, error: BusyError) -> None:
         """Print why the remaining chapters wait."""
-        click.echo(f"voxspool: {error}; the remaining chapters are enqueued then", err=True)
+        echo(f"voxspool: {error}; the remaining chapters are enqueued then", err=True)
 
     def placed(self, jobs: Mapping[int, str]) -> None:
         """Print how to listen in another terminal, unless the Redis is private: it cannot be reached from there."""
         shared = self._client.url == self._client.settings.redis_url
         if jobs and shared and self._console.is_terminal:
             first = jobs[min(jobs)]
-            click.echo(f"narration {self._id}; to listen while it is made: voxspool follow {first} --play", err=True)
+            echo(f"narration {self._id}; to listen while it is made: voxspool follow {first} --play", err=True)
 
     def take(self, news: NarrationEvent) -> None:
         """Update the display with an event."""
@@ -176,7 +173,7 @@ class TerminalDisplay:
             self._whole += 1
         elif isinstance(news, ChapterGivenUp):
             self._close(news.number)
-            click.echo(f"voxspool: chapter {news.number} was given up: {news.error}", err=True)
+            echo(f"voxspool: chapter {news.number} was given up: {news.error}", err=True)
         self._count_workers()
         self._progress.below = self._line()
 
@@ -188,29 +185,26 @@ class TerminalDisplay:
     def left(self, name: str) -> None:
         """Print how to resume or cancel the narration."""
         self._progress.stop()
-        click.echo(
-            f"narration {name} continues without this command. To make the files, resume it:\n"
-            f"  voxspool narrate --attach {name}\n"
-            f"To cancel it: voxspool cancel {name}",
-            err=True,
-        )
+        echo(f"narration {name} continues without this command. To make the files, resume it:", err=True)
+        echo(f"  voxspool narrate --attach {name}", err=True)
+        echo(f"To cancel it: voxspool cancel {name}", err=True)
 
     def stopped(self) -> None:
         """Print that the audio is kept, and how to resume."""
         self._progress.stop()
-        click.echo("voxspool: interrupted; the finished audio is kept. To resume, run the same command again", err=True)
+        echo("voxspool: interrupted; the finished audio is kept. To resume, run the same command again", err=True)
 
     def end(self, outcome: NarrationResult) -> None:
         """Print the problems and the result."""
         self._progress.stop()
         for line in outcome.problems[:LISTED]:
-            click.echo(f"voxspool: {line}", err=True)
+            echo(f"voxspool: {line}", err=True)
         if len(outcome.problems) > LISTED:
-            click.echo(f"voxspool: and {len(outcome.problems) - LISTED} more; see {outcome.report}", err=True)
+            echo(f"voxspool: and {len(outcome.problems) - LISTED} more; see {outcome.report}", err=True)
         factor = self._pace.real_time_factor
         pace = "" if factor is None else f", {real_time(1 / factor)}"
         spoken = f"{counted(outcome.spoken, 'segment')} spoken, {outcome.reused:,} from the store"
-        click.echo(
+        echo(
             f"{outcome.folder}: {counted(outcome.chapters, 'chapter')}, {duration(outcome.duration_s)} of speech in "
             f"{duration(self._pace.elapsed_s)}{pace}; {spoken}",
             err=True,
@@ -234,6 +228,7 @@ class TerminalDisplay:
 
     def _cut(self, title: str) -> str:
         """Return a title, cut to the width of its column."""
+        title = printable(title)
         return title if len(title) <= self._title_columns else f"{title[: self._title_columns - 1]}…"
 
     def _close(self, number: int) -> None:
@@ -329,8 +324,7 @@ class JsonLines:
 
     @staticmethod
     def _say(event: str, **fields: Any) -> None:  # noqa: ANN401 - JSON
-        sys.stdout.write(json.dumps({"event": event} | fields) + "\n")
-        sys.stdout.flush()
+        echo_json({"event": event} | fields)
 
 
 def show_for(narration: Narration, client: Client, book: Book, *, as_json: bool) -> ProgressDisplay:

@@ -9,6 +9,7 @@ import click
 
 from voxspool.cli import options
 from voxspool.cli.books import as_path, warn
+from voxspool.display import echo
 from voxspool.narration.options import NarrationOptions, chosen, voices_of
 from voxspool.protocol.jobs import AUTO
 
@@ -45,15 +46,16 @@ def preview(
     last = len(read.chapters)
     narration_options = NarrationOptions(AUTO, chapters=chosen(last, only, skip), voices=voices_of(voices, last))
     for chapter in plan(read, narration_options, Pronunciations.read(*rules)):
-        click.echo(shown(chapter))
+        for line in shown(chapter):
+            echo(line)
     warn(read)
 
 
-def shown(chapter: PlannedChapter) -> str:
-    """Return a chapter's text with its pauses and voices, as the markers that a book may contain."""
+def shown(chapter: PlannedChapter) -> list[str]:
+    """Return the lines of a chapter's text with its pauses and voices, as the markers that a book may contain."""
     voice = f" [voice:{chapter.voice}]" if chapter.voice else ""
     title = f"{chapter.number}. {chapter.chapter.title}{voice}"
-    return "\n".join([title, "=" * len(title), "", *(_line(part) for part in chapter.parts), ""])
+    return [title, "=" * len(title), "", *(_line(part) for part in chapter.parts), ""]
 
 
 def _line(part: MarkupPart) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from voxspool.amounts import real_time
 from voxspool.cli.options import ADD_PRIVATE
+from voxspool.display import echo
 from voxspool.protocol.stream import Audio, Begin, Mark, position_after
 from voxspool.reading.waiting import Watch
 
@@ -41,7 +41,7 @@ class SpeechProgress:
         bar = [BarColumn(bar_width=BAR)] if console.width >= NARROW else []
         self._room = console.width - len(label) - (BAR + 1) * len(bar) - REST
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             *bar,
             TextColumn("{task.percentage:>3.0f}%  {task.fields[said]}"),
             TimeElapsedColumn(),
@@ -118,7 +118,7 @@ class Unserved:
         """Warn if no worker takes jobs from a queue. After the first warning it does nothing."""
         if not self._told and (why := self._client.why_unserved(queue)):
             self._told = True
-            click.echo(f"voxspool: {why}{self._or_private()}", err=True)
+            echo(f"voxspool: {why}{self._or_private()}", err=True)
 
     def on_wait(self, state: JobState) -> None:
         """Warn if a job has waited too long for a worker. Call it after each second without an entry."""

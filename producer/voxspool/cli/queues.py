@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from voxspool.cli import options
+from voxspool.display import echo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,4 +46,4 @@ def resume(queues: Sequence[str], redis_url: str | None) -> None:
 def _say(done: str, names: list[str]) -> None:
     """Print the queues, one on each line."""
     for name in names:
-        click.echo(f"{done} {name}")
+        echo(f"{done} {name}")

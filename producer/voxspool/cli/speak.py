@@ -12,6 +12,7 @@ from voxspool.cli import options
 from voxspool.cli.follow import check_target, record
 from voxspool.cli.progress import SpeechProgress, Unserved
 from voxspool.command import INTERRUPTED
+from voxspool.display import echo
 from voxspool.errors import (
     InvalidJobError,
     RedisError,
@@ -100,7 +101,7 @@ def client_or_embedded(settings: Settings, engine: str, *, private: bool) -> Ite
         return
     speaker = OWN_ENGINE if engine == AUTO else engine
     why = "" if private else "no Redis on the default port; "
-    click.echo(f"voxspool: {why}starting a private Redis and a private worker with {speaker}", err=True)
+    echo(f"voxspool: {why}starting a private Redis and a private worker with {speaker}", err=True)
     with Embedded(speaker) as own, Client(own.url, settings=settings) as client:
         yield client
 
@@ -128,9 +129,7 @@ def cancelled_by_interrupt(speech: Speech) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         said = speech.cancel("Ctrl-C")
-        click.echo(
-            f"voxspool: interrupted; job {speech.id} is {'being cancelled' if said == 'asked' else said}", err=True
-        )
+        echo(f"voxspool: interrupted; job {speech.id} is {'being cancelled' if said == 'asked' else said}", err=True)
         raise SystemExit(INTERRUPTED) from None
 
 
@@ -139,4 +138,4 @@ def report(target: str, line: SpeechProgress) -> None:
     first = "" if line.first_chunk_s is None else f", first audio after {line.first_chunk_s:.2f} s"
     factor = "" if line.real_time_factor is None else f", {real_time(1 / line.real_time_factor)}"
     where = "stdout" if target == "-" else target
-    click.echo(f"{where}: {line.spoken_s:.1f} s of speech in {line.elapsed_s:.1f} s{first}{factor}", err=True)
+    echo(f"{where}: {line.spoken_s:.1f} s of speech in {line.elapsed_s:.1f} s{first}{factor}", err=True)

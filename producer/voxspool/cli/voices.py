@@ -15,6 +15,7 @@ import click
 from voxspool.amounts import counted
 from voxspool.cli import options
 from voxspool.command import CommandGroup
+from voxspool.display import echo, echo_json
 from voxspool.errors import MissingExtraError, UnknownVoiceError
 from voxspool.hints import install_command
 from voxspool.protocol.voices import CLONING_ENGINE, LANGUAGES
@@ -77,15 +78,15 @@ def list_voices(as_json: bool, redis_url: str | None) -> None:  # noqa: FBT001 -
     with options.open_client(settings) as client:
         rows = _rows(client.workers(), client.cloned_voices())
     if as_json:
-        click.echo(json.dumps(rows))
+        echo_json(rows)
         return
     for row in rows:
-        click.echo(
+        echo(
             f"{row['voice']:<28} {row['engine']:<6} {'/'.join(row['languages']) or 'any':<8} "
             f"{counted(row['workers'], 'worker')}{'  cloned' if row['cloned'] else ''}"
         )
     if not rows:
-        click.echo("no live worker, so no voices; start one: voxspool-worker run", err=True)
+        echo("no live worker, so no voices; start one: voxspool-worker run", err=True)
 
 
 @voices.command()
@@ -109,8 +110,8 @@ def add(name: str, clips: tuple[Path, ...], languages: tuple[str, ...], replace:
         _warn_where_nobody_clones(client)
     for path, clip in zip(clips, voice.clips, strict=True):
         if clip.recording_s > clip.duration_s:
-            click.echo(f"{path}: its first {clip.duration_s:g} s of {clip.recording_s:.1f} s are kept", err=True)
-    click.echo(f"voice {name} is cloned from {_said(voice)}; speak with it: --voice {name}")
+            echo(f"{path}: its first {clip.duration_s:g} s of {clip.recording_s:.1f} s are kept", err=True)
+    echo(f"voice {name} is cloned from {_said(voice)}; speak with it: --voice {name}")
 
 
 @voices.command()
@@ -130,11 +131,11 @@ def show(name: str, as_json: bool, redis_url: str | None) -> None:  # noqa: FBT0
         raise UnknownVoiceError(f"there is no cloned voice {name!r}{hint}; `voxspool voices` lists them")
     voice = cloned[name]
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(voice)))
+        echo_json(dataclasses.asdict(voice))
         return
-    click.echo(f"voice {name}: {_said(voice)}, added {voice.added}, languages {'/'.join(voice.languages) or 'any'}")
+    echo(f"voice {name}: {_said(voice)}, added {voice.added}, languages {'/'.join(voice.languages) or 'any'}")
     for clip in voice.clips:
-        click.echo(f"  {clip.duration_s:5.1f} s  {clip.sample_rate} Hz  sha256 {clip.sha256}")
+        echo(f"  {clip.duration_s:5.1f} s  {clip.sample_rate} Hz  sha256 {clip.sha256}")
 
 
 @voices.command()
@@ -148,7 +149,7 @@ def rm(name: str, redis_url: str | None) -> None:
     """
     with options.open_client(options.settings(redis_url)) as client:
         client.remove_voice(name)
-    click.echo(f"voice {name} is removed")
+    echo(f"voice {name} is removed")
 
 
 def _list_own(*, as_json: bool) -> None:
@@ -161,7 +162,7 @@ def _list_own(*, as_json: bool) -> None:
             "no Redis answers on the default port, and there is no worker on this machine; name a Redis with --redis "
             f"URL, or install a worker: {install_command('voxspool-worker', 'piper')}"
         )
-    click.echo("voxspool: no Redis answers on the default port; these are the voices of this machine:", err=True)
+    echo("voxspool: no Redis answers on the default port; these are the voices of this machine:", err=True)
     command = [sys.executable, "-m", "voxspool_worker", "voices", "list"]
     if not as_json:
         raise SystemExit(subprocess.call(command))
@@ -173,7 +174,7 @@ def _list_own(*, as_json: bool) -> None:
         for row in json.loads(done.stdout)
         for name in (row["name"], *(f"{row['name']}#{speaker}" for speaker in row["speakers"]))
     ]
-    click.echo(json.dumps(rows))
+    echo_json(rows)
 
 
 def _rows(workers: list[WorkerCard], cloned: dict[str, ClonedVoice]) -> list[dict[str, Any]]:
@@ -205,7 +206,7 @@ def _said(voice: ClonedVoice) -> str:
 def _warn_where_nobody_clones(client: Client) -> None:
     """Warn if no live worker can speak with a cloned voice."""
     if not any(card.clones for card in client.workers()):
-        click.echo(
+        echo(
             f"voxspool: no live worker speaks cloned voices; start one: voxspool-worker run --engine {CLONING_ENGINE}",
             err=True,
         )

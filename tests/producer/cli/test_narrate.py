@@ -202,3 +202,69 @@ def test_a_missing_library_is_named_before_anything_is_started(
 
 def test_a_folder_that_cannot_be_created_is_refused_before_redis_is_asked(book: Path) -> None:
     assert "cannot write" in refused("narrate", book, "-o", book / "out", code=2)
+
+
+# Text that others wrote
+
+WRITTEN = "# The [/b] End \x1b]0;title\x07\n\nHe went [sic] home.\x1b[2J\u202e It burned.\n"
+
+
+def test_brackets_in_a_title_are_shown_in_the_plan_and_in_the_preview(tmp_path: Path) -> None:
+    path = tmp_path / "end.md"
+    path.write_text("# The [/b] End [sic]\n\nThe keeper [sic] lit it.\n\n# [bold]Two[/bold] :smile:\n\nIt burned.\n")
+    planned = run("narrate", path, "--plan").stdout
+    assert "1  The [/b] End [sic]" in planned
+    assert "2  [bold]Two[/bold] :smile:" in planned
+    assert "The keeper [sic] lit it." in run("preview", path).stdout
+
+
+@pytest.mark.parametrize("command", [["narrate", "--plan"], ["preview"]])
+def test_a_book_sends_no_control_character_to_the_terminal(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "b\x1b[31m.html"
+    path.write_text(f"<html><title>A\x9bb\u202e</title><body><h1>B\u2066</h1><p>{WRITTEN}</p></body></html>")
+    result = run(command[0], path, *command[1:])
+    assert result.exit_code == 0, result.output
+    assert_fit_to_show(result.output)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["narrate", "\x1b[31m.epub", "--plan"],
+        ["narrate", "missing\n2026.epub", "-o", "out"],
+        ["narrate", "b\x1bb.md", "-o", "b\x1b.mp3"],
+        ["narrate", "--\x1b[31m"],
+        ["--\x1b[31m"],
+        ["\x1b[31m"],
+        ["speak", "--engine", "\x1b[31m", "hi"],
+        ["speak", "--voice", "\x1b[31m", "hi", "-o", "a.wav"],
+        ["speak", "-f", "\x1b[31m"],
+        ["enqueue", "hi", "--job-id", "a\x1b[31m"],
+        ["preview", "b.md", "--chapters", "\x1b[31m"],
+        ["preview", "b.md", "--pronunciations", "\x1b[31m"],
+        ["voices", "\x1b[31m"],
+        ["follow", "a\x1b[31m", "--raw", "--from", "\x1b[31m"],
+    ],
+)
+def test_no_error_repeats_a_control_character(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code in {1, 2}
+    assert_fit_to_show(result.output)
+
+
+@pytest.mark.parametrize(
+    "variable", ["VOXSPOOL_REDIS_URL", "VOXSPOOL_ENGINE", "VOXSPOOL_STORE", "VOXSPOOL_PRONUNCIATIONS"]
+)
+def test_no_error_repeats_a_control_character_of_a_variable(
+    book: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "s9://\x1b[31m\n2026 forged")
+    result = run("narrate", book, "-o", book.parent / "out")
+    assert result.exit_code in {1, 2}
+    assert_fit_to_show(result.output)
+
+
+def assert_fit_to_show(printed: str) -> None:
+    assert printed
+    assert [one for one in printed if one != "\n" and (one < " " or "\x7f" <= one <= "\x9f")] == []
+    assert not set("\u202e\u2066") & set(printed)
