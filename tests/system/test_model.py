@@ -1,9 +1,9 @@
 """Random faults in random order on real processes, checked against a model of the allowed outcomes of each job.
 
-The model: an accepted job is spoken to its end, each sample once. It may be cancelled only if the test has
-asked for it, and must be if Redis has confirmed it. It may fail only as poison, and only if two workers were lost that
-may have had the job: killed, or frozen for longer than a lease. A stall or a restart of Redis does not change the
-outcome.
+The model: an accepted job is spoken to its end, each sample once. It may end as cancelled only if the test sent a
+cancel, and it must end so if Redis confirmed the cancel. It may fail only as poison, and only if two workers that may
+have had the job were lost: killed, or frozen for longer than a lease. A stall or a restart of Redis does not change
+the outcome.
 
     MODEL_RUNS=1000 MODEL_SEED=7 python -m pytest -s tests/system/test_model.py    # as `make soak` does
 

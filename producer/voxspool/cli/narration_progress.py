@@ -99,7 +99,7 @@ class Pace:
         return self.elapsed_s / self.spoken_s if self.spoken_s >= 1 else None
 
     def left_s(self, characters: int) -> float | None:
-        """Estimate the time for more characters, in seconds; None before any was spoken."""
+        """Estimate the time for more characters, in seconds; None if no character has been spoken yet."""
         return characters * self.elapsed_s / self.spoken_chars if self.spoken_chars else None
 
 

@@ -13,7 +13,7 @@ from voxspool.workers import WorkerCard
 
 STORE = "0" * 32
 BOOK = [9_000, 15_000, 24_000]
-"""Characters of its chapters: 48,000, or 3,000 s at 16 a second."""
+"""The number of characters in each chapter: 48,000 in all, which take 3,000 s at 16 characters a second."""
 
 
 def card(name: str = "w1", **said: object) -> WorkerCard:
