@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from voxspool import speeds
 from voxspool.cli import options
@@ -35,7 +36,7 @@ from voxspool.routing import route
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from voxspool.books.book import Book
     from voxspool.cli.narration_progress import ProgressDisplay
@@ -111,6 +112,12 @@ def _folder_name(context: click.Context, parameter: click.Parameter, path: Path 
     return path
 
 
+def _any_given(names: Iterable[str]) -> bool:
+    """Return whether the command line gives one of these options."""
+    context = click.get_current_context()
+    return any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in names)
+
+
 def _book_after_verify(verify: str | None) -> tuple[str, str | None]:
     """Return the book and the model if BOOK is missing: click reads `--verify BOOK` as the name of a model."""
     if verify is not None and (verify == "-" or Path(verify).exists()):
@@ -165,7 +172,7 @@ def narrate(
     """
     settings = options.settings(redis_url, private=private)
     if attach is not None:
-        if book or output or plan_only or detach or private or any(said.values()):
+        if book or output or plan_only or detach or private or _any_given(said):
             raise click.UsageError(
                 "--attach ID takes no BOOK and no option but --json and --redis: the narration keeps its own options"
             )
@@ -257,10 +264,15 @@ def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
             kept = folder.load()
         except BookError:
             kept = None
-        if kept is None or kept.id != name:
+        if kept is None:
             raise BookError(
                 f"narration {name} writes to {record.folder} on {record.host}, which cannot be read from here; run the "
                 "command there"
+            )
+        if kept.id != name:
+            raise BookError(
+                f"narration {name} writes to {record.folder} on {record.host}, but the folder of that name on this "
+                f"machine belongs to narration {kept.id}; run the command on {record.host}, or attach to {kept.id}"
             )
         return _run(client, folder, kept, read_book(kept.source), as_json=as_json, detach=False)
 

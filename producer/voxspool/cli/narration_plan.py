@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from voxspool.amounts import counted, duration
+from voxspool.cli.narration_progress import chapter_fields
 from voxspool.display import cell, echo, echo_json
 from voxspool.narration.estimate import estimate
 from voxspool.narration.options import AUDIO
@@ -47,8 +48,8 @@ def show_plan(
         here=here,
     )
     if as_json:
-        about = [dataclasses.asdict(found) | {"title": book.title, "chapters": [_about(one) for one in chapters]}]
-        echo_json(about[0])
+        fields = [chapter_fields(chapter) for chapter in chapters]
+        echo_json(dataclasses.asdict(found) | {"title": book.title, "chapters": fields})
         return
     _print(book, chapters, found, narration_options)
 
@@ -75,10 +76,6 @@ def _print(
     echo(f"{time}: {found.why}")
     sizes = [f"{one} {_size(found.files_bytes[one])}" for one in narration_options.formats if one in _SIZED]
     echo(f"files: {', '.join(sizes)}")
-
-
-def _about(chapter: PlannedChapter) -> dict[str, object]:
-    return {"chapter": chapter.number, "title": chapter.chapter.title, "characters": chapter.characters}
 
 
 def _size(size_bytes: int) -> str:

@@ -270,7 +270,7 @@ class JsonLines:
             "begin",
             id=self._narration.id,
             title=self._title,
-            chapters=[_about(chapter) for chapter in self._narration.chapters.values()],
+            chapters=[chapter_fields(chapter) for chapter in self._narration.chapters.values()],
             whole=sorted(self._narration.tracks),
         )
         return self
@@ -332,6 +332,6 @@ def show_for(narration: Narration, client: Client, book: Book, *, as_json: bool)
     return JsonLines(narration, book) if as_json else TerminalDisplay(narration, client, book)
 
 
-def _about(chapter: PlannedChapter) -> dict[str, Any]:
-    """Return a chapter's number, title and length, for a line of JSON."""
+def chapter_fields(chapter: PlannedChapter) -> dict[str, Any]:
+    """Return a chapter's number, title and length in characters, for JSON."""
     return {"chapter": chapter.number, "title": chapter.chapter.title, "characters": chapter.characters}

@@ -117,6 +117,10 @@ def test_a_book_may_come_from_a_pipe() -> None:
         (("--verify", "{book}"), "name a folder for the files, such as: voxspool narrate {book} -o book"),
         (("{book}", "--attach", "lamp-123456"), "--attach ID takes no BOOK and no option but --json and --redis"),
         (
+            ("--attach", "lamp-123456", "--seed", "0"),
+            "--attach ID takes no BOOK and no option but --json and --redis",
+        ),
+        (
             ("--attach", "lamp-123456", "--voice", "bob"),
             "--attach ID takes no BOOK and no option but --json and --redis",
         ),
