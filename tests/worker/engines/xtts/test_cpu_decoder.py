@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ import torch
 from tests.support.gpt_weights import WIDTH, random_weights
 from voxspool_worker.engines.xtts import cpu_decoder
 from voxspool_worker.engines.xtts.cpu_decoder import CALL_TOKENS, CompilationError, CpuDecoder
+from voxspool_worker.engines.xtts.gpt import DecoderError
 from voxspool_worker.engines.xtts.torch_decoder import TorchDecoder
+from voxspool_worker.engines.xtts.weights import LinearWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,3 +102,78 @@ def test_other_flags_lead_to_another_library(library: Path, monkeypatch: pytest.
     monkeypatch.setattr(cpu_decoder, "FLAGS", (*cpu_decoder.FLAGS, "-g"))
     assert cpu_decoder.compile_decoder(tmp_path) != tmp_path / library.name
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "first", "reason"),
+    [
+        ((4, WIDTH // 8), 0, 0, "the width is not the model's"),
+        ((4, 32 * WIDTH), 0, 0, "the width is not the model's"),
+        ((4, WIDTH), ROWS, 0, "there is no such row"),
+        ((4, WIDTH), -1, 0, "there is no such row"),
+        ((4, WIDTH), 2**40, 0, "there is no such row"),
+        ((4, WIDTH), 0, POSITIONS - 3, "a position is outside the row"),
+        ((4, WIDTH), 0, -1, "a position is outside the row"),
+        ((4, WIDTH), 0, 2**31, "a position is outside the row"),
+        ((POSITIONS + 1, WIDTH), 0, 0, "a position is outside the row"),
+        ((0, WIDTH), 0, 0, "the number of values is wrong"),
+        ((4,), 0, 0, "the numbers of embeddings, rows and positions differ"),
+    ],
+)
+def test_a_wrong_prompt_is_refused_in_one_line_and_the_decoder_goes_on(
+    decoder: CpuDecoder, shape: tuple[int, ...], row: int, first: int, reason: str
+) -> None:
+    x = embeddings(30)
+    before = decoder.prefill(1, x, 0)
+    with pytest.raises(DecoderError, match=f"refused a call.*: {reason}") as refused:
+        decoder.prefill(row, torch.zeros(shape), first)
+    assert "\n" not in str(refused.value)
+    assert torch.equal(decoder.prefill(1, x, 0), before)
+
+
+def test_a_wrong_step_is_refused(decoder: CpuDecoder) -> None:
+    x = embeddings(2)
+    with pytest.raises(DecoderError, match="numbers of embeddings, rows and positions differ"):
+        decoder.step([0, 1, 2], x, [0, 0, 0])
+    with pytest.raises(DecoderError, match="not after those before it"):
+        decoder.step([0, 0], x, [5, 5])
+
+
+def test_a_wrong_prefix_is_refused(decoder: CpuDecoder) -> None:
+    decoder.prefill(0, embeddings(40), 0)
+    saved = decoder.save_prefix(0, 32)
+    for act, reason in [
+        (lambda: decoder.save_prefix(0, 0), "a position is outside"),
+        (lambda: decoder.save_prefix(0, POSITIONS + 1), "a position is outside"),
+        (lambda: decoder.save_prefix(ROWS, 32), "there is no such row"),
+        (lambda: decoder.restore_prefix(ROWS, 32, saved), "there is no such row"),
+        (lambda: decoder.restore_prefix(1, 48, saved), "the number of values is wrong"),
+        (lambda: decoder.restore_prefix(1, 32, saved[:-1]), "the number of values is wrong"),
+    ]:
+        with pytest.raises(DecoderError, match=reason):
+            act()
+
+
+def test_a_closed_decoder_refuses_calls(library: Path) -> None:
+    closed = CpuDecoder(library, WEIGHTS, rows=1, positions=16, precision="fp32", threads=1)
+    closed.close()
+    closed.close()
+    with pytest.raises(DecoderError, match="it is closed"):
+        closed.prefill(0, embeddings(1), 0)
+    with pytest.raises(DecoderError, match="it is closed"):
+        closed.save_prefix(0, 1)
+
+
+@pytest.mark.parametrize("size", [{"rows": 0}, {"positions": 0}, {"positions": 2**31 - 1}, {"threads": 100_000}])
+def test_sizes_outside_their_limits_are_refused(library: Path, size: dict[str, int]) -> None:
+    with pytest.raises(DecoderError, match=r"2 layers of width 128, .*: a size is outside its limits"):
+        CpuDecoder(library, WEIGHTS, precision="fp32", **({"rows": 1, "positions": 16, "threads": 1} | size))
+
+
+def test_weights_of_another_shape_are_refused(library: Path) -> None:
+    weights = random_weights()
+    first, *others = weights.blocks
+    wrong = dataclasses.replace(first, qkv=LinearWeights(first.qkv.weight[:-4], first.qkv.bias))
+    with pytest.raises(DecoderError, match=r"linear layer 0 of layer 0, 124 to 384 values.*the width is not"):
+        CpuDecoder(library, dataclasses.replace(weights, blocks=(wrong, *others)), rows=1, positions=16,
+                   precision="int8", threads=1)  # fmt: skip

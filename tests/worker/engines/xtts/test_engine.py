@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from voxspool.errors import VoiceError
 from voxspool_worker.engines import xtts
 from voxspool_worker.engines.base import AudioChunk, SegmentError, SpeechSegment, SpokenSegment
 from voxspool_worker.engines.xtts import checkpoint, device, model, output_check
 from voxspool_worker.engines.xtts.active_segment import TOKEN_S, retry_seed
 from voxspool_worker.engines.xtts.engine import XttsEngine
+from voxspool_worker.engines.xtts.gpt import VoicePrefix
 from voxspool_worker.engines.xtts.tokenizer import XttsTokenizer
 from voxspool_worker.engines.xtts.vocoder import Vocoder
 from voxspool_worker.settings import Settings
@@ -238,6 +240,33 @@ def test_invalid_audio_fails_its_own_segment_only(make: Make, *, vocode_all: boo
     assert failed is not None
     assert failed.segment == bad
     assert np.array_equal(audio(chunks, "good"), alone)
+
+
+def test_a_voice_that_cannot_be_used_fails_its_own_segments_only(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make(NEVER, tries=1)
+    engine.admit(segment(engine, job="good"))
+    alone = audio(to_end(engine), "good")
+    bad, dropped, good = (segment(engine, job=job) for job in ("bad", "dropped", "good"))
+    ready = engine._prepared.ready
+    with monkeypatch.context() as patched:
+        wrong = dataclasses.replace(
+            ready(bad.voice, engine._gpt, engine._vocoder), prefix=VoicePrefix(32, torch.ones(3))
+        )
+        patched.setattr(engine._prepared, "ready", lambda *_: wrong)
+        engine.admit(bad)
+        patched.setattr(engine._prepared, "ready", lambda *_: _raise(VoiceError("voice me has other clips")))
+        engine.admit(dropped)
+    engine.admit(good)
+    assert engine.free == engine.rows - 3
+    engine.drop("dropped")
+    with pytest.raises(SegmentError, match="segment 0 cannot be spoken: the decoder refused a call") as failed:
+        engine.step()
+    assert failed.value.segment == bad
+    assert np.array_equal(audio(to_end(engine), "good"), alone)
+
+
+def _raise(error: Exception) -> Any:
+    raise error
 
 
 # Voices

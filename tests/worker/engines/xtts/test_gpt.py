@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.support.checkpoints import DECODER_ROWS
-from voxspool_worker.engines.xtts.gpt import GeneratedToken, Gpt, SpecialTokens
+from voxspool_worker.engines.xtts.gpt import DecoderError, GeneratedToken, Gpt, SpecialTokens, VoicePrefix
 from voxspool_worker.engines.xtts.sampling import GREEDY, SamplingOptions
 
 if TYPE_CHECKING:
@@ -134,3 +134,27 @@ def test_the_latents_of_forced_tokens_are_those_of_the_generated_ones(
     generated, latents = generate(gpt, gpt.start(prefix, [5, 6, 7], 1, max_tokens=12))
     assert torch.equal(gpt.forced_latents(prefix, [5, 6, 7], generated), latents)
     assert gpt.free == DECODER_ROWS
+
+
+@pytest.mark.parametrize("kind", ["c", "torch"])
+@pytest.mark.parametrize("shape", [(32, 7), (32,), (1, 32, 128)])
+def test_latents_that_are_not_the_models_are_refused_and_all_rows_stay_free(
+    decoder: Callable[..., Decoder], weights: GptWeights, tokens: SpecialTokens, kind: str, shape: tuple[int, ...]
+) -> None:
+    gpt = Gpt(weights, decoder(kind), tokens, rows=DECODER_ROWS, options=SamplingOptions())
+    with pytest.raises(DecoderError, match=r"the conditioning latents of a voice have the shape"):
+        gpt.prefix(torch.zeros(shape))
+    with pytest.raises(DecoderError, match=r"not finite"):
+        gpt.prefix(torch.full((32, weights.width), torch.nan))
+    assert gpt.free == DECODER_ROWS
+
+
+def test_a_prefix_that_the_decoder_refuses_leaves_its_row_free(
+    decoder: Callable[..., Decoder], weights: GptWeights, tokens: SpecialTokens, voice: Tensor
+) -> None:
+    gpt = Gpt(weights, decoder("c"), tokens, rows=DECODER_ROWS, options=SamplingOptions())
+    prefix = gpt.prefix(voice[0])
+    with pytest.raises(DecoderError, match="refused a call"):
+        gpt.start(VoicePrefix(prefix.positions, prefix.saved[:-1]), [5], 0)
+    assert gpt.free == DECODER_ROWS
+    assert gpt.start(prefix, [5], 0) == 0

@@ -3,6 +3,10 @@
 // It computes GPT-2 blocks (layer norm, attention, layer norm, MLP) with a KV cache, on a fixed number of threads.
 // cpu_decoder.py is its only caller. torch_decoder.py computes the same in PyTorch; the tests compare the two.
 //
+// The functions that Python calls check every argument that they can, also the sizes of buffers, which the caller passes
+// along. They return a status and touch nothing if a call is refused. fuzz_cpu_decoder.c in tests/support calls them
+// with random arguments under the sanitizers of the compiler.
+//
 // A call computes any number of tokens of any rows at any positions: one token of each row is a decoding step, many
 // tokens of one row are a prompt. The result for a token depends only on its own row, bit by bit, regardless of the
 // other tokens in the call: every sum has a fixed order, integer sums are exact, and activations are quantised per
@@ -53,6 +57,14 @@
 #define HEAD_WIDTH 64                       // width of an attention head in GPT-2 and in XTTS v2
 #define KEY_BLOCK 16                        // positions whose keys are interleaved in the cache
 
+// Largest sizes, far above any model: with them, no size below overflows, and neither does a sum in 32 bits (int8).
+#define MAX_LAYERS 512
+#define MAX_WIDTH 16384
+#define MAX_ROWS 4096
+#define MAX_POSITIONS 65536
+#define MAX_TOKENS 4096
+#define MAX_THREADS 1024
+
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
@@ -63,6 +75,9 @@ typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2), may_alias
 
 enum { FP32, BF16, INT8 };                  // precisions, with the numbers of cpu_decoder.py
 enum { QKV, ATTENTION_OUTPUT, MLP_EXPAND, MLP_CONTRACT, LINEAR_COUNT };
+
+// Status of a call, with the numbers of cpu_decoder.py.
+enum { DONE, NO_MEMORY, NO_DECODER, BAD_SIZE, BAD_LAYER, BAD_WIDTH, BAD_COUNT, BAD_ROW, BAD_POSITION, NO_WEIGHTS };
 
 INLINE vf load(const float *p) { return *(const vf_loose *)p; }
 INLINE void store(float *p, vf v) { *(vf_loose *)p = v; }
@@ -105,6 +120,13 @@ INLINE uint16_t to_bf16(float x) {          // rounds to nearest, ties to even
   return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
+// Limits a value to -127 to 127. C does not define the conversion of NaN to an integer; here it becomes -127. It is not
+// lost: the residual stream, to which the layers only add, keeps it up to the latents.
+INLINE float to_int8_range(float x) {
+  x = x > -127.0f ? x : -127.0f;
+  return x < 127.0f ? x : 127.0f;
+}
+
 // --- functions -------------------------------------------------------------------------------------------------------
 
 INLINE vf exp_v(vf x) {                     // expf of the Cephes library, 2 ulp; returns 0 below -87
@@ -138,6 +160,7 @@ typedef struct Decoder Decoder;
 
 typedef struct {
   int count;
+  int started;                              // number of threads that run, without the calling one
   atomic_int arrived, phase;
   atomic_int call_number, stopping;         // number of the latest call; whether the threads must end
   pthread_mutex_t lock;
@@ -182,11 +205,13 @@ typedef struct {
 
 struct Decoder {
   int layers, width, heads, rows, positions, precision;
+  int capacity;                             // positions rounded up to whole blocks of keys
   int half;                                 // whether the KV cache is in half precision
   int max_tokens;                           // maximum number of tokens in a call
+  int complete;                             // whether all weights are known to be set
   Layer *layer;
   float *final[4];                          // gain and bias of ln_f, then of XTTS's own final norm
-  char *cache;                              // KV cache: [row][layer][keys, values][head][positions][HEAD_WIDTH]
+  char *cache;                              // KV cache: [row][layer][keys, values][head][capacity][HEAD_WIDTH]
   size_t cache_bytes, head_bytes;
   ThreadPool pool;
   PoolThread *arguments;
@@ -195,7 +220,7 @@ struct Decoder {
   void *converted;                          // activations in the precision of the linear layers
   float *scales;                            // int8: scale of each token's activations
   int32_t *quantised_sums;                  // int8: sum of each token's quantised activations
-  float *scores;                            // [threads][positions]
+  float *scores;                            // [threads][capacity + KEY_BLOCK]
   // arguments of the current call
   int tokens;
   const int32_t *row_of, *position_of;      // row and position of each token
@@ -233,7 +258,7 @@ static void pack_panel(Linear *to, int precision, int panel, const float *w, lon
     for (int n = 0; n < columns; n++) {
       float x = w[k * by_input + (panel * PANEL_COLUMNS + n) * by_output];
       size_t at = ((size_t)(k / g) * PANEL_COLUMNS + n) * g + k % g;
-      if (precision == INT8) ((uint8_t *)out)[at] = (uint8_t)((int)rintf(x * inverse[n]) + WEIGHT_OFFSET);
+      if (precision == INT8) ((uint8_t *)out)[at] = (uint8_t)((int)rintf(to_int8_range(x * inverse[n])) + WEIGHT_OFFSET);
       else if (precision == BF16) ((uint16_t *)out)[at] = to_bf16(x);
       else ((float *)out)[at] = x;
     }
@@ -424,7 +449,7 @@ static void convert_token(const Decoder *d, int t, const float *x, int width) {
     int8_t *to = (int8_t *)d->converted + (size_t)t * width;
     int32_t total = 0;
     for (int i = 0; i < width; i++) {
-      float y = x[i] * inverse;
+      float y = to_int8_range(x[i] * inverse);
       int q = (int)(y + (y < 0 ? -0.5f : 0.5f));
       to[i] = (int8_t)q;
       total += q;
@@ -516,7 +541,7 @@ INLINE void attend(int half, const Decoder *d, int layer, int head, int t, float
 static void attention(const Decoder *d, int layer, int thread) {
   int first, last;
   split(d->heads, thread, d->pool.count, &first, &last);
-  float *score = d->scores + (size_t)thread * (d->positions + KEY_BLOCK);
+  float *score = d->scores + (size_t)thread * (size_t)(d->capacity + KEY_BLOCK);
   for (int head = first; head < last; head++) {
     for (int t = 0; t < d->tokens; t++) {
       const float *k = d->qkv + (size_t)t * 3 * d->width + d->width + head * HEAD_WIDTH, *v = k + d->width;
@@ -588,57 +613,87 @@ static void run_on_all_threads(Decoder *d) {
 
 // --- the functions that cpu_decoder.py calls -------------------------------------------------------------------------
 
-// Returns NULL if there is not enough memory.
-Decoder *vx_create(int layers, int width, int rows, int positions, int precision, int max_tokens, int threads) {
-  Decoder *d = calloc(1, sizeof *d);
-  if (!d) return NULL;
-  d->layers = layers, d->width = width, d->heads = width / HEAD_WIDTH, d->rows = rows;
-  d->precision = precision, d->max_tokens = max_tokens;
-  d->positions = (positions + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
-  d->half = precision != FP32;
-  d->head_bytes = (size_t)d->positions * HEAD_WIDTH * (d->half ? 2 : 4);
-  d->cache_bytes = (size_t)rows * layers * 2 * d->heads * d->head_bytes;
+int vx_free(Decoder *d);
+
+static int within(int value, int least, int most) { return value >= least && value <= most; }
+
+static int set_up(Decoder *d, int max_tokens, int threads) {
   d->cache = mmap(NULL, d->cache_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  d->layer = calloc((size_t)layers, sizeof *d->layer);
-  size_t tokens = (size_t)max_tokens + TOKENS, w = (size_t)width;
+  if (d->cache == MAP_FAILED) {
+    d->cache = NULL;
+    return NO_MEMORY;
+  }
+  d->layer = calloc((size_t)d->layers, sizeof *d->layer);
+  size_t tokens = (size_t)max_tokens + TOKENS, w = (size_t)d->width;
   d->residual = allocate(tokens * w * 4), d->normed = allocate(tokens * w * 4), d->attended = allocate(tokens * w * 4);
   d->qkv = allocate(tokens * 3 * w * 4), d->hidden = allocate(tokens * 4 * w * 4);
   d->converted = allocate(tokens * 4 * w * 4);
   d->scales = allocate(tokens * 4), d->quantised_sums = allocate(tokens * 4);
-  d->scores = allocate((size_t)threads * (size_t)(d->positions + KEY_BLOCK) * 4);
-  ThreadPool *pool = &d->pool;
-  pool->count = threads;
-  pthread_mutex_init(&pool->lock, NULL);
-  pthread_cond_init(&pool->wake_up, NULL);
-  pool->threads = calloc((size_t)threads, sizeof *pool->threads);
+  d->scores = allocate((size_t)threads * (size_t)(d->capacity + KEY_BLOCK) * 4);
+  d->pool.threads = calloc((size_t)threads, sizeof *d->pool.threads);
   d->arguments = calloc((size_t)threads, sizeof *d->arguments);
-  if (d->cache == MAP_FAILED || !d->layer || !d->residual || !d->normed || !d->attended || !d->qkv || !d->hidden ||
-      !d->converted || !d->scales || !d->quantised_sums || !d->scores || !pool->threads || !d->arguments)
-    return NULL;                            // nothing is freed: this happens at most once, at start-up
+  if (!d->layer || !d->residual || !d->normed || !d->attended || !d->qkv || !d->hidden || !d->converted ||
+      !d->scales || !d->quantised_sums || !d->scores || !d->pool.threads || !d->arguments)
+    return NO_MEMORY;
   for (int thread = 1; thread < threads; thread++) {
     d->arguments[thread] = (PoolThread){d, thread};
-    if (pthread_create(&pool->threads[thread], NULL, thread_main, &d->arguments[thread])) return NULL;
+    if (pthread_create(&d->pool.threads[thread], NULL, thread_main, &d->arguments[thread])) return NO_MEMORY;
+    d->pool.started++;
   }
-  return d;
+  return DONE;
 }
 
-void vx_free(Decoder *d) {
+// Writes a new decoder to `made`, or NULL if the call is refused or there is not enough memory.
+int vx_create(Decoder **made, int layers, int width, int rows, int positions, int precision, int max_tokens,
+              int threads) {
+  *made = NULL;
+  if (!within(layers, 1, MAX_LAYERS) || !within(rows, 1, MAX_ROWS) || !within(positions, 1, MAX_POSITIONS) ||
+      !within(precision, FP32, INT8) || !within(max_tokens, 1, MAX_TOKENS) || !within(threads, 1, MAX_THREADS))
+    return BAD_SIZE;
+  if (!within(width, HEAD_WIDTH, MAX_WIDTH) || width % HEAD_WIDTH) return BAD_WIDTH;
+  Decoder *d = calloc(1, sizeof *d);
+  if (!d) return NO_MEMORY;
+  d->layers = layers, d->width = width, d->heads = width / HEAD_WIDTH, d->rows = rows, d->positions = positions;
+  d->precision = precision, d->max_tokens = max_tokens;
+  d->capacity = (positions + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK;
+  d->half = precision != FP32;
+  d->head_bytes = (size_t)d->capacity * HEAD_WIDTH * (d->half ? 2 : 4);
+  d->cache_bytes = (size_t)rows * (size_t)layers * 2 * (size_t)d->heads * d->head_bytes;
+  d->pool.count = threads;
+  pthread_mutex_init(&d->pool.lock, NULL);
+  pthread_cond_init(&d->pool.wake_up, NULL);
+  int status = set_up(d, max_tokens, threads);
+  if (status == DONE) *made = d;
+  else vx_free(d);
+  return status;
+}
+
+static void free_linear(Linear *l) {
+  free(l->weights), free(l->scale), free(l->bias);
+  *l = (Linear){0};
+}
+
+// Frees a decoder, also one that was set up in part.
+int vx_free(Decoder *d) {
+  if (!d) return NO_DECODER;
   ThreadPool *pool = &d->pool;
   pthread_mutex_lock(&pool->lock);
   atomic_store(&pool->stopping, 1);
   pthread_cond_broadcast(&pool->wake_up);
   pthread_mutex_unlock(&pool->lock);
-  for (int thread = 1; thread < pool->count; thread++) pthread_join(pool->threads[thread], NULL);
-  munmap(d->cache, d->cache_bytes);
-  for (int i = 0; i < d->layers; i++) {
+  for (int thread = 1; thread <= pool->started; thread++) pthread_join(pool->threads[thread], NULL);
+  pthread_cond_destroy(&pool->wake_up);
+  pthread_mutex_destroy(&pool->lock);
+  if (d->cache) munmap(d->cache, d->cache_bytes);
+  for (int i = 0; d->layer && i < d->layers; i++) {
     for (int n = 0; n < 4; n++) free(d->layer[i].norm[n]);
-    for (int n = 0; n < LINEAR_COUNT; n++)
-      free(d->layer[i].linear[n].weights), free(d->layer[i].linear[n].scale), free(d->layer[i].linear[n].bias);
+    for (int n = 0; n < LINEAR_COUNT; n++) free_linear(&d->layer[i].linear[n]);
   }
   for (int n = 0; n < 4; n++) free(d->final[n]);
   free(d->layer), free(d->residual), free(d->normed), free(d->attended), free(d->qkv), free(d->hidden);
-  free(d->converted);
-  free(d->scales), free(d->quantised_sums), free(d->scores), free(pool->threads), free(d->arguments), free(d);
+  free(d->converted), free(d->scales), free(d->quantised_sums), free(d->scores), free(pool->threads);
+  free(d->arguments), free(d);
+  return DONE;
 }
 
 static float *copy_padded(const float *x, int count, int padded) {
@@ -646,12 +701,17 @@ static float *copy_padded(const float *x, int count, int padded) {
   return to ? memcpy(to, x, (size_t)count * 4) : NULL;
 }
 
-// Sets a layer norm: `which` is 0 for attention, 1 for the MLP; in layer `layers`, 0 is ln_f and 1 the final norm.
-// Returns 0 if there is not enough memory.
-int vx_set_norm(Decoder *d, int layer, int which, const float *gain, const float *bias) {
+// Sets a layer norm from gain[width] and bias[width]: `which` is 0 for attention, 1 for the MLP; in layer `layers`, 0 is
+// ln_f and 1 the final norm.
+int vx_set_norm(Decoder *d, int layer, int which, const float *gain, const float *bias, int width) {
+  if (!d) return NO_DECODER;
+  if (!within(layer, 0, d->layers) || !within(which, 0, 1)) return BAD_LAYER;
+  if (width != d->width || !gain || !bias) return BAD_WIDTH;
   float **to = (layer == d->layers ? d->final : d->layer[layer].norm) + 2 * which;
-  to[0] = copy_padded(gain, d->width, d->width), to[1] = copy_padded(bias, d->width, d->width);
-  return to[0] && to[1];
+  d->complete = 0;
+  free(to[0]), free(to[1]);
+  to[0] = copy_padded(gain, width, width), to[1] = copy_padded(bias, width, width);
+  return to[0] && to[1] ? DONE : NO_MEMORY;
 }
 
 typedef struct { Decoder *d; Linear *l; const float *w; long by_input, by_output; int thread, threads; } PackingShare;
@@ -665,15 +725,25 @@ static void *pack_panels(void *argument) {
   return NULL;
 }
 
-// Packs linear layer `which` of a layer from weights[inputs][outputs]. `inputs` must be a multiple of 4, `outputs` of
-// 16. Returns 0 if there is not enough memory.
-int vx_set_linear(Decoder *d, int layer, int which, const float *weights, const float *bias, int inputs, int outputs) {
+// Packs linear layer `which` of a layer from weights[inputs][outputs] and bias[outputs].
+int vx_set_linear(Decoder *d, int layer, int which, const float *weights, const float *bias, int inputs, int outputs,
+                  int biases) {
+  static const int FROM[LINEAR_COUNT] = {1, 1, 1, 4}, TO[LINEAR_COUNT] = {3, 1, 4, 1};  // in widths
+  if (!d) return NO_DECODER;
+  if (!within(layer, 0, d->layers - 1) || !within(which, 0, LINEAR_COUNT - 1)) return BAD_LAYER;
+  if (inputs != FROM[which] * d->width || outputs != TO[which] * d->width || biases != outputs || !weights || !bias)
+    return BAD_WIDTH;
   Linear *l = &d->layer[layer].linear[which];
+  d->complete = 0;
+  free_linear(l);
   l->inputs = inputs, l->outputs = outputs, l->panels = (outputs + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
   l->weights = allocate((size_t)l->panels * inputs * PANEL_COLUMNS * weight_bytes(d->precision));
   l->scale = allocate((size_t)l->panels * PANEL_COLUMNS * 4);
   l->bias = copy_padded(bias, outputs, l->panels * PANEL_COLUMNS);
-  if (!l->weights || !l->scale || !l->bias) return 0;
+  if (!l->weights || !l->scale || !l->bias) {
+    free_linear(l);
+    return NO_MEMORY;
+  }
   int count = d->pool.count;
   PackingShare shares[count];
   pthread_t threads[count];
@@ -684,20 +754,48 @@ int vx_set_linear(Decoder *d, int layer, int which, const float *weights, const 
   }
   for (int thread = 1; thread < count; thread++)
     if (threads[thread]) pthread_join(threads[thread], NULL);
-  return 1;
+  return DONE;
+}
+
+static int is_complete(Decoder *d) {
+  int set = d->final[0] && d->final[1] && d->final[2] && d->final[3];
+  for (int i = 0; set && i < d->layers; i++) {
+    const Layer *l = d->layer + i;
+    for (int n = 0; n < 4; n++) set = set && l->norm[n];
+    for (int n = 0; n < LINEAR_COUNT; n++) set = set && l->linear[n].weights;
+  }
+  return d->complete = set;
+}
+
+// Returns the fault in the rows and positions of a call. Positions of one row must be in order.
+static int fault_of(const Decoder *d, int tokens, const int32_t *row_of, const int32_t *position_of) {
+  for (int t = 0; t < tokens; t++) {
+    if (!within(row_of[t], 0, d->rows - 1)) return BAD_ROW;
+    if (!within(position_of[t], 0, d->positions - 1)) return BAD_POSITION;
+    for (int u = 0; u < t; u++)
+      if (row_of[u] == row_of[t] && position_of[u] >= position_of[t]) return BAD_POSITION;
+  }
+  return DONE;
 }
 
 // Runs embeddings [tokens][width], each at its row and position, and adds their keys and values to the cache. Writes
-// the latents [tokens][width], which are the outputs after both final norms. Positions of one row must be in order.
-void vx_forward(Decoder *d, int tokens, const float *embeddings, const int32_t *row_of, const int32_t *position_of,
-                float *latents) {
-  memcpy(d->residual, embeddings, (size_t)tokens * d->width * 4);
+// the latents [tokens][width], which are the outputs after both final norms.
+int vx_forward(Decoder *d, int tokens, int width, const float *embeddings, const int32_t *row_of,
+               const int32_t *position_of, float *latents) {
+  if (!d) return NO_DECODER;
+  if (width != d->width) return BAD_WIDTH;
+  if (!within(tokens, 1, d->max_tokens) || !embeddings || !row_of || !position_of || !latents) return BAD_COUNT;
+  int fault = fault_of(d, tokens, row_of, position_of);
+  if (fault) return fault;
+  if (!d->complete && !is_complete(d)) return NO_WEIGHTS;
+  memcpy(d->residual, embeddings, (size_t)tokens * (size_t)d->width * 4);
   d->tokens = tokens, d->row_of = row_of, d->position_of = position_of;
   run_on_all_threads(d);
   for (int t = 0; t < tokens; t++) {
     norm(d->residual + (size_t)t * d->width, d->width, d->final[0], d->final[1], d->normed);
     norm(d->normed, d->width, d->final[2], d->final[3], latents + (size_t)t * d->width);
   }
+  return DONE;
 }
 
 // Returns the size of one head's keys, or values, of a row's first positions, in bytes.
@@ -705,13 +803,22 @@ static size_t prefix_head_bytes(const Decoder *d, int positions) {
   return (size_t)((positions + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK) * HEAD_WIDTH * (d->half ? 2 : 4);
 }
 
-// Returns the size of the KV cache of a row's first positions, in bytes.
-int64_t vx_prefix_bytes(const Decoder *d, int positions) {
-  return (int64_t)(prefix_head_bytes(d, positions) * 2 * (size_t)d->layers * (size_t)d->heads);
+// Writes the size of the KV cache of a row's first positions, in bytes.
+int vx_prefix_bytes(const Decoder *d, int positions, int64_t *bytes) {
+  *bytes = 0;
+  if (!d) return NO_DECODER;
+  if (!within(positions, 1, d->positions)) return BAD_POSITION;
+  *bytes = (int64_t)(prefix_head_bytes(d, positions) * 2 * (size_t)d->layers * (size_t)d->heads);
+  return DONE;
 }
 
-// Copies the KV cache of a row's first positions to `saved`, or back if `into_cache` is not 0.
-void vx_copy_prefix(Decoder *d, int row, int positions, char *saved, int into_cache) {
+// Copies the KV cache of a row's first positions to saved[bytes], or back if `into_cache` is not 0.
+int vx_copy_prefix(Decoder *d, int row, int positions, char *saved, int64_t bytes, int into_cache) {
+  int64_t expected;
+  int fault = vx_prefix_bytes(d, positions, &expected);
+  if (fault) return fault;
+  if (!within(row, 0, d->rows - 1)) return BAD_ROW;
+  if (bytes != expected || !saved) return BAD_COUNT;
   size_t part = prefix_head_bytes(d, positions);
   for (int i = 0; i < d->layers; i++)
     for (int values = 0; values < 2; values++)
@@ -719,4 +826,5 @@ void vx_copy_prefix(Decoder *d, int row, int positions, char *saved, int into_ca
         char *cached = head_cache(d, row, i, values, head);
         memcpy(into_cache ? cached : saved, into_cache ? saved : cached, part);
       }
+  return DONE;
 }

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from voxspool.atomic_file import PartialFile
+from voxspool_worker.engines.xtts.gpt import DecoderError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,19 @@ PRECISIONS: Final = {"fp32": 0, "bf16": 1, "int8": 2}
 """Precision -> its number in cpu_decoder.c."""
 CALL_TOKENS: Final = 64
 """Maximum number of tokens in one call; longer prompts are split. A larger number does not make prompts faster."""
+NO_MEMORY: Final = 1
+"""The status of a call in cpu_decoder.c for which there is not enough memory; 0 is success."""
+REFUSALS: Final = {
+    2: "it is closed",
+    3: "a size is outside its limits",
+    4: "there is no such layer",
+    5: "the width is not the model's",
+    6: "the number of values is wrong",
+    7: "there is no such row",
+    8: "a position is outside the row, or not after those before it",
+    9: "a weight is not set",
+}
+"""Status of a call that was refused in cpu_decoder.c -> the reason."""
 
 
 class CompilationError(Exception):
@@ -101,7 +115,8 @@ def _first_line(output: str) -> str:
 class CpuDecoder:
     """The GPT's blocks in C. Implements the protocol `gpt.Decoder`, which describes the methods.
 
-    `positions` is the size of the KV cache of a row, `threads` the number of threads that share each call.
+    `positions` is the size of the KV cache of a row, `threads` the number of threads that share each call. C checks the
+    arguments of every call; a call that it refuses raises DecoderError and changes nothing.
     """
 
     device = torch.device("cpu")
@@ -111,13 +126,17 @@ class CpuDecoder:
     ) -> None:
         """Convert the weights to the decoder's own layout: half a second for XTTS v2 in int8. Raises MemoryError."""
         self._c = _load(library)
-        self._width = weights.width
-        self._handle: int | None = self._c.vx_create(
-            len(weights.blocks), weights.width, rows, positions, PRECISIONS[precision], CALL_TOKENS, threads
+        self._handle = ctypes.c_void_p()
+        sizes = (len(weights.blocks), weights.width, rows, positions, PRECISIONS[precision], CALL_TOKENS, threads)
+        _check(
+            self._c.vx_create(ctypes.byref(self._handle), *sizes),
+            f"{sizes[0]} layers of width {sizes[1]}, {rows} rows, {positions} positions and {threads} threads",
         )
-        if not self._handle:
-            raise MemoryError("no memory for the decoder")
-        self._pack(weights)
+        try:
+            self._pack(weights)
+        except BaseException:
+            self.close()
+            raise
 
     def _pack(self, weights: GptWeights) -> None:
         """Pass the weights to C, layer by layer."""
@@ -126,62 +145,84 @@ class CpuDecoder:
                 self._set_norm(number, which, norm.gain, norm.bias)
             for which, linear in enumerate(block.linears):
                 weight, bias = _floats(linear.weight), _floats(linear.bias)
+                inputs, outputs = weight.shape
                 _check(
-                    self._c.vx_set_linear(self._handle, number, which, _address(weight), _address(bias), *weight.shape)
+                    self._c.vx_set_linear(
+                        self._handle, number, which, _address(weight), _address(bias), inputs, outputs, bias.numel()
+                    ),
+                    f"linear layer {which} of layer {number}, {inputs} to {outputs} values, with {bias.numel()} biases",
                 )
         for which, norm in enumerate((weights.norm_gpt, weights.norm_final)):
             self._set_norm(len(weights.blocks), which, norm.gain, norm.bias)
 
     def _set_norm(self, layer: int, which: int, gain: Tensor, bias: Tensor) -> None:
         gain, bias = _floats(gain), _floats(bias)
-        _check(self._c.vx_set_norm(self._handle, layer, which, _address(gain), _address(bias)))
+        width = gain.numel() if gain.numel() == bias.numel() else 0  # C refuses a width of 0
+        _check(
+            self._c.vx_set_norm(self._handle, layer, which, _address(gain), _address(bias), width),
+            f"norm {which} of layer {layer}, with {gain.numel()} gains and {bias.numel()} biases",
+        )
 
     def prefill(self, row: int, embeddings: Tensor, first: int) -> Tensor:
         """Run embeddings (n, width) of one row from position `first` on; return the latent (width,) of the last one."""
         count = len(embeddings)
-        positions = np.arange(first, first + count, dtype=np.int32)
+        positions = range(first, first + count)
         latents = torch.empty(0)
-        for start in range(0, count, CALL_TOKENS):
+        for start in range(0, max(count, 1), CALL_TOKENS):
             part = slice(start, start + CALL_TOKENS)
-            latents = self._forward(embeddings[part], np.full(len(positions[part]), row, np.int32), positions[part])
+            latents = self._forward(embeddings[part], [row] * len(positions[part]), positions[part])
         return latents[-1]
 
     def step(self, rows: Sequence[int], embeddings: Tensor, positions: Sequence[int]) -> Tensor:
         """Run one embedding per row (rows, width), each at its position; return the latents (rows, width)."""
-        row_index, position_index = np.asarray(rows, np.int32), np.asarray(positions, np.int32)
-        parts = [slice(start, start + CALL_TOKENS) for start in range(0, len(row_index), CALL_TOKENS)]
-        return torch.cat([self._forward(embeddings[part], row_index[part], position_index[part]) for part in parts])
+        parts = [slice(start, start + CALL_TOKENS) for start in range(0, max(len(rows), 1), CALL_TOKENS)]
+        return torch.cat([self._forward(embeddings[part], rows[part], positions[part]) for part in parts])
 
     def save_prefix(self, row: int, positions: int) -> Tensor:
         """Return the KV cache of a row's first positions, as bytes in the decoder's own layout."""
-        saved = torch.empty(self._c.vx_prefix_bytes(self._handle, positions), dtype=torch.uint8)
-        self._c.vx_copy_prefix(self._handle, row, positions, _address(saved), 0)
+        size = ctypes.c_int64()
+        of = f"{positions} positions of row {row}"
+        _check(self._c.vx_prefix_bytes(self._handle, _int32(positions), ctypes.byref(size)), of)
+        saved = torch.empty(size.value, dtype=torch.uint8)
+        self._copy_prefix(row, positions, saved, into_cache=False)
         return saved
 
     def restore_prefix(self, row: int, positions: int, saved: Tensor) -> None:
         """Copy a saved prefix into the KV cache of a row."""
-        self._c.vx_copy_prefix(self._handle, row, positions, _address(saved), 1)
+        self._copy_prefix(row, positions, saved.contiguous(), into_cache=True)
+
+    def _copy_prefix(self, row: int, positions: int, saved: Tensor, *, into_cache: bool) -> None:
+        """Copy the KV cache of a row's first positions into `saved`, or back."""
+        status = self._c.vx_copy_prefix(
+            self._handle, _int32(row), _int32(positions), _address(saved), saved.nbytes, into_cache
+        )
+        _check(status, f"{positions} positions of row {row}, in {saved.nbytes} bytes")
 
     def close(self) -> None:
         """Free the memory and end the threads."""
         if self._handle:
             self._c.vx_free(self._handle)
-            self._handle = None
+            self._handle = ctypes.c_void_p()
 
-    def _forward(self, embeddings: Tensor, row_index: np.ndarray[tuple[int], np.dtype[np.int32]],
-                 positions: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Tensor:  # fmt: skip
+    def _forward(self, embeddings: Tensor, rows: Sequence[int], positions: Sequence[int]) -> Tensor:
         """Run up to CALL_TOKENS embeddings (n, width), each at its row and position; return the latents (n, width)."""
         embeddings = _floats(embeddings)
-        row_index, positions = np.ascontiguousarray(row_index), np.ascontiguousarray(positions)
+        row_index, position_index = (np.asarray([_int32(one) for one in many], np.int32) for many in (rows, positions))
+        of = f"embeddings {tuple(embeddings.shape)} for rows {_span(rows)} at positions {_span(positions)}"
+        if not (embeddings.dim() == 2 and len(embeddings) == len(row_index) == len(position_index)):
+            raise DecoderError(
+                f"the decoder refused a call ({of}): the numbers of embeddings, rows and positions differ"
+            )
         latents = torch.empty_like(embeddings)
-        self._c.vx_forward(
+        status = self._c.vx_forward(
             self._handle,
-            len(row_index),
+            *embeddings.shape,
             _address(embeddings),
             row_index.ctypes.data,
-            positions.ctypes.data,
+            position_index.ctypes.data,
             _address(latents),
         )
+        _check(status, of)
         return latents
 
 
@@ -194,25 +235,38 @@ def _address(tensor: Tensor) -> int:
     return tensor.data_ptr()
 
 
-def _check(success: int) -> None:
-    if not success:
-        raise MemoryError("no memory for the decoder's weights")
+def _int32(number: int) -> int:
+    """Return a number as C gets it: one that 32 bits cannot hold becomes -1, which C refuses."""
+    return int(number) if 0 <= number < 2**31 else -1
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """Return the smallest and the largest of some numbers, for a message."""
+    return f"{min(numbers)} to {max(numbers)}" if len(numbers) else "none"
+
+
+def _check(status: int, of: str) -> None:
+    """Raise the error of a call's status. `of` says in one line what the call was about."""
+    if status == NO_MEMORY:
+        raise MemoryError(f"no memory for the decoder ({of})")
+    if status:
+        raise DecoderError(f"the decoder refused a call ({of}): {REFUSALS.get(status, f'status {status}')}")
 
 
 def _load(library: Path) -> ctypes.CDLL:
     """Load the compiled library and declare the signatures of its functions."""
     c = ctypes.CDLL(str(library))
     pointer, number = ctypes.c_void_p, ctypes.c_int
-    signatures: dict[str, tuple[type | None, list[type]]] = {
-        "vx_create": (pointer, [number] * 7),
-        "vx_free": (None, [pointer]),
-        "vx_set_norm": (number, [pointer, number, number, pointer, pointer]),
-        "vx_set_linear": (number, [pointer, number, number, pointer, pointer, number, number]),
-        "vx_forward": (None, [pointer, number, pointer, pointer, pointer, pointer]),
-        "vx_prefix_bytes": (ctypes.c_int64, [pointer, number]),
-        "vx_copy_prefix": (None, [pointer, number, number, pointer, number]),
+    signatures: dict[str, list[type]] = {
+        "vx_create": [pointer, *[number] * 7],
+        "vx_free": [pointer],
+        "vx_set_norm": [pointer, number, number, pointer, pointer, number],
+        "vx_set_linear": [pointer, number, number, pointer, pointer, number, number, number],
+        "vx_forward": [pointer, number, number, pointer, pointer, pointer, pointer],
+        "vx_prefix_bytes": [pointer, number, pointer],
+        "vx_copy_prefix": [pointer, number, number, pointer, ctypes.c_int64, number],
     }
-    for name, (result, arguments) in signatures.items():
+    for name, arguments in signatures.items():
         function = getattr(c, name)
-        function.restype, function.argtypes = result, arguments
+        function.restype, function.argtypes = number, arguments
     return c

@@ -10,14 +10,17 @@ output check judges the result.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+from redis.exceptions import RedisError
 
+from voxspool.errors import VoxspoolError
 from voxspool_worker.engines.base import AudioChunk, Prepared, SegmentError
 from voxspool_worker.engines.xtts import output_check
 from voxspool_worker.engines.xtts.active_segment import TOKEN_S, ActiveSegment, to_pcm
+from voxspool_worker.engines.xtts.gpt import DecoderError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,13 +56,13 @@ class XttsEngine:
         self._active: list[ActiveSegment] = []
         self._ready: list[AudioChunk] = []
         """Chunks for the next return of `step`; they must not be lost when it raises an error of another segment."""
-        self._failed: list[ActiveSegment] = []
-        """Segments whose SegmentError was not raised yet; `step` raises one at a time."""
+        self._failed: list[SegmentError] = []
+        """Errors of segments that `step` has not raised yet; it raises one at a time. Each still counts as a row."""
 
     @property
     def free(self) -> int:
         """Number of free rows."""
-        return self.rows - len(self._active)
+        return self.rows - len(self._active) - len(self._failed)
 
     @property
     def voices(self) -> Mapping[str, Voice]:
@@ -80,13 +83,20 @@ class XttsEngine:
         return self._prepared.prepare(voice)
 
     def admit(self, segment: SpeechSegment) -> None:
-        """Put a segment into a free row. This runs the prefill of its text: 1 ms per token on two cores."""
-        prepared = self._prepared.ready(segment.voice, self._gpt, self._vocoder)
-        text = self._tokenizer.tokens(segment.text, segment.language)
-        plausible = output_check.plausible_duration(segment.text, self._tokenizer.limits(segment.language).max_chars)
-        active = ActiveSegment(segment, text, prepared, plausible)
-        self._active.append(active)
-        self._start_attempt(active)
+        """Put a segment into a free row. This runs the prefill of its text: 1 ms per token on two cores.
+
+        If its voice cannot be used after all, the next `step` raises SegmentError.
+        """
+        try:
+            prepared = self._prepared.ready(segment.voice, self._gpt, self._vocoder)
+            text = self._tokenizer.tokens(segment.text, segment.language)
+            max_chars = self._tokenizer.limits(segment.language).max_chars
+            active = ActiveSegment(segment, text, prepared, output_check.plausible_duration(segment.text, max_chars))
+            self._start_attempt(active)
+        except (DecoderError, VoxspoolError, RedisError) as error:  # the voice may have to be fetched again
+            self._failed.append(SegmentError(segment, f"segment {segment.index} cannot be spoken: {error}"))
+        else:
+            self._active.append(active)
 
     def step(self) -> list[AudioChunk]:
         """Generate one token in every row, vocode what is due, and return the audio.
@@ -99,9 +109,9 @@ class XttsEngine:
                 if np.isfinite(samples).all():
                     self._ready += self._chunks(active, samples)
                 else:
-                    self._failed.append(active)
+                    self._fail(active)
         if self._failed:
-            self._fail(self._failed.pop())
+            raise self._failed.pop()
         chunks, self._ready = self._ready, []
         self._active = [
             active for active in self._active if not any(chunk.last and _is_of(chunk, active) for chunk in chunks)
@@ -114,7 +124,7 @@ class XttsEngine:
             self._release_row(active)
             self._active.remove(active)
         self._ready = [chunk for chunk in self._ready if chunk.job != job]
-        self._failed = [active for active in self._failed if active.segment.job != job]
+        self._failed = [error for error in self._failed if error.segment.job != job]
 
     # -- generation --------------------------------------------------------------------------------------------------
 
@@ -227,14 +237,12 @@ class XttsEngine:
         active.fault = active.fault or output_check.end_fault(active.held[0], self.sample_rate)
         return AudioChunk(segment.job, segment.index, to_pcm(fresh), last=True, spoken=active.outcome())
 
-    def _fail(self, active: ActiveSegment) -> NoReturn:
+    def _fail(self, active: ActiveSegment) -> None:
         """End a segment whose audio has NaN or infinite samples."""
         self._release_row(active)
         self._active.remove(active)
-        raise SegmentError(
-            active.segment,
-            f"XTTS produced invalid audio for segment {active.segment.index}; try VOXSPOOL_PRECISION=fp32",
-        )
+        reason = f"XTTS produced invalid audio for segment {active.segment.index}; try VOXSPOOL_PRECISION=fp32"
+        self._failed.append(SegmentError(active.segment, reason))
 
 
 def _is_of(chunk: AudioChunk, active: ActiveSegment) -> bool:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from voxspool_worker.engines.xtts.weights import GptWeights
 
 
+class DecoderError(RuntimeError):
+    """A decoder refused a call: its sizes, rows or positions are not those of the model. The message is one line."""
+
+
 class Decoder(Protocol):
     """The transformer blocks of the GPT with a KV cache for a fixed number of rows.
 
@@ -124,8 +128,13 @@ class Gpt:
     def prefix(self, latents: Tensor) -> VoicePrefix:
         """Compute a voice's prefix from its conditioning latents (positions, width).
 
-        Uses a free row during the call; there must be one.
+        Uses a free row during the call; there must be one. Raises DecoderError for latents that are not the model's.
         """
+        if latents.ndim != 2 or latents.shape[1] != self._text.shape[1] or not latents.isfinite().all():
+            raise DecoderError(
+                f"the conditioning latents of a voice have the shape {tuple(latents.shape)} or values that are not "
+                f"finite, and the model takes finite ones of (positions, {self._text.shape[1]})"
+            )
         row = self._free[0]
         self._decoder.prefill(row, latents, 0)
         return VoicePrefix(len(latents), self._decoder.save_prefix(row, len(latents)))
@@ -134,9 +143,10 @@ class Gpt:
     def start(self, voice: VoicePrefix, text: Sequence[int], seed: int, max_tokens: int | None = None) -> int:
         """Put a text into a free row and return the row; the next step returns its first token.
 
-        The row ends after `max_tokens` audio tokens at the latest; None: after as many as the model supports.
+        The row ends after `max_tokens` audio tokens at the latest; None: after as many as the model supports. Raises
+        DecoderError if the decoder refuses the prefix or the prompt; the row stays free then.
         """
-        row = self._free.pop(0)
+        row = self._free[0]
         self._decoder.restore_prefix(row, voice.positions, voice.saved)
         prompt = self._embed_prompt(text)
         latent = self._decoder.prefill(row, prompt, voice.positions)
@@ -145,6 +155,7 @@ class Gpt:
         (token,) = self._sampler.sample([row], self.logits(latent[None]))
         max_tokens = min(max_tokens or self.tokens.max_audio_tokens, self.tokens.max_audio_tokens)
         self._active[row] = _RowState(token, latent, voice.positions + len(prompt), max_tokens)
+        self._free.remove(row)
         return row
 
     def release(self, row: int) -> None:
