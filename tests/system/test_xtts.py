@@ -13,11 +13,14 @@ from tests.support.checkpoints import small_checkpoint
 from tests.support.processes import ROOT, until
 from voxspool import SpeechFailedError
 from voxspool.protocol.stream import Begin, End, Mark
+from voxspool_worker.voices.conditioning_format import encode
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
     from pathlib import Path
+
+    import redis
 
     from tests.support.processes import WorkerProcess
     from voxspool import Client, Speech
@@ -109,13 +112,23 @@ def clip(tmp_path: Path) -> Path:
     return tmp_path / "clara.wav"
 
 
+def _shift(clip: Path) -> None:
+    """Make another recording of a clip."""
+    sound, rate = soundfile.read(clip)
+    soundfile.write(clip, sound[::-1], rate)
+
+
 @pytest.mark.long
-def test_the_conditioning_of_a_cloned_voice_is_computed_once_and_cached(
-    client: Client, start_xtts: StartWorker, run_cli: RunCli, clip: Path
+def test_the_conditioning_of_a_cloned_voice_is_computed_once_and_cached_unless_it_is_bad(
+    client: Client, start_xtts: StartWorker, run_cli: RunCli, clip: Path, db: redis.Redis
 ) -> None:
     first = start_xtts()
-    added = run_cli("voices", "add", "clara", str(clip))
-    assert added.returncode == 0, added.stderr
+    for name in ("clara", "dora"):
+        added = run_cli("voices", "add", name, str(clip))
+        assert added.returncode == 0, added.stderr
+        _shift(clip)
+    assert client.enqueue("The ferry leaves.", voice="dora").wait(timeout_s=120).voice_source == "computed"
+    (of_dora,) = db.keys("voxspool:conditioning:*")
     ends = [client.enqueue("The ferry leaves.", voice=voice).wait(timeout_s=120) for voice in ("clara", "clara")]
     assert [end.voice_source for end in ends] == ["computed", "memory"]
     mixed = client.enqueue("The ferry leaves.", voice="clara(2)+Ada Random")
@@ -123,9 +136,15 @@ def test_the_conditioning_of_a_cloned_voice_is_computed_once_and_cached(
     assert [one.entry.voice for one in mixed.entries() if isinstance(one.entry, Begin)] == ["Ada Random(1)+clara(2)"]
     first.process.terminate()
     first.wait()
+    whole = db.get(of_dora)
+    db.set(of_dora, encode({"latents": np.ones((3200, 8), np.float32), "speaker": np.ones((1, 512, 1), np.float32)}))
     second = start_xtts(VOXSPOOL_CACHE_DIR=str(clip.parent / "another machine's"))
     assert client.enqueue("The ferry leaves.", voice="clara").wait(timeout_s=120).voice_source == "redis"
     until(lambda: "voice_source=redis" in second.said(), "the log line")
+    assert client.enqueue("The ferry leaves.", voice="dora").wait(timeout_s=120).voice_source == "computed"
+    assert "conditioning.damaged" in second.said()
+    assert "latents is float32 (3200, 8), not float32 (32, " in second.said()
+    assert db.get(of_dora) == whole, "the same bytes were computed again"
 
 
 def test_a_worker_without_a_checkpoint_falls_back_to_piper_and_reports_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -11,12 +12,20 @@ import numpy as np
 import pytest
 
 from voxspool.errors import MissingExtraError
+from voxspool.protocol import keys
 from voxspool_worker.voices import conditioning_format
 from voxspool_worker.voices.conditioning_cache import ConditioningCache
-from voxspool_worker.voices.conditioning_format import conditioning_key, encode
+from voxspool_worker.voices.conditioning_format import (
+    MAX_VALUE_BYTES,
+    UnfitConditioningError,
+    conditioning_key,
+    encode,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import redis
 
     from voxspool_worker.voices.conditioning_format import Arrays
 
@@ -156,3 +165,68 @@ def test_without_safetensors_the_error_names_the_install_command(
     monkeypatch.setattr(conditioning_format.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"worker\[xtts\]'$"):
         cache(tmp_path)
+
+
+BAD: list[Arrays] = [
+    {"gpt": np.zeros((1, 8, 9), np.float32)},
+    {"gpt": np.zeros((1, 8, 8), np.float64)},
+    {"gpt": np.full((1, 8, 8), np.nan, np.float32)},
+    {"other": np.zeros(1, np.float32)},
+]
+
+
+def fitting(arrays: Arrays) -> float:
+    """Return the sum of latents that fit."""
+    latents = arrays["gpt"]
+    if (latents.shape, latents.dtype) != ((1, 8, 8), np.float32) or not np.isfinite(latents).all():
+        raise UnfitConditioningError(f"gpt is {latents.dtype} {latents.shape}")
+    return float(latents.sum())
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("where", ["disk", "redis"])
+def test_a_value_that_does_not_fit_the_model_is_named_computed_again_and_never_copied(
+    db: redis.Redis, tmp_path: Path, model: Model, bad: Arrays, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared, path = keys.conditioning(KEY), tmp_path / f"{KEY}.safetensors"
+    if where == "disk":
+        path.write_bytes(encode(bad))
+    else:
+        db.set(shared, encode(bad))
+    value, prepared = ConditioningCache(fitting, folder=tmp_path, redis=db).get(KEY, model)
+    assert (value, prepared.source, model.computed) == (SUM, "computed", 1)
+    assert path.read_bytes() == db.get(shared) == encode(LATENTS)
+    (line,) = [line for line in caplog.messages if line.startswith("conditioning.")]
+    assert line.startswith("conditioning.damaged ")
+    assert (str(path) if where == "disk" else KEY) in line
+    assert "no array 'gpt'" in line or "gpt is" in line
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_computed_value_that_does_not_fit_is_an_error_and_is_stored_nowhere(
+    db: redis.Redis, tmp_path: Path, bad: Arrays
+) -> None:
+    with pytest.raises((UnfitConditioningError, KeyError)):
+        ConditioningCache(fitting, folder=tmp_path, redis=db).get(KEY, lambda: bad)
+    assert list(tmp_path.iterdir()) == []
+    assert db.keys() == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "long", "sparse"])
+def test_a_file_that_is_not_a_small_regular_file_is_not_read(
+    tmp_path: Path, model: Model, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / f"{KEY}.safetensors"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "long":
+        path.write_bytes(bytes(MAX_VALUE_BYTES + 1))
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**40)
+    assert cache(tmp_path).get(KEY, model)[1].source == "computed"
+    (line,) = [line for line in caplog.messages if "conditioning." in line]
+    assert line.startswith(f"conditioning.unreadable file={path} ")
+    assert cache(tmp_path).get(KEY, model)[1].source == "disk", "the file was replaced"

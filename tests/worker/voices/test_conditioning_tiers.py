@@ -14,7 +14,7 @@ from redis import Redis
 from tests.support.processes import until
 from voxspool.protocol import keys
 from voxspool_worker.voices import conditioning_tiers
-from voxspool_worker.voices.conditioning_format import decode, encode
+from voxspool_worker.voices.conditioning_format import MAX_VALUE_BYTES, decode, encode
 from voxspool_worker.voices.conditioning_tiers import DiskTier, RedisTier
 
 if TYPE_CHECKING:
@@ -183,3 +183,26 @@ def test_a_file_on_the_disk_is_complete_or_absent(tmp_path: Path) -> None:
     assert found is not None
     assert found.keys() == decode(DATA).keys()  # type: ignore[union-attr] - it is what was written
     assert [path.name for path in (tmp_path / "new").iterdir()] == [f"{KEY}.safetensors"]
+
+
+def test_a_value_that_is_longer_than_any_is_not_read_whole_and_is_deleted(
+    db: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.setrange(keys.conditioning(KEY), 300 * 2**20, b"x")
+    before = db.info("stats")["total_net_output_bytes"]
+    with RedisTier(db).value_or_lock(KEY) as found:
+        assert found is None
+        assert not db.exists(keys.conditioning(KEY))
+        assert db.exists(LOCK)
+    assert db.info("stats")["total_net_output_bytes"] - before < 2 * MAX_VALUE_BYTES
+    assert any(f"key={KEY}" in line and "longer than" in line for line in caplog.messages)
+
+
+def test_a_key_of_another_type_is_deleted_and_its_value_computed(db: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    db.rpush(keys.conditioning(KEY), "x")
+    tier = RedisTier(db)
+    with tier.value_or_lock(KEY) as found:
+        assert found is None
+        tier.write(KEY, DATA)
+    assert db.get(keys.conditioning(KEY)) == DATA
+    assert [line for line in caplog.messages if "it is not a string" in line]

@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 from cachetools import LRUCache
 
 from voxspool_worker.voices.catalog import Prepared
-from voxspool_worker.voices.conditioning_format import check_installed, encode
+from voxspool_worker.voices.conditioning_format import UnfitConditioningError, check_installed, encode
 from voxspool_worker.voices.conditioning_tiers import DiskTier, RedisTier
 
 if TYPE_CHECKING:
@@ -48,13 +48,15 @@ class ConditioningCache(Generic[T]):
     ) -> None:
         """Create the cache. `load` turns arrays into the value that memory holds.
 
+        It raises UnfitConditioningError or KeyError for arrays that the model cannot use. Such a value in Redis or on
+        the disk counts as damaged; a computed one is stored nowhere.
         Without `redis` each machine computes for itself. The client must give up soon if Redis does not answer. Raises
         MissingExtraError if safetensors is not installed.
         """
         check_installed()
         self._load = load
-        self._disk = DiskTier(folder)
-        self._shared = RedisTier(redis) if redis is not None else None
+        self._disk = DiskTier(folder, self._fault_of)
+        self._shared = RedisTier(redis, self._fault_of) if redis is not None else None
         self._memory: LRUCache[str, T] = LRUCache(max_values)
         self._lock = threading.Lock()
         self._key_locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
@@ -68,7 +70,7 @@ class ConditioningCache(Generic[T]):
                 value = self._in_memory(key)  # another thread may have loaded it meanwhile
                 if value is None:
                     arrays, source = self._read_or_compute(key, compute)
-                    value = self._load(arrays)
+                    value = self._load(arrays)  # arrays that fit; a computed value was checked before it was stored
                     with self._lock:
                         self._memory[key] = value
         prepared = Prepared(source, time.perf_counter() - started)
@@ -81,11 +83,23 @@ class ConditioningCache(Generic[T]):
             return found, "disk"
         with self._shared.value_or_lock(key) if self._shared else contextlib.nullcontext() as found:
             arrays = compute() if found is None else found
+            if found is None:
+                self._load(arrays)  # raises before a value that does not fit is stored
             data = encode(arrays)
             if found is None and self._shared:
                 self._shared.write(key, data)
             self._disk.write(key, data)
         return arrays, "computed" if found is None else "redis"
+
+    def _fault_of(self, arrays: Arrays) -> str:
+        """Return why the model cannot use arrays; empty if it can."""
+        try:
+            self._load(arrays)
+        except KeyError as error:
+            return f"it has no array {error}"
+        except UnfitConditioningError as error:
+            return str(error)
+        return ""
 
     def _in_memory(self, key: str) -> T | None:
         """Return a value from memory, if it is there."""

@@ -7,7 +7,7 @@ import importlib.util
 import json
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from voxspool.errors import MissingExtraError
+from voxspool.errors import InvalidJobError, MissingExtraError
 from voxspool.hints import missing
 
 if TYPE_CHECKING:
@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 
     Arrays: TypeAlias = dict[str, NDArray[np.generic]]
 
+MAX_VALUE_BYTES: Final = 2**20
+"""Largest stored value, in bytes. One of XTTS v2 has 0.13 MB; a larger one is not read."""
 _HASH: Final = "blake2s"
 """Field of the safetensors metadata with the hash of the arrays."""
+
+
+class UnfitConditioningError(InvalidJobError):
+    """Arrays are not what the model takes: their names, types, shapes or values. The message says which."""
 
 
 def conditioning_key(

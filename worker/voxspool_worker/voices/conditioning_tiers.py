@@ -1,6 +1,7 @@
 """Store conditioning outside the process: in a folder for this machine, and in Redis for all workers.
 
-An error of the disk or of Redis is logged and never raised: the value is then computed more often.
+An error of the disk or of Redis is logged and never raised: the value is then computed more often. Both are places
+that others can write to, so a value is checked before it is used or copied. A bad one is logged and computed again.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import contextlib
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-from redis.exceptions import LockError, RedisError
+from redis.exceptions import LockError, RedisError, ResponseError
 
 from voxspool.atomic_file import write_whole
 from voxspool.protocol import keys
-from voxspool_worker.voices.conditioning_format import decode
+from voxspool.regular_file import read_regular
+from voxspool_worker.voices.conditioning_format import MAX_VALUE_BYTES, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from redis.lock import Lock
 
     from voxspool_worker.voices.conditioning_format import Arrays
+
+    FaultOf: TypeAlias = Callable[[Arrays], str]
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -37,24 +41,33 @@ RENEWAL_S: Final = keys.CONDITIONING_LOCK_TTL_S / 3
 """Interval between two renewals of the lock by the process that computes, in seconds."""
 
 
+def _any(arrays: Arrays) -> str:
+    """Find no fault in any arrays."""
+    del arrays
+    return ""
+
+
 class DiskTier:
     """The values that this machine has: one file for each."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fault_of: FaultOf = _any) -> None:
+        """Create the tier. `fault_of` returns why the model cannot use arrays; empty if it can."""
         self._folder = folder.expanduser()
+        self._fault_of = fault_of
 
     def read(self, key: str) -> Arrays | None:
-        """Return a value, or None if there is no undamaged file."""
+        """Return a value, or None if there is no file with one that the model can use."""
         path = self._path(key)
         try:
-            found = decode(path.read_bytes())
+            data = read_regular(path, MAX_VALUE_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
-            log.warning("conditioning.unreadable file=%s error=%s", path, error)
+            log.warning("conditioning.unreadable file=%s error=%s; it is computed again", path, error)
             return None
+        found, fault = _checked(data, self._fault_of)
         if found is None:
-            log.warning("conditioning.damaged file=%s; it is computed again", path)
+            log.warning("conditioning.damaged file=%s fault=%r; it is computed again", path, fault)
         return found
 
     def write(self, key: str, data: bytes) -> None:
@@ -72,8 +85,10 @@ class DiskTier:
 class RedisTier:
     """The values that all workers share, and a lock for each key: only one process at a time computes a value."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, fault_of: FaultOf = _any) -> None:
+        """Create the tier. `fault_of` returns why the model cannot use arrays; empty if it can."""
         self._redis = redis
+        self._fault_of = fault_of
         self._unreachable = False
 
     @contextlib.contextmanager
@@ -115,16 +130,17 @@ class RedisTier:
         return found, False
 
     def _read(self, key: str) -> Arrays | None:
-        """Return a value and extend its lifetime; delete a damaged one and return None."""
+        """Return a value and extend its lifetime; delete one that the model cannot use and return None."""
         name = keys.conditioning(key)
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.get(name)
+            pipeline.getrange(name, 0, MAX_VALUE_BYTES)  # one byte more than a value has at most
             pipeline.expire(name, keys.CONDITIONING_TTL_S)
-            data, _ = pipeline.execute()
-        if data is None:
+            data, _ = pipeline.execute(raise_on_error=False)
+        if data == b"":  # there is none
             return None
-        if (found := decode(data)) is None:
-            log.warning("conditioning.damaged key=%s in Redis; it is computed again", key)
+        found, fault = _of_redis(data, self._fault_of)
+        if found is None:
+            log.warning("conditioning.damaged key=%s in=redis fault=%r; it is computed again", key, fault)
             self._redis.delete(name)
         return found
 
@@ -157,6 +173,26 @@ class RedisTier:
             return None
         self._unreachable = False
         return result
+
+
+def _of_redis(reply: bytes | Exception, fault_of: FaultOf) -> tuple[Arrays | None, str]:
+    """Return the arrays in a reply of Redis, or None and why the model cannot use them. Raises Redis's other errors."""
+    if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
+        return None, "it is not a string"
+    if isinstance(reply, Exception):
+        raise reply
+    return _checked(reply, fault_of)
+
+
+def _checked(data: bytes, fault_of: FaultOf) -> tuple[Arrays | None, str]:
+    """Return the arrays in a stored value, or None and why the model cannot use them."""
+    if len(data) > MAX_VALUE_BYTES:
+        return None, f"it is longer than {MAX_VALUE_BYTES} bytes"
+    found = decode(data)
+    if found is None:
+        return None, "it is not what was written"
+    fault = fault_of(found)
+    return (None, fault) if fault else (found, "")
 
 
 def _extend(lock: Lock) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from voxspool.errors import InvalidJobError
 from voxspool_worker.engines.xtts.latents import CLIP_HZ, Conditioning, ConditioningParameters, compute, mix
+from voxspool_worker.voices.conditioning_format import UnfitConditioningError
 
 pytestmark = pytest.mark.filterwarnings("default")  # torchaudio emits warnings when it is imported
 
@@ -100,3 +101,48 @@ def test_a_mix_is_the_weighted_sum_of_latents_and_embeddings() -> None:
     mixed = mix([(one, 0.75), (other, 0.25)])
     assert torch.equal(mixed.latents, torch.full((32, 8), 2.0))
     assert torch.equal(mixed.speaker, torch.full((1, 512, 1), -2.0))
+
+
+F32 = np.float32
+GOOD = {"latents": np.zeros((32, 8), F32), "speaker": np.zeros((1, 512, 1), F32)}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"latents": np.zeros((32, 7), F32)}, r"latents is float32 \(32, 7\), not float32 \(32, 8\)"),
+        ({"latents": np.zeros((32, 8192), F32)}, "not float32"),
+        ({"latents": np.zeros((31, 8), F32)}, "not float32"),
+        ({"latents": np.zeros((3200, 8), F32)}, "not float32"),
+        ({"latents": np.zeros((0, 8), F32)}, "not float32"),
+        ({"latents": np.zeros((1, 32, 8), F32)}, "not float32"),
+        ({"latents": np.zeros(32, F32)}, "not float32"),
+        ({"latents": np.zeros((), F32)}, "not float32"),
+        ({"latents": np.zeros((32, 8), np.float64)}, "latents is float64"),
+        ({"latents": np.zeros((32, 8), np.int32)}, "latents is int32"),
+        ({"latents": np.zeros((32, 8), np.bool_)}, "latents is bool"),
+        ({"latents": np.full((32, 8), np.nan, F32)}, "latents has values that are not finite"),
+        ({"speaker": np.full((1, 512, 1), np.inf, F32)}, "speaker has values that are not finite"),
+        ({"speaker": np.zeros((1, 511, 1), F32)}, "speaker is float32"),
+        ({"speaker": np.zeros((512,), F32)}, "speaker is float32"),
+        ({"more": np.zeros(1, F32)}, "it has the arrays"),
+    ],
+)
+@pytest.mark.parametrize("width", [8, None])
+def test_arrays_that_are_no_conditioning_are_refused_by_name(
+    change: dict[str, Any], fault: str, width: int | None
+) -> None:
+    if width is None and change.get("latents", F32(0)).shape in {(32, 7), (32, 8192)}:
+        width = 8  # without a width, these would fit some model
+    with pytest.raises(UnfitConditioningError, match=fault):
+        Conditioning.from_arrays(GOOD | change, width)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_conditioning_that_is_not_finite_is_not_returned(bad: float) -> None:
+    class Diverging(FakeXtts):
+        def get_gpt_cond_latents(self, sound: torch.Tensor, rate: int, **arguments: int) -> torch.Tensor:
+            return super().get_gpt_cond_latents(sound, rate, **arguments) * bad
+
+    with pytest.raises(InvalidJobError, match="values that are not finite; add the voice again"):
+        compute(Diverging(), [clip(1.0)], ConditioningParameters())

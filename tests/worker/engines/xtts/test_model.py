@@ -218,6 +218,21 @@ def test_the_error_names_a_broken_file_of_speakers(copy: Path) -> None:
         model.load(checkpoint.inspect(copy))
 
 
+@pytest.mark.parametrize(
+    ("speaker", "fault"),
+    [
+        ({"gpt_cond_latent": torch.zeros(1, 32, 7)}, r"latents is float32 \(32, 7\)"),
+        ({"speaker_embedding": torch.zeros(1, 5, 1)}, "speaker is float32"),
+        ({"speaker_embedding": torch.full((1, 512, 1), torch.nan)}, "speaker has values that are not finite"),
+    ],
+)
+def test_speakers_that_do_not_fit_the_model_are_refused(copy: Path, speaker: dict[str, Any], fault: str) -> None:
+    saved = torch.load(copy / "speakers_xtts.pth", weights_only=True)
+    torch.save(saved | {"Eve": next(iter(saved.values())) | speaker}, copy / "speakers_xtts.pth")
+    with pytest.raises(CheckpointError, match=rf"speakers_xtts\.pth does not fit the model: {fault}"):
+        model.load(checkpoint.inspect(copy))
+
+
 def test_load_does_not_import_libraries_that_take_seconds(small_checkpoint: Path) -> None:
     program = (
         "import sys, pathlib; from voxspool_worker.engines.xtts import checkpoint, model;"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from voxspool_worker.engines.xtts.prepared_voices import ConditioningMethod, Pre
 from voxspool_worker.voices.catalog import Voice, VoiceBook, VoicePart
 from voxspool_worker.voices.cloned import VoiceLibrary
 from voxspool_worker.voices.conditioning_cache import ConditioningCache
+from voxspool_worker.voices.conditioning_format import encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +60,7 @@ class Voices:
         self.computed: list[list[bytes]] = []
         speakers = {"Ada": conditioning(1.0), "Grace": conditioning(5.0)}
         method = ConditioningMethod(self._compute, parameters or ConditioningParameters(), model, "coqui-tts 0")
-        cache = ConditioningCache(Conditioning.from_arrays, folder=folder, redis=None)
+        cache = ConditioningCache(partial(Conditioning.from_arrays, width=WIDTH), folder=folder, redis=None)
         library = ClipLibrary()
         self.prepared = PreparedVoices(speakers, VoiceBook(speakers, ("en",), library), library, cache, method)
 
@@ -99,6 +102,20 @@ def test_a_clone_is_computed_from_its_clips_once_then_read_from_memory_or_disk(t
 def test_other_parameters_or_another_checkpoint_do_not_share_the_cache(tmp_path: Path, change: dict[str, Any]) -> None:
     Voices(tmp_path).prepared.prepare(clone())
     assert Voices(tmp_path, **change).prepared.prepare(clone()).source == "computed"
+
+
+@pytest.mark.parametrize("shape", [(32, 1), (32, 4096), (500, WIDTH), (32,)])
+def test_latents_of_another_shape_on_the_disk_are_computed_again_and_replaced(
+    tmp_path: Path, shape: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    Voices(tmp_path).prepared.prepare(clone())
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(encode({"latents": np.zeros(shape, np.float32), "speaker": np.zeros((1, 512, 1), np.float32)}))
+    assert Voices(tmp_path).prepared.prepare(clone()).source == "computed"
+    assert path.read_bytes() == whole
+    (line,) = [line for line in caplog.messages if "conditioning.damaged" in line]
+    assert f"file={path} fault='latents is float32 {shape}, not float32 (32, {WIDTH})'; it is computed again" in line
 
 
 def test_a_mix_reports_its_slowest_source_and_sums_its_parts(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ The libraries (PyTorch, coqui-tts) are imported by `load`, not before.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from voxspool.errors import CheckpointError, MissingExtraError
@@ -46,8 +47,6 @@ log = logging.getLogger(__name__)
 
 LIBRARIES: Final = {"torch": "torch", "torchaudio": "torchaudio", "TTS": "coqui-tts", "safetensors": "safetensors"}
 """Module -> the package of the extra `xtts` that contains it."""
-PREFIX_POSITIONS: Final = 32
-"""Number of conditioning latents of a voice: the output of the perceiver resampler in every XTTS v2 checkpoint."""
 
 
 def load(settings: Settings, connect: Callable[..., Redis] | None = None) -> XttsEngine:
@@ -113,6 +112,7 @@ def make_gpt(
 ) -> Gpt:  # fmt: skip
     """Return the GPT on the plan's device. Raises CheckpointError if the weights are not those of XTTS v2."""
     from voxspool_worker.engines.xtts.gpt import Gpt, SpecialTokens
+    from voxspool_worker.engines.xtts.latents import LATENTS
     from voxspool_worker.engines.xtts.sampling import SamplingOptions
 
     sizes = loaded.config.model_args
@@ -121,7 +121,7 @@ def make_gpt(
         tokenizer.start, tokenizer.stop, sizes.gpt_start_audio_token, sizes.gpt_stop_audio_token,
         max_audio_tokens=sizes.gpt_max_audio_tokens - 3,  # upstream reserves three for start, stop and conditioning
     )  # fmt: skip
-    positions = PREFIX_POSITIONS + sizes.gpt_max_text_tokens + 2 + sizes.gpt_max_audio_tokens
+    positions = LATENTS + sizes.gpt_max_text_tokens + 2 + sizes.gpt_max_audio_tokens
     positions = -(-positions // 16) * 16
     decoder = _decoder(weights, plan, settings, positions)
     return Gpt(weights, decoder, tokens, rows=plan.rows, options=options or SamplingOptions())
@@ -175,7 +175,8 @@ def make_voices(
     redis = connect(retries=1) if connect else None
     library = VoiceLibrary(redis)
     folder = settings.cache_dir.expanduser() / "conditioning"
-    cache = ConditioningCache(Conditioning.from_arrays, folder=folder, redis=redis)
+    fits = partial(Conditioning.from_arrays, width=loaded.config.model_args.gpt_n_model_channels)
+    cache = ConditioningCache(fits, folder=folder, redis=redis)
     book = VoiceBook(loaded.speakers, tokenizer.languages, library, tokenizer.lacking)
     return PreparedVoices(loaded.speakers, book, library, cache, _conditioning_method(loaded))
 

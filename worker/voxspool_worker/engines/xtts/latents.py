@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from voxspool.errors import InvalidJobError
+from voxspool_worker.voices.conditioning_format import UnfitConditioningError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+LATENTS: Final = 32
+"""Number of conditioning latents of a voice: the output of the perceiver resampler in every XTTS v2 checkpoint."""
+SPEAKER_WIDTH: Final = 512
+"""Number of features of a speaker embedding."""
 CLIP_HZ: Final = 22050
 """Sample rate to which upstream resamples every clip first, in Hz."""
 
@@ -40,9 +45,17 @@ class Conditioning:
         return {"latents": self.latents.numpy(), "speaker": self.speaker.numpy()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Conditioning:
-        """Return the conditioning from the arrays of `to_arrays`. Raises KeyError if one is missing."""
-        return cls(torch.from_numpy(arrays["latents"]), torch.from_numpy(arrays["speaker"]))
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]], width: int | None = None) -> Conditioning:
+        """Return the conditioning from the arrays of `to_arrays`, for a model of a width; None: of any width.
+
+        Raises KeyError if an array is missing, UnfitConditioningError if the arrays are not those of a conditioning.
+        """
+        latents, speaker = arrays["latents"], arrays["speaker"]
+        if len(arrays) > 2:
+            raise UnfitConditioningError(f"it has the arrays {sorted(arrays)!r:.80}, not only latents and speaker")
+        _check("latents", latents, (LATENTS, latents.shape[-1] if width is None and latents.ndim else width))
+        _check("speaker", speaker, (1, SPEAKER_WIDTH, 1))
+        return cls(torch.from_numpy(latents), torch.from_numpy(speaker))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +104,20 @@ def compute(model: Any, clips: Sequence[bytes], parameters: ConditioningParamete
             f"conditioning cannot be computed from the voice's clips ({error}); add the voice again"
         ) from error
     speaker = torch.stack(speakers).mean(dim=0)
-    return Conditioning(latents[0].float().cpu().clone(), speaker.float().cpu().clone())
+    found = Conditioning(latents[0].float().cpu().clone(), speaker.float().cpu().clone())
+    if not (found.latents.isfinite().all() and found.speaker.isfinite().all()):
+        raise InvalidJobError(
+            "conditioning computed from the voice's clips has values that are not finite; add the voice again"
+        )
+    return found
+
+
+def _check(name: str, array: npt.NDArray[np.generic], shape: tuple[int | None, ...]) -> None:
+    """Raise UnfitConditioningError if an array is not fp32, of this shape and finite."""
+    if array.dtype != np.float32 or array.shape != shape:
+        raise UnfitConditioningError(f"{name} is {array.dtype} {array.shape}, not float32 {shape}")
+    if not np.isfinite(array).all():
+        raise UnfitConditioningError(f"{name} has values that are not finite")
 
 
 def _decode_clip(clip: bytes, parameters: ConditioningParameters) -> Tensor:

@@ -27,6 +27,7 @@ from voxspool.errors import CheckpointError, MissingExtraError
 from voxspool.hints import install_command
 from voxspool_worker.engines.xtts.checkpoint import FETCH_AGAIN
 from voxspool_worker.engines.xtts.latents import Conditioning
+from voxspool_worker.voices.conditioning_format import UnfitConditioningError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,7 +103,7 @@ def load(checkpoint: Checkpoint) -> LoadedModel:
         vocoder = HifiDecoder(**_vocoder_sizes(config.model_args))
     vocoder_state = {name.removeprefix(VOCODER): value for name, value in state.items() if name.startswith(VOCODER)}
     _assign(vocoder, vocoder_state, checkpoint)
-    return LoadedModel(checkpoint, config, state, vocoder, speakers(checkpoint))
+    return LoadedModel(checkpoint, config, state, vocoder, speakers(checkpoint, config.model_args.gpt_n_model_channels))
 
 
 def _vocoder_sizes(arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - upstream is untyped
@@ -216,17 +217,28 @@ def _assign(module: nn.Module, state: Mapping[str, Tensor], checkpoint: Checkpoi
     module.eval()
 
 
-def speakers(checkpoint: Checkpoint) -> dict[str, Conditioning]:
-    """Return the conditioning of the built-in speakers, by name; log a warning if the checkpoint has none."""
+def speakers(checkpoint: Checkpoint, width: int | None = None) -> dict[str, Conditioning]:
+    """Return the conditioning of the built-in speakers, by name; log a warning if the checkpoint has none.
+
+    Raises CheckpointError if the file cannot be read, or does not fit a model of this width (None: of any width).
+    """
     if checkpoint.speakers is None:
         logger.warning("speakers missing %s has no speakers_xtts.pth: cloned voices only", checkpoint.folder)
         return {}
     try:
         saved = torch.load(checkpoint.speakers, map_location="cpu", weights_only=True)
         return {
-            name: Conditioning(speaker["gpt_cond_latent"][0].float(), speaker["speaker_embedding"].float())
+            name: Conditioning.from_arrays(
+                {
+                    "latents": speaker["gpt_cond_latent"][0].float().numpy(),
+                    "speaker": speaker["speaker_embedding"].float().numpy(),
+                },
+                width,
+            )
             for name, speaker in saved.items()
         }
+    except UnfitConditioningError as error:
+        raise CheckpointError(f"{checkpoint.speakers} does not fit the model: {error}; {FETCH_AGAIN}") from error
     except (pickle.UnpicklingError, RuntimeError, AttributeError, IndexError, KeyError, TypeError, EOFError) as error:
         raise CheckpointError(f"{checkpoint.speakers} cannot be read ({_first_line(error)}); {FETCH_AGAIN}") from error
 
