@@ -247,3 +247,8 @@ class EmbeddedError(VoxspoolError):
     """The private Redis or worker did not start, or ended; the message quotes the last line of its output."""
 
     code = "embedded"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxspool import connection, hints
-from voxspool.amounts import counted
+from voxspool.amounts import counted, real_time
 from voxspool.command import CommandGroup, EngineName
 from voxspool.display import echo
 from voxspool.errors import MissingExtraError, StoreError, VoxspoolError
@@ -215,15 +215,19 @@ def _bench(settings: Settings) -> None:
     speed = measure(engine)
     if speed.many_rtf:
         speeds.remember(settings.cache_dir, engine.name, 1 / speed.many_rtf)
-    for name, value, unit in (
-        ("voice prepared", speed.voice_s, "s"),
-        ("first audio", speed.first_chunk_s, "s"),
-        ("one sentence", speed.one_rtf, "of real time"),
-        ("one page", speed.passage_s, "s"),
-        ("one page", speed.passage_rtf, "of real time"),
-        (f"{2 * engine.rows} sentences at once", speed.many_rtf, "of real time"),
+    for name, value in (
+        ("voice prepared", f"{speed.voice_s:.3f} s"),
+        ("first audio", f"{speed.first_chunk_s:.3f} s"),
+        ("one sentence", _speed(speed.one_rtf)),
+        ("one page", f"{speed.passage_s:.3f} s, {_speed(speed.passage_rtf)}"),
+        (f"{2 * engine.rows} sentences at once", _speed(speed.many_rtf)),
     ):
-        echo(f"{name:<24} {value:8.3f} {unit}")
+        echo(f"{name:<24} {value}")
+
+
+def _speed(real_time_factor: float) -> str:
+    """Return a real-time factor as a speed for people; 0 stands for no audio."""
+    return real_time(1 / real_time_factor) if real_time_factor else "no audio"
 
 
 def _fidelity(settings: Settings) -> None:

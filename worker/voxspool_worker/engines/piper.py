@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from cachetools import LRUCache
 
-from voxspool.errors import CheckpointError, MissingExtraError, SettingsError, UnknownVoiceError
+from voxspool.errors import CheckpointError, MissingExtraError, SettingsError, UnknownVoiceError, first_line
 from voxspool.hints import install_command, missing, program
 from voxspool.protocol.environment import PIPER_VOICES
 from voxspool_worker.engines.base import AudioChunk, Prepared, SegmentError
@@ -105,12 +105,12 @@ class PiperEngine:
             self._load(name)
         except ImportError as error:
             raise MissingExtraError(
-                f"piper-tts cannot be imported ({_first_line(error)}); install it again: "
+                f"piper-tts cannot be imported ({first_line(error)}); install it again: "
                 f"{install_command('voxspool-worker', 'piper')}"
             ) from error
         except Exception as error:  # ONNX Runtime's errors have no narrower common base
             raise CheckpointError(
-                f"{self._sources[name].model} cannot be loaded ({_first_line(error)}); delete it, or get it again: "
+                f"{self._sources[name].model} cannot be loaded ({first_line(error)}); delete it, or get it again: "
                 f"{get} {name.partition('#')[0]}"
             ) from error
 
@@ -277,8 +277,3 @@ def _voices_of(model: Path, config: dict[str, Any]) -> Iterator[tuple[str, tuple
     for speaker, number in (config.get("speaker_id_map") or {}).items() if several else ():
         name = f"{model.stem}#{speaker}"
         yield name, (Voice(name, languages), _VoiceSource(model, rate, number))
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its class if the message is empty."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

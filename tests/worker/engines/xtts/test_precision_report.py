@@ -77,4 +77,4 @@ def test_without_a_checkpoint_the_command_prints_an_error_without_traceback(tmp_
 def test_the_benchmark_of_an_engine_prints_its_speed() -> None:
     done = CliRunner().invoke(main, ["check", "--bench", "--engine", "tone"])
     assert done.exit_code == 0, done.output
-    assert "of real time" in done.output
+    assert "x real time" in done.output

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from voxspool_worker.engines.xtts.sampling import GREEDY, Sampler, SamplingOptions
+from voxspool_worker.engines.xtts.sampling import Sampler, SamplingOptions
 
 CPU = torch.device("cpu")
+GREEDY = SamplingOptions(top_k=1)
+"""Always the most probable token, after the repetition penalty."""
 PLAIN = SamplingOptions(temperature=1.0, top_k=1026, top_p=1.0, repetition_penalty=1.0)
 
 

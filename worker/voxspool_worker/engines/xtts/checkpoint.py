@@ -14,7 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from voxspool.errors import CheckpointError, MissingExtraError
+from voxspool.errors import CheckpointError, MissingExtraError, first_line
 from voxspool.hints import install_command
 from voxspool_worker.engines.xtts import check_installed
 from voxspool_worker.settings import forbid_telemetry
@@ -206,7 +206,7 @@ def _download(settings: Settings) -> None:
         manager_class(output_prefix=settings.coqui_dir.expanduser().parent, progress_bar=True).download_model(MODEL)
     except Exception as error:  # the network, the disk and the library raise errors of many classes
         raise CheckpointError(
-            f"XTTS could not be fetched ({type(error).__name__}: {_first_line(error)}); try again, or set "
+            f"XTTS could not be fetched ({type(error).__name__}: {first_line(error)}); try again, or set "
             "VOXSPOOL_XTTS_DIR to a folder that contains it"
         ) from error
 
@@ -230,8 +230,3 @@ def _manager_without_prompt() -> Any:  # noqa: ANN401 - upstream is untyped
             return True
 
     return AgreedManager
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().partition("\n")[0]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch.overrides import TorchFunctionMode
 
-from voxspool.errors import CheckpointError, MissingExtraError
+from voxspool.errors import CheckpointError, MissingExtraError, first_line
 from voxspool.hints import install_command
 from voxspool_worker.engines.xtts.checkpoint import FETCH_AGAIN
 from voxspool_worker.engines.xtts.latents import Conditioning
@@ -133,7 +133,7 @@ def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
             saved = torch.load(checkpoint.weights, map_location="cpu", mmap=True, weights_only=True)
         return dict(saved["model"])
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
-        raise CheckpointError(f"{checkpoint.weights} cannot be read ({_first_line(error)}); {FETCH_AGAIN}") from error
+        raise CheckpointError(f"{checkpoint.weights} cannot be read ({first_line(error)}); {FETCH_AGAIN}") from error
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -223,7 +223,7 @@ def speakers(checkpoint: Checkpoint, width: int | None = None) -> dict[str, Cond
     Raises CheckpointError if the file cannot be read, or does not fit a model of this width (None: of any width).
     """
     if checkpoint.speakers is None:
-        logger.warning("speakers missing %s has no speakers_xtts.pth: cloned voices only", checkpoint.folder)
+        logger.warning("xtts.speakers_missing %s has no speakers_xtts.pth: cloned voices only", checkpoint.folder)
         return {}
     try:
         saved = torch.load(checkpoint.speakers, map_location="cpu", weights_only=True)
@@ -240,7 +240,7 @@ def speakers(checkpoint: Checkpoint, width: int | None = None) -> dict[str, Cond
     except UnfitConditioningError as error:
         raise CheckpointError(f"{checkpoint.speakers} does not fit the model: {error}; {FETCH_AGAIN}") from error
     except (pickle.UnpicklingError, RuntimeError, AttributeError, IndexError, KeyError, TypeError, EOFError) as error:
-        raise CheckpointError(f"{checkpoint.speakers} cannot be read ({_first_line(error)}); {FETCH_AGAIN}") from error
+        raise CheckpointError(f"{checkpoint.speakers} cannot be read ({first_line(error)}); {FETCH_AGAIN}") from error
 
 
 def _build_xtts(config: Any, checkpoint: Checkpoint, state: Mapping[str, Tensor], vocoder: nn.Module) -> Any:  # noqa: ANN401
@@ -255,8 +255,3 @@ def _build_xtts(config: Any, checkpoint: Checkpoint, state: Mapping[str, Tensor]
     _assign(model, state, checkpoint)
     model.hifigan_decoder = vocoder
     return model
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its class if the message is empty."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -10,7 +10,7 @@ not on the device, and its tokens are those that upstream samples after torch.ma
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -28,10 +28,6 @@ class SamplingOptions:
     top_k: int = 50
     top_p: float = 0.85
     repetition_penalty: float = 10.0
-
-
-GREEDY: Final = SamplingOptions(top_k=1)
-"""Always the most probable token, after the repetition penalty."""
 
 
 class Sampler:
