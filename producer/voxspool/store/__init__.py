@@ -1,1 +1,1 @@
-"""The segment store: where it is, and what is in it."""
+"""The segment store: its place (`backends`) and its contents (`segments`)."""

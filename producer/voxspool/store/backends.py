@@ -1,7 +1,7 @@
-"""Where a segment store is: a folder, or whatever fsspec reaches (s3://bucket/prefix, memory://name …).
+"""The place of a segment store: a folder, or a place that fsspec can access (s3://bucket/prefix, memory://name …).
 
-A backend keeps small objects under names. It knows how an object appears whole in its kind of place, and what is
-wrong if it cannot; it does not know segments. Parts of a URL that may be secret are in no message and in no repr.
+A backend stores small objects under names. It makes an object appear whole in its kind of place, and explains why it
+cannot; it knows nothing about segments. Messages and reprs contain no part of a URL that may be secret.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEAD_AFTER_S: Final = 24 * 3600
-"""The age at which a file that was never finished is nobody's, in seconds: one is written within a second, and clocks
-of machines that share a folder are never a day apart."""
+"""The age at which an unfinished file is deleted, in seconds. A file is written within a second, and the clocks of
+machines that share a folder are never a day apart."""
 
 _PARTS: Final = ".parts"
-"""The folder of files that are being written, in the same file system as all others."""
+"""The folder of unfinished files. It is in the file system of the store, so that they can be renamed into place."""
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(?=:/)")
-"""At least two letters: one is a drive of Windows."""
+"""A URL's scheme has at least two letters; a single letter is a drive of Windows."""
 
 _SETTLE_S: Final = 0.5
-"""How long a write may take to be seen by all where nothing can be created exclusively, in seconds; waited for once in
-a store's life."""
+"""Longest time until all see a write, in seconds, at a place that cannot create objects exclusively. The creation of a
+store waits for it once."""
 
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-"""What a file system says that has no hard links (FAT, some network shares)."""
+"""Errors of file systems without hard links (FAT, some network shares)."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -45,10 +45,10 @@ _ELSEWHERE: Final = "or name another place with VOXSPOOL_STORE"
 
 
 class Backend(Protocol):
-    """Objects under names like `ab/abcd.json`. Every method raises StoreError where the place cannot be used."""
+    """Objects under names like `ab/abcd.json`. Every method raises StoreError if the place cannot be used."""
 
     def get(self, name: str) -> bytes | None:
-        """Return an object; None where there is none."""
+        """Return an object; None if there is none."""
         ...
 
     def size_bytes(self, name: str) -> int | None:
@@ -56,29 +56,29 @@ class Backend(Protocol):
         ...
 
     def put(self, name: str, data: bytes) -> None:
-        """Write an object, whole, in place of one that is there. It is on the disk when this returns."""
+        """Write a whole object, and replace an existing one. It is synced to the disk when this returns."""
         ...
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write an object; False where there is one already, which stays."""
+        """Write an object; return False, without changing it, if there is one already."""
         ...
 
     @property
     def settle_s(self) -> float:
-        """For how long two that create one object may both believe that it is theirs, in seconds."""
+        """The time for which two writers that create the same object may both get True, in seconds."""
         ...
 
     def prepare(self) -> None:
-        """Make the place itself, where it can be made."""
+        """Create the place itself, if it can be created."""
         ...
 
     def tidy(self) -> None:
-        """Forget what dead writers left behind. Raises nothing."""
+        """Delete what dead writers left. Raises nothing."""
         ...
 
 
 def open_place(place: str | Path) -> Backend:
-    """Return the place that a path or a URL names; nothing is made yet.
+    """Return the place that a path or a URL names. Nothing is created yet.
 
     Raises StoreError for a URL that cannot be used, MissingExtraError.
     """
@@ -94,7 +94,7 @@ def open_place(place: str | Path) -> Backend:
 
 
 def shown(url: str) -> str:
-    """Return a URL as it may be shown: no password, no value of a query."""
+    """Return a URL for messages: without its password and the values of its query."""
     url, mark, query = url.partition("?")
     head, at, rest = url.rpartition("@")
     scheme, slashes, login = head.partition("://")
@@ -104,7 +104,7 @@ def shown(url: str) -> str:
 
 
 class _FolderBackend:
-    """A folder, on this machine or mounted. What is written appears whole and is on the disk."""
+    """A folder, on this machine or mounted. Objects appear whole and are synced to the disk."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -154,12 +154,12 @@ class _FolderBackend:
     def tidy(self) -> None:
         with suppress(OSError), os.scandir(self._root / _PARTS) as parts:
             for part in parts:
-                with suppress(OSError):  # another user's, or another's to remove just now
+                with suppress(OSError):  # it belongs to another user, or another process deletes it
                     if time.time() - part.stat(follow_symlinks=False).st_mtime > DEAD_AFTER_S:
                         Path(part.path).unlink()
 
     def _create_without_links(self, part: PartialFile) -> bool:
-        """Rename where nothing is; two that do so at once are told apart by reading what is there later."""
+        """Rename a file if its target does not exist. Two writers at once find out by reading the target later."""
         self.settle_s = _SETTLE_S
         if part.target.exists():
             return False
@@ -168,7 +168,7 @@ class _FolderBackend:
         return True
 
     def _make_parent(self, target: Path) -> None:
-        """Make an object's folder, but never the store's own: that is missing when its disk is."""
+        """Create an object's folder, but never the store's own folder: it is missing if its disk is not mounted."""
         if not target.parent.is_dir():
             target.parent.mkdir(exist_ok=True)
             _sync(self._root)
@@ -192,7 +192,7 @@ class _FolderBackend:
 
 
 class _ObjectBackend:
-    """Whatever fsspec reaches. It makes an object appear whole or, where it is a disk, byte by byte."""
+    """A place that fsspec can access. Objects appear whole, or byte by byte if the place is a disk."""
 
     settle_s = _SETTLE_S
 
@@ -205,7 +205,7 @@ class _ObjectBackend:
         return self._shown
 
     def prepare(self) -> None:
-        """Leave it to the first object: a bucket is made by people, and a folder on the way."""
+        """Do nothing: users create buckets, and the first object creates its folder."""
 
     def get(self, name: str) -> bytes | None:
         with self._usable("read"):
@@ -232,20 +232,20 @@ class _ObjectBackend:
                 self._write(name, data, mode="create")
             except FileExistsError:
                 return False
-            except Exception:  # noqa: BLE001 - a place that cannot create exclusively says so in many ways
+            except Exception:  # noqa: BLE001 - places that cannot create exclusively raise many errors
                 if self._files.exists(self._path(name)):
                     return False
                 self._write(name, data)
         return True
 
     def tidy(self) -> None:
-        """Nothing is left behind: there are no parts."""
+        """Do nothing: this backend writes no partial files."""
 
     def _write(self, name: str, data: bytes, **how: Any) -> None:  # noqa: ANN401 - fsspec's
         path = self._path(name)
         try:
             self._files.pipe_file(path, data, **how)
-        except FileNotFoundError:  # a disk wants the folder first; without parents nobody makes a bucket
+        except FileNotFoundError:  # a disk needs the folder first; create_parents=False creates no bucket
             with suppress(FileExistsError):
                 self._files.mkdir(path.rpartition("/")[0], create_parents=False)
             self._files.pipe_file(path, data, **how)
@@ -271,16 +271,18 @@ class _ObjectBackend:
     def _usable(self, done: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - each of fsspec's places raises what its library raises
+        except Exception as error:  # noqa: BLE001 - each of fsspec's libraries has its own errors
             reason = " ".join(str(error).split()) or type(error).__name__
             for secret in self._secrets:
                 reason = reason.replace(secret, "***")
             raised = _unusable(self._shown, done, reason, getattr(error, "errno", None))
-            raise raised from (None if self._secrets else error)  # a traceback prints a cause
+            raise raised from (
+                None if self._secrets else error
+            )  # a traceback prints the cause, which may contain a secret
 
 
 def _unusable(place: str, done: str, reason: str, number: int | None) -> StoreError:
-    """Return the error for a store that cannot be used, with what to do."""
+    """Return the error for a store that cannot be used. It names the remedy."""
     if number in _FULL:
         what = f"make room there, {_ELSEWHERE}"
     elif number in _CLOSED:
@@ -291,7 +293,7 @@ def _unusable(place: str, done: str, reason: str, number: int | None) -> StoreEr
 
 
 def _sync(folder: Path) -> None:
-    """Bring a folder's names to the disk; a file system that has none of this says EINVAL."""
+    """Sync the names in a folder to the disk. File systems that cannot do this raise EINVAL."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -303,7 +305,7 @@ def _sync(folder: Path) -> None:
 
 
 def _absolute(folder: Path) -> Path:
-    """Return a folder's path, whatever becomes of the working directory. Raises StoreError for ~NOBODY."""
+    """Return the absolute path of a folder. Raises StoreError for the home of an unknown user."""
     try:
         return folder.expanduser().absolute()
     except RuntimeError as error:
@@ -312,7 +314,7 @@ def _absolute(folder: Path) -> Path:
 
 
 def _path_of(url: str) -> Path:
-    """Return the path of a file:// URL. Raises StoreError for one of another machine."""
+    """Return the path of a file:// URL. Raises StoreError if it names another machine."""
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
         message = f"{shown(url)} is on another machine; write file:///FOLDER, with three slashes"
@@ -321,7 +323,7 @@ def _path_of(url: str) -> Path:
 
 
 def _secrets(url: str) -> list[str]:
-    """Return what in a URL may be a secret, as it is written and as it is meant; the longest first."""
+    """Return the parts of a URL that may be secret, quoted and unquoted; the longest first."""
     head = url.partition("?")[0].rpartition("@")[0].partition("://")[2]
     values = [head.partition(":")[2], *re.findall(r"=([^&]+)", url.partition("?")[2])]
     return sorted({form for value in values for form in (value, unquote(value)) if form}, key=len, reverse=True)
@@ -336,7 +338,7 @@ def _fsspec(place: str) -> Any:  # noqa: ANN401 - the module: untyped, optional
 
 
 def _lacks(place: str, error: ImportError) -> str:
-    """Name the package that a kind of place needs beside fsspec."""
+    """Return the message for a missing package that a kind of place needs in addition to fsspec."""
     cause = error.__cause__
     package = (getattr(cause, "name", None) or str(error)).partition(".")[0]
     return missing(f"a segment store at {place}", package, package)

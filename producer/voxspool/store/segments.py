@@ -1,10 +1,10 @@
-"""The segment store: spoken audio, kept under a key of everything that determines its sound, and never spoken again.
+"""The segment store: spoken audio under a key of everything that determines its sound, so that it is spoken only once.
 
-A segment is two objects: its audio, KEY.HASH.flac, named by its content, and KEY.json, which is written last and
-makes the segment exist. So a writer that dies leaves nothing that counts. If two write one key (their audio need not
-be equal bit for bit), the first is kept: no JSON is ever beside the audio of another. Damaged segments count as
-missing. Both packages use this module: workers write, narrations read. A person sets the place of a store
-(VOXSPOOL_STORE), never a job; `backends` reaches it.
+A segment is two objects: its audio, KEY.HASH.flac, named by its content, and KEY.json. The JSON is written last, and
+the segment exists only when it is there, so a writer that dies leaves no incomplete segment. If two workers write the
+same key, the first one's segment is kept; their audio need not be equal bit for bit, and the hash in the name keeps a
+JSON from referring to the audio of the other. Damaged segments count as missing. Both packages use this module: workers
+write, narrations read. The user sets the place of a store (VOXSPOOL_STORE), a job never does; `backends` accesses it.
 """
 
 from __future__ import annotations
@@ -33,46 +33,46 @@ if TYPE_CHECKING:
     Pcm = NDArray[np.int16]
 
 _NAME: Final = "voxspool-store.json"
-"""The object that makes a place a store: its id, and the version of what lies beside it."""
+"""The object that makes a place a store. It contains the id of the store and the version of its format."""
 _VERSION: Final = 1
-"""Grows when an older voxspool could not read, or would spoil, what a newer one wrote."""
+"""Version of the format; raised when an older voxspool could not read a store, or would damage it."""
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _KEY: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _HASH_DIGITS: Final = 16
-"""How much of the audio's SHA-256 is in its name: it tells a few tries of one segment apart."""
+"""Number of hexadecimal digits of the audio's SHA-256 in its name; enough for the few attempts at one segment."""
 _LONGEST_SAMPLES: Final = 3600 * 48_000
-"""An hour at 48 kHz; a segment lasts seconds, and what says more is damaged."""
+"""An hour at 48 kHz. A segment lasts seconds, so a record with more samples is damaged."""
 _MOST: Final = 2**63
-"""Above any number of a segment: a seed has 63 bits. NaN is below nothing."""
+"""Upper limit of every number in a record: a seed has 63 bits. The comparison also refuses NaN."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment:
-    """A segment that the store has: what it is, how it was made and what the checks measured."""
+    """A segment in the store: what it is, how it was made, and what the checks measured."""
 
     key: str
     sample_rate: int
     samples: int
     sha256: str
-    """Of its FLAC file."""
+    """SHA-256 of its FLAC file, in hexadecimal digits."""
     engine: str
     model: str
     voice: str
     language: str
     seed: int
-    """The seed that is heard."""
+    """The seed of the attempt that was kept."""
     tries: int
-    """Number of times it was spoken; the best try was kept."""
+    """Number of attempts to speak it; the best one was kept."""
     fault: str
-    """The fault that the checks found in the best try; empty if there is none."""
+    """The fault that the checks found in the best attempt; empty if there is none."""
     elapsed_s: float
-    """The time to speak it, all tries together, in seconds."""
+    """Time to speak it, all attempts together, in seconds."""
     level_dbfs: float
-    """RMS over the parts that are not silent; -120 for none."""
+    """RMS level of the parts that are not silent; -120 if all of it is silent."""
     peak_dbfs: float
     silent_share: float
-    """How much of it is silence, 0 to 1."""
+    """Share of silence, 0 to 1."""
     worker: str
     """The name of the worker that spoke it."""
 
@@ -85,16 +85,16 @@ def key_of(*parts: Any) -> str:  # noqa: ANN401 - JSON
 
 
 class Store:
-    """A segment store. Safe to share between threads and processes, and between machines."""
+    """A segment store. Threads, processes and machines may share it."""
 
     def __init__(self, place: str | Path) -> None:
-        """Open a store in a folder or at a URL, and make it where there is none.
+        """Open the store in a folder or at a URL; create it if there is none.
 
         Raises StoreError, and MissingExtraError for a URL whose library is not installed.
         """
         self._place = open_place(place)
         self.id = self._named() or self._made()
-        """32 hexadecimal digits: the same store has the same, wherever it is reached from."""
+        """32 hexadecimal digits. A store has the same id on every machine."""
         self._place.tidy()
 
     def __repr__(self) -> str:
@@ -104,21 +104,21 @@ class Store:
         return str(self._place)
 
     def find(self, key: str) -> StoredSegment | None:
-        """Return what is stored under a key; None if nothing is, or if a quick check shows damage.
+        """Return the segment of a key; None if there is none, or if a quick check shows damage.
 
-        Its audio is there and of the right size; whether each bit of it is right is known to `check` and `read`. Raises
-        StoreError where the store cannot be reached, or the key is none.
+        The quick check only compares the size of the audio; `check` and `read` also compare its hash. Raises StoreError
+        if the store cannot be reached, or if the key is invalid.
         """
         found = self._find(key)
         return found.stored if found else None
 
     def check(self, key: str) -> StoredSegment | None:
-        """Return what `find` returns, after reading the audio too; for callers that would speak it again."""
+        """Return what `find` returns, after also reading the audio; for callers that would otherwise speak it again."""
         found = self._find(key)
         return found.stored if found and self._audio(found) is not None else None
 
     def read(self, key: str) -> Pcm:
-        """Return a segment's samples, shape (n,). Raises StoreError where it is missing or damaged."""
+        """Return a segment's samples, shape (n,). Raises StoreError if it is missing or damaged."""
         found = self._find(key)
         samples = self._audio(found) if found else None
         if samples is None:
@@ -126,10 +126,11 @@ class Store:
         return samples
 
     def write(self, pcm: Pcm, **about: Any) -> StoredSegment:  # noqa: ANN401 - the fields of StoredSegment
-        """Keep a segment: samples, shape (n,), and the fields of StoredSegment but `samples` and `sha256`.
+        """Store a segment: its samples, shape (n,), and the fields of StoredSegment without `samples` and `sha256`.
 
-        Give what the store has under the key from now on: another's, where one was there first and is whole. It is on
-        the disk. Raises StoreError where the store cannot be written to, ValueError for a field that cannot be.
+        Return the segment that the store has under the key from now on: that of another writer if it came first and is
+        undamaged. It is synced to the disk. Raises StoreError if the store cannot be written to, ValueError for a field
+        with an invalid value.
         """
         assert pcm.ndim == 1, pcm.shape
         assert pcm.dtype == np.int16, pcm.dtype
@@ -158,25 +159,25 @@ class Store:
         return found if found and self._place.size_bytes(found.audio_name) == found.flac_bytes else None
 
     def _audio(self, found: _SegmentRecord) -> Pcm | None:
-        """Return the samples; None where they are not those that were written."""
+        """Return the samples; None if they are not the ones that were written."""
         flac = self._place.get(found.audio_name)
         if flac is None or hashlib.sha256(flac).hexdigest() != found.stored.sha256:
             return None
         return _decoded(flac, found.stored)
 
     def _assure(self) -> None:
-        """Make sure that the store is still there: without its disk, its folder looks like one that lacks a segment."""
+        """Raise StoreError if the store is gone: an unmounted disk looks like a store without this segment."""
         if self._named() != self.id:
             raise StoreError(
                 f"the segment store {self._place} is gone, or another; see that its disk is there, and restart"
             )
 
     def _named(self) -> str | None:
-        """Return the id of the store that is there; None where none is. Raises StoreError."""
+        """Return the id of the store at this place; None if there is no store. Raises StoreError."""
         data = self._place.get(_NAME)
         if data is None:
             return None
-        if not _json_object(data):  # where an object appears byte by byte, somebody may be writing it
+        if not _json_object(data):  # another process may be writing it, byte by byte
             time.sleep(self._place.settle_s)
             data = self._place.get(_NAME) or b""
         about = _json_object(data)
@@ -193,7 +194,7 @@ class Store:
         return named
 
     def _made(self) -> str:
-        """Make the store and give its id: of those who do so at once, one names it and all agree."""
+        """Create the store and return its id. If several processes do so at once, all return the id of one of them."""
         self._place.prepare()
         self._place.create(_NAME, json.dumps({"id": secrets.token_hex(16), "version": _VERSION}).encode())
         time.sleep(self._place.settle_s)
@@ -204,7 +205,7 @@ class Store:
 
 
 class _SegmentRecord(NamedTuple):
-    """A segment, and how long its audio's object is."""
+    """A segment, and the size of its audio in bytes."""
 
     stored: StoredSegment
     flac_bytes: int
@@ -219,7 +220,7 @@ class _SegmentRecord(NamedTuple):
 
     @classmethod
     def decode(cls, key: str, data: bytes) -> _SegmentRecord | None:
-        """Read what `encode` gave, from anybody; None for anything else. A field that is not known here is left out."""
+        """Decode what `encode` returned; None for other data, which may come from anybody. Unknown fields are ignored."""
         values = _json_object(data)
         try:
             stored = StoredSegment(
@@ -237,9 +238,9 @@ def _plausible(stored: StoredSegment) -> bool:
 
 
 def _typed(kind: Any, value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return a value of JSON, if it is of the kind that a field states. Raises ValueError."""
+    """Return a value of JSON if it has the type that a field states. Raises ValueError."""
     if kind == "str" and isinstance(value, str):
-        value.encode()  # half a surrogate pair could not be shown
+        value.encode()  # refuses half a surrogate pair, which could not be printed
         return value
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MOST
     if kind == "int" and number and isinstance(value, int):
@@ -250,7 +251,7 @@ def _typed(kind: Any, value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
-    """Read a JSON object, from anybody; an empty one for anything else."""
+    """Decode a JSON object; return an empty one for other data, which may come from anybody."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -259,19 +260,19 @@ def _json_object(data: bytes) -> dict[str, Any]:
 
 
 def _checked(key: str) -> str:
-    """Return a key. Raises StoreError for what is none: it names a file."""
+    """Return a key. Raises StoreError if it is invalid: keys become names of files."""
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise StoreError(f"{key!r:.60} is not the key of a segment: 40 hexadecimal digits")
     return key
 
 
 def _json_name(key: str) -> str:
-    """Name an object: at most 256 folders, as a folder of a million files is slow everywhere."""
+    """Return the name of a segment's JSON, in one of 256 folders: a folder of a million files is slow everywhere."""
     return f"{key[:2]}/{key}.json"
 
 
 def _encoded(pcm: Pcm, sample_rate: int) -> bytes:
-    """Return a FLAC file; no bytes for no samples, which libsndfile can write and not read."""
+    """Return a FLAC file; no bytes for no samples, because libsndfile can write such a file but not read it."""
     file = io.BytesIO()
     if len(pcm):
         sf.write(file, pcm, sample_rate, format="FLAC", subtype="PCM_16")
@@ -279,7 +280,7 @@ def _encoded(pcm: Pcm, sample_rate: int) -> bytes:
 
 
 def _decoded(flac: bytes, stored: StoredSegment) -> Pcm | None:
-    """Return a FLAC file's samples; None where they are not as long, or as fast, as is said of them."""
+    """Return a FLAC file's samples; None if their number or rate differs from the record."""
     if not flac:
         return None if stored.samples else np.zeros(0, np.int16)
     try:
