@@ -278,7 +278,7 @@ class _ObjectBackend:
             raised = _unusable(self._shown, done, reason, getattr(error, "errno", None))
             raise raised from (
                 None if self._secrets else error
-            )  # a traceback prints the cause, which may contain a secret
+            )  # tracebacks print causes, and their secrets
 
 
 def _unusable(place: str, done: str, reason: str, number: int | None) -> StoreError:

@@ -220,7 +220,7 @@ class _SegmentRecord(NamedTuple):
 
     @classmethod
     def decode(cls, key: str, data: bytes) -> _SegmentRecord | None:
-        """Decode what `encode` returned; None for other data, which may come from anybody. Unknown fields are ignored."""
+        """Decode what `encode` returned; None for other data, from anybody. Unknown fields are ignored."""
         values = _json_object(data)
         try:
             stored = StoredSegment(
