@@ -276,9 +276,7 @@ class _ObjectBackend:
             for secret in self._secrets:
                 reason = reason.replace(secret, "***")
             raised = _unusable(self._shown, done, reason, getattr(error, "errno", None))
-            raise raised from (
-                None if self._secrets else error
-            )  # tracebacks print causes, and their secrets
+            raise raised from (None if self._secrets else error)  # tracebacks print causes, and their secrets
 
 
 def _unusable(place: str, done: str, reason: str, number: int | None) -> StoreError:
