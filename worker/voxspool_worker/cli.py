@@ -77,7 +77,7 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
 @main.command()
 @redis_option
 @click.option("--engine", type=EngineName(), help="Engine to load [VOXSPOOL_WORKER_ENGINE, else piper].")
-@click.option("--jobs", type=click.IntRange(1), help="Jobs that run at once [VOXSPOOL_WORKER_JOBS, else 8].")
+@click.option("--jobs", type=click.IntRange(1), help="Jobs that run at once [VOXSPOOL_WORKER_JOBS, else 32].")
 @click.option("--burst", is_flag=True, help="Speak the queued jobs, then exit.")
 @click.option("--metrics", "metrics_port", metavar="PORT", type=click.IntRange(1, 65535), help=METRICS_HELP)
 @click.option("--grace", "grace_s", metavar="SECONDS", type=click.FloatRange(0, MAX_GRACE_S), callback=_number,

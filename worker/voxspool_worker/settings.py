@@ -15,8 +15,8 @@ from voxspool.protocol import environment
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-DEFAULT_JOBS = 8
-"""Number of jobs that run at once: one per row of an engine with a batch; an engine without one loses little by it."""
+DEFAULT_JOBS = 32
+"""Number of jobs that run at once. A job that waits costs a thread; one that is not taken cannot say its first word."""
 DEFAULT_GRACE_S: Final = 6.0
 """Time for which jobs may run after SIGTERM, in seconds. Handing the others back takes up to 3 s more
 (`queue.worker.HAND_BACK_S`, `ENGINE_STOP_S`), and Docker sends SIGKILL after 10 s."""

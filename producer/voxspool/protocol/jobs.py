@@ -23,7 +23,7 @@ TASK: Final = "voxspool_worker.tasks.synthesize"
 """The function of speech jobs. Jobs on voxspool's queues may name only this one and `narration.TASK`."""
 
 Priority = Literal["interactive", "batch"]
-PRIORITIES: Final[tuple[str, ...]] = get_args(Priority)
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
 AUTO: Final = "auto"
 """Leave the choice of the engine to routing, else to the first free worker."""

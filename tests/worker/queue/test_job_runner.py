@@ -54,7 +54,7 @@ class Runner(JobRunner):
         """Enqueue, claim and start one job."""
         enqueue(db, "a-job")
         claimed = claim(self.records)
-        assert self.capacity.reserve()
+        assert self.capacity.wait_until_open()
         self.start(claimed)
         return claimed
 
@@ -86,12 +86,12 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
-def test_a_job_is_spoken_and_its_slot_is_free_again(db: redis.Redis, runner: Runner) -> None:
+def test_a_job_is_spoken_and_its_place_is_free_again(db: redis.Redis, runner: Runner) -> None:
     runner.begin(db)
     until(lambda: not runner.running())
     assert fetch(db, "a-job").get_status() is JobStatus.FINISHED
     assert db.hget(keys.control("a-job"), "state") == b"ended"
-    assert [runner.capacity.reserve() for _ in range(2)] == [True, True]
+    assert runner.capacity._running == {"interactive": 0, "batch": 0}
 
 
 @pytest.mark.parametrize("wanted", ["a-job", "a-run"])

@@ -8,7 +8,7 @@ import pytest
 import redis
 from rq.suspension import resume, suspend
 
-from tests.support.queued_jobs import QUEUE, enqueue, records_of, waiting
+from tests.support.queued_jobs import QUEUE, enqueue, put, records_of, waiting
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import JobSpec
 from voxspool_worker.engines.tone import ToneEngine
@@ -30,19 +30,19 @@ class LimitedCapacity(Capacity):
 
     asked = 0
 
-    def reserve(self) -> bool:
+    def wait_until_open(self) -> bool:
         self.asked += 1
-        assert self.asked < 100, "no slot was given back"
-        return super().reserve()
+        assert self.asked < 100, "no place fell free"
+        return super().wait_until_open()
 
 
 class Source(JobSource):
     """The job source of a worker in burst mode: it returns None when nothing can be claimed."""
 
-    def __init__(self, db: redis.Redis, slots: int = 4) -> None:
+    def __init__(self, db: redis.Redis, jobs: int = 4) -> None:
         self.lifecycle = Lifecycle()
         self.lifecycle.burst = True
-        self.capacity = LimitedCapacity(slots, self.lifecycle.wake_up)
+        self.capacity = LimitedCapacity(jobs, self.lifecycle.wake_up)
         self.lost_claims: list[str] = []
         self.errors: list[Exception] = []
         records = records_of(db)
@@ -85,14 +85,40 @@ def test_a_worker_that_stops_claims_no_job(db: redis.Redis) -> None:
     assert waiting(db) == ["first"]
 
 
-def test_a_slot_is_given_back_when_there_is_no_job(db: redis.Redis) -> None:
-    source = Source(db, slots=1)
+def test_a_look_at_empty_queues_uses_up_no_place(db: redis.Redis) -> None:
+    source = Source(db, jobs=1)
     assert source.take_id() is None
     enqueue(db, "first")
     assert source.take_id() == "first"
 
 
-def test_no_job_is_claimed_from_a_paused_queue(db: redis.Redis) -> None:
+def test_an_interactive_job_is_taken_while_all_places_of_batch_jobs_are_used(db: redis.Redis) -> None:
+    source = Source(db, jobs=2)
+    for name in ("first", "second", "third"):
+        enqueue(db, name)
+    for name in ("first", "second"):
+        taken = source.take()
+        assert taken
+        assert taken.run.job == name
+        source.capacity.begin(taken.run, chapter=False)
+    assert source.take_id() is None
+    put(db, "voxspool-tone-interactive", "urgent")
+    assert source.take_id() == "urgent"
+    assert waiting(db) == ["third"]
+
+
+def test_nothing_is_taken_if_all_queues_close_while_jobs_are_claimed(
+    db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(db)
+    enqueue(db, "first")
+    monkeypatch.setattr(source.capacity, "takes", lambda _: False)
+    monkeypatch.setattr(source.capacity, "wait_until_open", lambda: True)
+    assert source.take_id() is None
+    assert (waiting(db), source.errors) == (["first"], [])
+
+
+def test_a_paused_queue_is_left_alone(db: redis.Redis) -> None:
     source = Source(db)
     enqueue(db, "first")
     db.sadd(keys.PAUSED, QUEUE)

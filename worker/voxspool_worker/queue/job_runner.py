@@ -80,7 +80,7 @@ class JobRunner:
             return list(self._running.values())
 
     def start(self, claimed: ClaimedJob) -> None:
-        """Start a thread for a claimed job, in the slot that was reserved for it."""
+        """Start a thread for a claimed job."""
         run, token = claimed.run, CancelToken(claimed.limit_s)
         thread = threading.Thread(target=self._run, args=(claimed, token), name=f"job-{run.job}", daemon=True)
         with self._lock:
@@ -151,7 +151,7 @@ class JobRunner:
             self._outcomes.raised(claimed, error)
 
     def _ended(self, run: JobExecution) -> None:
-        """Free the slot of a run."""
+        """Forget a run that has ended."""
         with self._lock:
             ended = self._running.pop(run.id)
         self._capacity.end(run, chapter=ended.is_chapter)

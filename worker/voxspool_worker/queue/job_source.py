@@ -1,4 +1,4 @@
-"""Claim jobs for this worker: wait for a slot, then for a job in one of its open queues."""
+"""Claim jobs for this worker: wait until it may take one, then for a job in one of the queues that are open to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import redis.exceptions
 from rq import Queue
 from rq.utils import now
 
-from voxspool.protocol.jobs import queue_name, queue_names
+from voxspool.protocol.jobs import priority_of, queue_name, queue_names
 from voxspool_worker.queue.capacity import WAIT_S
 from voxspool_worker.queue.job_spec import decode_job
 from voxspool_worker.queue.rq_records import PausedError, SuspendedError
@@ -70,18 +70,18 @@ class JobSource:
             threading.Thread(target=self._wake_up_for, args=(queue,), name=f"wake-up-{queue}", daemon=True).start()
 
     def next_job(self, running: Callable[[], bool]) -> ClaimedJob | None:
-        """Wait for a slot and a job, and claim it. Return None if the worker stops, or in burst mode if no job is left.
+        """Wait until a job may be taken and there is one, and claim it.
 
-        `running` returns whether any job still runs: in burst mode the worker waits for it, as it may be handed back.
+        Return None if the worker stops, or has done all in burst mode. `running` tells whether any job still runs: in
+        burst mode it may be handed back.
         """
         while not self._lifecycle.stopping:
             self.turned = time.monotonic()
             self._lifecycle.wake_up.clear()
-            if not self._capacity.reserve():
+            if not self._capacity.wait_until_open():
                 continue
             if claimed := self._claim():
                 return claimed
-            self._capacity.release()
             if self._lifecycle.burst and not running():
                 return None
             self._idle.set()
@@ -94,7 +94,7 @@ class JobSource:
         name = uuid4().hex
         try:
             self._paused, self.suspended = frozenset(), False
-            while claim := self._records.claim(self._open_queues(), name):
+            while (queues := self._open_queues()) and (claim := self._records.claim(queues, name)):
                 if claimed := self._read(claim):
                     return claimed
                 name = uuid4().hex
@@ -127,9 +127,14 @@ class JobSource:
         self._lifecycle.wait_for_memory(wait_s)
 
     def _open_queues(self) -> list[str]:
-        """Return the queues that are open now: not the batch queue if the worker may take no chapter."""
-        closed = () if self._capacity.takes_chapters else (self._batch_queue,)
-        return [queue for queue in self.queues if queue not in closed]
+        """Return the queues to take from now: those of whose jobs the worker has not enough."""
+        return [queue for queue in self.queues if self._is_open(queue)]
+
+    def _is_open(self, queue: str) -> bool:
+        """Return whether jobs may be taken from a queue now. Chapters of books are in the engine's own batch queue."""
+        if queue == self._batch_queue and not self._capacity.takes_chapters:
+            return False
+        return self._capacity.takes(priority_of(queue))
 
     def _wake_up_for(self, name: str) -> None:
         """Wake the main thread when a job is in a queue. A queue that is paused or closed is checked once a second.
@@ -142,7 +147,7 @@ class JobSource:
         while not self._lifecycle.left.is_set():
             if not self._idle.wait(WAIT_S):
                 continue
-            if self.suspended or name in self._paused or name not in self._open_queues():
+            if self.suspended or name in self._paused or not self._is_open(name):
                 self._lifecycle.left.wait(WAIT_S)
                 continue
             try:

@@ -32,7 +32,7 @@ class ClaimedJob:
 
     @property
     def is_chapter(self) -> bool:
-        """True if the job is a chapter of a book. It uses no slot: segment workers speak it."""
+        """True if the job is a chapter of a book. It is counted separately: segment workers speak it."""
         return isinstance(self.spec, ChapterSpec)
 
     @property

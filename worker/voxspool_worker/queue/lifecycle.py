@@ -37,7 +37,7 @@ class Lifecycle:
         self.failed = False
         """The main loop ended with an error."""
         self.wake_up = threading.Event()
-        """Set to make the main thread check queues, slots and flags again."""
+        """Set to make the main thread check queues, running jobs and flags again."""
         self.left = threading.Event()
         """Set when all threads should end."""
 

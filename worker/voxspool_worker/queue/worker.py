@@ -1,6 +1,6 @@
 """The worker process: it speaks jobs from RQ's queues with one engine, many at once. This module starts and stops it.
 
-    main thread        waits for a free slot, claims a job, starts a thread for it (queue.job_source, queue.job_runner)
+    main thread        waits for a job, claims it, starts a thread for it (queue.job_source, queue.job_runner)
     job threads        run a speech (speech.speech_job) or a chapter (narration.chapter_job); they mostly wait
     segment threads    speak segments of chapters, of any worker's chapters (narration.segment_workers)
     engine thread      Scheduler.run, the only thread that calls the engine
@@ -124,7 +124,7 @@ class SpeechWorker:
         self._store_handle = StoreHandle(store)
         self._records = RqRecords(connect, self.name)
         queues = RqQueues(connect())
-        self._capacity = Capacity(jobs, self._lifecycle.wake_up)
+        self._capacity = Capacity(jobs, self._lifecycle.wake_up, rows=engine.rows)
         pipeline = Pipeline(engine, connect(), self.name)
         self._outcomes = Outcomes(self._records, pipeline, self._capacity, self.metrics, self._lifecycle)
         self._segment_workers = SegmentWorkers(
@@ -183,7 +183,7 @@ class SpeechWorker:
         """Return the present state of this worker. Any thread may call it."""
         engine = self._engine
         return Gauges(
-            self.name, engine.name, engine.model, engine.device, self._capacity.slots, len(self._runner.running()),
+            self.name, engine.name, engine.model, engine.device, self._capacity.jobs, len(self._runner.running()),
             engine.rows, self._scheduler.rows_in_use, self._scheduler.work,
         )  # fmt: skip
 
@@ -211,7 +211,7 @@ class SpeechWorker:
         threading.Thread(target=watchdog.run, args=(self._lifecycle.left.wait,), name="watch", daemon=True).start()
         log.info(
             "worker.ready name=%s engine=%s device=%s jobs=%d rows=%d warm_s=%.3g memory_limit_mb=%d queues=%s",
-            self.name, self._engine.name, self._engine.device, self._capacity.slots, self._engine.rows,
+            self.name, self._engine.name, self._engine.device, self._capacity.jobs, self._engine.rows,
             warmed.elapsed_s, memory.limit_bytes >> 20, ",".join(self._source.queues),
         )  # fmt: skip
 
@@ -304,7 +304,7 @@ class SpeechWorker:
     def _report_health(self) -> None:
         """Tell supervisors that the worker is healthy."""
         if self._health:
-            self._health.write(f"{len(self._runner.running())} of {self._capacity.slots} jobs")
+            self._health.write(f"{len(self._runner.running())} of {self._capacity.jobs} jobs")
 
     def _end_of_stall(self, stall: str) -> None:
         """End the process because a thread hangs: a supervisor starts it again, and its jobs are recovered."""
