@@ -98,6 +98,32 @@ def test_an_interactive_job_overtakes_a_running_book(client: Client, start_worke
     assert book.status().state == "running"
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_batch_jobs_that_use_all_their_places_keep_no_listener_waiting(
+    jobs: int, client: Client, start_worker: StartWorker
+) -> None:
+    start_worker("tone", "--jobs", str(jobs))
+    batch = [client.enqueue(SENTENCE * 40, voice=LIVE, priority="batch") for _ in range(jobs + 1)]
+    for speech in batch[:jobs]:
+        wait_for_audio(speech)
+    assert samples_of(client.enqueue("A short word in between.")) == tone("A short word in between.")
+    assert [speech.status().state for speech in batch] == ["running"] * jobs + ["queued"]
+
+
+def test_the_time_limit_of_a_job_does_not_run_while_it_waits_for_a_row(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    start_worker()
+    listened_to = [client.enqueue(SENTENCE, voice=LIVE, id=f"listened-to-{number}") for number in range(8)]
+    for speech in listened_to:
+        wait_for_audio(speech)
+    spec = JobSpec("Good evening.", id="patient", priority="batch")
+    queue = Queue(spec.queue, connection=db, serializer=JSONSerializer)
+    queue.enqueue_call(TASK, args=(spec.encode(),), job_id=spec.id, timeout=1)
+    assert samples_of(client.speech("patient")) == tone("Good evening.")
+    assert all(speech.status().state == "ended" for speech in listened_to), "they used all rows for some seconds"
+
+
 def test_the_stop_command_of_rq_stops_one_of_several_jobs(
     client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
 
-from voxspool_worker.jobs.cancellation import CancelToken, EndedEarlyError, Reason
+from voxspool_worker.jobs.cancellation import CancelToken, EndedEarlyError, Reason, RowClock
 
 DEADLINE_S = 3600.0
 
@@ -19,6 +20,9 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+    def advance(self, passed_s: float) -> None:
+        self.now_s += passed_s
 
 
 def reason_of(token: CancelToken) -> Reason | None:
@@ -34,17 +38,77 @@ def test_a_job_continues_until_it_is_asked_to_end() -> None:
     assert reason_of(CancelToken(60.0)) is None
 
 
-def test_waiting_with_stand_still_does_not_use_up_the_time_of_the_job() -> None:
+def test_time_in_which_nothing_can_be_done_is_not_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     token = CancelToken(10.0, clock)
     clock.now_s += 9
-    token.stand_still(0.01)
-    assert token.remaining_s == pytest.approx(1.01)
-    clock.now_s += 1.005
+    monkeypatch.setattr(token._asked, "wait", clock.advance)
+    token.stand_still(DEADLINE_S)
+    assert token.remaining_s == pytest.approx(1.0)
+    clock.now_s += 0.995
     assert reason_of(token) is None
 
 
-def test_stand_still_returns_at_once_if_the_job_must_end() -> None:
+def test_a_clock_that_several_stopped_runs_when_all_have_started_it() -> None:
+    clock = Clock()
+    token = CancelToken(10.0, clock)
+    clock.now_s += 4
+    token.stop_clock()
+    token.stop_clock()
+    for _ in range(2):
+        clock.now_s += DEADLINE_S
+        assert token.remaining_s == math.inf
+        assert reason_of(token) is None
+        assert token.ended_at(clock.now_s) == clock.now_s
+        token.start_clock()
+    assert token.remaining_s == pytest.approx(6.0)
+    clock.now_s += 6
+    assert reason_of(token) is Reason.TIMED_OUT
+
+
+def test_a_job_whose_time_is_up_ends_although_its_clock_was_stopped_since() -> None:
+    clock = Clock()
+    token = CancelToken(10.0, clock)
+    clock.now_s += 11
+    token.stop_clock()
+    clock.now_s += 5
+    assert token.remaining_s == 0.0
+    assert reason_of(token) is Reason.TIMED_OUT
+    assert token.ended_at(clock.now_s) == clock.now_s - 6, "the watchdog counts from then"
+
+
+def test_a_job_uses_up_its_time_only_while_it_has_a_row() -> None:
+    clock = Clock()
+    token = CancelToken(10.0, clock)
+    clock.now_s += 1
+    with RowClock(token) as rows:
+        clock.now_s += DEADLINE_S
+        rows.add(1)
+        clock.now_s += 2
+        rows.add(1)
+        clock.now_s += 2
+        rows.add(-1)
+        clock.now_s += 2
+        rows.add(-1)
+        clock.now_s += DEADLINE_S
+    assert token.remaining_s == pytest.approx(3.0)
+    clock.now_s += 1
+    assert token.remaining_s == pytest.approx(2.0)
+
+
+def test_rows_that_are_freed_after_the_end_of_the_block_stop_no_clock() -> None:
+    clock = Clock()
+    token = CancelToken(10.0, clock)
+    with RowClock(token) as rows:
+        rows.add(2)
+        clock.now_s += 1
+    rows.add(-2)
+    rows.add(1)
+    clock.now_s += 1
+    assert token.remaining_s == pytest.approx(8.0)
+
+
+def test_a_job_that_stands_still_is_woken_to_end() -> None:
     token = CancelToken(60.0)
     token.end(Reason.CANCELLED)
     with pytest.raises(EndedEarlyError, match="cancelled"):

@@ -15,8 +15,12 @@ from hypothesis import strategies as st
 
 from voxspool_worker.engines.base import AudioChunk, SegmentError, SpeechSegment
 from voxspool_worker.engines.tone import CHAR_S, FAST, STEP_S, ToneEngine, sine
+from voxspool_worker.jobs.cancellation import CancelToken, RowClock
+from voxspool_worker.speech import scheduler as module
 from voxspool_worker.speech.scheduler import (
     BACKLOG_CHUNKS,
+    BACKLOG_S,
+    LEAD_S,
     RESERVED_SHARE,
     EngineLostError,
     Lane,
@@ -239,6 +243,119 @@ def test_the_segments_of_a_job_are_admitted_in_the_order_of_its_text() -> None:
     assert [index for _, index in engine.admitted] == list(range(10))
 
 
+@dataclass
+class Clock:
+    """Time as the scheduler sees it; it passes when the test says so."""
+
+    now_s: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+LONG = "x" * 100
+"""Six seconds of tone."""
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_job_that_has_not_begun_comes_before_those_whose_listeners_have_audio_left(rows: int) -> None:
+    engine = Watched(rows)
+    scheduler = Scheduler(engine)
+    books = [scheduler.submit(f"book-{n}", "interactive", segments(f"book-{n}", 9, LONG)) for n in range(8)]
+    while len(engine.admitted) < 8 + rows:
+        scheduler.tick()
+        for book in books:
+            taken(book)
+    before = len(engine.admitted)
+    words = [scheduler.submit(f"word-{n}", "interactive", segments(f"word-{n}", 2)) for n in range(3)]
+    while len(engine.admitted) < before + 3:
+        scheduler.tick()
+        for lane in (*books, *words):
+            taken(lane)
+    assert engine.admitted[before : before + 3] == [("word-0", 0), ("word-1", 0), ("word-2", 0)]
+
+
+def test_a_listener_with_little_audio_left_is_not_overtaken(clock: Clock) -> None:
+    engine = Watched(1)
+    scheduler = Scheduler(engine)
+    book = scheduler.submit("book", "interactive", segments("book", 3, LONG))
+    other = scheduler.submit("other", "interactive", segments("other", 3, LONG))
+    for _ in range(2 * steps_of(segment("book", 0, LONG)) + 1):
+        scheduler.tick()
+        taken(book), taken(other)
+    assert engine.admitted == [("book", 0), ("other", 0), ("book", 1)]
+    clock.now_s += len(LONG) * CHAR_S - LEAD_S + 0.1  # both have heard all but that
+    scheduler.submit("word", "interactive", segments("word", 1))
+    ticks_until_done(scheduler, book, [other])
+    scheduler.tick()
+    assert engine.admitted[-1] == ("other", 1)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_job_is_overtaken_by_four_times_the_length_of_its_segment_at_most() -> None:
+    engine = Watched(1)
+    scheduler = Scheduler(engine)
+    lanes = [scheduler.submit(book, "interactive", segments(book, 9, "x" * 40)) for book in ("a", "b", "c")]
+    while len(engine.admitted) < 3:
+        scheduler.tick()
+    lanes += [scheduler.submit(f"word-{n}", "interactive", segments(f"word-{n}", 1, "x" * 20)) for n in range(20)]
+    while len(engine.admitted) < 26:
+        scheduler.tick()
+        for lane in lanes:
+            taken(lane)
+    order = [job.partition("-")[0] for job, _ in engine.admitted]
+    assert order == [*"abc", *["word"] * 8, "a", *["word"] * 8, "b", *["word"] * 4, "c"]
+
+
+def test_the_first_segment_of_a_suspect_waits_for_no_interactive_job() -> None:
+    engine = Watched(4)
+    scheduler = Scheduler(engine)
+    lanes = [scheduler.submit("book", "batch", segments("book", 50))]
+    lanes += [scheduler.submit("speech", "interactive", segments("speech", 50))]
+    scheduler.tick()
+    scheduler.submit("suspect", "batch", segments("suspect", 2), suspect=True)
+    for _ in range(2 * STEPS):
+        scheduler.tick()
+        for lane in lanes:
+            taken(lane)
+    order = [job for job, _ in engine.admitted[4:]]
+    assert order[0] == "suspect"
+    assert "suspect" not in order[1:], "the rest of it is batch work"
+
+
+def test_a_job_has_its_clock_run_while_it_has_a_row() -> None:
+    scheduler = Scheduler(Watched(1))
+    token = CancelToken(60.0)
+    first = scheduler.submit("first", "interactive", segments("first", 1))
+    with RowClock(token) as rows:
+        lane = scheduler.submit("second", "interactive", segments("second", 3), clock=rows)
+        scheduler.tick()
+        assert token.remaining_s == math.inf
+        ticks_until_done(scheduler, first)
+        scheduler.tick()
+        assert token.remaining_s < 60.0
+        while scheduler.tick():
+            taken(lane)
+        assert token.remaining_s == math.inf
+        again = scheduler.submit("second", "interactive", segments("second", 3), clock=rows)
+        scheduler.tick()
+        assert token.remaining_s < 60.0
+        scheduler.drop("second")
+        assert token.remaining_s == math.inf
+        taken(again)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 8])
 def test_interactive_comes_before_batch(rows: int) -> None:
     engine = Watched(rows)
@@ -375,7 +492,19 @@ def test_a_job_whose_thread_is_behind_gets_no_row(priority: Priority) -> None:
     assert engine.admitted[-1] == ("slow", seated)
 
 
-def test_a_job_with_a_window_is_not_spoken_further_ahead_of_its_reader() -> None:
+def test_a_job_with_a_minute_of_audio_to_publish_gets_no_row() -> None:
+    lane = Lane(24_000)
+    second = AudioChunk("a", 0, np.zeros(24_000, np.int16), last=True)
+    for _ in range(round(BACKLOG_S) - 1):
+        lane.put(second)
+    assert not lane.full
+    lane.put(second)
+    assert lane.full
+    assert lane.get(0) is second
+    assert not lane.full
+
+
+def test_a_job_with_a_window_is_spoken_no_further_ahead_of_its_reader() -> None:
     engine = Watched(4)
     scheduler = Scheduler(engine)
     one = len(sine(segment("any"), engine.sample_rate))
@@ -550,7 +679,7 @@ def test_a_lane_has_the_time_of_the_first_row_of_its_job() -> None:
 
 
 def test_a_lane_wakes_its_job() -> None:
-    lane = Lane()
+    lane = Lane(24_000)
     lane.wake()
     assert lane.get(DEADLINE_S) is None
     assert lane.get(0) is None

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from voxspool import workers
 from voxspool.errors import StoreError
 from voxspool.protocol.stream import Mark
+from voxspool_worker.jobs.cancellation import RowClock
 from voxspool_worker.narration.running_chapters import RunningChapter
 from voxspool_worker.narration.segment_plan import plan_chapter
 from voxspool_worker.narration.segment_queue import OUTCOME_KINDS, SegmentOutcome, SegmentQueue, SegmentScripts
@@ -127,9 +128,10 @@ class _ChapterJob:
         results = SegmentResults(self._chapter, self._narrator.store_handle.store(), job)
         missing = results.open(segments)
         log.debug("chapter.opened job=%s segments=%d missing=%d", self._job_id, len(segments), missing)
-        self._narrator.segment_workers.serve(self._chapter)
-        for segment in segments:
-            self._publish(job, self._chapter.plan, segment, results.wait_for(segment))
+        with RowClock(job.token) as self._chapter.clock:
+            self._narrator.segment_workers.serve(self._chapter)
+            for segment in segments:
+                self._publish(job, self._chapter.plan, segment, results.wait_for(segment))
 
     def ended(self, job: JobRun, end: End) -> None:
         """Log how many segments had which outcome in this run."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from voxspool_worker.engines.base import Engine
+    from voxspool_worker.jobs.cancellation import RowClock
     from voxspool_worker.narration.segment_plan import SegmentPlan
     from voxspool_worker.narration.segment_queue import SegmentScripts
     from voxspool_worker.narration.store_handle import StoreHandle
@@ -32,6 +33,8 @@ class RunningChapter:
     segment_queue: SegmentQueue
     on_segment: Callable[[], None] = lambda: None
     """Called when this process has recorded the outcome of one of its segments."""
+    clock: RowClock | None = None
+    """Runs while a segment has a row of this process; None for another worker's chapter."""
 
 
 class RunningChapters:

@@ -171,7 +171,9 @@ class SegmentSpeaker:
 
         Raises SegmentError if the engine cannot speak it, or does not stop.
         """
-        claimed.lane = lane = self._scheduler.submit(claimed.holder, "batch", [segment])
+        claimed.lane = lane = self._scheduler.submit(
+            claimed.holder, "batch", [segment], clock=claimed.chapter.clock, suspect=bool(claimed.claim.deaths)
+        )
         try:
             pcm, spoken = self._receive(claimed, lane, segment)
         finally:

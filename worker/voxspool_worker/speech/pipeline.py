@@ -216,7 +216,7 @@ def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
     if ended.reason is Reason.CANCELLED:
         publisher.publish(Cancelled(publisher.pos, ended.by or publisher.cancelled_by() or "a stop command"))
     elif ended.reason is Reason.TIMED_OUT:
-        sentence = "the job took longer than its time limit; split the text, or start more workers"
+        sentence = "the engine needed longer for the job than its time limit; split the text"
         publisher.publish(Failed(publisher.pos, "timeout", sentence, retryable=True))
 
 

@@ -5,10 +5,11 @@ This module knows segments and rows only. It imports no tensors and no Redis, so
     job threads   submit, drop ─────────► Scheduler ─► engine thread: drop, admit, step
                   Lane.get     ◄───────── chunks, errors
 
-The order is round-robin over jobs: the job with the fewest rows comes first, then the one that waited longest.
-Interactive jobs come before batch jobs, and some rows are reserved for them, so that a book never fills the engine. A
-job gets no further row while its own thread is behind (a slow Redis), or while its reader is (if it has a window).
-Continuous interactive work starves batch work: that is the meaning of the priority.
+The order is round-robin over jobs: the job with the fewest rows comes first, then the one that waited longest. Among
+interactive jobs without a row, one that has not begun comes before those whose listeners have audio left: its listener
+waits in silence. Interactive jobs come before batch jobs, and some rows are reserved for them, so that a book never
+fills the engine. A job gets no further row while its own thread is behind (a slow Redis), or while its reader is (if it
+has a window). Interactive work without end starves batch work: that is what its priority means.
 """
 
 from __future__ import annotations
@@ -28,11 +29,20 @@ if TYPE_CHECKING:
 
     from voxspool.protocol.jobs import Priority
     from voxspool_worker.engines.base import Engine, SpeechSegment
+    from voxspool_worker.jobs.cancellation import RowClock
 
 log = logging.getLogger(__name__)
 
 BACKLOG_CHUNKS: Final = 64
-"""Number of unpublished chunks from which a job gets no new row: 3 s of tone, a minute of Piper."""
+"""A job gets no new row while its thread has this many chunks to publish: 3 s of tone."""
+BACKLOG_S: Final = 60.0
+"""Nor while it has this much audio to publish, in seconds: 3 MB. A chunk of Piper may be half a minute long."""
+LEAD_S: Final = 2.0
+"""A listener with less audio than this, in seconds, may soon hear a gap: no job that has not begun overtakes the
+listener's. A segment of Piper takes at most a second on one core, and the job may have to wait for another's before."""
+MAX_OVERTAKING: Final = 4
+"""Jobs that have not begun overtake another until they have got this many times the length of its next segment, in
+characters: jobs that come without end do not keep it waiting for ever."""
 RESERVED_SHARE: Final = 4
 """One row in four is reserved for interactive work, if the engine has that many."""
 
@@ -48,9 +58,12 @@ LaneEvent: TypeAlias = AudioChunk | Exception | None
 class Lane:
     """The queue from the engine thread to the thread of one job."""
 
-    def __init__(self, window_samples: int | None = None) -> None:
+    def __init__(self, sample_rate: int, window_samples: int | None = None) -> None:
         self._events: queue.SimpleQueue[LaneEvent] = queue.SimpleQueue()
+        self._sample_rate = sample_rate
         self._made_samples = 0
+        self._taken_samples = 0
+        self._heard_until = 0.0
         self.window_samples = window_samples
         """Largest number of samples that the job may be ahead of its reader; None: no limit."""
         self.silent_samples = 0
@@ -64,6 +77,7 @@ class Lane:
         """Put an event into the job's queue. Any thread may call it; only the engine thread puts chunks."""
         if isinstance(event, AudioChunk):
             self._made_samples += len(event.pcm)
+            self._heard_until = max(self._heard_until, time.monotonic()) + len(event.pcm) / self._sample_rate
         self._events.put(event)
 
     def wake(self) -> None:
@@ -71,16 +85,24 @@ class Lane:
         self._events.put(None)
 
     def get(self, timeout_s: float) -> LaneEvent:
-        """Wait for the next event; return None if there is none within `timeout_s` seconds."""
+        """Wait for the next event; return None if there is none within `timeout_s` seconds. From the job's thread."""
         try:
-            return self._events.get(timeout=timeout_s)
+            event = self._events.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        if isinstance(event, AudioChunk):
+            self._taken_samples += len(event.pcm)
+        return event
 
     @property
     def full(self) -> bool:
         """True if the job's thread is behind."""
-        return self._events.qsize() >= BACKLOG_CHUNKS
+        behind_samples = self._made_samples - self._taken_samples
+        return self._events.qsize() >= BACKLOG_CHUNKS or behind_samples >= BACKLOG_S * self._sample_rate
+
+    def lead_s(self, now_s: float) -> float:
+        """Return how much audio a listener has left who listens from the first chunk on, in seconds; 0 in a gap."""
+        return max(0.0, self._heard_until - now_s)
 
     @property
     def far_ahead(self) -> bool:
@@ -97,6 +119,8 @@ class _Job:
     batch: bool
     waiting: deque[SpeechSegment]
     lane: Lane
+    clock: RowClock | None = None
+    suspect: bool = False
     running: int = 0
     served: int = 0
     """The turn at which it last got a row."""
@@ -112,9 +136,29 @@ class _Job:
         return self.lane.window_samples is None or not self.running
 
     @property
+    def new(self) -> bool:
+        """True if it has not begun: it never had a row."""
+        return self.lane.first_row_at is None
+
+    @property
+    def gives_way(self) -> bool:
+        """True if interactive jobs come first. Not for a suspect's first segment: no job begins before it is spoken."""
+        return self.batch and not (self.suspect and self.new)
+
+    @property
     def rank(self) -> tuple[bool, int, int]:
-        """The order of jobs: the smallest rank comes first."""
-        return (self.batch, self.running, self.served)
+        """Its place in the order of jobs: the smallest comes first."""
+        return (self.gives_way, self.running, self.served)
+
+    def may_be_overtaken(self, now_s: float) -> bool:
+        """Return whether jobs that have not begun may come first: it has no row, and its listener has audio left."""
+        return not (self.new or self.batch or self.running) and self.lane.lead_s(now_s) >= LEAD_S
+
+    def hold(self, rows: int) -> None:
+        """Add to the rows that it has; a negative number takes them away."""
+        self.running += rows
+        if self.clock:
+            self.clock.add(rows)
 
 
 @dataclass(slots=True)
@@ -124,28 +168,51 @@ class Turns:
     rows: int
     jobs: dict[str, _Job] = field(default_factory=dict)
     _turn: int = 0
+    _new_characters: int = 0
+    """Characters of the new jobs that got rows since a job that they overtook got one."""
 
-    def add(self, job: str, priority: Priority, segments: Iterable[SpeechSegment], lane: Lane) -> None:
-        """Add a job; its turn is before that of the job that was served last, and after those of all waiting jobs."""
-        self.jobs[job] = _Job(job, priority == "batch", deque(segments), lane, served=self._turn - 1)
+    def add(self, job: _Job) -> None:
+        """Add a job; it comes before the job that was served last, and after all that wait, unless it is new."""
+        job.served = self._turn - 1
+        self.jobs[job.id] = job
 
-    def take(self) -> SpeechSegment | None:
+    def take(self, now_s: float) -> SpeechSegment | None:
         """Return the next segment that gets a row, or None if no segment may have one."""
-        ready = [job for job in self.jobs.values() if job.ready and not (job.batch and self._batch_is_full())]
+        ready = [job for job in self.jobs.values() if job.ready and not (job.gives_way and self._batch_is_full())]
         if not ready:
             return None
-        job = min(ready, key=lambda job: job.rank)
+        job = self._next(ready, now_s)
         self._turn += 1
         job.served = self._turn
-        job.running += 1
+        job.lane.first_row_at = job.lane.first_row_at or now_s
+        job.hold(1)
         return job.waiting.popleft()
 
     def done(self, job: str) -> None:
         """Record that one of the job's rows is free again; forget the job after its last segment."""
         state = self.jobs[job]
-        state.running -= 1
+        state.hold(-1)
         if not state.running and not state.waiting:
             del self.jobs[job]
+
+    def drop(self, job: str) -> bool:
+        """Forget a job, whose rows are freed elsewhere. Return False if it is not known."""
+        state = self.jobs.pop(job, None)
+        if state:
+            state.hold(-state.running)
+        return state is not None
+
+    def _next(self, ready: list[_Job], now_s: float) -> _Job:
+        """Return the job that gets the next row: the first in rank, or one that has not begun and may overtake it."""
+        first = min(ready, key=lambda job: job.rank)
+        new = [job for job in ready if job.new and not job.gives_way]
+        owed = MAX_OVERTAKING * len(first.waiting[0].text)
+        if not new or not first.may_be_overtaken(now_s) or self._new_characters >= owed:
+            self._new_characters = 0
+            return first
+        newcomer = min(new, key=lambda job: job.rank)
+        self._new_characters += len(newcomer.waiting[0].text)
+        return newcomer
 
     def _batch_is_full(self) -> bool:
         """Return whether batch work has all the rows that it may have."""
@@ -199,19 +266,30 @@ class Scheduler:
         return self._engine.rows - self._engine.free
 
     def submit(
-        self, job: str, priority: Priority, segments: Iterable[SpeechSegment], window_samples: int | None = None
+        self,
+        job: str,
+        priority: Priority,
+        segments: Iterable[SpeechSegment],
+        window_samples: int | None = None,
+        *,
+        clock: RowClock | None = None,
+        suspect: bool = False,
     ) -> Lane:
-        """Add a job with its segments; return the lane that will deliver its chunks."""
-        lane = Lane(window_samples)
+        """Add a job with its segments; return the lane that will deliver its chunks.
+
+        `clock` runs while the job has a row. Until the first segment of a `suspect` is spoken, the worker begins no
+        other job.
+        """
+        lane = Lane(self._engine.sample_rate, window_samples)
         with self._changed:
-            self._turns.add(job, priority, segments, lane)
+            self._turns.add(_Job(job, priority == "batch", deque(segments), lane, clock, suspect))
             self._changed.notify()
         return lane
 
     def drop(self, job: str) -> None:
         """Forget a job: its waiting segments are not spoken, and its rows are freed before the next step."""
         with self._changed:
-            if self._turns.jobs.pop(job, None):
+            if self._turns.drop(job):
                 self._dropped.append(job)
                 self._changed.notify()
 
@@ -283,11 +361,9 @@ class Scheduler:
         """Admit segments to all free rows."""
         while self._engine.free:
             with self._changed:
-                segment = self._turns.take()
-                lane = self._turns.jobs[segment.job].lane if segment else None
-            if segment is None or lane is None:
+                segment = self._turns.take(time.monotonic())
+            if segment is None:
                 return
-            lane.first_row_at = lane.first_row_at or time.monotonic()
             began = time.perf_counter()
             self._engine.admit(segment)
             self.work = self.work._replace(admission_s=self.work.admission_s + time.perf_counter() - began)

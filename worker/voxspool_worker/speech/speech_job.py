@@ -16,6 +16,7 @@ from voxspool.protocol.jobs import AUTO
 from voxspool.protocol.stream import Audio, Mark
 from voxspool_worker import text
 from voxspool_worker.engines.base import AudioChunk, SpeechSegment, SpokenSegment
+from voxspool_worker.jobs.cancellation import RowClock
 from voxspool_worker.speech import summary
 from voxspool_worker.speech.job_run import SpeechGivenUpError
 from voxspool_worker.voices import catalog
@@ -63,15 +64,18 @@ class SpeechJob:
         before = self._scheduler.work
         window_s = job.spec.window_s
         window_samples = None if window_s is None else window_s * self._engine.sample_rate
-        lane = self._scheduler.submit(job.run.id, job.spec.priority, segments, window_samples)
-        job.token.on_end(lane.wake)
-        try:
-            chunks = in_order(_received(lane, job), [segment.index for segment in segments])
-            for segment in segments:
-                lane.silent_samples += self._publish_segment(job, segment, chunks)
-        finally:
-            job.token.on_end(lambda: None)
-            self._scheduler.drop(job.run.id)
+        with RowClock(job.token) as clock:
+            lane = self._scheduler.submit(
+                job.run.id, job.spec.priority, segments, window_samples, clock=clock, suspect=bool(job.run.deaths)
+            )
+            job.token.on_end(lane.wake)
+            try:
+                chunks = in_order(_received(lane, job), [segment.index for segment in segments])
+                for segment in segments:
+                    lane.silent_samples += self._publish_segment(job, segment, chunks)
+            finally:
+                job.token.on_end(lambda: None)
+                self._scheduler.drop(job.run.id)
         job.mean_rows = self._scheduler.work.mean_rows(before)
 
     def ended(self, job: JobRun, end: End) -> None:
@@ -175,11 +179,7 @@ def mark_of(segment: SpeechSegment, pos: int, end_pos: int, spoken: SpokenSegmen
 def _received(lane: Lane, job: JobRun) -> Iterator[AudioChunk]:
     """Yield chunks as the engine makes them. Raises the errors of the engine, and EndedEarlyError."""
     while True:
-        wait_s, waits_for_reader = min(POLL_TOKEN_S, job.token.remaining_s), lane.far_ahead
-        received = lane.get(wait_s)
-        if waits_for_reader and received is None:
-            # Waiting for a reader must not use up the job's time. A reader that never returns ends the job as unread.
-            job.token.give_back(wait_s)
+        received = lane.get(min(POLL_TOKEN_S, job.token.remaining_s))
         job.token.check()
         job.reader_progress.look()
         lane.read_samples = max(0, job.reader_progress.pos - job.first_pos)
