@@ -82,6 +82,8 @@ class RedisServer:
     options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    environ: dict[str, str] = field(default_factory=dict)
+    """Variables that the server gets beside those of the tests."""
 
     @property
     def url(self) -> str:
@@ -92,7 +94,7 @@ class RedisServer:
             str(server_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir",
             str(self.folder), *self.options,
         ]  # fmt: skip
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **self.environ})
         until(self.answers, "redis-server")
 
     def answers(self) -> bool:

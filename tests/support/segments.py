@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Samples = npt.NDArray[np.int16]
 
+ANY_TIME = 2.0**53
+"""A time of Redis that never comes: leases are judged by Redis's clock alone."""
 STORE = "0" * 32
 """The id of a store, for chapters that are only planned."""
 
@@ -77,7 +79,7 @@ class NarrationProcess:
         self.redis_is_new = False
         self.workers = SegmentWorkers(
             self.engine, self.scheduler, db, store_handle, Metrics(), name,
-            argument_of=self.arguments.get, redis_is_new=lambda: self.redis_is_new,
+            argument_of=self.arguments.get, expired_by=lambda: 0.0 if self.redis_is_new else ANY_TIME,
         )  # fmt: skip
 
     def start(self) -> SegmentWorkers:

@@ -35,7 +35,7 @@ from voxspool import BusyError, Client, Settings, StreamGapError, UnknownJobErro
 from voxspool.protocol import keys
 from voxspool_worker.queue.recovery import Recovery
 from voxspool_worker.queue.rq_queues import RqQueues
-from voxspool_worker.queue.rq_records import RqRecords
+from voxspool_worker.queue.rq_records import ANY_TIME, RqRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,9 +85,9 @@ def test_a_late_answer_of_redis_causes_no_rescue(client: Client, db: redis.Redis
     slow = itertools.count(0.0, 5.0)
     late_at_the_first_queue = itertools.chain([0.0], itertools.repeat(5.0))
     for clock in (slow, late_at_the_first_queue):
-        Recovery(records, RqQueues(db), db, lambda: None, clock.__next__).rescue()
+        Recovery(records, RqQueues(db), db, lambda: None, clock.__next__).rescue(ANY_TIME)
         assert db.zscore(claim.run.lease_key, claim.run.composite) == 1
-    Recovery(records, RqQueues(db), db, lambda: None).rescue()
+    Recovery(records, RqQueues(db), db, lambda: None).rescue(ANY_TIME)
     assert db.lrange("rq:queue:voxspool-auto-interactive", 0, -1) == [speech.id.encode()]
 
 

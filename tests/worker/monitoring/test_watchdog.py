@@ -7,9 +7,11 @@ import pytest
 from voxspool.errors import SettingsError
 from voxspool_worker.jobs.cancellation import CancelToken, Reason
 from voxspool_worker.monitoring.watchdog import (
+    CHECK_S,
     GROWTH,
     LEAST_GROWTH_BYTES,
     STEP_LIMIT_S,
+    STILL_S,
     TOKEN_LIMIT_S,
     TURN_LIMIT_S,
     MemoryLimit,
@@ -118,6 +120,21 @@ def test_a_watchdog_reports_health_or_the_stall_and_the_size_of_a_process_that_h
         reports = Reports(stall=stall, size_bytes=size_bytes)
         reports.watchdog.check()
         assert reports.said == said
+
+
+def test_a_process_that_was_frozen_does_not_hang_because_its_threads_stood_still() -> None:
+    reports = Reports()
+    now_s = 1000.0
+    reports.watchdog._clock = lambda: now_s
+    reports.watchdog._checked_at = now_s
+    now_s += STILL_S + 0.1
+    reports.stall = "a step hangs"
+    reports.watchdog.check()
+    assert reports.said == ["healthy"]
+    while now_s < 1000.0 + STILL_S + STEP_LIMIT_S:
+        now_s += CHECK_S
+        reports.watchdog.check()
+    assert reports.said[-1] == "a step hangs", "it has had the time of every limit"
 
 
 def test_a_check_that_fails_does_not_end_the_watchdog() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from tests.support.segments import expire_leases, held_segments, unclaimed_segments
+from tests.support.segments import ANY_TIME, expire_leases, held_segments, unclaimed_segments
 from voxspool import connection
 from voxspool.protocol import keys
 from voxspool_worker.narration.segment_queue import (
@@ -41,9 +41,9 @@ def open_queue(db: redis.Redis, segments: int) -> SegmentQueue:
 
 
 def claim(
-    queue: SegmentQueue, holder: str = "me", *, count_deaths: bool = True, alone: bool = True
+    queue: SegmentQueue, holder: str = "me", *, expired_by: float = ANY_TIME, alone: bool = True
 ) -> SegmentClaim | str:
-    return queue.claim(holder, count_deaths=count_deaths, alone=alone)
+    return queue.claim(holder, expired_by=expired_by, alone=alone)
 
 
 # Claims
@@ -121,7 +121,7 @@ def test_a_segment_whose_holder_died_goes_to_a_worker_that_speaks_nothing_else(d
     for _ in range(2):
         claim(queue)
     expire_leases(db, "job", 0, 1)
-    assert claim(queue, count_deaths=False) == SegmentClaim(2, 0), "right after an outage, no lease counts as expired"
+    assert claim(queue, expired_by=0) == SegmentClaim(2, 0), "right after an outage, no lease counts as expired"
     assert claim(queue, alone=False) == "suspect"
     assert claim(queue) == SegmentClaim(0, 1)
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.processes import until
 from tests.support.segments import (
+    ANY_TIME,
     ControlledTone,
     NarrationProcess,
     chapter_of,
@@ -176,7 +177,7 @@ def test_a_segment_in_which_a_worker_died_is_spoken_alone(
     db: redis.Redis, process: NarrationProcess, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     chapter = start_chapter(db, chapter_of("chapter", TEXTS, store.id))
-    chapter.segment_queue.claim("a-dead-worker", count_deaths=True, alone=True)
+    chapter.segment_queue.claim("a-dead-worker", expired_by=ANY_TIME, alone=True)
     expire_leases(db, "chapter", 0)
     process.start().serve(chapter)
     until(lambda: process.engine.spoken_texts == TEXTS[:1], "the suspect to be spoken")
@@ -196,7 +197,7 @@ def test_while_other_segments_are_held_a_suspect_waits_and_nothing_else_is_claim
     process.start().serve(first)
     until(holds(db, "first", 0, 1), "the first chapter to be held")
     second = start_chapter(db, chapter_of("second", TEXTS[:4], store.id))
-    second.segment_queue.claim("a-dead-worker", count_deaths=True, alone=True)
+    second.segment_queue.claim("a-dead-worker", expired_by=ANY_TIME, alone=True)
     expire_leases(db, "second", 0)
     third = start_chapter(db, chapter_of("third", TEXTS[:4], store.id))
     process.workers.serve(second)
@@ -213,7 +214,7 @@ def test_a_lease_that_expired_while_redis_was_unreachable_is_not_counted_as_a_de
     db: redis.Redis, process: NarrationProcess, store: Store
 ) -> None:
     chapter = start_chapter(db, chapter_of("chapter", TEXTS[:3], store.id))
-    chapter.segment_queue.claim("another-worker", count_deaths=True, alone=True)
+    chapter.segment_queue.claim("another-worker", expired_by=ANY_TIME, alone=True)
     expire_leases(db, "chapter", 0)
     process.redis_is_new = True
     process.start().serve(chapter)
@@ -368,7 +369,7 @@ def test_segments_that_are_given_back_are_free_at_once_and_no_death_is_counted(
     process.workers.give_back(time.monotonic() + 30)
     assert not process.workers.busy
     assert unclaimed_segments(db, "chapter") == list(range(len(TEXTS)))
-    assert chapter.segment_queue.claim("another-worker", count_deaths=True, alone=False) == SegmentClaim(0, 0)
+    assert chapter.segment_queue.claim("another-worker", expired_by=ANY_TIME, alone=False) == SegmentClaim(0, 0)
     assert results(chapter) == []
 
 

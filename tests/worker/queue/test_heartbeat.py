@@ -22,7 +22,7 @@ from tests.support.queued_jobs import (
 )
 from voxspool.protocol import keys
 from voxspool_worker.jobs.cancellation import CancelToken, EndedEarlyError, Reason
-from voxspool_worker.queue.heartbeat import BEAT_S, LATE_S, LOST_CLAIM_BEATS, PATIENCE_S, Heartbeat
+from voxspool_worker.queue.heartbeat import BEAT_S, FIRST_LOOK_S, LATE_S, LOST_CLAIM_BEATS, PATIENCE_S, Heartbeat
 from voxspool_worker.queue.recovery import Recovery
 from voxspool_worker.queue.rq_queues import RqQueues
 from voxspool_worker.queue.rq_records import RqRecords, Why
@@ -47,6 +47,18 @@ class UnreliableRecords(RqRecords):
         return super().requeue(run, why, **options)
 
 
+class Queues(RqQueues):
+    """Queues on a Redis whose clock goes as the test's clock does, and jumps on demand."""
+
+    def __init__(self, db: redis.Redis, worker: Worker) -> None:
+        super().__init__(db)
+        self._worker = worker
+        self._began_s, self._began_at_s = super().time_s(), worker.now_s
+
+    def time_s(self) -> float:
+        return self._began_s + self._worker.now_s - self._began_at_s + self._worker.redis_lead_s
+
+
 class Worker:
     """The heartbeat of one worker, with a clock of the test."""
 
@@ -59,8 +71,10 @@ class Worker:
         self.records = UnreliableRecords(lambda **_: db, "a-worker")
         self.card: Callable[[], None] = lambda: None
         """Called at each renewal of the card."""
-        queues = RqQueues(db)
+        self._queues = queues = Queues(db, self)
         clock = clock or (lambda: self.now_s)
+        self.redis_lead_s = 0.0
+        """How far the clock of Redis is ahead of this one, beside what it was at the start: a jump changes it."""
         self.heartbeat = Heartbeat(
             self.records,
             queues,
@@ -71,6 +85,11 @@ class Worker:
             redis_away=self.errors.append,
             clock=clock,
         )
+
+    @property
+    def redis_s(self) -> float:
+        """The time of Redis, in seconds."""
+        return self._queues.time_s()
 
     def _renew_card(self) -> None:
         self.cards += 1
@@ -231,16 +250,103 @@ def test_no_job_is_rescued_shortly_after_an_outage(db: redis.Redis, worker: Work
     assert waiting(db) == ["a-job"]
 
 
+# Jumps of Redis's clock
+
+
+def dead_run(db: redis.Redis, worker: Worker) -> JobExecution:
+    """Let a worker that has judged leases for a while see the expired lease of another one."""
+    enqueue(db, "a-job")
+    run = claim(records_of(db, "another-worker")).run
+    expire_lease(db, run)
+    worker.heartbeat.beat()
+    worker.now_s += FIRST_LOOK_S
+    worker.heartbeat.beat()
+    assert worker.heartbeat.expired_by == pytest.approx(worker.redis_s)
+    return run
+
+
+@pytest.mark.parametrize("jump_s", [60.0, -60.0, 1.1, -1.1])
+def test_after_a_jump_of_redis_clock_leases_are_renewed_and_no_job_is_rescued_for_a_while(
+    db: redis.Redis, worker: Worker, jump_s: float
+) -> None:
+    dead_run(db, worker)
+    own, token = worker.start_job("own")
+    expire_lease(db, own)
+    worker.redis_lead_s += jump_s
+    worker.heartbeat.rescue()
+    assert waiting(db) == []
+    assert worker.heartbeat.expired_by == 0.0
+    assert lease_s(db, own) == pytest.approx(LEASE_S, abs=1), "renewed at once"
+    assert ending(token) is None
+    for _ in range(2):
+        worker.now_s += PATIENCE_S / 2
+        worker.heartbeat.beat()
+    worker.heartbeat.rescue()
+    assert waiting(db) == ["a-job"]
+
+
+def test_a_clock_that_drifts_slowly_is_followed(db: redis.Redis, worker: Worker) -> None:
+    dead_run(db, worker)
+    for _ in range(10):
+        worker.redis_lead_s += 0.5
+        worker.now_s += BEAT_S
+        worker.heartbeat.beat()
+        assert worker.heartbeat.expired_by == pytest.approx(worker.redis_s)
+
+
+def test_a_jump_since_the_last_comparison_moves_no_lease_into_the_past(db: redis.Redis, worker: Worker) -> None:
+    run = dead_run(db, worker)
+    db.zadd(run.lease_key, {run.composite: int(worker.redis_s) + LEASE_S}, xx=True)
+    expired_by = worker.heartbeat.expired_by
+    worker.redis_lead_s += 60.0
+    assert worker.heartbeat.expired_by == expired_by < db.zscore(run.lease_key, run.composite)
+
+
+def test_a_worker_that_has_just_started_judges_no_lease_until_the_others_have_renewed_theirs(
+    db: redis.Redis, worker: Worker
+) -> None:
+    enqueue(db, "a-job")
+    expire_lease(db, claim(records_of(db, "another-worker")).run)
+    worker.heartbeat.rescue()
+    worker.now_s += FIRST_LOOK_S - 0.1
+    worker.heartbeat.beat()
+    worker.heartbeat.rescue()
+    assert waiting(db) == []
+    worker.now_s += 0.1
+    worker.heartbeat.rescue()
+    assert waiting(db) == ["a-job"]
+
+
+def test_the_cards_of_live_workers_that_expired_in_a_jump_are_no_reason_to_remove_them(
+    db: redis.Redis, worker: Worker
+) -> None:
+    dead_run(db, worker)
+    db.sadd(keys.WORKERS, "a-live-worker")
+    worker.redis_lead_s += 60.0
+    worker.heartbeat._clean_up()
+    assert db.sismember(keys.WORKERS, "a-live-worker")
+    for _ in range(2):
+        worker.now_s += PATIENCE_S / 2
+        worker.heartbeat.beat()
+    worker.heartbeat._clean_up()
+    assert not db.sismember(keys.WORKERS, "a-live-worker")
+
+
 # The thread
 
 
-def test_the_thread_starts_all_tasks_at_once_and_stops(db: redis.Redis, worker: Worker) -> None:
+def test_the_thread_starts_all_tasks_at_once_rescues_after_its_first_look_and_stops(
+    db: redis.Redis, worker: Worker
+) -> None:
     enqueue(db, "left-behind")
     expire_lease(db, claim(records_of(db, "a-dead-worker")).run)
     db.zadd(f"rq:finished:{QUEUE}", {"expired": db.time()[0] - 1})
     thread = threading.Thread(target=worker.heartbeat.run)
     thread.start()
-    until(lambda: worker.cards and waiting(db) and not db.exists(f"rq:finished:{QUEUE}"), "the first round")
+    until(lambda: worker.cards and not db.exists(f"rq:finished:{QUEUE}"), "the first round")
+    assert waiting(db) == []
+    worker.now_s += FIRST_LOOK_S
+    until(lambda: waiting(db), "the next round")
     worker.heartbeat.stop()
     thread.join(10)
     assert not thread.is_alive()

@@ -26,7 +26,7 @@ from voxspool.protocol.jobs import JobSpec, all_queue_names, queue_name
 from voxspool.workers import live
 from voxspool_worker.queue.recovery import MAX_JOBS, MAX_ROUND_S, PATIENCE_S, Recovery, can_move
 from voxspool_worker.queue.rq_queues import RqQueues
-from voxspool_worker.queue.rq_records import RqRecords
+from voxspool_worker.queue.rq_records import ANY_TIME, RqRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ def test_a_job_with_an_expired_lease_goes_back_to_the_front_and_counts_a_death(
     run = claimed(db, TONE, "lost")
     put(db, TONE, "behind")
     expire_lease(db, run)
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert waiting(db, TONE) == ["lost", "behind"]
     assert deaths(db, "lost") == 1
     assert lease_s(db, run) is None
@@ -103,7 +103,7 @@ def test_a_job_with_an_expired_lease_goes_back_to_the_front_and_counts_a_death(
 
 def test_a_job_with_a_valid_lease_is_not_put_back(db: redis.Redis, recovery: Recovery, rescued: list[str]) -> None:
     run = claimed(db, TONE, "spoken")
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert waiting(db, TONE) == []
     assert lease_s(db, run)
     assert rescued == []
@@ -116,7 +116,7 @@ def test_jobs_in_the_queues_of_all_engines_are_put_back(
     write_card(db, "tone", {"sine": []})
     for queue in queues:
         expire_lease(db, claimed(db, queue, f"job-in-{queue}"))
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert len(rescued) == len(queues)
     assert db.keys("rq:wip:*") == []
 
@@ -124,8 +124,8 @@ def test_jobs_in_the_queues_of_all_engines_are_put_back(
 def test_only_one_of_several_workers_puts_a_job_back(db: redis.Redis, recovery: Recovery, rescued: list[str]) -> None:
     expire_lease(db, claimed(db, TONE, "lost"))
     again: list[str] = []
-    recovery.rescue()
-    recovery_of(db, Clock(), lambda: again.append("rescued")).rescue()
+    recovery.rescue(ANY_TIME)
+    recovery_of(db, Clock(), lambda: again.append("rescued")).rescue(ANY_TIME)
     assert (len(rescued), len(again)) == (1, 0)
     assert waiting(db, TONE) == ["lost"]
     assert deaths(db, "lost") == 1
@@ -141,7 +141,7 @@ def test_a_round_in_which_redis_was_slow_puts_no_job_back(db: redis.Redis, clock
     expire_lease(db, run)  # its worker is alive but could not renew it
     put(db, XTTS, "waiting")
     write_card(db, "tone", {"sine": []})
-    recovery_of(db, clock.__next__).rescue()
+    recovery_of(db, clock.__next__).rescue(ANY_TIME)
     assert lease_s(db, run) is not None
     assert waiting(db, XTTS) == ["waiting"]
 
@@ -151,7 +151,7 @@ def test_a_corrupt_registry_does_not_stop_the_rescue_in_other_queues(
 ) -> None:
     db.set(f"rq:wip:{AUTO}", "not a sorted set")
     expire_lease(db, claimed(db, TONE, "lost"))
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert waiting(db, TONE) == ["lost"]
     assert rescued == ["rescued"]
     assert any(line.startswith(f"rescue.refused queue={AUTO} ") for line in caplog.messages)
@@ -164,10 +164,10 @@ def test_jobs_of_an_engine_do_not_move_while_it_has_a_live_worker(db: redis.Redi
     write_card(db, "xtts", {"ana": []})
     write_card(db, "tone", {"sine": []})
     put(db, XTTS, "patient")
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert waiting(db, XTTS) == ["patient"]
     remove_card(db, "xtts")
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert (waiting(db, XTTS), waiting(db, AUTO)) == ([], ["patient"])
 
 
@@ -176,16 +176,16 @@ def test_batch_jobs_wait_for_a_restart_of_their_worker(db: redis.Redis, recovery
     write_card(db, "tone", {"sine": []})
     put(db, queue, "book")
     for _ in range(2):
-        recovery.rescue()
+        recovery.rescue(ANY_TIME)
         clock.now_s += PATIENCE_S["batch"] - 1
-        recovery.rescue()
+        recovery.rescue(ANY_TIME)
         assert waiting(db, queue) == ["book"]
         write_card(db, "xtts", {"ana": []})
-        recovery.rescue()  # the worker was back in between: the wait starts again
+        recovery.rescue(ANY_TIME)  # the worker was back in between: the wait starts again
         remove_card(db, "xtts")
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     clock.now_s += PATIENCE_S["batch"]
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert waiting(db, auto) == ["book"]
 
 
@@ -196,7 +196,7 @@ def test_jobs_that_stay_do_not_prevent_the_jobs_behind_them_from_moving(db: redi
     put(db, XTTS, "behind")
     db.rpush(f"rq:queue:{XTTS}", b"\xff\xfe", "nobody")
     for _ in range(2):
-        recovery.rescue()
+        recovery.rescue(ANY_TIME)
     assert waiting(db, AUTO) == ["behind"]
     assert db.llen(f"rq:queue:{XTTS}") == MAX_JOBS + 5
 
@@ -206,10 +206,10 @@ def test_no_more_jobs_move_than_other_engines_can_start_soon(db: redis.Redis, re
     for number in range(MAX_JOBS + 3):
         put(db, XTTS, f"job-{number}")
     for _ in range(3):
-        recovery.rescue()
+        recovery.rescue(ANY_TIME)
     assert waiting(db, AUTO) == [f"job-{number}" for number in range(MAX_JOBS)]
     db.ltrim(f"rq:queue:{AUTO}", 1, 0)  # they were taken
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert waiting(db, AUTO) == [f"job-{number}" for number in range(MAX_JOBS, MAX_JOBS + 3)]
 
 
@@ -224,7 +224,7 @@ def test_several_workers_move_each_job_once_and_in_order(shared_redis_server: Re
         for client in clients
     ]
     with ThreadPoolExecutor(4) as threads:
-        for done in [threads.submit(rescuer.rescue) for rescuer in rescuers]:
+        for done in [threads.submit(rescuer.rescue, ANY_TIME) for rescuer in rescuers]:
             done.result()
     for one in clients:
         one.close()
@@ -235,7 +235,7 @@ def test_a_corrupt_queue_does_not_prevent_jobs_of_others_from_moving(db: redis.R
     write_card(db, "tone", {"sine": []})
     db.set(f"rq:queue:{PIPER}", "not a list")
     put(db, XTTS, "fine")
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert waiting(db, AUTO) == ["fine"]
 
 
@@ -246,10 +246,10 @@ def test_with_a_corrupt_set_of_queues_no_job_is_lost_and_the_recovery_continues_
     put(db, XTTS, "fine")
     db.delete("rq:queues")
     db.set("rq:queues", "not a set")
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert waiting(db, XTTS) == ["fine"]
     db.delete("rq:queues")
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert (waiting(db, XTTS), waiting(db, AUTO)) == ([], ["fine"])
 
 
@@ -258,7 +258,7 @@ def test_a_job_of_an_engine_of_another_distribution_moves_too(db: redis.Redis, r
     theirs = queue_name("my-engine", "interactive")
     put(db, theirs, "anyones")
     put(db, theirs, "its", engine="my-engine")
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert (waiting(db, AUTO), waiting(db, theirs)) == (["anyones"], ["its"])
 
 
@@ -266,7 +266,7 @@ def test_a_job_that_has_begun_waits_for_its_engine(db: redis.Redis, recovery: Re
     write_card(db, "tone", {"sine": []})
     put(db, XTTS, "begun")
     begin(db, XTTS, engine="xtts")
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert (waiting(db, XTTS), waiting(db, AUTO)) == (["begun"], [])
 
 
@@ -274,16 +274,16 @@ def test_a_paused_queue_keeps_its_jobs(db: redis.Redis, recovery: Recovery) -> N
     write_card(db, "tone", {"sine": []})
     put(db, XTTS, "waits")
     db.sadd(keys.PAUSED, XTTS)
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert waiting(db, XTTS) == ["waits"]
     db.srem(keys.PAUSED, XTTS)
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert waiting(db, AUTO) == ["waits"]
 
 
 def test_without_any_live_worker_no_job_moves(db: redis.Redis, recovery: Recovery) -> None:
     put(db, XTTS, "waits")
-    recovery.rescue()
+    recovery.rescue(ANY_TIME)
     assert (waiting(db, XTTS), waiting(db, AUTO)) == (["waits"], [])
 
 

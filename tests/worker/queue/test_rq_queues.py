@@ -11,12 +11,13 @@ from rq import Queue, Worker
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
-from tests.support.queued_jobs import QUEUE, begin, enqueue, expire_lease, put, records_of, waiting
+from tests.support.queued_jobs import QUEUE, begin, enqueue, expire_lease, lease_s, put, records_of, waiting
 from voxspool import connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import MAX_KEEP_S, JobSpec, queue_name
 from voxspool_worker.queue.rq_queues import RqQueues
 from voxspool_worker.queue.rq_records import Why
+from voxspool_worker.speech.publisher import LEASE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,10 +106,21 @@ def test_a_lease_is_expired_by_the_clock_of_redis(db: redis.Redis, queues: RqQue
     for job in ("dead", "alive"):
         enqueue(db, job)
     runs = [claim.run for name in ("run-1", "run-2") if (claim := records_of(db).claim([QUEUE], name))]
-    assert queues.expired(QUEUE) == []
+    assert queues.expired(QUEUE, db.time()[0]) == []
     expire_lease(db, runs[0])
-    assert queues.expired(QUEUE) == [runs[0]]
-    assert queues.expired(AUTO) == []
+    assert queues.expired(QUEUE, db.time()[0]) == [runs[0]]
+    assert queues.expired(AUTO, db.time()[0]) == []
+
+
+def test_a_lease_that_a_clock_which_was_set_back_made_too_long_is_shortened(db: redis.Redis, queues: RqQueues) -> None:
+    for job in ("too-long", "alive"):
+        enqueue(db, job)
+    runs = [claim.run for name in ("run-1", "run-2") if (claim := records_of(db).claim([QUEUE], name))]
+    db.zincrby(runs[0].lease_key, 3600, runs[0].composite)
+    before_s = lease_s(db, runs[1])
+    queues.shorten_leases(QUEUE, db.time()[0])
+    assert lease_s(db, runs[0]) == pytest.approx(LEASE_S, abs=1)
+    assert lease_s(db, runs[1]) == pytest.approx(before_s, abs=1)
 
 
 def test_expired_jobs_leave_rqs_registries_and_others_stay(db: redis.Redis, queues: RqQueues) -> None:
@@ -146,7 +158,7 @@ def test_dead_workers_leave_all_lists_and_live_ones_stay(db: redis.Redis, queues
     gone = Worker([Queue(QUEUE, connection=db)], connection=db, name="gone", serializer=JSONSerializer)
     gone.register_birth()
     db.delete("rq:worker:gone")
-    queues.remove_expired([QUEUE])
+    queues.remove_dead_workers([QUEUE])
     assert db.smembers(keys.WORKERS) == {b"alive"}
     assert db.keys("rq:worker:*:executions") == [b"rq:worker:alive:executions"]
     assert db.smembers(f"rq:workers:{QUEUE}") == set()

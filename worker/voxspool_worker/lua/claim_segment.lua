@@ -10,7 +10,8 @@
 -- KEYS  1 the segment queue   2 the unspoken segments   3 the results   4 the control hash of the job
 -- ARGV  1 holder: a name for this claim   2 lease in ms   3 lifetime of the keys in seconds   4 digest of the plan
 --       5 number of deaths that are too many
---       6 "1": expired leases count; "0": Redis was unreachable shortly before, so no worker could renew its leases
+--       6 the time in ms by which a lease must have ended to count as expired: the time of Redis, unless its clock has
+--         jumped; 0: no lease counts, because live workers may not have renewed theirs
 --       7 "1": the worker speaks no other segment
 -- Returns {"claimed", index, deaths}
 --       | {"none"} (all segments are held or have an outcome)
@@ -31,10 +32,17 @@ if redis.call('HGET', pool, 'plan') ~= ARGV[4] then
 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local expired_by = math.min(now_ms, tonumber(ARGV[6]))
+if expired_by > 0 then -- leases that end later than any lease can: the clock was set back
+  local latest = now_ms + tonumber(ARGV[2])
+  for _, index in ipairs(redis.call('ZRANGEBYSCORE', unspoken, latest + 2000, '+inf', 'LIMIT', 0, 100)) do
+    redis.call('ZADD', unspoken, 'XX', latest, index)
+  end
+end
 while true do
   local index, died = nil, 0
-  if ARGV[6] == '1' then
-    index, died = redis.call('ZRANGEBYSCORE', unspoken, '(0', now_ms, 'LIMIT', 0, 1)[1], 1
+  if expired_by > 0 then
+    index, died = redis.call('ZRANGEBYSCORE', unspoken, '(0', expired_by, 'LIMIT', 0, 1)[1], 1
   end
   if not index then
     index, died = redis.call('ZRANGEBYSCORE', unspoken, 0, 0, 'LIMIT', 0, 1)[1], 0

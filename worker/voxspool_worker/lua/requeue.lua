@@ -10,13 +10,15 @@
 --       5 reason: "expired" (the worker died; only if its lease has expired) | "broken" (the worker ends because its
 --         engine failed) | "returned" (no worker died)
 --       6 "1": to the end of the queue; otherwise to the front
+--       7 for "expired": the time in seconds by which the lease must have ended. It is the time of Redis, unless its
+--         clock has jumped
 -- Returns "requeued" | "alive" (its lease has not expired) | "gone"
 --       | "over" (the run had ended; only its lease was left, and is removed)
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not score then
   return 'gone'
 end
-if ARGV[5] == 'expired' and tonumber(score) > tonumber(redis.call('TIME')[1]) then
+if ARGV[5] == 'expired' and tonumber(score) > math.min(tonumber(redis.call('TIME')[1]), tonumber(ARGV[7])) then
   return 'alive'
 end
 -- Commands that may fail (on a key of another type) come first: a failed script keeps the writes before the error.

@@ -8,6 +8,8 @@ jobs, if the process uses too much memory. This module detects and reports; the 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from typing import TYPE_CHECKING, Final
 
 import psutil
@@ -30,6 +32,9 @@ TOKEN_LIMIT_S: Final = 30.0
 chunk."""
 TURN_LIMIT_S: Final = 30.0
 """Longest turn of the main thread's loop, in seconds; a command that Redis does not answer takes five."""
+STILL_S: Final = 3 * CHECK_S
+"""If a check comes this long after the last one, in seconds, the process itself stood still: it was frozen, or its
+machine was suspended."""
 GROWTH: Final = 2.0
 LEAST_GROWTH_BYTES: Final = 2**30
 """The default memory limit is GROWTH times the size of the ready worker, and at least LEAST_GROWTH_BYTES above it."""
@@ -94,6 +99,7 @@ class Watchdog:
         on_healthy: Callable[[], None],
         on_stall: Callable[[str], None],
         on_growth: Callable[[int], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Store the callbacks. `stall` describes what hangs, or returns None; `on_growth` receives a size in bytes.
 
@@ -104,6 +110,10 @@ class Watchdog:
         self._on_healthy = on_healthy
         self._on_stall = on_stall
         self._on_growth = on_growth
+        self._clock = clock
+        self._checked_at = clock()
+        self._stood_still_until = -math.inf
+        """When the threads have had the time of every limit since the process last stood still."""
 
     def run(self, wait: Callable[[float], bool]) -> None:
         """Check every CHECK_S seconds until `wait`, which waits for that time, returns True: the body of the thread."""
@@ -114,8 +124,16 @@ class Watchdog:
                 log.exception("watch.error")
 
     def check(self) -> None:
-        """Check once, and report whether the process is healthy, hangs, or has grown too large."""
-        if stall := self._stall():
+        """Check once, and report whether the process is healthy, hangs, or has grown too large.
+
+        After the process stood still, its threads seem to hang. They have the time of the longest limit to go on.
+        """
+        now_s = self._clock()
+        if now_s - self._checked_at > STILL_S:
+            self._stood_still_until = now_s + STEP_LIMIT_S
+        self._checked_at = now_s
+        stall = self._stall()
+        if stall and now_s >= self._stood_still_until:
             self._on_stall(stall)
         else:
             self._on_healthy()

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis.exceptions import RedisError
 
-from voxspool import workers
 from voxspool.errors import StoreError
 from voxspool.protocol.stream import Mark
 from voxspool_worker.jobs.cancellation import RowClock
@@ -29,6 +28,7 @@ from voxspool_worker.narration.segment_queue import OUTCOME_KINDS, SegmentOutcom
 from voxspool_worker.narration.store_handle import retry_store
 from voxspool_worker.retries import retry_while_redis_is_full
 from voxspool_worker.speech.job_run import SpeechGivenUpError
+from voxspool_worker.speech.live_workers import live_workers
 from voxspool_worker.speech.publisher import NeedsOtherWorkerError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class _ChapterJob:
 
         Raises NeedsOtherWorkerError if only other live workers have its store, StoreError if no worker has it.
         """
-        self._check_store()
+        self._check_store(job)
         plan = plan_chapter(self._spec, self._engine, job.run.id)
         first = {key: index for index, key in reversed(list(enumerate(plan.keys)))}
         self._repeated = {index for index, key in enumerate(plan.keys) if first[key] != index}
@@ -148,13 +148,13 @@ class _ChapterJob:
         with contextlib.suppress(RedisError):  # its keys expire
             SegmentQueue(self._narrator.scripts, self._job_id, self._engine.name, "").close()
 
-    def _check_store(self) -> None:
+    def _check_store(self, job: JobRun) -> None:
         """Raise NeedsOtherWorkerError or StoreError, as in `plan`, unless this worker has the chapter's store."""
         store = self._spec.store
         with contextlib.suppress(StoreError):
             if self._narrator.store_handle.store().id == store:
                 return
-        name, live = self._engine.name, workers.live(self._narrator.scripts.redis)
+        name, live = self._engine.name, live_workers(self._narrator.scripts.redis, job.token.stand_still)
         if any(card.store == store for card in live if card.queues and card.engine == name):
             raise NeedsOtherWorkerError(f"the chapter's segment store is {store}, and another worker has it")
         raise StoreError(

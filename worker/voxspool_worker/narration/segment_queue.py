@@ -99,7 +99,7 @@ class SegmentQueue:
         redis.expire(self._narrating, keys.POOL_TTL_S)
         return bool(redis.exists(self._keys[0]))
 
-    def claim(self, holder: str, *, count_deaths: bool, alone: bool) -> SegmentClaim | str:
+    def claim(self, holder: str, *, expired_by: float, alone: bool) -> SegmentClaim | str:
         """Lease the next segment to `holder` and return it, or return why not: `none`, `suspect`, `over` or `other`.
 
         claim_segment.lua explains these words and the two conditions.
@@ -107,7 +107,7 @@ class SegmentQueue:
         reply: Any = self._scripts.claim(
             keys=[*self._keys, keys.control(self._job)],
             args=[
-                holder, LEASE_S * 1000, keys.POOL_TTL_S, self._digest, MAX_SEGMENT_DEATHS, int(count_deaths),
+                holder, LEASE_S * 1000, keys.POOL_TTL_S, self._digest, MAX_SEGMENT_DEATHS, int(expired_by * 1000),
                 int(alone),
             ],
         )  # fmt: skip

@@ -56,19 +56,19 @@ class SegmentWorkers:
         worker: str,
         *,
         argument_of: Callable[[str], object],
-        redis_is_new: Callable[[], bool],
+        expired_by: Callable[[], float],
     ) -> None:
         """Create the parts; `start` starts the threads.
 
-        `argument_of` returns the argument of a job. `redis_is_new` returns whether Redis was unreachable shortly
-        before, so that leases may have expired although their holders live.
+        `argument_of` returns the argument of a job. `expired_by` returns Redis's time in seconds by which a lease must
+        have ended to count as expired; 0: none counts now, because live workers may not have renewed theirs.
         """
         self._stopping = threading.Event()
         self._speaker = SegmentSpeaker(engine, scheduler, store_handle, observer, worker, self._stopping)
         self._chapters = RunningChapters(engine, SegmentScripts(redis), store_handle, argument_of)
         self._rows = engine.rows
         self._store_handle = store_handle
-        self._redis_is_new = redis_is_new
+        self._expired_by = expired_by
         self._held: dict[str, ClaimedSegment] = {}
         """The segments that are being spoken, by their holder."""
         self._held_lock = threading.Lock()
@@ -107,7 +107,7 @@ class SegmentWorkers:
         self._drop(self._snapshot())
         while self.busy and time.monotonic() < deadline:
             self._stopping.wait(GIVE_BACK_POLL_S)
-        if not self._redis_is_new():
+        if self._expired_by():  # otherwise Redis may not answer, and each call would wait for it
             for held in self._snapshot():
                 queue = held.chapter.segment_queue
                 self._safely(functools.partial(queue.give_back, {held.claim.index: held.holder}))
@@ -171,7 +171,7 @@ class SegmentWorkers:
             return None
         for chapter in self._chapters.in_order():
             holder = uuid4().hex
-            claim = chapter.segment_queue.claim(holder, count_deaths=not self._redis_is_new(), alone=not before)
+            claim = chapter.segment_queue.claim(holder, expired_by=self._expired_by(), alone=not before)
             if isinstance(claim, SegmentClaim):
                 return self._hold(ClaimedSegment(chapter, claim, holder))
             if claim == "suspect":

@@ -1,7 +1,7 @@
 """Write to Redis at regular intervals, beside the jobs: the heartbeat of a worker.
 
     every 3 s    requeue jobs whose end could not be recorded, renew the lease of each run, renew the worker's card
-    every 2 s    put back the jobs of workers that died (recovery)
+    every 2 s    put back the jobs of workers that died (recovery), unless Redis's clock jumped (redis_clock)
     every 60 s   remove expired records from RQ's registries, enqueue dependent jobs that a dead worker left
 
 It has a thread and connections of its own. No error of Redis ends it.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import redis.exceptions
 
 from voxspool_worker.jobs.cancellation import Reason
+from voxspool_worker.queue.redis_clock import RedisClock
 from voxspool_worker.queue.rq_records import LOST, Why
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ LATE_S: Final = 1.5 * BEAT_S
 PATIENCE_S: Final = 2 * BEAT_S
 """Time after such a gap in which a worker recovers no jobs, in seconds. The next beat of the others is due within one
 interval, and redis-py waits up to 2 s before it tries again."""
+FIRST_LOOK_S: Final = LATE_S
+"""How long a new worker rescues no jobs, in seconds: if Redis's clock has just jumped, the others renew their leases
+within that time."""
 LOST_CLAIM_BEATS: Final = 3
 """Number of beats that search for a claim whose reply was lost: Redis may execute it late."""
 
@@ -74,6 +78,9 @@ class Heartbeat:
         self._clock = clock
         self._last_beat = clock()
         self._patient_until = 0.0
+        self._redis_clock = RedisClock()
+        self._judges_from = 0.0
+        """When this worker may judge leases again after a jump of Redis's clock, by the monotonic clock."""
         self._released: list[JobExecution] = []
         self._lost_claims: dict[str, int] = {}
         """Name of a claim whose reply was lost -> number of beats that still look for it."""
@@ -89,6 +96,16 @@ class Heartbeat:
     def redis_is_new(self) -> bool:
         """True if Redis is unavailable, or was shortly before: leases of live workers may have expired meanwhile."""
         return self._clock() < self._patient_until or self._clock() - self._last_beat > LATE_S
+
+    @property
+    def expired_by(self) -> float:
+        """Redis's time in seconds by which a lease must have ended to count as expired; 0: none counts now.
+
+        This is the present time by Redis's clock, unless that has jumped since the last comparison. Shortly after a
+        jump, a suspension of this machine or an outage of Redis, leases of live workers may seem to have expired.
+        """
+        now_s = self._clock()
+        return 0.0 if self.redis_is_new or now_s < self._judges_from else self._redis_clock.at(now_s)
 
     def release(self, run: JobExecution) -> None:
         """Requeue the job of a run at the next beat: its thread gave up because of Redis. Any thread may call it."""
@@ -128,19 +145,38 @@ class Heartbeat:
         if now_s - self._last_beat > LATE_S:
             self._patient_until = now_s + PATIENCE_S
         self._last_beat = now_s
+        self._compare_clocks()
 
     def rescue(self) -> None:
-        """Put back the jobs of dead workers, except shortly after an outage of Redis.
+        """Put back the jobs of dead workers, except shortly after an outage of Redis or a jump of its clock.
 
-        The leases of all workers expire in an outage, and the live workers renew theirs as soon as they can.
+        The leases of all workers expire then, and the live workers renew theirs as soon as they can. This one does so
+        at once.
         """
-        if not self.redis_is_new:
-            self._recovery.rescue()
+        if self._compare_clocks():
+            self.beat()
+        elif expired_by := self.expired_by:
+            self._recovery.rescue(expired_by)
+
+    def _compare_clocks(self) -> bool:
+        """Compare Redis's clock with the monotonic one. After a jump, return True, and judge no lease for a while."""
+        first, asked_s = self._redis_clock.at(0.0) == 0.0, self._clock()
+        redis_s = self._rq_queues.time_s()
+        now_s = self._clock()
+        if not self._redis_clock.compare(redis_s, asked_s, now_s):
+            return False
+        self._judges_from = now_s + (FIRST_LOOK_S if first else PATIENCE_S)
+        if not first:
+            log.warning("redis.clock_jumped: no job is rescued for %.0f s", PATIENCE_S)
+        return True
 
     def _clean_up(self) -> None:
         """Remove expired records, so that RQ's registries stay small, and enqueue the jobs that dead workers left."""
         self._rq_queues.remove_expired(self._queues)
         self._rq_queues.enqueue_ready(self._queues)
+        self._compare_clocks()
+        if self.expired_by:  # cards expire as leases do
+            self._rq_queues.remove_dead_workers(self._queues)
 
     def _requeue_released(self) -> None:
         """Requeue the jobs of released runs. A run stays in the list until Redis has answered."""

@@ -59,15 +59,19 @@ class Recovery:
         self._first: dict[str, int] = {}
         """Queue -> position at which the next round begins: jobs that stay must not hide the jobs behind them."""
 
-    def rescue(self) -> None:
-        """Do one round: put back jobs with an expired lease, and move jobs whose engine has no worker."""
+    def rescue(self, expired_by: float) -> None:
+        """Do one round: put back jobs with an expired lease, and move jobs whose engine has no worker.
+
+        A lease has expired if it ended at `expired_by` or before, in seconds by Redis's clock: see
+        `Heartbeat.expired_by`.
+        """
         began = self._clock()
         engines = self._engines()
         for queue in all_queue_names(engines):
-            self._try(lambda queue: self._put_back(queue, began), queue)
+            self._try(lambda queue: self._put_back(queue, began, expired_by), queue)
         live = workers.live(self._redis)
-        if self._is_late(began):
-            return
+        if self._is_late(began) or self._queues.time_s() > expired_by + 2 * MAX_ROUND_S:
+            return  # the cards of live workers may have expired
         paused: set[Any] = self._redis.smembers(keys.PAUSED)
         for queue in self._unserved(engines, live):
             if queue.encode() not in paused:
@@ -93,13 +97,14 @@ class Recovery:
         """Return whether Redis was unavailable in this round: live workers may not have renewed their leases."""
         return self._clock() - began > MAX_ROUND_S
 
-    def _put_back(self, queue: str, began: float) -> None:
+    def _put_back(self, queue: str, began: float, expired_by: float) -> None:
         """Put back the jobs of a queue whose lease has expired."""
-        expired = self._queues.expired(queue)
+        self._queues.shorten_leases(queue, expired_by)
+        expired = self._queues.expired(queue, expired_by)
         if self._is_late(began):
             return
         for run in expired:
-            if self._records.requeue(run, Why.EXPIRED) == "requeued":
+            if self._records.requeue(run, Why.EXPIRED, expired_by=expired_by) == "requeued":
                 log.warning("job.rescued job=%s queue=%s", run.job, queue)
                 self._on_rescue()
 

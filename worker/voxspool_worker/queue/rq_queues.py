@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rq import Queue
 from rq.job import Job
@@ -15,11 +15,15 @@ from voxspool.protocol.jobs import MAX_KEEP_S
 from voxspool_worker import lua
 from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.queue.rq_keys import job_key, queue_key, runs_key
+from voxspool_worker.speech.publisher import LEASE_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redis import Redis
+
+LEASE_MARGIN_S: Final = 2
+"""How much longer a lease may seem to last than LEASE_S, in seconds, before it counts as too long."""
 
 
 class RqQueues:
@@ -61,12 +65,26 @@ class RqQueues:
         )
         return reply.decode()
 
-    def expired(self, queue: str) -> list[JobExecution]:
-        """Return the runs of all workers on the jobs of a queue whose lease has expired."""
-        now_s = self._redis.time()[0]  # Redis's clock: the clocks of machines differ
-        found: list[Any] = self._redis.zrangebyscore(JobExecution(queue, "", "").lease_key, "-inf", now_s)
+    def time_s(self) -> float:
+        """Return the time of Redis in seconds."""
+        seconds, micros = self._redis.time()
+        return float(seconds + micros / 1e6)
+
+    def expired(self, queue: str, by_s: float) -> list[JobExecution]:
+        """Return the runs of all workers on the jobs of a queue whose lease ended at a time of Redis, or before."""
+        found: list[Any] = self._redis.zrangebyscore(JobExecution(queue, "", "").lease_key, "-inf", by_s)
         names = [entry.decode(errors="surrogateescape").rpartition(":") for entry in found]
         return [JobExecution(queue, job, run) for job, _, run in names]
+
+    def shorten_leases(self, queue: str, now_s: float) -> None:
+        """Shorten leases that end later than any lease can at `now_s`, a time of Redis: its clock was set back.
+
+        A worker that lives has renewed its lease since; the lease of a dead one would last too long.
+        """
+        key = JobExecution(queue, "", "").lease_key
+        too_long: list[Any] = self._redis.zrangebyscore(key, now_s + LEASE_S + LEASE_MARGIN_S, "+inf")
+        if too_long:
+            self._redis.zadd(key, dict.fromkeys(too_long, int(now_s) + LEASE_S), xx=True, lt=True)
 
     def enqueue_ready(self, queues: Sequence[str]) -> None:
         """Enqueue the jobs of these queues whose dependencies have ended, if a worker died before it did so."""
@@ -74,18 +92,21 @@ class RqQueues:
             Queue(queue, connection=self._redis, serializer=JSONSerializer).ready_job_registry.cleanup()
 
     def remove_expired(self, queues: Sequence[str]) -> None:
-        """Remove expired jobs from RQ's registries of these queues, and dead workers from all lists of workers."""
+        """Remove expired jobs from RQ's registries of these queues."""
         now_s: int = self._redis.time()[0]
         for queue in queues:
             for registry in (FinishedJobRegistry, FailedJobRegistry):
                 self._redis.zremrangebyscore(registry.key_template.format(queue), 1, now_s)  # below 1: kept for ever
             cancelled = CanceledJobRegistry.key_template.format(queue)  # holds times of cancellation, not of expiry
             self._redis.zremrangebyscore(cancelled, 1, now_s - MAX_KEEP_S)
-            clean_worker_registry(Queue(queue, connection=self._redis))
-        self._remove_dead_workers()
 
-    def _remove_dead_workers(self) -> None:
-        """Remove workers whose card has expired, with their sets of runs: some of these would never expire."""
+    def remove_dead_workers(self, queues: Sequence[str]) -> None:
+        """Remove workers whose card has expired from all lists of workers, those of these queues among them.
+
+        Their sets of runs are deleted too: some would never expire.
+        """
+        for queue in queues:
+            clean_worker_registry(Queue(queue, connection=self._redis))
         names: set[Any] = self._redis.smembers(keys.WORKERS)
         for worker in (name.decode(errors="surrogateescape") for name in names):
             if not self._redis.exists(keys.worker(worker)):

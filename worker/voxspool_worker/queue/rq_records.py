@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ANY_TIME: Final = 2**53
+"""A time of Redis, in seconds, that never comes: leases are then judged by Redis's clock alone."""
 LOST: Final = "lost"
 """The run has lost its lease: the job was put back, and nothing was recorded."""
 DEPENDENTS: Final = "dependents"
@@ -188,7 +190,9 @@ class RqRecords:
         )  # fmt: skip
         return reply.decode()
 
-    def requeue(self, run: JobExecution, why: Why, *, to: str | None = None, last: bool = False) -> str:
+    def requeue(
+        self, run: JobExecution, why: Why, *, to: str | None = None, last: bool = False, expired_by: float = ANY_TIME
+    ) -> str:
         """Put a started job back at the front of its queue, or of the queue `to`, without using up a retry.
 
         With `last`, put it at the end of the queue, so that this worker first takes the jobs that it can run.
@@ -201,7 +205,7 @@ class RqRecords:
                 run.lease_key, queue_key(to or run.queue), job_key(run.job), *run.record_keys,
                 keys.control(run.job), Queue.redis_queues_keys,
             ],
-            args=[run.composite, run.job, run.id, to or run.queue, why.value, int(last)],
+            args=[run.composite, run.job, run.id, to or run.queue, why.value, int(last), int(expired_by)],
         )  # fmt: skip
         return reply.decode()
 

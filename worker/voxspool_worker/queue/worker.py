@@ -129,7 +129,7 @@ class SpeechWorker:
         self._outcomes = Outcomes(self._records, pipeline, self._capacity, self.metrics, self._lifecycle)
         self._segment_workers = SegmentWorkers(
             engine, self._scheduler, connect(), self._store_handle, self.metrics, self.name,
-            argument_of=queues.argument, redis_is_new=lambda: self._heartbeat.redis_is_new,
+            argument_of=queues.argument, expired_by=lambda: self._heartbeat.expired_by,
         )  # fmt: skip
         self._runner = JobRunner(
             pipeline,

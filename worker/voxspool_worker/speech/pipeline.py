@@ -22,6 +22,7 @@ from voxspool_worker.engines.base import SegmentError
 from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason
 from voxspool_worker.speech import summary
 from voxspool_worker.speech.job_run import JobRun, SpeechGivenUpError
+from voxspool_worker.speech.live_workers import live_workers
 from voxspool_worker.speech.publisher import (
     AlreadyRunningError,
     ClosedError,
@@ -171,7 +172,8 @@ class Pipeline:
         """
         if not isinstance(error, InvalidJobError | MissingExtraError):
             return
-        able = {card.engine for card in workers.live(self._scripts.redis) if card.could_speak(job.spec)}
+        live = live_workers(self._scripts.redis, job.token.stand_still)
+        able = {card.engine for card in live if card.could_speak(job.spec)}
         if isinstance(error, MissingExtraError) and self._engine.name in able:
             raise NeedsOtherWorkerError(str(error)) from error
         if engine_of(job.run.queue) != AUTO:
