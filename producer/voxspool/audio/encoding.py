@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 import numpy as np
 import soundfile as sf
 
+from voxspool.errors import OutputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -58,6 +60,8 @@ FORMATS: Final = {
 LEAST_SILENCE_S: Final = 0.02
 """The length of a speech without a sample in a format that cannot be empty (FLAC, MP3, Opus): one frame of Opus."""
 
+_RATES_HZ: Final = (1_000, 192_000)
+"""Sample rates of speech that is resampled. Of a second at 1 Hz, that a stream may state, it would make 13 hours."""
 _BLOCK_SAMPLES: Final = 16_384
 """The most samples given to libsndfile at once: 1.2.2 put two minutes of Vorbis on the stack and the process died."""
 
@@ -214,6 +218,11 @@ def resampler(rate_hz: int, file_rate_hz: int) -> Callable[..., Pcm]:
     """Return a function that resamples blocks of samples, called in order, with `last=True` once at the end."""
     if rate_hz == file_rate_hz:
         return lambda pcm, *, last: pcm  # noqa: ARG005 - nothing is held back
+    if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
+        raise OutputError(
+            f"audio at {rate_hz} Hz is not resampled to {file_rate_hz} Hz (at most {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz "
+            "are); write a WAV"
+        )
     import soxr
 
     stream: Callable[..., Pcm] = soxr.ResampleStream(rate_hz, file_rate_hz, 1, dtype="int16").resample_chunk

@@ -12,13 +12,14 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 import soundfile as sf
 
 from voxspool.errors import ClipError
 from voxspool.protocol.voices import StoredClip
+from voxspool.recordings import LEAST_CLIP_S, MOST_CLIP_S, MOST_TOTAL_S, RecordingError, read_mono
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,19 +28,9 @@ if TYPE_CHECKING:
 
     Samples = NDArray[np.float32]
 
-LEAST_CLIP_S: Final = 0.5
-"""The shortest clip, in seconds: less is shorter than a word."""
 LEAST_SOUND_S: Final = 3.0
 """The least sound of all clips together, without silence, in seconds. XTTS asks for 6 s; from 3 s on a voice can be
 recognised."""
-MOST_CLIP_S: Final = 30.0
-"""The part of each recording that is kept, in seconds: XTTS uses the first 30 s of a clip (its max_ref_length)."""
-MOST_TOTAL_S: Final = 60.0
-"""The most audio of all clips together, in seconds: at most 3 MB of Redis per voice at 48 kHz."""
-RATES_HZ: Final = (8_000, 192_000)
-"""The lowest and the highest sample rate."""
-MOST_CHANNELS: Final = 8
-
 FULL_SCALE: Final = 0.999
 """The amplitude from which on a sample counts as clipped: 16 bits reach 0.99997, and MP3 rounds."""
 MOST_CLIPPED: Final = 0.005
@@ -105,39 +96,19 @@ def _called(source: Path | bytes, number: int) -> str:
 def _samples(source: Path | bytes, called: str) -> tuple[Samples, int, float]:
     """Return the samples to keep, shape (n,), full scale 1; their rate in Hz; the length of the recording in s."""
     try:
-        with _opened(source) as data, sf.SoundFile(data) as recording:
-            rate_hz, channels, frames = recording.samplerate, recording.channels, recording.frames
-            _check_form(rate_hz, channels, called)
-            samples = recording.read(math.ceil(MOST_CLIP_S * rate_hz), dtype="float32", always_2d=True)
+        with _opened(source) as file:
+            samples, rate_hz, frames = read_mono(file, MOST_CLIP_S, cut=True)
     except OSError as error:
         message = f"cannot read {called}: {error.strerror or error}; name a WAV, FLAC or MP3 file"
         raise ClipError(message, wrong_value=True) from error
-    except (sf.LibsndfileError, TypeError) as error:  # TypeError: a file called .raw, which has no header
-        raise ClipError(
-            f"{called} is no recording that can be read ({_reason(error)}); convert it to WAV, FLAC or MP3"
-        ) from error
-    return samples.mean(axis=1), rate_hz, max(frames, len(samples)) / rate_hz
+    except RecordingError as error:
+        raise ClipError(f"{called} {error.fault}; {error.remedy}") from error
+    return samples, rate_hz, max(frames, len(samples)) / rate_hz
 
 
-def _opened(source: Path | bytes) -> io.BufferedIOBase:
+def _opened(source: Path | bytes) -> BinaryIO:
     """Return a recording's bytes as a file."""
     return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
-
-
-def _reason(error: Exception) -> str:
-    """Return why libsndfile refused, without its prefix, which names a Python object."""
-    return str(getattr(error, "error_string", error)).rstrip(".")
-
-
-def _check_form(rate_hz: int, channels: int, called: str) -> None:
-    """Refuse a sample rate or a number of channels that no recording of a voice has. Raises ClipError."""
-    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
-        raise ClipError(
-            f"{called} has a sample rate of {rate_hz} Hz, outside {RATES_HZ[0]} to {RATES_HZ[1]}; "
-            "convert it to 24000 Hz"
-        )
-    if channels > MOST_CHANNELS:
-        raise ClipError(f"{called} has {channels} channels, and {MOST_CHANNELS} is the most; mix it to one")
 
 
 def _check(samples: Samples, rate_hz: int, called: str) -> float:

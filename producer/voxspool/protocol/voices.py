@@ -31,6 +31,8 @@ MAX_PARTS: Final = 8
 """The largest number of voices in a mix. A mix of more voices has no character of its own."""
 MAX_WEIGHT_DIGITS: Final = 9
 """The largest number of digits of a weight, before and after the decimal point each."""
+MAX_DESCRIPTION_BYTES: Final = 64 * 2**10
+"""Largest description of a cloned voice. One with the most clips, 120, has 20 kB."""
 VERSION: Final = 1
 """Version of the description's format. Descriptions stay in Redis across upgrades, so they state it."""
 
@@ -100,8 +102,12 @@ class ClonedVoice:
     def decode(cls, name: str, data: bytes) -> ClonedVoice:
         """Return the voice in an untrusted description. Unknown fields are ignored.
 
-        Raises ProtocolError if the description is malformed or has another version.
+        Raises ProtocolError if the description is malformed, too long, or has another version.
         """
+        if len(data) > MAX_DESCRIPTION_BYTES:
+            raise ProtocolError(
+                f"the description of voice {name!r} has {len(data)} bytes, and {MAX_DESCRIPTION_BYTES} is the most"
+            )
         try:
             return _described(name, json.loads(data))
         except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:

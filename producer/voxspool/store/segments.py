@@ -43,6 +43,8 @@ _HASH_DIGITS: Final = 16
 """Number of hexadecimal digits of the audio's SHA-256 in its name; enough for the few attempts at one segment."""
 _LONGEST_SAMPLES: Final = 3600 * 48_000
 """An hour at 48 kHz. A segment lasts seconds, so a record with more samples is damaged."""
+_BLOCK_SAMPLES: Final = 2**18
+"""Samples that are decoded at once where only their number is wanted."""
 _MOST: Final = 2**63
 """Upper limit of every number in a record: a seed has 63 bits. The comparison also refuses NaN."""
 
@@ -115,7 +117,8 @@ class Store:
     def check(self, key: str) -> StoredSegment | None:
         """Return what `find` returns, after also reading the audio; for callers that would otherwise speak it again."""
         found = self._find(key)
-        return found.stored if found and self._audio(found) is not None else None
+        flac = self._flac(found) if found else None
+        return found.stored if found and flac is not None and _fits(flac, found.stored) else None
 
     def read(self, key: str) -> Pcm:
         """Return a segment's samples, shape (n,). Raises StoreError if it is missing or damaged."""
@@ -160,10 +163,13 @@ class Store:
 
     def _audio(self, found: _SegmentRecord) -> Pcm | None:
         """Return the samples; None if they are not the ones that were written."""
+        flac = self._flac(found)
+        return None if flac is None else _decoded(flac, found.stored)
+
+    def _flac(self, found: _SegmentRecord) -> bytes | None:
+        """Return the FLAC file of a segment; None if it is not the one that was written."""
         flac = self._place.get(found.audio_name)
-        if flac is None or hashlib.sha256(flac).hexdigest() != found.stored.sha256:
-            return None
-        return _decoded(flac, found.stored)
+        return flac if flac is not None and hashlib.sha256(flac).hexdigest() == found.stored.sha256 else None
 
     def _assure(self) -> None:
         """Raise StoreError if the store is gone: an unmounted disk looks like a store without this segment."""
@@ -229,12 +235,15 @@ class _SegmentRecord(NamedTuple):
             found = cls(stored, _typed("int", values["flac_bytes"]))
         except (KeyError, ValueError):
             return None
-        return found if stored.key == key and _plausible(stored) else None
+        return found if stored.key == key and _plausible(found) else None
 
 
-def _plausible(stored: StoredSegment) -> bool:
+def _plausible(found: _SegmentRecord) -> bool:
+    """Return whether a segment can be what its record states; nothing is read for one that cannot."""
+    stored = found.stored
     fits = 0 <= stored.samples <= _LONGEST_SAMPLES and stored.sample_rate > 0
-    return fits and _SHA256.fullmatch(stored.sha256) is not None
+    # FLAC is at most a little longer than the samples.
+    return fits and found.flac_bytes <= 3 * stored.samples + 2**16 and _SHA256.fullmatch(stored.sha256) is not None
 
 
 def _typed(kind: Any, value: Any) -> Any:  # noqa: ANN401 - JSON
@@ -285,9 +294,30 @@ def _decoded(flac: bytes, stored: StoredSegment) -> Pcm | None:
         return None if stored.samples else np.zeros(0, np.int16)
     try:
         with sf.SoundFile(io.BytesIO(flac)) as file:
-            if (file.frames, file.samplerate, file.channels) != (stored.samples, stored.sample_rate, 1):
+            if not _is_of(file, stored):
                 return None
             samples: Pcm = file.read(dtype="int16")
     except (sf.LibsndfileError, ValueError):
         return None
     return samples if len(samples) == stored.samples else None
+
+
+def _fits(flac: bytes, stored: StoredSegment) -> bool:
+    """Return whether a FLAC file has the samples that are stated. It is decoded in parts, which are not kept."""
+    if not flac:
+        return not stored.samples
+    samples = 0
+    try:
+        with sf.SoundFile(io.BytesIO(flac)) as file:
+            if not _is_of(file, stored):
+                return False
+            while block := len(file.read(_BLOCK_SAMPLES, dtype="int16")):
+                samples += block
+    except (sf.LibsndfileError, ValueError):
+        return False
+    return samples == stored.samples
+
+
+def _is_of(file: sf.SoundFile, stored: StoredSegment) -> bool:
+    """Return whether the header of a file states what its record does: length, sample rate, one channel."""
+    return (file.frames, file.samplerate, file.channels) == (stored.samples, stored.sample_rate, 1)

@@ -20,7 +20,7 @@ from tests.support.entries import (
     speech,
     tone,
 )
-from voxspool.audio.encoding import LEAST_SILENCE_S
+from voxspool.audio.encoding import LEAST_SILENCE_S, resampler
 from voxspool.audio.files import SUFFIXES
 from voxspool.errors import OutputError
 from voxspool.protocol.stream import Audio, Entry
@@ -124,3 +124,9 @@ def test_an_interrupt_amid_encoding_is_raised_and_leaves_no_file(tmp_path: Path,
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rate_hz", [1, 999, 192_001, 2**40])
+def test_a_rate_that_no_speech_has_is_not_resampled(rate_hz: int) -> None:
+    with pytest.raises(OutputError, match=rf"audio at {rate_hz} Hz is not resampled to 48000 Hz .*; write a WAV"):
+        resampler(rate_hz, 48_000)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import soundfile as sf
 
+from tests.support.bombs import silent_recording
 from voxspool.audio import voice_clips
 from voxspool.errors import ClipError
 
@@ -163,3 +165,13 @@ def test_a_file_that_is_not_audio_is_refused_by_name(tmp_path: Path, data: bytes
 def test_a_file_that_cannot_be_opened_is_refused_by_name(tmp_path: Path) -> None:
     assert f"cannot read {tmp_path / 'none.wav'}: No such file" in refusal(tmp_path / "none.wav")
     assert f"cannot read {tmp_path}: Is a directory" in refusal(tmp_path)
+
+
+def test_an_hour_of_silence_in_eight_channels_takes_little_memory() -> None:
+    data = silent_recording(seconds=3600)
+    tracemalloc.start()
+    try:
+        assert "clip 1 is silent" in refusal(data)
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    finally:
+        tracemalloc.stop()

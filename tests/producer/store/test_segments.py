@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -297,6 +298,26 @@ class TestDamage:
         assert store.find(key) is store.check(key) is None
         assert keep(store, key=key, worker="w1") == whole
         assert store.check(key) == whole
+
+    def test_of_a_record_that_states_more_bytes_than_its_samples_can_have_is_seen_before_the_audio_is_read(
+        self, store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keep(store)
+        _, record = objects(folder)
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"flac_bytes": 2**40}))
+        monkeypatch.setattr(store._place, "size_bytes", lambda _: 2**40)
+        assert store.find(KEY) is None
+        assert store.check(KEY) is None
+
+    def test_of_the_audio_by_a_long_silence_is_seen_without_keeping_it(self, store: Store) -> None:
+        silence = np.zeros(900 * 24_000, np.int16)
+        keep(store, silence)
+        tracemalloc.start()
+        try:
+            assert store.check(KEY) is not None
+            assert tracemalloc.get_traced_memory()[1] < silence.nbytes / 4
+        finally:
+            tracemalloc.stop()
 
     def test_of_the_audio_is_seen_by_a_check_and_mended_by_a_write(self, store: Store, folder: Path) -> None:
         keep(store)

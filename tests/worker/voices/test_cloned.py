@@ -11,6 +11,7 @@ import redis
 from voxspool.errors import VoiceError
 from voxspool.protocol import keys
 from voxspool.protocol.voices import ClonedVoice, StoredClip
+from voxspool.recordings import MOST_CLIPS, MOST_TOTAL_BYTES
 from voxspool_worker.voices.cloned import REFRESH_S, VoiceLibrary
 
 if TYPE_CHECKING:
@@ -121,3 +122,36 @@ def test_without_redis_there_is_no_cloned_voice() -> None:
     assert (library.find("clara"), library.known()) == (None, {})
     with pytest.raises(VoiceError):
         library.clips("clara", ["x"])
+
+
+DIGESTS = [hashlib.sha256(clip).hexdigest() for clip in CLIPS]
+
+
+def test_the_clips_of_a_voice_are_read_in_order(db: redis.Redis) -> None:
+    db.rpush(keys.clips("ada"), *CLIPS)
+    assert VoiceLibrary(db).clips("ada", DIGESTS) == list(CLIPS)
+
+
+@pytest.mark.parametrize("bad", ["count", "one", "together"])
+def test_more_clips_than_a_voice_can_have_are_not_read(db: redis.Redis, bad: str) -> None:
+    if bad == "count":
+        db.rpush(keys.clips("ada"), *[b"x"] * (MOST_CLIPS + 1))
+    else:
+        db.rpush(keys.clips("ada"), *[bytes(MOST_TOTAL_BYTES // 2 + 1)] * 2 if bad == "together" else [bytes(2**28)])
+    before = db.info("stats")["total_net_output_bytes"]
+    with pytest.raises(VoiceError, match="voice ada has more than 120 clips, or clips of more than 25165824 bytes"):
+        VoiceLibrary(db).clips("ada", DIGESTS)
+    assert db.info("stats")["total_net_output_bytes"] - before < 2**20
+
+
+def test_a_key_of_another_type_is_a_voice_whose_clips_have_changed(db: redis.Redis) -> None:
+    db.set(keys.clips("ada"), "x")
+    with pytest.raises(VoiceError, match="the clips of voice ada have changed"):
+        VoiceLibrary(db).clips("ada", DIGESTS)
+
+
+def test_a_description_that_is_longer_than_any_is_no_voice(db: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    voice = ClonedVoice("ada", ("en",), "2026-11-01T00:00:00Z", (CLIP,) * 1_000)
+    db.hset(keys.VOICES, "ada", voice.encode())
+    assert VoiceLibrary(db).find("ada") is None
+    assert any("voice.unreadable voice=ada" in line and "65536 is the most" in line for line in caplog.messages)

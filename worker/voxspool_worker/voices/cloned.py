@@ -13,11 +13,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from voxspool.errors import ProtocolError, VoiceError
 from voxspool.protocol import keys
 from voxspool.protocol.voices import ClonedVoice, decode_all
+from voxspool.recordings import MOST_CLIPS, MOST_TOTAL_BYTES
+from voxspool_worker import lua
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +40,7 @@ class VoiceLibrary:
 
     def __init__(self, redis: Redis | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
+        self._read_clips = lua.load(redis, "clips") if redis is not None else None
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: Mapping[str, ClonedVoice] = {}  # replaced, never changed: callers keep it without the lock
@@ -74,11 +77,28 @@ class VoiceLibrary:
         Raises VoiceError if Redis has other clips: the voice was replaced, removed or damaged. Passes on redis-py's
         errors.
         """
-        stored: Any = self._redis.lrange(keys.clips(name), 0, -1) if self._redis is not None else []
+        stored: Any = self._stored_clips(name)
         if [hashlib.sha256(clip).hexdigest() for clip in stored] != list(wanted):
             raise VoiceError(
                 f"the clips of voice {name} have changed: it was replaced or removed, or is damaged; "
                 f"enqueue the job again, or add the voice again: voxspool voices add {name} CLIP... --replace"
+            )
+        return list(stored)
+
+    def _stored_clips(self, name: str) -> list[bytes]:
+        """Return what Redis has as the clips of a voice. Raises VoiceError if they are too many, or too large."""
+        if self._read_clips is None:
+            return []
+        try:
+            stored: Any = self._read_clips(keys=[keys.clips(name)], args=[MOST_CLIPS, MOST_TOTAL_BYTES])
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            stored = []
+        if isinstance(stored, int):
+            raise VoiceError(
+                f"voice {name} has more than {MOST_CLIPS} clips, or clips of more than {MOST_TOTAL_BYTES} bytes; "
+                f"add the voice again: voxspool voices add {name} CLIP... --replace"
             )
         return list(stored)
 

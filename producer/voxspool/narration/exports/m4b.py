@@ -51,8 +51,8 @@ _AROUND_FRAMES: Final = 16
 joints are no worse than the rest: a signal-to-noise ratio of 28.2 dB on speech at 64 kbit/s, in both places."""
 _AUDIOBOOK: Final = "2"
 """Value of the tag `stik` (media kind). Apple's players list files with it among the audiobooks."""
-_COVER_PIXELS: Final = 64_000_000
-"""Maximum number of pixels that are decoded: more than any cover has, 256 MB."""
+_COVER_PIXELS: Final = 25_000_000
+"""Maximum number of pixels that are decoded, 5000 x 5000: more than any cover has. At 8 bytes for a pixel, 200 MB."""
 _COVER_CODECS: Final = {b"\xff\xd8\xff": "mjpeg", b"\x89PNG": "png"}
 """First bytes of a picture -> its codec. The media type that a book states may be wrong."""
 

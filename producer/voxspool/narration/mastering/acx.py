@@ -39,6 +39,10 @@ _TAIL_S: Final = 2.0
 _WINDOW_S: Final = 0.01
 """Length of the windows that are either quiet or not, in seconds."""
 _READ_SAMPLES: Final = 65_536
+"""Samples that are read at once, of all channels together; at least one window."""
+_MOST_CHANNELS: Final = 8
+_MOST_RATE_HZ: Final = 384_000
+"""Files with more channels or a higher rate are not measured; they are no audiobook's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,9 @@ def check_book(paths: Sequence[Path]) -> tuple[AcxReport, ...]:
 def _results(path: Path, channels: int | None) -> Iterator[RuleResult]:
     """Yield the result of each rule."""
     with sf.SoundFile(path) as file:
+        if file.channels > _MOST_CHANNELS or not 1_000 <= file.samplerate <= _MOST_RATE_HZ:
+            what = f"{file.channels} channels at {file.samplerate} Hz"
+            raise OutputError(f"cannot check {path}: it has {what}; convert it to one channel at {_RATE_HZ} Hz")
         levels, head_s, tail_s = _measure(file)
         rate_hz, file_channels = file.samplerate, file.channels
     yield _between("RMS", levels.rms_dbfs, "dBFS", -23, -18)
@@ -122,7 +129,7 @@ def _measure(file: sf.SoundFile) -> tuple[Levels, float, float]:
     """
     levels, window = Levels(file.samplerate), round(_WINDOW_S * file.samplerate)
     first = last = None
-    block = _READ_SAMPLES // window * window
+    block = max(1, _READ_SAMPLES // file.channels // window) * window
     for samples in file.blocks(block, dtype="float64", always_2d=True):
         loud = _loud_windows(samples, window)
         if len(loud):

@@ -64,6 +64,15 @@ def test_a_file_that_meets_every_rule_passes_with_the_measured_values(tmp_path: 
     assert value(report, "length") == pytest.approx(11.75 / 60, abs=0.001)
 
 
+@pytest.mark.parametrize(("rate_hz", "channels"), [(44_100, 9), (2**30, 1), (10, 1)])
+def test_a_file_that_cannot_be_an_audiobook_is_refused_by_its_header(
+    tmp_path: Path, rate_hz: int, channels: int
+) -> None:
+    sf.write(tmp_path / "a.wav", np.zeros((100, channels)), rate_hz)
+    with pytest.raises(OutputError, match=rf"it has {channels} channels at {rate_hz} Hz; convert it to one channel"):
+        check(tmp_path / "a.wav")
+
+
 def spike() -> list:
     parts = chapter()
     parts[1] = parts[1].copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,17 @@ import pytest
 import soundfile
 import torch
 
+from tests.support.bombs import silent_recording
 from voxspool.errors import InvalidJobError
-from voxspool_worker.engines.xtts.latents import CLIP_HZ, Conditioning, ConditioningParameters, compute, mix
+from voxspool.recordings import RATES_HZ
+from voxspool_worker.engines.xtts.latents import (
+    CLIP_HZ,
+    Conditioning,
+    ConditioningParameters,
+    _near_rate,
+    compute,
+    mix,
+)
 from voxspool_worker.voices.conditioning_format import UnfitConditioningError
 
 pytestmark = pytest.mark.filterwarnings("default")  # torchaudio emits warnings when it is imported
@@ -146,3 +156,31 @@ def test_conditioning_that_is_not_finite_is_not_returned(bad: float) -> None:
 
     with pytest.raises(InvalidJobError, match="values that are not finite; add the voice again"):
         compute(Diverging(), [clip(1.0)], ConditioningParameters())
+
+
+def test_a_clip_that_states_an_hour_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(
+        InvalidJobError, match=r"cannot be read \(it is 3600.0 s long, and 30 s is the most\); add the v"
+    ):
+        compute(FakeXtts(), [silent_recording(seconds=3600)], ConditioningParameters())
+
+
+def test_clips_that_are_too_long_together_are_refused() -> None:
+    with pytest.raises(InvalidJobError, match=r"the clips of the voice have 75.0 s, and 60 s is the most"):
+        compute(FakeXtts(), [clip(25.0, 8_000)] * 3, ConditioningParameters())
+
+
+def test_every_allowed_sample_rate_is_resampled_with_a_small_filter() -> None:
+    for rate in range(RATES_HZ[0], RATES_HZ[1] + 1):
+        near = _near_rate(rate)
+        divisor = math.gcd(near, CLIP_HZ)
+        assert (CLIP_HZ // divisor) * (near // divisor) < 2_000_000, rate
+        assert abs(near - rate) <= rate * 0.0032
+    usual = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000)
+    assert all(_near_rate(rate) == rate for rate in usual)
+
+
+def test_a_clip_of_an_unusual_sample_rate_is_read() -> None:
+    model = FakeXtts()
+    compute(model, [clip(1.0, 44_101)], ConditioningParameters())
+    assert model.clips[0].shape[1] == pytest.approx(CLIP_HZ, abs=10)

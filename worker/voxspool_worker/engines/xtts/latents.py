@@ -7,14 +7,15 @@ again for each sentence.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import soundfile
 import torch
 
 from voxspool.errors import InvalidJobError
+from voxspool.recordings import MOST_CLIP_S, MOST_TOTAL_S, RecordingError, read_mono
 from voxspool_worker.voices.conditioning_format import UnfitConditioningError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ SPEAKER_WIDTH: Final = 512
 """Number of features of a speaker embedding."""
 CLIP_HZ: Final = 22050
 """Sample rate to which upstream resamples every clip first, in Hz."""
+RATE_STEP_HZ: Final = 50
+"""Sample rates that have no common divisor of this size with CLIP_HZ are rounded to a multiple of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ def compute(model: Any, clips: Sequence[bytes], parameters: ConditioningParamete
     cannot be decoded or is too short for upstream (0.33 s).
     """
     sounds = [_decode_clip(clip, parameters) for clip in clips]
+    _check_total(sounds)
     try:
         speakers = [model.get_speaker_embedding(sound, CLIP_HZ) for sound in sounds]
         latents = model.get_gpt_cond_latents(
@@ -112,6 +116,24 @@ def compute(model: Any, clips: Sequence[bytes], parameters: ConditioningParamete
     return found
 
 
+def _near_rate(rate: int) -> int:
+    """Return a sample rate that can be resampled to CLIP_HZ: an unusual one is rounded, by 0.3 % at most.
+
+    The resampler computes a filter for each step of a period. For 44101 Hz these would have 8 GB, because 44101 and
+    CLIP_HZ have no common divisor. All usual rates have one of at least RATE_STEP_HZ.
+    """
+    return rate if math.gcd(rate, CLIP_HZ) >= RATE_STEP_HZ else round(rate / RATE_STEP_HZ) * RATE_STEP_HZ
+
+
+def _check_total(sounds: Sequence[Tensor]) -> None:
+    """Raise InvalidJobError if clips, shape (1, n) each at CLIP_HZ, are longer than all clips of a voice may be."""
+    total_s = sum(sound.shape[-1] for sound in sounds) / CLIP_HZ
+    if total_s > MOST_TOTAL_S + 1:  # resampling and other producers round
+        raise InvalidJobError(
+            f"the clips of the voice have {total_s:.1f} s, and {MOST_TOTAL_S:g} s is the most; add the voice again"
+        )
+
+
 def _check(name: str, array: npt.NDArray[np.generic], shape: tuple[int | None, ...]) -> None:
     """Raise UnfitConditioningError if an array is not fp32, of this shape and finite."""
     if array.dtype != np.float32 or array.shape != shape:
@@ -125,11 +147,11 @@ def _decode_clip(clip: bytes, parameters: ConditioningParameters) -> Tensor:
     import torchaudio
 
     try:
-        samples, rate = soundfile.read(io.BytesIO(clip), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise InvalidJobError(f"a clip of the voice cannot be read ({error}); add the voice again") from error
-    sound = torch.from_numpy(np.ascontiguousarray(samples.mean(axis=1)))[None]
+        samples, rate, _ = read_mono(io.BytesIO(clip), MOST_CLIP_S, cut=False)
+    except RecordingError as error:
+        raise InvalidJobError(f"a clip of the voice cannot be read (it {error}); add the voice again") from error
+    sound = torch.from_numpy(samples)[None]
     if rate != CLIP_HZ:
-        sound = torchaudio.functional.resample(sound, rate, CLIP_HZ)
+        sound = torchaudio.functional.resample(sound, _near_rate(rate), CLIP_HZ)
     sound = sound.clip(-1, 1)[:, : CLIP_HZ * parameters.max_ref_len]
     return sound / sound.abs().max() * 0.75 if parameters.sound_norm_refs else sound
