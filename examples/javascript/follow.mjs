@@ -35,10 +35,14 @@ async function* entries(redis, job, last) {
     }
     for (const { id, message } of reply[0].messages) {
       if (!follows(String(id), last)) throw new Error(`entry ${id} follows ${last}: Redis lost the entries between them`);
+      const type = String(message.type);
+      const data = type === "audio" ? message.data : JSON.parse(message.data);
+      if (last !== "0-0" && data.first > Number(last.split("-")[0])) {
+        throw new Error(`job ${job} was enqueued again after entry ${last}: read its new stream from the start`);
+      }
       last = String(id);
-      const { type, pos, data } = message;
-      yield { id: last, type: String(type), pos: Number(pos), data: String(type) === "audio" ? data : JSON.parse(data) };
-      if (TERMINAL.includes(String(type))) return;
+      yield { id: last, type, pos: Number(message.pos), data };
+      if (TERMINAL.includes(type)) return;
     }
   }
 }

@@ -18,17 +18,16 @@ from rq import Queue
 from rq.registry import StartedJobRegistry
 
 from voxspool import connection, workers
-from voxspool.enqueuer import Enqueuer
+from voxspool.enqueuer import Enqueuer, NewJob, Reply, taken
 from voxspool.errors import (
     InvalidJobError,
-    JobExistsError,
     RedisError,
     UnknownJobError,
     UnknownVoiceError,
     VoiceExistsError,
 )
 from voxspool.protocol import keys, voices
-from voxspool.protocol.jobs import AUTO, TASK, JobSpec, all_queue_names, queue_name, queues_named
+from voxspool.protocol.jobs import AUTO, JobSpec, all_queue_names, queue_name, queues_named
 from voxspool.protocol.voices import ClonedVoice
 from voxspool.reading import waiting
 from voxspool.reading.dialogue import run
@@ -172,8 +171,9 @@ class Client:
         queue, why = queue_name(chosen.engine, spec.priority), chosen.why
         with connection.translated(self.url):
             check_voice(spec, [card for card in live if queue in card.queues], cloned)
-            if not self._enqueuer.put(TASK, spec.encode(), spec, queue):
-                self._check_same(spec)
+            reply = self._enqueuer.put(NewJob.speech(spec), queue)
+            if reply is not Reply.ENQUEUED:
+                self._check_same(spec, reply)
                 queue, why = self.speech(spec.id).status().queue, "a job with this id exists already"
         return Placed(self.speech(spec.id), queue, why)
 
@@ -322,14 +322,11 @@ class Client:
                 f"{name} is a voice of the engine {card.engine} (worker {card.name}); choose another name"
             )
 
-    def _check_same(self, spec: JobSpec) -> None:
+    def _check_same(self, spec: JobSpec, reply: Reply) -> None:
         """Raise JobExistsError if the job that has this id is another speech."""
-        there = self.speech(spec.id).spec()
-        if there is None or not spec.says_the_same(there):
-            raise JobExistsError(
-                f"job id {spec.id!r} is taken by another text, voice or setting; "
-                "choose another id, or wait until it expires"
-            )
+        there = self.speech(spec.id).spec() if reply is Reply.UNKNOWN else None
+        if reply is not Reply.SAME and not (there and spec.says_the_same(there)):
+            raise taken(spec.id)
 
 
 def _connect(redis_url: str | None, settings: Settings, factory: Callable[[], Redis] | None) -> tuple[Redis, str]:

@@ -6,23 +6,29 @@ enqueueing. The callers, Client and NarrationJobs, choose the queue and the opti
 
 from __future__ import annotations
 
+import enum
+import json
 import time
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoPermissionError, ResponseError
-from rq import Queue
-from rq.exceptions import DuplicateJobError
-from rq.job import Retry
-from rq.serializers import JSONSerializer
+from rq.utils import now, utcformat
 
 from voxspool import admission, connection, workers
 from voxspool.admission import Pressure
-from voxspool.errors import BusyError
+from voxspool.ending import script
+from voxspool.errors import BusyError, JobExistsError
+from voxspool.protocol import keys, narration
+from voxspool.protocol.jobs import TASK
 
 if TYPE_CHECKING:
     from redis import Redis
 
     from voxspool.protocol.jobs import JobSpec
+    from voxspool.protocol.narration import ChapterSpec
     from voxspool.workers import WorkerCard
 
 RQ_RETRIES: Final = 100
@@ -35,12 +41,45 @@ times as long as enqueueing. Cards are up to 3 s old in any case, and a job in t
 moved to another queue."""
 
 
+class Reply(enum.Enum):
+    """What became of a job that was to be enqueued."""
+
+    ENQUEUED = "enqueued"
+    SAME = "same"
+    """Its id has this speech already; nothing was enqueued."""
+    OTHER = "other"
+    """Its id belongs to another speech."""
+    UNKNOWN = "unknown"
+    """Its id belongs to a job without a digest: another program, or an older version, enqueued it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to enqueue: a speech, or a chapter of a book."""
+
+    task: str
+    argument: dict[str, Any]
+    spec: JobSpec
+    """The speech; of a chapter, its options and its whole text."""
+    digest: str
+    timeout_s: int
+
+    @classmethod
+    def speech(cls, spec: JobSpec) -> NewJob:
+        """Return the job of a speech."""
+        return cls(TASK, spec.encode(), spec, spec.digest, spec.timeout_s)
+
+    @classmethod
+    def chapter(cls, spec: ChapterSpec) -> NewJob:
+        """Return the job of a chapter of a book."""
+        return cls(narration.TASK, spec.encode(), spec.speech, spec.digest, narration.TIMEOUT_S)
+
+
 class Enqueuer:
     """Puts jobs into the queues of one Redis. Threads may share it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._queues: dict[str, Queue] = {}
         self._seen: tuple[float, list[WorkerCard]] = (-RECENT_S, [])
         """When the workers' cards were read last, and the cards. Replaced as a whole, since threads share it."""
         self._pressures: dict[str, tuple[float, Pressure]] = {}
@@ -57,31 +96,19 @@ class Enqueuer:
         read_at, found = self._seen
         return found if time.monotonic() - read_at < RECENT_S else self.live_workers()
 
-    def put(self, task: str, argument: dict[str, Any], spec: JobSpec, queue: str, timeout_s: int = 0) -> bool:
-        """Put a job into a queue; return False if its id exists already. A `timeout_s` of 0 means that of the spec.
+    def put(self, new: NewJob, queue: str) -> Reply:
+        """Put a job into a queue, unless its id is taken; return what became of it.
 
         Raises BusyError, redis.RedisError.
         """
-        self._admit(spec, queue)
+        self._admit(new.spec, queue)
         try:
-            self._queue(queue).enqueue_call(
-                task,
-                args=(argument,),
-                job_id=spec.id,
-                description=f"speech {spec.id}",  # RQ's default would contain the text
-                timeout=timeout_s or spec.timeout_s,
-                result_ttl=spec.keep_s,
-                failure_ttl=spec.keep_s,
-                retry=Retry(max=RQ_RETRIES),
-                unique=True,
-            )
-        except DuplicateJobError:
-            return False
+            said: bytes = self._script(**call(new, queue))
         except ResponseError as error:
             if not connection.is_full(error):
                 raise
             raise BusyError("Redis has reached its memory limit", admission.UNKNOWN_S) from error
-        return True
+        return Reply(said.decode())
 
     def _admit(self, spec: JobSpec, queue: str) -> None:
         """Raise BusyError if there is no room for a job."""
@@ -99,15 +126,44 @@ class Enqueuer:
             with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.info("memory")
                 pipeline.info("keyspace")
-                pipeline.llen(Queue.redis_queue_namespace_prefix + queue)
+                pipeline.llen(f"rq:queue:{queue}")
                 pressure = Pressure.read(*pipeline.execute())
         except NoPermissionError:
             return None
         self._pressures[queue] = time.monotonic(), pressure
         return pressure
 
-    def _queue(self, name: str) -> Queue:
-        """Return a queue; the same object each time, since RQ asks for the server's version once for each."""
-        if name not in self._queues:
-            self._queues[name] = Queue(name, connection=self._redis, serializer=JSONSerializer)
-        return self._queues[name]
+    @cached_property
+    def _script(self) -> Any:  # noqa: ANN401 - redis-py's Script, whose reply is untyped
+        return script(self._redis, "enqueue")
+
+
+def taken(job: str) -> JobExistsError:
+    """Return the error for an id that belongs to another speech."""
+    return JobExistsError(
+        f"job id {job!r} is taken by another text, voice or setting; choose another id, or wait until it expires"
+    )
+
+
+def call(new: NewJob, queue: str) -> dict[str, Any]:
+    """Return the keys and arguments of the script, as register_script's object takes them."""
+    spec, now_text = new.spec, utcformat(now())
+    fields = {
+        "status": "queued",
+        "created_at": now_text,
+        "enqueued_at": now_text,
+        "origin": queue,
+        "description": f"speech {spec.id}",  # never the text, which RQ would take by default
+        "data": zlib.compress(json.dumps([new.task, None, [new.argument], {}]).encode()),
+        "timeout": new.timeout_s,
+        "result_ttl": spec.keep_s,
+        "failure_ttl": spec.keep_s,
+        "retries_left": RQ_RETRIES,
+    }
+    return {
+        "keys": [
+            f"rq:job:{spec.id}", f"rq:queue:{queue}", workers.RQ_QUEUES,
+            keys.audio(spec.id), keys.control(spec.id), keys.acknowledged(spec.id),
+        ],
+        "args": [spec.id, queue, new.digest, spec.keep_s, *(item for pair in fields.items() for item in pair)],
+    }  # fmt: skip

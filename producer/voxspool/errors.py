@@ -16,6 +16,7 @@
     ├── StreamError                 a stream that cannot be read
     │   ├── UnknownJobError         no such job, or it expired
     │   ├── StreamGapError          entries are missing: a write was lost
+    │   ├── StreamReplacedError     the id was enqueued again while its earlier stream was read
     │   └── ProtocolError           an entry that is not of this protocol
     ├── SpeechError                 the job ended without speech
     │   ├── SpeechFailedError       the worker's reason: code, sentence, retryable
@@ -148,6 +149,12 @@ class StreamGapError(StreamError):
     """Entries or samples are missing: Redis lost a write."""
 
     code = "stream-gap"
+
+
+class StreamReplacedError(StreamError):
+    """The job failed or was cancelled, and its id was enqueued again while a reader was in the middle of its stream."""
+
+    code = "stream-replaced"
 
 
 class ProtocolError(StreamError):

@@ -6,23 +6,19 @@ A handle holds an id and a connection, and no data: any process can make one fro
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, overload
 
-from rq.command import send_stop_job_command
-from rq.exceptions import InvalidJobOperation, NoSuchJobError
-from rq.job import Job, JobStatus
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from voxspool import connection
+from voxspool.ending import cancel
 from voxspool.errors import RedisError, UnknownJobError
-from voxspool.protocol import keys, narration
+from voxspool.protocol import narration
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, JobSpec
-from voxspool.protocol.stream import START, Begin, Cancelled, End, EntryId, encode_data
+from voxspool.protocol.stream import START, Begin, End, EntryId
 from voxspool.reading import waiting
 from voxspool.reading.dialogue import run, stream
 from voxspool.reading.follow import ask_end, ask_position, ask_state, read_entries
@@ -37,9 +33,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from voxspool.protocol.stream import Entry
-
-WAITING: Final = {JobStatus.QUEUED, JobStatus.DEFERRED, JobStatus.SCHEDULED}
-"""RQ's states of a job that no worker has taken and that has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,35 +249,8 @@ class Speech:
         """
         self.status()
         spec = self.spec()
-        by = by.encode(errors="replace").decode()
-        data = encode_data(Cancelled(0, by))
-        keep_s = spec.keep_s if spec else DEFAULT_KEEP_S
         with connection.translated(self._url):
-            said: str = self._cancel_script(
-                keys=[keys.audio(self.id), keys.control(self.id)], args=[by, data, keep_s]
-            ).decode()
-            if said == "asked":
-                self._send_stop()
-            elif said == "cancelled":
-                self._take_off_queue(keep_s)
-        return said
-
-    @cached_property
-    def _cancel_script(self) -> Any:  # noqa: ANN401 - redis-py's Script, whose reply is untyped
-        return self._redis.register_script((files("voxspool.lua") / "cancel.lua").read_text(encoding="utf-8"))
-
-    def _send_stop(self) -> None:
-        """Send the worker RQ's stop command. It makes the job stop sooner than its next publish."""
-        with contextlib.suppress(NoSuchJobError, InvalidJobOperation):
-            send_stop_job_command(self._redis, self.id, serializer=JSONSerializer)
-
-    def _take_off_queue(self, keep_s: int) -> None:
-        """Remove a waiting job from RQ's queue. A worker that took it meanwhile drops it: its stream is closed."""
-        with contextlib.suppress(NoSuchJobError, InvalidJobOperation):
-            job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
-            if job.get_status() in WAITING:
-                job.cancel()
-                job.cleanup(ttl=keep_s, remove_from_queue=False)
+            return cancel(self._redis, self.id, by, spec.keep_s if spec else DEFAULT_KEEP_S)
 
 
 class Listener:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 import zlib
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support.processes import ROOT, until
 from voxspool.protocol import keys
+from voxspool.protocol.jobs import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,14 +27,7 @@ if TYPE_CHECKING:
 
 DOCS = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 ENQUEUE, CANCEL, ACKNOWLEDGE = (block for block in re.findall(r"```sh\n(redis-cli .*?)```", DOCS, re.DOTALL))
-(SCRIPT,) = re.findall(r"```lua\n(.*?)```", DOCS, re.DOTALL)
-
-
-def enqueue_as_documented(db: redis.Redis) -> object:
-    """Send the EVAL of docs/protocol.md word for word, and return its reply."""
-    words = shlex.split(ENQUEUE.replace("\\\n", " "))
-    assert words[:3] == ["redis-cli", "EVAL", "$(cat enqueue.lua)"]
-    return db.execute_command("EVAL", SCRIPT, *words[3:])
+(DIGEST,) = re.findall(r"```sh\n(printf .*?)```", DOCS, re.DOTALL)
 
 
 def run_as_documented(db: redis.Redis, line: str) -> object:
@@ -44,6 +39,11 @@ def run_as_documented(db: redis.Redis, line: str) -> object:
     return db.execute_command("EVAL", script, comma, *words[:comma], *words[comma + 1 :])
 
 
+def enqueue_as_documented(db: redis.Redis) -> object:
+    """Send the documented script, and return its reply."""
+    return run_as_documented(db, ENQUEUE.replace("\\\n", " "))
+
+
 def missing_in_docs(fields: dict[bytes, bytes]) -> list[str]:
     """Return the fields of a hash that docs/protocol.md does not name."""
     return [field.decode() for field in fields if f"`{field.decode()}`" not in DOCS]
@@ -52,8 +52,8 @@ def missing_in_docs(fields: dict[bytes, bytes]) -> list[str]:
 def test_a_job_enqueued_by_the_documented_commands_is_spoken(
     db: redis.Redis, client: Client, start_worker: StartWorker
 ) -> None:
-    assert enqueue_as_documented(db) == 1
-    assert enqueue_as_documented(db) == 0, "an existing job is not changed"
+    assert enqueue_as_documented(db) == b"enqueued"
+    assert enqueue_as_documented(db) == b"enqueued", "sent again after a lost reply: it is its own job"
     assert db.llen("rq:queue:voxspool-auto-interactive") == 1
     assert client.enqueue("Good morning.", id="my-1").id == "my-1", "the Python client treats it as the same job"
 
@@ -64,6 +64,12 @@ def test_a_job_enqueued_by_the_documented_commands_is_spoken(
     for key in ("rq:job:my-1", keys.audio("my-1"), keys.control("my-1")):
         assert 3500 < db.ttl(key) <= 3600
     assert db.zcard("rq:wip:voxspool-auto-interactive") == 0
+
+
+def test_a_digest_made_as_documented_is_that_of_the_client_and_stands_in_the_documented_command() -> None:
+    made = subprocess.run(["bash", "-c", DIGEST], capture_output=True, text=True, check=True).stdout.strip()
+    assert made == JobSpec("Good morning.", id="my-1").digest
+    assert made in ENQUEUE
 
 
 @pytest.mark.parametrize("pack", [bytes, zlib.compress])

@@ -119,6 +119,7 @@ def produce(client: Client, bare: redis.Redis) -> None:
     script = (files("voxspool.lua") / "cancel.lua").read_text(encoding="utf-8")
     said: Any = bare.eval(script, 2, keys.audio("my-1"), keys.control("my-1"), "alice", '{"by":"alice"}', 3600)
     assert said == b"cancelled"
+    assert client.enqueue(SENTENCE, engine="xtts", id="my-1").cancel() == "cancelled"
 
 
 def consume(client: Client) -> None:
@@ -182,6 +183,10 @@ def work(
     record = NarrationRecord("A book", "here", "/book", ("chapter",))
     narrations.record("book-000000", record)
     assert narrations.find("book-000000") == record
+    again = client.enqueue(SENTENCE, voice="sine-live", id="again")
+    until(lambda: again.status().state == "running", "the job to run")
+    assert again.cancel() == "asked"
+    client.enqueue(SENTENCE, id="again").wait(timeout_s=20)
     then = JobSpec(SENTENCE, id="then")
     long = client.enqueue(SENTENCE * 20)
     queue = Queue(then.queue, connection=db, serializer=JSONSerializer)
@@ -209,6 +214,7 @@ def pause(client: Client) -> None:
     assert client.overview().paused == ["voxspool-auto-batch"]
     client.resume("voxspool-auto-batch")
     batch.wait(timeout_s=20)
+    assert client.enqueue(SENTENCE, priority="batch", id=batch.id).end() is not None
 
 
 def look_for_voices(bare: redis.Redis) -> None:

@@ -7,8 +7,8 @@
 -- ARGV  1 name of who cancels   2 data of the cancelled entry   3 lifetime of the closed stream in seconds
 -- Returns "asked" (the run stops at its next chunk) | "cancelled" | the state of a job that was over already
 local stream, control = KEYS[1], KEYS[2]
-local state, holder, lease_until, pos = unpack(
-  redis.call('HMGET', control, 'state', 'holder', 'lease_until', 'pos'))
+local state, holder, lease_until, pos, attempt, past = unpack(
+  redis.call('HMGET', control, 'state', 'holder', 'lease_until', 'pos', 'attempt', 'past'))
 if state and state ~= 'running' then
   return state
 end
@@ -18,9 +18,9 @@ local time = redis.call('TIME')
 if holder and tonumber(lease_until) > time[1] * 1000 then
   return 'asked'
 end
-local attempt = redis.call('HINCRBY', control, 'attempt', 1)
+attempt = (tonumber(attempt) or tonumber(past) or 0) + 1
 redis.call('XADD', stream, attempt .. '-1', 'type', 'cancelled', 'pos', pos or '0', 'data', ARGV[2])
-redis.call('HSET', control, 'seq', 1, 'state', 'cancelled')
+redis.call('HSET', control, 'attempt', attempt, 'seq', 1, 'state', 'cancelled')
 redis.call('HDEL', control, 'holder', 'lease_until')
 redis.call('EXPIRE', stream, ARGV[3])
 redis.call('EXPIRE', control, ARGV[3])

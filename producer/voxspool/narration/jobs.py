@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from voxspool import connection
+from voxspool.enqueuer import NewJob, Reply, taken
 from voxspool.errors import UnknownJobError
-from voxspool.protocol import keys, narration
+from voxspool.protocol import keys
 from voxspool.protocol.jobs import JobSpec
 from voxspool.reading.many import Readers
 
@@ -46,10 +47,15 @@ class NarrationJobs:
         self._enqueuer = client._enqueuer  # noqa: SLF001 - the same
 
     def place(self, chapter: ChapterSpec) -> bool:
-        """Enqueue a chapter in its engine's batch queue; return False if there is a job of its id. Raises BusyError."""
-        spec = chapter.speech
+        """Enqueue a chapter in its engine's batch queue; return False if its id has this chapter already.
+
+        Raises BusyError, and JobExistsError if the id belongs to something else.
+        """
         with connection.translated(self._client.url):
-            return self._enqueuer.put(narration.TASK, chapter.encode(), spec, spec.queue, narration.TIMEOUT_S)
+            reply = self._enqueuer.put(NewJob.chapter(chapter), chapter.speech.queue)
+        if reply is Reply.OTHER:
+            raise taken(chapter.speech.id)
+        return reply is Reply.ENQUEUED
 
     def read(self, jobs: Sequence[str]) -> Iterator[tuple[str, Received | VoxspoolError] | None]:
         """Yield the entries of several jobs as they come, each with its job's id; see Readers.read."""

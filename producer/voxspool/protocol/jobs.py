@@ -6,6 +6,7 @@ This module does not know which voices exist or how a text is split, and it does
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from voxspool.protocol import VERSION
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 TASK: Final = "voxspool_worker.tasks.synthesize"
 """The function of speech jobs. Jobs on voxspool's queues may name only this one and `narration.TASK`."""
@@ -41,6 +42,8 @@ MAX_SPEED: Final = 2.0
 """Outside this range the voices are not intelligible."""
 
 MAX_SEED: Final = 2**32 - 1
+MILLIONTHS: Final = 1_000_000
+"""A digest has the speed and pauses as whole numbers of millionths, since languages write fractions differently."""
 
 AUDIO_BASE_S: Final = 60
 AUDIO_PER_CHAR_S: Final = 2.0
@@ -156,6 +159,17 @@ class JobSpec:
         """The limit for the duration of the audio, in seconds."""
         return min(MAX_AUDIO_S, AUDIO_BASE_S + int(AUDIO_PER_CHAR_S * len(self.text) / self.speed))
 
+    @property
+    def manner(self) -> tuple[str, ...]:
+        """How the text is spoken: the first lines of a digest. Two numbers are whole in every language: speed, seed."""
+        speed = round(self.speed * MILLIONTHS)
+        return self.engine, self.voice or "", self.language or "", str(speed), str(self.seed)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what is spoken, in hexadecimal. It differs if `says_the_same` does. See docs/protocol.md."""
+        return digest_of((*self.manner, self.text))
+
     def says_the_same(self, other: JobSpec) -> bool:
         """Return whether both jobs give the same audio: all but priority, keep_s, live_s and window_s are equal."""
         alike = {name: getattr(other, name) for name in ("keep_s", "priority", "live_s", "window_s")}
@@ -191,6 +205,11 @@ class JobSpec:
         if missing:
             raise InvalidJobError(f"the job has no {missing[0]}")
         return cls(**fields)
+
+
+def digest_of(lines: Iterable[str]) -> str:
+    """Return the SHA-256 of lines of text in UTF-8, in hexadecimal."""
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
 
 
 def is_engine_name(name: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from voxspool.errors import InvalidJobError
-from voxspool.protocol.jobs import AUTO, JobSpec
+from voxspool.protocol.jobs import AUTO, MILLIONTHS, JobSpec, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,6 +75,15 @@ class ChapterSpec:
             raise InvalidJobError("a chapter needs a named engine, not auto, so that one engine speaks the whole book")
         if not isinstance(self.store, str) or not _STORE.fullmatch(self.store):
             raise InvalidJobError(f"store {self.store!r:.60} is not the id of a segment store: 32 hexadecimal digits")
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what is spoken, in hexadecimal. See docs/protocol.md."""
+        lines = [*self.speech.manner, self.store]
+        for one in self.passages:
+            pause = round(one.pause_s * MILLIONTHS)
+            lines += [one.voice or "", one.language or "", str(pause), str(len(one.text)), one.text]
+        return digest_of(lines)
 
     def encode(self) -> dict[str, Any]:
         """Return the JSON object that is the job's only argument. It contains the text once, in the passages."""

@@ -70,6 +70,8 @@ class Begin:
     voice: str
     language: str
     seed: int
+    first: int = 1
+    """The attempt with which this speech began. Above 1: an earlier speech of this id failed or was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ def encode_data(entry: Entry) -> bytes:
         data = {name: value for name, value in data.items() if name not in _OF_CHAPTERS or value}
     if isinstance(entry, Begin):
         data |= {"protocol": VERSION, "channels": 1, "format": FORMAT}
+        del data["first"]  # only Redis knows it: begin.lua adds it
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 

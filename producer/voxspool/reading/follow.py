@@ -68,6 +68,7 @@ def read_entries(
             watch.heard()
             continue
         state = yield from ask_state(job)
+        cursor.check_first(state.first_attempt)
         if state.over and not (yield from ask_more(job, cursor.after)):
             there = yield Call(lambda redis: redis.exists(keys.audio(job)))
             ended_without_entry(state, cursor, there=bool(there))

@@ -13,6 +13,7 @@ from voxspool.errors import (
     SpeechCancelledError,
     SpeechFailedError,
     StreamGapError,
+    StreamReplacedError,
     UnknownJobError,
 )
 from voxspool.protocol import keys
@@ -20,6 +21,7 @@ from voxspool.protocol.numbers import count_or_zero
 from voxspool.protocol.stream import (
     START,
     TERMINAL,
+    Begin,
     Cancelled,
     Entry,
     EntryId,
@@ -61,6 +63,8 @@ class JobState:
     """The audio that is in the stream, in seconds."""
     segments: int = 0
     segments_done: int = 0
+    first_attempt: int = 1
+    """The attempt with which this speech began. Above 1: an earlier speech of this id failed or was cancelled."""
 
     @property
     def over(self) -> bool:
@@ -94,10 +98,19 @@ class Cursor:
                 "enqueue the text again"
             )
         entry = decode(fields)
+        if isinstance(entry, Begin):
+            self.check_first(entry.first)
         self.after = entry_id
         self.closed = isinstance(entry, TERMINAL)
         self.open = not self.closed
         return Received(entry_id, entry)
+
+    def check_first(self, first: int) -> None:
+        """Raise StreamReplacedError if the reader had entries of a speech before the one that began with `first`."""
+        if START < self.after < (first, 0):
+            raise StreamReplacedError(
+                f"the job was enqueued again after entry {self.after}, and has a new stream; read it from the start"
+            )
 
 
 def entries_of(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:  # noqa: ANN401 - see above
@@ -133,6 +146,7 @@ def judge(job: str, replies: Sequence[Any]) -> JobState:
         state=_state_of(status, control.get("state")),
         queue=origin,
         attempt=count_or_zero(control.get("attempt")),
+        first_attempt=count_or_zero(control.get("past")) + 1,
         worker=control.get("worker", ""),
         engine=control.get("engine", ""),
         voice=control.get("voice", ""),

@@ -14,6 +14,10 @@ class JobExecution:
     id: str
     deaths: int = 0
     """Number of workers in a row that died while they ran this job, or another beside it, at its present segment."""
+    digest: str = ""
+    """What the job speaks, from JobSpec.digest or ChapterSpec.digest."""
+    gave_up: str = ""
+    """The attempt with which the job failed or was cancelled, as its hash records it, before it was enqueued again."""
 
     @property
     def composite(self) -> str:

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 rq:wip:<queue>   2 rq:job:<job>   3 rq:execution:<job>:<execution>   4 rq:executions:<job>
 --       5 rq:worker:<worker>:executions   6 rq:finished:<queue> or rq:failed:<queue>   7 rq:results:<job>
---       8 rq:job:<job>:dependents
+--       8 rq:job:<job>:dependents   9 the control hash
 -- ARGV  1 <job>:<execution>   2 <job>   3 <execution>   4 status   5 the time in RQ's format
 --       6 lifetime of the job's record in seconds; negative: unlimited
 --       7 "wait", or "enqueued" if the jobs that depend on this one are in their queue already
@@ -25,6 +25,10 @@ redis.call('DEL', KEYS[3])
 redis.call('ZREM', KEYS[4], ARGV[3])
 redis.call('SREM', KEYS[5], ARGV[1])
 redis.call('HSET', KEYS[2], 'status', ARGV[4], 'ended_at', ARGV[5])
+if ARGV[4] ~= 'finished' then -- `rq requeue` keeps the hash: the next run tells by this that its end was recorded
+  redis.call('HSET', KEYS[2], 'gave_up', redis.call('HGET', KEYS[9], 'attempt') or '')
+  redis.call('HDEL', KEYS[2], 'deaths', 'died_at')
+end
 redis.call('ZADD', KEYS[6], keep_s < 0 and keep_s or redis.call('TIME')[1] + keep_s, ARGV[2])
 redis.call('XADD', KEYS[7], 'MAXLEN', 10, '*', unpack(ARGV, 8))
 if keep_s >= 0 then

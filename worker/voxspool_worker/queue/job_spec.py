@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from rq.exceptions import DeserializationError
@@ -48,9 +48,10 @@ class ClaimedJob:
 def decode_job(job: Job, run: JobExecution) -> ClaimedJob:
     """Decode a claimed job. The `spec` of a refused job is an InvalidJobError."""
     try:
-        return ClaimedJob(job, run, decode_spec(job))
+        spec = decode_spec(job)
     except InvalidJobError as error:
         return ClaimedJob(job, run, error)
+    return ClaimedJob(job, replace(run, digest=spec.digest), spec)
 
 
 def decode_spec(job: Job) -> JobSpec | ChapterSpec:

@@ -112,7 +112,13 @@ class RqRecords:
         fields = dict(zip(flat_fields[::2], flat_fields[1::2], strict=True))
         # Anybody may push an id: it may have any bytes, and the same bytes must be sent back.
         name = job.decode(errors="surrogateescape")
-        return Claim(JobExecution(queues[index], name, run, count_or_zero(fields.get(b"deaths"))), fields)
+        return Claim(
+            JobExecution(
+                queues[index], name, run, count_or_zero(fields.get(b"deaths")),
+                gave_up=fields.get(b"gave_up", b"").decode(errors="replace"),
+            ),
+            fields,
+        )  # fmt: skip
 
     def renew_lease(self, run: JobExecution) -> str:
         """Renew the lease of a run. Return `ok`, LOST, or `cancelled by <who>`."""
@@ -182,6 +188,7 @@ class RqRecords:
             keys=[
                 run.lease_key, job_key(run.job), *run.record_keys, runs_key(self._worker),
                 registry.key_template.format(run.queue), Result.get_key(run.job), f"{job_key(run.job)}:dependents",
+                keys.control(run.job),
             ],
             args=[
                 run.composite, run.job, run.id, status.value, utcformat(ended_at), keep_s, dependents,

@@ -105,7 +105,7 @@ class Publisher:
             [*self._keys, self._run.lease_key],
             [
                 self._run.id, LEASE_S * 1000, encode_data(entry), self._run.composite,
-                entry.engine, entry.sample_rate, *flat,
+                entry.engine, entry.sample_rate, self._run.digest, self._run.gave_up, *flat,
             ],
         )  # fmt: skip
         said = _text(reply[0])
