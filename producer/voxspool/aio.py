@@ -20,7 +20,7 @@ from voxspool.loop_clients import LoopClients
 from voxspool.protocol.stream import START, End, EntryId
 from voxspool.reading import waiting
 from voxspool.reading.dialogue import run_async, stream_async
-from voxspool.reading.follow import ask_end, ask_position, ask_state, read_entries
+from voxspool.reading.follow import ask_end, ask_position, ask_state, await_job, read_entries
 from voxspool.reading.reader import raise_for
 from voxspool.speech import Listener, unended
 
@@ -106,9 +106,12 @@ class AsyncClient:
         placed = await asyncio.to_thread(self._client.place, spec)
         return Placed(self._wrap(placed.speech), placed.queue, placed.why)
 
-    def speech(self, job_id: str) -> AsyncSpeech:
-        """Return the handle of a job by its id, without asking Redis. Raises InvalidJobError if it cannot be an id."""
-        return self._wrap(self._client.speech(job_id))
+    def speech(self, job_id: str, *, wait_for_job: float = 0) -> AsyncSpeech:
+        """Return the handle of a job by its id, without asking Redis. Raises InvalidJobError if it cannot be an id.
+
+        `wait_for_job` is described at Client.speech.
+        """
+        return self._wrap(self._client.speech(job_id, wait_for_job=wait_for_job))
 
     async def workers(self) -> list[WorkerCard]:
         """Return the live workers' cards, by name."""
@@ -174,6 +177,7 @@ class AsyncSpeech:
         self._clients = clients
         self._speech = speech
         self._url = url
+        self._wait_for_job = speech._wait_for_job  # noqa: SLF001 - the same handle
 
     def __repr__(self) -> str:
         return f"AsyncSpeech({self.id!r})"
@@ -190,8 +194,11 @@ class AsyncSpeech:
     ) -> AsyncIterator[Received]:
         """Yield the entries of the stream as they come, up to and including the one that ends it."""
         with connection.translated(self._url):
+            redis = await self._clients.get()
+            if self._wait_for_job:
+                await run_async(await_job(self.id, self._wait_for_job), redis)
             dialogue = read_entries(self.id, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait)
-            async for received in stream_async(dialogue, await self._clients.get()):
+            async for received in stream_async(dialogue, redis):
                 yield received
 
     async def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> AsyncIterator[Chunk]:

@@ -177,9 +177,14 @@ class Client:
                 queue, why = self.speech(spec.id).status().queue, "a job with this id exists already"
         return Placed(self.speech(spec.id), queue, why)
 
-    def speech(self, job_id: str) -> Speech:
-        """Return the handle of a job by its id, without asking Redis. Raises InvalidJobError if it cannot be an id."""
-        return Speech(self._redis, JobSpec("", id=job_id).id, self.url)
+    def speech(self, job_id: str, *, wait_for_job: float = 0) -> Speech:
+        """Return the handle of a job by its id, without asking Redis. Raises InvalidJobError if it cannot be an id.
+
+        With `wait_for_job` the id may be read before it is enqueued, as a web page does that opens the audio at once: a
+        reader then waits this long for the job, in seconds, before it raises UnknownJobError. An id whose job failed or
+        was cancelled is read as it is, until it is enqueued again.
+        """
+        return Speech(self._redis, JobSpec("", id=job_id).id, self.url, wait_for_job=wait_for_job)
 
     def workers(self) -> list[WorkerCard]:
         """Return the live workers' cards, by name."""

@@ -21,7 +21,7 @@ from voxspool.protocol.jobs import DEFAULT_KEEP_S, JobSpec
 from voxspool.protocol.stream import START, Begin, End, EntryId
 from voxspool.reading import waiting
 from voxspool.reading.dialogue import run, stream
-from voxspool.reading.follow import ask_end, ask_position, ask_state, read_entries
+from voxspool.reading.follow import ask_end, ask_position, ask_state, await_job, read_entries
 from voxspool.reading.reader import JobState, Received, raise_for
 
 if TYPE_CHECKING:
@@ -67,10 +67,11 @@ class Speech:
     Iterating over it yields its chunks from the start. Threads may share a Speech.
     """
 
-    def __init__(self, redis: Redis, job_id: str, url: str) -> None:
+    def __init__(self, redis: Redis, job_id: str, url: str, *, wait_for_job: float = 0) -> None:
         self.id = job_id
         self._redis = redis
         self._url = url
+        self._wait_for_job = wait_for_job
 
     def __repr__(self) -> str:
         return f"Speech({self.id!r})"
@@ -97,6 +98,8 @@ class Speech:
         SpeechFailedError or SpeechCancelledError is raised.
         """
         with connection.translated(self._url):
+            if self._wait_for_job:
+                run(await_job(self.id, self._wait_for_job), self._redis)
             yield from stream(
                 read_entries(self.id, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait),
                 self._redis,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 
-from voxspool.errors import StreamError
+from voxspool.errors import StreamError, UnknownJobError
 from voxspool.protocol import keys
 from voxspool.protocol.stream import START, Begin, End, EntryId, decode, position_after
 from voxspool.reading import acknowledge
@@ -78,6 +78,21 @@ def read_entries(
             watch.warn((yield from why_unserved(url, state.queue)))
         if on_wait:
             on_wait(state)
+
+
+def await_job(job: str, wait_s: float) -> Dialogue[Never, None]:
+    """Wait until a job exists. Raises UnknownJobError if it is not enqueued within `wait_s` seconds."""
+    began = time.monotonic()
+    while True:
+        try:
+            yield from ask_state(job)
+        except UnknownJobError:
+            waited_s = time.monotonic() - began
+            if waited_s >= wait_s:
+                raise
+            yield Call(partial(_read, job, START, block_ms(wait_s, waited_s)))
+        else:
+            return
 
 
 def ask_state(job: str) -> Dialogue[Never, JobState]:

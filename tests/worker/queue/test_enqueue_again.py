@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,8 +11,18 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from tests.support.processes import until
 from tests.support.queued_jobs import claim, fetch, records_of, waiting
-from voxspool import Client, JobExistsError, NarrationJobs, Passage, StreamReplacedError, UnknownJobError, ending
+from voxspool import (
+    AsyncClient,
+    Client,
+    JobExistsError,
+    NarrationJobs,
+    Passage,
+    StreamReplacedError,
+    UnknownJobError,
+    ending,
+)
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool.protocol.narration import chapter
@@ -306,6 +317,33 @@ def test_a_failed_job_whose_end_was_not_recorded_is_not_spoken_again(db: redis.R
         begin(db, "second")
 
 
-def test_an_unknown_job_stays_unknown(client: Client) -> None:
-    with contextlib.suppress(StopIteration), pytest.raises(UnknownJobError):
-        next(client.speech("a").entries())
+# Before it is enqueued
+
+
+def test_an_id_can_be_read_before_it_is_enqueued(db: redis.Redis, client: Client) -> None:
+    heard: list[End] = []
+    reader = threading.Thread(target=lambda: heard.append(client.speech("a", wait_for_job=60).wait()))
+    reader.start()
+    until(lambda: db.info("clients")["blocked_clients"], "the reader to wait")
+    client.enqueue("One.", **OPTIONS)
+    speak(db, END)
+    reader.join(20)
+    assert heard == [END]
+
+
+def test_asyncio_reads_an_id_before_it_is_enqueued(db: redis.Redis, client: Client) -> None:
+    async def hear() -> End:
+        async with AsyncClient(client.url) as speaker:
+            reader = asyncio.create_task(speaker.speech("a", wait_for_job=60).wait())
+            await asyncio.to_thread(until, lambda: db.info("clients")["blocked_clients"], "the reader to wait")
+            await speaker.enqueue("One.", **OPTIONS)
+            await asyncio.to_thread(speak, db, END)
+            return await reader
+
+    assert asyncio.run(hear()) == END
+
+
+@pytest.mark.parametrize("wait_s", [0, 0.01])
+def test_an_id_that_nobody_enqueues_is_unknown_after_the_wait(client: Client, wait_s: float) -> None:
+    with pytest.raises(UnknownJobError):
+        next(client.speech("a", wait_for_job=wait_s).entries())
