@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from voxspool.protocol.stream import Audio, Begin, Cancelled, End, EntryId, Failed, Mark
     from voxspool.protocol.voices import ClonedVoice, StoredClip
     from voxspool.reading.reader import JobState, Received
-    from voxspool.reading.waiting import NoWorkerWarning
+    from voxspool.reading.waiting import NoWorkerWarning, RedisAwayWarning
     from voxspool.settings import Settings
     from voxspool.speech import Chunk, Listener, Speech
     from voxspool.workers import WorkerCard
@@ -106,6 +106,7 @@ __all__ = [
     "Placed",
     "ProtocolError",
     "Received",
+    "RedisAwayWarning",
     "RedisError",
     "RedisTooOldError",
     "RedisUnavailableError",
@@ -157,6 +158,7 @@ _HOMES = {
     "Passage": "protocol.narration",
     "Placed": "client",
     "Received": "reading.reader",
+    "RedisAwayWarning": "reading.waiting",
     "Settings": "settings",
     "Speech": "speech",
     "SpeechOptions": "client",

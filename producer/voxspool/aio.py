@@ -7,6 +7,7 @@ queues run in a thread of the loop's pool.
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -19,6 +20,7 @@ from voxspool.errors import RedisError
 from voxspool.loop_clients import LoopClients
 from voxspool.protocol.stream import START, End, EntryId
 from voxspool.reading import waiting
+from voxspool.reading.acknowledge import Acknowledgement
 from voxspool.reading.dialogue import run_async, stream_async
 from voxspool.reading.follow import ask_end, ask_position, ask_state, await_job, read_entries
 from voxspool.reading.reader import raise_for
@@ -26,6 +28,7 @@ from voxspool.speech import Listener, unended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from typing import BinaryIO, Self
 
     from redis import Redis as SyncRedis
@@ -169,7 +172,7 @@ class AsyncSpeech:
     """One job, for asyncio: its audio while it is made, its state, its end.
 
     Iterating over it with `async for` yields its chunks from the start. Each method is that of Speech with the same
-    name, and raises the same errors.
+    name, and raises the same errors. `async with` does what `with` does there.
     """
 
     def __init__(self, clients: LoopClients, speech: Speech, url: str) -> None:
@@ -178,12 +181,25 @@ class AsyncSpeech:
         self._speech = speech
         self._url = url
         self._wait_for_job = speech._wait_for_job  # noqa: SLF001 - the same handle
+        self._blocks: list[AbstractAsyncContextManager[None]] = []
 
     def __repr__(self) -> str:
         return f"AsyncSpeech({self.id!r})"
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self.chunks()
+
+    async def __aenter__(self) -> Self:
+        """Keep the job until the block is left; see `keep`."""
+        block = self.keep()
+        await block.__aenter__()
+        self._blocks.append(block)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Cancel the job if it is not over, this handle enqueued it, and it is live; otherwise it goes on."""
+        await self._blocks.pop().__aexit__(None, None, None)
+        await asyncio.to_thread(self._speech._leave)  # noqa: SLF001 - the same handle
 
     async def entries(
         self,
@@ -194,12 +210,24 @@ class AsyncSpeech:
     ) -> AsyncIterator[Received]:
         """Yield the entries of the stream as they come, up to and including the one that ends it."""
         with connection.translated(self._url):
-            redis = await self._clients.get()
-            if self._wait_for_job:
-                await run_async(await_job(self.id, self._wait_for_job), redis)
-            dialogue = read_entries(self.id, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait)
-            async for received in stream_async(dialogue, redis):
-                yield received
+            redis, reporter = await self._clients.get(), await self._clients.reporter()
+            ack, answered = Acknowledgement(self.id), connection.has_answered(redis)
+            entries = read_entries(
+                ack, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait, answered=answered
+            )
+            with reporter.reporting(ack):
+                if self._wait_for_job:
+                    await run_async(await_job(self.id, self._wait_for_job), redis)
+                async for received in stream_async(entries, redis):
+                    yield received
+
+    @asynccontextmanager
+    async def keep(self) -> AsyncIterator[None]:
+        """Count as a reader of the job in a `with` block, without reading its stream."""
+        with connection.translated(self._url):
+            reporter = await self._clients.reporter()
+        with reporter.reporting(Acknowledgement(self.id)):
+            yield
 
     async def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> AsyncIterator[Chunk]:
         """Yield the audio as it is made, each sample once, from the start or after the id of the last chunk you had."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar
 
 from redis import Redis
 from rq import Queue
@@ -30,6 +30,7 @@ from voxspool.protocol import keys, voices
 from voxspool.protocol.jobs import AUTO, JobSpec, all_queue_names, queue_name, queues_named
 from voxspool.protocol.voices import ClonedVoice
 from voxspool.reading import waiting
+from voxspool.reading.acknowledge import Reporter
 from voxspool.reading.dialogue import run
 from voxspool.routing import route
 from voxspool.settings import Settings
@@ -50,6 +51,12 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 
+LIVE_S: Final = 10
+"""`live_s` of a job that is enqueued with `live=True`, in seconds.
+
+A reader that notices after 5 s that its connection is broken (connection.TIMEOUT_S) is back before.
+"""
+
 
 class SpeechOptions(TypedDict, total=False):
     """The options of a speech; Client.enqueue describes them."""
@@ -64,6 +71,7 @@ class SpeechOptions(TypedDict, total=False):
     keep_s: int
     live_s: int | None
     window_s: int | None
+    live: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,7 @@ class Client:
         self.settings = settings or Settings.from_env()
         self._redis, self.url = _connect(redis_url, self.settings, redis)
         self._enqueuer = Enqueuer(self._redis)
+        self._reporter = Reporter(self._redis)
 
     def __enter__(self) -> Self:
         return self
@@ -146,9 +155,11 @@ class Client:
                 machine; another seed gives another reading. Default: 0.
             priority: `interactive`, or `batch`, which workers take later. Default: `interactive`.
             keep_s: How long the audio stays in Redis after the end, 1 to 2,592,000 seconds (30 days). Default: 3,600.
-            live_s: Cancel the job if nobody has read it for this long, 5 to 86,400 seconds. Default: None, never; if
-                there is a `window_s`, 600.
+            live_s: Cancel the job if nobody has read it for this long, 1 to 86,400 seconds. Below 10 it may end when
+                its reader loses the connection. Default: None, never; if there is a `window_s`, 600.
             window_s: Speak at most this far ahead of the reader, 1 to 3,600 seconds. Default: None, no limit.
+            live: True for a job that somebody listens to now: it has a `live_s` of 10, unless you give one. Use it
+                with the handle as a context manager, which cancels the job when its block is left. Default: False.
 
         Raises:
             InvalidJobError: The job cannot be spoken as it is. UnknownVoiceError, UnknownEngineError and
@@ -158,7 +169,10 @@ class Client:
         """
         options.setdefault("engine", self.settings.engine)
         options.setdefault("voice", self.settings.voice)
-        return self.place(JobSpec(text, **options)).speech
+        live, fields = options.pop("live", False), dict[str, Any](options)
+        if live and fields.get("live_s") is None:
+            fields["live_s"] = LIVE_S
+        return self.place(JobSpec(text, **fields)).speech
 
     def place(self, spec: JobSpec) -> Placed[Speech]:
         """Enqueue a speech in the queue of its engine, and return its handle, the queue and the reason for it.
@@ -175,7 +189,9 @@ class Client:
             if reply is not Reply.ENQUEUED:
                 self._check_same(spec, reply)
                 queue, why = self.speech(spec.id).status().queue, "a job with this id exists already"
-        return Placed(self.speech(spec.id), queue, why)
+                return Placed(self.speech(spec.id), queue, why)
+        speech = Speech(self._redis, spec.id, self.url, self._reporter, owned=spec.unread_limit_s is not None)
+        return Placed(speech, queue, why)
 
     def speech(self, job_id: str, *, wait_for_job: float = 0) -> Speech:
         """Return the handle of a job by its id, without asking Redis. Raises InvalidJobError if it cannot be an id.
@@ -184,7 +200,7 @@ class Client:
         reader then waits this long for the job, in seconds, before it raises UnknownJobError. An id whose job failed or
         was cancelled is read as it is, until it is enqueued again.
         """
-        return Speech(self._redis, JobSpec("", id=job_id).id, self.url, wait_for_job=wait_for_job)
+        return Speech(self._redis, JobSpec("", id=job_id).id, self.url, self._reporter, wait_for_job=wait_for_job)
 
     def workers(self) -> list[WorkerCard]:
         """Return the live workers' cards, by name."""

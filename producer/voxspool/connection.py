@@ -21,7 +21,7 @@ from voxspool import background
 from voxspool.errors import RedisError, RedisTooOldError, RedisUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 T = TypeVar("T")
 C = TypeVar("C", redis.Redis, redis_asyncio.Redis)
@@ -134,22 +134,23 @@ class FirstAnswer:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._there = False
+        self.there = False
+        """True if the server has answered."""
 
     def wait(self) -> None:
         """Wait for the answer. Raises redis.ConnectionError or redis.TimeoutError."""
-        if not self._there:
+        if not self.there:
             _bounded(self._ask)
-            self._there = True
+            self.there = True
 
     async def wait_async(self) -> None:
         """Wait for the answer without blocking the event loop. Raises as `wait` does."""
-        if not self._there:
+        if not self.there:
             asked = asyncio.wrap_future(background.start(self._ask))
             if not (await asyncio.wait({asked}, timeout=FIRST_S))[0]:
                 raise _late()
             asked.result()
-            self._there = True
+            self.there = True
 
     def _ask(self) -> None:
         """Send PING. A refusal is an answer too: the command that follows will meet it again, and report it."""
@@ -221,8 +222,56 @@ def options(retries: int = RETRIES) -> dict[str, Any]:
 
 def async_options(retries: int = RETRIES) -> dict[str, Any]:
     """Return the keyword arguments of an asyncio client's connection pool."""
-    # Without redis-py's timeout of a reply: reading.dialogue has its own, and explains why.
-    return _OPTIONS | {"socket_timeout": None, "retry": AsyncRetry(_backoff(retries), retries)}
+    # redis-py's own timeout uses asyncio.wait_for, which before Python 3.12 sometimes swallows a cancellation.
+    return _OPTIONS | {"socket_timeout": None, "retry": BoundedRetry(_backoff(retries), retries)}
+
+
+class BoundedRetry(AsyncRetry):
+    """Lets each try of a request take TIMEOUT_S at the longest.
+
+    A connection may be half-open: its other end is gone, and nothing says so. Then the next try uses another one.
+    """
+
+    async def call_with_retry(self, do: Callable[[], Awaitable[T]], *args: Any, **options: Any) -> T:  # noqa: ANN401 - redis-py's own signature
+        """Return the reply. Raises redis.ConnectionError or redis.TimeoutError after the last try."""
+
+        async def once() -> T:
+            task = asyncio.ensure_future(do())
+            try:
+                if not (await asyncio.wait({task}, timeout=TIMEOUT_S))[0]:
+                    raise redis.TimeoutError(f"no reply within {TIMEOUT_S:g} s")
+                return task.result()
+            finally:
+                task.cancel()
+
+        return await super().call_with_retry(once, *args, **options)
+
+
+def has_answered(client: Any) -> bool:  # noqa: ANN401 - a plain or an asyncio client
+    """Return whether the server of a client is known to have answered it."""
+    first = getattr(client.connection_pool, "first", None)
+    return first is not None and first.there
+
+
+def is_away(error: redis.RedisError) -> bool:
+    """Return whether an error means that Redis does not answer now, and may answer again later."""
+    refused = redis.AuthenticationError | redis.exceptions.AuthorizationError | redis.MaxConnectionsError
+    away = redis.ConnectionError | redis.TimeoutError | redis.exceptions.MasterDownError
+    return isinstance(error, away) and not isinstance(error, refused)
+
+
+_ENDED: Final[set[str]] = set()
+"""URLs of private servers that have ended."""
+
+
+def declare_ended(url: str) -> None:
+    """Note that a private server has ended, so that no reader waits for it."""
+    _ENDED.add(url)
+
+
+def has_ended(url: str) -> bool:
+    """Return whether a server has ended for good."""
+    return url in _ENDED
 
 
 def _backoff(retries: int) -> AbstractBackoff:

@@ -187,6 +187,7 @@ class Embedded:
         while not self._closing.wait(LOOK_S):
             if ended := self._find_ended():
                 self._lost = ended
+                connection.declare_ended(self.url)
                 for name in ("worker", "redis"):
                     self._started[name].kill()
                 return

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from voxspool.reading.acknowledge import AsyncReporter
+
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import AsyncGenerator, Callable
@@ -24,7 +26,7 @@ class LoopClients:
 
     def __init__(self, make: Callable[[], Redis]) -> None:
         self._make = make
-        self._open: dict[AbstractEventLoop, tuple[Redis, AsyncGenerator[None]]] = {}
+        self._open: dict[AbstractEventLoop, tuple[Redis, AsyncGenerator[None], AsyncReporter]] = {}
 
     async def get(self) -> Redis:
         """Return the client of the running loop. Raises what `make` raises."""
@@ -32,9 +34,14 @@ class LoopClients:
         if loop not in self._open:
             client = self._make()
             keeper = self._keep(loop, client)
-            self._open[loop] = client, keeper
+            self._open[loop] = client, keeper, AsyncReporter(client)
             await anext(keeper)
         return self._open[loop][0]
+
+    async def reporter(self) -> AsyncReporter:
+        """Return what reports for the readers of the running loop. Raises what `make` raises."""
+        await self.get()
+        return self._open[asyncio.get_running_loop()][2]
 
     async def close(self) -> None:
         """Close the client of the running loop, if it has one. The loop's next `get` makes another."""

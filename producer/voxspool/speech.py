@@ -6,33 +6,39 @@ A handle holds an id and a connection, and no data: any process can make one fro
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Final, overload
 
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from voxspool import connection
 from voxspool.ending import cancel
-from voxspool.errors import RedisError, UnknownJobError
+from voxspool.errors import RedisError, RedisUnavailableError, UnknownJobError
 from voxspool.protocol import narration
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, JobSpec
 from voxspool.protocol.stream import START, Begin, End, EntryId
 from voxspool.reading import waiting
+from voxspool.reading.acknowledge import Acknowledgement, Reporter
 from voxspool.reading.dialogue import run, stream
 from voxspool.reading.follow import ask_end, ask_position, ask_state, await_job, read_entries
 from voxspool.reading.reader import JobState, Received, raise_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO
+    from contextlib import AbstractContextManager
+    from typing import BinaryIO, Self
 
     import numpy as np
     from numpy.typing import NDArray
     from redis import Redis
 
     from voxspool.protocol.stream import Entry
+
+LEFT: Final = "its listener, who left"
+"""Who cancelled a job whose `with` block was left, as its cancelled entry says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +71,47 @@ class Speech:
     """One job: its audio while it is made, its state, its end.
 
     Iterating over it yields its chunks from the start. Threads may share a Speech.
+
+    `with client.enqueue(text, live=True) as speech:` cancels the job when the block is left before its end. This holds
+    for each job with `live`, `live_s` or `window_s` that this handle enqueued. Other jobs go on.
     """
 
-    def __init__(self, redis: Redis, job_id: str, url: str, *, wait_for_job: float = 0) -> None:
+    def __init__(
+        self, redis: Redis, job_id: str, url: str, reporter: Reporter | None = None, *, wait_for_job: float = 0,
+        owned: bool = False,
+    ) -> None:  # fmt: skip
+        """Make a handle. `reporter` sends the reports of its readers; an `owned` job ends with the `with` block."""
         self.id = job_id
         self._redis = redis
         self._url = url
         self._wait_for_job = wait_for_job
+        self._reporter = reporter or Reporter(redis)
+        self._owned = owned
+        self._blocks: list[AbstractContextManager[None]] = []
 
     def __repr__(self) -> str:
         return f"Speech({self.id!r})"
 
     def __iter__(self) -> Iterator[Chunk]:
         return self.chunks()
+
+    def __enter__(self) -> Self:
+        """Keep the job until the block is left; see `keep`."""
+        block = self.keep()
+        block.__enter__()
+        self._blocks.append(block)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Cancel the job if it is not over, this handle enqueued it, and it is live; otherwise it goes on."""
+        self._blocks.pop().__exit__(None, None, None)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Cancel the job if this handle enqueued it and it is live. Without Redis, its `live_s` ends it."""
+        if self._owned:
+            with contextlib.suppress(UnknownJobError, RedisUnavailableError):
+                self.cancel(LEFT)
 
     def entries(
         self,
@@ -90,20 +124,34 @@ class Speech:
 
         `after` is the id of the last entry that you had. `timeout_s` is the longest silence to accept, in seconds;
         without it the wait lasts as long as the job lives. `on_wait` is called with the job's state after each second
-        of silence. If no worker takes the job, a NoWorkerWarning is issued after two seconds.
+        of silence. If no worker takes the job, a NoWorkerWarning is issued after two seconds. If Redis goes away while
+        it is read, a RedisAwayWarning is issued, and the reader waits until Redis is back or `timeout_s` has passed.
+
+        Until the iterator is closed it counts as a reader of a live job, however slowly it is read; see `keep`.
 
         Raises UnknownJobError if the job or its stream is gone, StreamGapError if entries are missing, ProtocolError if
         one cannot be read, DeadlineError after `timeout_s` of silence, RedisUnavailableError. The entries `failed` and
         `cancelled` are yielded, not raised; if the job failed or was cancelled without such an entry,
         SpeechFailedError or SpeechCancelledError is raised.
         """
-        with connection.translated(self._url):
+        ack, answered = Acknowledgement(self.id), connection.has_answered(self._redis)
+        entries = read_entries(
+            ack, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait, answered=answered
+        )
+        with connection.translated(self._url), self._reporter.reporting(ack):
             if self._wait_for_job:
                 run(await_job(self.id, self._wait_for_job), self._redis)
-            yield from stream(
-                read_entries(self.id, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait),
-                self._redis,
-            )
+            yield from stream(entries, self._redis)
+
+    @contextlib.contextmanager
+    def keep(self) -> Iterator[None]:
+        """Count as a reader of the job in a `with` block, without reading its stream.
+
+        A live job ends when nobody reads it. Use this where a program holds the job for a listener who comes later, or
+        reads the stream in a way of its own. A job with a window still waits for a reader whose position moves.
+        """
+        with self._reporter.reporting(Acknowledgement(self.id)):
+            yield
 
     def chunks(self, after: str = str(START), *, timeout_s: float | None = None) -> Iterator[Chunk]:
         """Yield the audio as it is made, each sample once, from the start or after the id of the last chunk you had.

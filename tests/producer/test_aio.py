@@ -11,8 +11,8 @@ from voxspool import AsyncClient, AsyncSpeech, Client, Speech
 
 PAIRS = [(Client, AsyncClient), (Speech, AsyncSpeech)]
 METHODS = [(plain, asynchronous, name) for plain, asynchronous in PAIRS for name in vars(plain) if name[0] != "_"]
-IMMEDIATE = {"speech", "encode"}
-"""Methods that return at once. `encode` returns an iterator or an awaitable."""
+IMMEDIATE = {"speech", "encode", "keep"}
+"""Methods that return at once. `encode` returns an iterator or an awaitable, `keep` a context manager."""
 
 
 def public(owner: type) -> list[str]:

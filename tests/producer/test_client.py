@@ -9,6 +9,7 @@ import re
 import pytest
 
 from voxspool import Client, JobSpec, SpeechOptions
+from voxspool.client import LIVE_S
 from voxspool.protocol import jobs
 
 OPTIONS = [field.name for field in dataclasses.fields(JobSpec)]
@@ -37,11 +38,15 @@ def described() -> dict[str, str]:
 
 
 def test_each_option_is_described_in_the_order_of_the_job() -> None:
-    assert list(described()) == OPTIONS
+    assert list(described()) == [*OPTIONS, "live"]
 
 
 def test_the_options_are_those_of_the_signature() -> None:
-    assert {"text", *inspect.get_annotations(SpeechOptions)} == set(OPTIONS)
+    assert {"text", *inspect.get_annotations(SpeechOptions)} == {*OPTIONS, "live"}
+
+
+def test_a_live_job_has_the_stated_time() -> None:
+    assert f"`live_s` of {LIVE_S}" in described()["live"]
 
 
 @pytest.mark.parametrize(("name", "default"), DEFAULTS.items())

@@ -11,9 +11,13 @@ end
 if state and not live_s and not window_s then
   return 'unasked'
 end
-local pos, time = tonumber(redis.call('HGET', KEYS[2], 'pos')) or 0, redis.call('TIME')
+local pos, time = tonumber(ARGV[1]), redis.call('TIME')
+if state then
+  pos = math.max(pos, tonumber(redis.call('HGET', KEYS[2], 'pos')) or 0)
+end
 -- The first write needs no memory: at its memory limit Redis refuses a script whose first write may need some.
 redis.call('EXPIRE', KEYS[2], ARGV[2])
-redis.call('HSET', KEYS[2], 'pos', math.max(pos, tonumber(ARGV[1])), 'at', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('HSET', KEYS[2], 'pos', pos, 'at', time[1] * 1000 + math.floor(time[2] / 1000),
+  'waiting', state and '' or '1') -- what was written while the job waited outlives the begin of its first attempt
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 return 'noted'

@@ -55,11 +55,15 @@ that produces more has failed to stop.
 MAX_AUDIO_S: Final = 6 * 3600
 """Limit for the audio of any job, in seconds: 1.1 GB in Redis at 24 kHz."""
 
-MIN_LIVE_S: Final = 5
-"""Shortest `live_s`, in seconds. Readers acknowledge once a second, and a connection may be lost for a moment."""
+MIN_LIVE_S: Final = 1
+"""Shortest `live_s`, in seconds. Below about 10 s a job does not survive that its reader's connection breaks."""
 MAX_LIVE_S: Final = 24 * 3600
 MIN_WINDOW_S: Final = 1
 MAX_WINDOW_S: Final = 3600
+LONGEST_REPORT_S: Final = 1.0
+"""Interval at which readers report how far they are, in seconds, at the longest."""
+REPORTS: Final = 4
+"""Number of reports of a reader within `live_s`, at the least. A live job thus survives that two of them come late."""
 WINDOW_LIVE_S: Final = 600
 """`live_s` of a job that states only `window_s`, in seconds: a job that waits for its reader must not wait for ever."""
 
@@ -210,6 +214,11 @@ class JobSpec:
 def digest_of(lines: Iterable[str]) -> str:
     """Return the SHA-256 of lines of text in UTF-8, in hexadecimal."""
     return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
+
+
+def report_every_s(live_s: int | None) -> float:
+    """Return how often the readers of a job report how far they are, in seconds."""
+    return LONGEST_REPORT_S if live_s is None else min(LONGEST_REPORT_S, live_s / REPORTS)
 
 
 def is_engine_name(name: str) -> bool:

@@ -1,13 +1,14 @@
 """Dialogues with Redis, written once and held by a plain client or an asyncio one.
 
 A dialogue is a generator. It yields each request as a Call and is resumed with Redis's reply, or with the error that
-the request raised. All other values that it yields are for its caller. A dialogue does no I/O; `stream` and `run` do,
-and their asyncio versions.
+the request raised. It yields a Pause to wait. All other values that it yields are for its caller. A dialogue does no
+I/O; `stream` and `run` do, and their asyncio versions.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -18,8 +19,8 @@ from redis import asyncio as redis_asyncio
 T = TypeVar("T")
 R = TypeVar("R")
 
-REPLY_S: Final = 60.0
-"""The longest wait for a reply in asyncio, with all retries of redis-py, in seconds. A restart of Redis is shorter."""
+REPLY_S: Final = 20.0
+"""The longest wait for a reply in asyncio, with all tries of redis-py, in seconds; a plain client's is like it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,15 @@ class Call:
     """Takes a client of redis-py. Returns the reply, or an awaitable of it if the client is an asyncio one."""
 
 
-Dialogue: TypeAlias = Generator[Call | T, Any, R]
-"""Yields calls and values of type T, and returns an R."""
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A wait, after which the dialogue is resumed."""
+
+    seconds: float
+
+
+Dialogue: TypeAlias = Generator[Call | Pause | T, Any, R]
+"""Yields calls, pauses and values of type T, and returns an R."""
 
 
 class _Talk(Generic[T, R]):
@@ -39,7 +47,7 @@ class _Talk(Generic[T, R]):
 
     def __init__(self, dialogue: Dialogue[T, R]) -> None:
         self._dialogue = dialogue
-        self.step: Call | T | None = None
+        self.step: Call | Pause | T | None = None
         self.result: Any = None
         self.resume(None)
 
@@ -51,7 +59,7 @@ class _Talk(Generic[T, R]):
         """Continue with an error where the request stands."""
         self._advance(self._dialogue.throw, error)
 
-    def _advance(self, go: Callable[[Any], Call | T], value: Any) -> None:  # noqa: ANN401 - see above
+    def _advance(self, go: Callable[[Any], Call | Pause | T], value: Any) -> None:  # noqa: ANN401 - see above
         try:
             self.step = go(value)
         except StopIteration as done:
@@ -64,6 +72,9 @@ def stream(dialogue: Dialogue[T, Any], client: redis.Redis) -> Iterator[T]:
     while talk.step is not None:
         if isinstance(talk.step, Call):
             _answer(talk, talk.step, client)
+        elif isinstance(talk.step, Pause):
+            time.sleep(talk.step.seconds)
+            talk.resume(None)
         else:
             yield talk.step
             talk.resume(None)
@@ -84,6 +95,9 @@ async def stream_async(dialogue: Dialogue[T, Any], client: redis_asyncio.Redis) 
     while talk.step is not None:
         if isinstance(talk.step, Call):
             await _answer_async(talk, talk.step, client)
+        elif isinstance(talk.step, Pause):
+            await asyncio.sleep(talk.step.seconds)
+            talk.resume(None)
         else:
             yield talk.step
             talk.resume(None)

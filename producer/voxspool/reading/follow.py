@@ -7,72 +7,81 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import RedisError
 
+from voxspool.connection import has_ended, is_away
 from voxspool.errors import StreamError, UnknownJobError
 from voxspool.protocol import keys
 from voxspool.protocol.stream import START, Begin, End, EntryId, decode, position_after
-from voxspool.reading import acknowledge
-from voxspool.reading.acknowledge import Acknowledgement
-from voxspool.reading.dialogue import Call
+from voxspool.reading.dialogue import Call, Pause
 from voxspool.reading.reader import (
     COUNT,
     Cursor,
     ask,
+    away_too_long,
     block_ms,
     ended_without_entry,
     judge,
     silent_too_long,
 )
-from voxspool.reading.waiting import Watch, why_unserved
+from voxspool.reading.waiting import Absence, Watch, why_unserved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Never
 
     from voxspool.protocol.stream import Entry
+    from voxspool.reading.acknowledge import Acknowledgement
     from voxspool.reading.dialogue import Dialogue
     from voxspool.reading.reader import JobState, Received
 
 T = TypeVar("T")
 
+AWAY_PAUSE_S: Final = 1.0
+"""The wait before a Redis that is away is asked again, after all tries of redis-py, in seconds."""
+
 
 def read_entries(
-    job: str,
+    ack: Acknowledgement,
     url: str,
     after: EntryId = START,
     *,
     timeout_s: float | None = None,
     on_wait: Callable[[JobState], None] | None = None,
+    answered: bool = False,
 ) -> Dialogue[Received, None]:
-    """Yield the entries after an id as they come, to the terminal one.
+    """Yield the entries after an id as they come, to the terminal one, and note in `ack` how far they were read.
 
     `timeout_s` is the longest silence to accept, in seconds; None waits as long as the job lives. `on_wait` is called
-    with the job's state after each second of silence. `url` is for the warning that no worker takes the job.
+    with the job's state after each second of silence. `url` is for warnings. Once Redis has answered (`answered`: it
+    has before), a Redis that is away is waited for, with a RedisAwayWarning.
     Raises UnknownJobError, StreamGapError, ProtocolError or DeadlineError.
     """
-    cursor, ack, watch = Cursor(after), Acknowledgement(job), Watch()
+    cursor, watch, absence = Cursor(after), Watch(), Absence(url)
     heard = time.monotonic()
     while not cursor.closed:
-        yield from _report(ack)
-        block = block_ms(timeout_s, time.monotonic() - heard)
-        received = cursor.take((yield Call(partial(_read, job, cursor.after, block))))
+        silence_s = time.monotonic() - heard
+        try:
+            answer = yield from _ask_next(ack.job, cursor, block_ms(timeout_s, silence_s))
+        except RedisError as error:
+            if not (answered and is_away(error)) or has_ended(url):
+                raise
+            absence.warn(error)
+            away_too_long(ack.job, error, time.monotonic() - heard, timeout_s)
+            yield Pause(AWAY_PAUSE_S)
+            continue
+        if answer is None:
+            return
+        answered, (received, state) = True, answer
         for one in received:
             yield one
             ack.pos = position_after(one.entry)
-            yield from _report(ack)
-        if received:
+        if state is None:
             heard = time.monotonic()
             watch.heard()
             continue
-        state = yield from ask_state(job)
-        cursor.check_first(state.first_attempt)
-        if state.over and not (yield from ask_more(job, cursor.after)):
-            there = yield Call(lambda redis: redis.exists(keys.audio(job)))
-            ended_without_entry(state, cursor, there=bool(there))
-            return
         silent_too_long(state, time.monotonic() - heard, timeout_s)
         if watch.due(state.state):
             watch.warn((yield from why_unserved(url, state.queue)))
@@ -93,6 +102,22 @@ def await_job(job: str, wait_s: float) -> Dialogue[Never, None]:
             yield Call(partial(_read, job, START, block_ms(wait_s, waited_s)))
         else:
             return
+
+
+def _ask_next(job: str, cursor: Cursor, block: int) -> Dialogue[Never, tuple[list[Received], JobState | None] | None]:
+    """Wait for the next entries. If none come, return the state of the job, too.
+
+    Return None if the job is over and the reader had its whole stream. Raises what `read_entries` raises.
+    """
+    if received := cursor.take((yield Call(partial(_read, job, cursor.after, block)))):
+        return received, None
+    state = yield from ask_state(job)
+    cursor.check_first(state.first_attempt)
+    if state.over and not (yield from ask_more(job, cursor.after)):
+        there = yield Call(lambda redis: redis.exists(keys.audio(job)))
+        ended_without_entry(state, cursor, there=bool(there))
+        return None
+    return [], state
 
 
 def ask_state(job: str) -> Dialogue[Never, JobState]:
@@ -122,20 +147,6 @@ def ask_position(job: str, after: EntryId) -> Dialogue[Never, tuple[int, int]]:
         yield from ask_state(job)  # raises if the whole job is gone
         raise StreamError(f"job {job} has no entry {after} to come back to; read it from the start")
     return position_after(last), begin.sample_rate
-
-
-def _report(ack: Acknowledgement) -> Dialogue[Never, None]:
-    """Report how far the reader is, if the job asks for it and it is time."""
-    if not ack.due:
-        return
-    try:
-        said = yield Call(lambda redis: redis.register_script(acknowledge.script())(**ack.call))
-    except (NoScriptError, ReadOnlyError, OutOfMemoryError):  # they pass
-        ack.postpone()
-    except ResponseError:  # Redis says in several ways that a user may not run a command of the script
-        ack.forbidden()
-    else:
-        ack.heard(said)
 
 
 def _read(job: str, after: EntryId, block_ms: int, redis: Any) -> Any:  # noqa: ANN401 - a plain or an asyncio client, untyped replies

@@ -32,6 +32,8 @@ from voxspool.protocol.stream import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from redis import RedisError
+
 BLOCK_MS: Final = 1000
 """The longest time that one XREAD waits. Below the socket timeout of 5 s, else redis-py would time out and retry."""
 COUNT: Final = 256
@@ -190,6 +192,12 @@ def silent_too_long(state: JobState, silence_s: float, timeout_s: float | None) 
     """Raise DeadlineError if no entry came for longer than the caller accepts."""
     if timeout_s is not None and silence_s >= timeout_s:
         raise DeadlineError(f"nothing came from job {state.id} for {timeout_s:g} s; it is {state.state}")
+
+
+def away_too_long(job: str, error: RedisError, silence_s: float, timeout_s: float | None) -> None:
+    """Raise DeadlineError if no entry came for longer than the caller accepts because Redis is away."""
+    if timeout_s is not None and silence_s >= timeout_s:
+        raise DeadlineError(f"nothing came from job {job} for {timeout_s:g} s; Redis does not answer ({error})")
 
 
 def ended_without_entry(state: JobState, cursor: Cursor, *, there: bool) -> None:

@@ -39,6 +39,28 @@ class NoWorkerWarning(UserWarning):
     """
 
 
+class RedisAwayWarning(UserWarning):
+    """A reader waits for a Redis that no longer answers; the job goes on. It ends with the time limit of its caller.
+
+    A reader gives it once, by Python's `warnings`: a filter for this class silences it.
+    """
+
+
+class Absence:
+    """Whether one reader has warned that Redis is away."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._warned = False
+
+    def warn(self, error: RedisError) -> None:
+        """Issue a RedisAwayWarning, the first time only."""
+        if not self._warned:
+            self._warned = True
+            why = f"no Redis answers at {shown(self._url)} ({error}); waiting until it is back"
+            warnings.warn(why, RedisAwayWarning, stacklevel=_callers_level())
+
+
 class Watch:
     """The silent seconds of one reader, and whether it has warned."""
 

@@ -112,7 +112,7 @@ def test_a_usage_error_shows_the_usage_and_the_reason(arguments: list[str], said
         (["--language", "english"], 'language "english" is not a language tag; write it like en or pt-br'),
         (["--voice", ""], 'voice ""'),
         (["--voice", "alice("], "voice 'alice(' is neither a name nor a mix of names"),
-        (["--live", "1"], "live_s 1 is outside 5 to 86400 seconds"),
+        (["--live", "0"], "live_s 0 is outside 1 to 86400 seconds"),
     ],
 )
 @pytest.mark.parametrize("command", [["enqueue"], ["speak", "-o", "-"]], ids=lambda words: words[0])

@@ -388,7 +388,7 @@ def test_the_limit_for_the_audio_depends_on_the_length_of_the_text_and_the_speed
 
 @pytest.mark.parametrize(
     "fields",
-    [{"live_s": 4}, {"live_s": 86_401}, {"live_s": True}, {"live_s": 5.0}, {"window_s": 0}, {"window_s": 3601}],
+    [{"live_s": 0}, {"live_s": 86_401}, {"live_s": True}, {"live_s": 5.0}, {"window_s": 0}, {"window_s": 3601}],
 )
 def test_the_error_for_a_duration_outside_its_limits_names_the_field(fields: dict[str, Any]) -> None:
     (name,) = fields

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 
+from tests.support.processes import until
 from voxspool.protocol import keys
-from voxspool.reading.acknowledge import EVERY_S, Acknowledgement
+from voxspool.protocol.jobs import LONGEST_REPORT_S
+from voxspool.reading.acknowledge import Acknowledgement, Reporter, report
 from voxspool.reading.dialogue import run
-from voxspool.reading.follow import _report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,11 +35,11 @@ def clock() -> Clock:
 def test_a_report_is_due_after_each_interval_and_not_at_once(clock: Clock) -> None:
     ack = Acknowledgement("a", clock)
     assert not ack.due, "a short job is over before anybody asks"
-    clock.now_s += EVERY_S
+    clock.now_s += LONGEST_REPORT_S
     assert ack.due
     ack.heard(b"noted")
     assert not ack.due
-    clock.now_s += EVERY_S
+    clock.now_s += LONGEST_REPORT_S
     assert ack.due
 
 
@@ -57,10 +60,10 @@ def test_a_reader_without_the_right_to_write_sends_no_report(clock: Clock) -> No
 
 def test_a_report_that_redis_refused_is_due_again_after_the_interval(clock: Clock) -> None:
     ack = Acknowledgement("a", clock)
-    clock.now_s += EVERY_S
+    clock.now_s += LONGEST_REPORT_S
     ack.postpone()
     assert not ack.due
-    clock.now_s += EVERY_S
+    clock.now_s += LONGEST_REPORT_S
     assert ack.due
 
 
@@ -91,10 +94,27 @@ class Refusing:
 )
 def test_only_a_missing_right_ends_the_reports(clock: Clock, error: Exception, again: bool) -> None:  # noqa: FBT001
     ack = Acknowledgement("a", clock)
-    clock.now_s += EVERY_S
-    run(_report(ack), Refusing(error))  # type: ignore[arg-type] # all that a report needs of a client
-    clock.now_s += EVERY_S
+    clock.now_s += LONGEST_REPORT_S
+    run(report(ack), Refusing(error))  # type: ignore[arg-type] # all that a report needs of a client
+    clock.now_s += LONGEST_REPORT_S
     assert ack.due is again
+
+
+def test_reports_go_on_after_any_error_of_a_report() -> None:
+    refused, closed = threading.Event(), Refusing(AttributeError("the parser of a connection that was closed"))
+
+    def register_script(text: str) -> Callable[..., bytes]:
+        refused.set()
+        return closed.register_script(text)
+
+    reporter = Reporter(SimpleNamespace(register_script=register_script))  # type: ignore[arg-type] # see above
+    ack = Acknowledgement("a")
+    ack.live_for(1)
+    with reporter.reporting(ack):
+        for _ in range(2):
+            refused.clear()
+            assert refused.wait(10)
+    until(lambda: not any(thread.name == "voxspool-reports" for thread in threading.enumerate()), "the thread to end")
 
 
 def test_a_report_has_the_readers_position(clock: Clock) -> None:

@@ -7,6 +7,7 @@
 -- or after its failure (`rq requeue`). Then the stream starts again, as enqueue.lua starts it.
 --
 -- KEYS  1 the audio stream   2 the control hash   3 rq:wip:<queue>, which holds the lease of the run
+--       4 the acknowledgement of the readers
 -- ARGV  1 name of the run   2 lease in ms   3 data of the begin entry   4 <job>:<run>   5 engine   6 sample rate in Hz
 --       7 digest of the speech   8 the attempt with which RQ's record of the job says that it failed; '' if none
 --       9.. field, value: facts for the control hash
@@ -56,8 +57,12 @@ local begun = ARGV[3]
 if past then
   begun = '{"first":' .. past + 1 .. ',' .. begun:sub(2)
 end
+local first = not attempt
 attempt = (tonumber(attempt) or tonumber(past) or 0) + 1
 redis.call('XADD', stream, attempt .. '-1', 'type', 'begin', 'pos', marked_pos, 'data', begun)
+if first and redis.call('HGET', KEYS[4], 'waiting') ~= '1' then
+  redis.call('DEL', KEYS[4]) -- an earlier job with this id left it
+end
 redis.call('HSET', control, 'attempt', attempt, 'state', 'running', 'holder', ARGV[1], 'lease_until', now_ms + tonumber(ARGV[2]),
   'seq', 1, 'pos', marked_pos, 'engine', ARGV[5], 'sample_rate', ARGV[6],
   unpack(ARGV, 9))

@@ -131,7 +131,7 @@ class Pipeline:
         resume = self._begin(job, begin, self._facts(begin) | _requested(spec, len(segments)))
         if problem:
             raise problem
-        job.reader_progress.look()
+        job.reader_progress.begin(job.token.stand_still)
         log.info("job.begin job=%s attempt=%d segments=%d voice=%s", spec.id, resume.attempt, len(segments), voice)
         job.first_pos = resume.pos
         return segments, resume

@@ -102,7 +102,7 @@ class Publisher:
         flat = [item for pair in facts.items() for item in pair]
         reply = self._call(
             self._scripts.begin,
-            [*self._keys, self._run.lease_key],
+            [*self._keys, self._run.lease_key, keys.acknowledged(self._run.job)],
             [
                 self._run.id, LEASE_S * 1000, encode_data(entry), self._run.composite,
                 entry.engine, entry.sample_rate, self._run.digest, self._run.gave_up, *flat,

@@ -179,7 +179,7 @@ def mark_of(segment: SpeechSegment, pos: int, end_pos: int, spoken: SpokenSegmen
 def _received(lane: Lane, job: JobRun) -> Iterator[AudioChunk]:
     """Yield chunks as the engine makes them. Raises the errors of the engine, and EndedEarlyError."""
     while True:
-        received = lane.get(min(POLL_TOKEN_S, job.token.remaining_s))
+        received = lane.get(min(POLL_TOKEN_S, job.reader_progress.poll_s, job.token.remaining_s))
         job.token.check()
         job.reader_progress.look()
         lane.read_samples = max(0, job.reader_progress.pos - job.first_pos)
