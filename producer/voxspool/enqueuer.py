@@ -159,7 +159,7 @@ def call(new: NewJob, queue: str) -> dict[str, Any]:
         "result_ttl": spec.keep_s,
         "failure_ttl": spec.keep_s,
         "retries_left": RQ_RETRIES,
-    }
+    } | ({"meta": json.dumps(spec.meta)} if spec.meta else {})
     return {
         "keys": [
             f"rq:job:{spec.id}", f"rq:queue:{queue}", workers.RQ_QUEUES,

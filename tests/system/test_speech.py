@@ -252,13 +252,13 @@ def test_a_queued_job_is_cancelled_at_once_and_never_spoken(
 
 
 def test_a_running_job_stops_at_its_next_chunk(client: Client, start_worker: StartWorker) -> None:
-    start_worker()
+    worker = start_worker()
     speech = client.enqueue(SENTENCE * 5, voice="sine-live")
     neighbour = client.enqueue(SENTENCE, voice="sine-live")
     chunks = iter(speech)
     for _ in range(4):
         next(chunks)
-    assert speech.cancel() == "asked"
+    assert speech.cancel("kim") == "asked"
     late: list[bytes] = []
     with pytest.raises(SpeechCancelledError):
         late.extend(chunk.pcm for chunk in chunks)
@@ -266,6 +266,16 @@ def test_a_running_job_stops_at_its_next_chunk(client: Client, start_worker: Sta
     assert samples <= 7 * 1200, "at most three chunks of 50 ms after the fourth"
     assert samples_of(neighbour) == tone(SENTENCE), "another job on the same engine continues"
     assert speech.status().state == "cancelled"
+    until(lambda: f"job.ended_early job={speech.id} reason=cancelled by=kim" in worker.said(), "the end in the log")
+
+
+def test_metadata_comes_back_in_the_begin_and_end_entries(client: Client, start_worker: StartWorker) -> None:
+    start_worker()
+    meta = {"page": 3, "of": {"title": "Köln"}}
+    begin, *_, end = (received.entry for received in client.enqueue(SENTENCE, meta=meta).entries(timeout_s=20))
+    assert isinstance(begin, Begin)
+    assert isinstance(end, End)
+    assert begin.meta == end.meta == meta
 
 
 def test_errors_for_an_unknown_voice_suggest_similar_ones(client: Client, start_worker: StartWorker) -> None:

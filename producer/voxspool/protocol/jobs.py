@@ -67,6 +67,9 @@ REPORTS: Final = 4
 WINDOW_LIVE_S: Final = 600
 """`live_s` of a job that states only `window_s`, in seconds: a job that waits for its reader must not wait for ever."""
 
+MAX_META_BYTES: Final = 1024
+"""Limit for a job's metadata as JSON in UTF-8: it is in the job and in its entries, and lists read it for each job."""
+
 DEFAULT_KEEP_S: Final = 3600
 MAX_KEEP_S: Final = 30 * 24 * 3600
 
@@ -116,6 +119,11 @@ class JobSpec:
     """The job is cancelled if no reader reads it for this time, in seconds; None: it does not need a reader."""
     window_s: int | None = None
     """How far the audio may be ahead of the reader, in seconds; None: the worker does not wait for the reader."""
+    meta: dict[str, Any] | None = dataclasses.field(default=None, hash=False)
+    """Data of the producer, which comes back in the `begin` and `end` entries and in lists of jobs.
+
+    Any JSON object of at most MAX_META_BYTES. It does not change the speech.
+    """
 
     def __post_init__(self) -> None:
         """Check all fields."""
@@ -142,6 +150,7 @@ class JobSpec:
         if self.priority not in PRIORITIES:
             raise InvalidJobError(f"priority {_shown(self.priority)} is neither {' nor '.join(PRIORITIES)}")
         _check_spans(self)
+        _check_meta(self)
 
     @property
     def queue(self) -> str:
@@ -175,8 +184,8 @@ class JobSpec:
         return digest_of((*self.manner, self.text))
 
     def says_the_same(self, other: JobSpec) -> bool:
-        """Return whether both jobs give the same audio: all but priority, keep_s, live_s and window_s are equal."""
-        alike = {name: getattr(other, name) for name in ("keep_s", "priority", "live_s", "window_s")}
+        """Return whether both give the same audio: all but priority, keep_s, live_s, window_s and meta are equal."""
+        alike = {name: getattr(other, name) for name in ("keep_s", "priority", "live_s", "window_s", "meta")}
         return dataclasses.replace(self, **alike) == other
 
     def encode(self) -> dict[str, Any]:
@@ -283,7 +292,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_LATER: Final = frozenset({"live_s", "window_s"})
+_LATER: Final = frozenset({"live_s", "window_s", "meta"})
 """Fields that were added to protocol version 1 later, and that the first workers of this version refuse."""
 
 
@@ -304,6 +313,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "keep_s": (int,),
     "live_s": (int, type(None)),
     "window_s": (int, type(None)),
+    "meta": (dict, type(None)),
 }
 
 
@@ -320,6 +330,18 @@ def _check_spans(spec: JobSpec) -> None:
         value = getattr(spec, name)
         if value is not None and not least <= value <= most:
             raise InvalidJobError(f"{name} {_shown(value)} is outside {least} to {most} seconds")
+
+
+def _check_meta(spec: JobSpec) -> None:
+    """Raise InvalidJobError for metadata that is no JSON, or too much of it."""
+    try:
+        size = len(json.dumps(spec.meta, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidJobError(f"meta is not a JSON object ({error}); use texts, numbers, lists and objects") from error
+    if size > MAX_META_BYTES:
+        raise InvalidJobError(
+            f"meta has {size:,} bytes as JSON and the limit is {MAX_META_BYTES:,}; keep a key of your own in it"
+        )
 
 
 def _check_types(spec: JobSpec) -> None:

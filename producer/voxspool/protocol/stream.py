@@ -72,6 +72,8 @@ class Begin:
     seed: int
     first: int = 1
     """The attempt with which this speech began. Above 1: an earlier speech of this id failed or was cancelled."""
+    meta: dict[str, Any] | None = None
+    """The producer's data, as the job has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ class End:
     """The number of segments with more than one try."""
     faults: int = 0
     """The number of segments whose best try still has a fault."""
+    meta: dict[str, Any] | None = None
+    """The producer's data, as the job has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,8 @@ def encode_data(entry: Entry) -> bytes:
     data: dict[str, Any] = {name: getattr(entry, name) for name in entry.__slots__ if name != "pos"}
     if isinstance(entry, Mark) and not entry.key:
         data = {name: value for name, value in data.items() if name not in _OF_CHAPTERS or value}
+    if data.get("meta", ...) is None:
+        del data["meta"]
     if isinstance(entry, Begin):
         data |= {"protocol": VERSION, "channels": 1, "format": FORMAT}
         del data["first"]  # only Redis knows it: begin.lua adds it
@@ -217,6 +223,7 @@ _KINDS: Final[dict[str, tuple[type, ...]]] = {
     "bool": (bool,),
     "float": (int, float),
     "float | None": (int, float, type(None)),
+    "dict[str, Any] | None": (dict, type(None)),
 }
 """Annotation of an entry's field -> the JSON types that it may have."""
 

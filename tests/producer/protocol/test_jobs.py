@@ -50,6 +50,7 @@ Specs = st.builds(
     keep_s=st.integers(1, MAX_KEEP_S),
     live_s=st.none() | st.integers(jobs.MIN_LIVE_S, jobs.MAX_LIVE_S),
     window_s=st.none() | st.integers(jobs.MIN_WINDOW_S, jobs.MAX_WINDOW_S),
+    meta=st.none() | st.dictionaries(st.text(max_size=8), st.integers(), max_size=8),
 )
 
 
@@ -348,7 +349,13 @@ def test_the_error_for_a_missing_field_names_it(name: str) -> None:
 
 def test_jobs_that_differ_in_priority_and_lifetime_give_the_same_audio() -> None:
     spec = JobSpec("x", id="a")
-    assert spec.says_the_same(JobSpec("x", id="a", priority="batch", keep_s=1))
+    for other in ({"priority": "batch"}, {"keep_s": 1}, {"live_s": 9}, {"window_s": 9}, {"meta": {"page": 3}}):
+        assert spec.says_the_same(JobSpec("x", id="a", **other))
+        assert JobSpec("x", id="a", **other).digest == spec.digest
+
+
+def test_a_digest_does_not_depend_on_how_a_number_is_written() -> None:
+    assert JobSpec("x", speed=1).digest == JobSpec("x", speed=1.0).digest
 
 
 @pytest.mark.parametrize(
@@ -366,12 +373,15 @@ def test_jobs_that_differ_in_priority_and_lifetime_give_the_same_audio() -> None
 def test_jobs_that_differ_in_any_other_field_give_different_audio(other: dict[str, Any]) -> None:
     spec = JobSpec("x", id="a")
     assert not spec.says_the_same(dataclasses.replace(spec, **other))
+    assert (dataclasses.replace(spec, **other).digest != spec.digest) is ("id" not in other)
     assert not dataclasses.replace(spec, **other).says_the_same(spec)
 
 
 def test_the_fields_that_affect_the_audio_are_known() -> None:
     heard = {"text", "id", "voice", "language", "engine", "speed", "seed"}
-    assert set(FIELDS) == heard | {"priority", "keep_s", "live_s", "window_s"}, "a new field: does it affect the audio?"
+    assert set(FIELDS) == heard | {"priority", "keep_s", "live_s", "window_s", "meta"}, (
+        "a new field: does it affect the audio?"
+    )
 
 
 @pytest.mark.parametrize(("chars", "timeout_s"), [(0, 120), (1, 120), (2, 121), (724, 482), (100_000, 50_120)])
@@ -403,9 +413,22 @@ def test_a_job_with_a_window_has_a_limit_for_the_time_without_a_reader() -> None
 
 
 def test_fields_that_were_added_later_are_encoded_only_if_they_are_set() -> None:
-    assert set(FIELDS) - set(JobSpec("x").encode()) == {"live_s", "window_s"}
-    asked = JobSpec("x", live_s=9, window_s=3)
+    assert set(FIELDS) - set(JobSpec("x").encode()) == {"live_s", "window_s", "meta"}
+    asked = JobSpec("x", live_s=9, window_s=3, meta={"page": 3})
     assert JobSpec.decode(asked.encode()) == asked
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ({"a": "x" * 1024}, "meta has 1,032 bytes as JSON and the limit is 1,024"),
+        ({"a": b"x"}, "meta is not a JSON object"),
+        ({"a": float("nan")}, "meta is not a JSON object"),
+        (["a"], "meta is"),
+    ],
+)
+def test_metadata_that_is_no_json_object_or_too_large_is_refused(meta: Any, said: str) -> None:  # noqa: ANN401 - see above
+    assert said in refusal(meta=meta)
 
 
 # Queues

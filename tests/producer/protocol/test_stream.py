@@ -65,6 +65,13 @@ WIRE: list[tuple[Entry, bytes]] = [  # any change here but an added field needs 
             b'"protocol":1,"channels":1,"format":"s16le"}'
         ),
     ),
+    (
+        Begin(0, 24_000, "tone", "sine-1", "sine", "en", 7, meta={"page": 3}),
+        (
+            b'{"sample_rate":24000,"engine":"tone","model":"sine-1","voice":"sine","language":"en","seed":7,'
+            b'"meta":{"page":3},"protocol":1,"channels":1,"format":"s16le"}'
+        ),
+    ),
     (Audio(1200, b"\x01\x00\xff\x7f"), b"\x01\x00\xff\x7f"),
     (
         Mark(1200, 8640, 3, 10, 16, 4_294_967_295, 2, "rate"),

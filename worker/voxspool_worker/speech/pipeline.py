@@ -89,7 +89,7 @@ class Pipeline:
                 kind.ended(job, end)
                 return {"state": STATES[End.type], "duration_s": end.duration_s, "segments": len(segments)}
         except ClosedError as closed:
-            return _earlier_outcome(job.spec.id, str(closed))
+            return _earlier_outcome(job, str(closed))
 
     def refuse(self, run: JobExecution, error: InvalidJobError, wait: Callable[[float], None]) -> None:
         """Close the stream of a job that cannot be read, so that its readers get the reason.
@@ -97,7 +97,7 @@ class Pipeline:
         `wait` is called with the seconds to wait while Redis has no memory.
         """
         publisher = Publisher(self._scripts, run, DEFAULT_KEEP_S, wait)
-        begin = self._begin_entry("", "", 0)
+        begin = self._begin_entry("", "")
         facts = self._facts(begin)
         try:
             try:
@@ -117,7 +117,7 @@ class Pipeline:
         segments: list[SpeechSegment] = []
         voice, language = spec.voice or "", spec.language or ""
         if job.run.deaths >= kind.max_deaths:
-            self._reject_after_deaths(job, self._begin_entry(voice, language, spec.seed))
+            self._reject_after_deaths(job, self._begin_entry(voice, language, spec))
         try:
             segments = kind.plan(job)
             if segments:
@@ -127,7 +127,7 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - raised again below, when the stream is claimed
             problem = error
             self._pass_on(job, error)
-        begin = self._begin_entry(voice, language, spec.seed)
+        begin = self._begin_entry(voice, language, spec)
         resume = self._begin(job, begin, self._facts(begin) | _requested(spec, len(segments)))
         if problem:
             raise problem
@@ -181,10 +181,11 @@ class Pipeline:
         if others := able - {self._engine.name}:
             raise WrongEngineError(min(others - {workers.LAST} or others)) from error
 
-    def _begin_entry(self, voice: str, language: str, seed: int) -> Begin:
+    def _begin_entry(self, voice: str, language: str, spec: JobSpec | None = None) -> Begin:
         """Return the begin entry of an attempt with this engine."""
         engine = self._engine
-        return Begin(0, engine.sample_rate, engine.name, engine.model, voice, language, seed)
+        seed, meta = (spec.seed, spec.meta) if spec else (0, None)
+        return Begin(0, engine.sample_rate, engine.name, engine.model, voice, language, seed, meta=meta)
 
     def _facts(self, begin: Begin) -> dict[str, str | int]:
         """Return what `status` shows about the attempt: the worker and the voice."""
@@ -216,7 +217,8 @@ def _ending_the_stream(publisher: Publisher) -> Iterator[None]:
 def _close_early(ended: EndedEarlyError, publisher: Publisher) -> None:
     """Close the stream of a job that ended early. The stream of a job that continues elsewhere stays open."""
     if ended.reason is Reason.CANCELLED:
-        publisher.publish(Cancelled(publisher.pos, ended.by or publisher.cancelled_by() or "a stop command"))
+        ended.by = ended.by or publisher.cancelled_by() or "a stop command"  # the worker's log names it too
+        publisher.publish(Cancelled(publisher.pos, ended.by))
     elif ended.reason is Reason.TIMED_OUT:
         sentence = "the engine needed longer for the job than its time limit; split the text"
         publisher.publish(Failed(publisher.pos, "timeout", sentence, retryable=True))
@@ -233,16 +235,16 @@ def _given_up(error: Exception) -> SpeechGivenUpError:
     return SpeechGivenUpError("internal", sentence)
 
 
-def _earlier_outcome(job_id: str, state: str) -> dict[str, Any]:
+def _earlier_outcome(job: JobRun, state: str) -> dict[str, Any]:
     """End a run whose stream an earlier run closed, with the earlier outcome: that run died before it could record it.
 
     Raises SpeechGivenUpError or EndedEarlyError if the earlier run failed or was cancelled.
     """
-    log.info("job.closed job=%s state=%s", job_id, state)
+    log.info("job.closed job=%s state=%s", job.spec.id, state)
     if state == STATES["failed"]:
         raise SpeechGivenUpError("failed", "an earlier run failed; its stream says why")
     if state == STATES["cancelled"]:
-        raise EndedEarlyError(Reason.CANCELLED)
+        raise EndedEarlyError(Reason.CANCELLED, job.publisher.cancelled_by())
     return {"state": state}
 
 

@@ -27,6 +27,7 @@ def end_entry(job: JobRun, segments: int, sample_rate: int) -> End:
         rows=rounded(job.mean_rows),
         spoken_again=job.spoken_again,
         faults=job.faults,
+        meta=job.spec.meta,
     )
 
 
