@@ -328,6 +328,11 @@ def is_full(error: redis.RedisError) -> bool:
     return _FULL in str(error)
 
 
+def is_wrong_type(error: Exception) -> bool:
+    """Return whether Redis refused a command because another program wrote a value of another type to its key."""
+    return isinstance(error, redis.ResponseError) and str(error).startswith("WRONGTYPE")
+
+
 def _no_url(url: str) -> RedisUnavailableError:
     """Return the error for a URL that cannot be used."""
     return RedisUnavailableError(

@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, overload
-
-from rq.job import Job
-from rq.serializers import JSONSerializer
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from voxspool import connection
 from voxspool.ending import cancel
-from voxspool.errors import RedisError, RedisUnavailableError, UnknownJobError
+from voxspool.errors import InvalidJobError, RedisUnavailableError, UnknownJobError
 from voxspool.protocol import narration
+from voxspool.protocol.call import read_call
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, JobSpec
 from voxspool.protocol.stream import START, Begin, End, EntryId
 from voxspool.reading import waiting
@@ -281,15 +279,14 @@ class Speech:
 
     def spec(self) -> JobSpec | None:
         """Return what was enqueued; None if RQ has no record of the job, or one that is not voxspool's."""
+        with connection.translated(self._url):
+            data: Any = self._redis.hget(f"rq:job:{self.id}", "data")
         try:
-            with connection.translated(self._url):
-                job = Job.fetch(self.id, connection=self._redis, serializer=JSONSerializer)
-            if job.func_name == narration.TASK:
-                return narration.ChapterSpec.decode(job.args[0]).speech
-            return JobSpec.decode(job.args[0])
-        except RedisError:
-            raise
-        except Exception:  # noqa: BLE001 - any program may have written that hash, and RQ's parsers raise any error
+            function, argument = read_call(data or b"")
+            if function == narration.TASK:
+                return narration.ChapterSpec.decode(argument).speech
+            return JobSpec.decode(argument)
+        except (InvalidJobError, ValueError, RecursionError, TypeError, LookupError):
             return None
 
     def cancel(self, by: str = "client") -> str:

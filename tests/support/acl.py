@@ -134,7 +134,7 @@ class Traffic:
 def named(command: str) -> str:
     """Return the name of a command as written in an ACL."""
     first, *rest = command.lower().split(" ", 2)
-    return f"{first}|{rest[0]}" if first in ("script", "client") else first
+    return f"{first}|{rest[0]}" if first in ("script", "client", "memory") else first
 
 
 def denials(admin: redis.Redis) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,6 +117,36 @@ def test_a_malformed_job_hash_is_refused(
     db.hset("rq:job:odd", mapping=fields)
     db.rpush(f"rq:queue:{QUEUE}", "odd")
     assert_refused(client, db, worker, saying="cannot be taken|not JSON")
+
+
+def expanding(count: int) -> bytes:
+    """Return zlib's text of `count` megabytes of spaces."""
+    packer = zlib.compressobj(9)
+    return b"".join(packer.compress(b" " * 2**20) for _ in range(count)) + packer.flush()
+
+
+MANY = b'["voxspool_worker.tasks.narrate",null,[{"passages":[' + b'["",0,null,null],' * 6_000_000 + b"0]}],{}]"
+
+
+@pytest.mark.parametrize(
+    "data", [expanding(500), zlib.compress(MANY, 1), b"[" + b"[]," * 20_000_000], ids=["spaces", "passages", "lists"]
+)
+def test_a_small_job_that_expands_to_gigabytes_is_refused_in_little_memory(
+    data: bytes, client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    worker = start_worker()
+    before_bytes = peak_bytes(worker)
+    db.hset("rq:job:odd", mapping={"status": "queued", "data": data})
+    db.rpush(f"rq:queue:{QUEUE}", "odd")
+    assert_refused(client, db, worker, saying="bytes")
+    assert peak_bytes(worker) - before_bytes < 100 * 2**20
+
+
+def peak_bytes(worker: WorkerProcess) -> int:
+    """Return the largest memory that a worker has had, in bytes."""
+    lines = Path(f"/proc/{worker.process.pid}/status").read_text().splitlines()
+    (peak_kb,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(peak_kb) * 1024
 
 
 @pytest.mark.parametrize("job_id", [b"\xff\xfe", b"a b", b"../../etc", "жук".encode(), b"x" * 5000, b"gone"])

@@ -66,6 +66,7 @@ EXTREMES = st.sampled_from(
 )
 BREAKERS: Final = (
     b"", b"\xff\xfe", b"9" * 5000, b"-1", b"0", b"nan", b"[[[", b"\x80\x04.", zlib.compress(b"[]"), b"x" * 4_000_000,
+    zlib.compress(b" " * 100_000_000),
 )  # fmt: skip
 LEFT: Final = (
     "rq:queue:*", "rq:wip:*", "rq:execution:*", "rq:executions:*", "rq:worker:*:executions", "rq:deferred:*",

@@ -89,6 +89,8 @@ _QUEUE = re.compile(rf"voxspool-(?P<engine>.+)-({'|'.join(PRIORITIES)})")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 _MAX_VOICE_CHARS = 200
+_MAX_LANGUAGE_CHARS = 35
+"""RFC 5646, section 4.4.1: the length that every program should have room for; longer tags are not in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,9 @@ class JobSpec:
             check_engine_name(self.engine)
         if self.voice is not None and not (0 < len(self.voice) <= _MAX_VOICE_CHARS and self.voice.isprintable()):
             raise InvalidJobError(f"voice {_shown(self.voice)} is not a name of 1 to {_MAX_VOICE_CHARS} characters")
-        if self.language is not None and not _LANGUAGE.fullmatch(self.language):
+        if self.language is not None and not (
+            len(self.language) <= _MAX_LANGUAGE_CHARS and _LANGUAGE.fullmatch(self.language)
+        ):
             raise InvalidJobError(f"language {_shown(self.language)} is not a language tag; write it like en or pt-br")
         if not MIN_SPEED <= self.speed <= MAX_SPEED:
             raise InvalidJobError(f"speed {_shown(self.speed)} is outside {MIN_SPEED} to {MAX_SPEED}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from voxspool.errors import InvalidJobError
-from voxspool.protocol.jobs import AUTO, MILLIONTHS, JobSpec, digest_of
+from voxspool.protocol.jobs import AUTO, MAX_TEXT_CHARS, MILLIONTHS, JobSpec, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +29,8 @@ TIMEOUT_S: Final = 7 * 24 * 3600
 It is long because a chapter waits while interactive jobs are spoken, and shares the engine with other chapters.
 """
 MAX_PAUSE_S: Final = 60.0
+MAX_PASSAGES: Final = MAX_TEXT_CHARS // len(BETWEEN) + 1
+"""Limit for the number of passages: more would exceed the limit for a chapter's text with the separators alone."""
 _STORE: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -100,6 +102,8 @@ class ChapterSpec:
         listed, store = fields.pop("passages", None), fields.pop("store", None)
         if "text" in fields or not isinstance(listed, list):
             raise InvalidJobError("a chapter has a list of passages and no text beside them")
+        if len(listed) > MAX_PASSAGES:
+            raise InvalidJobError(f"the chapter has {len(listed):,} passages and the limit is {MAX_PASSAGES:,}")
         passages = tuple(_passage(item) for item in listed)
         return cls(JobSpec.decode(fields | {"text": joined(passages)}), passages, store)
 

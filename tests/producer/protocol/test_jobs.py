@@ -120,6 +120,7 @@ def test_values_on_a_limit_are_accepted(fields: dict[str, Any]) -> None:
         ({"language": "english"}, ['"english"', "en or pt-br"]),
         ({"language": "en\n"}, [r'"en\n"', "en or pt-br"]),
         ({"language": "en-"}, ['"en-"', "en or pt-br"]),
+        ({"language": "en" + "-aa" * 12}, ["en or pt-br"]),
         ({"engine": ""}, ['""', "there is: auto, piper, tone, xtts"]),
         ({"engine": "pipper!"}, ['"pipper!"', "did you mean piper?"]),
         ({"engine": "Piper"}, ['"Piper"', "did you mean piper?"]),

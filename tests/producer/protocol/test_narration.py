@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from voxspool.errors import InvalidJobError
 from voxspool.protocol.jobs import MAX_TEXT_CHARS
-from voxspool.protocol.narration import BETWEEN, ChapterSpec, Passage, chapter
+from voxspool.protocol.narration import BETWEEN, MAX_PASSAGES, ChapterSpec, Passage, chapter
 
 STORE = "0123456789abcdef" * 2
 JSON = st.recursive(
@@ -91,3 +91,10 @@ def test_a_passage_with_any_fields_is_decoded_or_refused(fields: list[object]) -
 def test_the_error_names_what_is_wrong(changed: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidJobError, match=said):
         ChapterSpec.decode(encoded(**changed))
+
+
+def test_more_passages_than_a_text_can_have_are_refused_before_any_is_looked_at() -> None:
+    spec = ChapterSpec.decode(chapter("a", [Passage("")] * MAX_PASSAGES, STORE, engine="tone").encode())
+    assert len(spec.passages) == MAX_PASSAGES
+    with pytest.raises(InvalidJobError, match=f"{MAX_PASSAGES + 1:,} passages"):
+        ChapterSpec.decode(spec.encode() | {"passages": [None] * (MAX_PASSAGES + 1)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,10 +11,12 @@ import redis
 from rq.suspension import resume, suspend
 
 from tests.support.queued_jobs import QUEUE, enqueue, put, records_of, waiting
-from voxspool.protocol import keys
+from voxspool.protocol import keys, narration
+from voxspool.protocol.call import MAX_CALL_BYTES
 from voxspool.protocol.jobs import JobSpec
 from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.monitoring.metrics import Metrics
+from voxspool_worker.narration.chapter_job import MAX_CHAPTER_DEATHS
 from voxspool_worker.queue import capacity as capacity_module
 from voxspool_worker.queue import job_source as module
 from voxspool_worker.queue.capacity import Capacity
@@ -145,6 +149,62 @@ def test_a_job_that_cannot_be_read_fails_and_the_next_one_is_taken(db: redis.Red
     enqueue(db, "good")
     assert source.take_id() == "good"
     assert db.hget(keys.control("corrupt"), "state") == b"failed"
+
+
+BOMB = zlib.compress(b" " * (MAX_CALL_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "saying"),
+    [
+        ({"data": BOMB}, "invalid-job", "4,194,304 bytes of JSON"),
+        ({"data": b"x" * 9 * 2**20}, "invalid-job", "the limit is 8388608"),
+        ({"data": BOMB, "deaths": "2", "died_at": "3"}, "poison", "2 workers in a row died in segment 3"),
+        ({"deaths": "2"}, "poison", "2 workers in a row"),
+    ],
+    ids=["expands", "large", "its deaths come first", "deaths"],
+)
+def test_a_job_that_no_worker_may_read_fails_with_a_clear_code_and_the_next_one_is_taken(
+    db: redis.Redis, fields: dict[str, bytes | str], code: str, saying: str
+) -> None:
+    source = Source(db)
+    enqueue(db, "deadly")
+    db.hset("rq:job:deadly", mapping=fields)  # type: ignore[arg-type]
+    enqueue(db, "good")
+    assert source.take_id() == "good"
+    ((_, last),) = db.xrevrange(keys.audio("deadly"), count=1)
+    assert (last[b"type"], json.loads(last[b"data"])["code"]) == (b"failed", code)
+    assert saying in json.loads(last[b"data"])["sentence"]
+    assert db.hget("rq:job:deadly", "status") == b"failed"
+    assert lease_s_of(db, "deadly") == []
+
+
+def lease_s_of(db: redis.Redis, job: str) -> list[bytes]:
+    """Return the leases of a job."""
+    return [run for run in db.zrange(f"rq:wip:{QUEUE}", 0, -1) if run.startswith(job.encode())]
+
+
+@pytest.mark.parametrize(("deaths", "taken"), [(MAX_CHAPTER_DEATHS - 1, "chapter"), (MAX_CHAPTER_DEATHS, None)])
+@pytest.mark.parametrize("pack", [bytes, zlib.compress])
+def test_a_chapter_may_crash_more_workers_than_a_speech(
+    db: redis.Redis, pack: type[bytes], deaths: int, taken: str | None
+) -> None:
+    source = Source(db)
+    spec = narration.chapter("chapter", [narration.Passage("Hello.")], "0" * 32, engine="tone")
+    call = json.dumps([narration.TASK, None, [spec.encode()], {}]).encode()
+    db.hset("rq:job:chapter", mapping={"status": "queued", "data": pack(call), "deaths": deaths})
+    db.rpush(f"rq:queue:{QUEUE}", "chapter")
+    assert source.take_id() == taken
+
+
+@pytest.mark.parametrize("job", [b"a b", b"x" * 300 + b"!"])
+def test_a_job_with_an_id_that_rq_refuses_is_removed_and_the_next_one_is_taken(db: redis.Redis, job: bytes) -> None:
+    source = Source(db)
+    db.hset(b"rq:job:" + job, mapping={"status": "queued", "data": b"[]"})
+    db.rpush(f"rq:queue:{QUEUE}", job)
+    enqueue(db, "good")
+    assert source.take_id() == "good"
+    assert waiting(db) == []
 
 
 def test_batch_work_is_left_to_others_for_a_while(db: redis.Redis) -> None:

@@ -192,7 +192,7 @@ def test_a_refused_job_closes_its_stream_and_fails(db: redis.Redis, parts: Parts
 
 def test_an_unreadable_job_fails_and_leaves_the_queue(db: redis.Redis, parts: Parts) -> None:
     run = claimed(db, parts).run
-    parts.outcomes.unreadable(run, "its hash in Redis cannot be read", lambda _: None)
+    parts.outcomes.unreadable(run, InvalidJobError("its hash in Redis cannot be read"), lambda _: None)
     assert db.hget(keys.control("a-job"), "state") == b"failed"
     assert lease(db) is None
     assert waiting(db) == []

@@ -82,6 +82,7 @@ HELD = {
     "job.failure_ttl": "test_a_jobs_own_lifetimes_override_the_default",
     "job.func_name": "test_another_function_is_refused_by_name",
     "job.get_result_ttl": "test_a_jobs_own_lifetimes_override_the_default",
+    "job.data": "test_a_speech_job_is_accepted",
     "job.id": "test_a_speech_job_is_accepted",
     "job.instance": "test_other_arguments_are_refused",
     "job.kwargs": "test_other_arguments_are_refused",

@@ -45,11 +45,11 @@ def queues(workers_client: redis.Redis) -> RqQueues:
 def test_waiting_jobs_are_returned_in_order_with_their_argument(db: redis.Redis, queues: RqQueues) -> None:
     for job in ("a", "b", "c"):
         enqueue(db, job)
-    found = queues.waiting(QUEUE, 1, 2)
+    found = list(queues.waiting(QUEUE, 1, 2))
     assert [job for job, _ in found] == ["b", "c"]
     assert [JobSpec.decode(argument).id for _, argument in found] == ["b", "c"]
     assert [job for job, _ in queues.waiting(QUEUE, 0, 2)] == ["a", "b"]
-    assert queues.waiting(QUEUE, 3, 2) == []
+    assert list(queues.waiting(QUEUE, 3, 2)) == []
     assert queues.length(QUEUE) == 3
 
 

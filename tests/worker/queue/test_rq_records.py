@@ -114,6 +114,96 @@ def test_the_deaths_of_a_claimed_job_are_read_and_an_invalid_number_counts_as_no
     assert claim(records).run.deaths == count
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("data", b"x" * 9 * 2**20, "bytes, and the limit is 8388608"), ("f", b"", "101 fields, and the limit is 100")],
+    ids=["size", "fields"],
+)
+def test_the_fields_of_a_hash_that_is_too_large_stay_in_redis(
+    db: redis.Redis, records: RqRecords, field: str, value: bytes, said: str
+) -> None:
+    enqueue(db, "a-job")
+    count = 1 if value else 101 - db.hlen("rq:job:a-job")
+    db.hset("rq:job:a-job", mapping={f"{field}{number or ''}": value for number in range(count)})
+    claimed = records.claim([QUEUE], "a-run")
+    assert claimed
+    assert (claimed.run.job, claimed.fields) == ("a-job", {})
+    assert said in claimed.problem
+    assert lease_s(db, claimed.run), "it is claimed, so that it can be marked failed"
+
+
+def test_many_ids_without_a_job_are_removed_in_several_steps(db: redis.Redis, records: RqRecords) -> None:
+    db.rpush(f"rq:queue:{QUEUE}", *(f"gone-{number}" for number in range(2500)), b"x" * 5000)
+    enqueue(db, "a-job")
+    assert claim(records).run.job == "a-job"
+    assert waiting(db) == []
+
+
+# Keys of another type
+
+
+SPOILERS = {
+    "string": lambda db, key: db.set(key, "x"),
+    "list": lambda db, key: db.rpush(key, "x"),
+    "hash": lambda db, key: db.hset(key, "x", "y"),
+    "zset": lambda db, key: db.zadd(key, {"x": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", ["string", "hash"])
+@pytest.mark.parametrize(("name", "wanted"), [("queue", "list"), ("wip", "zset")])
+def test_a_queue_with_a_key_of_another_type_is_skipped_and_named_and_loses_no_job(
+    db: redis.Redis, records: RqRecords, name: str, wanted: str, kind: str
+) -> None:
+    put(db, OTHER, "waits")
+    spoilt = f"rq:{name}:{OTHER}"
+    if name == "queue":
+        db.delete(spoilt)
+    SPOILERS[kind](db, spoilt)
+    enqueue(db, "a-job")
+    found = records.claim([OTHER, QUEUE], "a-run")
+    assert found
+    assert found.run.job == "a-job"
+    assert records.spoilt == {f"{spoilt} is a {kind}, not a {wanted}"}
+    assert records.claim([OTHER, QUEUE], "another") is None
+    assert records.spoilt, "also if no queue can be used"
+    if name == "wip":
+        assert waiting(db, OTHER) == ["waits"]
+    db.delete(spoilt)
+    put(db, OTHER, "later")
+    found = records.claim([OTHER, QUEUE], "a-third")
+    assert found
+    assert found.run.queue == OTHER
+    assert records.spoilt == frozenset()
+
+
+def test_a_set_of_paused_queues_of_another_type_pauses_nothing_and_is_named(
+    db: redis.Redis, records: RqRecords
+) -> None:
+    enqueue(db, "a-job")
+    db.set(keys.PAUSED, "x")
+    assert claim(records).run.job == "a-job"
+    assert records.spoilt == {f"{keys.PAUSED} is a string, not a set"}
+
+
+@pytest.mark.parametrize("kind", SPOILERS)
+def test_a_suspension_of_any_type_suspends_as_with_rq(db: redis.Redis, records: RqRecords, kind: str) -> None:
+    enqueue(db, "a-job")
+    SPOILERS[kind](db, "rq:suspended")
+    with pytest.raises(SuspendedError):
+        records.claim([QUEUE], "a-run")
+    assert waiting(db) == ["a-job"]
+
+
+@pytest.mark.parametrize("key", ["rq:executions:a-job", "rq:worker:a-worker:executions"])
+def test_a_record_of_runs_of_another_type_is_replaced(db: redis.Redis, records: RqRecords, key: str) -> None:
+    enqueue(db, "a-job")
+    db.hset(key, "x", "y")
+    run = claim(records).run
+    assert lease_s(db, run)
+    assert db.type(key) != b"hash"
+
+
 # Leases
 
 

@@ -1,45 +1,103 @@
 -- Takes the first job from the first queue that has one and is not paused, and claims it for a run. Both are one step:
 -- a job is always in a queue or under a lease. The records of a running job are written in RQ's format.
 --
+-- Any program may write to these keys. A key of another type stops only its own queue: the types are looked at before
+-- the first write, because a failed script keeps what it wrote. A job whose hash is too large is claimed, so that it can
+-- be marked failed, but its fields are not sent.
+--
 -- KEYS  1 rq:suspended   2 voxspool:paused   3.. the queues, in the order in which to empty them
 -- ARGV  1 execution   2 worker   3 lease in seconds   4 the time in RQ's format   5.. names of the queues, as in KEYS
--- Returns {"job", number of the queue (from 0), job id, fields of the job's hash before the claim} | "suspended"
---       | {"paused", numbers of queues (from 0)} (nothing was taken; these queues are paused and have jobs)
---       | false (no queue has a job)
-if redis.call('EXISTS', unpack(KEYS, 3)) == 0 then
-  return false
-end
-local stopped, paused = redis.call('EXISTS', KEYS[1], KEYS[2]) > 0, {'paused'}
-if stopped and redis.call('EXISTS', KEYS[1]) == 1 then
-  return 'suspended'
-end
-for i = 3, #KEYS do
-  local name, id = ARGV[i + 2], false
-  if not stopped or redis.call('SISMEMBER', KEYS[2], name) == 0 then
-    id = redis.call('LPOP', KEYS[i])
-  elseif redis.call('EXISTS', KEYS[i]) == 1 then
-    table.insert(paused, i - 3)
+-- Returns {word, …, spoilt}; spoilt lists the keys of another type, each as "<key> is a <type>, not a <type>":
+--       {"job", number of the queue (from 0), job id, fields of the job's hash before the claim, why these fields are
+--         missing or '', spoilt}
+--       | {"suspended", spoilt}
+--       | {"paused", numbers of queues (from 0), spoilt} (nothing was taken; these queues are paused and have jobs)
+--       | {"again", spoilt} (many ids without a job were removed, and nothing was taken: call again)
+--       | {"none", spoilt} (no queue has a job)
+local MOST_REMOVED = 1000
+local MOST_ID_BYTES = 1000 -- an id of voxspool has at most 128
+local MOST_BYTES = 8 * 2^20 -- of a job's hash in memory: twice the longest call, uncompressed
+local MOST_FIELDS = 100 -- RQ writes some 40
+local spoilt, paused, removed = {}, {}, 0
+
+local function has_type(key, wanted)
+  local found = redis.call('TYPE', key).ok
+  if found == wanted or found == 'none' then
+    return true, found ~= 'none'
   end
-  while id do
-    local job = 'rq:job:' .. id
-    local fields = redis.call('HGETALL', job)
-    if #fields > 0 then -- otherwise the job was deleted while it waited
-      local now, lease = redis.call('TIME')[1], tonumber(ARGV[3])
-      local composite = id .. ':' .. ARGV[1]
-      local execution, executions = 'rq:execution:' .. composite, 'rq:executions:' .. id
-      redis.call('HSET', execution, 'id', ARGV[1], 'job_id', id, 'created_at', now, 'last_heartbeat', now,
-        'worker_name', ARGV[2])
-      redis.call('EXPIRE', execution, lease + 60)
-      redis.call('ZADD', executions, now + lease + 60, ARGV[1])
-      redis.call('EXPIRE', executions, lease + 60)
-      redis.call('ZADD', 'rq:wip:' .. name, now + lease, composite)
-      redis.call('SADD', 'rq:worker:' .. ARGV[2] .. ':executions', composite)
-      redis.call('HSET', job, 'status', 'started', 'started_at', ARGV[4], 'last_heartbeat', ARGV[4],
-        'worker_name', ARGV[2])
-      redis.call('PERSIST', job)
-      return {'job', i - 3, id, fields}
+  table.insert(spoilt, key .. ' is a ' .. found .. ', not a ' .. wanted)
+  return false, true
+end
+
+local function claim(number, name, id)
+  local job, composite = 'rq:job:' .. id, id .. ':' .. ARGV[1]
+  local execution, executions = 'rq:execution:' .. composite, 'rq:executions:' .. id
+  local of_worker = 'rq:worker:' .. ARGV[2] .. ':executions'
+  local count, size, fields, problem = redis.call('HLEN', job), 0, {}, ''
+  if count <= MOST_FIELDS then
+    size = redis.call('MEMORY', 'USAGE', job, 'SAMPLES', 0)
+  end
+  if count > MOST_FIELDS then
+    problem = string.format('its hash has %d fields, and the limit is %d', count, MOST_FIELDS)
+  elseif size > MOST_BYTES then
+    problem = string.format('its hash has %d bytes, and the limit is %d', size, MOST_BYTES)
+  else
+    fields = redis.call('HGETALL', job)
+  end
+  -- A key of another type in place of a record that only this run and RQ's tools use is replaced.
+  for key, wanted in pairs({[executions] = 'zset', [of_worker] = 'set'}) do
+    local found = redis.call('TYPE', key).ok
+    if found ~= wanted and found ~= 'none' then
+      redis.call('DEL', key)
     end
-    id = redis.call('LPOP', KEYS[i])
+  end
+  local now, lease = redis.call('TIME')[1], tonumber(ARGV[3])
+  redis.call('HSET', execution, 'id', ARGV[1], 'job_id', id, 'created_at', now, 'last_heartbeat', now,
+    'worker_name', ARGV[2])
+  redis.call('EXPIRE', execution, lease + 60)
+  redis.call('ZADD', executions, now + lease + 60, ARGV[1])
+  redis.call('EXPIRE', executions, lease + 60)
+  redis.call('ZADD', 'rq:wip:' .. name, now + lease, composite)
+  redis.call('SADD', of_worker, composite)
+  redis.call('HSET', job, 'status', 'started', 'started_at', ARGV[4], 'last_heartbeat', ARGV[4],
+    'worker_name', ARGV[2])
+  redis.call('PERSIST', job)
+  return {'job', number, id, fields, problem, spoilt}
+end
+
+local waiting = {}
+for i = 3, #KEYS do
+  local usable, exists = has_type(KEYS[i], 'list')
+  if usable and exists and has_type('rq:wip:' .. ARGV[i + 2], 'zset') then
+    table.insert(waiting, i)
   end
 end
-return #paused > 1 and paused or false
+if #waiting == 0 then
+  return {'none', spoilt}
+end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  return {'suspended', spoilt}
+end
+local usable, pauses = has_type(KEYS[2], 'set')
+for _, i in ipairs(waiting) do
+  local name = ARGV[i + 2]
+  if usable and pauses and redis.call('SISMEMBER', KEYS[2], name) == 1 then
+    table.insert(paused, i - 3)
+  else
+    local id = redis.call('LPOP', KEYS[i])
+    while id do
+      if #id <= MOST_ID_BYTES and redis.call('TYPE', 'rq:job:' .. id).ok == 'hash' then
+        return claim(i - 3, name, id)
+      end
+      removed = removed + 1 -- the job was deleted while it waited
+      if removed >= MOST_REMOVED then
+        return {'again', spoilt}
+      end
+      id = redis.call('LPOP', KEYS[i])
+    end
+  end
+end
+if #paused > 0 then
+  return {'paused', paused, spoilt}
+end
+return {'none', spoilt}

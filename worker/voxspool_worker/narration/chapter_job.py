@@ -97,8 +97,6 @@ class Narrator:
 class _ChapterJob:
     """One run of a chapter's job: its marks go into the stream, its audio into the store."""
 
-    max_deaths = MAX_CHAPTER_DEATHS
-
     def __init__(self, spec: ChapterSpec, job_id: str, narrator: Narrator) -> None:
         self._spec = spec
         self._job_id = job_id

@@ -12,9 +12,10 @@ import redis.exceptions
 from rq import Queue
 from rq.utils import now
 
+from voxspool.errors import InvalidJobError
 from voxspool.protocol.jobs import priority_of, queue_name, queue_names
 from voxspool_worker.queue.capacity import WAIT_S
-from voxspool_worker.queue.job_spec import decode_job
+from voxspool_worker.queue.job_spec import check_deaths, decode_job, restore_job
 from voxspool_worker.queue.rq_records import PausedError, SuspendedError
 
 if TYPE_CHECKING:
@@ -109,17 +110,17 @@ class JobSource:
         return None
 
     def _read(self, claim: Claim) -> ClaimedJob | None:
-        """Read a claimed job. If its hash cannot be read as a job, mark it failed and return None."""
+        """Read a claimed job. If its hash cannot be read, or it has crashed workers, mark it failed and return None."""
+        run = claim.run
         try:
-            job = self._records.empty_job(claim.run.job)
-            job.restore(claim.fields)
-        except Exception as error:  # noqa: BLE001 - RQ raises what its parsers raise, and anybody may write a job
-            why = f"its hash in Redis cannot be read ({type(error).__name__})"
-            self._outcomes.unreadable(claim.run, why, self._wait_for_memory)
+            check_deaths(run, claim.fields)
+            job = restore_job(run.job, self._records.empty_job, claim.fields, claim.problem)
+        except InvalidJobError as error:
+            self._outcomes.unreadable(run, error, self._wait_for_memory)
             return None
-        job.origin = claim.run.queue  # the queue in which it was found; RQ names its registries by this
+        job.origin = run.queue  # the queue in which it was found; RQ names its registries by this
         job.started_at = now()
-        return decode_job(job, claim.run)
+        return decode_job(job, run)
 
     def _wait_for_memory(self, wait_s: float) -> None:
         """Wait in the main thread for Redis to have memory; the watchdog must not report this as a hang."""

@@ -9,14 +9,24 @@ from rq.exceptions import DeserializationError
 
 from voxspool.errors import InvalidJobError
 from voxspool.protocol import narration
+from voxspool.protocol.call import beginning, unpack
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool.protocol.narration import ChapterSpec
+from voxspool.protocol.numbers import count_or_zero
+from voxspool_worker.narration.chapter_job import MAX_CHAPTER_DEATHS
+from voxspool_worker.speech.speech_job import MAX_DEATHS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from rq.job import Job
 
     from voxspool_worker.jobs.execution import JobExecution
 
+_FUNCTION_BYTES: Final = 64
+"""The function of a job is in the first bytes of its call."""
+_UNREAD_FIELDS: Final = (b"result", b"exc_info")
+"""Fields of a job's hash that RQ would decode, the second without a limit, and that a worker does not need."""
 MAX_LIMIT_S: Final = 7 * 24 * 3600
 """Longest time limit of a job, in seconds: a week. A longer one in the job's hash is reduced to it."""
 
@@ -43,6 +53,49 @@ class ClaimedJob:
         usual_s = narration.TIMEOUT_S if isinstance(self.spec, ChapterSpec) else self.spec.timeout_s
         limit_s = self.job.timeout
         return min(limit_s if limit_s and limit_s > 0 else usual_s, MAX_LIMIT_S)
+
+
+class RepeatedDeathsError(InvalidJobError):
+    """Workers died while they ran the job, one after another, so it is not tried again."""
+
+    code = "poison"
+
+
+def check_deaths(run: JobExecution, fields: Mapping[bytes, bytes]) -> None:
+    """Raise RepeatedDeathsError if a job has crashed too many workers.
+
+    Its data may be the cause, so that only their beginning is read, which tells a speech from a chapter.
+    """
+    is_chapter = narration.TASK.encode() in beginning(fields.get(b"data", b""), _FUNCTION_BYTES)
+    if run.deaths < (MAX_CHAPTER_DEATHS if is_chapter else MAX_DEATHS):
+        return
+    segment = count_or_zero(fields.get(b"died_at"))
+    raise RepeatedDeathsError(
+        f"{run.deaths} workers in a row died in segment {segment} of this speech, so it is not tried again; read their "
+        "logs, change the passage or the voice, and enqueue it under a new id"
+    )
+
+
+def restore_job(name: str, empty_job: Callable[[str], Job], fields: Mapping[bytes, bytes], problem: str) -> Job:
+    """Return the job of RQ with this id and these fields. `problem` says why they were not read, if so.
+
+    Raises InvalidJobError if it cannot be a job. Its id may have any bytes.
+    """
+    shown = name.encode(errors="surrogateescape").decode(errors="replace")
+    if problem:
+        raise InvalidJobError(f"job {shown!r:.80} cannot be taken: {problem}")
+    fields = {field: value for field, value in fields.items() if field not in _UNREAD_FIELDS}
+    try:
+        job = empty_job(name)
+        data = unpack(fields[b"data"])
+        job.restore(fields | {b"data": b""})  # RQ would decompress the data without a limit
+    except InvalidJobError as error:
+        raise InvalidJobError(f"job {shown!r:.80} cannot be taken: {error}") from error
+    except Exception as error:  # RQ raises what its parsers raise, and anybody may write a job
+        why = f"its hash in Redis cannot be read ({type(error).__name__})"
+        raise InvalidJobError(f"job {shown!r:.80} cannot be taken: {why}") from error
+    job.data = data
+    return job
 
 
 def decode_job(job: Job, run: JobExecution) -> ClaimedJob:

@@ -13,7 +13,6 @@ import redis.exceptions
 from rq.job import JOB_ID_PATTERN, JobStatus
 from rq.utils import now
 
-from voxspool.errors import InvalidJobError
 from voxspool.protocol.jobs import priority_of, queue_name
 from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason
 from voxspool_worker.queue.rq_records import LOST, Why, is_corrupt
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from rq.job import Job
 
+    from voxspool.errors import InvalidJobError
     from voxspool_worker.jobs.execution import JobExecution
     from voxspool_worker.monitoring.metrics import Metrics
     from voxspool_worker.queue.capacity import Capacity
@@ -114,14 +114,12 @@ class Outcomes:
             self._fail(claimed, str(problem))
             self._metrics.run_over("failed", problem.code)
 
-    def unreadable(self, run: JobExecution, why: str, wait: Callable[[float], None]) -> None:
-        """Fail a job that RQ itself cannot read, in RQ and in its stream.
+    def unreadable(self, run: JobExecution, error: InvalidJobError, wait: Callable[[float], None]) -> None:
+        """Fail a job whose data are not read, in RQ and in its stream.
 
         `wait` is called with the seconds to wait while Redis has no memory.
         """
-        shown = run.job.encode(errors="surrogateescape").decode(errors="replace")
-        error = InvalidJobError(f"job {shown!r:.80} cannot be taken: {why}")
-        log.error("job.buried error=%s", error)
+        log.error("job.buried code=%s error=%s", error.code, error)
         if JOB_ID_PATTERN.fullmatch(run.job) and not self._close_stream(run, error, wait):
             return
         self._records.finish(run, self._records.empty_job("unreadable"), JobStatus.FAILED, str(error))

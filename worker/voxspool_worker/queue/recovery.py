@@ -119,17 +119,17 @@ class Recovery:
         """Move the jobs of a queue that name no engine to `auto`, if a live worker can speak them."""
         to = queue_name(AUTO, priority_of(queue))
         first = self._first.get(queue, 0)
-        waiting = self._queues.waiting(queue, first, MAX_JOBS)
-        if not waiting or self._queues.length(to) >= MAX_JOBS:
+        if self._queues.length(to) >= MAX_JOBS:
             self._first[queue] = 0
             return
-        stay = 0
-        for job, argument in waiting:
+        looked = stay = 0
+        for job, argument in self._queues.waiting(queue, first, MAX_JOBS):
+            looked += 1
             reply = self._queues.move(job, queue, to) if can_move(job, argument, live) else _STAYS
             stay += reply in ("begun", _STAYS)
             if reply == "moved":
                 log.warning("job.let_go job=%s queue=%s to=%s", job, queue, to)
-        self._first[queue] = first + stay if len(waiting) == MAX_JOBS else 0
+        self._first[queue] = first + stay if looked == MAX_JOBS else 0
 
 
 def can_move(job: str, argument: object, live: list[WorkerCard]) -> bool:

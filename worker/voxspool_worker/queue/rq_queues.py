@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import ResponseError
 from rq import Queue
-from rq.job import Job
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker_registration import clean_worker_registry
 
+from voxspool.connection import is_wrong_type
+from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
+from voxspool.protocol.call import MAX_CALL_BYTES, read_call
 from voxspool.protocol.jobs import MAX_KEEP_S
 from voxspool_worker import lua
 from voxspool_worker.jobs.execution import JobExecution
@@ -18,7 +21,7 @@ from voxspool_worker.queue.rq_keys import job_key, queue_key, runs_key
 from voxspool_worker.speech.publisher import LEASE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from redis import Redis
 
@@ -38,21 +41,28 @@ class RqQueues:
         count: Any = self._redis.llen(queue_key(queue))
         return int(count)
 
-    def waiting(self, queue: str, first: int, limit: int) -> list[tuple[str, object]]:
-        """Return at most `limit` jobs that wait in a queue, from position `first`: pairs of id and `argument`."""
+    def waiting(self, queue: str, first: int, limit: int) -> Iterator[tuple[str, object]]:
+        """Yield at most `limit` jobs that wait in a queue, from position `first`: pairs of id and `argument`.
+
+        They are read one after another: any program may write a job, and many large ones do not fit into memory.
+        """
         found: Any = self._redis.lrange(queue_key(queue), first, first + limit - 1)
-        if not found:
-            return []
-        ids = [one.decode(errors="surrogateescape") for one in found]
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for job in ids:
-                pipeline.hget(job_key(job), "data")
-            return [(job, self._decode(job, data)) for job, data in zip(ids, pipeline.execute(), strict=True)]
+        for job in [one.decode(errors="surrogateescape") for one in found]:
+            yield job, self.argument(job)
 
     def argument(self, job: str) -> object:
         """Return the first argument of a job, or None if there is no such job or its data cannot be read."""
-        data: Any = self._redis.hget(job_key(job), "data")
-        return self._decode(job, data)
+        try:
+            if self._redis.hstrlen(job_key(job), "data") > MAX_CALL_BYTES:
+                return None
+            data: Any = self._redis.hget(job_key(job), "data")
+            return read_call(data or b"")[1]
+        except (InvalidJobError, ValueError, RecursionError, TypeError, LookupError):
+            return None
+        except ResponseError as error:
+            if is_wrong_type(error):
+                return None
+            raise
 
     def move(self, job: str, queue: str, to: str) -> str:
         """Move a waiting job that has not begun to the end of another queue.
@@ -112,12 +122,3 @@ class RqQueues:
             if not self._redis.exists(keys.worker(worker)):
                 self._redis.srem(keys.WORKERS, worker)
                 self._redis.delete(runs_key(worker))
-
-    def _decode(self, name: str, data: bytes | None) -> object:
-        """Return the first argument in the data of a job; None if they cannot be read."""
-        try:
-            job = Job(name, connection=self._redis, serializer=JSONSerializer)
-            job.restore({b"data": data})
-            return job.args[0]
-        except Exception:  # noqa: BLE001 - RQ raises what its parsers raise, and anybody may write a job
-            return None

@@ -79,6 +79,8 @@ class Claim:
 
     run: JobExecution
     fields: dict[bytes, bytes]
+    problem: str = ""
+    """Why the fields were not sent: the hash is too large."""
 
 
 class RqRecords:
@@ -87,6 +89,8 @@ class RqRecords:
     def __init__(self, connect: Callable[..., Redis], worker: str) -> None:
         self._worker = worker
         self._redis = connect()
+        self.spoilt: frozenset[str] = frozenset()
+        """Keys of another type that the last claim found, each as a sentence. Their queues are skipped."""
         self._dequeue = lua.load(connect(retries=0), "dequeue")  # no retries: a command sent twice would take two jobs
         self._beat = lua.load(self._redis, "beat")
         self._finish = lua.load(self._redis, "finish")
@@ -98,17 +102,18 @@ class RqRecords:
 
         Raises SuspendedError, and PausedError if only paused queues have jobs.
         """
-        reply: Any = self._dequeue(
-            keys=[WORKERS_SUSPENDED, keys.PAUSED, *map(queue_key, queues)],
-            args=[run, self._worker, LEASE_S, utcformat(now()), *queues],
-        )
-        if reply == b"suspended":
+        again = True
+        while again:
+            word, *rest, spoilt = self._ask_for_a_job(queues, run)
+            self.spoilt = frozenset(one.decode(errors="replace") for one in spoilt)
+            again = word == b"again"
+        if word == b"suspended":
             raise SuspendedError
-        if not reply:
+        if word == b"none":
             return None
-        if reply[0] == b"paused":
-            raise PausedError(frozenset(queues[index] for index in reply[1:]))
-        _, index, job, flat_fields = reply
+        if word == b"paused":
+            raise PausedError(frozenset(queues[index] for index in rest[0]))
+        index, job, flat_fields, problem = rest
         fields = dict(zip(flat_fields[::2], flat_fields[1::2], strict=True))
         # Anybody may push an id: it may have any bytes, and the same bytes must be sent back.
         name = job.decode(errors="surrogateescape")
@@ -118,7 +123,15 @@ class RqRecords:
                 gave_up=fields.get(b"gave_up", b"").decode(errors="replace"),
             ),
             fields,
+            problem.decode(),
         )  # fmt: skip
+
+    def _ask_for_a_job(self, queues: Sequence[str], run: str) -> Any:  # noqa: ANN401 - a script's reply
+        """Return the reply of dequeue.lua."""
+        return self._dequeue(
+            keys=[WORKERS_SUSPENDED, keys.PAUSED, *map(queue_key, queues)],
+            args=[run, self._worker, LEASE_S, utcformat(now()), *queues],
+        )
 
     def renew_lease(self, run: JobExecution) -> str:
         """Renew the lease of a run. Return `ok`, LOST, or `cancelled by <who>`."""

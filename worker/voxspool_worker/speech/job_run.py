@@ -31,9 +31,6 @@ class SpeechGivenUpError(VoxspoolError):
 class JobKind(Protocol):
     """The part of a run that differs between kinds of jobs: splitting into segments, and publishing them."""
 
-    max_deaths: int
-    """Number of workers that may die in one segment of the job before the job is marked failed."""
-
     def plan(self, job: JobRun) -> list[SpeechSegment]:
         """Split the job into segments; the list is empty if there is nothing to speak.
 

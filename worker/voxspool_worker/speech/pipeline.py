@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
@@ -116,8 +116,6 @@ class Pipeline:
         spec, problem = job.spec, None
         segments: list[SpeechSegment] = []
         voice, language = spec.voice or "", spec.language or ""
-        if job.run.deaths >= kind.max_deaths:
-            self._reject_after_deaths(job, self._begin_entry(voice, language, spec))
         try:
             segments = kind.plan(job)
             if segments:
@@ -135,15 +133,6 @@ class Pipeline:
         log.info("job.begin job=%s attempt=%d segments=%d voice=%s", spec.id, resume.attempt, len(segments), voice)
         job.first_pos = resume.pos
         return segments, resume
-
-    def _reject_after_deaths(self, job: JobRun, begin: Begin) -> NoReturn:
-        """Fail a job that crashes workers, before the engine or even the text splitter sees it."""
-        resume = self._begin(job, begin, self._facts(begin))
-        raise SpeechGivenUpError(
-            "poison",
-            f"{job.run.deaths} workers in a row died in segment {resume.segment} of this speech, so it is not tried "
-            "again; read their logs, change the passage or the voice, and enqueue it under a new id",
-        )
 
     def _begin(self, job: JobRun, begin: Begin, facts: dict[str, str | int]) -> Resume:
         """Claim the stream if this engine can continue it.

@@ -47,8 +47,6 @@ POLL_TOKEN_S: Final = 1.0
 class SpeechJob:
     """The job kind of a speech: its audio is published while it is made. It has no state of a single job."""
 
-    max_deaths = MAX_DEATHS
-
     def __init__(self, engine: Engine, scheduler: Scheduler, observer: Observer) -> None:
         self._engine = engine
         self._scheduler = scheduler
