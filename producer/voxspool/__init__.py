@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from voxspool.aio import AsyncClient, AsyncSpeech
     from voxspool.client import Client, Overview, Placed, SpeechOptions
     from voxspool.embedded import Embedded
+    from voxspool.enqueuer import EvictionWarning
     from voxspool.narration.jobs import NarrationJobs, NarrationRecord
     from voxspool.protocol.jobs import JobSpec
     from voxspool.protocol.narration import ChapterSpec, Passage
@@ -89,6 +90,7 @@ __all__ = [
     "End",
     "EngineLoadError",
     "EntryId",
+    "EvictionWarning",
     "Failed",
     "InvalidJobError",
     "JobExistsError",
@@ -146,6 +148,7 @@ _HOMES = {
     "Embedded": "embedded",
     "End": "protocol.stream",
     "EntryId": "protocol.stream",
+    "EvictionWarning": "enqueuer",
     "Failed": "protocol.stream",
     "JobSpec": "protocol.jobs",
     "JobState": "reading.reader",

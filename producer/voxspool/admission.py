@@ -43,9 +43,18 @@ class Pressure:
 
     @classmethod
     def read(cls, memory: dict[str, Any], keyspace: dict[str, Any], waiting: int) -> Pressure:
-        """Return the values in the sections `memory` and `keyspace` of Redis's INFO, with the length of the queue."""
-        mean_ttl_ms = max((database["avg_ttl"] for database in keyspace.values()), default=0)
-        return cls(memory["used_memory"], memory["maxmemory"], mean_ttl_ms / 1000, waiting)
+        """Return the values in the sections `memory` and `keyspace` of Redis's INFO, with the length of the queue.
+
+        A value that a server does not report, as some hosted ones do, counts as 0.
+        """
+        mean_ttl_ms = max((_count(database, "avg_ttl") for database in keyspace.values()), default=0)
+        return cls(_count(memory, "used_memory"), _count(memory, "maxmemory"), mean_ttl_ms / 1000, waiting)
+
+
+def _count(section: object, name: str) -> int:
+    """Return a number of a section of INFO, as redis-py parses it; 0 if there is none."""
+    value = section.get(name) if isinstance(section, dict) else None
+    return value if isinstance(value, int) else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
 from redis import asyncio as redis_asyncio
+from redis.asyncio.connection import parse_url as parse_url_async
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff, NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 
-from voxspool import background
+from voxspool import background, redis_pools, redis_urls
 from voxspool.errors import RedisError, RedisTooOldError, RedisUnavailableError
+from voxspool.redis_pools import (
+    AsyncPatientPool,
+    AsyncSentinelPool,
+    NoPrimaryError,
+    PatientPool,
+    SentinelPool,
+    WrongServerError,
+)
+from voxspool.redis_urls import LEAST_TIMEOUT_S, UrlError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -33,23 +43,30 @@ OLDEST: Final = (6, 2)
 """The oldest version of Redis. LMOVE and exclusive ranges of streams came with Redis 6.2 (February 2021)."""
 TIMEOUT_S: Final = 5.0
 """The longest time for a connect or a reply, in seconds; longer than any BLOCK of a command."""
-LEAST_TIMEOUT_S: Final = 2.0
-"""The shortest socket timeout of a client that a program makes itself, in seconds: a reader lets Redis block for one
-second (reading.reader.BLOCK_MS)."""
 FIRST_S: Final = 1.5
 """The longest time for a server's first answer, in seconds. Short, since there may be no server at all."""
 RETRIES: Final = 10
 """Tries of a request that may be sent twice. With waits of up to 2 s they outlast a restart of Redis."""
 _FULL: Final = "command not allowed when used memory"
 """Part of Redis's error at its memory limit, after the code OOM; from a script it is in the middle of the message."""
-_CLOSED: Final = re.compile("closed by server|Error while reading")
-"""redis-py's errors for a connection that was open before."""
-_CLOSED_WAITS_S: Final = (0.05, 0.1, 0.2, 0.4)
-"""The waits between tries to get a connection, in seconds."""
-_QUERY_PASSWORD: Final = re.compile(r"(?i)(password=)[^&]*")
 MOST_CONNECTIONS: Final = 10_000
 """The most connections of one client. Each reader that waits holds one, and redis-py's own limit would refuse the
 101st. Redis itself accepts 10,000."""
+SENTINEL_S: Final = 0.5
+"""The longest time for a connect to a Sentinel or its reply, in seconds: the next one is asked after it."""
+_SENTINEL_OPTIONS: Final = {"socket_timeout": SENTINEL_S, "socket_connect_timeout": SENTINEL_S}
+_CLUSTER_ERRORS: Final = (
+    redis.exceptions.AskError,
+    redis.exceptions.ClusterCrossSlotError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.MovedError,
+    redis.exceptions.TryAgainError,
+)
+_CLUSTER: Final = re.compile("CROSSSLOT|hash to the same slot|in a cluster node")
+"""What a node of a cluster writes in the error of a script or a transaction."""
+_MAX_CLIENTS: Final = "max number of clients reached"
+NEVER_EVICT: Final = "noeviction"
+"""The only `maxmemory-policy` with which Redis deletes nothing that voxspool still needs."""
 _OPTIONS: Final[dict[str, Any]] = {
     "max_connections": MOST_CONNECTIONS,
     "socket_timeout": TIMEOUT_S,
@@ -61,14 +78,61 @@ _OPTIONS: Final[dict[str, Any]] = {
 def connect(url: str, *, retries: int = RETRIES, first_answer: bool = False) -> redis.Redis:
     """Return a client, without sending anything. Raises RedisUnavailableError for a text that is not a Redis URL.
 
-    With `first_answer` its first command fails within FIRST_S if no server answers; later commands are tried again.
+    With `first_answer` its first command fails soon if no server answers; later commands are tried again.
     """
-    try:
-        pool = PatientPool.from_url(url, **options(retries))
-    except ValueError:
-        raise _no_url(url) from None  # the cause may quote the password, and a traceback prints causes
+    with _refused_urls(url):
+        found = redis_urls.read(url, parse_url)
+        made = options(retries) | found.options
+        pool: PatientPool | SentinelPool
+        if found.service:
+            asked = found.sentinel_options | _SENTINEL_OPTIONS | {"retry": Retry(NoBackoff(), 0)}
+            sentinels = redis.Sentinel(found.sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+            pool = SentinelPool(found.service, sentinels, ssl=found.tls, **made)
+        else:
+            pool = PatientPool(**made)
+        pool.connection_class(**pool.connection_kwargs)  # redis-py checks an option when it makes a connection
     pool.first = FirstAnswer(url) if first_answer else None
-    return redis.Redis.from_pool(pool)
+    return _prepared_for_rq(redis.Redis.from_pool(pool))
+
+
+def connect_async(url: str) -> redis_asyncio.Redis:
+    """Return an asyncio client, as `connect` does with `first_answer`."""
+    with _refused_urls(url):
+        found = redis_urls.read(url, parse_url_async)
+        made = async_options() | found.options
+        pool: AsyncPatientPool | AsyncSentinelPool
+        if found.service:
+            asked = found.sentinel_options | _SENTINEL_OPTIONS | {"retry": AsyncRetry(NoBackoff(), 0)}
+            sentinels = redis_asyncio.Sentinel(found.sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+            pool = AsyncSentinelPool(found.service, sentinels, ssl=found.tls, **made)
+        else:
+            pool = AsyncPatientPool(**made)
+        pool.connection_class(**pool.connection_kwargs)
+    pool.first = FirstAnswer(url)
+    return redis_asyncio.Redis.from_pool(pool)
+
+
+@contextlib.contextmanager
+def _refused_urls(url: str) -> Iterator[None]:
+    """Turn the errors of a URL that cannot be used into RedisUnavailableError."""
+    try:
+        yield
+    except UrlError as error:
+        raise _no_url(url, str(error)) from None
+    except redis.RedisError as error:  # an option that redis-py refuses, such as ssl_cert_reqs=nonsense
+        raise _no_url(url, str(error)) from None
+    except (ValueError, TypeError, AttributeError, OSError):
+        raise _no_url(url) from None  # the cause may quote the password, and a traceback prints causes
+
+
+def _prepared_for_rq(client: C) -> C:
+    """Tell RQ that a server has LMOVE, and return the client.
+
+    RQ would ask for the server's version and raise ValueError for one such as `v7.2.0` or `unstable`. It keeps the
+    answer in this attribute of the client. `check` refuses servers that are too old.
+    """
+    setattr(client, "__rq_redis_server_version", (*OLDEST, 0))
+    return client
 
 
 def made_by(factory: Callable[[], C], kind: type[C], named: str) -> C:
@@ -102,7 +166,8 @@ def made_by(factory: Callable[[], C], kind: type[C], named: str) -> C:
             f"for 1 s; make it with socket_timeout={TIMEOUT_S:g}",
             wrong_value=True,
         )
-    return client
+    redis_pools.guard(client)
+    return _prepared_for_rq(client)
 
 
 def address(client: redis.Redis) -> str:
@@ -119,13 +184,6 @@ def address(client: redis.Redis) -> str:
     return f"{scheme}://{host}:{options.get('port', 6379)}/{options.get('db') or 0}"
 
 
-def connect_async(url: str) -> redis_asyncio.Redis:
-    """Return an asyncio client, as `connect` does with `first_answer`."""
-    pool = AsyncPatientPool.from_url(url, **async_options())
-    pool.first = FirstAnswer(url)
-    return redis_asyncio.Redis.from_pool(pool)
-
-
 class FirstAnswer:
     """Waits for the first answer of a server, FIRST_S at the longest. Later calls return at once.
 
@@ -140,15 +198,15 @@ class FirstAnswer:
     def wait(self) -> None:
         """Wait for the answer. Raises redis.ConnectionError or redis.TimeoutError."""
         if not self.there:
-            _bounded(self._ask)
+            _bounded(self._ask, self._url)
             self.there = True
 
     async def wait_async(self) -> None:
         """Wait for the answer without blocking the event loop. Raises as `wait` does."""
         if not self.there:
             asked = asyncio.wrap_future(background.start(self._ask))
-            if not (await asyncio.wait({asked}, timeout=FIRST_S))[0]:
-                raise _late()
+            if not (await asyncio.wait({asked}, timeout=_first_s(self._url)))[0]:
+                raise _late(self._url)
             asked.result()
             self.there = True
 
@@ -161,58 +219,25 @@ class FirstAnswer:
             client.ping()
 
 
-def _bounded(act: Callable[[], T]) -> T:
-    """Return what `act` returns within FIRST_S. Raises redis.TimeoutError after that, and what `act` raises."""
+def _bounded(act: Callable[[], T], url: str) -> T:
+    """Return what `act` returns within the time for a first answer.
+
+    Raises redis.TimeoutError after that, and what `act` raises.
+    """
     asked = background.start(act)
     try:
-        return asked.result(FIRST_S)
+        return asked.result(_first_s(url))
     except TimeoutError:
-        raise _late() from None
+        raise _late(url) from None
 
 
-def _late() -> redis.TimeoutError:
-    return redis.TimeoutError(f"no answer within {FIRST_S:g} s")
+def _first_s(url: str) -> float:
+    """Return the longest time for a first answer, in seconds; each Sentinel that may have to be asked adds to it."""
+    return FIRST_S + SENTINEL_S * (url.count(",") + 1) if redis_urls.names_service(url) else FIRST_S
 
 
-class PatientPool(redis.ConnectionPool):
-    """A pool that retries if Redis closes a new connection, as it does if it is restarted twice in a row.
-
-    redis-py retries commands, but not getting the connection for them. That sends no command, so retrying is safe.
-    """
-
-    first: FirstAnswer | None = None
-
-    def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own signature
-        """Return a working connection. Raises redis.ConnectionError or redis.TimeoutError."""
-        if self.first:
-            self.first.wait()
-        for wait_s in _CLOSED_WAITS_S:
-            try:
-                return super().get_connection(*args, **options)
-            except redis.ConnectionError as error:
-                if not _CLOSED.search(str(error)):
-                    raise
-            time.sleep(wait_s)
-        return super().get_connection(*args, **options)
-
-
-class AsyncPatientPool(redis_asyncio.ConnectionPool):
-    """PatientPool for asyncio."""
-
-    first: FirstAnswer | None = None
-
-    async def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own signature
-        """Return a working connection. Raises redis.ConnectionError or redis.TimeoutError."""
-        if self.first:
-            await self.first.wait_async()
-        for wait_s in _CLOSED_WAITS_S:
-            try:
-                return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call] # redis-py's decorator
-            except redis.ConnectionError as error:
-                if not _CLOSED.search(str(error)):
-                    raise
-            await asyncio.sleep(wait_s)
-        return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call] # redis-py's decorator
+def _late(url: str) -> redis.TimeoutError:
+    return redis.TimeoutError(f"no answer within {_first_s(url):g} s")
 
 
 def options(retries: int = RETRIES) -> dict[str, Any]:
@@ -280,21 +305,23 @@ def _backoff(retries: int) -> AbstractBackoff:
 
 
 def check(url: str) -> str:
-    """Return the server's version, within FIRST_S. Raises RedisUnavailableError or RedisTooOldError."""
+    """Return the server's version, soon. Raises RedisUnavailableError or RedisTooOldError."""
 
-    def ask() -> str:
+    def ask() -> dict[str, Any]:
         with contextlib.closing(connect(url, retries=0)) as client:
-            return str(client.info("server").get("redis_version"))
+            about: dict[str, Any] = client.info("server")
+            return about
 
     try:
         with translated(url):
-            version = _bounded(ask)
-    except (TypeError, UnicodeError):  # an option or a host name that redis-py checks when it connects
+            about = _bounded(ask, url)
+            if "cluster" in (about.get("redis_mode"), about.get("server_mode")):  # the second is Valkey's
+                raise WrongServerError(redis_pools.CLUSTER)
+    except (TypeError, UnicodeError):  # a host name that is checked when redis-py connects
         raise _no_url(url) from None
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers is None:
-        raise RedisUnavailableError(_no_redis(url, "it reports no version"))
-    if (int(numbers[1]), int(numbers[2])) < OLDEST:
+    version = str(about.get("redis_version", "of an unknown version"))
+    numbers = re.search(r"(\d+)\.(\d+)", version)  # `v7.2.0`, `7.4-rc1`, `unstable`: a fork's or a developer's build
+    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise RedisTooOldError(
             f"Redis at {shown(url)} is version {version}; voxspool needs {oldest} or later; name another with --redis "
@@ -303,24 +330,78 @@ def check(url: str) -> str:
     return version
 
 
+def why_evicting(memory: dict[str, Any], where: str) -> str | None:
+    """Return a warning if Redis deletes keys when it is full, from INFO's section `memory`; None if it does not.
+
+    None, too, if the server does not say. `where` is the address of the server, which may not hold a password.
+    """
+    policy = memory.get("maxmemory_policy", NEVER_EVICT)
+    if policy == NEVER_EVICT:
+        return None
+    lost = "running and finished jobs" if str(policy).startswith("volatile") else "waiting, running and finished jobs"
+    return (
+        f"Redis at {where} has the maxmemory-policy {policy}: when it is full, it deletes {lost} without an error; "
+        f"set it to {NEVER_EVICT}: redis-cli CONFIG SET maxmemory-policy {NEVER_EVICT}, and in redis.conf"
+    )
+
+
+def check_eviction(url: str) -> str | None:
+    """Return what `why_evicting` says of a server; None if this user of Redis may not ask.
+
+    Raises RedisUnavailableError.
+    """
+    with translated(url), contextlib.closing(connect(url)) as client:
+        try:
+            return why_evicting(client.info("memory"), shown(url))
+        except redis.ResponseError:
+            return None
+
+
 @contextlib.contextmanager
 def translated(url: str) -> Iterator[None]:
     """Turn redis-py's errors into RedisUnavailableError, with the address of the server."""
     try:
         yield
-    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise RedisUnavailableError(_refused(url, error)) from error
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise RedisUnavailableError(
-            f"no Redis answers at {shown(url)} ({error}); start one, or name another with --redis or VOXSPOOL_REDIS_URL"
-            f"{_path_hint(url)}"
-        ) from error
-    except redis.ResponseError as error:
-        if "NOAUTH" in str(error):
-            raise RedisUnavailableError(_refused(url, error)) from error
-        raise RedisUnavailableError(f"Redis at {shown(url)} refused a command: {error}") from error
     except redis.RedisError as error:
-        raise RedisUnavailableError(_no_redis(url, type(error).__name__)) from error
+        raise RedisUnavailableError(_explained(url, error)) from error
+
+
+def _explained(url: str, error: redis.RedisError) -> str:
+    """Return an error of redis-py as one line that says what to do."""
+    where, text = shown(url), str(error)
+    if why := _unusable(error):
+        return f"Redis at {where} cannot be used: {why}"
+    if isinstance(error, (redis.AuthenticationError, redis.exceptions.NoPermissionError)) or "NOAUTH" in text:
+        return _refused(url, error)
+    if isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
+        return _unreachable(url, error)
+    if isinstance(error, redis.ResponseError):
+        return f"Redis at {where} refused a command: {text}"
+    return _no_redis(url, type(error).__name__)
+
+
+def _unusable(error: redis.RedisError) -> str:
+    """Return why this kind of server cannot be used; empty for another error."""
+    if isinstance(error, WrongServerError):
+        return str(error)
+    cluster = isinstance(error, _CLUSTER_ERRORS) or _CLUSTER.search(str(error))
+    return redis_pools.CLUSTER if cluster else ""
+
+
+def _unreachable(url: str, error: redis.RedisError) -> str:
+    """Return the message for a server that does not answer, or has no room, or is not the primary."""
+    where, text = shown(url), str(error)
+    if isinstance(error, NoPrimaryError):
+        return f"Redis at {where} is not the primary now ({text}); wait for the failover to end, or name the primary"
+    if _MAX_CLIENTS in text:
+        return (
+            f"Redis at {where} accepts no more connections ({text}; {redis_pools.open_connections()} of them are of "
+            "this process); raise its maxclients, or end programs that hold connections"
+        )
+    return (
+        f"no Redis answers at {where} ({text}); start one, or name another with --redis or VOXSPOOL_REDIS_URL"
+        f"{_path_hint(url)}"
+    )
 
 
 def is_full(error: redis.RedisError) -> bool:
@@ -333,10 +414,11 @@ def is_wrong_type(error: Exception) -> bool:
     return isinstance(error, redis.ResponseError) and str(error).startswith("WRONGTYPE")
 
 
-def _no_url(url: str) -> RedisUnavailableError:
-    """Return the error for a URL that cannot be used."""
+def _no_url(url: str, why: str = "") -> RedisUnavailableError:
+    """Return the error for a URL that cannot be used. `why` must hold no password."""
     return RedisUnavailableError(
-        f"{shown(url)!r} is not a Redis URL; write it like redis://localhost:6379/0", wrong_value=True
+        f"{shown(url)!r} is not a Redis URL; write it like redis://localhost:6379/0{why and f'; {why}'}",
+        wrong_value=True,
     )
 
 
@@ -359,16 +441,3 @@ def _refused(url: str, error: Exception) -> str:
         f"Redis at {shown(url)} refused the login ({why}); put user and password into the URL, with --redis or "
         "VOXSPOOL_REDIS_URL: redis://USER:PASSWORD@HOST:6379/0"
     )
-
-
-def shown(url: str) -> str:
-    """Return a URL without its password, however broken the URL is."""
-    url = _QUERY_PASSWORD.sub(r"\1***", url)
-    head, at, place = url.rpartition("@")
-    scheme, slashes, login = head.partition("://")
-    if not at:
-        return url
-    if not slashes:
-        return f"***@{place}"  # anything before the host may be a password
-    user, colon, _ = login.partition(":")
-    return f"{scheme}://{user}{':***' if colon else ''}@{place}"

@@ -78,7 +78,9 @@ def protect_process() -> None:
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         del line
-        return printable(f"{filename}:{lineno}: {category.__name__}: {message}") + "\n"
+        own = category.__module__.partition(".")[0] == "voxspool"  # for the user of a command, not for a programmer
+        place = "warning" if own else f"{filename}:{lineno}: {category.__name__}"
+        return printable(f"{place}: {message}") + "\n"
 
     logging.setLogRecordFactory(make_printable)
     warnings.formatwarning = format_warning

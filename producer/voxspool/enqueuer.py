@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import enum
 import json
+import threading
 import time
+import warnings
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 from rq.utils import now, utcformat
 
 from voxspool import admission, connection, workers
@@ -23,6 +25,7 @@ from voxspool.ending import script
 from voxspool.errors import BusyError, JobExistsError
 from voxspool.protocol import keys, narration
 from voxspool.protocol.jobs import TASK
+from voxspool.reading.waiting import callers_level
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -39,6 +42,17 @@ RECENT_S: Final = 1.0
 """The time for which a value that was read counts as recent, in seconds. Reading the cards of eight workers takes three
 times as long as enqueueing. Cards are up to 3 s old in any case, and a job in the queue of an engine without workers is
 moved to another queue."""
+
+
+class EvictionWarning(UserWarning):
+    """Redis is set to delete keys when it is full, so jobs and audio can disappear; the text says what to do.
+
+    It is given once in a process, at its first job, by Python's `warnings`: a filter for this class silences it.
+    """
+
+
+_eviction_reported = threading.Event()
+"""Set when this process has warned of eviction, or need not."""
 
 
 class Reply(enum.Enum):
@@ -127,11 +141,20 @@ class Enqueuer:
                 pipeline.info("memory")
                 pipeline.info("keyspace")
                 pipeline.llen(f"rq:queue:{queue}")
-                pressure = Pressure.read(*pipeline.execute())
-        except NoPermissionError:
+                memory, keyspace, waiting = pipeline.execute()
+        except ResponseError:  # this user may not ask, or the server has no such command
             return None
+        pressure = Pressure.read(memory, keyspace, waiting)
         self._pressures[queue] = time.monotonic(), pressure
+        self._report_eviction(memory)
         return pressure
+
+    def _report_eviction(self, memory: dict[str, Any]) -> None:
+        """Issue an EvictionWarning if Redis deletes keys when it is full; once in a process."""
+        if not _eviction_reported.is_set():
+            _eviction_reported.set()
+            if why := connection.why_evicting(memory, connection.address(self._redis)):
+                warnings.warn(why, EvictionWarning, stacklevel=callers_level())
 
     @cached_property
     def _script(self) -> Any:  # noqa: ANN401 - redis-py's Script, whose reply is untyped

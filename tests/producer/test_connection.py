@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxspool import AsyncClient, Client, Settings, connection
-from voxspool.connection import check, connect, shown, translated
+from voxspool.connection import check, connect, translated
 from voxspool.errors import RedisError, RedisTooOldError, RedisUnavailableError
+from voxspool.redis_urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

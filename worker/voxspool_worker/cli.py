@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxspool import connection, hints
+from voxspool import connection, hints, redis_urls
 from voxspool.amounts import counted, real_time
 from voxspool.command import CommandGroup, EngineName
 from voxspool.display import echo
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from voxspool_worker.engines.base import Engine
+
+log = logging.getLogger(__name__)
 
 GOOD, NOTE, MISSING = "ok  ", "note", "MISS"
 METRICS_HELP = "Serve metrics for Prometheus on this port of 127.0.0.1."
@@ -112,7 +114,9 @@ def run(
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # at INFO, RQ logs five lines per job
     logging.getLogger("rq.job").setLevel(logging.ERROR)  # it warns with a traceback for each unreadable field
-    connect = functools.partial(connection.connect, settings.redis_url)
+    connect = functools.cache(functools.partial(connection.connect, settings.redis_url))  # two pools for all threads
+    if why := connection.check_eviction(settings.redis_url):
+        log.warning("redis.evicts why=%s", why)
     show = prometheus.serve(metrics_port) if metrics_port else None  # first: a model may take long to load
     loaded = engines.load_or_stand_in(settings, connect)
     folder = settings.health_dir or health_files.default_folder()
@@ -142,7 +146,7 @@ def health() -> None:
     \b
     voxspool-worker health      for systemd, Docker
 
-    The exit code is 1 if no worker runs, or if one hangs.
+    The exit code is 1 if no worker runs, if one hangs, or if Redis has accepted no heartbeat of one for 30 seconds.
 
     This command reads the files in VOXSPOOL_HEALTH_DIR. It contacts neither Redis nor a worker.
     """
@@ -150,7 +154,8 @@ def health() -> None:
     found = health_files.signs(folder)
     for sign in found:
         mark = GOOD if sign.healthy else MISSING
-        echo(f"{mark}  {sign.name} (process {sign.pid}): {sign.said}, {sign.age_s:.0f} s ago")
+        refused = f"; Redis has accepted no heartbeat for {sign.written_s:.0f} s" if sign.redis_refuses else ""
+        echo(f"{mark}  {sign.name} (process {sign.pid}): {sign.said}, {sign.age_s:.0f} s ago{refused}")
     if not found:
         echo(f"{MISSING}  no worker runs: there is no health file in {folder}")
     if not found or not all(sign.healthy for sign in found):
@@ -271,7 +276,9 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Yield what `check` finds on this machine: a mark, a name, and the state or what to do."""
     yield GOOD, "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     try:
-        yield GOOD, "redis", f"{connection.check(settings.redis_url)} at {connection.shown(settings.redis_url)}"
+        yield GOOD, "redis", f"{connection.check(settings.redis_url)} at {redis_urls.shown(settings.redis_url)}"
+        if why := connection.check_eviction(settings.redis_url):
+            yield NOTE, "redis", why
     except VoxspoolError as error:
         yield MISSING, "redis", str(error)
     yield from _engine_findings(settings)

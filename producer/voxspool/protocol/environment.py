@@ -33,7 +33,7 @@ STORE = "VOXSPOOL_STORE"
 PRONUNCIATIONS = "VOXSPOOL_PRONUNCIATIONS"
 
 VARIABLES: dict[str, str] = {
-    REDIS_URL: "the URL of Redis: redis://, rediss:// or unix:// (default: REDIS_URL, then redis://localhost:6379/0)",
+    REDIS_URL: "the URL of Redis: redis://, rediss://, unix:// or redis+sentinel:// (default: REDIS_URL, then redis://localhost:6379/0)",
     ENGINE: "the engine of jobs that do not name one: auto, piper, tone, xtts or another (default auto)",
     VOICE: "the voice of jobs that do not name one (default: the engine's own)",
     WORKER_ENGINE: "the engine that `voxspool-worker run` loads: piper, tone, xtts or an installed one (default piper)",

@@ -1,8 +1,8 @@
 """Define every Redis key of voxspool, with its type and its lifetime.
 
-The part in braces is the hash tag of Redis Cluster. All keys of a job have the job's id as their tag, so they are in
-one slot and one Lua script may use them all. The keys of cloned voices have the tag `voices`. RQ's own keys begin with
-`rq:`; `jobs.queue_name` defines the names of the queues.
+The part in braces has the form of a hash tag of Redis Cluster: a job's id, or `voices` for cloned voices. It is part of
+the protocol; clusters are not supported, since RQ's keys have no common tag. RQ's own keys begin with `rq:`;
+`jobs.queue_name` defines the names of the queues.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from voxspool import workers
-from voxspool.connection import shown
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, engine_of
 from voxspool.reading.dialogue import Call
+from voxspool.redis_urls import shown
 from voxspool.suggestions import near
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Absence:
         if not self._warned:
             self._warned = True
             why = f"no Redis answers at {shown(self._url)} ({error}); waiting until it is back"
-            warnings.warn(why, RedisAwayWarning, stacklevel=_callers_level())
+            warnings.warn(why, RedisAwayWarning, stacklevel=callers_level())
 
 
 class Watch:
@@ -81,7 +81,7 @@ class Watch:
         """Issue a NoWorkerWarning with the reason; do nothing if a worker serves the queue (None)."""
         if why is not None:
             self._warned = True
-            warnings.warn(why, NoWorkerWarning, stacklevel=_callers_level())
+            warnings.warn(why, NoWorkerWarning, stacklevel=callers_level())
 
 
 def why_unserved(url: str, queue: str) -> Dialogue[Never, str | None]:
@@ -127,7 +127,7 @@ def _meant(engine: str, live: list[WorkerCard]) -> str:
     return f" (did you mean the engine {' or '.join(found)}?)" if found else ""
 
 
-def _callers_level() -> int:
+def callers_level() -> int:
     """Return the `stacklevel` of the code that reads: the first frame outside this package."""
     level, frame = 1, sys._getframe(1)  # noqa: SLF001 - warnings' own way, before Python 3.12's skip_file_prefixes
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "voxspool":

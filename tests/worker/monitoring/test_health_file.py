@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
 from voxspool.errors import SettingsError
+from voxspool_worker.cli import main
 from voxspool_worker.monitoring.health_file import STALE_S, HealthFile, default_folder, signs
 
 if TYPE_CHECKING:
@@ -30,6 +33,27 @@ def test_a_worker_is_healthy_until_its_file_is_too_old(tmp_path: Path) -> None:
     assert sign.healthy
     (sign,) = signs(tmp_path, lambda: 500.0 + STALE_S)
     assert not sign.healthy
+
+
+def test_a_worker_is_ill_if_redis_has_accepted_no_heartbeat_for_too_long(tmp_path: Path) -> None:
+    file = HealthFile(tmp_path, "tone", lambda: 500.0)
+    file.write("3 of 8 jobs", beat_at=500.0 - STALE_S)
+    (sign,) = signs(tmp_path, lambda: 500.0)
+    assert (sign.redis_refuses, sign.healthy) == (True, False)
+    file.write("3 of 8 jobs", beat_at=501.0 - STALE_S)
+    (sign,) = signs(tmp_path, lambda: 500.0)
+    assert (sign.redis_refuses, sign.healthy) == (False, True)
+
+
+def test_the_command_health_says_that_redis_accepts_no_heartbeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOXSPOOL_HEALTH_DIR", str(tmp_path))
+    now = time.monotonic()
+    HealthFile(tmp_path, "tone", lambda: now).write("3 of 8 jobs", beat_at=now - 45)
+    done = CliRunner().invoke(main, ["health"])
+    assert done.exit_code == 1
+    assert "Redis has accepted no heartbeat for 45 s" in done.output
 
 
 def test_the_file_of_a_process_that_has_ended_is_removed(tmp_path: Path) -> None:

@@ -370,3 +370,20 @@ def test_no_error_ends_the_thread(db: redis.Redis, error: Exception, caplog: pyt
         assert worker.errors == [error, error]
     else:
         assert caplog.messages.count("heartbeat.error") == 2
+
+
+def test_a_beat_counts_only_if_redis_accepted_its_last_write(db: redis.Redis) -> None:
+    worker = Worker(db)
+    worker.now_s += BEAT_S
+    worker.heartbeat.beat()
+    accepted = worker.heartbeat.last_beat
+    assert accepted == worker.now_s
+
+    def refuse() -> None:
+        raise RedisConnectionError("READONLY")
+
+    worker.card = refuse
+    worker.now_s += BEAT_S
+    with pytest.raises(RedisConnectionError):
+        worker.heartbeat.beat()
+    assert worker.heartbeat.last_beat == accepted

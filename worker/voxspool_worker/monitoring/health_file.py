@@ -40,11 +40,18 @@ class Sign:
     pid: int
     age_s: float
     said: str
+    written_s: float = 0.0
+    """How long ago Redis last accepted a heartbeat, in seconds: one changes keys in Redis."""
 
     @property
     def healthy(self) -> bool:
         """Return whether the worker is healthy."""
-        return self.age_s < STALE_S
+        return self.age_s < STALE_S and not self.redis_refuses
+
+    @property
+    def redis_refuses(self) -> bool:
+        """Return whether Redis has accepted no heartbeat for STALE_S: it is away, full, or no longer the primary."""
+        return self.written_s >= STALE_S
 
 
 class HealthFile:
@@ -57,9 +64,10 @@ class HealthFile:
         self._name = name
         self._clock = clock
 
-    def write(self, said: str) -> None:
+    def write(self, said: str, beat_at: float | None = None) -> None:
         """Write that the worker is healthy, and what it does. Ignore errors: a full disk must not end the worker."""
-        sign = {"name": self._name, "at": self._clock(), "said": said}
+        now = self._clock()
+        sign = {"name": self._name, "at": now, "said": said, "beat_at": now if beat_at is None else beat_at}
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # another worker may just have removed it
             write_whole(self._path, json.dumps(sign).encode(), sync=False)
@@ -88,7 +96,9 @@ def signs(folder: Path, clock: Callable[[], float] = time.monotonic) -> list[Sig
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             sign = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Sign(str(sign["name"]), pid, clock() - float(sign["at"]), str(sign["said"])))
+            now, at = clock(), float(sign["at"])
+            written_s = now - float(sign.get("beat_at", now))  # a worker of an earlier version writes no such time
+            found.append(Sign(str(sign["name"]), pid, now - at, str(sign["said"]), written_s))
     return found
 
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLL_S: Final = 60.0
-"""Longest wait of the thread for one message, in seconds."""
+POLL_S: Final = 5.0
+"""How long the thread waits for a message before it waits again, in seconds. Between two waits redis-py connects afresh
+if another connection of its pool found that the server is no longer the primary."""
 
 
 class CommandListener:

@@ -87,6 +87,11 @@ class Heartbeat:
         self._stopped = threading.Event()
 
     @property
+    def last_beat(self) -> float:
+        """When Redis last accepted a whole beat, by the monotonic clock."""
+        return self._last_beat
+
+    @property
     def redis_back(self) -> float:
         """The end of Redis's last outage, plus PATIENCE_S; the present time if Redis does not answer now."""
         now_s = self._clock()

@@ -65,10 +65,14 @@ class JobSource:
         self._idle = threading.Event()
 
     def start(self) -> None:
-        """Start one wake-up thread for each queue."""
+        """Start one wake-up thread for each queue of interactive jobs.
+
+        Each such thread holds a connection. Batch jobs can wait until the main thread looks again, after WAIT_S.
+        """
         self.turned = time.monotonic()
         for queue in self.queues:
-            threading.Thread(target=self._wake_up_for, args=(queue,), name=f"wake-up-{queue}", daemon=True).start()
+            if priority_of(queue) != "batch":
+                threading.Thread(target=self._wake_up_for, args=(queue,), name=f"wake-up-{queue}", daemon=True).start()
 
     def next_job(self, running: Callable[[], bool]) -> ClaimedJob | None:
         """Wait until a job may be taken and there is one, and claim it.

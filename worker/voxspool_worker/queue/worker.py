@@ -7,7 +7,7 @@
     heartbeat thread   renews leases and the worker's card, recovers the jobs of dead workers (queue.heartbeat)
     watchdog thread    ends the process if a thread hangs or memory grows too large (monitoring.watchdog)
     pub/sub thread     receives stop commands (queue.commands)
-    wake-up threads    one per queue: wake the main thread when a job arrives (queue.job_source)
+    wake-up threads    one per queue of interactive jobs: wake the main thread when a job arrives (queue.job_source)
 
 RQ is used as a library: the worker uses its queues, jobs, registries, results and commands, so that RQ's tools show and
 stop the jobs. It does not use RQ's worker classes: they fork for each job, and a process with a model must not fork.
@@ -304,7 +304,8 @@ class SpeechWorker:
     def _report_health(self) -> None:
         """Tell supervisors that the worker is healthy."""
         if self._health:
-            self._health.write(f"{len(self._runner.running())} of {self._capacity.jobs} jobs")
+            jobs = f"{len(self._runner.running())} of {self._capacity.jobs} jobs"
+            self._health.write(jobs, self._heartbeat.last_beat)
 
     def _end_of_stall(self, stall: str) -> None:
         """End the process because a thread hangs: a supervisor starts it again, and its jobs are recovered."""
