@@ -3,9 +3,9 @@
     python -m benchmarks.bench --out build/bench.json          two minutes
     python -m benchmarks.bench --out build/bench.json --quick  seconds: a check that it runs, with rough figures
 
-The docstrings of the modules start, publish, cost, memory, imports and voice define the figures. All processes run on
-this machine and communicate over loopback, with no other load than the measured one. A missed target is not an error:
-the exit code is 0 if everything could be measured.
+The docstrings of the modules start, enqueue, publish, cost, memory, imports and voice define the figures. All processes
+run on this machine and communicate over loopback, with no other load than the measured one. A missed target is not an
+error: the exit code is 0 if everything could be measured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cost, imports, memory, publish, start, voice
+from benchmarks import cost, enqueue, imports, memory, publish, start, voice
 from benchmarks.testbed import StartError, Testbed
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class BenchPlan:
     start_jobs: int = 80
     chunk_jobs: int = 40
     entries: int = 400
+    enqueued_jobs: int = 3000
     cost_jobs: int = 200
     command_jobs: int = 40
     idle_s: float = 6.0
@@ -54,8 +55,8 @@ class BenchPlan:
 
 
 QUICK: Final = BenchPlan(
-    rounds=1, start_jobs=20, chunk_jobs=10, entries=60, cost_jobs=40, command_jobs=10, idle_s=1.0, import_times=2,
-    memory_rounds=1, voice_rounds=1,
+    rounds=1, start_jobs=20, chunk_jobs=10, entries=60, enqueued_jobs=100, cost_jobs=40, command_jobs=10, idle_s=1.0,
+    import_times=2, memory_rounds=1, voice_rounds=1,
 )  # fmt: skip
 
 
@@ -106,6 +107,7 @@ def measurements(testbed: Testbed, plan: BenchPlan) -> Iterator[tuple[str, Calla
     voxspool, simple = testbed.voxspool_worker("tone"), testbed.simple_worker()
     yield "enqueue to start", lambda: start.starts([voxspool, simple], plan.rounds, plan.start_jobs)
     yield "enqueue to first chunk", lambda: start.first_chunks(voxspool, plan.rounds, plan.chunk_jobs)
+    yield "jobs enqueued a second", lambda: enqueue.enqueue_rates(voxspool, plan.rounds, plan.enqueued_jobs)
     yield "cost of a job", lambda: cost.costs(voxspool, simple, plan.rounds, plan.cost_jobs)
     yield "commands a job", lambda: cost.commands([voxspool, simple], plan.rounds, plan.command_jobs, plan.idle_s)
     yield "memory", lambda: memory.memory(voxspool, plan.memory_rounds)

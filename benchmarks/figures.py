@@ -39,6 +39,7 @@ UNITS: Final = {
     "commands sent a job": "commands",
     "round trips a job": "reads",
     "jobs a second": "1/s",
+    "jobs enqueued a second": "1/s",
     "stream a minute of audio": "MB",
     "used memory a minute of audio": "MB",
     "piper real-time factor": "s/s",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from voxspool.protocol.environment import DEFAULT_MAX_WAITING
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 MEMORY_SHARE: Final[dict[str, float]] = {"interactive": 0.95, "batch": 0.85}
 """Priority -> the share of Redis's `maxmemory` from which on jobs are refused. The rest is for the audio of accepted
 jobs."""
-MAX_WAITING: Final = 10_000
-"""The most jobs that may wait in one queue: hours of work, and at most some 100 MB of text."""
+MAX_WAITING: Final = DEFAULT_MAX_WAITING
+"""The most jobs that may wait in one queue unless the settings say otherwise."""
 RELIEF: Final = 0.1
 """The estimated time to try again is when a value is below its limit by this share. Otherwise all callers would come
 back when there is room for one job."""
@@ -65,15 +67,21 @@ class Busy:
     retry_after_s: int
 
 
-def turned_away(pressure: Pressure, priority: Priority, serving: Iterable[WorkerCard]) -> Busy | None:
-    """Return why a job is refused now; None if it is accepted. `serving` are the workers of its queue."""
+def turned_away(
+    pressure: Pressure, priority: Priority, serving: Iterable[WorkerCard], max_waiting: int = MAX_WAITING
+) -> Busy | None:
+    """Return why a job is refused now; None if it is accepted. `serving` are the workers of its queue.
+
+    `max_waiting` is the largest number of jobs that may wait in a queue.
+    """
     share = MEMORY_SHARE[priority]
     if pressure.limit_bytes and pressure.used_bytes >= share * pressure.limit_bytes:
         used, limit = (round(count / 2**20) for count in (pressure.used_bytes, pressure.limit_bytes))
         why = f"Redis has {used:,} MB in use of {limit:,} MB"
         return Busy(why, _when_freed(pressure, (share - RELIEF) * pressure.limit_bytes))
-    if pressure.waiting >= MAX_WAITING:
-        return Busy(f"{pressure.waiting:,} jobs wait already", _when_drained(pressure.waiting, serving))
+    if pressure.waiting >= max_waiting:
+        excess = pressure.waiting - (1 - RELIEF) * max_waiting
+        return Busy(f"{pressure.waiting:,} jobs wait already", _when_drained(excess, serving))
     return None
 
 
@@ -83,10 +91,10 @@ def _when_freed(pressure: Pressure, wanted_bytes: float) -> int:
     return _bounded(2 * pressure.mean_ttl_s * share)
 
 
-def _when_drained(waiting: int, serving: Iterable[WorkerCard]) -> int:
-    """Estimate the time until a queue has room, in seconds, from the jobs that its workers end in a minute."""
+def _when_drained(jobs: float, serving: Iterable[WorkerCard]) -> int:
+    """Estimate how long the workers of a queue take to end so many jobs, in seconds, from the jobs that they ended."""
     per_minute = sum(card.jobs_per_minute or 0 for card in serving)
-    return _bounded((waiting - (1 - RELIEF) * MAX_WAITING) / per_minute * 60 if per_minute else 0)
+    return _bounded(jobs / per_minute * 60 if per_minute else 0)
 
 
 def _bounded(seconds: float) -> int:

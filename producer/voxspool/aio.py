@@ -27,7 +27,7 @@ from voxspool.reading.reader import raise_for
 from voxspool.speech import Listener, unended
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
     from typing import BinaryIO, Self
 
@@ -97,17 +97,28 @@ class AsyncClient:
         self._client.close()
         await self._clients.close()
 
-    async def enqueue(self, text: str, **options: Unpack[SpeechOptions]) -> AsyncSpeech:
+    async def enqueue(self, text: str, *, wait_s: float = 0, **options: Unpack[SpeechOptions]) -> AsyncSpeech:
         """Enqueue a speech and return its handle at once, even if no worker is live.
 
         The options are those of Client.enqueue.
         """
-        return self._wrap(await asyncio.to_thread(self._client.enqueue, text, **options))
+        return self._wrap(await asyncio.to_thread(self._client.enqueue, text, wait_s=wait_s, **options))
 
-    async def place(self, spec: JobSpec) -> Placed[AsyncSpeech]:
+    async def enqueue_many(
+        self, texts: Iterable[str], *, wait_s: float = 0, **options: Unpack[SpeechOptions]
+    ) -> list[AsyncSpeech]:
+        """Enqueue many texts with the same options, hundreds in one round trip; return their handles in order."""
+        found = await asyncio.to_thread(self._client.enqueue_many, texts, wait_s=wait_s, **options)
+        return [self._wrap(speech) for speech in found]
+
+    async def place(self, spec: JobSpec, *, wait_s: float = 0) -> Placed[AsyncSpeech]:
         """Enqueue a speech in the queue of its engine, and return its handle, the queue and the reason for it."""
-        placed = await asyncio.to_thread(self._client.place, spec)
-        return Placed(self._wrap(placed.speech), placed.queue, placed.why)
+        return (await self.place_many([spec], wait_s=wait_s))[0]
+
+    async def place_many(self, specs: Iterable[JobSpec], *, wait_s: float = 0) -> list[Placed[AsyncSpeech]]:
+        """Enqueue many speeches, hundreds in one round trip; return for each what `place` returns, in order."""
+        found = await asyncio.to_thread(self._client.place_many, specs, wait_s=wait_s)
+        return [Placed(self._wrap(placed.speech), placed.queue, placed.why) for placed in found]
 
     def speech(self, job_id: str, *, wait_for_job: float = 0) -> AsyncSpeech:
         """Return the handle of a job by its id, without asking Redis. Raises InvalidJobError if it cannot be an id.

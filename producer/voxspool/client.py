@@ -1,7 +1,7 @@
 """Client: enqueue speeches, read the state of queues and workers, add and remove cloned voices.
 
 Threads may share a client. A job that is enqueued twice under one id is one job, so enqueueing may be retried.
-`speech` has the handle of a job, `enqueuer` puts jobs into RQ's queues, `routing` chooses the queue.
+`speech` has the handle of a job, `placing` chooses the queues of jobs and enqueues them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar
 
 from redis import Redis
@@ -18,7 +16,7 @@ from rq import Queue
 from rq.registry import StartedJobRegistry
 
 from voxspool import connection, workers
-from voxspool.enqueuer import Enqueuer, NewJob, Reply, taken
+from voxspool.ending import script
 from voxspool.errors import (
     InvalidJobError,
     RedisError,
@@ -26,26 +24,25 @@ from voxspool.errors import (
     UnknownVoiceError,
     VoiceExistsError,
 )
+from voxspool.placing import Placer
 from voxspool.protocol import keys, voices
-from voxspool.protocol.jobs import AUTO, JobSpec, all_queue_names, queue_name, queues_named
+from voxspool.protocol.jobs import JobSpec, all_queue_names, queues_named
 from voxspool.protocol.voices import ClonedVoice
 from voxspool.reading import waiting
 from voxspool.reading.acknowledge import Reporter
 from voxspool.reading.dialogue import run
-from voxspool.routing import route
 from voxspool.settings import Settings
 from voxspool.speech import Speech
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
     from typing import Self
 
     from typing_extensions import Unpack
 
     from voxspool.protocol.jobs import Priority
-    from voxspool.protocol.voices import VoiceName
     from voxspool.reading.reader import JobState
     from voxspool.workers import WorkerCard
 
@@ -125,7 +122,7 @@ class Client:
         """
         self.settings = settings or Settings.from_env()
         self._redis, self.url = _connect(redis_url, self.settings, redis)
-        self._enqueuer = Enqueuer(self._redis)
+        self._placer = Placer(self._redis, self.settings.max_waiting)
         self._reporter = Reporter(self._redis)
 
     def __enter__(self) -> Self:
@@ -138,10 +135,11 @@ class Client:
         """Close the connections."""
         self._redis.close()
 
-    def enqueue(self, text: str, **options: Unpack[SpeechOptions]) -> Speech:
+    def enqueue(self, text: str, *, wait_s: float = 0, **options: Unpack[SpeechOptions]) -> Speech:
         """Enqueue a speech and return its handle at once, even if no worker is live.
 
-        With an `id` of your own it may be called again: the same speech with the same id is one job.
+        With an `id` of your own it may be called again: the same speech with the same id is one job. If there is no
+        room for another job, it waits for room up to `wait_s` seconds.
 
         Args:
             text: The text to speak, at most 100,000 characters. A text without a letter is a valid, empty speech.
@@ -170,31 +168,46 @@ class Client:
             BusyError: There is no room for another job now; the error says when to try again.
             RedisUnavailableError: Redis cannot be used.
         """
-        options.setdefault("engine", self.settings.engine)
-        options.setdefault("voice", self.settings.voice)
-        live, fields = options.pop("live", False), dict[str, Any](options)
-        if live and fields.get("live_s") is None:
-            fields["live_s"] = LIVE_S
-        return self.place(JobSpec(text, **fields)).speech
+        return self.place(self._spec(text, options), wait_s=wait_s).speech
 
-    def place(self, spec: JobSpec) -> Placed[Speech]:
+    def enqueue_many(
+        self, texts: Iterable[str], *, wait_s: float = 0, **options: Unpack[SpeechOptions]
+    ) -> list[Speech]:
+        """Enqueue many texts with the same options, hundreds in one round trip; return their handles in order.
+
+        Each gets a random id; for ids or options of their own, give JobSpecs to `place_many`. It raises what
+        `place_many` raises.
+        """
+        if "id" in options:
+            raise InvalidJobError(
+                "enqueue_many gives each text an id; for ids of your own, give JobSpecs to place_many"
+            )
+        placed = self.place_many([self._spec(text, options) for text in texts], wait_s=wait_s)
+        return [one.speech for one in placed]
+
+    def place(self, spec: JobSpec, *, wait_s: float = 0) -> Placed[Speech]:
         """Enqueue a speech in the queue of its engine, and return its handle, the queue and the reason for it.
 
-        For the engine `auto` the queue is chosen now, by the table in docs/routing.md. Raises what `enqueue` raises.
+        For the engine `auto` the queue is chosen now, by the table in docs/routing.md. `wait_s` and the errors are
+        those of `enqueue`.
         """
-        live = self._live_for(spec)
-        cloned = self._clones_for(spec, live)
-        chosen = route(spec, live, cloned)
-        queue, why = queue_name(chosen.engine, spec.priority), chosen.why
+        return self.place_many([spec], wait_s=wait_s)[0]
+
+    def place_many(self, specs: Iterable[JobSpec], *, wait_s: float = 0) -> list[Placed[Speech]]:
+        """Enqueue many speeches, hundreds in one round trip; return for each what `place` returns, in order.
+
+        Nothing is enqueued if a voice is unknown. A BusyError says in `enqueued` how many of the first speeches are in
+        their queues; with `wait_s` it is raised when there was not enough room for all within that time. If the id of
+        one belongs to another speech, JobExistsError is raised when the others are enqueued. Calling it again with the
+        same specs is safe.
+        """
+        jobs = list(specs)
         with connection.translated(self.url):
-            check_voice(spec, [card for card in live if queue in card.queues], cloned)
-            reply = self._enqueuer.put(NewJob.speech(spec), queue)
-            if reply is not Reply.ENQUEUED:
-                self._check_same(spec, reply)
-                queue, why = self.speech(spec.id).status().queue, "a job with this id exists already"
-                return Placed(self.speech(spec.id), queue, why)
-        speech = Speech(self._redis, spec.id, self.url, self._reporter, owned=spec.unread_limit_s is not None)
-        return Placed(speech, queue, why)
+            routes = self._placer.place(jobs, wait_s)
+        return [
+            Placed(self._handle(spec, new=route.new), route.queue, route.why)
+            for spec, route in zip(jobs, routes, strict=True)
+        ]
 
     def speech(self, job_id: str, *, wait_for_job: float = 0) -> Speech:
         """Return the handle of a job by its id, without asking Redis. Raises InvalidJobError if it cannot be an id.
@@ -208,7 +221,7 @@ class Client:
     def workers(self) -> list[WorkerCard]:
         """Return the live workers' cards, by name."""
         with connection.translated(self.url):
-            return self._enqueuer.live_workers()
+            return self._placer.live_workers()
 
     def why_unserved(self, queue: str) -> str | None:
         """Return why no worker takes jobs from a queue, and what to do; None if a live worker serves it."""
@@ -247,7 +260,7 @@ class Client:
         self._check_free(name)
         with connection.translated(self.url):
             arguments = [name, "1" if replace else "", voice.encode(), *(clip.flac for clip in read)]
-            said: bytes = self._add_voice_script(keys=[keys.VOICES, keys.clips(name)], args=arguments)
+            said: bytes = script(self._redis, "add_voice")(keys=[keys.VOICES, keys.clips(name)], args=arguments)
         if said == b"exists":
             raise VoiceExistsError(
                 f"the cloned voice {name} exists already; choose another name, or replace it (voxspool voices add "
@@ -320,24 +333,17 @@ class Client:
             known = workers.engines(self._redis)
         return list(dict.fromkeys((*known, *sorted(card.engine for card in live))))
 
-    def _live_for(self, spec: JobSpec) -> list[WorkerCard]:
-        """Return the cards that routing needs: read now if the voice must be checked, else at most RECENT_S ago."""
-        if spec.voice is not None:
-            return self.workers()
-        if spec.engine != AUTO:
-            return []
-        with connection.translated(self.url):
-            return self._enqueuer.recent_workers()
+    def _spec(self, text: str, options: SpeechOptions) -> JobSpec:
+        """Return the job of a text with the options of `enqueue`."""
+        fields: dict[str, Any] = {"engine": self.settings.engine, "voice": self.settings.voice} | dict(options)
+        if fields.pop("live", False) and fields.get("live_s") is None:
+            fields["live_s"] = LIVE_S
+        return JobSpec(text, **fields)
 
-    @cached_property
-    def _add_voice_script(self) -> Any:  # noqa: ANN401 - redis-py's Script, whose reply is untyped
-        return self._redis.register_script((files("voxspool.lua") / "add_voice.lua").read_text(encoding="utf-8"))
-
-    def _clones_for(self, spec: JobSpec, live: list[WorkerCard]) -> dict[str, ClonedVoice]:
-        """Return the cloned voices, as Redis has them now, if a job's voice may be one of them; else nothing."""
-        if spec.voice is None or any(spec.voice in card.voices for card in live):
-            return {}
-        return self.cloned_voices()
+    def _handle(self, spec: JobSpec, *, new: bool) -> Speech:
+        """Return the handle of a job that was placed. A live job that is new belongs to its handle."""
+        owned = new and spec.unread_limit_s is not None
+        return Speech(self._redis, spec.id, self.url, self._reporter, owned=owned)
 
     def _check_free(self, name: str) -> None:
         """Raise VoiceExistsError if a live worker has a voice of this name: jobs would be spoken with that voice."""
@@ -345,12 +351,6 @@ class Client:
             raise VoiceExistsError(
                 f"{name} is a voice of the engine {card.engine} (worker {card.name}); choose another name"
             )
-
-    def _check_same(self, spec: JobSpec, reply: Reply) -> None:
-        """Raise JobExistsError if the job that has this id is another speech."""
-        there = self.speech(spec.id).spec() if reply is Reply.UNKNOWN else None
-        if reply is not Reply.SAME and not (there and spec.says_the_same(there)):
-            raise taken(spec.id)
 
 
 def _connect(redis_url: str | None, settings: Settings, factory: Callable[[], Redis] | None) -> tuple[Redis, str]:
@@ -362,34 +362,3 @@ def _connect(redis_url: str | None, settings: Settings, factory: Callable[[], Re
         raise RedisError("give either a Redis URL or redis=, which makes the connection, not both", wrong_value=True)
     client = connection.made_by(factory, Redis, "redis=")
     return client, connection.address(client)
-
-
-def check_voice(spec: JobSpec, serving: list[WorkerCard], cloned: Mapping[str, ClonedVoice]) -> None:
-    """Check that a worker of the job's queue has its voice. Without any worker the job waits, unchecked.
-
-    Raises UnknownVoiceError, and InvalidJobError for a mix of voices that cannot be parsed.
-    """
-    if spec.voice is None or not serving or any(spec.voice in card.voices for card in serving):
-        return
-    wanted = voices.parse(spec.voice)
-    for card in serving:
-        if card.clones and all(name in card.voices or name in cloned for name, _ in wanted.parts):
-            return
-    raise _unknown_voice(spec.voice, wanted, serving, cloned)
-
-
-def _unknown_voice(
-    asked: str, wanted: VoiceName, serving: list[WorkerCard], cloned: Mapping[str, ClonedVoice]
-) -> UnknownVoiceError:
-    """Return the error that names the unknown part of a voice, or says that no live worker mixes or clones voices."""
-    own = {voice for card in serving for voice in card.voices}
-    for name, _ in wanted.parts:
-        if name not in own and name not in cloned:
-            hint = did_you_mean(name, {*own, *cloned})
-            return UnknownVoiceError(
-                f"no live worker has a voice {name!r}{hint}; `voxspool voices` lists them{voices.how_to_get(name)}"
-            )
-    return UnknownVoiceError(
-        f"voice {asked!r} is {'a mix' if wanted.mixed else 'cloned'}, and no live worker that takes the job can "
-        f"speak it; start one: voxspool-worker run --engine {voices.CLONING_ENGINE}"
-    )

@@ -1,7 +1,7 @@
 """Put jobs into RQ's queues, if Redis and the queue have room for them.
 
 The list of live workers and the memory use of Redis are kept for one second, since reading them takes longer than
-enqueueing. The callers, Client and NarrationJobs, choose the queue and the options of a job.
+enqueueing. The caller, `placing`, chooses the queue of a job.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import threading
 import time
 import warnings
 import zlib
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from redis.exceptions import ResponseError
 from rq.utils import now, utcformat
 
 from voxspool import admission, connection, workers
-from voxspool.admission import Pressure
+from voxspool.admission import Busy, Pressure
 from voxspool.ending import script
 from voxspool.errors import BusyError, JobExistsError
 from voxspool.protocol import keys, narration
@@ -28,6 +29,8 @@ from voxspool.protocol.jobs import TASK
 from voxspool.reading.waiting import callers_level
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from redis import Redis
 
     from voxspool.protocol.jobs import JobSpec
@@ -42,6 +45,11 @@ RECENT_S: Final = 1.0
 """The time for which a value that was read counts as recent, in seconds. Reading the cards of eight workers takes three
 times as long as enqueueing. Cards are up to 3 s old in any case, and a job in the queue of an engine without workers is
 moved to another queue."""
+BATCH: Final = 250
+"""Jobs in one round trip. Redis serves others between two of them; each takes it some 20 us, and the text of a job may
+have 100,000 characters."""
+ROOM_POLL_S: Final = 0.25
+"""Polling interval while waiting for room, in seconds. What is read of Redis and of a queue is kept for RECENT_S."""
 
 
 class EvictionWarning(UserWarning):
@@ -92,8 +100,10 @@ class NewJob:
 class Enqueuer:
     """Puts jobs into the queues of one Redis. Threads may share it."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, max_waiting: int = admission.MAX_WAITING) -> None:
+        """`max_waiting` is the largest number of jobs that may wait in a queue."""
         self._redis = redis
+        self._max_waiting = max_waiting
         self._seen: tuple[float, list[WorkerCard]] = (-RECENT_S, [])
         """When the workers' cards were read last, and the cards. Replaced as a whole, since threads share it."""
         self._pressures: dict[str, tuple[float, Pressure]] = {}
@@ -110,26 +120,67 @@ class Enqueuer:
         read_at, found = self._seen
         return found if time.monotonic() - read_at < RECENT_S else self.live_workers()
 
-    def put(self, new: NewJob, queue: str) -> Reply:
-        """Put a job into a queue, unless its id is taken; return what became of it.
+    def put_many(self, jobs: Sequence[tuple[NewJob, str]], wait_s: float = 0) -> list[Reply]:
+        """Put jobs into queues, each unless its id is taken; return what became of each, in order.
 
-        Raises BusyError, redis.RedisError.
+        Without room for all it waits up to `wait_s` seconds. Raises BusyError, with the number of jobs that were
+        enqueued, and redis.RedisError.
         """
-        self._admit(new.spec, queue)
-        try:
-            said: bytes = self._script(**call(new, queue))
-        except ResponseError as error:
-            if not connection.is_full(error):
-                raise
-            raise BusyError("Redis has reached its memory limit", admission.UNKNOWN_S) from error
-        return Reply(said.decode())
+        deadline, replies = time.monotonic() + wait_s, list[Reply]()
+        while len(replies) < len(jobs):
+            batch, busy = self._fitting(jobs[len(replies) : len(replies) + BATCH])
+            sent = self._send(batch)
+            replies += sent
+            if len(sent) < len(batch):
+                busy = Busy("Redis has reached its memory limit", admission.UNKNOWN_S)
+            if busy and not sent:
+                if time.monotonic() >= deadline:
+                    raise BusyError(busy.why, busy.retry_after_s, len(replies))
+                time.sleep(min(ROOM_POLL_S, max(0.0, deadline - time.monotonic())))
+        return replies
 
-    def _admit(self, spec: JobSpec, queue: str) -> None:
-        """Raise BusyError if there is no room for a job."""
-        pressure = self._pressure(queue)
-        serving = [card for card in self._seen[1] if queue in card.queues]
-        if pressure and (busy := admission.turned_away(pressure, spec.priority, serving)):
-            raise BusyError(busy.why, busy.retry_after_s)
+    def _fitting(self, jobs: Sequence[tuple[NewJob, str]]) -> tuple[Sequence[tuple[NewJob, str]], Busy | None]:
+        """Return the first jobs for which there is room, and why there is none for the others."""
+        counts: Counter[str] = Counter()
+        for number, (new, queue) in enumerate(jobs):
+            pressure = self._pressure(queue)
+            serving = [card for card in self._seen[1] if queue in card.queues]
+            waiting = pressure and replace(pressure, waiting=pressure.waiting + counts[queue])
+            busy = waiting and admission.turned_away(waiting, new.spec.priority, serving, self._max_waiting)
+            if busy:
+                return jobs[:number], busy
+            counts[queue] += 1
+        return jobs, None
+
+    def _send(self, jobs: Sequence[tuple[NewJob, str]]) -> list[Reply]:
+        """Send jobs in one round trip. Return the replies up to the first job that Redis has no memory for."""
+        said: list[Any]
+        if len(jobs) == 1:
+            try:
+                said = [self._script(**call(*jobs[0]))]
+            except ResponseError as error:
+                said = [error]
+        else:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for job in jobs:
+                    self._script(**call(*job), client=pipeline)
+                said = pipeline.execute(raise_on_error=False) if jobs else []
+        replies: list[Reply] = []
+        for (_, queue), one in zip(jobs, said, strict=True):
+            if isinstance(one, Exception):
+                if isinstance(one, ResponseError) and connection.is_full(one):
+                    break
+                raise one
+            replies.append(reply := Reply(one.decode()))
+            if reply is Reply.ENQUEUED:
+                self._count(queue)
+        return replies
+
+    def _count(self, queue: str) -> None:
+        """Add a job to what was read of a queue's length: a second is long enough to enqueue thousands."""
+        if found := self._pressures.get(queue):
+            read_at, pressure = found
+            self._pressures[queue] = read_at, replace(pressure, waiting=pressure.waiting + 1)
 
     def _pressure(self, queue: str) -> Pressure | None:
         """Return how full Redis and a queue are, at most RECENT_S old; None if this user of Redis may not ask."""

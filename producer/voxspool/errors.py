@@ -185,12 +185,15 @@ class SpeechCancelledError(SpeechError):
 
 
 class BusyError(VoxspoolError):
-    """There is no room for another job now: Redis is full, or the queue is long. Nothing was enqueued."""
+    """There is no room for another job now: Redis is full, or the queue is long."""
 
     code = "busy"
 
-    def __init__(self, why: str, retry_after_s: int) -> None:
-        super().__init__(f"busy ({why}); try again in about {retry_after_s} s")
+    def __init__(self, why: str, retry_after_s: int, enqueued: int = 0) -> None:
+        some = f"; the first {enqueued:,} are enqueued" if enqueued else ""
+        super().__init__(f"busy ({why}); try again in about {retry_after_s} s{some}")
+        self.enqueued = enqueued
+        """The number of jobs that were enqueued, the first ones of a call for many. A call for one enqueued nothing."""
         self.retry_after_s = retry_after_s
         """The time after which there may be room, in seconds."""
 

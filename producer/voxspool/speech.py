@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Final, overload
 
 from voxspool import connection
 from voxspool.ending import cancel
-from voxspool.errors import InvalidJobError, RedisUnavailableError, UnknownJobError
-from voxspool.protocol import narration
-from voxspool.protocol.call import read_call
+from voxspool.errors import RedisUnavailableError, UnknownJobError
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, JobSpec
+from voxspool.protocol.narration import ChapterSpec
 from voxspool.protocol.stream import START, Begin, End, EntryId
 from voxspool.reading import waiting
 from voxspool.reading.acknowledge import Acknowledgement, Reporter
 from voxspool.reading.dialogue import run, stream
 from voxspool.reading.follow import ask_end, ask_position, ask_state, await_job, read_entries
 from voxspool.reading.reader import JobState, Received, raise_for
+from voxspool.stored_job import read_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -280,14 +280,8 @@ class Speech:
     def spec(self) -> JobSpec | None:
         """Return what was enqueued; None if RQ has no record of the job, or one that is not voxspool's."""
         with connection.translated(self._url):
-            data: Any = self._redis.hget(f"rq:job:{self.id}", "data")
-        try:
-            function, argument = read_call(data or b"")
-            if function == narration.TASK:
-                return narration.ChapterSpec.decode(argument).speech
-            return JobSpec.decode(argument)
-        except (InvalidJobError, ValueError, RecursionError, TypeError, LookupError):
-            return None
+            found = read_spec(self._redis, self.id)
+        return found.speech if isinstance(found, ChapterSpec) else found
 
     def cancel(self, by: str = "client") -> str:
         """Cancel the job, queued or running; a running one stops at its next chunk.

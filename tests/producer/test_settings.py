@@ -19,6 +19,15 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 def test_each_variable_of_a_producer_is_read() -> None:
     found = Settings.from_env({"VOXSPOOL_REDIS_URL": ONE, "VOXSPOOL_ENGINE": "tone", "VOXSPOOL_VOICE": "v"})
     assert found == Settings(redis_url=ONE, redis_named=True, engine="tone", voice="v")
+    assert Settings.from_env({"VOXSPOOL_MAX_WAITING": "50"}) == Settings(max_waiting=50)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1e3", "²"])
+def test_a_limit_for_waiting_jobs_that_is_no_number_is_refused(value: str) -> None:
+    with pytest.raises(
+        SettingsError, match=f"^VOXSPOOL_MAX_WAITING is '{value}'; it must be a whole number, 1 or more"
+    ):
+        Settings.from_env({"VOXSPOOL_MAX_WAITING": value})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ BOTH = {
     "round trips a job",
 }  # fmt: skip
 OURS = {
-    "enqueue to first chunk", "publish to 1 consumer", "publish to 10 consumers", "stream a minute of audio",
+    "enqueue to first chunk", "jobs enqueued a second", "jobs enqueued a second, many at once",
+    "publish to 1 consumer", "publish to 10 consumers", "stream a minute of audio",
     "used memory a minute of audio", "import voxspool", "from voxspool import Client",
 }  # fmt: skip
 PIPER = {"piper first chunk", "piper real-time factor"}

@@ -102,6 +102,20 @@ def test_status_cancel_and_voices_print_readable_text(run_cli: Cli, start_worker
     assert "cancelled by voxspool cancel" in one_line(run_cli("follow", running.id))
 
 
+def test_enqueue_makes_each_line_a_job_and_waits_for_room(
+    run_cli: Cli, client: Client, tmp_path: Path, db: redis.Redis
+) -> None:
+    page = tmp_path / "lines.txt"
+    page.write_text("One.\n\nTwo.\n", encoding="utf-8")
+    jobs = run_cli("enqueue", "--file", str(page), "--lines").stdout.decode().split()
+    assert [spec.text for job in jobs if (spec := client.speech(job).spec())] == ["One.", "Two."]
+    db.rpush("rq:queue:voxspool-auto-interactive", *range(9_998))
+    full = run_cli("enqueue", "Three.", "--wait", "0.1")
+    assert full.returncode == 1
+    assert full.stderr.startswith(b"Error: busy (10,000 jobs wait already)")
+    assert run_cli("enqueue", "--file", str(page), "--lines", "--job-id", "a").returncode == 2
+
+
 def test_enqueue_without_a_worker_for_the_queue_shows_the_command_that_starts_one(
     run_cli: Cli, redis_server: RedisServer
 ) -> None:

@@ -25,25 +25,41 @@ if TYPE_CHECKING:
 
 @click.command()
 @options.text_options
+@click.option("--lines", is_flag=True, help="Make each line of the text a job of its own, except blank ones.")
+@click.option("--wait", "wait_s", metavar="SECONDS", type=float, default=0, help="Wait for room in the queue [0].")
 @options.JSON
-def enqueue(text: str | None, path: Path | None, redis_url: str | None, as_json: bool, **chosen: Any) -> None:  # noqa: ANN401, FBT001 - the speech's options
+def enqueue(
+    text: str | None,
+    path: Path | None,
+    redis_url: str | None,
+    lines: bool,  # noqa: FBT001 - click's way
+    wait_s: float,
+    as_json: bool,  # noqa: FBT001 - click's way
+    **chosen: Any,  # noqa: ANN401 - the speech's options
+) -> None:
     """Enqueue TEXT (or - for stdin) and print the job's id.
 
     \b
     voxspool enqueue "Hello there."
     voxspool enqueue --file chapter.txt --priority batch --job-id chapter-1
+    voxspool enqueue --file sentences.txt --lines --wait 600
     """
+    if lines and chosen.get("id") is not None:
+        raise click.UsageError("--job-id names one job, and --lines enqueues many; give one of the two")
     words = options.read_text(text, path)
     settings = options.settings(redis_url)
-    spec = options.job_spec(words, settings, chosen)  # refuses a wrong value before Redis is asked
+    texts = [line for line in words.splitlines() if line.strip()] if lines else [words]
+    specs = [options.job_spec(one, settings, chosen) for one in texts]  # refuses a wrong value before Redis is asked
     with options.open_client(settings) as client:
-        placed = client.place(spec)
-        said = {"job": spec.id, "queue": placed.queue, "why": placed.why}
+        placed = client.place_many(specs, wait_s=wait_s)
+        said = [{"job": one.speech.id, "queue": one.queue, "why": one.why} for one in placed]
         if as_json:
-            echo_json(said)
+            echo_json(said if lines else said[0])
         else:
-            echo(spec.id)
-        Unserved(client).look(placed.queue)
+            for one in placed:
+                echo(one.speech.id)
+        for queue in dict.fromkeys(one.queue for one in placed):
+            Unserved(client).look(queue)
 
 
 @click.command()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from voxspool import connection
-from voxspool.enqueuer import NewJob, Reply, taken
 from voxspool.errors import UnknownJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import JobSpec
@@ -44,7 +43,7 @@ class NarrationJobs:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._redis = client._redis  # noqa: SLF001 - one package; a program has no use for it
-        self._enqueuer = client._enqueuer  # noqa: SLF001 - the same
+        self._placer = client._placer  # noqa: SLF001 - the same
 
     def place(self, chapter: ChapterSpec) -> bool:
         """Enqueue a chapter in its engine's batch queue; return False if its id has this chapter already.
@@ -52,10 +51,7 @@ class NarrationJobs:
         Raises BusyError, and JobExistsError if the id belongs to something else.
         """
         with connection.translated(self._client.url):
-            reply = self._enqueuer.put(NewJob.chapter(chapter), chapter.speech.queue)
-        if reply is Reply.OTHER:
-            raise taken(chapter.speech.id)
-        return reply is Reply.ENQUEUED
+            return self._placer.place_chapter(chapter)
 
     def read(self, jobs: Sequence[str]) -> Iterator[tuple[str, Received | VoxspoolError] | None]:
         """Yield the entries of several jobs as they come, each with its job's id; see Readers.read."""

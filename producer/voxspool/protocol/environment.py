@@ -19,6 +19,7 @@ PREFIX = "VOXSPOOL_"
 REDIS_URL = "VOXSPOOL_REDIS_URL"
 ENGINE = "VOXSPOOL_ENGINE"
 VOICE = "VOXSPOOL_VOICE"
+MAX_WAITING = "VOXSPOOL_MAX_WAITING"
 WORKER_ENGINE = "VOXSPOOL_WORKER_ENGINE"
 WORKER_JOBS = "VOXSPOOL_WORKER_JOBS"
 PIPER_VOICES = "VOXSPOOL_PIPER_VOICES"
@@ -36,6 +37,7 @@ VARIABLES: dict[str, str] = {
     REDIS_URL: "the URL of Redis: redis://, rediss://, unix:// or redis+sentinel:// (default: REDIS_URL, then redis://localhost:6379/0)",
     ENGINE: "the engine of jobs that do not name one: auto, piper, tone, xtts or another (default auto)",
     VOICE: "the voice of jobs that do not name one (default: the engine's own)",
+    MAX_WAITING: "the largest number of jobs that may wait in a queue (default 10,000)",
     WORKER_ENGINE: "the engine that `voxspool-worker run` loads: piper, tone, xtts or an installed one (default piper)",
     WORKER_JOBS: "the number of jobs that one worker process speaks at the same time (default 8)",
     PIPER_VOICES: "a folder of Piper voices: NAME.onnx beside NAME.onnx.json "
@@ -63,6 +65,8 @@ as it is imported. Hugging Face's library adds facts about the program and the m
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 DEFAULT_STORE = "~/.cache/voxspool/segments"
+DEFAULT_MAX_WAITING = 10_000
+"""Hours of work, and at most some 100 MB of text."""
 
 
 def redis_url(environ: Mapping[str, str]) -> str | None:

@@ -32,24 +32,14 @@ from voxspool_worker.queue.rq_records import LOST
 from voxspool_worker.speech.publisher import ClosedError, Publisher, Scripts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import redis
 
-    from tests.support.processes import RedisServer
     from voxspool.protocol.narration import ChapterSpec
     from voxspool_worker.queue.job_spec import ClaimedJob
 
 QUEUE = "voxspool-tone-batch"
 OPTIONS = {"id": "a", "engine": "tone", "priority": "batch"}
 END = End(10, 0.1, 1, None, None)
-
-
-@pytest.fixture
-def client(shared_redis_server: RedisServer, db: redis.Redis) -> Iterator[Client]:
-    assert db.ping()
-    with Client(f"redis://127.0.0.1:{shared_redis_server.port}/0") as client:
-        yield client
 
 
 def begin(db: redis.Redis, run: str = "a-run") -> tuple[ClaimedJob, Publisher]:
@@ -282,8 +272,8 @@ def test_a_cancel_that_is_slow_leaves_the_job_that_was_enqueued_meanwhile(
 
 def test_an_enqueue_whose_reply_was_lost_does_not_start_a_failed_job_again(db: redis.Redis, client: Client) -> None:
     sent: list[dict[str, object]] = []
-    script = client._enqueuer._script
-    client._enqueuer._script = lambda **call: sent.append(call) or script(**call)
+    script = client._placer._enqueuer._script
+    client._placer._enqueuer._script = lambda **call: sent.append(call) or script(**call)
     client.enqueue("One.", **OPTIONS)
     speak(db, Failed(0, "engine", "x", retryable=False))
     assert script(**sent[0]) == b"enqueued"
