@@ -7,7 +7,8 @@ piped.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +21,11 @@ from voxspool.cli.queues import pause, resume
 from voxspool.cli.speak import speak
 from voxspool.cli.voices import voices
 from voxspool.command import InterruptibleGroup
-from voxspool.reading.waiting import NoWorkerWarning
+from voxspool.display import echo
+from voxspool.reading.waiting import NoWorkerWarning, RedisAwayWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Command(InterruptibleGroup):
@@ -28,8 +33,19 @@ class Command(InterruptibleGroup):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         """Run a command."""
-        warnings.simplefilter("ignore", NoWorkerWarning)  # progress.Unserved prints this warning instead
-        return super().invoke(ctx)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoWorkerWarning)  # progress.Unserved prints this warning instead
+            warnings.simplefilter("always", RedisAwayWarning)
+            warnings.showwarning = partial(show_warning, warnings.showwarning)
+            return super().invoke(ctx)
+
+
+def show_warning(other: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:  # noqa: ANN401 - Python's own
+    """Print a RedisAwayWarning as one line; pass other warnings on to `other`."""
+    if issubclass(category, RedisAwayWarning):
+        echo(f"voxspool: {message}", err=True)
+    else:
+        other(message, category, *where)
 
 
 @click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,7 +14,7 @@ import click
 from voxspool.cli import options
 from voxspool.cli.follow import check_target, record
 from voxspool.cli.progress import SpeechProgress, Unserved
-from voxspool.cli.speak import cancelled_by_interrupt, report
+from voxspool.cli.speak import cancelled_on_leaving, report
 from voxspool.command import EngineName
 from voxspool.display import echo
 from voxspool.errors import MissingExtraError, OutputError
@@ -74,7 +74,7 @@ def demo(output: Path, play: bool, engine: str, redis_url: str | None) -> None: 
         echo(f"speaking {len(PASSAGE)} characters", err=True)
         line = stack.enter_context(SpeechProgress(len(PASSAGE), "speaking"))
         speech = client.enqueue(PASSAGE, engine=engine, voice=None, language="en")
-        with cancelled_by_interrupt(speech):
+        with cancelled_on_leaving(speech):
             record(speech, str(output), line, Unserved(client), play=play)
     report(str(output), line)
     _show_next_steps(output, settings.shell)

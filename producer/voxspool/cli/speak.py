@@ -16,10 +16,12 @@ from voxspool.display import echo
 from voxspool.errors import (
     InvalidJobError,
     RedisError,
+    RedisUnavailableError,
     SpeechFailedError,
     UnknownEngineError,
     UnknownLanguageError,
     UnknownVoiceError,
+    VoxspoolError,
 )
 from voxspool.protocol.jobs import AUTO
 
@@ -72,7 +74,7 @@ def speak(
         placed = client.place(spec)
         unserved = Unserved(client, has_private=True)
         unserved.look(placed.queue)
-        with cancelled_by_interrupt(placed.speech):
+        with cancelled_on_leaving(placed.speech):
             _record(placed.speech, target, line, unserved)
     report(target or "played", line)
 
@@ -120,17 +122,30 @@ def _open_found(settings: Settings) -> Client:
 
 
 @contextlib.contextmanager
-def cancelled_by_interrupt(speech: Speech) -> Iterator[None]:
-    """Cancel the job on Ctrl-C or if the pipe on stdout is closed: it has no other listener."""
+def cancelled_on_leaving(speech: Speech) -> Iterator[None]:
+    """Cancel the job on Ctrl-C, if the pipe on stdout is closed, and on an error: it has no other listener."""
     try:
         yield
-    except BrokenPipeError:
-        speech.cancel("a closed pipe")
-        raise
     except KeyboardInterrupt:
-        said = speech.cancel("Ctrl-C")
-        echo(f"voxspool: interrupted; job {speech.id} is {'being cancelled' if said == 'asked' else said}", err=True)
+        echo(f"voxspool: interrupted; {_cancel(speech, 'Ctrl-C')}", err=True)
         raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        _cancel(speech, "a closed pipe")
+        raise
+    except RedisUnavailableError:
+        raise  # to cancel needs a Redis
+    except (VoxspoolError, OSError):
+        _cancel(speech, "a command that failed")
+        raise
+
+
+def _cancel(speech: Speech, by: str) -> str:
+    """Cancel a job, and return in words what became of it."""
+    try:
+        said = speech.cancel(by)
+    except VoxspoolError as error:
+        return f"job {speech.id} was not cancelled: {error}"
+    return f"job {speech.id} is {'being cancelled' if said == 'asked' else said}"
 
 
 def report(target: str, line: SpeechProgress) -> None:

@@ -56,7 +56,7 @@ class NarrationJobs:
     def read(self, jobs: Sequence[str]) -> Iterator[tuple[str, Received | VoxspoolError] | None]:
         """Yield the entries of several jobs as they come, each with its job's id; see Readers.read."""
         with connection.translated(self._client.url):
-            yield from Readers(self._redis, jobs).read()
+            yield from Readers(self._redis, jobs, self._client.url).read()
 
     def record(self, name: str, record: NarrationRecord) -> None:
         """Store the record of a narration under its name, for a week."""
