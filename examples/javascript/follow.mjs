@@ -17,6 +17,58 @@ const BLOCK_MS = 1000; // after this time without a new entry, read the state of
 const FINAL_STATES = ["ended", "failed", "cancelled"];
 const TERMINAL = ["end", "failed", "cancelled"];
 
+const REPORT_MS = 1000; // the longest time between two reports
+const REPORTS = 4; // so many within `live_s` of the job
+const ACK_LUA = `
+  local state, live_s, window_s = unpack(redis.call('HMGET', KEYS[1], 'state', 'live_s', 'window_s'))
+  if state and state ~= 'running' then
+    return state
+  end
+  if state and not live_s and not window_s then
+    return 'unasked'
+  end
+  local pos, time = tonumber(ARGV[1]), redis.call('TIME')
+  if state then
+    pos = math.max(pos, tonumber(redis.call('HGET', KEYS[2], 'pos')) or 0)
+  end
+  redis.call('EXPIRE', KEYS[2], ARGV[2])
+  redis.call('HSET', KEYS[2], 'pos', pos, 'at', time[1] * 1000 + math.floor(time[2] / 1000),
+    'waiting', state and '' or '1')
+  redis.call('EXPIRE', KEYS[2], ARGV[2])
+  return 'noted'
+`; // ack.lua of the package voxspool, without its comments
+
+/**
+ * Report how far a job was read, beside the reading, until the returned function is called. Jobs that are live or have a
+ * window need it: they end, or wait, without a reader. `position` returns the number of samples that were read.
+ */
+function report(redis, job, position) {
+  const reporter = redis.duplicate(); // a connection that no XREAD blocks
+  reporter.on("error", () => {}); // the next report is the next try
+  const keys = [`voxspool:{${job}}:ctl`, `voxspool:{${job}}:ack`];
+  let timer;
+  const stop = () => {
+    clearTimeout(timer);
+    timer = null;
+    if (reporter.isOpen) reporter.destroy();
+  };
+  const send = async () => {
+    let everyMs = REPORT_MS;
+    try {
+      if (!reporter.isOpen) await reporter.connect();
+      const said = await reporter.eval(ACK_LUA, { keys, arguments: [String(position()), "86400"] });
+      if (said !== "noted") return stop(); // the job needs no reports, or is over
+      const live = Number(await reporter.hGet(keys[0], "live_s")); // known as soon as the job has begun
+      if (live) everyMs = Math.min(everyMs, (1000 * live) / REPORTS);
+    } catch (error) {
+      if (error instanceof ErrorReply && !/READONLY|OOM|MASTERDOWN|LOADING/.test(error.message)) return stop();
+    }
+    if (timer !== null) timer = setTimeout(send, everyMs);
+  };
+  timer = setTimeout(send, REPORT_MS);
+  return stop;
+}
+
 /** Yield the entries after the id `last` as they arrive: {id, type, pos, data}. Return after the terminal entry. */
 async function* entries(redis, job, last) {
   const binary = redis.withTypeMapping({ [RESP_TYPES.BLOB_STRING]: Buffer }); // audio is bytes, not a string
@@ -83,21 +135,26 @@ async function resumePoint(redis, job, id) {
 /** Follow the job to its end and pass each sample to `write` exactly once. Return the sample rate. */
 async function follow(redis, job, from, write) {
   let { next, rate } = await resumePoint(redis, job, from); // next: position of the next sample to write
-  for await (const { id, type, pos, data } of entries(redis, job, from)) {
-    if (type === "failed") throw new Error(`the speech failed (${data.code}): ${data.sentence}`);
-    if (type === "cancelled") throw new Error(`the speech was cancelled by ${data.by}`);
-    if (pos > next) throw new Error(`entry ${id} starts at sample ${pos}, but the samples before it end at ${next}`);
-    if (type === "begin") {
-      if (data.protocol !== 1) throw new Error(`the stream has protocol version ${data.protocol}; this program reads 1`);
-      rate = data.sample_rate;
-      console.error(`begin ${id} at ${pos}: ${rate} Hz, ${data.engine}, voice ${data.voice}`);
-    } else if (type === "audio") {
-      const fresh = data.subarray(2 * (next - pos)); // a later attempt repeats samples: skip them
-      next += fresh.length / 2;
-      if (fresh.length) await write(fresh);
-    } else if (type === "mark") {
-      console.error(`mark ${id} segment ${data.segment}, text ${data.start} to ${data.end}, samples ${pos} to ${data.end_pos}`);
+  const stop = report(redis, job, () => next);
+  try {
+    for await (const { id, type, pos, data } of entries(redis, job, from)) {
+      if (type === "failed") throw new Error(`the speech failed (${data.code}): ${data.sentence}`);
+      if (type === "cancelled") throw new Error(`the speech was cancelled by ${data.by}`);
+      if (pos > next) throw new Error(`entry ${id} starts at sample ${pos}, but the samples before it end at ${next}`);
+      if (type === "begin") {
+        if (data.protocol !== 1) throw new Error(`the stream has protocol version ${data.protocol}; this program reads 1`);
+        rate = data.sample_rate;
+        console.error(`begin ${id} at ${pos}: ${rate} Hz, ${data.engine}, voice ${data.voice}`);
+      } else if (type === "audio") {
+        const fresh = data.subarray(2 * (next - pos)); // a later attempt repeats samples: skip them
+        if (fresh.length) await write(fresh);
+        next += fresh.length / 2;
+      } else if (type === "mark") {
+        console.error(`mark ${id} segment ${data.segment}, text ${data.start} to ${data.end}, samples ${pos} to ${data.end_pos}`);
+      }
     }
+  } finally {
+    stop();
   }
   return rate;
 }
@@ -148,12 +205,23 @@ function readArguments() {
 }
 
 const { job, redis: url, from, output } = readArguments();
-const reconnectDelay = (tries, cause) => (tries < 10 ? 100 * (tries + 1) : cause); // about 5 s without Redis
-const redis = createClient({ url, name: "voxspool-follow", socket: { reconnectStrategy: reconnectDelay } });
+let connected = false;
+let away = false;
+/** Return the wait before the next try: for about 5 s at the start, and for as long as it takes once Redis was there. */
+function reconnectDelay(tries, cause) {
+  if (tries >= 10 && !connected) return cause;
+  if (tries === 10 && !away) console.error(`no Redis answers (${cause.message}); waiting until it is back`);
+  away ||= tries >= 10;
+  return 100 * (Math.min(tries, 9) + 1);
+}
+// A connection whose other end is gone without a word is closed after 5 s: XREAD replies every second.
+const socket = { reconnectStrategy: reconnectDelay, socketTimeout: 5000 };
+const redis = createClient({ url, name: "voxspool-follow", socket });
 redis.on("error", () => {}); // commands are rejected with the same errors
 process.stdout.on("error", () => process.exit(1)); // the reader of stdout has exited
 try {
   await redis.connect();
+  connected = true;
   await (output ? toWav(redis, job, from, output) : toStdout(redis, job, from));
 } catch (error) {
   console.error(error.message || error);

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import redis
 
     from tests.support.processes import WorkerProcess
+    from tests.support.proxy import Proxy
     from voxspool import Client
 
     StartWorker = Callable[..., WorkerProcess]
@@ -224,6 +225,42 @@ def test_a_broken_connection_is_replaced(follow: Follow, db: redis.Redis) -> Non
         add(db, "broken", "1-3", End(50, 0.002, 0, 0.1, 0.1))
         said, why = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, said) == (0, samples(0, 50)), why
+
+
+def test_it_comes_back_from_a_half_open_connection(
+    example: Path, client: Client, start_worker: StartWorker, proxies: Callable[[], Proxy], tmp_path: Path
+) -> None:
+    proxy = proxies()
+    start_worker()
+    client.enqueue(TEXT * 10, id="far", voice="sine-live")
+    heard = tmp_path / "heard.pcm"
+    with heard.open("wb") as out, Follow(example, proxy.url).start("far", stdout=out.fileno()) as process:
+        until(lambda: heard.stat().st_size > 20_000, "audio in the middle of the job")
+        proxy.half_open()
+        said = process.communicate(timeout=LIMIT_S)[1].decode()
+    assert process.returncode == 0, said
+    assert heard.read_bytes() == pcm_of(client, "far")
+
+
+def test_it_keeps_a_live_job_whose_reader_is_slow(
+    follow: Follow, client: Client, db: redis.Redis, start_worker: StartWorker
+) -> None:
+    start_worker()
+    client.enqueue(TEXT * 100, id="live", voice="sine-live", live_s=1)
+    with follow.start("live") as process:
+        assert process.stdout
+        until(lambda: db.hget(keys.acknowledged("live"), "pos") not in (None, b"0"), "a report")
+        stuck_at = time.monotonic() + 4
+        until(lambda: time.monotonic() > stuck_at, "longer than it may be unread")  # nobody reads the pipe meanwhile
+        assert db.hget(keys.control("live"), "state") == b"running"
+        process.kill()
+    until(lambda: db.hget(keys.control("live"), "state") == b"cancelled", "the job to end without its reader")
+
+
+def test_it_has_the_script_of_the_package(example: Path) -> None:
+    script = (ROOT / "producer/voxspool/lua/ack.lua").read_text(encoding="utf-8")
+    code = [line.partition(" -- ")[0] for line in script.splitlines() if not line.lstrip().startswith("--")]
+    assert "".join("\n  " + line for line in code) in (example / "follow.mjs").read_text(encoding="utf-8")
 
 
 def test_without_redis_it_gives_up_quickly(example: Path, redis_server: RedisServer) -> None:
