@@ -72,8 +72,9 @@ packages: $(ENVIRONMENT) ## build both distributions into dist/ and check their 
 	$(BIN)/python -m build --outdir dist worker
 	$(BIN)/twine check --strict dist/*
 
-bench: install ## measure speed and memory, print a table, store build/bench.json
+bench: install ## measure speed and memory, also of other servers of Piper, store build/bench.json and build/bench-peers.json
 	$(BIN)/python -m benchmarks.bench --out build/bench.json
+	$(BIN)/python -m benchmarks.peers --out build/bench-peers.json
 
 bench-xtts: install ## measure XTTS and upstream, store build/bench-xtts.json and .png; a quarter of an hour
 	$(BIN)/python -m benchmarks.xtts --out build/bench-xtts.json

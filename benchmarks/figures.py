@@ -43,6 +43,8 @@ UNITS: Final = {
     "stream a minute of audio": "MB",
     "used memory a minute of audio": "MB",
     "piper real-time factor": "s/s",
+    "speed": "chars/s",
+    "CPU after leaving": "s",
     "first chunk": "s",
     "sentence": "s/s",
     "passage": "s/s",

@@ -59,7 +59,7 @@ class Testbed:
         """A folder for files; deleted at the end."""
         self._started: dict[subprocess.Popen[bytes], Path] = {}
         """Process -> its log file."""
-        port = _free_port()
+        port = free_port()
         self.url = f"redis://127.0.0.1:{port}/0"
         self.redis = redis.Redis(port=port)
         try:
@@ -83,21 +83,29 @@ class Testbed:
         return VoxspoolQueue(self.redis, client, engine)
 
     def start_worker(
-        self, client: Client, engine: str, *, environ: Mapping[str, str] | None = None, before: Sequence[str] = ()
+        self,
+        client: Client,
+        engine: str,
+        *,
+        environ: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
+        jobs: int | None = CONCURRENT_JOBS,
     ) -> subprocess.Popen[bytes]:
         """Start a voxspool worker, wait until it is registered, and return its process. Raises StartError.
 
-        `before` is a command that the worker's command is appended to, such as taskset.
+        `before` is a command that the worker's command is appended to, such as taskset. `jobs` is the number of jobs
+        that run at the same time; None is the engine's default.
         """
         command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", engine, "--redis", self.url]
-        process = self._launch(engine, [*before, *command, "--jobs", str(CONCURRENT_JOBS)], environ)
+        limit = [] if jobs is None else ["--jobs", str(jobs)]
+        process = self._launch(engine, [*before, *command, *limit], environ)
         self._wait(process, lambda: any(worker.pid == process.pid for worker in client.workers()))
         return process
 
     def simple_worker(self) -> SimpleWorkerQueue:
         """Start RQ's SimpleWorker, and return its queue. Raises StartError."""
         command = [sys.executable, "-m", rq_worker.__name__, self.url]
-        self._start("rq", command, lambda: self.redis.scard("rq:workers:" + rq_worker.QUEUE))
+        self.start("rq", command, lambda: self.redis.scard("rq:workers:" + rq_worker.QUEUE))
         return SimpleWorkerQueue(self.redis)
 
     def _start_redis(self, port: int) -> None:
@@ -107,9 +115,9 @@ class Testbed:
             "--dir", str(self.folder), "--daemonize", "no",
         ]  # fmt: skip
         probe = redis.Redis(port=port, retry=Retry(NoBackoff(), 0))
-        self.server = self._start("redis", command, lambda: _answers(probe))
+        self.server = self.start("redis", command, lambda: _answers(probe))
 
-    def _start(self, name: str, command: list[str], ready: Callable[[], object]) -> subprocess.Popen[bytes]:
+    def start(self, name: str, command: list[str], ready: Callable[[], object]) -> subprocess.Popen[bytes]:
         """Start a process and wait until it is ready. Raises StartError."""
         process = self._launch(name, command)
         self._wait(process, ready)
@@ -216,7 +224,7 @@ def _answers(probe: redis.Redis) -> bool:
     return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

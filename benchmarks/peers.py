@@ -1,0 +1,184 @@
+"""Benchmark of Piper behind voxspool and behind other servers, with the same voice; prints a table and writes JSON.
+
+    python -m benchmarks.peers --out build/bench-peers.json          ten minutes, after the installation of the others
+    python -m benchmarks.peers --out build/bench-peers.json --quick  a check that it runs, with rough figures
+
+The systems are voxspool, wyoming-piper, the HTTP server of piper-tts, and a loop in Python with two sessions of one
+thread each. Every other system has an environment of its own in build/peers. All servers run for the whole benchmark;
+they are measured in turn, so that other load on the machine affects all of them equally.
+
+*first audio* is the time from the request to the first samples at the client, in ms: a sentence or a passage of about
+700 characters alone, 8 and 16 different sentences at once, and one sentence after 8 passages have begun. *speed* is
+the number of characters per second if 8 passages are spoken at once. *CPU after leaving* is the CPU time that a server
+uses after its only client has left a long text at the first audio, in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+
+from benchmarks.bench import PIPE_WIDTH, describe_machine, table
+from benchmarks.figures import OURS, Figure, Samples, alternate
+from benchmarks.peer_systems import PEERS, InstallError, PeerServer, VoxspoolServer
+from benchmarks.testbed import StartError, Testbed
+from voxspool_worker.engines.benchmark import PASSAGE, SENTENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.peer_systems import Server
+
+LONG_TEXT: Final = " ".join([PASSAGE] * 5)
+"""A text that takes Piper seconds, about 3,500 characters."""
+IDLE_CPU_S: Final = 0.05
+"""A server is idle if it uses less CPU time than this, in seconds, within IDLE_S."""
+IDLE_S: Final = 0.5
+IDLE_TIMES: Final = 3
+"""The number of intervals in a row in which an idle server is idle: one that waits for a core looks idle for a while."""
+WORDS: Final = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+
+_numbers = itertools.count()
+
+
+def main() -> None:
+    """Run the benchmark, write the JSON file and print the table."""
+    parser = argparse.ArgumentParser(description="Measure Piper behind voxspool and behind other servers.")
+    parser.add_argument("--out", type=Path, default=Path("build/bench-peers.json"), help="the JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="a short run with rough figures")
+    parser.add_argument("--only", nargs="*", default=[*PEERS], choices=[*PEERS], help="the other systems to measure")
+    arguments = parser.parse_args()
+    folder = arguments.out.parent / "peers"
+    report = measure(arguments.only, folder, 1 if arguments.quick else 5, Console(stderr=True))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=PIPE_WIDTH)
+    console.print(table(report))
+    for name, why in report["skipped"].items():
+        console.print(f"{name}: skipped, {why}", soft_wrap=True, markup=False)
+    sys.exit(0 if report["figures"] else 1)
+
+
+def measure(peers: list[str], folder: Path, rounds: int, progress: Console) -> dict[str, Any]:
+    """Return the report. A system that cannot be installed or started is skipped, with the reason."""
+    started = datetime.now(UTC)
+    skipped: dict[str, str] = {}
+    figures: list[Figure] = []
+    with Testbed() as testbed, ExitStack() as opened:
+        servers: dict[str, Server] = {}
+        for name in (OURS, *peers):
+            with progress.status(f"starting {name}"):
+                try:
+                    server = VoxspoolServer(testbed) if name == OURS else PeerServer(PEERS[name], testbed, folder)
+                    opened.callback(server.close)
+                    speak(server, SENTENCE)  # not measured, because models are loaded and memory is allocated
+                    servers[name] = server
+                except (StartError, InstallError, OSError) as error:
+                    skipped[name] = str(error)
+        machine = describe_machine(testbed)
+        for name, measurement in MEASUREMENTS.items():
+            with progress.status(f"measuring {name}"):
+                figures += alternate(rounds, {who: partial(measurement, server) for who, server in servers.items()})
+    return {
+        "date": started.isoformat(timespec="seconds"),
+        "machine": machine,
+        "versions": {name: PEERS[name].requirement for name in peers},
+        "figures": [figure.as_json() for figure in figures],
+        "skipped": skipped,
+    }
+
+
+def speak(server: Server, text: str, begun: Callable[[], None] = lambda: None) -> float:
+    """Let a server speak a text to its end; return the time to the first audio, in ms. Call `begun` at that moment."""
+    before = time.monotonic()
+    first_ms = 0.0
+    for _ in server.speak(text):
+        if not first_ms:
+            first_ms = (time.monotonic() - before) * 1e3
+            begun()
+    if not first_ms:
+        raise StartError(f"{server.who} returned no audio")
+    return first_ms
+
+
+def alone(server: Server) -> Samples:
+    """Return the samples of a sentence and of a passage, each alone."""
+    return {
+        "first audio, sentence alone": [speak(server, fresh(SENTENCE))],
+        "first audio, passage alone": [speak(server, fresh(PASSAGE))],
+    }
+
+
+def at_once(server: Server, clients: int) -> Samples:
+    """Return the median of the times to the first audio of several clients that ask at the same time."""
+    with ThreadPoolExecutor(clients) as pool:
+        times = [*pool.map(partial(speak, server), [fresh(SENTENCE) for _ in range(clients)])]
+    return {f"first audio, {clients} at once": [statistics.median(times)]}
+
+
+def busy(server: Server) -> Samples:
+    """Return the samples of a sentence that is requested while 8 passages are spoken, and the speed of the passages."""
+    texts = [fresh(PASSAGE) for _ in range(8)]
+    before = time.monotonic()
+    with ThreadPoolExecutor(len(texts)) as pool:
+        done = [*pool.map(partial(speak, server), texts)]
+    speed = sum(map(len, texts)) / (time.monotonic() - before)
+    with ThreadPoolExecutor(len(texts)) as pool:
+        running = [pool.submit(speak, server, fresh(PASSAGE)) for _ in texts]
+        time.sleep(min(done) / 1e3 + 0.1)  # the first of them has begun to speak, the last one has not ended
+        first_ms = speak(server, fresh(SENTENCE))
+        for one in running:
+            one.result()
+    return {"first audio, sentence beside 8 passages": [first_ms], "speed, 8 passages at once": [speed]}
+
+
+def leaving(server: Server) -> Samples:
+    """Return the CPU time that a server uses after its client has left."""
+    audio = server.speak(fresh(LONG_TEXT))
+    next(audio)
+    before = server.cpu_s()
+    audio.close()
+    return {"CPU after leaving": [_cpu_when_idle(server) - before]}
+
+
+def _cpu_when_idle(server: Server) -> float:
+    """Wait until a server is idle and return its CPU time, in seconds."""
+    seen, quiet = server.cpu_s(), 0
+    while quiet < IDLE_TIMES:
+        time.sleep(IDLE_S)
+        now = server.cpu_s()
+        quiet = quiet + 1 if now - seen < IDLE_CPU_S else 0
+        seen = now
+    return seen
+
+
+def fresh(text: str) -> str:
+    """Return a text that begins with words of its own, so that no system can answer from a cache."""
+    number = next(_numbers)
+    return f"{WORDS[number % 8].capitalize()} {WORDS[number // 8 % 8]} {WORDS[number // 64 % 8]}, {text}"
+
+
+MEASUREMENTS: Final[dict[str, Callable[[Server], Samples]]] = {
+    "one client": alone,
+    "8 clients": lambda server: at_once(server, 8),
+    "16 clients": lambda server: at_once(server, 16),
+    "a sentence beside 8 passages": busy,
+    "a client that leaves": leaving,
+}
+
+
+if __name__ == "__main__":
+    main()
