@@ -47,7 +47,7 @@ IDLE_CPU_S: Final = 0.05
 """A server is idle if it uses less CPU time than this, in seconds, within IDLE_S."""
 IDLE_S: Final = 0.5
 IDLE_TIMES: Final = 3
-"""The number of intervals in a row in which an idle server is idle: one that waits for a core looks idle for a while."""
+"""The number of quiet intervals in a row after which a server is idle; one that waits for a core is quiet, too."""
 WORDS: Final = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
 _numbers = itertools.count()

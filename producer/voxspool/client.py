@@ -68,6 +68,7 @@ class SpeechOptions(TypedDict, total=False):
     keep_s: int
     live_s: int | None
     window_s: int | None
+    reuse: bool
     meta: dict[str, Any] | None
     live: bool
 
@@ -157,6 +158,9 @@ class Client:
             live_s: Cancel the job if nobody has read it for this long, 1 to 86,400 seconds. Below 10 it may end when
                 its reader loses the connection. Default: None, never; if there is a `window_s`, 600.
             window_s: Speak at most this far ahead of the reader, 1 to 3,600 seconds. Default: None, no limit.
+            reuse: Take segments from the worker's segment store if it has them, and store the others: the same sentence
+                in the same voice is spoken once, in this job and in all others with this option. The seed of a segment
+                then depends on its text, not on its position. Default: False.
             meta: Data of your own, which comes back in the `begin` and `end` entries and in `jobs`: a JSON object of at
                 most 1,024 bytes. It does not change the speech. Default: None.
             live: True for a job that somebody listens to now: it has a `live_s` of 10, unless you give one. Use it

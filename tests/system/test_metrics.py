@@ -26,6 +26,8 @@ from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.jobs.cancellation import CancelToken
 from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.monitoring.metrics import Metrics
+from voxspool_worker.narration.speech_cache import SpeechCache
+from voxspool_worker.narration.store_handle import StoreHandle
 from voxspool_worker.speech.pipeline import Pipeline
 from voxspool_worker.speech.scheduler import Scheduler
 from voxspool_worker.speech.speech_job import SpeechJob, segment_seed
@@ -33,6 +35,7 @@ from voxspool_worker.speech.speech_job import SpeechJob, segment_seed
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+    from pathlib import Path
 
     import redis
 
@@ -277,7 +280,7 @@ class CheckedTone(ToneEngine):
 
 
 def test_the_result_of_the_output_check_is_in_the_mark_of_its_segment_and_in_the_counts(
-    client: Client, db: redis.Redis
+    client: Client, db: redis.Redis, tmp_path: Path
 ) -> None:
     engine, metrics = CheckedTone({1: SpokenSegment(77, 2), 2: SpokenSegment(78, 3, "rate")}), Metrics()
     scheduler = Scheduler(engine)
@@ -288,7 +291,8 @@ def test_the_result_of_the_output_check_is_in_the_mark_of_its_segment_and_in_the
     db.zadd(run.lease_key, {run.composite: 2**40})
     try:
         pipeline = Pipeline(engine, db, "a-worker")
-        pipeline.run(pipeline.prepare(spec, run, CancelToken(60)), SpeechJob(engine, scheduler, metrics))
+        cache = SpeechCache(engine, StoreHandle(tmp_path), "a-worker")
+        pipeline.run(pipeline.prepare(spec, run, CancelToken(60)), SpeechJob(engine, scheduler, metrics, cache))
     finally:
         scheduler.stop()
         thread.join()

@@ -25,6 +25,8 @@ from voxspool_worker.engines.base import AudioChunk
 from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.jobs.cancellation import CancelToken
 from voxspool_worker.monitoring.metrics import Metrics
+from voxspool_worker.narration.speech_cache import SpeechCache
+from voxspool_worker.narration.store_handle import StoreHandle
 from voxspool_worker.queue.rq_records import RqRecords
 from voxspool_worker.speech.job_run import SpeechGivenUpError
 from voxspool_worker.speech.pipeline import Pipeline
@@ -187,7 +189,9 @@ class EndlessEngine(ToneEngine):
         return [AudioChunk(one.job, one.index, np.zeros(24_000, np.int16), last=False) for one in rows]
 
 
-def test_an_endless_speech_fails_at_the_maximum_length_for_its_text(client: Client, db: redis.Redis) -> None:
+def test_an_endless_speech_fails_at_the_maximum_length_for_its_text(
+    client: Client, db: redis.Redis, tmp_path: Path
+) -> None:
     speech = client.enqueue("Hello.", id="endless")
     claim = RqRecords(lambda **_: db, "w").claim(["voxspool-auto-interactive"], "run")
     assert claim
@@ -200,7 +204,7 @@ def test_an_endless_speech_fails_at_the_maximum_length_for_its_text(client: Clie
     pipeline = Pipeline(engine, db, "w")
     job = pipeline.prepare(spec, claim.run, CancelToken(60))
     with pytest.raises(SpeechGivenUpError, match="longer than 72 s, the limit for 6 characters") as failed:
-        pipeline.run(job, SpeechJob(engine, scheduler, Metrics()))
+        pipeline.run(job, SpeechJob(engine, scheduler, Metrics(), SpeechCache(engine, StoreHandle(tmp_path), "w")))
     scheduler.stop()
     thread.join(10)
     assert failed.value.code == "too-long"

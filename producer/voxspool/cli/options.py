@@ -58,6 +58,9 @@ _SPEECH = (
         help="Speak at most this far ahead of the reader [no limit].",
     ),
     click.option(
+        "--reuse", is_flag=True, default=None, help="Speak each sentence once: use the worker's segment store."
+    ),
+    click.option(
         "--job-id", "id", help="Id of the job. Enqueueing the same job again under its id has no effect [random]."
     ),
 )

@@ -121,6 +121,8 @@ class JobSpec:
     """The job is cancelled if no reader reads it for this time, in seconds; None: it does not need a reader."""
     window_s: int | None = None
     """How far the audio may be ahead of the reader, in seconds; None: the worker does not wait for the reader."""
+    reuse: bool = False
+    """Whether segments that the segment store has are taken from it, and others are stored in it."""
     meta: dict[str, Any] | None = dataclasses.field(default=None, hash=False)
     """Data of the producer, which comes back in the `begin` and `end` entries and in lists of jobs.
 
@@ -180,7 +182,8 @@ class JobSpec:
     def manner(self) -> tuple[str, ...]:
         """How the text is spoken: the first lines of a digest. Two numbers are whole in every language: speed, seed."""
         speed = round(self.speed * MILLIONTHS)
-        return self.engine, self.voice or "", self.language or "", str(speed), str(self.seed)
+        engine = f"{self.engine}+reuse" if self.reuse else self.engine  # the segments have other seeds then
+        return engine, self.voice or "", self.language or "", str(speed), str(self.seed)
 
     @property
     def digest(self) -> str:
@@ -195,11 +198,12 @@ class JobSpec:
     def encode(self) -> dict[str, Any]:
         """Return the JSON object that is the job's only argument.
 
-        Fields that were added to the protocol later are left out if they are None: then older workers accept the job.
+        Fields that were added to the protocol later are left out if they are not set: then older workers accept the
+        job.
         """
         fields = dataclasses.asdict(self)
         return {"version": VERSION} | {
-            name: value for name, value in fields.items() if value is not None or name not in _LATER
+            name: value for name, value in fields.items() if name not in _LATER or value not in (None, False)
         }
 
     @classmethod
@@ -296,7 +300,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_LATER: Final = frozenset({"live_s", "window_s", "meta"})
+_LATER: Final = frozenset({"live_s", "window_s", "meta", "reuse"})
 """Fields that were added to protocol version 1 later, and that the first workers of this version refuse."""
 
 
@@ -318,6 +322,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "live_s": (int, type(None)),
     "window_s": (int, type(None)),
     "meta": (dict, type(None)),
+    "reuse": (bool,),
 }
 
 
@@ -352,7 +357,7 @@ def _check_types(spec: JobSpec) -> None:
     """Raise InvalidJobError for a field of a wrong type, from JSON or from a caller without a type checker."""
     for name, types in _TYPES.items():
         value = getattr(spec, name)
-        if not isinstance(value, types) or isinstance(value, bool):
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             kinds = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
             shown = _kind(value) if name == "text" else _shown(value)  # errors are logged, and the text must not be
             raise InvalidJobError(f"{name} is {shown}, not {kinds}")

@@ -174,7 +174,7 @@ _JSON_TYPES: Final[dict[str, type[Begin | Mark | End | Failed | Cancelled]]] = {
 
 
 _OF_CHAPTERS: Final = frozenset({"key", "reused"})
-"""Fields that only the marks of a chapter have."""
+"""Fields that the marks of a chapter have, and other marks only if they are set."""
 
 
 def encode_data(entry: Entry) -> bytes:

@@ -61,7 +61,16 @@ def plan_chapter(chapter: ChapterSpec, engine: Engine, job: str) -> SegmentPlan:
         if segments:  # silence before the first segment is left out
             segments[-1] = replace(segments[-1], pause_s=segments[-1].pause_s + passage.pause_s)
         start += len(passage.text) + len(BETWEEN)
-    return SegmentPlan(segments, [_key(segment, engine) for segment in segments], chapter.store)
+    return SegmentPlan(segments, [segment_key(segment, engine) for segment in segments], chapter.store)
+
+
+def segment_key(segment: SpeechSegment, engine: Engine) -> str:
+    """Return the key of a segment: a hash of everything that determines its sound."""
+    voice: list[Any] = [segment.voice.name, [list(part) for part in segment.voice.parts], engine.digest(segment.voice)]
+    return key_of(
+        _KEY, audio_checks.VERSION, segment.text, voice, engine.name, engine.model, engine.sample_rate,
+        segment.language, float(segment.speed), segment.seed,
+    )  # fmt: skip
 
 
 def seed_of(seed: int, voice: str, said: str, again: int = 0) -> int:
@@ -111,12 +120,3 @@ def _split(passage: Passage, start: int, index: int, voices: _PassageVoices, job
             job, number, piece.text, start + piece.start, start + piece.end, piece.pause_s,
             voice, language, voices.speech.speed, seed,
         )  # fmt: skip
-
-
-def _key(segment: SpeechSegment, engine: Engine) -> str:
-    """Return the key of a segment: a hash of everything that determines its sound."""
-    voice: list[Any] = [segment.voice.name, [list(part) for part in segment.voice.parts], engine.digest(segment.voice)]
-    return key_of(
-        _KEY, audio_checks.VERSION, segment.text, voice, engine.name, engine.model, engine.sample_rate,
-        segment.language, float(segment.speed), segment.seed,
-    )  # fmt: skip

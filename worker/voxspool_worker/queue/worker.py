@@ -41,6 +41,7 @@ from voxspool_worker.monitoring.watchdog import MemoryLimit, Watchdog, find_stal
 from voxspool_worker.monitoring.worker_card import card_fields
 from voxspool_worker.narration.chapter_job import Narrator
 from voxspool_worker.narration.segment_workers import SegmentWorkers
+from voxspool_worker.narration.speech_cache import SpeechCache
 from voxspool_worker.narration.store_handle import StoreHandle
 from voxspool_worker.queue.capacity import Capacity
 from voxspool_worker.queue.commands import CommandListener
@@ -133,7 +134,7 @@ class SpeechWorker:
         )  # fmt: skip
         self._runner = JobRunner(
             pipeline,
-            SpeechJob(engine, self._scheduler, self.metrics),
+            SpeechJob(engine, self._scheduler, self.metrics, SpeechCache(engine, self._store_handle, self.name)),
             Narrator(engine, pipeline, self._segment_workers, self._store_handle, connect()),
             self._outcomes,
             self._capacity,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from voxspool_worker.speech.job_run import SpeechGivenUpError
 from voxspool_worker.voices import catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from voxspool_worker.speech.observer import Observer
     from voxspool_worker.speech.scheduler import Lane, Scheduler
 
+    Pcm = npt.NDArray[np.int16]
+
 log = logging.getLogger(__name__)
 
 MAX_DEATHS: Final = 2
@@ -42,19 +45,39 @@ MAX_ENTRY_S: Final = 1.0
 """Longest audio in one entry, in seconds: 48 KB at 24 kHz. A reader that stops receives at most this much in excess."""
 POLL_TOKEN_S: Final = 1.0
 """Polling interval of a waiting job for its cancel token, in seconds. Normally the token wakes the job."""
+WINDOW_POLL_S: Final = 0.1
+"""Polling interval of a job that has audio and waits for its reader, in seconds."""
+
+
+class SegmentCache(Protocol):
+    """Audio of segments that were spoken before. Its methods raise nothing: a segment without audio is spoken."""
+
+    def reseeded(self, segments: Iterable[SpeechSegment], seed: int) -> list[SpeechSegment]:
+        """Return the segments with seeds that depend on their text and not on their position."""
+
+    def find(self, segments: Iterable[SpeechSegment]) -> set[int]:
+        """Return the indexes of the segments that need not be spoken: stored ones, and repetitions of earlier ones."""
+
+    def read(self, segment: SpeechSegment) -> tuple[Pcm, SpokenSegment] | None:
+        """Return the samples of a segment, shape (n,), and how it was spoken; None if there is no audio of it."""
+
+    def write(self, segment: SpeechSegment, pcm: Pcm, spoken: SpokenSegment) -> None:
+        """Store a segment that was spoken, samples of shape (n,)."""
 
 
 class SpeechJob:
     """The job kind of a speech: its audio is published while it is made. It has no state of a single job."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, observer: Observer) -> None:
+    def __init__(self, engine: Engine, scheduler: Scheduler, observer: Observer, cache: SegmentCache) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._observer = observer
+        self._cache = cache
 
     def plan(self, job: JobRun) -> list[SpeechSegment]:
         """Split the text of the speech into segments."""
-        return plan_speech(job.spec, job.run.id, self._engine)
+        segments = plan_speech(job.spec, job.run.id, self._engine)
+        return self._cache.reseeded(segments, job.spec.seed) if job.spec.reuse else segments
 
     def speak(self, job: JobRun, segments: Sequence[SpeechSegment]) -> None:
         """Publish the audio of these segments in the order of the text, with a mark after each."""
@@ -62,15 +85,20 @@ class SpeechJob:
         before = self._scheduler.work
         window_s = job.spec.window_s
         window_samples = None if window_s is None else window_s * self._engine.sample_rate
+        known = self._cache.find(segments) if job.spec.reuse else set()
+        missing = [segment for segment in segments if segment.index not in known]
         with RowClock(job.token) as clock:
             lane = self._scheduler.submit(
-                job.run.id, job.spec.priority, segments, window_samples, clock=clock, suspect=bool(job.run.deaths)
+                job.run.id, job.spec.priority, missing, window_samples, clock=clock, suspect=bool(job.run.deaths)
             )
             job.token.on_end(lane.wake)
             try:
-                chunks = in_order(_received(lane, job), [segment.index for segment in segments])
+                chunks = in_order(_received(lane, job), [segment.index for segment in missing])
                 for segment in segments:
-                    lane.silent_samples += self._publish_segment(job, segment, chunks)
+                    if segment.index in known:
+                        lane.silent_samples += self._publish_known(job, segment, lane)
+                    else:
+                        lane.silent_samples += self._publish_segment(job, segment, chunks)
             finally:
                 job.token.on_end(lambda: None)
                 self._scheduler.drop(job.run.id)
@@ -91,18 +119,61 @@ class SpeechJob:
         """Publish one segment: its audio, the pause after it, its mark. Return the length of the pause in samples."""
         start, last = job.publisher.pos, False
         spoken: SpokenSegment | None = None
+        parts: list[Pcm] = []
         while not last:
             chunk = next(chunks)
             self._publish_audio(job, chunk.pcm)
             spoken, last = chunk.spoken, chunk.last
+            if job.spec.reuse:
+                parts.append(chunk.pcm)
+        pause_samples = self._publish_end(job, segment, start, spoken or SpokenSegment(segment.seed))
+        if parts:
+            self._cache.write(segment, np.concatenate(parts), spoken or SpokenSegment(segment.seed))
+        return pause_samples
+
+    def _publish_known(self, job: JobRun, segment: SpeechSegment, lane: Lane) -> int:
+        """Publish a segment that was spoken before. Return its length with the pause after it, in samples.
+
+        If its audio is gone, or cannot be read, it is spoken.
+        """
+        while lane.far_ahead:
+            job.token.stand_still(WINDOW_POLL_S)
+            _look_at_reader(lane, job)
+        job.token.check()
+        _look_at_reader(lane, job)
+        start, found = job.publisher.pos, self._cache.read(segment)
+        if found is None:
+            self._speak_alone(job, segment, lane)
+        else:
+            self._publish_audio(job, found[0])
+            self._publish_end(job, segment, start, found[1], reused=True)
+        return job.publisher.pos - start
+
+    def _speak_alone(self, job: JobRun, segment: SpeechSegment, others: Lane) -> None:
+        """Speak and publish one segment, as a job of its own for the scheduler. `others` is the lane of the rest."""
+        alone = replace(segment, job=f"{segment.job}/{segment.index}")
+        with RowClock(job.token) as clock:
+            lane = self._scheduler.submit(alone.job, job.spec.priority, [alone], clock=clock)
+            job.token.on_end(lane.wake)
+            try:
+                self._publish_segment(job, alone, in_order(_received(lane, job), [alone.index]))
+            finally:
+                job.token.on_end(others.wake)
+                self._scheduler.drop(alone.job)
+
+    def _publish_end(
+        self, job: JobRun, segment: SpeechSegment, start: int, spoken: SpokenSegment, *, reused: bool = False
+    ) -> int:
+        """Publish the pause after a segment that began at sample `start`, and its mark. Return the pause in samples."""
         pause = np.zeros(round(segment.pause_s * self._engine.sample_rate), np.int16)
         self._publish_audio(job, pause)
-        mark = mark_of(segment, start, job.publisher.pos, spoken or SpokenSegment(segment.seed))
+        mark = mark_of(segment, start, job.publisher.pos, spoken, reused=reused)
         job.publish_mark(mark)
-        self._observer.segment_done(mark)
+        if not reused:
+            self._observer.segment_done(mark)
         return len(pause)
 
-    def _publish_audio(self, job: JobRun, pcm: npt.NDArray[np.int16]) -> None:
+    def _publish_audio(self, job: JobRun, pcm: Pcm) -> None:
         """Publish samples, shape (n,), in entries of at most MAX_ENTRY_S."""
         rate = self._engine.sample_rate
         longest = round(MAX_ENTRY_S * rate)
@@ -167,10 +238,10 @@ def in_order(chunks: Iterator[AudioChunk], order: list[int]) -> Iterator[AudioCh
                 early[chunk.segment].append(chunk)
 
 
-def mark_of(segment: SpeechSegment, pos: int, end_pos: int, spoken: SpokenSegment) -> Mark:
+def mark_of(segment: SpeechSegment, pos: int, end_pos: int, spoken: SpokenSegment, *, reused: bool = False) -> Mark:
     """Return the mark of a complete segment; `pos` and `end_pos` are its first sample and the one after its last."""
     return Mark(
-        pos, end_pos, segment.index, segment.start, segment.end, spoken.seed, tries=spoken.tries, fault=spoken.fault
+        pos, end_pos, segment.index, segment.start, segment.end, spoken.seed, spoken.tries, spoken.fault, reused=reused
     )
 
 
@@ -179,9 +250,14 @@ def _received(lane: Lane, job: JobRun) -> Iterator[AudioChunk]:
     while True:
         received = lane.get(min(POLL_TOKEN_S, job.reader_progress.poll_s, job.token.remaining_s))
         job.token.check()
-        job.reader_progress.look()
-        lane.read_samples = max(0, job.reader_progress.pos - job.first_pos)
+        _look_at_reader(lane, job)
         if isinstance(received, Exception):
             raise received
         if received is not None:
             yield received
+
+
+def _look_at_reader(lane: Lane, job: JobRun) -> None:
+    """Pass on how far the reader is. Raises EndedEarlyError if nobody has read the job for too long."""
+    job.reader_progress.look()
+    lane.read_samples = max(0, job.reader_progress.pos - job.first_pos)
