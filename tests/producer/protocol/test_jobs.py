@@ -369,6 +369,7 @@ def test_a_digest_does_not_depend_on_how_a_number_is_written() -> None:
         {"engine": "tone"},
         {"speed": 1.1},
         {"seed": 1},
+        {"reuse": True},
     ],
 )
 def test_jobs_that_differ_in_any_other_field_give_different_audio(other: dict[str, Any]) -> None:
@@ -379,7 +380,7 @@ def test_jobs_that_differ_in_any_other_field_give_different_audio(other: dict[st
 
 
 def test_the_fields_that_affect_the_audio_are_known() -> None:
-    heard = {"text", "id", "voice", "language", "engine", "speed", "seed"}
+    heard = {"text", "id", "voice", "language", "engine", "speed", "seed", "reuse"}
     assert set(FIELDS) == heard | {"priority", "keep_s", "live_s", "window_s", "meta"}, (
         "a new field: does it affect the audio?"
     )
@@ -414,8 +415,8 @@ def test_a_job_with_a_window_has_a_limit_for_the_time_without_a_reader() -> None
 
 
 def test_fields_that_were_added_later_are_encoded_only_if_they_are_set() -> None:
-    assert set(FIELDS) - set(JobSpec("x").encode()) == {"live_s", "window_s", "meta"}
-    asked = JobSpec("x", live_s=9, window_s=3, meta={"page": 3})
+    assert set(FIELDS) - set(JobSpec("x").encode()) == {"live_s", "window_s", "meta", "reuse"}
+    asked = JobSpec("x", live_s=9, window_s=3, meta={"page": 3}, reuse=True)
     assert JobSpec.decode(asked.encode()) == asked
 
 
