@@ -20,7 +20,7 @@ from voxspool_worker.engines.tone import ToneEngine, sine
 from voxspool_worker.jobs.cancellation import CancelToken, EndedEarlyError, Reason
 from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.narration import chapter_job
-from voxspool_worker.narration.chapter_job import MAX_CHAPTER_DEATHS, Narrator, SegmentResults
+from voxspool_worker.narration.chapter_job import Narrator, SegmentResults
 from voxspool_worker.narration.running_chapters import RunningChapter
 from voxspool_worker.narration.segment_plan import plan_chapter
 from voxspool_worker.narration.segment_queue import SegmentOutcome, SegmentQueue, SegmentScripts
@@ -69,16 +69,16 @@ class Narration:
         self._db = db
         self._runs = 0
 
-    def run(self, *, deaths: int = 0) -> JobExecution:
+    def run(self) -> JobExecution:
         """Return a new run of the chapter's job, with a lease."""
         self._runs += 1
-        run = JobExecution(QUEUE, JOB, f"run-{self._runs}", deaths)
+        run = JobExecution(QUEUE, JOB, f"run-{self._runs}")
         self._db.zadd(run.lease_key, {run.composite: 1e12})
         return run
 
-    def narrate(self, spec: ChapterSpec, token: Token | None = None, *, deaths: int = 0) -> dict[str, Any]:
+    def narrate(self, spec: ChapterSpec, token: Token | None = None) -> dict[str, Any]:
         """Narrate a chapter in this thread."""
-        return self.narrator.narrate(spec, self.run(deaths=deaths), token or CancelToken(LIMIT_S), self._count)
+        return self.narrator.narrate(spec, self.run(), token or CancelToken(LIMIT_S), self._count)
 
     def start(self, spec: ChapterSpec, token: Token | None = None) -> Future[dict[str, Any]]:
         """Narrate a chapter in another thread, and return when its segments are offered."""
@@ -116,6 +116,11 @@ def start_threads(narration: Narration) -> None:
 def queue_of(db: redis.Redis, spec: ChapterSpec) -> SegmentQueue:
     """Return the segment queue of a chapter, as another worker has it."""
     return SegmentQueue(SegmentScripts(db), JOB, "tone", plan_chapter(spec, ToneEngine(), "").digest)
+
+
+def holder_of(db: redis.Redis, segment: int) -> str:
+    """Return the holder of a segment, or any name if nobody holds it."""
+    return (db.hget(keys.pool(JOB), f"holder {segment:06d}") or b"me").decode()
 
 
 def spoken(segment: int, samples: int = 1000) -> SegmentOutcome:
@@ -176,9 +181,9 @@ def test_marks_are_in_the_order_of_the_text_for_any_order_of_the_results(
     running = narration.start(spec)
     queue = queue_of(db, spec)
     for segment in (3, 1, 0, 4):
-        queue.end(spoken(segment, 1000 + segment))
+        queue.end(spoken(segment, 1000 + segment), "me")
     until(lambda: len(marks(db)) == 2, "the marks before the segment that is missing")
-    queue.end(spoken(2, 1002))
+    queue.end(spoken(2, 1002), "me")
     running.result(LIMIT_S)
     found = marks(db)
     assert [mark.segment for mark in found] == [0, 1, 2, 3, 4]
@@ -228,7 +233,7 @@ def test_faults_are_in_the_marks_and_counted(
         SegmentOutcome(3, "poison"), SegmentOutcome(4, "found", 400, 8, 1),
     ]  # fmt: skip
     for outcome in outcomes:
-        queue.end(outcome)
+        queue.end(outcome, "me")
     running.result(LIMIT_S)
     found = marks(db)
     assert [mark.fault for mark in found] == ["", "level", "engine", "poison", ""]
@@ -247,22 +252,14 @@ def test_an_outcome_that_ends_the_chapter_is_in_its_stream_and_nothing_more_is_s
 ) -> None:
     running = narration.start(spec)
     queue = queue_of(db, spec)
-    queue.end(spoken(0))
-    queue.end(SegmentOutcome(1, "store", fault="the segment store failed (no space)"))
+    queue.end(spoken(0), "me")
+    queue.end(SegmentOutcome(1, "store", fault="the segment store failed (no space)"), "me")
     with pytest.raises(SpeechGivenUpError, match="segment store failed"):
         running.result(LIMIT_S)
     *_, mark, failed = entries(db)
     assert isinstance(mark, Mark)
     assert failed == Failed(mark.end_pos, "store", "the segment store failed (no space)", retryable=False)
     assert_queue_is_deleted(db)
-
-
-def test_a_chapter_in_which_too_many_workers_died_fails_before_it_is_planned(
-    db: redis.Redis, narration: Narration, spec: ChapterSpec
-) -> None:
-    with pytest.raises(SpeechGivenUpError, match=f"{MAX_CHAPTER_DEATHS} workers in a row died"):
-        narration.narrate(spec, deaths=MAX_CHAPTER_DEATHS)
-    assert not db.exists(keys.pool(JOB))
 
 
 # Ending early, and the next run
@@ -279,7 +276,7 @@ def test_a_chapter_that_ends_early_drops_its_segments_and_keeps_its_queue_only_f
     token = CancelToken(LIMIT_S)
     running = narration.start(spec, token)
     until(lambda: len(narration.process.engine.admitted) == len(TEXTS), "all segments to be spoken")
-    queue_of(db, spec).end(spoken(0))
+    queue_of(db, spec).end(spoken(0), holder_of(db, 0))
     until(lambda: marks(db), "the first mark")
     token.end(reason)
     with pytest.raises(EndedEarlyError):
@@ -299,7 +296,7 @@ def test_the_next_run_continues_after_the_last_mark_and_uses_the_results_of_the_
     first = narration.start(spec, token)
     queue = queue_of(db, spec)
     for segment in (0, 1, 3):
-        queue.end(spoken(segment))
+        queue.end(spoken(segment), "me")
     until(lambda: len(marks(db)) == 2, "two marks")
     token.end(Reason.HANDED_BACK)
     with pytest.raises(EndedEarlyError):
@@ -323,13 +320,13 @@ def test_a_queue_that_redis_lost_is_offered_again_without_the_segments_that_are_
     running = narration.start(spec)
     queue = queue_of(db, spec)
     for segment in (0, 1, 3):
-        queue.end(spoken(segment))
+        queue.end(spoken(segment), "me")
     until(lambda: len(marks(db)) == 2, "two marks")
     db.delete(keys.pool(JOB), keys.unspoken(JOB), keys.results(JOB), keys.narrating("tone"))
     until(lambda: unclaimed_segments(db, JOB) == [2, 4], "the rest to be offered again")
     assert "segment_queue.lost job=chapter" in caplog.messages
     for segment in (2, 4):
-        queue.end(spoken(segment))
+        queue.end(spoken(segment), "me")
     running.result(LIMIT_S)
     assert [mark.segment for mark in marks(db)] == [0, 1, 2, 3, 4]
 
@@ -430,7 +427,7 @@ def test_the_store_is_checked_once_for_each_key_without_a_known_outcome(
     plan = plan_chapter(spec, ToneEngine(), "")
     assert results.open([*plan.segments, plan.segments[0]]) == len(TEXTS)
     assert sorted(counting.asked) == sorted(plan.keys)
-    queue_of(db, spec).end(spoken(1))
+    queue_of(db, spec).end(spoken(1), holder_of(db, 1))
     counting.asked.clear()
     assert results.open(plan.segments[1:3]) == 1
     assert counting.asked == [plan.keys[2]]

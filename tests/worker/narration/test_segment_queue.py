@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 import redis
@@ -41,9 +42,10 @@ def open_queue(db: redis.Redis, segments: int) -> SegmentQueue:
 
 
 def claim(
-    queue: SegmentQueue, holder: str = "me", *, expired_by: float = ANY_TIME, alone: bool = True
+    queue: SegmentQueue, holder: str = "", *, expired_by: float = ANY_TIME, alone: bool = True
 ) -> SegmentClaim | str:
-    return queue.claim(holder, expired_by=expired_by, alone=alone)
+    """Claim a segment as `holder`; without a name, as a worker that has no other."""
+    return queue.claim(holder or uuid4().hex, expired_by=expired_by, alone=alone)
 
 
 # Claims
@@ -83,7 +85,7 @@ def test_more_segments_than_one_command_takes_are_all_offered_and_all_results_re
     queue = open_queue(db, count)
     assert db.zcard(keys.unspoken("job")) == count
     for number in range(count):
-        queue.end(SegmentOutcome(number, "found"))
+        queue.end(SegmentOutcome(number, "found"), "me")
     pages = [queue.results(first) for first in range(0, count, PAGE)]
     assert [len(page) for page in pages] == [PAGE, PAGE, 1]
     assert [outcome.segment for page in pages for outcome in page] == list(range(count))
@@ -193,9 +195,9 @@ def test_a_renewal_that_comes_after_a_segment_was_given_back_does_not_lease_it_a
 
 def test_the_first_result_of_a_segment_counts_and_a_later_one_is_refused(db: redis.Redis) -> None:
     queue = open_queue(db, 1)
-    claim(queue)
-    assert queue.end(SegmentOutcome(0, "spoken", 5, 7))
-    assert not queue.end(SegmentOutcome(0, "spoken", 6, 8))
+    claim(queue, "me")
+    assert queue.end(SegmentOutcome(0, "spoken", 5, 7), "me")
+    assert not queue.end(SegmentOutcome(0, "spoken", 6, 8), "me")
     assert queue.results(0) == [SegmentOutcome(0, "spoken", 5, 7)]
     assert queue.results(1) == []
     assert queue.renew({0: "me"}) == {0}, "a segment with a result is held by nobody"
@@ -204,8 +206,86 @@ def test_the_first_result_of_a_segment_counts_and_a_later_one_is_refused(db: red
 def test_a_result_keeps_every_field(db: redis.Redis) -> None:
     queue = open_queue(db, 1)
     outcome = SegmentOutcome(0, "store", 3, 2**32 - 1, 4, "the store “läuft” not")
-    queue.end(outcome)
+    queue.end(outcome, "me")
     assert queue.results(0) == [outcome]
+
+
+def test_a_late_result_counts_unless_another_worker_holds_the_segment(db: redis.Redis) -> None:
+    queue = open_queue(db, 2)
+    claim(queue, "late")
+    expire_leases(db, "job", 0)
+    assert queue.end(SegmentOutcome(0, "spoken"), "late"), "nobody else has it"
+    claim(queue, "late")
+    expire_leases(db, "job", 1)
+    assert claim(queue, "other") == SegmentClaim(1, 1)
+    assert not queue.end(SegmentOutcome(1, "spoken"), "late")
+    assert queue.end(SegmentOutcome(1, "spoken"), "other")
+
+
+def test_a_result_of_another_plan_is_refused(db: redis.Redis) -> None:
+    queue = open_queue(db, 1)
+    claim(queue, "me")
+    other = queue_of(db, "another-plan")
+    other.take()
+    other.offer([0])
+    assert not queue.end(SegmentOutcome(0, "spoken"), "me")
+    assert other.results(0) == []
+    assert unclaimed_segments(db, "job") == [0]
+
+
+# Commands whose reply is lost, and which are sent again
+
+
+def test_a_claim_that_is_sent_again_leases_the_same_segment_and_no_second_one(db: redis.Redis) -> None:
+    queue = open_queue(db, 3)
+    assert claim(queue, "me") == SegmentClaim(0, 0)
+    assert claim(queue, "you") == SegmentClaim(1, 0)
+    assert claim(queue, "me") == SegmentClaim(0, 0)
+    assert (set(held_segments(db, "job")), unclaimed_segments(db, "job")) == ({0, 1}, [2])
+
+
+def test_a_claim_that_is_sent_again_after_its_lease_was_lost_leases_another_segment(db: redis.Redis) -> None:
+    queue = open_queue(db, 2)
+    claim(queue, "me")
+    expire_leases(db, "job", 0)
+    assert claim(queue, "you") == SegmentClaim(0, 1)
+    assert claim(queue, "me") == SegmentClaim(1, 0)
+
+
+def test_a_claim_of_a_suspect_that_is_sent_again_has_the_same_deaths(db: redis.Redis) -> None:
+    queue = open_queue(db, 1)
+    claim(queue, "dead")
+    expire_leases(db, "job", 0)
+    assert claim(queue, "me") == claim(queue, "me") == SegmentClaim(0, 1)
+
+
+@pytest.mark.parametrize("end", ["spoken", "given back"])
+def test_a_claim_that_is_sent_again_after_its_segment_ended_leases_the_next(db: redis.Redis, end: str) -> None:
+    queue = open_queue(db, 2)
+    claim(queue, "me")
+    if end == "spoken":
+        queue.end(SegmentOutcome(0, "spoken"), "me")
+    else:
+        queue.give_back({0: "me"})
+        claim(queue, "you")
+    assert claim(queue, "me") == SegmentClaim(1, 0)
+
+
+def test_a_result_that_is_sent_again_gets_the_same_reply_and_is_recorded_once(db: redis.Redis) -> None:
+    queue = open_queue(db, 1)
+    claim(queue, "me")
+    for _ in range(2):
+        assert queue.end(SegmentOutcome(0, "spoken"), "me")
+    assert queue.results(0) == [SegmentOutcome(0, "spoken")]
+
+
+def test_the_segment_of_a_claim_without_a_reply_is_given_back_by_its_holder(db: redis.Redis) -> None:
+    queue = open_queue(db, 2)
+    claim(queue, "me")
+    queue.give_back_claim("nobody")
+    assert held_segments(db, "job") == [0]
+    queue.give_back_claim("me")
+    assert unclaimed_segments(db, "job") == [0, 1]
 
 
 # The life of a queue
@@ -213,8 +293,8 @@ def test_a_result_keeps_every_field(db: redis.Redis) -> None:
 
 def test_a_run_with_the_same_plan_continues_and_one_with_another_plan_begins_anew(db: redis.Redis) -> None:
     queue = open_queue(db, 2)
-    claim(queue)
-    queue.end(SegmentOutcome(0, "spoken"))
+    claim(queue, "me")
+    queue.end(SegmentOutcome(0, "spoken"), "me")
     queue.take()
     assert queue.results(0)
     other = queue_of(db, "another-plan")
@@ -234,7 +314,7 @@ def test_a_queue_is_deleted_when_its_chapter_is_over_and_late_calls_bring_nothin
     assert claim(queue) == "over"
     assert queue.renew({0: "late"}) == {0}
     queue.give_back({0: "late"})
-    assert not queue.end(SegmentOutcome(0, "spoken"))
+    assert not queue.end(SegmentOutcome(0, "spoken"), "me")
     assert not queue.announce(), "the queue is gone"
     db.delete(keys.narrating("tone"))
     assert db.keys("*") == [keys.control("job").encode()]
@@ -242,8 +322,8 @@ def test_a_queue_is_deleted_when_its_chapter_is_over_and_late_calls_bring_nothin
 
 def test_all_keys_of_a_queue_expire(db: redis.Redis) -> None:
     queue = open_queue(db, 2)
-    claim(queue)
-    queue.end(SegmentOutcome(0, "spoken"))
+    claim(queue, "me")
+    queue.end(SegmentOutcome(0, "spoken"), "me")
     for key in (keys.pool("job"), keys.unspoken("job"), keys.results("job"), keys.narrating("tone")):
         assert 0 < db.ttl(key) <= keys.POOL_TTL_S, key
 
@@ -261,7 +341,7 @@ def test_a_full_redis_refuses_new_segments_and_lets_workers_claim_renew_and_end_
     db.config_set("maxmemory", 1)
     assert claim(queue, "me") == SegmentClaim(0, 0)
     assert queue.renew({0: "me"}) == set()
-    assert queue.end(SegmentOutcome(0, "spoken"))
+    assert queue.end(SegmentOutcome(0, "spoken"), "me")
     with pytest.raises(redis.ResponseError) as refused:
         queue.offer([2])
     assert connection.is_full(refused.value)

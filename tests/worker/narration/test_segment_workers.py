@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.processes import until
+from tests.support.proxy import Proxy, script
 from tests.support.segments import (
     ANY_TIME,
     ControlledTone,
@@ -21,22 +23,30 @@ from tests.support.segments import (
     start_chapter,
     unclaimed_segments,
 )
+from voxspool import connection
 from voxspool.protocol import keys
 from voxspool_worker.engines.base import SegmentError
 from voxspool_worker.engines.tone import sine
 from voxspool_worker.narration import segment_workers
-from voxspool_worker.narration.segment_queue import LEASE_S, SegmentClaim, SegmentOutcome
+from voxspool_worker.narration.running_chapters import RunningChapter
+from voxspool_worker.narration.segment_queue import (
+    LEASE_S,
+    SegmentClaim,
+    SegmentOutcome,
+    SegmentQueue,
+    SegmentScripts,
+)
 from voxspool_worker.narration.store_handle import StoreHandle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import redis
 
+    from tests.support.processes import RedisServer
     from voxspool.store.segments import Store
     from voxspool_worker.engines.base import SpeechSegment
-    from voxspool_worker.narration.running_chapters import RunningChapter
 
 TEXTS = [f"Sentence {number}." for number in range(12)]
 THREADS = 7
@@ -274,7 +284,7 @@ def test_a_segment_that_another_worker_ended_first_is_stored_once_and_has_its_ou
         fault="", elapsed_s=0.1, level_dbfs=-15.0, peak_dbfs=-12.0, silent_share=0.0, worker="another-worker",
     )  # fmt: skip
     theirs = SegmentOutcome(0, "spoken", len(pcm), 77, 2)
-    assert chapter.segment_queue.end(theirs)
+    assert chapter.segment_queue.end(theirs, "another-worker")
     process.engine.gate.set()
     until(lambda: not process.workers.busy, "the segment to end here too")
     assert results(chapter) == [theirs], "the later outcome was refused"
@@ -282,6 +292,58 @@ def test_a_segment_that_another_worker_ended_first_is_stored_once_and_has_its_ou
     assert found
     assert (found.worker, found.seed) == ("another-worker", 77)
     assert len(list(tmp_path.glob("store/*/*.json"))) == 1
+
+
+# Lost replies
+
+
+@pytest.fixture
+def proxy(shared_redis_server: RedisServer) -> Iterator[Proxy]:
+    proxy = Proxy(shared_redis_server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.parametrize("retries", [0, 3], ids=["claimed again later", "sent again at once"])
+def test_claims_and_outcomes_whose_replies_are_lost_count_no_death_and_leave_no_segment(
+    db: redis.Redis, store: Store, store_handle: StoreHandle, proxy: Proxy, retries: int
+) -> None:
+    rules = [
+        proxy.at(script(name), answered=True, nth=nth) for name in ("claim_segment", "end_segment") for nth in (1, 2, 4)
+    ]
+    with contextlib.closing(connection.connect(proxy.url, retries=retries)) as client:
+        process = NarrationProcess(client, store_handle, "a-worker")
+        chapter = start_chapter(db, chapter_of("chapter", TEXTS, store.id))
+        process.start().serve(RunningChapter("chapter", chapter.plan, queue_over(client, chapter)))
+        try:
+            until(lambda: all(rule.done.is_set() for rule in rules), "all replies to be lost")
+            until(has_results(chapter, len(TEXTS)), "all outcomes")
+        finally:
+            process.stop()
+    assert {outcome.kind for outcome in results(chapter)} == {"spoken"}
+    assert deaths(db, "chapter") == {}
+
+
+def queue_over(client: redis.Redis, chapter: RunningChapter) -> SegmentQueue:
+    """Return the queue of a chapter over another connection."""
+    return SegmentQueue(SegmentScripts(client), chapter.job, "tone", chapter.plan.digest)
+
+
+def test_the_segment_of_a_claim_without_a_reply_is_given_back_at_the_end(
+    db: redis.Redis, store: Store, store_handle: StoreHandle, proxy: Proxy
+) -> None:
+    lost = proxy.at(script("claim_segment"), answered=True, act=lambda: setattr(proxy, "refusing", True))
+    with contextlib.closing(connection.connect(proxy.url, retries=0)) as client:
+        process = NarrationProcess(client, store_handle, "a-worker")
+        chapter = start_chapter(db, chapter_of("chapter", TEXTS[:1], store.id))
+        process.start().serve(RunningChapter("chapter", chapter.plan, queue_over(client, chapter)))
+        until(lost.done.is_set, "the reply to be lost")
+        assert held_segments(db, "chapter") == [0]
+        process.workers.close()
+        proxy.refusing = False
+        process.workers.give_back(time.monotonic() + 5)
+        until(lambda: unclaimed_segments(db, "chapter") == [0], "the segment to be given back")
+        process.stop()
 
 
 # Errors

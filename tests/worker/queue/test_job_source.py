@@ -195,6 +195,7 @@ def test_a_chapter_may_crash_more_workers_than_a_speech(
     db.hset("rq:job:chapter", mapping={"status": "queued", "data": pack(call), "deaths": deaths})
     db.rpush(f"rq:queue:{QUEUE}", "chapter")
     assert source.take_id() == taken
+    assert not db.exists(keys.pool("chapter")), "it was not planned"
 
 
 @pytest.mark.parametrize("job", [b"a b", b"x" * 300 + b"!"])

@@ -4,6 +4,9 @@
 -- segment is then a suspect. Only a worker that speaks no other segment gets it, so that a second death cannot be the
 -- fault of a neighbour. After too many deaths the segment gets the outcome "poison" and is not spoken again.
 --
+-- A worker may call this again with the same holder if the reply was lost, also much later: it gets the segment that it
+-- has, and no second one, which nobody would speak and whose expired lease would count as a death.
+--
 -- The first write is an EXPIRE because Redis at its memory limit refuses a script whose first write may need memory,
 -- and allows all later writes.
 --
@@ -39,6 +42,14 @@ if expired_by > 0 then -- leases that end later than any lease can: the clock wa
     redis.call('ZADD', unspoken, 'XX', latest, index)
   end
 end
+local again = redis.call('HGET', pool, 'claim ' .. ARGV[1])
+if again then
+  if redis.call('ZSCORE', unspoken, again) and redis.call('HGET', pool, 'holder ' .. again) == ARGV[1] then
+    redis.call('ZADD', unspoken, 'XX', now_ms + tonumber(ARGV[2]), again)
+    return {'claimed', tonumber(again), tonumber(redis.call('HGET', pool, 'deaths ' .. again)) or 0}
+  end
+  redis.call('HDEL', pool, 'claim ' .. ARGV[1])
+end
 while true do
   local index, died = nil, 0
   if expired_by > 0 then
@@ -58,8 +69,12 @@ while true do
   elseif deaths > 0 and ARGV[7] ~= '1' then
     return {'suspect'}
   else
+    local before = redis.call('HGET', pool, 'holder ' .. index)
+    if before then
+      redis.call('HDEL', pool, 'claim ' .. before)
+    end
     redis.call('ZADD', unspoken, 'XX', now_ms + tonumber(ARGV[2]), index)
-    redis.call('HSET', pool, 'holder ' .. index, ARGV[1])
+    redis.call('HSET', pool, 'holder ' .. index, ARGV[1], 'claim ' .. ARGV[1], index)
     if deaths > 0 then
       redis.call('HSET', pool, 'deaths ' .. index, deaths)
     end

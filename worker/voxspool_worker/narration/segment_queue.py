@@ -102,7 +102,8 @@ class SegmentQueue:
     def claim(self, holder: str, *, expired_by: float, alone: bool) -> SegmentClaim | str:
         """Lease the next segment to `holder` and return it, or return why not: `none`, `suspect`, `over` or `other`.
 
-        claim_segment.lua explains these words and the two conditions.
+        claim_segment.lua explains these words and the two conditions. After an error of Redis, claim again with
+        the same holder: a segment may be leased to it already.
         """
         reply: Any = self._scripts.claim(
             keys=[*self._keys, keys.control(self._job)],
@@ -122,9 +123,17 @@ class SegmentQueue:
         """End the leases of segments, so that others can speak them at once; no death is counted."""
         self._renew(0, holders)
 
-    def end(self, outcome: SegmentOutcome) -> bool:
-        """Record the outcome of a segment. Return False if it has one already, or the chapter is over."""
-        args: list[str | int] = [_name(outcome.segment), json.dumps(outcome, ensure_ascii=False), keys.POOL_TTL_S]
+    def give_back_claim(self, holder: str) -> None:
+        """End the lease of the segment that a claim without a reply has, if it has one."""
+        self._scripts.renew(keys=self._keys[:2], args=[0, keys.POOL_TTL_S, "", holder])
+
+    def end(self, outcome: SegmentOutcome, holder: str) -> bool:
+        """Record the outcome of a segment that `holder` has spoken.
+
+        Return False if it has another outcome, another worker holds it now, or the chapter is over.
+        """
+        said = json.dumps(outcome, ensure_ascii=False)
+        args: list[str | int] = [_name(outcome.segment), said, keys.POOL_TTL_S, self._digest, holder]
         return bool(self._scripts.end(keys=self._keys, args=args))
 
     def results(self, first: int) -> list[SegmentOutcome]:

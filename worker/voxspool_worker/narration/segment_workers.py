@@ -74,6 +74,8 @@ class SegmentWorkers:
         self._held_lock = threading.Lock()
         self._claim_lock = threading.Lock()
         """Held by the one thread that looks for a segment."""
+        self._unanswered: dict[str, tuple[RunningChapter, str]] = {}
+        """Job -> its chapter and the holder of a claim whose reply is missing."""
         self._wake = threading.Event()
         self._closing = False
 
@@ -111,6 +113,8 @@ class SegmentWorkers:
             for held in self._snapshot():
                 queue = held.chapter.segment_queue
                 self._safely(functools.partial(queue.give_back, {held.claim.index: held.holder}))
+            for chapter, holder in list(self._unanswered.values()):
+                self._safely(functools.partial(chapter.segment_queue.give_back_claim, holder))
 
     def serve(self, chapter: RunningChapter) -> None:
         """Speak a chapter of this worker before those of others."""
@@ -138,7 +142,7 @@ class SegmentWorkers:
         """Speak a segment and report its outcome, or give it back if it was dropped. Raises EngineLostError."""
         job, index, queue = held.chapter.job, held.claim.index, held.chapter.segment_queue
         try:
-            queue.end(self._speaker.speak(held))
+            queue.end(self._speaker.speak(held), held.holder)
             held.chapter.on_segment()
         except EngineLostError:
             raise
@@ -170,14 +174,16 @@ class SegmentWorkers:
         if self._closing or not self._store_handle.id or any(held.claim.deaths for held in before):
             return None
         for chapter in self._chapters.in_order():
-            holder = uuid4().hex
+            holder = self._unanswered.setdefault(chapter.job, (chapter, uuid4().hex))[1]
             claim = chapter.segment_queue.claim(holder, expired_by=self._expired_by(), alone=not before)
+            self._unanswered.pop(chapter.job, None)
             if isinstance(claim, SegmentClaim):
                 return self._hold(ClaimedSegment(chapter, claim, holder))
             if claim == "suspect":
                 return None
             if claim in ("over", "other"):
                 self._chapters.exclude(chapter)
+        self._unanswered.clear()  # these chapters have ended
         return None
 
     # -- the segments that are held --------------------------------------------------------------------------------
