@@ -80,9 +80,10 @@ def _parts(chapter: Chapter) -> list[Chapter]:
 def _pieces(block: Block) -> Iterator[Block]:
     """Yield a block in parts that fit into a chapter: cut after a sentence, else at a space, else anywhere."""
     text, most = block.text, MAX_CHAPTER_CHARS - _SEPARATOR_CHARS
-    while len(text) > most:
-        ends = [found.end() for found in _SENTENCE_END.finditer(text, 0, most)]
-        at = ends[-1] if ends else text.rfind(" ", 1, most) + 1 or most
-        yield replace(block, text=text[:at].strip())
-        text = text[at:].strip()
-    yield replace(block, text=text)
+    begin = 0
+    while len(text) - begin > most:
+        ends = [found.end() for found in _SENTENCE_END.finditer(text, begin, begin + most)]
+        at = ends[-1] if ends else text.rfind(" ", begin + 1, begin + most) + 1 or begin + most
+        yield replace(block, text=text[begin:at].strip())
+        begin = at + len(text[at : at + most]) - len(text[at : at + most].lstrip())
+    yield replace(block, text=text[begin:])

@@ -52,6 +52,10 @@ _LONGEST_PAGE_CHARS: Final = 20
 _DROPPED: Final = re.compile("[\u00ad\ufeff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]+")
 """Soft hyphens, byte order marks, and control characters other than white space."""
 _BETWEEN_CELLS: Final = ", "
+_LONGEST_MARK_CHARS: Final = 40
+"""More than the longest text that MARK matches, in characters."""
+_MOST_SPACES: Final = 20_000
+"""Most characters of white space in a short text, where the markup is indented."""
 MARK: Final = re.compile(
     r"[\[(]?\s*(?:note\s+)?([0-9]{1,4}|[⁰¹²³⁴-⁹]{1,4}|[ivxlc]{1,6}|[a-z]|\*{1,4}|[†‡§¶#]{1,3})\s*[\])]?\.?",
     re.IGNORECASE,
@@ -85,13 +89,10 @@ class Run:
     """The element's position: the index of each child element from the root down."""
     level: int
     """1 to 6 for h1 to h6, 7 for other headings, 0 for a paragraph."""
+    text: str
+    """The text as a reader sees it: see `settle`."""
     pieces: tuple[HtmlPiece, ...]
     language: str | None
-
-    @property
-    def text(self) -> str:
-        """The text as a reader sees it: see `settle`."""
-        return settle("".join(piece.text for piece in self.pieces))
 
     def origins(self) -> list[tuple[Slot, int] | None]:
         """Return the position in the tree of each character of the text: (slot, index). None for inserted separators.
@@ -174,6 +175,44 @@ def visible(element: Element) -> str:
     return settle(whole_text(element))
 
 
+def short_text(element: Element, most_chars: int) -> str | None:
+    """Return all text in an element as `visible` does, or None if it is longer than `most_chars`.
+
+    It reads little more than so many characters, so it may be called for each of many elements inside each other.
+    """
+    text, whole = _start(element, most_chars + 1)
+    return text if whole and len(text) <= most_chars else None
+
+
+def first_text(element: Element, most_chars: int) -> str:
+    """Return the text of an element as `visible` does, or its first `most_chars` characters or more."""
+    return _start(element, most_chars)[0]
+
+
+def _start(element: Element, most_chars: int) -> tuple[str, bool]:
+    """Return at least `most_chars` of an element's text as `visible` does, and whether that is all of it.
+
+    It reads _MOST_SPACES of white space at most.
+    """
+    pieces: list[str] = []
+    spaces, letters = _MOST_SPACES, most_chars
+    for piece in map(str, element.itertext()):
+        cut = piece[: spaces + letters + 1]
+        read = sum(map(len, settle(cut).split()))
+        pieces.append(cut)
+        letters -= read
+        spaces -= len(cut) - read
+        if letters <= 0 or spaces < 0:
+            return settle("".join(pieces)), False
+    return settle("".join(pieces)), True
+
+
+def is_mark(element: Element) -> bool:
+    """Return whether the text of an element is that of a footnote reference."""
+    text = short_text(element, _LONGEST_MARK_CHARS)
+    return text is not None and bool(MARK.fullmatch(text))
+
+
 class _Walk:
     """Collects the runs of one tree. It does not recurse, because documents may be nested very deeply."""
 
@@ -243,10 +282,11 @@ class _Walk:
         """End the open run; drop it if it has no text."""
         pieces, self._pieces, self._said = tuple(self._pieces), [], False
         frame = next((one for one in reversed(self._frames) if one.block), None)
-        if frame is None or not settle("".join(piece.text for piece in pieces)):
+        text = settle("".join(piece.text for piece in pieces))
+        if frame is None or not text:
             return
         self._bind(self._ids)
-        self.runs.append(Run(frame.element, frame.path, frame.level, pieces, _language(pieces, frame.language)))
+        self.runs.append(Run(frame.element, frame.path, frame.level, text, pieces, _language(pieces, frame.language)))
         self._ids, self._later_ids = self._later_ids, []
 
     def _note_ids(self, node: Element, *, below: bool) -> None:
@@ -305,8 +345,8 @@ def _silent(node: Element) -> bool:
         return True
     said = kinds(node)
     if said & {"pagebreak", "doc-pagebreak"}:
-        return len(visible(node)) <= _LONGEST_PAGE_CHARS
-    return bool(said & {"noteref", "doc-noteref"}) and bool(MARK.fullmatch(visible(node)))
+        return short_text(node, _LONGEST_PAGE_CHARS) is not None
+    return bool(said & {"noteref", "doc-noteref"}) and is_mark(node)
 
 
 def _hidden(node: Element) -> bool:

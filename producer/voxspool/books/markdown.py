@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 from voxspool.books.html import book_of
 from voxspool.books.html_text import visible
 from voxspool.books.xml import named, parse_html
+from voxspool.errors import BookError
 
 if TYPE_CHECKING:
     from voxspool.books.book import Book
@@ -17,15 +18,21 @@ if TYPE_CHECKING:
 _FRONT: Final = re.compile(r"\A---[ \t]*\n(.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _FIELD: Final = re.compile(r"^(\w+)[ \t]*:[ \t]*(.*)$", re.MULTILINE)
 _NOTE: Final = re.compile(
-    r"^ {0,3}\[\^([^\]\s]+)\]:.*\n?(?:(?:[ \t]*\n)*(?:[ ]{2,}|\t).*\n?|(?!\s*\[\^|\s*\n|#).+\n?)*", re.MULTILINE
+    r"^ {0,3}\[\^([^\[\]\s]+)\]:.*\n?(?:(?:[ \t]*\n)*(?:[ ]{2,}|\t).*\n?|(?!\s*\[\^|\s*\n|#).+\n?)*", re.MULTILINE
 )
 """The definition of a footnote with its wrapped lines and the indented paragraphs below it."""
+_MAX_LINES: Final = 300_000
+"""Limit for a text, in lines: markdown-it needs some 20 microseconds and 1 kB for each. A long novel has 20,000."""
 _NAMES: Final = {"lang": "language", "summary": "description", "authors": "author"}
 
 
 def read_markdown(text: str, name: str) -> Book:
     """Read Markdown. Raises BookError; the message does not contain the file's name."""
-    about, body = _front(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.count("\n")
+    if lines > _MAX_LINES:
+        raise BookError(f"it has {lines:,} lines; the limit is {_MAX_LINES:,}; split it into several files")
+    about, body = _front(text)
     renderer = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     root = parse_html(f"<html><body>{renderer.render(_without_notes(body))}</body></html>".encode())
     first = next((visible(one) for one in named(root, "h1")), "")
@@ -54,4 +61,4 @@ def _without_notes(text: str) -> str:
     defined = {found[1] for found in _NOTE.finditer(text)}
     if not defined:
         return text
-    return re.sub(r"\[\^([^\]\s]+)\]", lambda one: "" if one[1] in defined else one[0], _NOTE.sub("\n", text))
+    return re.sub(r"\[\^([^\[\]\s]+)\]", lambda one: "" if one[1] in defined else one[0], _NOTE.sub("\n", text))

@@ -7,9 +7,10 @@ chapters come from the outline; if there is none, from headings in the text.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pypdf import PdfReader
 
@@ -23,6 +24,11 @@ from voxspool.errors import BookError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pypdf import PageObject
+
+_MAX_PAGES: Final = 20_000
+_MAX_CONTENT_BYTES: Final = 128 * 2**20
+"""Limit for the unpacked instructions of all pages, in bytes. pypdf reads 6 MB a second; a page of text has 5 kB."""
 _EDGE_LINES: Final = 2
 """The number of lines at the top and at the bottom of a page that may be a header or a footer."""
 _MOST_PAGES: Final = 0.5
@@ -34,6 +40,8 @@ _NUMBER: Final = re.compile(
 )
 _HYPHENATED: Final = re.compile(r"(?<=[^\W\d_])[-\u00ad\u2010]\n(?=[a-zà-ÿ])")
 _ENDS: Final = (".", "!", "?", "…", ":", '"', "”", "\u2019", "»", ")")
+_MAX_OUTLINE: Final = 5_000
+"""Most entries of an outline that are looked at."""
 _SHORT_OF_WIDTH: Final = 0.85
 """A line below this share of the longest line's length may end a paragraph."""
 
@@ -44,10 +52,14 @@ def read_pdf(data: bytes, name: str) -> Book:
         reader = PdfReader(BytesIO(data))
         locked = reader.is_encrypted and not reader.decrypt("")
         count = len(reader.pages)
+    except MemoryError:
+        raise
     except Exception as error:
         raise BookError(f"it is a damaged PDF ({error}); print it to a new one") from error
     if locked:
         raise BookError("it is locked with a password; save a copy without the password and narrate that")
+    if count > _MAX_PAGES:
+        raise BookError(f"it has {count:,} pages; the limit is {_MAX_PAGES:,}; split it into several files")
     pages, unread = _pages(reader, count)
     paragraphs = _paragraphs(_without_edges(pages))
     if not paragraphs:
@@ -63,14 +75,30 @@ def _pages(reader: PdfReader, count: int) -> tuple[list[list[str]], tuple[str, .
     """Return the lines of each page, and one message for each page that cannot be read."""
     pages: list[list[str]] = []
     unread = []
+    room = _MAX_CONTENT_BYTES
     for index in range(count):
         try:
-            text = reader.pages[index].extract_text()
+            page = reader.pages[index]
+            room -= _content_bytes(page)
+            text = page.extract_text() if room >= 0 else _refuse()
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001 - damaged files make pypdf raise any exception
             text = ""
-            unread.append(f"page {index + 1} is damaged ({error})")
+            unread.append(f"page {index + 1} cannot be read ({error})")
         pages.append([line.rstrip() for line in text.split("\n") if line.strip()])
     return pages, tuple(unread)
+
+
+def _refuse() -> NoReturn:
+    """Refuse a page where the others have so many instructions that there is no time for it."""
+    raise BookError(f"the pages up to it have more than the limit of {_MAX_CONTENT_BYTES >> 20} MiB of instructions")
+
+
+def _content_bytes(page: PageObject) -> int:
+    """Return the size of a page's instructions, in bytes. Several pages may share the same ones."""
+    contents = page.get_contents()
+    return 0 if contents is None else len(contents.get_data())
 
 
 def _without_edges(pages: list[list[str]]) -> list[list[str]]:
@@ -145,10 +173,12 @@ def _top(outline: list[Any]) -> Iterator[Any]:
 def _outlined(outline: list[tuple[int, str]], paragraphs: list[tuple[int, str]], title: str) -> list[Chapter]:
     """Cut the text at the outline's entries: at the paragraph that begins with the title, else at the page's start."""
     starts: dict[int, str] = {}
-    for page, name in outline:
-        here = [index for index, (number, _) in enumerate(paragraphs) if number == page]
-        later = next((index for index, (number, _) in enumerate(paragraphs) if number >= page), None)
-        said = next((index for index in here if paragraphs[index][1].casefold().startswith(name.casefold())), later)
+    numbers = [number for number, _ in paragraphs]
+    for page, name in outline[:_MAX_OUTLINE]:
+        here = range(bisect_left(numbers, page), bisect_right(numbers, page))
+        folded = name.casefold()
+        later = here.start if here.start < len(paragraphs) else None
+        said = next((index for index in here if _begins(paragraphs[index][1], folded)), later)
         if said is not None:
             starts.setdefault(said, name)
     if not starts:
@@ -159,6 +189,11 @@ def _outlined(outline: list[tuple[int, str]], paragraphs: list[tuple[int, str]],
     names = [starts[index] for index in sorted(starts)]
     front = [chapters[0].title] if len(chapters) > len(names) else []
     return [Chapter(shortened(name), chapter.blocks) for name, chapter in zip(front + names, chapters, strict=True)]
+
+
+def _begins(text: str, folded: str) -> bool:
+    """Return whether a text begins with a folded title, without regard to case."""
+    return text[: len(folded)].casefold().startswith(folded)
 
 
 def _about(reader: PdfReader) -> tuple[str, tuple[str, ...]]:

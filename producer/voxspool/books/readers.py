@@ -6,6 +6,7 @@ A reader and its library are imported when a book of that format is read. The li
 from __future__ import annotations
 
 import re
+import stat
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, cast
 
@@ -117,7 +118,12 @@ def _kind_of_archive(source: Path) -> str:
 
 
 def _head(path: Path) -> bytes:
+    """Return the first bytes of a file. Raises BookError, also for a pipe or a device, which could keep the reader."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BookError(
+                f"{path} is not a regular file; to read a pipe, write - instead of its name", wrong_value=True
+            )
         with path.open("rb") as file:
             return file.read(_SNIFFED_BYTES)
     except OSError as error:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+_MAX_LINES: Final = 2_000_000
+"""Limit for a text, in lines. The works of Shakespeare have 200,000."""
 _LONG_LINE_CHARS: Final = 120
 """Hard-wrapped text has shorter lines than this. If a tenth of the lines is longer, each line is a paragraph."""
 _SHORT_OF_WIDTH: Final = 0.75
@@ -56,6 +58,9 @@ _BOMS: Final = (
 
 def read_plain(text: str, name: str) -> Book:
     """Read plain text. Raises BookError; the message does not contain the file's name."""
+    lines = text.count("\n")
+    if lines > _MAX_LINES:
+        raise BookError(f"it has {lines:,} lines; the limit is {_MAX_LINES:,}; split it into several files")
     chapters = plain_chapters(paragraphs(text), name)
     if not chapters:
         raise BookError("there is no text in it")
@@ -161,7 +166,8 @@ def _without_contents(starts: list[int], texts: Sequence[str]) -> list[int]:
 
 def _led(starts: list[int]) -> list[int]:
     """Return the headings without those that directly follow another, as "Chapter 1" follows "Part One"."""
-    return [start for start in starts if start - 1 not in starts]
+    known = set(starts)
+    return [start for start in starts if start - 1 not in known]
 
 
 def _roman(number: int) -> str:

@@ -2,7 +2,8 @@
 
 Nothing is fetched from the network, and no parser sees a DTD: the document type declaration is removed first. Named
 entities such as &nbsp; and simple entities that the document defines are replaced by their text, up to a limit.
-Documents that are not well-formed are parsed as HTML, as a browser does.
+Documents that are not well-formed are parsed as HTML, as a browser does. The number of elements and of attributes is
+limited before a parser sees the document: a few kilobytes in an archive may unpack to millions of them.
 """
 
 from __future__ import annotations
@@ -41,9 +42,23 @@ _BOMS: Final = (
     (b"<\0", "utf-16-le"),
     (b"\0<", "utf-16-be"),
 )
+_ENCODINGS: Final = frozenset(
+    str.split(
+        "utf-8 utf-16 utf-16-le utf-16-be utf-32 utf-32-le utf-32-be ascii"
+        " iso8859-1 iso8859-2 iso8859-3 iso8859-4 iso8859-5 iso8859-6 iso8859-7 iso8859-8 iso8859-9 iso8859-10"
+        " iso8859-11 iso8859-13 iso8859-14 iso8859-15 iso8859-16 tis-620"
+        " cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 cp437 cp850 cp852 cp855 cp862 cp866 cp874"
+        " koi8-r koi8-u mac-roman mac-cyrillic mac-greek mac-latin2 mac-turkish"
+        " shift_jis cp932 euc_jp iso2022_jp gb2312 gbk gb18030 hz big5 big5hkscs cp950 euc_kr cp949 johab"
+    )
+)
+"""The encodings that a document may declare, by the names of Python's codecs: each decodes in linear time.
+
+Python also knows encodings that are no character sets, such as punycode, which takes quadratic time.
+"""
 _DECLARED: Final = re.compile(rb"""(?:encoding|charset)\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE | re.ASCII)
 _DECLARED_WITHIN_BYTES: Final = 2_048
-_XML_DECLARATION: Final = re.compile(r"\s*<\?xml\b[^>]*\?>")
+_XML_DECLARATION: Final = re.compile(r"<\?xml\b")
 _DOCTYPE: Final = re.compile(r"<!DOCTYPE[^\[>]*(\[.*?\]\s*)?>", re.DOTALL | re.IGNORECASE)
 _ENTITY: Final = re.compile(r"""<!ENTITY\s+([\w.-]+)\s+(?:"([^"<&%]{0,256})"|'([^'<&%]{0,256})')\s*>""")
 _NAME: Final = re.compile(r"&([A-Za-z_][\w.-]{0,60});")
@@ -56,6 +71,21 @@ _NO_XML: Final = re.compile(
 _XML_NAME: Final = re.compile(r"(?:\{[^}]*\})?[A-Za-z_][A-Za-z0-9_.-]*")
 _XML_NAMES: Final = frozenset({"lt", "gt", "amp", "quot", "apos"})
 _ENTITIES_MAY_ADD_CHARS: Final = 1_000_000
+MAX_ELEMENTS: Final = 500_000
+"""Limit for the elements of one document. Long novels have 30,000; the works of Shakespeare in one page 200,000."""
+_MAX_DEPTHS: Final = 40_000_000
+"""Limit for the sum of the depths of a document's elements, counted at their starts and ends."""
+_TAG: Final = re.compile(
+    r"""<[a-zA-Z][^\s/>]*+(?:[\s/]++|=?[^\s/>=]++(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>"'][^\s>]*+)?+)?+)*+"""
+)
+"""A start tag with its attributes. Its repetitions are possessive, so it takes linear time."""
+_ATTRIBUTE: Final = re.compile(r"""[^\s/>=]++(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>"'][^\s>]*+)?+)?+""")
+_MANY_ATTRIBUTES: Final = 100
+_MAX_ATTRIBUTE_PAIRS: Final = 1_000_000_000
+"""Limit for the sum, over all tags, of the square of the number of attributes: libxml2 compares each with each.
+
+A thousand million take it 1.3 s.
+"""
 
 
 class Parsed(NamedTuple):
@@ -74,10 +104,29 @@ def decode(data: bytes) -> str:
     declared = _DECLARED.search(data, 0, _DECLARED_WITHIN_BYTES)
     for encoding in ([declared[1].decode("ascii")] if declared else []) + ["utf-8"]:
         try:
-            return data.decode(encoding)
+            if codecs.lookup(encoding).name in _ENCODINGS:
+                return data.decode(encoding)
         except (LookupError, UnicodeError):
             continue
     return data.decode("cp1252", "replace")
+
+
+def check_size(text: str) -> None:
+    """Check that a document has no more elements and attributes than a book may have. Raises BookError."""
+    count = count_elements(text)
+    if count > MAX_ELEMENTS:
+        raise BookError(f"it has {count:,} elements; the limit is {MAX_ELEMENTS:,}; split it into several files")
+    pairs = 0
+    for tag in _TAG.finditer(text):
+        if tag.end() - tag.start() > _MANY_ATTRIBUTES:
+            pairs += sum(1 for _ in _ATTRIBUTE.finditer(text, tag.start(), tag.end())) ** 2
+    if pairs > _MAX_ATTRIBUTE_PAIRS:
+        raise BookError("one of its elements has tens of thousands of attributes; save the document again")
+
+
+def count_elements(text: str | bytes) -> int:
+    """Return how many elements a parser may find in a document, or more."""
+    return text.count("<") - text.count("</") if isinstance(text, str) else text.count(b"<") - text.count(b"</")
 
 
 def parse_xml(data: bytes) -> Element:
@@ -85,7 +134,9 @@ def parse_xml(data: bytes) -> Element:
 
     Raises BookError if the data is not XML.
     """
-    text, _ = _without_entities(_XML_DECLARATION.sub("", decode(data), count=1))
+    source = _without_declaration(decode(data))
+    check_size(source)
+    text, _ = _without_entities(source)
     root = _xml(text, recover=True)
     if root is None:
         raise BookError("it is not XML")
@@ -94,17 +145,21 @@ def parse_xml(data: bytes) -> Element:
 
 def parse_document(data: bytes) -> Parsed:
     """Parse a document of an EPUB as XHTML, or as HTML if it is not well-formed. Raises BookError."""
-    source = _XML_DECLARATION.sub("", decode(data), count=1)
+    source = _without_declaration(decode(data))
+    check_size(source)
     text, unknown = _without_entities(source)
     root = _xml(text)
     if root is None:
         return Parsed(_html(source), ())
+    _check_depth(root)
     return Parsed(_in_xhtml(root), unknown)
 
 
 def parse_html(data: bytes) -> Element:
     """Parse a page as a browser does. Raises BookError if the page is empty."""
-    return _html(_XML_DECLARATION.sub("", decode(data), count=1))
+    source = _without_declaration(decode(data))
+    check_size(source)
+    return _html(source)
 
 
 def local(element: Element) -> str:
@@ -144,7 +199,18 @@ def _html(text: str) -> Element:
         raise BookError("there is no readable text in it")
     if any("depth" in entry.message for entry in parser.error_log):
         raise BookError("its elements are nested too deeply; some of its text would be lost")
+    _check_depth(root)
     return _in_xhtml(root)
+
+
+def _check_depth(root: Element) -> None:
+    """Check the sum of the depths of all elements: the walk keeps the path of each. Raises BookError."""
+    depth = depths = 0
+    for event, _ in etree.iterwalk(root, events=("start", "end")):
+        depth += 1 if event == "start" else -1
+        depths += depth
+    if depths > _MAX_DEPTHS:
+        raise BookError("too many of its elements are nested too deeply; save the document again")
 
 
 def _in_xhtml(root: Element) -> Element:
@@ -156,8 +222,8 @@ def _in_xhtml(root: Element) -> Element:
     for element in list(new.iter(etree.Element)):
         if not str(element.tag).startswith("{"):
             element.tag = f"{{{XHTML}}}{_sane(str(element.tag))}"
-        for name in [name for name in map(str, element.attrib) if not _XML_NAME.fullmatch(name)]:
-            _set(element, name, element.attrib.pop(name))
+        if any(not _XML_NAME.fullmatch(name) for name in map(str, element.attrib)):
+            _rename_attributes(element)
     etree.cleanup_namespaces(new, keep_ns_prefixes=["epub"])
     return new
 
@@ -168,6 +234,17 @@ def _move(old: Element, new: Element) -> None:
     for name, value in old.attrib.items():
         _set(new, str(name), value)
     new.extend(list(old))
+
+
+def _rename_attributes(element: Element) -> None:
+    """Replace the names of an element's attributes by names that XML allows.
+
+    An attribute whose name is not allowed, such as {, cannot be removed by its name.
+    """
+    attributes = [(str(name), value) for name, value in element.attrib.items()]
+    element.attrib.clear()
+    for name, value in attributes:
+        _set(element, name, value)
 
 
 def _set(element: Element, name: str, value: str | bytes) -> None:
@@ -181,6 +258,20 @@ def _sane(tag: str) -> str:
     """Return an element name that XML allows: HTML parsers also return names such as a:b and a"b."""
     name = tag.rpartition(":")[2]
     return name if _XML_NAME.fullmatch(name) else "span"
+
+
+def _without_declaration(text: str) -> str:
+    """Return a document without its first XML declaration and the white space before it."""
+    end = -1
+    for start in _XML_DECLARATION.finditer(text):
+        if start.start() < end:
+            continue  # the same > follows
+        end = text.find(">", start.end())
+        if end < 0:
+            break
+        if text[end - 1] == "?":
+            return text[: start.start()].rstrip() + text[end + 1 :]
+    return text
 
 
 def _without_entities(text: str) -> tuple[str, tuple[str, ...]]:

@@ -209,7 +209,7 @@ def _asked(settings: Settings, said: dict[str, Any], *, private: bool) -> Narrat
 
 def _begin(asked: NarrateArguments, source: str, output: Path, *, as_json: bool, detach: bool) -> int:
     """Start a narration, or resume the one in the same folder; return the exit code."""
-    from voxspool.books import read_book
+    from voxspool.books.child import read_within_limits
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.narration.delivery import check_extras
     from voxspool.narration.output_folder import OutputFolder
@@ -218,7 +218,7 @@ def _begin(asked: NarrateArguments, source: str, output: Path, *, as_json: bool,
 
     open_place(asked.settings.store)  # refuses a wrong name before anything is started
     with as_path(source) as path:
-        book = read_book(path)
+        book = read_within_limits(path)
         warn(book)
         if "epub" in asked.formats and not book.has_places:
             raise BookError(
@@ -253,7 +253,7 @@ def _make(folder: OutputFolder) -> None:
 
 def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
     """Resume a narration that was started on this machine; return the exit code."""
-    from voxspool.books import read_book
+    from voxspool.books.child import read_within_limits
     from voxspool.narration.jobs import NarrationJobs
     from voxspool.narration.output_folder import OutputFolder
 
@@ -274,7 +274,7 @@ def _attach(settings: Settings, name: str, *, as_json: bool) -> int:
                 f"narration {name} writes to {record.folder} on {record.host}, but the folder of that name on this "
                 f"machine belongs to narration {kept.id}; run the command on {record.host}, or attach to {kept.id}"
             )
-        return _run(client, folder, kept, read_book(kept.source), as_json=as_json, detach=False)
+        return _run(client, folder, kept, read_within_limits(kept.source), as_json=as_json, detach=False)
 
 
 def _run(
@@ -422,14 +422,14 @@ def _engine_before(folder: OutputFolder, book: Book) -> str | None:
 
 def _plan(asked: NarrateArguments, source: str, *, as_json: bool) -> None:
     """Print the plan of a narration: chapters, time, size."""
-    from voxspool.books import read_book
+    from voxspool.books.child import read_within_limits
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.cli.narration_plan import show_plan
     from voxspool.narration.plan import plan
     from voxspool.store.segments import Store
 
     with as_path(source) as path:
-        book = read_book(path)
+        book = read_within_limits(path)
     warn(book)
     live, engine = _live(asked)
     narration_options = asked.narration_options(book, engine)

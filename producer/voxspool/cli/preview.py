@@ -36,13 +36,13 @@ def preview(
 
     Words with a pronunciation are replaced by it; pauses and voices are shown as markers.
     """
-    from voxspool.books import read_book
+    from voxspool.books.child import read_within_limits
     from voxspool.books.pronunciation import Pronunciations
     from voxspool.narration.plan import plan
 
     rules = [path for path in (options.settings(None).pronunciations, pronunciations) if path]
     with as_path(book) as path:
-        read = read_book(path)
+        read = read_within_limits(path)
     last = len(read.chapters)
     narration_options = NarrationOptions(AUTO, chapters=chosen(last, only, skip), voices=voices_of(voices, last))
     for chapter in plan(read, narration_options, Pronunciations.read(*rules)):

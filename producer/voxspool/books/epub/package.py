@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from voxspool.books.book import Cover
-from voxspool.books.html_text import settle, visible
+from voxspool.books.html_text import first_text, settle
 from voxspool.books.notes import resolve
 from voxspool.books.xml import TYPE, local, named, parse_document, parse_xml
 from voxspool.errors import BookError
@@ -25,6 +25,7 @@ OPF: Final = "http://www.idpf.org/2007/opf"
 EVENT: Final = f"{{{OPF}}}event"
 _ENCRYPTION: Final = "META-INF/encryption.xml"
 _XHTML_TYPES: Final = frozenset({"application/xhtml+xml", "text/html", "application/xml", "text/x-oeb1-document"})
+_LONGEST_VALUE_CHARS: Final = 100_000
 _PICTURES: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 
 
@@ -89,11 +90,11 @@ class Package:
         """The publication date; empty if there is none. An EPUB 2 may also state when the file was changed."""
         dates = named(self.root, "date")
         dates.sort(key=lambda one: one.get(EVENT, "publication") != "publication")
-        return next((text for text in map(visible, dates) if text), "")
+        return next((text for text in map(_value, dates) if text), "")
 
     def metadata(self, name: str) -> list[str]:
         """Return the values of a Dublin Core element such as `creator`, in order."""
-        found = (visible(one) for place in named(self.root, "metadata") for one in named(place, name))
+        found = [_value(one) for one in named(self.root, name) if "metadata" in map(local, one.iterancestors())]
         return [text for text in found if text]
 
 
@@ -178,7 +179,7 @@ def _nav_entries(data: bytes, path: str) -> list[Entry]:
     navs = named(root, "nav")
     chosen = [nav for nav in navs if "toc" in nav.get(TYPE, "").split() or nav.get("role") == "doc-toc"] or navs
     return [
-        Entry(visible(link), *resolve(path, link.get("href", "")))
+        Entry(_value(link), *resolve(path, link.get("href", "")))
         for nav in chosen[:1]
         for link in named(nav, "a")
         if link.get("href")
@@ -196,4 +197,9 @@ def _ncx_entries(data: bytes, path: str) -> list[Entry]:
 
 def _label(point: Element) -> str:
     """Return the title of a navigation point, without the titles of the points nested in it."""
-    return settle(" ".join(visible(one) for one in point if local(one) == "navLabel"))
+    return settle(" ".join(_value(one) for one in point if local(one) == "navLabel"))
+
+
+def _value(element: Element) -> str:
+    """Return the text of an element of metadata or of a table of contents, at most its first _LONGEST_VALUE_CHARS."""
+    return first_text(element, _LONGEST_VALUE_CHARS)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from voxspool.books.archive import Archive
 from voxspool.books.book import Block, Book, Chapter, Cover
@@ -18,7 +18,7 @@ from voxspool.books.epub.package import Entry, Package, contents, cover, open_pa
 from voxspool.books.html_text import Prose, is_block, is_left_out, prose, visible
 from voxspool.books.languages import tag
 from voxspool.books.notes import notes, resolve
-from voxspool.books.xml import named, parse_document, whole_text
+from voxspool.books.xml import count_elements, named, parse_document, whole_text
 from voxspool.errors import BookError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from voxspool.books.html_text import Run
 
+_MAX_ELEMENTS: Final = 2_000_000
+"""Limit for the elements of all documents of a book. A book with an element for each of its words has 500,000."""
 _LEAST_LINKS: Final = 3
 """A document with only links is a table of contents if it has at least this many."""
 
@@ -73,6 +75,7 @@ def read_epub(source: Path | bytes, name: str) -> Book:
 def read_contents(archive: Archive, package: Package) -> Contents:
     """Read every readable document of the spine, without footnotes and without tables of contents."""
     trees: dict[str, Element] = {}
+    room = _MAX_ELEMENTS
     unread = [f"{one}: the spine names it, but the package does not list it" for one in package.dangling]
     for item in package.spine:
         if not item.is_document:
@@ -80,7 +83,9 @@ def read_contents(archive: Archive, package: Package) -> Contents:
                 unread.append(f"{item.path}: it is not XHTML; its media type is {item.media_type or 'not stated'}")
             continue
         try:
-            trees[item.path], unknown = parse_document(archive.read(item.path))
+            data = archive.read(item.path)
+            room -= count_elements(data)
+            trees[item.path], unknown = parse_document(data if room >= 0 else _refuse())
         except BookError as error:
             unread.append(f"{item.path}: {error}")
             continue
@@ -95,14 +100,22 @@ def read_contents(archive: Archive, package: Package) -> Contents:
     return Contents(trees, proses, tuple(unread))
 
 
+def _refuse() -> NoReturn:
+    """Refuse a document where the others have so many elements that there is no room for it."""
+    raise BookError(f"the documents up to it have more than the limit of {_MAX_ELEMENTS:,} elements; split the book")
+
+
 def _is_apparatus(path: str, said: Prose, tree: Element, omitted: set[Element], *, listed: bool) -> bool:
     """Return whether a document is a table of contents, or has only the heading of footnotes that are left out."""
     paragraphs = [run for run in said.runs if not run.level]
     if not paragraphs:
         return listed or any(is_left_out(one) or (one in omitted and is_block(one)) for one in tree.iter("{*}*"))
     links = [link for link in named(tree, "a") if link not in omitted and _leads_out(path, link)]
-    linked = len("".join(map(whole_text, links)).replace(" ", ""))
-    return len(links) >= _LEAST_LINKS and linked >= sum(len(run.text.replace(" ", "")) for run in paragraphs)
+    if len(links) < _LEAST_LINKS:
+        return False
+    said_chars = sum(len(run.text.replace(" ", "")) for run in paragraphs)
+    linked_chars = accumulate(len(whole_text(link).replace(" ", "")) for link in links)
+    return any(count >= said_chars for count in linked_chars)
 
 
 def _leads_out(path: str, link: Element) -> bool:
@@ -118,6 +131,9 @@ class _Cutter:
         self._title = title
         self._language = language
         self._entries = entries
+        self._entries_of: dict[str, list[Entry]] = {}
+        for entry in entries:
+            self._entries_of.setdefault(entry.document, []).append(entry)
         self._chapters: list[tuple[str, list[Block]]] = []
 
     def chapters(self, read: Contents) -> list[Chapter]:
@@ -149,11 +165,9 @@ class _Cutter:
     def _starts(self, path: str, said: Prose) -> dict[int, str]:
         """Return the index of each run that starts a chapter -> its title. The title in the text takes precedence."""
         starts: dict[int, str] = {}
-        for entry in self._entries:
-            if entry.document != path:
-                continue
+        for entry in self._entries_of.get(path, ()):
             at = said.anchors.get(entry.fragment, 0) if entry.fragment else 0
-            if at < len(said.runs) and (at not in starts or entry.title.casefold() == said.runs[at].text.casefold()):
+            if at < len(said.runs) and (at not in starts or _same(entry.title, said.runs[at].text)):
                 starts[at] = entry.title
         return starts
 
@@ -173,6 +187,12 @@ class _Cutter:
 
     def _blocks(self, path: str, runs: tuple[Run, ...]) -> list[Block]:
         return [run.block(path, self._language) for run in runs]
+
+
+def _same(title: str, text: str) -> bool:
+    """Return whether two texts are equal without regard to case. `text` may be long, and is then not looked at."""
+    folded = title.casefold()
+    return len(text) <= len(folded) and folded == text.casefold()
 
 
 def _heading(runs: tuple[Run, ...]) -> str:
