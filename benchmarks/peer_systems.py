@@ -81,12 +81,9 @@ class VoxspoolServer:
 
     def speak(self, text: str) -> Generator[bytes]:
         """Enqueue a speech and yield its audio; leaving cancels the speech."""
-        speech = self._client.enqueue(text, voice=packaged_model().stem)
-        try:
+        with self._client.enqueue(text, voice=packaged_model().stem, live=True) as speech:
             for chunk in speech:
                 yield chunk.pcm
-        finally:
-            speech.cancel()
 
     def cpu_s(self) -> float:
         """Return the worker's CPU time, in seconds."""
