@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
     from benchmarks.peer_systems import Server
 
-LONG_TEXT: Final = " ".join([PASSAGE] * 5)
-"""A text that takes Piper seconds, about 3,500 characters."""
+LONG: Final = 5
+"""Number of passages in a long text, which takes Piper seconds: about 3,500 characters."""
 IDLE_CPU_S: Final = 0.05
 """A server is idle if it uses less CPU time than this, in seconds, within IDLE_S."""
 IDLE_S: Final = 0.5
@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[*PEERS], choices=[*PEERS], help="the other systems to measure")
     arguments = parser.parse_args()
     folder = arguments.out.parent / "peers"
-    report = measure(arguments.only, folder, 1 if arguments.quick else 5, Console(stderr=True))
+    rounds, passage = (1, SENTENCE) if arguments.quick else (5, PASSAGE)
+    report = measure(arguments.only, folder, rounds, passage, Console(stderr=True))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     terminal = Console()
@@ -72,7 +73,7 @@ def main() -> None:
     sys.exit(0 if report["figures"] else 1)
 
 
-def measure(peers: list[str], folder: Path, rounds: int, progress: Console) -> dict[str, Any]:
+def measure(peers: list[str], folder: Path, rounds: int, passage: str, progress: Console) -> dict[str, Any]:
     """Return the report. A system that cannot be installed or started is skipped, with the reason."""
     started = datetime.now(UTC)
     skipped: dict[str, str] = {}
@@ -89,7 +90,7 @@ def measure(peers: list[str], folder: Path, rounds: int, progress: Console) -> d
                 except (StartError, InstallError, OSError) as error:
                     skipped[name] = str(error)
         machine = describe_machine(testbed)
-        for name, measurement in MEASUREMENTS.items():
+        for name, measurement in measurements(passage).items():
             with progress.status(f"measuring {name}"):
                 figures += alternate(rounds, {who: partial(measurement, server) for who, server in servers.items()})
     return {
@@ -114,30 +115,30 @@ def speak(server: Server, text: str, begun: Callable[[], None] = lambda: None) -
     return first_ms
 
 
-def alone(server: Server) -> Samples:
+def alone(passage: str, server: Server) -> Samples:
     """Return the samples of a sentence and of a passage, each alone."""
     return {
         "first audio, sentence alone": [speak(server, fresh(SENTENCE))],
-        "first audio, passage alone": [speak(server, fresh(PASSAGE))],
+        "first audio, passage alone": [speak(server, fresh(passage))],
     }
 
 
-def at_once(server: Server, clients: int) -> Samples:
+def at_once(clients: int, server: Server) -> Samples:
     """Return the median of the times to the first audio of several clients that ask at the same time."""
     with ThreadPoolExecutor(clients) as pool:
         times = [*pool.map(partial(speak, server), [fresh(SENTENCE) for _ in range(clients)])]
     return {f"first audio, {clients} at once": [statistics.median(times)]}
 
 
-def busy(server: Server) -> Samples:
+def busy(passage: str, server: Server) -> Samples:
     """Return the samples of a sentence that is requested while 8 passages are spoken, and the speed of the passages."""
-    texts = [fresh(PASSAGE) for _ in range(8)]
+    texts = [fresh(passage) for _ in range(8)]
     before = time.monotonic()
     with ThreadPoolExecutor(len(texts)) as pool:
         done = [*pool.map(partial(speak, server), texts)]
     speed = sum(map(len, texts)) / (time.monotonic() - before)
     with ThreadPoolExecutor(len(texts)) as pool:
-        running = [pool.submit(speak, server, fresh(PASSAGE)) for _ in texts]
+        running = [pool.submit(speak, server, fresh(passage)) for _ in texts]
         time.sleep(min(done) / 1e3 + 0.1)  # the first of them has begun to speak, the last one has not ended
         first_ms = speak(server, fresh(SENTENCE))
         for one in running:
@@ -145,9 +146,9 @@ def busy(server: Server) -> Samples:
     return {"first audio, sentence beside 8 passages": [first_ms], "speed, 8 passages at once": [speed]}
 
 
-def leaving(server: Server) -> Samples:
+def leaving(passage: str, server: Server) -> Samples:
     """Return the CPU time that a server uses after its client has left."""
-    audio = server.speak(fresh(LONG_TEXT))
+    audio = server.speak(fresh(" ".join([passage] * LONG)))
     next(audio)
     before = server.cpu_s()
     audio.close()
@@ -171,13 +172,15 @@ def fresh(text: str) -> str:
     return f"{WORDS[number % 8].capitalize()} {WORDS[number // 8 % 8]} {WORDS[number // 64 % 8]}, {text}"
 
 
-MEASUREMENTS: Final[dict[str, Callable[[Server], Samples]]] = {
-    "one client": alone,
-    "8 clients": lambda server: at_once(server, 8),
-    "16 clients": lambda server: at_once(server, 16),
-    "a sentence beside 8 passages": busy,
-    "a client that leaves": leaving,
-}
+def measurements(passage: str) -> dict[str, Callable[[Server], Samples]]:
+    """Return the name of each measurement and its function, in order."""
+    return {
+        "one client": partial(alone, passage),
+        "8 clients": partial(at_once, 8),
+        "16 clients": partial(at_once, 16),
+        "a sentence beside 8 passages": partial(busy, passage),
+        "a client that leaves": partial(leaving, passage),
+    }
 
 
 if __name__ == "__main__":
