@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LIVE_S = 30
 """Time after which a job without a reader is cancelled, in seconds."""
+WINDOW_S = 60
+"""How far a job is spoken ahead of its listener, in seconds of speech."""
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Read aloud</title>
 <p><textarea id="text" rows="12" cols="80">Good morning. The train to Kiel leaves at seven.</textarea>
@@ -60,7 +62,7 @@ async def explain(_: Request, error: VoxspoolError) -> JSONResponse:
 async def create(request: Request) -> dict[str, str]:
     """Enqueue a text, and return the id of its job."""
     text = (await request.body()).decode(errors="replace")
-    speech = await app.state.client.enqueue(text, live_s=LIVE_S)
+    speech = await app.state.client.enqueue(text, live_s=LIVE_S, window_s=WINDOW_S)
     return {"id": speech.id}
 
 
