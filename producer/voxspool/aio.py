@@ -79,9 +79,9 @@ class AsyncClient:
             )
         self._client = Client(redis_url, settings=settings, redis=sync_redis)
         self._clients = LoopClients(
-            partial(connection.made_by, redis, Redis, "redis=")
+            partial(connection.made_by, redis, Redis, "redis=", self._client.settings.namespace)
             if redis
-            else partial(connection.connect_async, self._client.url)
+            else partial(connection.connect_async, self._client.url, self._client.settings.namespace)
         )
         self.settings = self._client.settings
         self.url = self._client.url

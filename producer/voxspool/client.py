@@ -361,8 +361,8 @@ def _connect(redis_url: str | None, settings: Settings, factory: Callable[[], Re
     """Return a client of redis-py and the address of its server. Raises RedisError."""
     if factory is None:
         url = redis_url or settings.redis_url
-        return connection.connect(url, first_answer=True), url
+        return connection.connect(url, first_answer=True, namespace=settings.namespace), url
     if redis_url is not None:
         raise RedisError("give either a Redis URL or redis=, which makes the connection, not both", wrong_value=True)
-    client = connection.made_by(factory, Redis, "redis=")
+    client = connection.made_by(factory, Redis, "redis=", settings.namespace)
     return client, connection.address(client)

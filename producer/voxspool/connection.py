@@ -75,10 +75,11 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-def connect(url: str, *, retries: int = RETRIES, first_answer: bool = False) -> redis.Redis:
+def connect(url: str, *, retries: int = RETRIES, first_answer: bool = False, namespace: str = "") -> redis.Redis:
     """Return a client, without sending anything. Raises RedisUnavailableError for a text that is not a Redis URL.
 
     With `first_answer` its first command fails soon if no server answers; later commands are tried again.
+    `namespace` is the name space of its keys; empty: none.
     """
     with _refused_urls(url):
         found = redis_urls.read(url, parse_url)
@@ -87,15 +88,15 @@ def connect(url: str, *, retries: int = RETRIES, first_answer: bool = False) -> 
         if found.service:
             asked = found.sentinel_options | _SENTINEL_OPTIONS | {"retry": Retry(NoBackoff(), 0)}
             sentinels = redis.Sentinel(found.sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
-            pool = SentinelPool(found.service, sentinels, ssl=found.tls, **made)
+            pool = SentinelPool(found.service, sentinels, ssl=found.tls, namespace=namespace, **made)
         else:
-            pool = PatientPool(**made)
+            pool = PatientPool(namespace=namespace, **made)
         pool.connection_class(**pool.connection_kwargs)  # redis-py checks an option when it makes a connection
     pool.first = FirstAnswer(url) if first_answer else None
     return _prepared_for_rq(redis.Redis.from_pool(pool))
 
 
-def connect_async(url: str) -> redis_asyncio.Redis:
+def connect_async(url: str, namespace: str = "") -> redis_asyncio.Redis:
     """Return an asyncio client, as `connect` does with `first_answer`."""
     with _refused_urls(url):
         found = redis_urls.read(url, parse_url_async)
@@ -104,9 +105,9 @@ def connect_async(url: str) -> redis_asyncio.Redis:
         if found.service:
             asked = found.sentinel_options | _SENTINEL_OPTIONS | {"retry": AsyncRetry(NoBackoff(), 0)}
             sentinels = redis_asyncio.Sentinel(found.sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
-            pool = AsyncSentinelPool(found.service, sentinels, ssl=found.tls, **made)
+            pool = AsyncSentinelPool(found.service, sentinels, ssl=found.tls, namespace=namespace, **made)
         else:
-            pool = AsyncPatientPool(**made)
+            pool = AsyncPatientPool(namespace=namespace, **made)
         pool.connection_class(**pool.connection_kwargs)
     pool.first = FirstAnswer(url)
     return redis_asyncio.Redis.from_pool(pool)
@@ -135,7 +136,7 @@ def _prepared_for_rq(client: C) -> C:
     return client
 
 
-def made_by(factory: Callable[[], C], kind: type[C], named: str) -> C:
+def made_by(factory: Callable[[], C], kind: type[C], named: str, namespace: str = "") -> C:
     """Return the client that a program's own factory makes, after checking it. Nothing is sent.
 
     `named` is the factory's name for messages. Raises RedisError for a client that voxspool cannot use.
@@ -166,7 +167,14 @@ def made_by(factory: Callable[[], C], kind: type[C], named: str) -> C:
             f"for 1 s; make it with socket_timeout={TIMEOUT_S:g}",
             wrong_value=True,
         )
-    redis_pools.guard(client)
+    try:
+        redis_pools.guard(client, namespace)
+    except ValueError as error:
+        raise RedisError(
+            f"the client that {named} returned shares its pool with a client of {error}; "
+            "make a pool for each name space",
+            wrong_value=True,
+        ) from None
     return _prepared_for_rq(client)
 
 

@@ -30,7 +30,7 @@ import redis
 from voxspool import connection, hints, workers
 from voxspool.errors import EmbeddedError, MissingExtraError, RedisError, VoxspoolError
 from voxspool.protocol import environment, keys
-from voxspool.settings import child_environment
+from voxspool.settings import Settings, child_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -133,7 +133,8 @@ class Embedded:
         # `voxspool-worker health` must not count this worker, and its file is to be removed with the folder.
         environ = child_environment({environment.HEALTH_DIR: str(self._folder / "health")})
         self._started["worker"] = self._popen(command, "worker", environ)
-        with contextlib.closing(connection.connect(self.url, retries=0)) as client:
+        namespace = Settings.from_env().namespace  # the worker's, which inherits the environment
+        with contextlib.closing(connection.connect(self.url, retries=0, namespace=namespace)) as client:
             self._await("worker", lambda: bool(client.exists(keys.WORKERS)), WORKER_START_S)
             for card in workers.live(client):
                 if card.engine != self._engine:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rq.command import send_command
 
+from voxspool import namespaces
 from voxspool.protocol import keys
 from voxspool.protocol.stream import Cancelled, encode_data
 
@@ -37,7 +38,7 @@ def cancel(redis: Redis, job: str, by: str, keep_s: int) -> str:
 
 def script(redis: Redis, name: str) -> Any:  # noqa: ANN401 - redis-py's Script, whose reply is untyped
     """Return a script of this package, ready to be called."""
-    return redis.register_script(_text(name))
+    return redis.register_script(namespaces.qualified_script(_text(name), redis))
 
 
 @cache

@@ -19,6 +19,8 @@ from redis import asyncio as redis_asyncio
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.sentinel import SentinelConnectionPool
 
+from voxspool.namespaces import NamedConnection
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -60,11 +62,15 @@ def no_primary(error: redis.RedisError) -> bool:
     return isinstance(error, redis.ResponseError) and _NO_PRIMARY.search(str(error)) is not None
 
 
-def guard(client: redis.Redis | redis_asyncio.Redis) -> None:
-    """Let the pool of a program's own client drop its connections after a failover, as the pools of this module do."""
+def guard(client: redis.Redis | redis_asyncio.Redis, namespace: str = "") -> None:
+    """Let the pool of a program's own client drop its connections after a failover, as the pools of this module do.
+
+    With a name space its connections put that before keys. Raises ValueError if the pool has another name space.
+    """
     pool: Any = client.connection_pool
     if hasattr(pool, "connection_class"):
-        _guard(pool, _GuardedConnection if isinstance(client, redis.Redis) else _AsyncGuardedConnection)
+        guarded = _GuardedConnection if isinstance(client, redis.Redis) else _AsyncGuardedConnection
+        _guard(pool, guarded, namespace)
 
 
 def open_connections() -> int:
@@ -72,13 +78,17 @@ def open_connections() -> int:
     return sum(bool(getattr(one, "is_connected", False)) for pool in list(_pools) for one in _connections(pool))
 
 
-def _guard(pool: Any, guarded: type) -> None:  # noqa: ANN401 - the plain and the asyncio pools share no class
+def _guard(pool: Any, guarded: type, namespace: str) -> None:  # noqa: ANN401 - the plain and the asyncio pools share no class
     """Give a pool a class of connections that watches the replies; also to the connections that it has already."""
-    plain = pool.connection_class
+    plain, prefix = pool.connection_class, f"{namespace}:" if namespace else ""
     _pools.add(pool)
     if issubclass(plain, guarded):
+        if plain.key_prefix != prefix:
+            raise ValueError(f"the name space {plain.key_prefix[:-1]}" if plain.key_prefix else "no name space")
         return
-    pool.connection_class = type(f"Guarded{plain.__name__}", (guarded, plain), {"owner": weakref.ref(pool)})
+    bases = (NamedConnection, guarded, plain) if namespace else (guarded, plain)
+    facts = {"owner": weakref.ref(pool), "key_prefix": prefix}
+    pool.connection_class = type(f"Guarded{plain.__name__}", bases, facts)
     for one in _connections(pool):
         if type(one) is plain:
             one.__class__ = pool.connection_class
@@ -119,6 +129,7 @@ class _GuardedConnection:
     """A mixin for connections of redis-py: drop the connections of the pool if the server is not the primary."""
 
     owner: ClassVar[weakref.ref[Any]]
+    key_prefix: ClassVar[str]
 
     def connect(self) -> None:
         """Connect. Raises WrongServerError too."""
@@ -153,6 +164,7 @@ class _AsyncGuardedConnection:
     """_GuardedConnection for asyncio."""
 
     owner: ClassVar[weakref.ref[Any]]
+    key_prefix: ClassVar[str]
 
     async def connect(self) -> None:
         """Connect. Raises WrongServerError too."""
@@ -191,9 +203,9 @@ class _Patient:
 
     first: First | None = None
 
-    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - redis-py's own signature
+    def __init__(self, *args: Any, namespace: str = "", **options: Any) -> None:  # noqa: ANN401 - redis-py's own signature
         super().__init__(*args, **options)
-        _guard(self, _GuardedConnection)
+        _guard(self, _GuardedConnection, namespace)
 
     def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own signature
         """Return a working connection. Raises redis.ConnectionError or redis.TimeoutError."""
@@ -214,9 +226,9 @@ class _AsyncPatient:
 
     first: First | None = None
 
-    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - redis-py's own signature
+    def __init__(self, *args: Any, namespace: str = "", **options: Any) -> None:  # noqa: ANN401 - redis-py's own signature
         super().__init__(*args, **options)
-        _guard(self, _AsyncGuardedConnection)
+        _guard(self, _AsyncGuardedConnection, namespace)
 
     async def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own signature
         """Return a working connection. Raises redis.ConnectionError or redis.TimeoutError."""

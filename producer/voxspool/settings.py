@@ -41,6 +41,11 @@ class Settings:
     """The folder with the measured speed of this machine. It may begin with ~."""
     shell: str = ""
     """The user's shell, from the variable SHELL: `demo` prints how to activate the environment in it."""
+    namespace: str = ""
+    """The name space of the deployment, if several share one Redis; empty: none."""
+
+    def __post_init__(self) -> None:
+        environment.check_namespace(self.namespace)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -54,6 +59,7 @@ class Settings:
         return cls(
             redis_url=url or environment.DEFAULT_REDIS_URL,
             redis_named=url is not None,
+            namespace=environment.namespace(environ),
             engine=engine,
             voice=environ.get(environment.VOICE) or None,
             max_waiting=_positive(environ, environment.MAX_WAITING) or environment.DEFAULT_MAX_WAITING,

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from voxspool.namespaces import plain
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, engine_of, is_engine_name
 from voxspool.protocol.languages import meant
@@ -124,7 +125,8 @@ def cards(names: Sequence[str], replies: Sequence[dict[bytes, bytes]]) -> list[W
 def engines(redis: Redis) -> list[str]:
     """Return the engines that jobs may wait for: those of voxspool, then others that a job was ever enqueued for."""
     members: set[Any] = redis.smembers(RQ_QUEUES)
-    named = {engine_of(key.decode(errors="replace").removeprefix(_QUEUE_PREFIX)) for key in members}
+    names = (plain(key.decode(errors="replace")).removeprefix(_QUEUE_PREFIX) for key in members)
+    named = {engine_of(name) for name in names}
     return [*ENGINES, *sorted(name for name in named if name and name not in (AUTO, *ENGINES))]
 
 

@@ -114,7 +114,8 @@ def run(
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)  # at INFO, RQ logs five lines per job
     logging.getLogger("rq.job").setLevel(logging.ERROR)  # it warns with a traceback for each unreadable field
-    connect = functools.cache(functools.partial(connection.connect, settings.redis_url))  # two pools for all threads
+    # Two pools for all threads: commands that must not be sent twice have one without retries.
+    connect = functools.cache(functools.partial(connection.connect, settings.redis_url, namespace=settings.namespace))
     if why := connection.check_eviction(settings.redis_url):
         log.warning("redis.evicts why=%s", why)
     show = prometheus.serve(metrics_port) if metrics_port else None  # first: a model may take long to load
@@ -276,7 +277,9 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Yield what `check` finds on this machine: a mark, a name, and the state or what to do."""
     yield GOOD, "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     try:
-        yield GOOD, "redis", f"{connection.check(settings.redis_url)} at {redis_urls.shown(settings.redis_url)}"
+        name = f", name space {settings.namespace}" if settings.namespace else ""
+        version = connection.check(settings.redis_url)
+        yield GOOD, "redis", f"{version} at {redis_urls.shown(settings.redis_url)}{name}"
         if why := connection.check_eviction(settings.redis_url):
             yield NOTE, "redis", why
     except VoxspoolError as error:

@@ -70,6 +70,8 @@ class Settings:
     """This user's own folder of Piper voices, used if `piper_voices` is None."""
     piper_catalogue: str | None = None
     """The address of a catalogue of Piper voices; None: piper-tts's own."""
+    namespace: str = ""
+    """The name space of the deployment, if several share one Redis; empty: none."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -80,6 +82,7 @@ class Settings:
         environment.check_names(environ)
         return cls(
             redis_url=environment.redis_url(environ) or environment.DEFAULT_REDIS_URL,
+            namespace=environment.namespace(environ),
             engine=environ.get(environment.WORKER_ENGINE) or "piper",
             jobs=_positive(environ, environment.WORKER_JOBS) or DEFAULT_JOBS,
             piper_voices=_path(environ, environment.PIPER_VOICES),

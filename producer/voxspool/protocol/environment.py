@@ -6,6 +6,7 @@ package reads.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from voxspool.errors import SettingsError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 PREFIX = "VOXSPOOL_"
 
 REDIS_URL = "VOXSPOOL_REDIS_URL"
+NAMESPACE = "VOXSPOOL_NAMESPACE"
 ENGINE = "VOXSPOOL_ENGINE"
 VOICE = "VOXSPOOL_VOICE"
 MAX_WAITING = "VOXSPOOL_MAX_WAITING"
@@ -35,6 +37,7 @@ PRONUNCIATIONS = "VOXSPOOL_PRONUNCIATIONS"
 
 VARIABLES: dict[str, str] = {
     REDIS_URL: "the URL of Redis: redis://, rediss://, unix:// or redis+sentinel:// (default: REDIS_URL, then redis://localhost:6379/0)",
+    NAMESPACE: "the name space of the deployment, if several share one Redis: letters, digits, _ and - (default none)",
     ENGINE: "the engine of jobs that do not name one: auto, piper, tone, xtts or another (default auto)",
     VOICE: "the voice of jobs that do not name one (default: the engine's own)",
     MAX_WAITING: "the largest number of jobs that may wait in a queue (default 10,000)",
@@ -74,14 +77,31 @@ def redis_url(environ: Mapping[str, str]) -> str | None:
     return environ.get(REDIS_URL) or environ.get("REDIS_URL") or None
 
 
+def namespace(environ: Mapping[str, str]) -> str:
+    """Return the value of VOXSPOOL_NAMESPACE; empty if it is not set. Raises SettingsError."""
+    return check_namespace(environ.get(NAMESPACE, ""))
+
+
+def check_namespace(name: str) -> str:
+    """Return a name space. Raises SettingsError for a name that cannot be one."""
+    if name and (not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name) or name in ("rq", "voxspool")):
+        raise SettingsError(
+            f"{NAMESPACE} is {name!r}; it must be 1 to 40 letters, digits, _ and -, and neither rq nor voxspool"
+        )
+    return name
+
+
 def check_names(environ: Mapping[str, str]) -> None:
     """Raise SettingsError for an unknown `VOXSPOOL_` variable, with the nearest known name in the message.
 
-    Also raise it if RQ_KEY_PREFIX is not `rq`, because the Lua scripts use RQ's default key prefix.
+    Also raise it if RQ_KEY_PREFIX is neither `rq` nor that of the name space: the Lua scripts name keys of RQ.
     """
-    prefix = environ.get("RQ_KEY_PREFIX", "rq")
-    if prefix != "rq":
-        raise SettingsError(f"RQ_KEY_PREFIX is {prefix!r}, but voxspool works with the prefix rq alone; unset it")
+    prefix, name = environ.get("RQ_KEY_PREFIX", "rq"), namespace(environ)
+    if prefix not in ("rq", f"{name}:rq" if name else "rq"):
+        raise SettingsError(
+            f"RQ_KEY_PREFIX is {prefix!r}, but voxspool works with the prefix rq alone; unset it, or name a "
+            f"{NAMESPACE} for several deployments on one Redis"
+        )
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in VARIABLES:
             hint = did_you_mean(name, VARIABLES)

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from voxspool.connection import has_ended, is_away
 from voxspool.errors import VoxspoolError
+from voxspool.namespaces import plain
 from voxspool.protocol import keys
 from voxspool.reading.dialogue import run
 from voxspool.reading.follow import AWAY_PAUSE_S, ask_more, ask_state
@@ -105,8 +106,8 @@ def _by_job(reply: Any, jobs: list[str]) -> Iterator[tuple[str, Any]]:  # noqa: 
     """Yield the jobs of an XREAD reply, RESP2 or RESP3, each with its entries."""
     if not reply:
         return
-    named = {keys.audio(job).encode(): job for job in jobs}
-    if isinstance(reply, dict):
-        yield from ((named[name], [entry for batch in batches for entry in batch]) for name, batches in reply.items())
-    else:
-        yield from ((named[name], entries) for name, entries in reply)
+    named = {keys.audio(job): job for job in jobs}
+    batches = reply.items() if isinstance(reply, dict) else reply
+    for key, entries in batches:
+        job = named[plain(key.decode())]
+        yield job, [entry for batch in entries for entry in batch] if isinstance(reply, dict) else entries

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.commands.core import Script
 from redis.exceptions import NoScriptError
 
+from voxspool import namespaces
+
 if TYPE_CHECKING:
     from redis import Redis
 
@@ -36,4 +38,5 @@ class PersistentScript(Script):
 
 def load(redis: Redis, name: str) -> Script:
     """Return the script `name`.lua, ready to be called on a connection."""
-    return PersistentScript(redis, (files(__package__) / f"{name}.lua").read_text(encoding="utf-8"))
+    text = (files(__package__) / f"{name}.lua").read_text(encoding="utf-8")
+    return PersistentScript(redis, namespaces.qualified_script(text, redis))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import redis.exceptions
 from rq.command import PUBSUB_CHANNEL_TEMPLATE, parse_payload
 
+from voxspool.namespaces import prefix_of, qualified
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,7 +37,7 @@ class CommandListener:
         wait: Callable[[float], object],
     ) -> None:
         """Store the callbacks. `stop_job` receives the id of a job or an execution; `wait` waits for some seconds."""
-        self.channel = PUBSUB_CHANNEL_TEMPLATE % worker
+        self.channel = qualified(PUBSUB_CHANNEL_TEMPLATE % worker, prefix_of(redis))  # replies name it so
         self._redis = redis
         self._stop_job = stop_job
         self._shut_down = shut_down
