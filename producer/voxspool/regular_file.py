@@ -17,13 +17,30 @@ _FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBL
 """Without waiting for the writer of a named pipe. Windows has only the last flag."""
 
 
-def read_regular(path: Path, max_bytes: int) -> bytes:
-    """Return the bytes of a regular file. Raises OSError for anything else, and for a file over `max_bytes` bytes."""
-    with os.fdopen(os.open(path, _FLAGS), "rb") as file:
+_NO_FILE: Final = (errno.ELOOP, errno.EMLINK, errno.ENXIO)
+"""Errors of opening a link where none is followed (the second on FreeBSD), and a socket."""
+
+
+class NotRegularFileError(OSError):
+    """What has the file's name is something else: a link, a folder, a pipe, a device, a file that is too long."""
+
+
+def read_regular(path: Path, max_bytes: int, *, follow_links: bool = True) -> bytes:
+    """Return the bytes of a regular file.
+
+    Raises NotRegularFileError for anything else, and for a file over `max_bytes` bytes; OSError if it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, _FLAGS if follow_links else _FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise NotRegularFileError(error.errno, "it is not a regular file", str(path)) from error
+        raise
+    with os.fdopen(descriptor, "rb") as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+            raise NotRegularFileError(errno.EINVAL, "it is not a regular file", str(path))
         data = file.read(max_bytes + 1) if about.st_size <= max_bytes else b""
         if about.st_size > max_bytes or len(data) > max_bytes:
-            raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes", str(path))
+            raise NotRegularFileError(errno.EFBIG, f"it is longer than {max_bytes} bytes", str(path))
         return data

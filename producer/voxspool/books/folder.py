@@ -27,7 +27,7 @@ def read_folder(folder: Path, read: Callable[[Path], Book]) -> Book:
         if path.name.startswith(".") or _is_media(path):
             continue
         try:
-            book = read(path) if path.is_file() else _refuse(path)
+            book = read(path) if path.is_file() and not path.is_symlink() else _refuse(path)
         except BookError as error:
             unread.append(str(error))
             continue
@@ -41,6 +41,8 @@ def read_folder(folder: Path, read: Callable[[Path], Book]) -> Book:
 
 
 def _refuse(path: Path) -> Book:
+    if path.is_symlink():
+        raise BookError(f"{path} is a link, which is not followed; put the file itself into the folder of the book")
     raise BookError(f"{path} is not a file; move the files in it into the folder of the book")
 
 

@@ -62,11 +62,26 @@ class NarrationOptions:
         """Read the JSON that `encode` returns. Raises ValueError, TypeError or KeyError for anything else."""
         fields: dict[str, Any] = json.loads(data)
         chapters = fields["chapters"]
-        return replace(
+        found = replace(
             cls(**fields),
             chapters=None if chapters is None else tuple(chapters),
             voices=tuple((number, voice) for number, voice in fields["voices"]),
             formats=tuple(fields["formats"]),
+        )
+        if not found._has_its_types():  # noqa: SLF001 - its own
+            raise ValueError(f"{data:.60} has a value of another type")
+        return found
+
+    def _has_its_types(self) -> bool:
+        """Return whether the values that JSON gave have the types that are stated here."""
+        numbers = [*(self.chapters or ()), *(number for number, _ in self.voices), self.seed]
+        texts = [self.engine, *(voice for _, voice in self.voices)]
+        texts += [text for text in (self.voice, self.language, self.loudness, self.verify) if text is not None]
+        return (
+            all(type(number) is int for number in numbers)
+            and all(type(text) is str for text in texts)
+            and type(self.speed) in (int, float)
+            and all(name in FORMATS for name in self.formats)
         )
 
 

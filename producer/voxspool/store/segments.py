@@ -26,6 +26,7 @@ from voxspool.errors import StoreError
 from voxspool.store.backends import open_place
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -77,6 +78,11 @@ class StoredSegment:
     """Share of silence, 0 to 1."""
     worker: str
     """The name of the worker that spoke it."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> StoredSegment:
+        """Return the segment that JSON describes; unknown fields are ignored. Raises KeyError, ValueError."""
+        return cls(**{field.name: _typed(field.type, values[field.name]) for field in dataclasses.fields(cls)})
 
 
 def key_of(*parts: Any) -> str:  # noqa: ANN401 - JSON
@@ -229,9 +235,7 @@ class _SegmentRecord(NamedTuple):
         """Decode what `encode` returned; None for other data, from anybody. Unknown fields are ignored."""
         values = _json_object(data)
         try:
-            stored = StoredSegment(
-                **{field.name: _typed(field.type, values[field.name]) for field in dataclasses.fields(StoredSegment)}
-            )
+            stored = StoredSegment.of(values)
             found = cls(stored, _typed("int", values["flac_bytes"]))
         except (KeyError, ValueError):
             return None

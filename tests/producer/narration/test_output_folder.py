@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
 
-from voxspool.errors import BookError
+from voxspool.books import read_book
+from voxspool.errors import BookError, OutputError
 from voxspool.narration.options import NarrationOptions
 from voxspool.narration.output_folder import OutputFolder, file_name, narration_id
 from voxspool.narration.track import Cue, Track
@@ -160,3 +163,170 @@ def test_transcripts_are_stored_for_the_model_that_made_them(folder: OutputFolde
 )
 def test_a_title_becomes_a_file_name_that_every_system_accepts(title: str, name: str) -> None:
     assert file_name(title, ".flac", 3, 120) == name
+
+
+# Folders that others made
+
+
+@pytest.fixture
+def kept(folder: OutputFolder, book: Path) -> OutputFolder:
+    folder.prepare("Title", OPTIONS, book, [])
+    return folder
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_no_file_elsewhere_is_removed_whatever_the_list_of_files_names(
+    kept: OutputFolder,
+    tmp_path: Path,
+    link: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    victims = [tmp_path / "victim.flac", kept.path / "sub" / "victim.flac", kept.path / ".victim.flac"]
+    (kept.path / "sub").mkdir()
+    for victim in victims:
+        victim.write_text("mine")
+    names = [
+        str(victims[0]),
+        "../victim.flac",
+        "sub/victim.flac",
+        ".victim.flac",
+        "..\\victim.flac",
+        "",
+        ".",
+        "..",
+        "sub",
+    ]
+    if link:
+        (kept.path / "link.flac").symlink_to(victims[0])
+        names.append("link.flac")
+    (kept.path / ".voxspool" / "files.json").write_text(json.dumps({name: ["x", 3] for name in names}))
+    kept.record_file("03 New.flac", "hash", 3)
+    assert [victim.read_text() for victim in victims] == ["mine"] * 3
+    assert json.loads((kept.path / ".voxspool" / "files.json").read_text()).keys() == {"sub", "03 New.flac"}
+
+
+@pytest.mark.parametrize("entry", [None, 3, [], ["x"], ["x", 3, 4], [3, 3], ["x", "3"], ["x", True], {"x": 3}])
+def test_an_entry_of_the_list_of_files_that_voxspool_never_writes_is_ignored(kept: OutputFolder, entry: object) -> None:
+    (kept.path / "03 Old.flac").write_text("audio")
+    (kept.path / ".voxspool" / "files.json").write_text(json.dumps({"03 Old.flac": entry}))
+    assert not kept.is_current("03 Old.flac", "x")
+    kept.record_file("03 New.flac", "hash", 3)
+    assert (kept.path / "03 Old.flac").exists()
+
+
+def test_a_state_that_is_a_link_is_refused_and_nothing_is_written_there(tmp_path: Path, book: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "source").mkdir(parents=True)
+    (elsewhere / "source" / "mine.txt").write_text("mine")
+    folder = OutputFolder(tmp_path / "out")
+    folder.path.mkdir()
+    (folder.path / ".voxspool").symlink_to(elsewhere)
+    with pytest.raises(OutputError, match="link"):
+        folder.prepare("Title", OPTIONS, book, [])
+    with pytest.raises(BookError, match="link"):
+        folder.load()
+    assert [path.name for path in elsewhere.iterdir()] == ["source"]
+    assert (elsewhere / "source" / "mine.txt").read_text() == "mine"
+
+
+def test_a_folder_of_the_state_that_is_a_link_is_not_followed(kept: OutputFolder, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "3-digest.json").write_text("mine")
+    (kept.path / ".voxspool" / "tracks").symlink_to(elsewhere)
+    assert kept.load_track(3, "digest") is None
+    with pytest.raises(OutputError, match="link"):
+        kept.save_track(TRACK, "digest")
+    assert (elsewhere / "3-digest.json").read_text() == "mine"
+
+
+def test_a_copy_of_the_book_that_is_a_link_is_not_followed(kept: OutputFolder, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.md"
+    secret.write_text("secret")
+    copy = kept.path / ".voxspool" / "source.md"
+    copy.unlink()
+    copy.symlink_to(secret)
+    with pytest.raises(BookError, match="narrate the book again"):
+        kept.load()
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "1.txt").write_text("one")
+    (kept.path / ".voxspool" / "source").symlink_to(tmp_path)
+    assert (kept.prepare("Title", OPTIONS, texts, []).source / "1.txt").read_text() == "one"
+    assert secret.read_text() == "secret"
+
+
+def test_links_pipes_and_links_to_folders_in_the_folder_of_a_book_are_not_copied_and_not_read(
+    folder: OutputFolder, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    source = tmp_path / "texts"
+    (source / "sub").mkdir(parents=True)
+    (source / "1.txt").write_text("one")
+    (source / "2.txt").symlink_to(secret)
+    (source / "3").symlink_to(tmp_path)
+    (source / "sub" / "4.txt").symlink_to(secret)
+    os.mkfifo(source / "5.txt")
+    book = read_book(source)
+    assert [block.text for chapter in book.chapters for block in chapter.blocks] == ["one"]
+    assert sum("is a link" in line for line in book.unread) == 2
+    copy = folder.prepare("Texts", OPTIONS, source, []).source
+    assert sorted(str(path.relative_to(copy)) for path in copy.rglob("*")) == ["1.txt", "sub"]
+
+
+def test_a_pipe_in_the_state_does_not_keep_the_reader(kept: OutputFolder) -> None:
+    for name in ("recipe.json", "files.json", "heard.json"):
+        (kept.path / ".voxspool" / name).unlink(missing_ok=True)
+        os.mkfifo(kept.path / ".voxspool" / name)
+    assert not kept.is_current("x", "y")
+    assert kept.load_transcripts("base") == {}
+    with pytest.raises(BookError, match="not a regular file"):
+        kept.load()
+
+
+@pytest.mark.parametrize(
+    "data", ["[" * 100_000, "[]", "null", '"x"', "{", '{"version": 1}', '{"version": NaN}', "1" * 5_000]
+)
+def test_state_of_any_form_is_no_unexpected_error(kept: OutputFolder, data: str) -> None:
+    kept.save_track(TRACK, "digest")
+    (track,) = (kept.path / ".voxspool" / "tracks").iterdir()
+    for path in (track, *(kept.path / ".voxspool" / name for name in ("recipe.json", "files.json", "heard.json"))):
+        path.write_text(data)
+    assert kept.load_track(3, "digest") is None
+    assert kept.load_transcripts("base") == {}
+    assert not kept.is_current("x", "y")
+    with pytest.raises(BookError, match="narrate the book again"):
+        kept.load()
+
+
+def changed_track(**changes: object) -> str:
+    fields = asdict(TRACK)
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        where = fields
+        for parent in parents:
+            where = where[int(parent[1:]) if parent.startswith("n") else parent]
+        where[name] = value
+    return json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"number": 4}, {"number": "3"}, {"title": 3}, {"sample_rate": 0}, {"sample_rate": -1}, {"sample_rate": 2**40},
+        {"sample_rate": 24_000.0}, {"cues": 3}, {"cues": [3]}, {"more": 1}, {"cues__n0__end_pos": 2**60},
+        {"cues__n0__pos": -5}, {"cues__n0__end_pos": 5}, {"cues__n1__pos": 0}, {"cues__n0__text": None},
+        {"cues__n0__block": -1}, {"cues__n0__end": -1}, {"cues__n0__reused": "yes"}, {"cues__n0__stored": 3},
+        {"cues__n0__stored__samples": "10"}, {"cues__n0__stored__elapsed_s": float("nan")},
+        {"cues__n0__stored__key": 3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_track_with_values_that_voxspool_never_writes_is_not_loaded(
+    kept: OutputFolder, changes: dict[str, object]
+) -> None:
+    kept.save_track(TRACK, "digest")
+    assert kept.load_track(3, "digest") == TRACK
+    (path,) = (kept.path / ".voxspool" / "tracks").iterdir()
+    path.write_text(changed_track(**changes))
+    assert kept.load_track(3, "digest") is None
