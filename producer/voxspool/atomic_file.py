@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 SUFFIX: Final = ".part"
+_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _NAME_CHARS: Final = 40
 """Characters of the target's name in that of the partial file. At 4 bytes each, with the rest, the name stays under the
 usual limit of 255 bytes."""
@@ -47,9 +48,9 @@ class PartialFile:
     ) -> None:
         self.remove()
 
-    def write(self, data: bytes) -> None:
-        """Write all of the file at once."""
-        with self.path.open("xb") as file:
+    def write(self, data: bytes, mode: int = 0o666) -> None:
+        """Write all of the file at once. `mode` is its permission bits, of which the umask removes some."""
+        with os.fdopen(os.open(self.path, _FLAGS, mode), "wb") as file:
             file.write(data)
 
     def sync(self) -> None:
@@ -67,10 +68,10 @@ class PartialFile:
             self.path.unlink(missing_ok=True)
 
 
-def write_whole(target: Path, data: bytes, *, sync: bool) -> None:
+def write_whole(target: Path, data: bytes, *, sync: bool, mode: int = 0o666) -> None:
     """Write a file, whole or not at all; with `sync` it is on the disk when this returns. Raises OSError."""
     with PartialFile(target) as part:
-        part.write(data)
+        part.write(data, mode)
         if sync:
             part.sync()
         part.place()

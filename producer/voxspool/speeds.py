@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from voxspool.atomic_file import write_whole
+from voxspool.private_files import make_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,7 @@ def remember(cache_dir: Path, engine: str, speech_rate: float) -> None:
     folder = cache_dir.expanduser()
     known = _read(folder) | {engine: {"speech_rate": speech_rate, "day": time.strftime("%Y-%m-%d")}}
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         write_whole(folder / _FILE, json.dumps(known).encode(), sync=False)
 
 

@@ -36,8 +36,8 @@ def validate(file: Path) -> tuple[int, str]:
 
 
 def resolved(value: str) -> str:
-    """Return a value as compose reads it if no variable is set: `${NAME:-default}` becomes the default."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+    """Return a value as compose reads it if only the password is set: `${NAME:-default}` becomes the default."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", re.sub(r"\$\{REDIS_PASSWORD:\?[^}]+\}", "secret", value))
 
 
 def instructions(dockerfile: str, name: str) -> list[str]:
@@ -112,6 +112,76 @@ def test_other_services_wait_until_redis_answers() -> None:
 
 def test_the_redis_image_is_pinned_to_a_minor_version() -> None:
     assert re.fullmatch(r"redis:\d+\.\d+\S*", SERVICES["redis"]["image"])
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_image_is_pinned_by_its_digest(name: str) -> None:
+    service = SERVICES[name]
+    images = instructions(dockerfile_of(name), "FROM") if "build" in service else [service["image"]]
+    assert images
+    for image in images:
+        assert re.fullmatch(r"\S+:[\w.-]+@sha256:[0-9a-f]{64}( AS build)?", image), image
+
+
+def test_all_images_of_python_are_the_same() -> None:
+    found = [image.split()[0] for name in BUILT for image in instructions(dockerfile_of(name), "FROM")]
+    found += [image.split()[0] for path in DOCKERFILES for image in instructions((ROOT / path).read_text(), "FROM")]
+    assert len(set(found)) == 1
+
+
+def test_redis_wants_a_password_and_every_service_has_it() -> None:
+    redis = SERVICES["redis"]
+    assert resolved(redis["command"][redis["command"].index("--requirepass") + 1]) == "secret"
+    assert resolved(redis["environment"]["REDISCLI_AUTH"]) == "secret", "redis-cli of the health check reads it"
+    for name in ("worker", "worker-cuda"):
+        assert resolved(SERVICES[name]["environment"]["VOXSPOOL_REDIS_URL"]) == "redis://:secret@redis:6379/0"
+    assert resolved(SERVICES["dashboard"]["command"][1]) == "redis://:secret@redis:6379/0"
+
+
+def test_without_a_password_compose_starts_nothing_and_names_the_command_that_creates_one() -> None:
+    text = COMPOSE_FILE.read_text()
+    assert set(re.findall(r"\$\{REDIS_PASSWORD(.*?)\}", text)) == {
+        ":?create it once, as the first lines of compose.yaml say"
+    }
+    command = '(umask 077; echo "REDIS_PASSWORD=$(openssl rand -hex 24)" >> .env)'
+    assert f"#   {command}\n" in text.partition("\nname:")[0]
+    assert command in (ROOT / "docs" / "docker.md").read_text()
+
+
+def test_the_documented_commands_create_a_password_and_a_url(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "docker.md").read_text()
+    lines = [line for line in guide.splitlines() if line.startswith(("(umask", "export VOXSPOOL_REDIS_URL"))]
+    assert len(lines) == 2
+    script = "\n".join([*lines, 'echo "$VOXSPOOL_REDIS_URL"'])
+    done = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert re.fullmatch(r"redis://:[0-9a-f]{48}@127\.0\.0\.1:6379/0\n", done.stdout)
+    assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_service_has_limits_of_memory_and_processes(name: str) -> None:
+    assert re.fullmatch(r"\d+[mg]", resolved(SERVICES[name]["mem_limit"]))
+    assert 16 <= SERVICES[name]["pids_limit"] <= 4096
+
+
+def test_the_container_of_redis_has_room_for_its_fork() -> None:
+    options = dict(zip(SERVICES["redis"]["command"][1::2], SERVICES["redis"]["command"][2::2], strict=True))
+    most, limit = resolved(options["--maxmemory"]), resolved(SERVICES["redis"]["mem_limit"])
+    assert int(limit.removesuffix("g")) > 2 * int(most.removesuffix("gb"))
+
+
+def test_redis_and_the_workers_are_in_a_network_without_a_way_out() -> None:
+    assert COMPOSE["networks"]["queue"] == {"internal": True}
+    options = COMPOSE["networks"]["published"]["driver_opts"]
+    assert options == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+    assert {name: service["networks"] for name, service in SERVICES.items()} == {
+        "redis": ["queue", "published"],
+        "worker": ["queue"],
+        "worker-cuda": ["queue"],
+        "dashboard": ["queue", "published"],
+    }
+    published = {name for name, service in SERVICES.items() if "published" in service["networks"]}
+    assert published == {name for name, service in SERVICES.items() if "ports" in service}
 
 
 def test_every_published_port_is_bound_to_loopback() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from voxspool.atomic_file import PartialFile
 from voxspool.errors import MissingExtraError, StoreError
 from voxspool.hints import missing
+from voxspool.private_files import make_private
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class _FolderBackend:
 
     def prepare(self) -> None:
         with self._usable("made"):
-            self._root.mkdir(parents=True, exist_ok=True)
+            make_private(self._root)
 
     def get(self, name: str) -> bytes | None:
         with self._usable("read"):
@@ -170,16 +172,20 @@ class _FolderBackend:
     def _make_parent(self, target: Path) -> None:
         """Create an object's folder, but never the store's own folder: it is missing if its disk is not mounted."""
         if not target.parent.is_dir():
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(self._mode(), exist_ok=True)
             _sync(self._root)
+
+    def _mode(self) -> int:
+        """Return the permissions of the store's folder: what lies in it gets no more, whatever the umask is."""
+        return stat.S_IMODE(self._root.stat().st_mode) & 0o777
 
     @contextmanager
     def _part(self, name: str, data: bytes) -> Iterator[PartialFile]:
         """Yield a partial file of an object: all of the data, synced to the disk, not yet under its name."""
         parts = self._root / _PARTS
-        parts.mkdir(exist_ok=True)
+        parts.mkdir(self._mode(), exist_ok=True)
         with PartialFile(self._root / name, parts) as part:
-            part.write(data)
+            part.write(data, self._mode() & 0o666)
             part.sync()
             yield part
 

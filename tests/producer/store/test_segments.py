@@ -274,6 +274,35 @@ class TestAWriterThatDies:
         np.testing.assert_array_equal(store.read(KEY), SAMPLES)
 
 
+def modes(folder: Path) -> dict[str, int]:
+    """Return the permissions of a folder and of all in it, by relative path."""
+    return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+
+
+class TestPermissions:
+    @pytest.fixture(autouse=True)
+    def any_umask(self) -> Iterator[None]:
+        before = os.umask(0)
+        yield
+        os.umask(before)
+
+    def test_of_a_new_store_are_for_its_user_alone(self, tmp_path: Path) -> None:
+        keep(Store(tmp_path / "cache" / "store"))
+        found = modes(tmp_path / "cache")
+        assert len(found) == 7, "two folders, that of parts and of the key, the store's name, and two objects"
+        for name, mode in found.items():
+            assert mode == (0o700 if (tmp_path / "cache" / name).is_dir() else 0o600), name
+
+    @pytest.mark.parametrize(("folder_mode", "file_mode"), [(0o770, 0o660), (0o755, 0o644), (0o700, 0o600)])
+    def test_of_a_store_in_a_folder_that_people_made_are_those_of_the_folder(
+        self, tmp_path: Path, folder_mode: int, file_mode: int
+    ) -> None:
+        tmp_path.chmod(folder_mode)
+        keep(Store(tmp_path))
+        for name, mode in modes(tmp_path).items():
+            assert mode == (folder_mode if (tmp_path / name).is_dir() else file_mode), name
+
+
 class TestDamage:
     @given(data=st.data())
     @settings(max_examples=80)
@@ -464,7 +493,9 @@ class TestAStore:
         assert list((folder / ".parts").iterdir()) == []
         np.testing.assert_array_equal(store.read(KEY), SAMPLES)
 
-    def test_that_may_not_be_written_to_can_be_read(self, store: Store, folder: Path) -> None:
+    def test_that_may_not_be_written_to_can_be_read(self, folder: Path) -> None:
+        folder.mkdir(mode=0o755)  # for others to read; one that the store makes is for its user alone
+        store = Store(folder)
         keep(store)
         with as_nobody(folder):
             assert Store(folder).id == store.id

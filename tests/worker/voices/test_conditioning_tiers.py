@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -206,3 +208,14 @@ def test_a_key_of_another_type_is_deleted_and_its_value_computed(db: Redis, capl
         tier.write(KEY, DATA)
     assert db.get(keys.conditioning(KEY)) == DATA
     assert [line for line in caplog.messages if "it is not a string" in line]
+
+
+def test_the_folder_and_its_files_are_for_their_user_alone_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        DiskTier(tmp_path / "cache" / "conditioning").write(KEY, DATA)
+    finally:
+        os.umask(before)
+    folder = tmp_path / "cache" / "conditioning"
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder.parent, folder, folder / f"{KEY}.safetensors")]
+    assert modes == [0o700, 0o700, 0o600]

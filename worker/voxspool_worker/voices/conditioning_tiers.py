@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 from redis.exceptions import LockError, RedisError, ResponseError
 
 from voxspool.atomic_file import write_whole
+from voxspool.private_files import FILE_MODE, make_private
 from voxspool.protocol import keys
 from voxspool.regular_file import read_regular
 from voxspool_worker.voices.conditioning_format import MAX_VALUE_BYTES, decode
@@ -73,8 +74,8 @@ class DiskTier:
     def write(self, key: str, data: bytes) -> None:
         """Write a value. Its file appears when it is complete, and replaces a damaged one."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path(key), data, sync=False)
+            make_private(self._folder)
+            write_whole(self._path(key), data, sync=False, mode=FILE_MODE)
         except OSError as error:
             log.warning("conditioning.unwritable folder=%s error=%s", self._folder, error)
 

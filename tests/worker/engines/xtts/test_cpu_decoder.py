@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import stat
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 ROWS, POSITIONS = 3, 304
 WEIGHTS = random_weights()
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 TOLERANCES = [("fp32", 1e-4), ("bf16", 0.1), ("int8", 0.1)]
 
 
@@ -95,6 +99,83 @@ def test_a_library_in_the_folder_is_not_compiled_again(monkeypatch: pytest.Monke
     made = cpu_decoder.compile_decoder(tmp_path)
     monkeypatch.setattr(cpu_decoder, "_compile", lambda *_: pytest.fail("compiled again"))
     assert cpu_decoder.compile_decoder(tmp_path) == made
+
+
+def foreign(path: Path) -> None:
+    os.chown(path, 12_345, -1, follow_symlinks=False)
+
+
+@pytest.mark.parametrize("change", ["group", "others", "link", pytest.param("owner", marks=AS_ROOT)])
+def test_a_library_that_others_could_have_changed_is_compiled_again_in_its_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    made = cpu_decoder.compile_decoder(tmp_path)
+    if change == "link":
+        made.rename(tmp_path / "elsewhere.so")
+        made.symlink_to(tmp_path / "elsewhere.so")
+    elif change == "owner":
+        foreign(made)
+    else:
+        made.chmod(0o620 if change == "group" else 0o602)
+    assert cpu_decoder.compile_decoder(tmp_path) == made
+    (line,) = caplog.messages
+    assert line.startswith("kernel.unsafe fault='")
+    assert str(made) in line
+    assert not made.is_symlink()
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    assert made.stat().st_uid == os.geteuid()
+
+
+@pytest.mark.parametrize("change", ["group", "others", "link", "above", pytest.param("owner", marks=AS_ROOT)])
+def test_in_a_folder_that_others_can_change_nothing_is_loaded_or_compiled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    folder = tmp_path / "cache" / "kernels"
+    planted = cpu_decoder.compile_decoder(folder)
+    before = planted.stat()
+    if change == "link":
+        folder.rename(tmp_path / "theirs")
+        folder.symlink_to(tmp_path / "theirs")
+    elif change == "owner":
+        foreign(folder)
+    else:
+        (folder.parent if change == "above" else folder).chmod(
+            {"group": 0o770, "others": 0o707, "above": 0o777}[change]
+        )
+    made = cpu_decoder.compile_decoder(folder)
+    assert made.name == planted.name
+    assert made.parent != folder
+    assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
+    assert (planted.stat().st_ino, planted.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    (line,) = caplog.messages
+    assert line.startswith("kernel.unsafe fault='")
+    assert line.endswith("'; it is compiled into a temporary folder at each start")
+    CpuDecoder(made, WEIGHTS, rows=1, positions=16, precision="fp32", threads=1).close()
+
+
+def test_without_any_safe_folder_the_refusal_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(
+        CompilationError, match=rf"there is no safe folder for compiled code: {tmp_path} can be written"
+    ):
+        cpu_decoder.compile_decoder(tmp_path / "kernels")
+
+
+def test_a_library_that_cannot_be_loaded_is_a_compilation_error(tmp_path: Path) -> None:
+    (tmp_path / "decoder.so").write_bytes(b"no library")
+    with pytest.raises(CompilationError, match=r"cannot load .*decoder\.so"):
+        CpuDecoder(tmp_path / "decoder.so", WEIGHTS, rows=1, positions=16, precision="fp32", threads=1)
+
+
+def test_the_folder_and_the_library_are_for_their_user_alone_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        made = cpu_decoder.compile_decoder(tmp_path / "cache" / "kernels")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (made, made.parent, made.parent.parent)]
+    assert modes == [0o600, 0o700, 0o700]
 
 
 def test_other_flags_lead_to_another_library(library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import contextlib
 import ctypes
 import hashlib
 import logging
+import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 
 from voxspool.atomic_file import PartialFile
+from voxspool.private_files import FILE_MODE, make_private, tampering_fault
 from voxspool_worker.engines.xtts.gpt import DecoderError
 
 if TYPE_CHECKING:
@@ -60,20 +63,49 @@ class CompilationError(Exception):
     """The decoder cannot be compiled on this machine; the message contains the reason."""
 
 
+_private_folders: Final[list[tempfile.TemporaryDirectory[str]]] = []
+"""Folders of libraries that could not be kept in the cache; they are removed when the process ends."""
+
+
 def compile_decoder(folder: Path) -> Path:
     """Return the compiled library in `folder`; compile it first, in about 2 s, if it is not there.
 
     The file's name contains a hash of the source, the flags and the processor, so a change of any of them leads to a
-    new file. Raises CompilationError.
+    new file. A library is code, so it is taken only from a folder and a file that no other user could have changed. If
+    one could have changed the folder, it is compiled into a fresh one for this process. Raises CompilationError.
     """
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         raise CompilationError(f"there is no C compiler ({', '.join(COMPILERS)}) on PATH")
     flags = (*FLAGS, NATIVE_FLAGS.get(platform.machine(), "-mcpu=native"))
-    library = folder / f"decoder-{_fingerprint(flags)}.so"
-    if not library.exists():
-        _compile([compiler, *flags, str(SOURCE), "-lm"], library)
+    library = _safe_folder(folder) / f"decoder-{_fingerprint(flags)}.so"
+    if os.path.lexists(library):
+        fault = tampering_fault(library)
+        if not fault:
+            return library
+        log.warning("kernel.unsafe fault=%r; it is compiled again", fault)
+    _compile([compiler, *flags, str(SOURCE), "-lm"], library)
     return library
+
+
+def _safe_folder(folder: Path) -> Path:
+    """Return a folder, created if necessary, or a fresh temporary one if other users could have changed it.
+
+    Raises CompilationError if neither can be created, or the temporary one is not safe either.
+    """
+    try:
+        make_private(folder)
+        fault = tampering_fault(folder)
+        if not fault:
+            return folder
+        log.warning("kernel.unsafe fault=%r; it is compiled into a temporary folder at each start", fault)
+        _private_folders.append(tempfile.TemporaryDirectory(prefix="voxspool-kernel-", ignore_cleanup_errors=True))
+    except OSError as error:
+        raise CompilationError(f"cannot compile into {folder}: {error.strerror or error}") from error
+    fresh = Path(_private_folders[-1].name)
+    if fault := tampering_fault(fresh):
+        raise CompilationError(f"there is no safe folder for compiled code: {fault}")
+    return fresh
 
 
 def _fingerprint(flags: Sequence[str]) -> str:
@@ -93,11 +125,11 @@ def _processor() -> str:
 def _compile(command: Sequence[str], library: Path) -> None:
     """Compile to a temporary file and rename it, so that no other worker loads a partial library."""
     try:
-        library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with PartialFile(library) as part:
             subprocess.run(  # noqa: S603 - a compiler from PATH, on a file of this package
                 [*command, "-o", str(part.path)], check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S
             )
+            part.path.chmod(FILE_MODE)  # whatever the umask is
             part.place()
     except subprocess.CalledProcessError as error:
         raise CompilationError(f"{command[0]} failed: {_first_line(error.stderr)}") from error
@@ -254,8 +286,11 @@ def _check(status: int, of: str) -> None:
 
 
 def _load(library: Path) -> ctypes.CDLL:
-    """Load the compiled library and declare the signatures of its functions."""
-    c = ctypes.CDLL(str(library))
+    """Load the compiled library and declare the signatures of its functions. Raises CompilationError."""
+    try:
+        c = ctypes.CDLL(str(library))
+    except OSError as error:  # compiled by another machine's compiler, or on a file system that allows no code
+        raise CompilationError(f"cannot load {library}: {error}") from error
     pointer, number = ctypes.c_void_p, ctypes.c_int
     signatures: dict[str, list[type]] = {
         "vx_create": [pointer, *[number] * 7],
