@@ -345,6 +345,10 @@ DENIED_BY_7: Final = {
     "producer": (
         "DEL voxspool:{j}:audio", "DEL rq:job:j", "DEL rq:queue:voxspool-auto-batch",
         "ZADD rq:wip:voxspool-auto-batch 0 x", "SREM voxspool:workers w", "HSET voxspool:worker:w engine x",
+        *(f"{command} voxspool:{{new}}:{key} {value}" for key in ("audio", "ctl", "ack")
+          for command, value in (("RPUSH", "x"), ("SADD", "x"), ("ZADD", "0 x"), ("DEL", ""))),
+        "HSET voxspool:{new}:audio a b", "HDEL voxspool:{j}:audio a", "XADD voxspool:{new}:ctl * a b",
+        "XADD rq:queue:voxspool-auto-batch * a b", "XADD rq:job:new * a b",
     ),
     "worker": ("HSET voxspool:{voices} alice x", "RPUSH voxspool:{voices}:clips:alice x", "SET rq:suspended 1"),
 }  # fmt: skip
