@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import threading
 import time
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import LONGEST_REPORT_S, report_every_s
@@ -22,7 +23,7 @@ from voxspool.protocol.numbers import count_or_zero
 from voxspool.reading.dialogue import Call, run, run_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Never
 
     from redis import Redis
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 NOTED: Final = b"noted"
 """The script's reply if the job asks for reports and is not over."""
+MOST_REPORTS: Final = 100
+"""The most reports in one request: some milliseconds of work for Redis."""
 _PASSING: Final = ("NoScript", "ReadOnly", "OutOfMemory", "MasterDown", "NOSCRIPT", "READONLY", "OOM", "MASTERDOWN")
 """Parts of the classes and the texts of refusals that pass: of a script's, Redis 6.2 has the code within the text."""
 
@@ -42,6 +45,12 @@ def script() -> str:
     return (files("voxspool.lua") / "ack.lua").read_text(encoding="utf-8")
 
 
+@cache
+def sha() -> str:
+    """Return the name by which Redis knows ack.lua."""
+    return hashlib.sha1(script().encode(), usedforsecurity=False).hexdigest()
+
+
 class Acknowledgement:
     """The reports of one reader. They stop if the job does not ask for them or is over, or if Redis forbids them."""
 
@@ -50,8 +59,6 @@ class Acknowledgement:
         self._clock = clock
         self._every_s = LONGEST_REPORT_S
         self._due = clock() + self._every_s
-        self.every_is_known = False
-        """False as long as the job has not begun: then Redis does not know its `live_s`."""
         self.wanted = True
         """False if no further report is to be sent."""
         self.pos = 0
@@ -67,48 +74,50 @@ class Acknowledgement:
         """True if the next report is due."""
         return self.wanted and self.due_in_s <= 0
 
-    @property
-    def call(self) -> dict[str, Any]:
-        """The keys and arguments of the script, as register_script's object takes them."""
-        return {
-            "keys": [keys.control(self.job), keys.acknowledged(self.job)],
-            "args": [self.pos, keys.ACKNOWLEDGED_TTL_S],
-        }
+    def ask(self, pipeline: Any) -> None:  # noqa: ANN401 - a plain or an asyncio pipeline
+        """Queue the two commands whose replies `note` reads."""
+        control = keys.control(self.job)
+        pipeline.evalsha(sha(), 2, control, keys.acknowledged(self.job), self.pos, keys.ACKNOWLEDGED_TTL_S)
+        pipeline.hmget(control, "state", "live_s")
 
-    def heard(self, said: bytes) -> None:
-        """Note the script's reply."""
-        self.postpone()
-        self.wanted = said == NOTED
-
-    def live_for(self, live_s: int) -> None:
-        """Note `live_s` of the job, which has begun; 0 if it has none."""
-        self.every_is_known = True
-        self._every_s = report_every_s(live_s or None)
+    def note(self, said: Any, about: Any) -> None:  # noqa: ANN401 - replies or errors of Redis
+        """Note the script's reply, and what Redis knows of the job: `live_s` as soon as it has begun."""
+        if isinstance(said, ResponseError) and not _passes(said):
+            self.wanted = False  # Redis says in several ways that a user may not run a command of the script
+        elif isinstance(said, bytes):
+            self.wanted = said == NOTED
+        if isinstance(about, list) and about[0]:
+            self._every_s = report_every_s(count_or_zero(about[1]) or None)
         self.postpone()
 
     def postpone(self) -> None:
         """Let the next report be due after the interval."""
         self._due = self._clock() + self._every_s
 
-    def forbidden(self) -> None:
-        """Note that this reader may not run the script."""
-        self.wanted = False
 
-
-def report(ack: Acknowledgement) -> Dialogue[Never, None]:
-    """Report how far a reader is. An error of Redis that passes postpones the report."""
+def report(acks: Sequence[Acknowledgement]) -> Dialogue[Never, None]:
+    """Report with one request how far readers are. After an error of Redis that passes, the next report is due."""
     try:
-        ack.heard((yield Call(lambda redis: redis.register_script(script())(**ack.call))))
-        if ack.wanted and not ack.every_is_known:
-            state, live_s = yield Call(lambda redis: redis.hmget(keys.control(ack.job), "state", "live_s"))
-            if state:
-                ack.live_for(count_or_zero(live_s))
+        replies = yield Call(partial(_send, acks))
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            yield Call(lambda redis: redis.script_load(script()))
+            replies = yield Call(partial(_send, acks))
     except RedisError as error:
-        said = f"{type(error).__name__} {error}"
-        if isinstance(error, ResponseError) and not any(part in said for part in _PASSING):
-            ack.forbidden()  # Redis says in several ways that a user may not run a command of the script
-        else:
-            ack.postpone()
+        replies = [error] * (2 * len(acks))
+    for ack, said, about in zip(acks, replies[::2], replies[1::2], strict=True):
+        ack.note(said, about)
+
+
+def _send(acks: Sequence[Acknowledgement], redis: Any) -> Any:  # noqa: ANN401 - a plain or an asyncio client, untyped replies
+    pipeline = redis.pipeline(transaction=False)
+    for ack in acks:
+        ack.ask(pipeline)
+    return pipeline.execute(raise_on_error=False)
+
+
+def _passes(refusal: ResponseError) -> bool:
+    """Return whether a refusal of the script is one that passes."""
+    return any(part in f"{type(refusal).__name__} {refusal}" for part in _PASSING)
 
 
 class Reporter:
@@ -138,21 +147,21 @@ class Reporter:
 
     def _run(self) -> None:
         """Send each report when it is due."""
-        while ack := self._next():
+        while due := self._next():
             try:
-                run(report(ack), self._redis)
+                run(report(due), self._redis)
             except Exception:  # noqa: BLE001 - where a client is closed meanwhile, redis-py's parsers raise anything
-                ack.postpone()
+                _postpone(due)
 
-    def _next(self) -> Acknowledgement | None:
-        """Wait for a report that is due; return None, and forget this thread, if no reader needs any."""
+    def _next(self) -> list[Acknowledgement]:
+        """Wait for reports that are due; return none, and forget this thread, if no reader needs any."""
         with self._changed:
-            while first := _first(self._open):
-                if first.due:
-                    return first
-                self._changed.wait(first.due_in_s)
+            while (wait_s := _due_in_s(self._open)) is not None:
+                if due := _due(self._open):
+                    return due
+                self._changed.wait(wait_s)
             self._thread = None
-            return None
+            return []
 
 
 class AsyncReporter:
@@ -181,19 +190,30 @@ class AsyncReporter:
 
     async def _run(self) -> None:
         """Send each report when it is due; return if no reader needs any."""
-        while first := _first(self._open):
+        while (wait_s := _due_in_s(self._open)) is not None:
             self._changed.clear()
-            if first.due:
+            if due := _due(self._open):
                 try:
-                    await run_async(report(first), self._redis)
+                    await run_async(report(due), self._redis)
                 except Exception:  # noqa: BLE001 - see Reporter
-                    first.postpone()
+                    _postpone(due)
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(first.due_in_s):
+                async with asyncio.timeout(wait_s):
                     await self._changed.wait()
 
 
-def _first(acks: list[Acknowledgement]) -> Acknowledgement | None:
-    """Return the reader whose report is due first; None if none has to report."""
-    return min((ack for ack in acks if ack.wanted), key=lambda ack: ack.due_in_s, default=None)
+def _due_in_s(acks: list[Acknowledgement]) -> float | None:
+    """Return the time until a report is due, in seconds; None if no reader has to report."""
+    return min((ack.due_in_s for ack in acks if ack.wanted), default=None)
+
+
+def _due(acks: list[Acknowledgement]) -> list[Acknowledgement]:
+    """Return the readers whose reports are due, for one request."""
+    return [ack for ack in acks if ack.due][:MOST_REPORTS]
+
+
+def _postpone(acks: list[Acknowledgement]) -> None:
+    """Let the next reports of readers be due after their intervals."""
+    for ack in acks:
+        ack.postpone()
