@@ -58,11 +58,13 @@ if TYPE_CHECKING:
     from voxspool.client import Client, Overview, Placed, SpeechOptions
     from voxspool.embedded import Embedded
     from voxspool.enqueuer import EvictionWarning
+    from voxspool.job_list import ListedJob
     from voxspool.narration.jobs import NarrationJobs, NarrationRecord
     from voxspool.protocol.jobs import JobSpec
     from voxspool.protocol.narration import ChapterSpec, Passage
     from voxspool.protocol.stream import Audio, Begin, Cancelled, End, EntryId, Failed, Mark
     from voxspool.protocol.voices import ClonedVoice, StoredClip
+    from voxspool.reading.queue_place import QueuePlace
     from voxspool.reading.reader import JobState, Received
     from voxspool.reading.waiting import NoWorkerWarning, RedisAwayWarning
     from voxspool.settings import Settings
@@ -96,6 +98,7 @@ __all__ = [
     "JobExistsError",
     "JobSpec",
     "JobState",
+    "ListedJob",
     "Listener",
     "Mark",
     "MissingExtraError",
@@ -107,6 +110,7 @@ __all__ = [
     "Passage",
     "Placed",
     "ProtocolError",
+    "QueuePlace",
     "Received",
     "RedisAwayWarning",
     "RedisError",
@@ -152,6 +156,7 @@ _HOMES = {
     "Failed": "protocol.stream",
     "JobSpec": "protocol.jobs",
     "JobState": "reading.reader",
+    "ListedJob": "job_list",
     "Listener": "speech",
     "Mark": "protocol.stream",
     "NarrationJobs": "narration.jobs",
@@ -160,6 +165,7 @@ _HOMES = {
     "Overview": "client",
     "Passage": "protocol.narration",
     "Placed": "client",
+    "QueuePlace": "reading.queue_place",
     "Received": "reading.reader",
     "RedisAwayWarning": "reading.waiting",
     "Settings": "settings",

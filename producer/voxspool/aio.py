@@ -23,6 +23,7 @@ from voxspool.reading import waiting
 from voxspool.reading.acknowledge import Acknowledgement
 from voxspool.reading.dialogue import run_async, stream_async
 from voxspool.reading.follow import ask_end, ask_position, ask_state, await_job, read_entries
+from voxspool.reading.queue_place import QueuePlace, ask_queue_place
 from voxspool.reading.reader import raise_for
 from voxspool.speech import Listener, unended
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from voxspool.client import Overview, SpeechOptions
+    from voxspool.job_list import ListedJob
     from voxspool.protocol.jobs import JobSpec
     from voxspool.protocol.stream import Entry
     from voxspool.protocol.voices import ClonedVoice
@@ -161,6 +163,14 @@ class AsyncClient:
     async def overview(self) -> Overview:
         """Return the queues, the live workers and the running jobs."""
         return await asyncio.to_thread(self._client.overview)
+
+    async def jobs(self, *kinds: str) -> list[ListedJob]:
+        """Return the jobs that wait, run, failed (or were cancelled) and ended, each with its queue, age and reason."""
+        return await asyncio.to_thread(self._client.jobs, *kinds)
+
+    async def retry(self, job_id: str) -> AsyncSpeech:
+        """Enqueue a job again that failed or was cancelled, under its id, and return its handle."""
+        return self._wrap(await asyncio.to_thread(self._client.retry, job_id))
 
     async def pause(self, *words: str) -> list[str]:
         """Pause queues and return their names: their jobs wait, and running jobs continue."""
@@ -343,3 +353,12 @@ class AsyncSpeech:
     async def cancel(self, by: str = "client") -> str:
         """Cancel the job, queued or running; a running one stops at its next chunk."""
         return await asyncio.to_thread(self._speech.cancel, by)
+
+    async def delete(self, by: str = "client") -> None:
+        """Delete every trace of the job: its audio, its state, and RQ's record with the text."""
+        await asyncio.to_thread(self._speech.delete, by)
+
+    async def queue_place(self) -> QueuePlace | None:
+        """Return how many jobs are ahead of a waiting job, and an estimate of its wait; None if it does not wait."""
+        with connection.translated(self._url):
+            return await run_async(ask_queue_place(self.id), await self._clients.get())

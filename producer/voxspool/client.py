@@ -16,14 +16,12 @@ from rq import Queue
 from rq.registry import StartedJobRegistry
 
 from voxspool import connection, workers
-from voxspool.ending import script
 from voxspool.errors import (
     InvalidJobError,
     RedisError,
     UnknownJobError,
-    UnknownVoiceError,
-    VoiceExistsError,
 )
+from voxspool.job_list import read_jobs
 from voxspool.placing import Placer
 from voxspool.protocol import keys, voices
 from voxspool.protocol.jobs import JobSpec, all_queue_names, queues_named
@@ -33,7 +31,7 @@ from voxspool.reading.acknowledge import Reporter
 from voxspool.reading.dialogue import run
 from voxspool.settings import Settings
 from voxspool.speech import Speech
-from voxspool.suggestions import did_you_mean
+from voxspool.stored_voices import check_free, delete_voice, read_voices, store_voice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from voxspool.job_list import ListedJob
     from voxspool.protocol.jobs import Priority
     from voxspool.reading.reader import JobState
     from voxspool.workers import WorkerCard
@@ -259,34 +258,22 @@ class Client:
         voices.check_name(name)
         spoken = voices.check_languages(languages)
         read = recordings.read(clips)
+        check_free(name, self.voices().get(name, []))
         added = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         voice = ClonedVoice(name, spoken, added, tuple(clip.about for clip in read))
-        self._check_free(name)
         with connection.translated(self.url):
-            arguments = [name, "1" if replace else "", voice.encode(), *(clip.flac for clip in read)]
-            said: bytes = script(self._redis, "add_voice")(keys=[keys.VOICES, keys.clips(name)], args=arguments)
-        if said == b"exists":
-            raise VoiceExistsError(
-                f"the cloned voice {name} exists already; choose another name, or replace it (voxspool voices add "
-                "--replace)"
-            )
+            store_voice(self._redis, voice, [clip.flac for clip in read], replace=replace)
         return voice
 
     def cloned_voices(self) -> dict[str, ClonedVoice]:
         """Return every cloned voice, sorted by name, even if no live worker can speak with it."""
         with connection.translated(self.url):
-            stored: Any = self._redis.hgetall(keys.VOICES)
-        return voices.decode_all(stored)
+            return read_voices(self._redis)
 
     def remove_voice(self, name: str) -> None:
         """Delete a cloned voice and its clips. Jobs that already speak with it continue. Raises UnknownVoiceError."""
-        with connection.translated(self.url), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hdel(keys.VOICES, name)
-            pipeline.delete(keys.clips(name))
-            removed = pipeline.execute()
-        if not any(removed):
-            hint = did_you_mean(name, self.cloned_voices())
-            raise UnknownVoiceError(f"there is no cloned voice {name!r}{hint}; `voxspool voices` lists them")
+        with connection.translated(self.url):
+            delete_voice(self._redis, name)
 
     def overview(self) -> Overview:
         """Return the queues, the live workers and the running jobs."""
@@ -306,6 +293,29 @@ class Client:
             with contextlib.suppress(UnknownJobError, InvalidJobError):
                 running.append(self.speech(job).status())
         return Overview(waiting, live, running, self.paused())
+
+    def jobs(self, *kinds: str) -> list[ListedJob]:
+        """Return the jobs that wait, run, failed (or were cancelled) and ended, each with its queue, age and reason.
+
+        `kinds` chooses from "waiting", "running", "failed" and "ended". Jobs of which RQ has no record any more are
+        left out. Raises InvalidJobError for another kind.
+        """
+        with connection.translated(self.url):
+            return read_jobs(self._redis, kinds)
+
+    def retry(self, job_id: str) -> Speech:
+        """Enqueue a job again that failed or was cancelled, under its id, and return its handle.
+
+        Raises UnknownJobError if RQ has no record of it any more, InvalidJobError if it waits, runs or has ended, and
+        what `enqueue` raises.
+        """
+        speech = self.speech(job_id)
+        state = speech.status().state
+        if state not in ("failed", "cancelled"):
+            raise InvalidJobError(f"job {job_id} is {state}; only a job that failed or was cancelled can be retried")
+        with connection.translated(self.url):
+            self._placer.place_again(job_id)
+        return speech
 
     def pause(self, *words: str) -> list[str]:
         """Pause queues and return their names: their jobs wait, and running jobs continue.
@@ -348,13 +358,6 @@ class Client:
         """Return the handle of a job that was placed. A live job that is new belongs to its handle."""
         owned = new and spec.unread_limit_s is not None
         return Speech(self._redis, spec.id, self.url, self._reporter, owned=owned)
-
-    def _check_free(self, name: str) -> None:
-        """Raise VoiceExistsError if a live worker has a voice of this name: jobs would be spoken with that voice."""
-        for card in self.voices().get(name, []):
-            raise VoiceExistsError(
-                f"{name} is a voice of the engine {card.engine} (worker {card.name}); choose another name"
-            )
 
 
 def _connect(redis_url: str | None, settings: Settings, factory: Callable[[], Redis] | None) -> tuple[Redis, str]:

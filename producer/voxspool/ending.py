@@ -1,13 +1,14 @@
-"""End a job from outside: cancel it, whether it waits or runs.
+"""End a job from outside: cancel it, whether it waits or runs, or delete it.
 
 Each step is one script of Redis, so a job that was enqueued again meanwhile under the same id is left alone.
 """
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rq.command import send_command
 
@@ -17,6 +18,11 @@ from voxspool.protocol.stream import Cancelled, encode_data
 
 if TYPE_CHECKING:
     from redis import Redis
+
+
+STOP_S: Final = 12
+"""Longest wait for a running job to close its stream before it is deleted, in seconds: longer than a run's lease."""
+STOP_POLL_S: Final = 0.02
 
 
 def cancel(redis: Redis, job: str, by: str, keep_s: int) -> str:
@@ -34,6 +40,24 @@ def cancel(redis: Redis, job: str, by: str, keep_s: int) -> str:
     elif said == b"cancelled":
         script(redis, "take_off")(keys=[control, f"rq:job:{job}"], args=[job, keep_s])
     return said.decode()
+
+
+def delete(redis: Redis, job: str, by: str) -> bool:
+    """Delete every trace of a job; return False if there was none. A job that is not over is cancelled first.
+
+    Raises redis.RedisError.
+    """
+    record, control = f"rq:job:{job}", keys.control(job)
+    if redis.exists(record, control) and cancel(redis, job, by, STOP_S) == "asked":
+        deadline = time.monotonic() + STOP_S
+        while redis.hget(control, "state") == b"running" and time.monotonic() < deadline:
+            time.sleep(STOP_POLL_S)
+    others = [f"rq:results:{job}", f"{record}:dependents", f"{record}:dependencies"]
+    own = [keys.acknowledged(job), keys.pool(job), keys.unspoken(job), keys.results(job)]
+    found: int = script(redis, "delete")(
+        keys=[record, keys.audio(job), control, f"rq:executions:{job}", *others, *own], args=[job]
+    )
+    return found > 0
 
 
 def script(redis: Redis, name: str) -> Any:  # noqa: ANN401 - redis-py's Script, whose reply is untyped

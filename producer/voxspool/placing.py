@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from voxspool.enqueuer import Enqueuer, NewJob, Reply, taken
-from voxspool.errors import UnknownVoiceError
-from voxspool.protocol import keys, voices
+from voxspool.errors import UnknownJobError, UnknownVoiceError
+from voxspool.protocol import voices
 from voxspool.protocol.jobs import AUTO, JobSpec, queue_name
 from voxspool.reading.dialogue import run
 from voxspool.reading.follow import ask_state
 from voxspool.routing import route
 from voxspool.stored_job import read_spec
+from voxspool.stored_voices import read_voices
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -73,6 +74,16 @@ class Placer:
             raise taken(chapter.speech.id)
         return reply is Reply.ENQUEUED
 
+    def place_again(self, job: str) -> None:
+        """Enqueue a job again that is over, from its record. Raises UnknownJobError if there is none."""
+        found = read_spec(self._redis, job)
+        if found is None:
+            raise UnknownJobError(f"RQ has no record of job {job!r} any more; enqueue its text again")
+        if isinstance(found, JobSpec):
+            self.place([found], wait_s=0)
+        else:
+            self.place_chapter(found)
+
     def _known(self, spec: JobSpec, reply: Reply) -> Place:
         """Return where the job is that has this id already. Raises JobExistsError if it is another speech."""
         if reply is Reply.UNKNOWN:
@@ -95,8 +106,7 @@ class Placer:
         own = {voice for card in live for voice in card.voices}
         if all(spec.voice is None or spec.voice in own for spec in specs):
             return {}
-        stored: Any = self._redis.hgetall(keys.VOICES)
-        return voices.decode_all(stored)
+        return read_voices(self._redis)
 
 
 def check_voice(spec: JobSpec, serving: list[WorkerCard], cloned: Mapping[str, ClonedVoice]) -> None:

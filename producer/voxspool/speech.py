@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, overload
 
 from voxspool import connection
-from voxspool.ending import cancel
+from voxspool.ending import cancel, delete
 from voxspool.errors import RedisUnavailableError, UnknownJobError
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, JobSpec
 from voxspool.protocol.narration import ChapterSpec
@@ -21,6 +21,7 @@ from voxspool.reading import waiting
 from voxspool.reading.acknowledge import Acknowledgement, Reporter
 from voxspool.reading.dialogue import run, stream
 from voxspool.reading.follow import ask_end, ask_position, ask_state, await_job, read_entries
+from voxspool.reading.queue_place import QueuePlace, ask_queue_place
 from voxspool.reading.reader import JobState, Received, raise_for
 from voxspool.stored_job import read_spec
 
@@ -293,6 +294,21 @@ class Speech:
         spec = self.spec()
         with connection.translated(self._url):
             return cancel(self._redis, self.id, by, spec.keep_s if spec else DEFAULT_KEEP_S)
+
+    def delete(self, by: str = "client") -> None:
+        """Delete every trace of the job: its audio, its state, and RQ's record with the text.
+
+        A job that is not over is cancelled first, by `by`; its readers get that, and later readers an UnknownJobError.
+        Returns when it is gone: within a moment, or in 12 s if its worker does not answer. Raises UnknownJobError.
+        """
+        with connection.translated(self._url):
+            if not delete(self._redis, self.id, by):
+                raise UnknownJobError(f"there is no job {self.id!r}, or it has expired; nothing was deleted")
+
+    def queue_place(self) -> QueuePlace | None:
+        """Return how many jobs are ahead of a waiting job, and an estimate of its wait; None if it does not wait."""
+        with connection.translated(self._url):
+            return run(ask_queue_place(self.id), self._redis)
 
 
 class Listener:

@@ -110,7 +110,11 @@ def produce(client: Client, bare: redis.Redis) -> None:
     assert "sine" in client.voices()
     waiting = client.enqueue(SENTENCE, engine="xtts")
     assert client.overview().queues["voxspool-xtts-interactive"] == 1
+    place = waiting.queue_place()
+    assert place
+    assert place.ahead == 0
     assert waiting.cancel() == "cancelled"
+    assert client.retry(waiting.id).cancel() == "cancelled"
     client.add_voice("alice", [recording()])
     client.add_voice("alice", [recording()], replace=True)
     assert list(client.cloned_voices()) == ["alice"]

@@ -36,6 +36,7 @@ NOT_RUN: Final = {
     r"voices (add|show|rm)\b|clara|alice": "needs XTTS to clone a voice; see tests/system/test_voices.py",
     r"voices (search|get|try)\b|ljspeech": "needs Piper's catalogue; see tests/system/test_voice_commands.py",
     r"--metrics": "needs the extra metrics and a fixed port; see tests/system/test_metrics.py",
+    r"voxspool retry": "needs a job that failed; see tests/worker/queue/test_job_list.py",
     r"thewarmlamp-": "contains the id of another run; see tests/system/test_narration_docs.py",
 }
 """Pattern of a shown command -> why this test does not run it."""

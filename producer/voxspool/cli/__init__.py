@@ -14,6 +14,7 @@ import click
 
 from voxspool.cli.demo import demo
 from voxspool.cli.follow import follow
+from voxspool.cli.job_list import delete, jobs, retry
 from voxspool.cli.jobs import cancel, enqueue, status
 from voxspool.cli.narrate import narrate
 from voxspool.cli.preview import preview
@@ -67,5 +68,20 @@ def main() -> None:
     """
 
 
-for command in (speak, enqueue, follow, status, cancel, narrate, preview, pause, resume, voices, demo):
+for command in (
+    speak,
+    enqueue,
+    follow,
+    status,
+    jobs,
+    cancel,
+    retry,
+    delete,
+    narrate,
+    preview,
+    pause,
+    resume,
+    voices,
+    demo,
+):
     main.add_command(command)

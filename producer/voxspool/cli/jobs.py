@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxspool.amounts import counted, real_time
+from voxspool.amounts import counted, duration, real_time
 from voxspool.cli import options
 from voxspool.cli.progress import Unserved
 from voxspool.display import cell, echo, echo_json, printable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from voxspool.client import Client, Overview
+    from voxspool.reading.queue_place import QueuePlace
     from voxspool.workers import WorkerCard
 
 
@@ -120,7 +121,9 @@ def _show_job(client: Client, job: str, *, as_json: bool) -> None:
     state = speech.status()
     end = speech.end() if state.state == STATES[End.type] else None
     if as_json:
-        echo_json(dataclasses.asdict(state) | {"end": dataclasses.asdict(end) if end else None})
+        place = speech.queue_place()
+        more = {"end": end, "queue_place": place}
+        echo_json(dataclasses.asdict(state) | {name: one and dataclasses.asdict(one) for name, one in more.items()})
         return
     echo(f"job {state.id}: {state.state}")
     if state.attempt:
@@ -131,9 +134,18 @@ def _show_job(client: Client, job: str, *, as_json: bool) -> None:
     elif state.queue:
         echo(f"  in {state.queue}")
         if state.state == "queued":
+            _show_place(speech.queue_place())
             Unserved(client).look(state.queue)
     if end and end.chunks:
         echo(f"  {_took(end)}")
+
+
+def _show_place(place: QueuePlace | None) -> None:
+    """Print how many jobs are ahead of a waiting job, and how long it waits, if that can be estimated."""
+    if place is None:
+        return
+    wait = "" if place.wait_s is None else f", about {duration(place.wait_s)}"
+    echo(f"  {counted(place.ahead, 'job')} ahead of it{wait}")
 
 
 def _record(card: WorkerCard) -> tuple[str, ...]:
@@ -173,11 +185,11 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
 
     console = Console()
     waiting: list[tuple[str, ...]] = [(name, str(count)) for name, count in overview.queues.items()]
-    _table(console, "no waiting jobs", ("queue", "waiting"), waiting)
+    print_table(console, "no waiting jobs", ("queue", "waiting"), waiting)
     for name in overview.paused:
         echo(f"{name} is paused; resume it with: voxspool resume {name}")
     _show_workers(console, overview.workers)
-    _table(
+    print_table(
         console,
         "no running jobs",
         ("job", "engine", "voice", "segments", "spoken"),
@@ -190,7 +202,7 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
 
 def _show_workers(console: Console, cards: list[WorkerCard]) -> None:
     """Print the live workers: engine, device and load, then the jobs that they have ended and their speed."""
-    _table(
+    print_table(
         console,
         "no live workers",
         ("worker", "engine", "device", "jobs", "rows", "host"),
@@ -209,7 +221,7 @@ def _show_workers(console: Console, cards: list[WorkerCard]) -> None:
     for card in cards:
         if card.fallback_from:
             echo(f"{card.name} speaks with {card.engine} instead of {card.fallback_from}")
-    _table(
+    print_table(
         console,
         "no ended jobs yet",
         ("worker", "ended", "failed", "first audio", "speed", "cached"),
@@ -217,7 +229,7 @@ def _show_workers(console: Console, cards: list[WorkerCard]) -> None:
     )
 
 
-def _table(console: Console, none: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(console: Console, none: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print rows as a table, or each row as a block of lines if the table is too wide. Ids are never cut."""
     from rich.cells import cell_len
     from rich.table import Table

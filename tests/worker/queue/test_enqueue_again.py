@@ -11,8 +11,9 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from tests.support.lives import END, OPTIONS, begin, speak
 from tests.support.processes import until
-from tests.support.queued_jobs import claim, fetch, records_of, waiting
+from tests.support.queued_jobs import QUEUE, claim, fetch, records_of, waiting
 from voxspool import (
     AsyncClient,
     Client,
@@ -35,29 +36,6 @@ if TYPE_CHECKING:
     import redis
 
     from voxspool.protocol.narration import ChapterSpec
-    from voxspool_worker.queue.job_spec import ClaimedJob
-
-QUEUE = "voxspool-tone-batch"
-OPTIONS = {"id": "a", "engine": "tone", "priority": "batch"}
-END = End(10, 0.1, 1, None, None)
-
-
-def begin(db: redis.Redis, run: str = "a-run") -> tuple[ClaimedJob, Publisher]:
-    """Claim the next job and begin its stream."""
-    claimed = claim(records_of(db), run)
-    publisher = Publisher(Scripts(db), claimed.run, keep_s=60)
-    publisher.begin(Begin(0, 24_000, "tone", "m", "v", "en", 0), {})
-    return claimed, publisher
-
-
-def speak(db: redis.Redis, *entries: Audio | End | Failed | Cancelled) -> ClaimedJob:
-    """Run the next job: publish entries, and record its end."""
-    claimed, publisher = begin(db)
-    for entry in entries:
-        publisher.publish(entry)
-    status = JobStatus.FINISHED if isinstance(entries[-1], End) else JobStatus.FAILED
-    assert records_of(db).finish(claimed.run, claimed.job, status, "x") == "done"
-    return claimed
 
 
 def ids(db: redis.Redis) -> list[str]:

@@ -1,0 +1,34 @@
+-- Deletes every trace of a job: its stream, its state, what its readers and other workers noted, and RQ's records. A run
+-- that still has it loses its lease and its stream, so it can write nothing more.
+--
+-- KEYS  1 rq:job:<job>   2 the audio stream   3 the control hash   4 rq:executions:<job>   5.. other keys of the job
+-- ARGV  1 <job>
+-- Returns the number of keys that existed
+local job = ARGV[1]
+local found = redis.call('EXISTS', unpack(KEYS))
+local origin = redis.call('HGET', KEYS[1], 'origin')
+local holder, engine = unpack(redis.call('HMGET', KEYS[3], 'holder', 'engine'))
+local runs = redis.call('ZRANGE', KEYS[4], 0, -1)
+table.insert(runs, holder or nil)
+for _, run in ipairs(runs) do
+  local composite = job .. ':' .. run
+  local worker = redis.call('HGET', 'rq:execution:' .. composite, 'worker_name')
+  if worker then
+    redis.call('SREM', 'rq:worker:' .. worker .. ':executions', composite)
+  end
+  redis.call('DEL', 'rq:execution:' .. composite)
+  if origin then
+    redis.call('ZREM', 'rq:wip:' .. origin, composite)
+  end
+end
+if origin then
+  for _, registry in ipairs({'finished', 'failed', 'canceled', 'deferred', 'scheduled', 'ready'}) do
+    redis.call('ZREM', 'rq:' .. registry .. ':' .. origin, job)
+  end
+  redis.call('LREM', 'rq:queue:' .. origin, 0, job)
+end
+if engine then
+  redis.call('ZREM', 'voxspool:narrating:{' .. engine .. '}', job)
+end
+redis.call('DEL', unpack(KEYS))
+return found
