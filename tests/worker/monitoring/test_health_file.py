@@ -97,6 +97,16 @@ def test_a_folder_that_cannot_be_created_raises_an_error_that_names_it(tmp_path:
         HealthFile(tmp_path / "file", "tone")
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a link away")
+def test_a_link_of_another_user_is_refused_wherever_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "planted").symlink_to("mine")
+    HealthFile(tmp_path / "planted", "tone")
+    os.chown(tmp_path / "planted", 12345, -1, follow_symlinks=False)
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        HealthFile(tmp_path / "planted", "tone")
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
 def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "planted"

@@ -109,9 +109,9 @@ def _made(folder: Path) -> Path:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = folder.stat().st_uid
+        owners = {folder.stat().st_uid, folder.lstat().st_uid}  # a link, too, may be somebody else's
     except OSError as error:
         raise SettingsError(f"VOXSPOOL_HEALTH_DIR: cannot use {folder}: {error.strerror or error}") from error
-    if hasattr(os, "getuid") and owner not in (os.getuid(), 0):
+    if hasattr(os, "getuid") and not owners <= {os.getuid(), 0}:
         raise SettingsError(f"VOXSPOOL_HEALTH_DIR: {folder} belongs to another user; name a folder of your own")
     return folder

@@ -165,9 +165,10 @@ def test_a_clip_that_states_an_hour_is_refused_before_it_is_decoded() -> None:
         compute(FakeXtts(), [silent_recording(seconds=3600)], ConditioningParameters())
 
 
-def test_clips_that_are_too_long_together_are_refused() -> None:
+@pytest.mark.parametrize("count", [3, 120])
+def test_clips_that_are_too_long_together_are_refused_before_all_are_decoded(count: int) -> None:
     with pytest.raises(InvalidJobError, match=r"the clips of the voice have 75.0 s, and 60 s is the most"):
-        compute(FakeXtts(), [clip(25.0, 8_000)] * 3, ConditioningParameters())
+        compute(FakeXtts(), [clip(25.0, 8_000)] * count, ConditioningParameters())
 
 
 def test_every_allowed_sample_rate_is_resampled_with_a_small_filter() -> None:

@@ -93,8 +93,10 @@ def compute(model: Any, clips: Sequence[bytes], parameters: ConditioningParamete
     It follows upstream's `get_conditioning_latents`; `model` is upstream's Xtts. Raises InvalidJobError if a clip
     cannot be decoded or is too short for upstream (0.33 s).
     """
-    sounds = [_decode_clip(clip, parameters) for clip in clips]
-    _check_total(sounds)
+    sounds: list[Tensor] = []
+    for clip in clips:
+        sounds.append(_decode_clip(clip, parameters))
+        _check_total(sounds)
     try:
         speakers = [model.get_speaker_embedding(sound, CLIP_HZ) for sound in sounds]
         latents = model.get_gpt_cond_latents(
