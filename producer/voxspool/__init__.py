@@ -54,7 +54,7 @@ from voxspool.errors import (
 )
 
 if TYPE_CHECKING:
-    from voxspool.aio import AsyncClient, AsyncSpeech
+    from voxspool.aio import AsyncClient, AsyncEnqueue, AsyncSpeech
     from voxspool.client import Client, Overview, Placed, SpeechOptions
     from voxspool.embedded import Embedded
     from voxspool.enqueuer import EvictionWarning
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "AsyncEnqueue",
     "AsyncSpeech",
     "Audio",
     "Begin",
@@ -141,6 +142,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncClient": "aio",
+    "AsyncEnqueue": "aio",
     "AsyncSpeech": "aio",
     "Audio": "protocol.stream",
     "Begin": "protocol.stream",

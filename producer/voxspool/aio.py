@@ -7,10 +7,11 @@ queues run in a thread of the loop's pool.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from redis.asyncio import Redis
 
@@ -28,7 +29,7 @@ from voxspool.reading.reader import raise_for
 from voxspool.speech import Listener, unended
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
     from typing import BinaryIO, Self
 
@@ -99,11 +100,16 @@ class AsyncClient:
         self._client.close()
         await self._clients.close()
 
-    async def enqueue(self, text: str, *, wait_s: float = 0, **options: Unpack[SpeechOptions]) -> AsyncSpeech:
+    def enqueue(self, text: str, *, wait_s: float = 0, **options: Unpack[SpeechOptions]) -> AsyncEnqueue:
         """Enqueue a speech and return its handle at once, even if no worker is live.
 
-        The options are those of Client.enqueue.
+        The options are those of Client.enqueue. `await` the call, or use it in `async with`, which cancels a live job
+        when the block is left: `async with client.enqueue(text, live=True) as speech:`.
         """
+        return AsyncEnqueue(self._enqueue(text, wait_s=wait_s, **options))
+
+    async def _enqueue(self, text: str, *, wait_s: float, **options: Unpack[SpeechOptions]) -> AsyncSpeech:
+        """Enqueue a speech in a thread, and return its handle."""
         return self._wrap(await asyncio.to_thread(self._client.enqueue, text, wait_s=wait_s, **options))
 
     async def enqueue_many(
@@ -187,6 +193,35 @@ class AsyncClient:
     def _wrap(self, speech: Speech) -> AsyncSpeech:
         """Return the asynchronous handle of a speech."""
         return AsyncSpeech(self._clients, speech, self.url)
+
+
+class AsyncEnqueue(Coroutine[Any, Any, "AsyncSpeech"]):
+    """A call of AsyncClient.enqueue: a coroutine that returns an AsyncSpeech, and in `async with` that AsyncSpeech."""
+
+    def __init__(self, call: Coroutine[Any, Any, AsyncSpeech]) -> None:
+        self._call = call
+
+    def __await__(self) -> Generator[Any, Any, AsyncSpeech]:
+        return self._call.__await__()
+
+    def send(self, value: Any) -> Any:  # noqa: ANN401 - as Python's own coroutines
+        """Resume the call with a value, as an event loop does."""
+        return self._call.send(value)
+
+    def throw(self, *error: Any) -> Any:  # noqa: ANN401 - as above
+        """Resume the call with an error, as an event loop does."""
+        return self._call.throw(*error)
+
+    def close(self) -> None:
+        """End the call."""
+        self._call.close()
+
+    async def __aenter__(self) -> AsyncSpeech:
+        self._speech = await self._call
+        return await self._speech.__aenter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._speech.__aexit__(*error)
 
 
 class AsyncSpeech:

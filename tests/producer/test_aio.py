@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
+from typing import cast
 
 import pytest
 
-from voxspool import AsyncClient, AsyncSpeech, Client, Speech
+from voxspool import AsyncClient, AsyncEnqueue, AsyncSpeech, Client, Speech
 
 PAIRS = [(Client, AsyncClient), (Speech, AsyncSpeech)]
 METHODS = [(plain, asynchronous, name) for plain, asynchronous in PAIRS for name in vars(plain) if name[0] != "_"]
-IMMEDIATE = {"speech", "encode", "keep"}
-"""Methods that return at once. `encode` returns an iterator or an awaitable, `keep` a context manager."""
+IMMEDIATE = {"speech", "encode", "keep", "enqueue"}
+"""Methods that return at once: an iterator or an awaitable (`encode`), a context manager (`keep`), or both."""
 
 
 def public(owner: type) -> list[str]:
@@ -27,7 +29,23 @@ def parameters(owner: type, name: str) -> list[inspect.Parameter]:
 def returned(owner: type, name: str) -> str:
     """Return the annotation of what a method returns, without the difference between plain and asyncio."""
     annotation = str(inspect.signature(vars(owner)[name]).return_annotation)
+    annotation = annotation.replace("AsyncEnqueue", "AsyncSpeech")  # which it returns when it is awaited
     return re.sub(r"Awaitable\[(\w+)\]", r"\1", re.sub("Async(?=Speech|Iterator)", "", annotation))
+
+
+def test_the_call_that_enqueues_is_a_coroutine() -> None:
+    async def call() -> AsyncSpeech:
+        return cast("AsyncSpeech", "its handle")
+
+    async def use() -> list[object]:
+        task = asyncio.create_task(AsyncEnqueue(call()))
+        return [await AsyncEnqueue(call()), await task, *await asyncio.gather(AsyncEnqueue(call()))]
+
+    assert asyncio.run(use()) == ["its handle"] * 3
+    assert asyncio.run(AsyncEnqueue(call())) == "its handle"
+    left = AsyncEnqueue(call())
+    assert inspect.isawaitable(left)
+    left.close()
 
 
 @pytest.mark.parametrize(("plain", "asynchronous"), PAIRS)

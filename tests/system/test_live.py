@@ -265,15 +265,16 @@ def test_an_asyncio_job_is_cancelled_when_the_block_of_its_handle_is_left(
     redis_server: RedisServer, client: Client, start_worker: StartWorker, db: redis.Redis
 ) -> None:
     async def leave(how: str) -> None:
-        async with AsyncClient(redis_server.url) as asynchronous:
-            speech = await asynchronous.enqueue(text, id=how, voice=LIVE, live=True)
-            async with speech:
-                async for _ in speech:
-                    if how == "raise":
-                        raise ZeroDivisionError
-                    if how == "wait":
-                        await asyncio.sleep(60)
-                    break
+        async with (
+            AsyncClient(redis_server.url) as asynchronous,
+            asynchronous.enqueue(text, id=how, voice=LIVE, live=True) as speech,
+        ):
+            async for _ in speech:
+                if how == "raise":
+                    raise ZeroDivisionError
+                if how == "wait":
+                    await asyncio.sleep(60)
+                break
 
     async def leave_cancelled() -> None:
         task = asyncio.create_task(leave("wait"))
