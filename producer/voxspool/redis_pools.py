@@ -28,6 +28,9 @@ _CLOSED: Final = re.compile("closed by server|Error while reading")
 """redis-py's errors for a connection that was open before."""
 _CLOSED_WAITS_S: Final = (0.05, 0.1, 0.2, 0.4)
 """The waits between tries to get a connection, in seconds."""
+LONGEST_S: Final = 60.0
+"""The age from which a connection is made again before its next use, in seconds. A reader that writes nothing would not
+see that its server is no longer the primary."""
 _NO_PRIMARY: Final = re.compile(
     r"\bREADONLY\b|\bMASTERDOWN\b|\bNOREPLICAS\b|^UNBLOCKED |read only replica|Link with MASTER is down"
 )
@@ -130,9 +133,13 @@ class _GuardedConnection:
 
     owner: ClassVar[weakref.ref[Any]]
     key_prefix: ClassVar[str]
+    connected_at = 0.0
+    """When it was connected, by the monotonic clock."""
 
     def connect(self) -> None:
-        """Connect. Raises WrongServerError too."""
+        """Connect, unless it is connected. Raises WrongServerError too."""
+        if not getattr(self, "_sock", None):
+            self.connected_at = time.monotonic()
         super().connect()  # type: ignore[misc] # of the class that this is mixed into, as below
         _check_kind(self)
 
@@ -165,9 +172,13 @@ class _AsyncGuardedConnection:
 
     owner: ClassVar[weakref.ref[Any]]
     key_prefix: ClassVar[str]
+    connected_at = 0.0
+    """When it was connected, by the monotonic clock."""
 
     async def connect(self) -> None:
-        """Connect. Raises WrongServerError too."""
+        """Connect, unless it is connected. Raises WrongServerError too."""
+        if not getattr(self, "_reader", None):
+            self.connected_at = time.monotonic()
         await super().connect()  # type: ignore[misc]
         _check_kind(self)
 
@@ -213,12 +224,24 @@ class _Patient:
             self.first.wait()
         for wait_s in _CLOSED_WAITS_S:
             try:
-                return super().get_connection(*args, **options)  # type: ignore[misc]
+                return self._get_young(*args, **options)
             except redis.ConnectionError as error:
                 if not _CLOSED.search(str(error)):
                     raise
             time.sleep(wait_s)
-        return super().get_connection(*args, **options)  # type: ignore[misc]
+        return self._get_young(*args, **options)
+
+    def _get_young(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
+        """Return a connection, after connecting it again if it is old."""
+        found = super().get_connection(*args, **options)  # type: ignore[misc]
+        if time.monotonic() - found.connected_at > LONGEST_S:
+            try:
+                found.disconnect()
+                found.connect()
+            except BaseException:
+                self.release(found)  # type: ignore[attr-defined] # of the class that this is mixed into
+                raise
+        return found
 
 
 class _AsyncPatient:
@@ -236,12 +259,24 @@ class _AsyncPatient:
             await self.first.wait_async()
         for wait_s in _CLOSED_WAITS_S:
             try:
-                return await super().get_connection(*args, **options)  # type: ignore[misc]
+                return await self._get_young(*args, **options)
             except redis.ConnectionError as error:
                 if not _CLOSED.search(str(error)):
                     raise
             await asyncio.sleep(wait_s)
-        return await super().get_connection(*args, **options)  # type: ignore[misc]
+        return await self._get_young(*args, **options)
+
+    async def _get_young(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
+        """Return a connection, after connecting it again if it is old."""
+        found = await super().get_connection(*args, **options)  # type: ignore[misc]
+        if time.monotonic() - found.connected_at > LONGEST_S:
+            try:
+                await found.disconnect()
+                await found.connect()
+            except BaseException:
+                await self.release(found)  # type: ignore[attr-defined] # of the class that this is mixed into
+                raise
+        return found
 
 
 class PatientPool(_Patient, redis.ConnectionPool):

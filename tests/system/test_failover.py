@@ -16,7 +16,7 @@ from redis.retry import Retry
 from tests.support.processes import RedisServer, until
 from tests.support.proxy import Proxy
 from tests.support.reference import SENTENCE, passage, tone
-from voxspool import AsyncClient, Client, Settings, connection
+from voxspool import AsyncClient, Client, Settings, connection, redis_pools
 from voxspool.protocol import keys
 from voxspool.redis_pools import NoPrimaryError
 
@@ -178,6 +178,36 @@ def test_a_write_in_a_script_or_a_transaction_is_sent_to_the_new_primary(pair: P
             pipeline.get("count")
             pipeline.incr("count")
             assert pipeline.execute() == [b"4", 5]
+
+
+def test_a_client_that_only_reads_leaves_an_isolated_server(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read(client: redis_asyncio.Redis) -> bytes | None:
+        value: bytes | None = await client.get("a")
+        return value
+
+    async def read_twice() -> None:
+        client = connection.connect_async(pair.url)
+        assert await read(client) == b"new"
+        await asyncio.to_thread(pair.isolate)
+        with redis.Redis(port=pair.primary.port) as db:
+            db.set("a", "newer")
+        monkeypatch.setattr(redis_pools, "LONGEST_S", 60.0)
+        assert await read(client) == b"new"
+        monkeypatch.setattr(redis_pools, "LONGEST_S", 0.0)
+        assert await read(client) == b"newer"
+        await client.aclose()
+
+    with contextlib.closing(connection.connect(pair.url)) as client:
+        client.set("a", "old")
+        pair.isolate()
+        with redis.Redis(port=pair.primary.port) as db:
+            db.set("a", "new")
+        assert client.get("a") == b"old"  # a replica answers as long as nothing is written
+        monkeypatch.setattr(redis_pools, "LONGEST_S", 0.0)
+        assert client.get("a") == b"new"
+        with redis.Redis(port=pair.replica.port) as old:
+            old.replicaof("127.0.0.1", str(pair.primary.port))
+        asyncio.run(read_twice())
 
 
 def test_a_replica_that_stays_one_is_named_in_one_line(pair: Pair) -> None:
