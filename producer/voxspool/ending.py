@@ -52,10 +52,20 @@ def delete(redis: Redis, job: str, by: str) -> bool:
         deadline = time.monotonic() + STOP_S
         while redis.hget(control, "state") == b"running" and time.monotonic() < deadline:
             time.sleep(STOP_POLL_S)
+    engine: Any = redis.hget(control, "engine") or b""
     others = [f"rq:results:{job}", f"{record}:dependents", f"{record}:dependencies"]
     own = [keys.acknowledged(job), keys.pool(job), keys.unspoken(job), keys.results(job)]
     found: int = script(redis, "delete")(
-        keys=[record, keys.audio(job), control, f"rq:executions:{job}", *others, *own], args=[job]
+        keys=[
+            keys.narrating(engine.decode(errors="replace")),
+            record,
+            control,
+            f"rq:executions:{job}",
+            keys.audio(job),
+            *others,
+            *own,
+        ],
+        args=[job],
     )
     return found > 0
 

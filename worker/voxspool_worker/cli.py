@@ -130,6 +130,7 @@ def run(
         store=settings.store,
         memory_limit_bytes=settings.memory_mb * 2**20 if settings.memory_mb else None,
         grace_s=grace_s,
+        unserved_s=settings.unserved_s,
     )
     if show:
         show(prometheus.Collector(worker.metrics.counts, worker.gauges))

@@ -20,6 +20,8 @@ DEFAULT_JOBS = 32
 DEFAULT_GRACE_S: Final = 6.0
 """Time for which jobs may run after SIGTERM, in seconds. Handing the others back takes up to 3 s more
 (`queue.worker.HAND_BACK_S`, `ENGINE_STOP_S`), and Docker sends SIGKILL after 10 s."""
+DEFAULT_UNSERVED_S: Final = 24 * 3600
+"""How long a job may wait while no live worker can speak it, in seconds: whoever asked for it has gone after a day."""
 DEVICES: Final = ("auto", "mps", "cuda", "cpu")
 PRECISIONS: Final = ("auto", "fp32", "bf16", "int8")
 DEFAULT_CACHE_DIR: Final = Path("~/.cache/voxspool")
@@ -60,6 +62,8 @@ class Settings:
     """The folder of the health files; None: this user's folder in the system's folder for temporary files."""
     memory_mb: int | None = None
     """Memory in MiB above which the worker exits to be started again; None: see `watchdog.MemoryLimit`."""
+    unserved_s: int = DEFAULT_UNSERVED_S
+    """How long a job may wait while no live worker can speak it, in seconds; then it is cancelled."""
     tos_agreed: bool = False
     """True if the user agreed to Coqui's licence for XTTS's weights: COQUI_TOS_AGREED=1, Coqui's own variable."""
     coqui_dir: Path = DEFAULT_COQUI_DIR
@@ -93,6 +97,7 @@ class Settings:
             store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
             health_dir=_path(environ, environment.HEALTH_DIR),
             memory_mb=_positive(environ, environment.WORKER_MEMORY_MB),
+            unserved_s=_positive(environ, environment.WORKER_UNSERVED_S) or DEFAULT_UNSERVED_S,
             coqui_dir=_coqui_dir(environ),
             hub_dir=_hub_dir(environ),
             voices_dir=Path(environ.get("XDG_DATA_HOME") or DEFAULT_DATA_DIR) / VOICES_DIR,

@@ -32,6 +32,7 @@ PRECISION = "VOXSPOOL_PRECISION"
 CACHE_DIR = "VOXSPOOL_CACHE_DIR"
 HEALTH_DIR = "VOXSPOOL_HEALTH_DIR"
 WORKER_MEMORY_MB = "VOXSPOOL_WORKER_MEMORY_MB"
+WORKER_UNSERVED_S = "VOXSPOOL_WORKER_UNSERVED_S"
 STORE = "VOXSPOOL_STORE"
 PRONUNCIATIONS = "VOXSPOOL_PRONUNCIATIONS"
 
@@ -55,6 +56,7 @@ VARIABLES: dict[str, str] = {
     PRONUNCIATIONS: "a file of `word => spoken` lines for every book that `voxspool narrate` narrates (default: none)",
     STORE: "the store for spoken segments of books: a folder or a URL (s3://…), the same for workers and narrators "
     "(default ~/.cache/voxspool/segments)",
+    WORKER_UNSERVED_S: "how long a job may wait while no live worker can speak it, in seconds (default 86400: a day)",
     WORKER_MEMORY_MB: "the memory in MiB at which a worker exits, to be restarted (default: twice its memory at start)",
 }
 """Every variable that voxspool reads, with its meaning."""

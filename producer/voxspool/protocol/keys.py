@@ -16,6 +16,12 @@ WORKER_TTL_S = 9
 PAUSED = "voxspool:paused"
 """Set: the names of the paused queues, from which workers take no jobs. Lifetime: until the queues are resumed."""
 
+UNSERVED = "voxspool:unserved"
+"""Hash: name of a queue -> since when no live worker has served it, in seconds by Redis's clock.
+
+Lifetime of a field: until a worker serves the queue.
+"""
+
 ACKNOWLEDGED_TTL_S = 24 * 3600
 """Lifetime of a reader's position after its last update, in seconds: one day."""
 

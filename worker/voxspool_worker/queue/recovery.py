@@ -18,7 +18,9 @@ from voxspool import workers
 from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, PRIORITIES, JobSpec, all_queue_names, priority_of, queue_name
+from voxspool_worker.queue.expiry import Expiry
 from voxspool_worker.queue.rq_records import Why
+from voxspool_worker.settings import DEFAULT_UNSERVED_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,9 +49,13 @@ class Recovery:
 
     def __init__(
         self, records: RqRecords, queues: RqQueues, redis: Redis, on_rescue: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, *, unserved_s: float = DEFAULT_UNSERVED_S,
     ) -> None:  # fmt: skip
-        """Store the parts. `on_rescue` is called for each job that was put back."""
+        """Store the parts. `on_rescue` is called for each job that was put back.
+
+        After `unserved_s` seconds in which no live worker could speak it, a job is cancelled.
+        """
+        self._expiry = Expiry(redis, unserved_s, clock)
         self._records = records
         self._queues = queues
         self._redis = redis
@@ -76,6 +82,8 @@ class Recovery:
         for queue in self._unserved(engines, live):
             if queue.encode() not in paused:
                 self._try(lambda queue: self._move_to_auto(queue, live), queue)
+        queues = [queue_name(engine, priority) for engine in engines for priority in PRIORITIES]
+        self._try(lambda _: self._expiry.end_jobs(queues, {name for card in live for name in card.queues}, paused), "")
 
     def _engines(self) -> list[str]:
         """Return the engines whose queues are examined: voxspool's own if the set of queues is corrupt."""

@@ -55,7 +55,7 @@ from voxspool_worker.queue.rq_queues import RqQueues
 from voxspool_worker.queue.rq_records import RqRecords, Why
 from voxspool_worker.queue.rq_registration import RqRegistration
 from voxspool_worker.retries import retry_while_redis_is_full
-from voxspool_worker.settings import DEFAULT_GRACE_S
+from voxspool_worker.settings import DEFAULT_GRACE_S, DEFAULT_UNSERVED_S
 from voxspool_worker.speech.pipeline import Pipeline
 from voxspool_worker.speech.scheduler import Scheduler
 from voxspool_worker.speech.speech_job import SpeechJob
@@ -99,6 +99,7 @@ class SpeechWorker:
         store: str | Path = DEFAULT_STORE,
         memory_limit_bytes: int | None = None,
         grace_s: float = DEFAULT_GRACE_S,
+        unserved_s: float = DEFAULT_UNSERVED_S,
     ) -> None:
         """Create all parts; `work` takes the first job.
 
@@ -106,7 +107,7 @@ class SpeechWorker:
         must not be sent twice need one without retries. `fallback_from` says which engine this one replaces, and why.
         `health` is the worker's health file; `store` is the segment store of books. Above `memory_limit_bytes` (None:
         see `MemoryLimit`) the worker ends between jobs, to be started again. After the first signal, jobs may run for
-        `grace_s` more seconds.
+        `grace_s` more seconds. A job that no live worker could speak for `unserved_s` seconds is cancelled.
         """
         self.name = name or uuid4().hex
         self.metrics = Metrics()
@@ -151,7 +152,7 @@ class SpeechWorker:
         self._heartbeat = Heartbeat(
             self._records,
             queues,
-            Recovery(self._records, queues, connect(), self.metrics.job_rescued),
+            Recovery(self._records, queues, connect(), self.metrics.job_rescued, unserved_s=unserved_s),
             self._source.queues,
             lambda: [(one.run, one.token) for one in self._runner.running()],
             renew_card=self._renew_card,
