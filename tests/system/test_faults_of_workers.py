@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from rq import Queue
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from tests.support.faults import (
@@ -30,8 +31,9 @@ from tests.support.oracle import Expected, check_jobs, is_over, whole
 from tests.support.processes import until
 from tests.support.proxy import script
 from tests.support.reference import SENTENCE, passage, tone
+from voxspool import SpeechCancelledError
 from voxspool.protocol import keys
-from voxspool.protocol.stream import Failed, decode
+from voxspool.protocol.stream import Cancelled, Failed, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -285,3 +287,20 @@ def test_a_requeue_whose_answer_is_lost_puts_the_job_back_once(
     )
     start_worker()
     check_jobs(db, whole({"job-0": passage(0, 4)}))
+
+
+def test_readers_of_jobs_that_rq_lost_while_their_worker_was_dead_learn_it(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    dead = start_worker("tone", "--jobs", "3")
+    speeches = [client.enqueue(passage(number, 60), voice=LIVE) for number in range(2)]
+    until(lambda: all(db.hget(keys.control(speech.id), "pos") for speech in speeches), "both to be spoken")
+    dead.kill()
+    for speech, lose in zip(speeches, (Job.cancel, Job.delete), strict=True):
+        lose(Job.fetch(speech.id, connection=db, serializer=JSONSerializer))
+    start_worker("tone")
+    for speech in speeches:
+        until(lambda job=speech.id: type(last_entry(db, job)) is Cancelled, "the stream to be closed", 30)
+        with pytest.raises(SpeechCancelledError):
+            speech.wait(timeout_s=5)
+    assert db.zcard(keys.OPEN) == 0

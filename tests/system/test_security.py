@@ -44,6 +44,8 @@ UNMEASURED: Final = {
     "unwatch": "redis-py sends it when RQ abandons a transaction",
     "client|setname": "MONITOR omits it; RQ's record of the worker shows that it worked",
     "client|info": "as above",
+    "lpos": "to close the stream of a job that RQ has lost, which tests/worker/queue/test_open_streams.py shows",
+    "xrevrange": "to record the end of a job again after a lost reply, which test_rq_records.py shows",
 }
 """Allowed command that the test does not see a user send -> why the user may send it."""
 

@@ -15,7 +15,7 @@ end
 redis.call('HDEL', control, '')
 redis.call('HSET', control, 'cancel', ARGV[1])
 local time = redis.call('TIME')
-if holder and tonumber(lease_until) > time[1] * 1000 then
+if holder and (tonumber(lease_until) or 0) > time[1] * 1000 then
   return 'asked'
 end
 attempt = (tonumber(attempt) or tonumber(past) or 0) + 1
@@ -23,5 +23,6 @@ redis.call('XADD', stream, attempt .. '-1', 'type', 'cancelled', 'pos', pos or '
 redis.call('HSET', control, 'attempt', attempt, 'seq', 1, 'state', 'cancelled')
 redis.call('HDEL', control, 'holder', 'lease_until')
 redis.call('EXPIRE', stream, ARGV[3])
-redis.call('EXPIRE', control, ARGV[3])
+-- The job may still be in a queue, perhaps for longer than its stream lives: then the worker that takes it must see this.
+redis.call('EXPIRE', control, 2592000)
 return 'cancelled'

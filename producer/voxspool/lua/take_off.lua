@@ -1,12 +1,17 @@
 -- Takes a job that was cancelled while it waited out of RQ's queue, and writes what RQ writes of a cancelled job. A job
--- that was enqueued again meanwhile stays.
+-- that was enqueued again meanwhile stays. No worker can take the job afterwards, so that its control hash may expire.
 --
 -- KEYS  1 the control hash   2 rq:job:<job>
 -- ARGV  1 <job>   2 lifetime of the job's record in seconds
 -- Returns 1, or 0 if nothing was changed
 local status, origin = unpack(redis.call('HMGET', KEYS[2], 'status', 'origin'))
-if redis.call('HGET', KEYS[1], 'state') ~= 'cancelled'
-  or (status ~= 'queued' and status ~= 'deferred' and status ~= 'scheduled') then
+if redis.call('HGET', KEYS[1], 'state') ~= 'cancelled' then
+  return 0
+end
+if status ~= 'started' then
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+end
+if (status ~= 'queued' and status ~= 'deferred' and status ~= 'scheduled') then
   return 0
 end
 redis.call('LREM', 'rq:queue:' .. origin, 0, ARGV[1])

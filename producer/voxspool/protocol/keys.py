@@ -22,6 +22,10 @@ UNSERVED = "voxspool:unserved"
 Lifetime of a field: until a worker serves the queue.
 """
 
+OPEN = "voxspool:open"
+"""Sorted set: the jobs whose stream is open -> when a worker looks next whether somebody will close it, in seconds by
+Redis's clock. Lifetime: until no stream is open."""
+
 ACKNOWLEDGED_TTL_S = 24 * 3600
 """Lifetime of a reader's position after its last update, in seconds: one day."""
 

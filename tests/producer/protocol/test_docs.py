@@ -118,7 +118,13 @@ def test_every_key_is_documented() -> None:
     }
     public = {value for name, value in vars(keys).items() if callable(value) and not name.startswith("_")}
     assert public == set(functions), "a new key belongs in docs/protocol.md"
-    for name in (*(key(argument) for key, argument in functions.items()), keys.WORKERS, keys.VOICES, keys.PAUSED):
+    for name in (
+        *(key(argument) for key, argument in functions.items()),
+        keys.WORKERS,
+        keys.VOICES,
+        keys.PAUSED,
+        keys.OPEN,
+    ):
         assert f"\n| `{name}` |" in text
     for ttl_s in (
         keys.WORKER_TTL_S,

@@ -288,6 +288,15 @@ def test_a_run_that_lost_its_lease_records_no_end(db: redis.Redis, records: RqRe
     assert waiting(db) == ["a-job"]
 
 
+def test_an_end_that_is_sent_again_because_its_reply_was_lost_is_recorded_once(
+    db: redis.Redis, records: RqRecords, run: JobExecution
+) -> None:
+    job = fetch(db, "a-job")
+    for _ in range(2):
+        assert records.finish(run, job, JobStatus.FINISHED, {}) == "done"
+    assert db.xlen("rq:results:a-job") == 1
+
+
 def test_a_record_is_kept_no_longer_than_the_limit(db: redis.Redis, records: RqRecords) -> None:
     enqueue(db, "a-job", result_ttl=10 * MAX_KEEP_S)
     one = claim(records)

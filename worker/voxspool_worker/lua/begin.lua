@@ -7,7 +7,7 @@
 -- or after its failure (`rq requeue`). Then the stream starts again, as enqueue.lua starts it.
 --
 -- KEYS  1 the audio stream   2 the control hash   3 rq:wip:<queue>, which holds the lease of the run
---       4 the acknowledgement of the readers
+--       4 the acknowledgement of the readers   5 voxspool:open
 -- ARGV  1 name of the run   2 lease in ms   3 data of the begin entry   4 <job>:<run>   5 engine   6 sample rate in Hz
 --       7 digest of the speech   8 the attempt with which RQ's record of the job says that it failed; '' if none
 --       9.. field, value: facts for the control hash
@@ -37,7 +37,7 @@ end
 if holder == ARGV[1] then
   return {'begun', tonumber(attempt), tonumber(seq), tonumber(marked_pos), tonumber(marked_segments)}
 end
-if holder and tonumber(lease_until) > now_ms then
+if holder and (tonumber(lease_until) or 0) > now_ms then
   return {'held', holder}
 end
 if not redis.call('ZSCORE', KEYS[3], ARGV[4]) then
@@ -69,4 +69,8 @@ redis.call('HSET', control, 'attempt', attempt, 'state', 'running', 'holder', AR
 if ARGV[7] ~= '' then -- it is empty for a job that cannot be read, which is refused
   redis.call('HSET', control, 'digest', ARGV[7])
 end
+-- If RQ loses the job, nobody renews or closes the stream: others find it in KEYS[5], and it expires in any case.
+redis.call('EXPIRE', stream, 2592000)
+redis.call('EXPIRE', control, 2592000)
+redis.pcall('ZADD', KEYS[5], time[1] + math.ceil(tonumber(ARGV[2]) / 1000), ARGV[4]:sub(1, -#ARGV[1] - 2))
 return {'begun', attempt, 1, tonumber(marked_pos), tonumber(marked_segments)}

@@ -60,7 +60,7 @@ local function claim(number, name, id)
   redis.call('ZADD', 'rq:wip:' .. name, now + lease, composite)
   redis.call('SADD', of_worker, composite)
   redis.call('HSET', job, 'status', 'started', 'started_at', ARGV[4], 'last_heartbeat', ARGV[4],
-    'worker_name', ARGV[2])
+    'worker_name', ARGV[2], 'origin', name)
   redis.call('PERSIST', job)
   return {'job', number, id, fields, problem, spoilt}
 end

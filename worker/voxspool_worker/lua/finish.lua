@@ -1,6 +1,8 @@
 -- Records the end of a run in RQ's format, if the run still has its lease. Check and record are one step, so a run that
 -- lost its lease cannot overwrite the records of a later one.
 --
+-- A worker may call this again if the reply was lost: the last result of the job is its own, which is a success.
+--
 -- KEYS  1 rq:wip:<queue>   2 rq:job:<job>   3 rq:execution:<job>:<execution>   4 rq:executions:<job>
 --       5 rq:worker:<worker>:executions   6 rq:finished:<queue> or rq:failed:<queue>   7 rq:results:<job>
 --       8 rq:job:<job>:dependents   9 the control hash
@@ -14,6 +16,12 @@ if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   redis.call('DEL', KEYS[3])
   redis.call('ZREM', KEYS[4], ARGV[3])
   redis.call('SREM', KEYS[5], ARGV[1])
+  local last = redis.pcall('XREVRANGE', KEYS[7], '+', '-', 'COUNT', 1)[1]
+  for i = 1, last and #last[2] or 0, 2 do
+    if last[2][i] == 'execution_id' and last[2][i + 1] == ARGV[3] then
+      return 'done'
+    end
+  end
   return 'lost'
 end
 if ARGV[7] == 'wait' and redis.call('EXISTS', KEYS[8]) == 1 then

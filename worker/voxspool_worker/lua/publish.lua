@@ -6,11 +6,11 @@
 -- refused in this way. Other entries are small, so their first write is one that needs no memory: they are never
 -- refused, and the end of a job frees memory later.
 --
--- KEYS  1 the audio stream   2 the control hash
+-- KEYS  1 the audio stream   2 the control hash   3 voxspool:open
 -- ARGV  1 attempt   2 seq   3 type   4 pos   5 data   6 pos after the entry
 --       7 number of complete segments after the entry ('' unless it is a mark)
 --       8 state after the entry ('' unless it is terminal)
---       9 lifetime of the stream after a terminal entry, in seconds
+--       9 lifetime of the stream after a terminal entry, in seconds   10 <job>
 -- Returns "ok" | "fenced" (another attempt owns the stream)
 --       | "hole" (entries before this one are missing: Redis lost writes) | "cancelled by <name>"
 local stream, control = KEYS[1], KEYS[2]
@@ -43,5 +43,6 @@ elseif ARGV[8] == '' then
 else
   redis.call('HSET', control, 'seq', ARGV[2], 'pos', ARGV[6], 'state', ARGV[8])
   redis.call('HDEL', control, 'holder', 'lease_until')
+  redis.pcall('ZREM', KEYS[3], ARGV[10])
 end
 return 'ok'

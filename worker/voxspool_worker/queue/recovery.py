@@ -19,6 +19,7 @@ from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, PRIORITIES, JobSpec, all_queue_names, priority_of, queue_name
 from voxspool_worker.queue.expiry import Expiry
+from voxspool_worker.queue.open_streams import OpenStreams
 from voxspool_worker.queue.rq_records import Why
 from voxspool_worker.settings import DEFAULT_UNSERVED_S
 
@@ -59,6 +60,7 @@ class Recovery:
         self._records = records
         self._queues = queues
         self._redis = redis
+        self._open_streams = OpenStreams(redis)
         self._on_rescue = on_rescue
         self._clock = clock
         self._unserved_since: dict[str, float] = {}
@@ -75,6 +77,7 @@ class Recovery:
         engines = self._engines()
         for queue in all_queue_names(engines):
             self._try(lambda queue: self._put_back(queue, began, expired_by), queue)
+        self._try(lambda _: self._settle(began, expired_by), keys.OPEN)
         live = workers.live(self._redis)
         if self._is_late(began) or self._queues.time_s() > expired_by + 2 * MAX_ROUND_S:
             return  # the cards of live workers may have expired
@@ -115,6 +118,19 @@ class Recovery:
             if self._records.requeue(run, Why.EXPIRED, expired_by=expired_by) == "requeued":
                 log.warning("job.rescued job=%s queue=%s", run.job, queue)
                 self._on_rescue()
+
+    def _settle(self, began: float, expired_by: float) -> None:
+        """Close the open streams of jobs that RQ has lost, and put back jobs that lost their lease."""
+        for job in self._open_streams.due(expired_by):
+            if self._is_late(began):
+                return
+            self._try(lambda job: self._settle_one(job, expired_by), job)
+
+    def _settle_one(self, job: str, expired_by: float) -> None:
+        """Look at one open stream."""
+        reply = self._open_streams.settle(job, expired_by)
+        if reply in ("cancelled", "failed", "requeued"):
+            log.warning("job.lost_by_rq job=%s said=%s", job, reply)
 
     def _unserved(self, engines: list[str], live: list[WorkerCard]) -> list[str]:
         """Return the queues that no live worker has served for longer than PATIENCE_S."""

@@ -102,7 +102,7 @@ class Publisher:
         flat = [item for pair in facts.items() for item in pair]
         reply = self._call(
             self._scripts.begin,
-            [*self._keys, self._run.lease_key, keys.acknowledged(self._run.job)],
+            [*self._keys, self._run.lease_key, keys.acknowledged(self._run.job), keys.OPEN],
             [
                 self._run.id, LEASE_S * 1000, encode_data(entry), self._run.composite,
                 entry.engine, entry.sample_rate, self._run.digest, self._run.gave_up, *flat,
@@ -132,10 +132,10 @@ class Publisher:
         said = _text(
             self._call(
                 self._scripts.publish,
-                self._keys,
+                [*self._keys, keys.OPEN],
                 [
                     self._attempt, self._seq + 1, entry.type, entry.pos, encode_data(entry),
-                    after, segments, state, self._keep_s,
+                    after, segments, state, self._keep_s, self._run.job,
                 ],
             )
         )  # fmt: skip
