@@ -156,6 +156,7 @@ def test_the_documented_commands_create_a_password_and_a_url(tmp_path: Path) -> 
     done = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert re.fullmatch(r"redis://:[0-9a-f]{48}@127\.0\.0\.1:6379/0\n", done.stdout)
     assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
+    assert "/.env" in (ROOT / ".gitignore").read_text().splitlines(), "the password must not be committed"
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))

@@ -61,7 +61,10 @@ LEAST_SILENCE_S: Final = 0.02
 """The length of a speech without a sample in a format that cannot be empty (FLAC, MP3, Opus): one frame of Opus."""
 
 _RATES_HZ: Final = (1_000, 192_000)
-"""Sample rates of speech that is resampled. Of a second at 1 Hz, that a stream may state, it would make 13 hours."""
+"""Sample rates of speech. A stream may state any: 1 Hz would become hours at 48 kHz, and Vorbis crashes at 655 kHz."""
+_ANY_RATE: Final = ("WAV", "RF64", "FLAC")
+_MOST_HZ: Final = 2**31 - 1
+"""The largest sample rate that libsndfile can represent."""
 _BLOCK_SAMPLES: Final = 16_384
 """The most samples given to libsndfile at once: 1.2.2 put two minutes of Vorbis on the stack and the process died."""
 
@@ -132,9 +135,13 @@ class Encoder:
         encoding: Encoding = DEFAULT_ENCODING,
         tags: Tags | None = None,
     ) -> None:
-        """Begin the output. `rate_hz` is that of the samples to come; `container` replaces the format's own."""
+        """Begin the output. `rate_hz` is that of the samples to come; `container` replaces the format's own.
+
+        Raises OutputError for a sample rate that the format cannot have.
+        """
         self._thread = ThreadPoolExecutor(1, "voxspool-encoder")
         try:
+            check_rate(rate_hz, container or form.container)
             self._codec = self._run(_Codec, sink, form, container or form.container, rate_hz, encoding, tags)
         except BaseException:
             self._thread.shutdown()
@@ -214,15 +221,24 @@ class _Codec:
             raise self._sink.failure
 
 
+def check_rate(rate_hz: int, container: str = "") -> None:
+    """Refuse a sample rate that cannot be played, resampled, or written to a container. Raises OutputError.
+
+    WAV and FLAC take any rate that libsndfile can represent; it refuses others by itself.
+    """
+    least_hz, most_hz = (1, _MOST_HZ) if container in _ANY_RATE else _RATES_HZ
+    if not least_hz <= rate_hz <= most_hz:
+        raise OutputError(
+            f"a sample rate of {rate_hz} Hz cannot be played or encoded, only {least_hz} to {most_hz} Hz; "
+            "see which worker spoke: voxspool status"
+        )
+
+
 def resampler(rate_hz: int, file_rate_hz: int) -> Callable[..., Pcm]:
     """Return a function that resamples blocks of samples, called in order, with `last=True` once at the end."""
     if rate_hz == file_rate_hz:
         return lambda pcm, *, last: pcm  # noqa: ARG005 - nothing is held back
-    if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
-        raise OutputError(
-            f"audio at {rate_hz} Hz is not resampled to {file_rate_hz} Hz (at most {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz "
-            "are); write a WAV"
-        )
+    check_rate(rate_hz)
     import soxr
 
     stream: Callable[..., Pcm] = soxr.ResampleStream(rate_hz, file_rate_hz, 1, dtype="int16").resample_chunk

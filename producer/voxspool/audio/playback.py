@@ -86,6 +86,9 @@ def _play(entries: Iterable[Entry], sounddevice: Any) -> None:  # noqa: ANN401 -
         return
     playhead = Playhead()
     playhead.feed(begin)
+    from voxspool.audio.encoding import check_rate
+
+    check_rate(begin.sample_rate)
     block_bytes = int(_PLAY_BLOCK_S * begin.sample_rate) * SAMPLE_BYTES
     speaker = sounddevice.RawOutputStream(samplerate=begin.sample_rate, channels=1, dtype="int16")
     try:

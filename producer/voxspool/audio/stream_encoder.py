@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from voxspool.audio.encoding import FORMATS, Encoder, Encoding
+from voxspool.audio.encoding import FORMATS, Encoder, Encoding, check_rate
 from voxspool.audio.playback import Playhead
 from voxspool.audio.recorder import NO_BEGIN
 from voxspool.errors import OutputError, StreamGapError
@@ -118,6 +118,7 @@ class _Wav:
     """A WAV header and the samples as they are. libsndfile would write a length that is correct only at the end."""
 
     def __init__(self, rate_hz: int, samples: int | None) -> None:
+        check_rate(rate_hz, "WAV")
         self._sink = _Buffer()
         self._sink.write(wav_header(rate_hz, samples))
 

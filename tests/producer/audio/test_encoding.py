@@ -21,7 +21,7 @@ from tests.support.entries import (
     tone,
 )
 from voxspool.audio.encoding import LEAST_SILENCE_S, resampler
-from voxspool.audio.files import SUFFIXES
+from voxspool.audio.files import SUFFIXES, Writer
 from voxspool.errors import OutputError
 from voxspool.protocol.stream import Audio, Entry
 
@@ -126,7 +126,38 @@ def test_an_interrupt_amid_encoding_is_raised_and_leaves_no_file(tmp_path: Path,
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("rate_hz", [1, 999, 192_001, 2**40])
-def test_a_rate_that_no_speech_has_is_not_resampled(rate_hz: int) -> None:
-    with pytest.raises(OutputError, match=rf"audio at {rate_hz} Hz is not resampled to 48000 Hz .*; write a WAV"):
+MOST_HZ = {".wav": 2**31 - 1, ".flac": 655_350}
+"""The highest sample rate of the formats that take any."""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate_hz"),
+    [
+        (suffix, rate_hz)
+        for suffix in SUFFIXES
+        for rate_hz in (0, 1, 999, 192_001, 655_351, 2**31, 2**40)
+        if not 0 < rate_hz <= MOST_HZ.get(suffix, 0)
+    ],
+)
+def test_a_sample_rate_that_a_format_cannot_have_is_refused_in_one_line(
+    tmp_path: Path, suffix: str, rate_hz: int
+) -> None:
+    with pytest.raises(OutputError, match=rf"a sample rate of {rate_hz} Hz cannot be|libsndfile") as refused:
+        Writer(tmp_path / f"a{suffix}", rate_hz)
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate_hz", [0, 1, 999, 192_001, 2**40])
+def test_a_sample_rate_that_no_speech_has_is_not_resampled(rate_hz: int) -> None:
+    with pytest.raises(OutputError, match=rf"a sample rate of {rate_hz} Hz cannot be .*, only 1000 to 192000 Hz"):
         resampler(rate_hz, 48_000)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("rate_hz", [1_000, 192_000])
+def test_the_lowest_and_the_highest_sample_rate_are_encoded(tmp_path: Path, suffix: str, rate_hz: int) -> None:
+    with Writer(tmp_path / f"a{suffix}", rate_hz) as writer:
+        writer.write(np.zeros(rate_hz, np.int16))
+        writer.finish()
+    assert sf.info(str(tmp_path / f"a{suffix}")).duration == pytest.approx(1, abs=0.1)

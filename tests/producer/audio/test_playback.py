@@ -129,6 +129,13 @@ def test_a_stream_cancelled_before_it_began_opens_no_loudspeaker(loudspeaker: Lo
     assert loudspeaker.calls == []
 
 
+@pytest.mark.parametrize("rate_hz", [1, 2**31, 2**40])
+def test_a_sample_rate_that_no_speech_has_opens_no_loudspeaker(loudspeaker: Loudspeaker, rate_hz: int) -> None:
+    with pytest.raises(OutputError, match=rf"a sample rate of {rate_hz} Hz cannot be played"):
+        play([begin(rate_hz=rate_hz), Audio(0, b"\0\0")])
+    assert loudspeaker.calls == []
+
+
 def test_audio_without_a_begin_is_not_played(loudspeaker: Loudspeaker) -> None:
     with pytest.raises(StreamGapError, match="before any begin"):
         play([Audio(0, bytes(2))])
