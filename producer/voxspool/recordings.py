@@ -7,6 +7,8 @@ recordings that people name, workers the clips that Redis has; both use these li
 from __future__ import annotations
 
 import math
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 import numpy as np
@@ -35,6 +37,35 @@ _BLOCK_SAMPLES: Final = 2**18
 """Samples of all channels together that are decoded at once: 1 MiB."""
 
 
+class SoundSource:
+    """A file that libsndfile reads. It keeps the first failure: an error that is raised in C is printed, and lost.
+
+    For a wrong header, libsndfile seeks before the start of the file. That is no failure; the position stays then.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.failure: OSError | None = None
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes; none after a failure."""
+        try:
+            return self._file.read(size) if self.failure is None else b""
+        except OSError as error:
+            self.failure = error
+            return b""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Change the position if that is possible, and return it."""
+        with suppress(OSError, ValueError):
+            self._file.seek(offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell()
+
+
 class RecordingError(Exception):
     """A recording that cannot be used. `fault` continues a sentence about it, `remedy` says what its owner can do."""
 
@@ -58,19 +89,25 @@ def read_mono(file: BinaryIO, most_s: float, *, cut: bool) -> Recording:
 
     Raises RecordingError if it is no recording, or has too many channels or another sample rate; OSError.
     """
+    source = SoundSource(file)
     try:
-        with sf.SoundFile(file) as recording:
+        with sf.SoundFile(source) as recording:
             rate_hz, frames = recording.samplerate, recording.frames
             _check_form(rate_hz, recording.channels)
             most = math.ceil(most_s * rate_hz)
             if frames > most and not cut:
                 fault = f"is {frames / rate_hz:.1f} s long, and {most_s:g} s is the most"
                 raise RecordingError(fault, f"cut it to {most_s:g} s")
-            return Recording(_samples(recording, most), rate_hz, frames)
-    except (sf.LibsndfileError, TypeError) as error:  # TypeError: a file called .raw, which has no header
+            found = Recording(_samples(recording, most), rate_hz, frames)
+    except sf.LibsndfileError as error:
+        if source.failure:
+            raise source.failure from error
         raise RecordingError(
             f"is no recording that can be read ({_reason(error)})", "convert it to WAV, FLAC or MP3"
         ) from error
+    if source.failure:
+        raise source.failure
+    return found
 
 
 def _check_form(rate_hz: int, channels: int) -> None:

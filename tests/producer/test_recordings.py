@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import tracemalloc
 from typing import TYPE_CHECKING
@@ -100,3 +102,28 @@ def test_another_form_than_that_of_a_voice_is_refused_before_a_sample_is_read(
     sf.write(buffer, np.zeros((10, channels)), rate, format="WAV", subtype="PCM_16")
     with pytest.raises(RecordingError, match=fault):
         read_mono(io.BytesIO(buffer.getvalue()), MOST_CLIP_S, cut=True)
+
+
+def test_a_header_that_points_before_the_file_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    buffer = io.BytesIO()
+    sf.write(buffer, np.full(1_600, 0.1), 8_000, format="AIFF", subtype="PCM_16")
+    whole = buffer.getvalue()
+    for at in range(len(whole) - 3_200):
+        for word in (b"\x80\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"):
+            with contextlib.suppress(RecordingError):
+                read_mono(io.BytesIO(whole[:at] + word + whole[at + 4 :]), MOST_CLIP_S, cut=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_of_the_disk_is_raised_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() > 20_000:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    buffer = io.BytesIO()
+    sf.write(buffer, np.full(24_000, 0.1), 8_000, format="WAV", subtype="PCM_16")
+    with pytest.raises(OSError, match="Input/output error"):
+        read_mono(Failing(buffer.getvalue()), MOST_CLIP_S, cut=True)
+    assert capfd.readouterr() == ("", "")

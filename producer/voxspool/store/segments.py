@@ -23,6 +23,7 @@ import numpy as np
 import soundfile as sf
 
 from voxspool.errors import StoreError
+from voxspool.recordings import SoundSource
 from voxspool.store.backends import open_place
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def _decoded(flac: bytes, stored: StoredSegment) -> Pcm | None:
     if not flac:
         return None if stored.samples else np.zeros(0, np.int16)
     try:
-        with sf.SoundFile(io.BytesIO(flac)) as file:
+        with sf.SoundFile(SoundSource(io.BytesIO(flac))) as file:
             if not _is_of(file, stored):
                 return None
             samples: Pcm = file.read(dtype="int16")
@@ -312,7 +313,7 @@ def _fits(flac: bytes, stored: StoredSegment) -> bool:
         return not stored.samples
     samples = 0
     try:
-        with sf.SoundFile(io.BytesIO(flac)) as file:
+        with sf.SoundFile(SoundSource(io.BytesIO(flac))) as file:
             if not _is_of(file, stored):
                 return False
             while block := len(file.read(_BLOCK_SAMPLES, dtype="int16")):
