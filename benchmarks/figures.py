@@ -61,6 +61,7 @@ UNITS: Final = {
     "audio again": "s",
     "redis memory": "MB",
     "worker memory": "MB",
+    "characters a second": "1/s",
     "peak memory": "GB",
 }
 """Name of a figure -> its unit, if it is not milliseconds. Real-time factors have the unit s/s."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,15 +13,18 @@ import pytest
 
 from tests.support.engines import FULL_SCALE, SENTENCE, loaded, need_piper, segment_for, speak
 from voxspool.errors import CheckpointError, MissingExtraError, UnknownVoiceError
-from voxspool_worker.engines import load, piper
+from voxspool_worker.engines import load, piper, piper_model
 from voxspool_worker.engines.base import SegmentError, SpeechSegment
 from voxspool_worker.engines.piper import STARTER, PiperEngine, find_voices, voice_folders
+from voxspool_worker.engines.piper_model import SHRINK_PHONEMES, SHRINK_RUNS
 from voxspool_worker.engines.tone import FAST
 from voxspool_worker.settings import Settings
 from voxspool_worker.voices.catalog import Voice
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import onnxruntime
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_a_text_without_phonemes_ends_with_one_chunk(piper_engine: PiperEngine, 
     (chunk,) = piper_engine.step()
     assert chunk.last
     assert (chunk.pcm.dtype, chunk.pcm.ndim) == (np.int16, 1)
-    assert piper_engine.free == 1
+    assert piper_engine.free == piper_engine.rows
 
 
 @pytest.mark.voice
@@ -215,3 +219,126 @@ def test_a_damaged_voice_fails_its_own_segment_and_the_engine_continues(tmp_path
         engine.step()
     assert engine.free == engine.rows
     assert len(speak(engine, segment_for(engine, "Hello."))) > 0
+
+
+@pytest.fixture
+def two_rows(monkeypatch: pytest.MonkeyPatch) -> PiperEngine:
+    """Return an engine as on a machine with two cores."""
+    need_piper()
+    for module in (piper, piper_model):
+        monkeypatch.setattr(module, "cores", lambda: 2)
+    engine = PiperEngine(voice_folders(None))
+    assert (engine.rows, engine.free) == (2, 2)
+    return engine
+
+
+def of_job(engine: PiperEngine, job: str, text: str, index: int = 0) -> SpeechSegment:
+    return replace(segment_for(engine, text), job=job, index=index)
+
+
+LONG = "The keeper of the lighthouse counted every lamp before the night began, and then he went down to the boats."
+
+
+@pytest.mark.voice
+def test_segments_of_two_jobs_are_spoken_at_once_and_sound_as_they_do_alone(two_rows: PiperEngine) -> None:
+    alone = {text: speak(two_rows, segment_for(two_rows, text)) for text in ("Hello.", LONG)}
+    two_rows.admit(of_job(two_rows, "long", LONG))
+    two_rows.admit(of_job(two_rows, "short", "Hello."))
+    assert two_rows.free == 0
+    (first,) = two_rows.step()
+    assert two_rows.free == 1
+    (second,) = two_rows.step()
+    assert [first.job, second.job] == ["short", "long"], "a step ends when the first segment is complete"
+    assert np.array_equal(first.pcm, alone["Hello."])
+    assert np.array_equal(second.pcm, alone[LONG])
+    assert two_rows.step() == []
+
+
+@pytest.mark.voice
+def test_segments_of_one_job_are_spoken_one_after_the_other_with_all_cores(two_rows: PiperEngine) -> None:
+    two_rows.admit(of_job(two_rows, "a", LONG, 0))
+    two_rows.admit(of_job(two_rows, "a", "Hello.", 1))
+    (first,) = two_rows.step()
+    assert (first.segment, first.last, two_rows.free) == (0, True, 1)
+    assert two_rows._threads._threads == set(), "no other thread has spoken"
+    (second,) = two_rows.step()
+    assert (second.segment, two_rows.free) == (1, 2)
+
+
+@pytest.mark.voice
+def test_a_job_that_comes_later_is_spoken_beside_the_rest_of_the_first(two_rows: PiperEngine) -> None:
+    two_rows.admit(of_job(two_rows, "a", "Hello.", 0))
+    two_rows.admit(of_job(two_rows, "a", LONG, 1))
+    two_rows.step()
+    two_rows.admit(of_job(two_rows, "b", "Hello.", 0))
+    (first,) = two_rows.step()
+    two_rows.admit(of_job(two_rows, "b", "Good night.", 1))
+    heard = [first, *two_rows.step(), *two_rows.step()]
+    assert sorted((chunk.job, chunk.segment) for chunk in heard) == [("a", 1), ("b", 0), ("b", 1)]
+
+
+@pytest.mark.voice
+def test_a_dropped_segment_frees_its_row_at_once_and_is_not_heard(two_rows: PiperEngine) -> None:
+    two_rows.admit(of_job(two_rows, "gone", LONG))
+    two_rows.admit(of_job(two_rows, "short", "Hello."))
+    two_rows.step()
+    two_rows.drop("gone")
+    assert two_rows.free == 2
+    two_rows.admit(of_job(two_rows, "next", "Hello."))
+    (chunk,) = two_rows.step()
+    assert chunk.job == "next"
+    assert two_rows.step() == []
+
+
+@pytest.mark.voice
+def test_of_two_segments_one_that_cannot_be_spoken_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(piper, "cores", lambda: 2)
+    copy_of_packaged_voice(tmp_path, "a-sound")
+    shutil.copy(tmp_path / "a-sound.onnx.json", tmp_path / "b-damaged.onnx.json")
+    (tmp_path / "b-damaged.onnx").touch()
+    engine = PiperEngine([tmp_path])
+    engine.admit(SpeechSegment("bad", 0, "Hello.", 0, 6, 0.0, engine.voices["b-damaged"], "en-us", 1.0, 0))
+    engine.admit(of_job(engine, "good", "Hello."))
+    heard: list[str] = []
+    for _ in range(2):
+        try:
+            heard += [chunk.job for chunk in engine.step()]
+        except SegmentError as error:
+            heard.append(f"{error.segment.job} failed")
+    assert sorted(heard) == ["bad failed", "good"]
+    assert engine.free == 2
+
+
+@pytest.mark.voice
+def test_on_one_core_there_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_piper()
+    monkeypatch.setattr(piper, "cores", lambda: 1)
+    engine = PiperEngine(voice_folders(None))
+    assert (engine.rows, engine.free) == (1, 1)
+    assert len(speak(engine, segment_for(engine, "Hello."))) > 0
+
+
+class RecordedSession:
+    """Records with which options it was run."""
+
+    def __init__(self) -> None:
+        self.shrunk: list[bool] = []
+
+    def run(self, outputs: object, inputs: object, options: onnxruntime.RunOptions) -> list[object]:
+        del outputs, inputs
+        try:
+            found = options.get_run_config_entry("memory.enable_memory_arena_shrinkage")
+        except RuntimeError:
+            found = ""
+        self.shrunk.append(found == "cpu:0")
+        return []
+
+
+@pytest.mark.voice
+def test_memory_is_given_back_after_long_sentences_and_now_and_then() -> None:
+    need_piper()
+    session = RecordedSession()
+    frugal = piper_model._FrugalSession(session)  # type: ignore[arg-type]
+    for length in (20, SHRINK_PHONEMES, SHRINK_PHONEMES + 1, *[20] * 14):
+        frugal.run(None, {"input": np.zeros((1, length), np.int64)})
+    assert [number for number, shrunk in enumerate(session.shrunk, 1) if shrunk] == [3, SHRINK_RUNS, 2 * SHRINK_RUNS]

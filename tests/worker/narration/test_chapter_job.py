@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,23 @@ def test_a_chapter_is_spoken_by_the_segment_threads_and_marked_in_order(
     assert_queue_is_deleted(db)
     (line,) = [message for message in caplog.messages if message.startswith("chapter.end ")]
     assert line.endswith("segments=5 spoken=5 found=0 engine=0 poison=0 faults=0")
+
+
+def test_the_time_limit_of_a_chapter_runs_only_while_a_segment_has_a_row(
+    narration: Narration, spec: ChapterSpec
+) -> None:
+    now_s = 1000.0
+    token = CancelToken(10.0, lambda: now_s)
+    running = narration.start(spec, token)
+    until(lambda: token.remaining_s == math.inf, "the chapter to wait for rows")
+    now_s += 3600
+    narration.process.engine.gate.clear()
+    narration.process.start()
+    until(lambda: token.remaining_s == 10.0, "a segment to get a row")
+    now_s += 1
+    narration.process.engine.gate.set()
+    assert running.result(LIMIT_S)["state"] == "ended"
+    assert token.remaining_s == pytest.approx(9.0)
 
 
 def test_a_chapter_without_anything_to_say_ends_at_once(db: redis.Redis, narration: Narration, store: Store) -> None:

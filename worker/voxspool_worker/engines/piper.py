@@ -1,8 +1,11 @@
 """The engine `piper`: small neural voices, run by ONNX Runtime, many times faster than real time on two CPU cores.
 
-One step synthesises a whole segment, so the engine has one row, and the scheduler alternates between jobs at segment
-boundaries. A voice is two files, NAME.onnx and NAME.onnx.json. Each speaker of a multi-speaker voice is also a voice of
-its own, NAME#SPEAKER. Three choices differ from Piper's defaults:
+A segment is synthesised as a whole, and a step ends when the first one is complete. The engine has two rows. If both
+hold segments of one job, they are spoken one after the other, each with all cores: the listener waits for the
+first. Segments of two jobs are spoken at the same time, which makes more audio of the same cores.
+
+A voice is two files, NAME.onnx and NAME.onnx.json. Each speaker of a multi-speaker voice is also a voice of its own,
+NAME#SPEAKER. Three choices differ from Piper's defaults:
 
 - Both noise scales are 0. The same segment then gives the same samples, so another worker can take over a job halfway.
 - Piper's volume normalisation is off. It scales each sentence to full scale, which makes levels jump by 7 dB.
@@ -19,6 +22,8 @@ import json
 import logging
 import re
 import shlex
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +35,7 @@ from voxspool.errors import CheckpointError, MissingExtraError, SettingsError, U
 from voxspool.hints import install_command, missing, program
 from voxspool.protocol.environment import PIPER_VOICES
 from voxspool_worker.engines.base import AudioChunk, Prepared, SegmentError
-from voxspool_worker.settings import forbid_telemetry
+from voxspool_worker.engines.piper_model import PiperModel, cores
 from voxspool_worker.text import Limits
 from voxspool_worker.voices.catalog import Voice
 
@@ -38,14 +43,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
-    from piper import PiperVoice
 
     from voxspool_worker.engines.base import SpeechSegment
 
 log = logging.getLogger(__name__)
 
 LOADED_VOICES: Final = 4
-"""Number of voices that stay in memory, at about 140 MB each."""
+"""Number of voices that stay in memory, at about 140 MB each, and 90 MB more once two jobs spoke at the same time."""
+ROWS: Final = 2
+"""Number of rows, if there are as many cores."""
 LIMITS: Final = Limits(max_chars=400, first_max_chars=80)
 """On two cores, 80 characters take about 0.2 s. 400 take about 1 s; a cancellation waits that long, too."""
 _PHONEME_BRACKETS: Final = re.compile(r"\[(?=\[)")
@@ -80,7 +86,6 @@ class PiperEngine:
 
     name: Final = "piper"
     device: Final = "cpu"
-    rows: Final = 1
 
     def __init__(self, folders: list[Path], *, first: str | None = None, get: str = GET) -> None:
         if importlib.util.find_spec("piper") is None:
@@ -94,15 +99,21 @@ class PiperEngine:
         self.sample_rate = max(source.sample_rate for _, source in found.values())
         self.voices: Mapping[str, Voice] = {name: voice for name, (voice, _) in found.items()}
         self._sources = {name: source for name, (_, source) in found.items()}
-        self._loaded: LRUCache[Path, PiperVoice] = LRUCache(LOADED_VOICES)
+        self._loaded: LRUCache[Path, PiperModel] = LRUCache(LOADED_VOICES)
+        self._loading = threading.Lock()
         self._digests: dict[Path, str] = {}
-        self._admitted: SpeechSegment | None = None
+        self.rows = min(ROWS, cores())
+        self._rows: dict[SpeechSegment, Future[npt.NDArray[np.int16]] | None] = {}
+        """The segments in the rows, the first admitted first; with the result of those that a thread speaks."""
+        self._threads = ThreadPoolExecutor(ROWS, "piper")
         self._load_first(first or next(iter(found)), get)
 
     def _load_first(self, name: str, get: str) -> None:
         """Load a voice. Raises MissingExtraError if piper-tts is broken, CheckpointError if the voice is."""
         try:
-            self._load(name)
+            model = self._load(name)
+            if self.rows > 1:
+                model.beside  # noqa: B018 - so that the first two jobs do not wait for it
         except ImportError as error:
             raise MissingExtraError(
                 f"piper-tts cannot be imported ({first_line(error)}); install it again: "
@@ -123,8 +134,8 @@ class PiperEngine:
 
     @property
     def free(self) -> int:
-        """1, or 0 between `admit` and `step`."""
-        return 0 if self._admitted else 1
+        """Number of free rows."""
+        return self.rows - len(self._rows)
 
     def limits(self, language: str) -> Limits:
         """Return the limits of a segment; they are the same for every language."""
@@ -144,30 +155,48 @@ class PiperEngine:
         return Prepared()
 
     def admit(self, segment: SpeechSegment) -> None:
-        """Put the segment into the only row."""
-        self._admitted = segment
+        """Put a segment into a free row."""
+        self._rows[segment] = None
 
     def step(self) -> list[AudioChunk]:
-        """Synthesise the admitted segment and return it as one chunk; an empty list if there is none.
+        """Synthesise until a segment is complete. Return it as one chunk; an empty list if no row is in use.
 
         Raises SegmentError if ONNX Runtime or the voice's file fails.
         """
-        segment, self._admitted = self._admitted, None
-        if segment is None:
+        if not self._rows:
             return []
-        return [AudioChunk(segment.job, segment.index, self._speak(segment), last=True)]
+        spoken = list(filter(None, self._rows.values()))
+        if not spoken and len({segment.job for segment in self._rows}) == 1:
+            segment = next(iter(self._rows))
+            del self._rows[segment]
+            return [self._chunk(segment, self._speak(segment, alone=True))]
+        for segment, result in self._rows.items():
+            self._rows[segment] = result or self._threads.submit(self._speak, segment, alone=False)
+        results = {result: segment for segment, result in self._rows.items() if result}
+        complete = next(iter(wait(results, return_when=FIRST_COMPLETED).done))
+        segment = results[complete]
+        del self._rows[segment]
+        return [self._chunk(segment, complete.result())]
 
     def drop(self, job: str) -> None:
-        """Free the row if it holds a segment of this job."""
-        if self._admitted and self._admitted.job == job:
-            self._admitted = None
+        """Free the rows of a job. A segment that a thread speaks is spoken to its end, and nobody hears it."""
+        self._rows = {segment: result for segment, result in self._rows.items() if segment.job != job}
 
-    def _speak(self, segment: SpeechSegment) -> npt.NDArray[np.int16]:
-        """Return the samples of a segment, shape (n,); n is 0 if the text has no phonemes."""
+    @staticmethod
+    def _chunk(segment: SpeechSegment, pcm: npt.NDArray[np.int16]) -> AudioChunk:
+        """Return the only chunk of a segment."""
+        return AudioChunk(segment.job, segment.index, pcm, last=True)
+
+    def _speak(self, segment: SpeechSegment, *, alone: bool) -> npt.NDArray[np.int16]:
+        """Return the samples of a segment, shape (n,); n is 0 if the text has no phonemes.
+
+        With `alone` no other segment may be spoken meanwhile.
+        """
         from piper import SynthesisConfig
 
         try:
-            voice = self._load(segment.voice.name)
+            model = self._load(segment.voice.name)
+            voice = model.alone if alone else model.beside
             config = SynthesisConfig(
                 speaker_id=self._sources[segment.voice.name].speaker,
                 length_scale=voice.config.length_scale / segment.speed,
@@ -190,30 +219,13 @@ class PiperEngine:
         resampled: npt.NDArray[np.int16] = soxr.resample(pcm, rate, self.sample_rate)
         return resampled
 
-    def _load(self, name: str) -> PiperVoice:
+    def _load(self, name: str) -> PiperModel:
         """Return the model of a voice, from memory or from disk (about 0.4 s)."""
         path = self._sources[name].model
-        if path not in self._loaded:
-            self._loaded[path] = _load(path)
-        return self._loaded[path]
-
-
-def _load(path: Path) -> PiperVoice:
-    """Load a model as PiperVoice.load does, but make ONNX Runtime's idle threads sleep instead of spin.
-
-    On an idle machine both are equally fast. Two workers on the same two cores, however, take the cores from each other
-    by spinning: together they produced 4.4 s of audio per second with spinning, and at least 8.1 s without (measured).
-    """
-    forbid_telemetry()
-    import onnxruntime
-    from piper import PiperConfig, PiperVoice
-
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
-    config = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
-    return PiperVoice(session=session, config=PiperConfig.from_dict(config))
+        with self._loading:
+            if path not in self._loaded:
+                self._loaded[path] = PiperModel(path)
+            return self._loaded[path]
 
 
 def voice_folders(chosen: Path | None, own: Path | None = None) -> list[Path]:
