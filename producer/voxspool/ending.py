@@ -58,6 +58,7 @@ def delete(redis: Redis, job: str, by: str) -> bool:
     found: int = script(redis, "delete")(
         keys=[
             keys.narrating(engine.decode(errors="replace")),
+            keys.OPEN,
             record,
             control,
             f"rq:executions:{job}",

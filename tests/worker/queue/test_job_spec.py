@@ -125,6 +125,12 @@ def test_callbacks_are_refused_and_not_imported(hook: str) -> None:
     assert "callbacks or webhooks" in refusal(job)
 
 
+def test_a_repeat_is_refused() -> None:
+    job = job_of(spec())
+    job.repeats_left = 3
+    assert "the job has a Repeat" in refusal(job)
+
+
 def test_webhooks_are_refused() -> None:
     assert "callbacks or webhooks" in refusal(
         job_of(spec(), webhooks=[Webhook("http://127.0.0.1:1/", JobStatus.FINISHED)])

@@ -16,7 +16,13 @@ import redis
 from rq import Queue
 from rq.command import PUBSUB_CHANNEL_TEMPLATE, parse_payload, send_stop_execution_command
 from rq.job import Job, JobStatus
-from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.registry import (
+    CanceledJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
 from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.utils import now, utcformat
@@ -54,6 +60,8 @@ HELD = {
     "rq.registry.CanceledJobRegistry.key_template": "test_registries_are_named_by_their_queue",
     "rq.registry.FailedJobRegistry": "test_registries_are_named_by_their_queue",
     "rq.registry.FinishedJobRegistry": "test_registries_are_named_by_their_queue",
+    "rq.registry.ScheduledJobRegistry": "test_registries_are_named_by_their_queue",
+    "rq.registry.ScheduledJobRegistry.key_template": "test_registries_are_named_by_their_queue",
     "rq.registry.StartedJobRegistry": "test_registries_are_named_by_their_queue",
     "rq.registry.StartedJobRegistry.key_template": "test_registries_are_named_by_their_queue",
     "rq.results.Result": "test_an_end_writes_the_same_result_as_rq",
@@ -87,6 +95,7 @@ HELD = {
     "job.instance": "test_other_arguments_are_refused",
     "job.kwargs": "test_other_arguments_are_refused",
     "job.origin": "test_rqs_cancel_and_delete_remove_the_lease_of_a_running_job",
+    "job.repeats_left": "test_a_repeat_is_refused",
     "job.restore": "test_a_claimed_job_is_read_from_the_fields_of_its_hash",
     "job.started_at": "test_a_claim_writes_the_same_job_fields_as_rq",
     "job.webhooks": "test_rq_jobs_have_the_attributes_of_callbacks_and_webhooks",
@@ -182,6 +191,7 @@ def test_registries_are_named_by_their_queue(queue: Queue) -> None:
         (FinishedJobRegistry, "rq:finished:q"),
         (FailedJobRegistry, "rq:failed:q"),
         (CanceledJobRegistry, "rq:canceled:q"),
+        (ScheduledJobRegistry, "rq:scheduled:q"),
     ):
         assert registry.key_template.format("q") == registry("q", connection=OFFLINE).key == key
     assert queue.key == Queue.redis_queue_namespace_prefix + queue.name

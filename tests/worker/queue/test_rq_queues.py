@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +12,21 @@ from rq import Queue, Worker
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
-from tests.support.queued_jobs import QUEUE, begin, enqueue, expire_lease, lease_s, put, records_of, waiting
+from tests.support.queued_jobs import (
+    QUEUE,
+    begin,
+    claim,
+    enqueue,
+    expire_lease,
+    fetch,
+    lease_s,
+    put,
+    records_of,
+    waiting,
+)
 from voxspool import connection
 from voxspool.protocol import keys
-from voxspool.protocol.jobs import MAX_KEEP_S, JobSpec, queue_name
+from voxspool.protocol.jobs import MAX_KEEP_S, TASK, JobSpec, queue_name
 from voxspool_worker.queue.rq_queues import RqQueues
 from voxspool_worker.queue.rq_records import Why
 from voxspool_worker.speech.publisher import LEASE_S
@@ -148,6 +160,33 @@ def test_a_dependent_job_is_enqueued_even_if_the_worker_died_between_the_two_ste
     for _ in range(2):
         queues.enqueue_ready([QUEUE])
         assert waiting(db) == ["dependent"]
+
+
+def schedule(db: redis.Redis, job: str, seconds: int) -> None:
+    """Schedule a job as RQ's users do."""
+    spec = JobSpec("Hello.", id=job, engine="tone", priority="batch")
+    queue = Queue(QUEUE, connection=db, serializer=JSONSerializer)
+    queue.enqueue_in(timedelta(seconds=seconds), TASK, spec.encode(), job_id=job, description="x")
+
+
+def test_scheduled_jobs_are_enqueued_when_their_time_has_come(db: redis.Redis, queues: RqQueues) -> None:
+    schedule(db, "due", -1)
+    schedule(db, "later", 3600)
+    schedule(db, "gone", -1)
+    db.delete("rq:job:gone")
+    assert waiting(db) == []
+    assert queues.enqueue_due([QUEUE], 100) == ["due"]
+    assert queues.enqueue_due([QUEUE], 100) == []
+    assert waiting(db) == ["due"]
+    assert db.zrange(f"rq:scheduled:{QUEUE}", 0, -1) == [b"later"]
+    assert fetch(db, "due").get_status() is JobStatus.QUEUED
+    assert claim(records_of(db)).run.job == "due"
+
+
+def test_a_corrupt_registry_does_not_keep_scheduled_jobs_of_other_queues(db: redis.Redis, queues: RqQueues) -> None:
+    schedule(db, "due", -1)
+    db.set("rq:scheduled:voxspool-tone-interactive", "x")
+    assert queues.enqueue_due(["voxspool-tone-interactive", QUEUE], 100) == ["due"]
 
 
 def test_dead_workers_leave_all_lists_and_live_ones_stay(db: redis.Redis, queues: RqQueues) -> None:

@@ -125,6 +125,8 @@ def decode_spec(job: Job) -> JobSpec | ChapterSpec:
     hooks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name, job.webhooks)  # noqa: SLF001
     if any(hooks):
         raise InvalidJobError("the job has callbacks or webhooks; this worker runs none, read its stream instead")
+    if job.repeats_left:
+        raise InvalidJobError("the job has a Repeat; this worker runs a job once, enqueue it each time")
     if instance is not None or not isinstance(arguments, list) or len(arguments) != 1 or named:
         raise InvalidJobError(f"{function} takes exactly one argument, the job's JSON object")
     spec = JobSpec.decode(arguments[0]) if function == TASK else ChapterSpec.decode(arguments[0])

@@ -78,6 +78,7 @@ class Recovery:
         for queue in all_queue_names(engines):
             self._try(lambda queue: self._put_back(queue, began, expired_by), queue)
         self._try(lambda _: self._settle(began, expired_by), keys.OPEN)
+        self._try(lambda _: self._enqueue_due(all_queue_names(engines)), "")
         live = workers.live(self._redis)
         if self._is_late(began) or self._queues.time_s() > expired_by + 2 * MAX_ROUND_S:
             return  # the cards of live workers may have expired
@@ -87,6 +88,11 @@ class Recovery:
                 self._try(lambda queue: self._move_to_auto(queue, live), queue)
         queues = [queue_name(engine, priority) for engine in engines for priority in PRIORITIES]
         self._try(lambda _: self._expiry.end_jobs(queues, {name for card in live for name in card.queues}, paused), "")
+
+    def _enqueue_due(self, queues: list[str]) -> None:
+        """Put scheduled jobs whose time has come into their queues."""
+        for job in self._queues.enqueue_due(queues, MAX_JOBS):
+            log.info("job.due job=%s", job)
 
     def _engines(self) -> list[str]:
         """Return the engines whose queues are examined: voxspool's own if the set of queues is corrupt."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rq import Queue
 from rq.job import Job
+from rq.registry import ScheduledJobRegistry
 from rq.worker import BaseWorker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 def queue_key(queue: str) -> str:
     """Return the key of a queue. List: the ids of the jobs that wait."""
     return Queue.redis_queue_namespace_prefix + queue
+
+
+def scheduled_key(queue: str) -> str:
+    """Return the key of the jobs that wait for a time before they go into a queue. Sorted set: ids by that time."""
+    return ScheduledJobRegistry.key_template.format(queue)
 
 
 def job_key(job: str) -> str:

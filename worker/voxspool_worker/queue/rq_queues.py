@@ -8,6 +8,7 @@ from redis.exceptions import ResponseError
 from rq import Queue
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
 from rq.serializers import JSONSerializer
+from rq.utils import now, utcformat
 from rq.worker_registration import clean_worker_registry
 
 from voxspool.connection import is_wrong_type
@@ -17,7 +18,7 @@ from voxspool.protocol.call import MAX_CALL_BYTES, read_call
 from voxspool.protocol.jobs import MAX_KEEP_S
 from voxspool_worker import lua
 from voxspool_worker.jobs.execution import JobExecution
-from voxspool_worker.queue.rq_keys import job_key, queue_key, runs_key
+from voxspool_worker.queue.rq_keys import job_key, queue_key, runs_key, scheduled_key
 from voxspool_worker.speech.publisher import LEASE_S
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class RqQueues:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._move = lua.load(redis, "move")
+        self._enqueue_due = lua.load(redis, "enqueue_due")
 
     def length(self, queue: str) -> int:
         """Return the number of jobs that wait in a queue."""
@@ -74,6 +76,25 @@ class RqQueues:
             args=[job, to],
         )
         return reply.decode()
+
+    def enqueue_due(self, queues: Sequence[str], limit: int) -> list[str]:
+        """Put scheduled jobs whose time has come into their queues, at most `limit` of each; return those jobs.
+
+        RQ leaves that to a scheduler, a process of its own. Their times, which producers wrote, are compared with that
+        of Redis.
+        """
+        now_s: int = self._redis.time()[0]
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for queue in queues:
+                pipeline.zrangebyscore(scheduled_key(queue), "-inf", now_s, 0, limit)
+            found = pipeline.execute(raise_on_error=False)
+        enqueued: list[str] = []
+        for queue, due in zip(queues, found, strict=True):
+            for job in [one.decode(errors="surrogateescape") for one in due] if isinstance(due, list) else ():
+                record_keys = [scheduled_key(queue), queue_key(queue), job_key(job), Queue.redis_queues_keys]
+                if self._enqueue_due(keys=record_keys, args=[job, queue, utcformat(now())]):
+                    enqueued.append(job)
+        return enqueued
 
     def time_s(self) -> float:
         """Return the time of Redis in seconds."""
