@@ -267,7 +267,7 @@ class AsyncSpeech:
         """Yield the entries of the stream as they come, up to and including the one that ends it."""
         with connection.translated(self._url):
             redis, reporter = await self._clients.get(), await self._clients.reporter()
-            ack, answered = Acknowledgement(self.id), connection.has_answered(redis)
+            ack, answered = Acknowledgement(self.id), partial(connection.has_answered, redis)
             entries = read_entries(
                 ack, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait, answered=answered
             )

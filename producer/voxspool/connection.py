@@ -28,10 +28,11 @@ from voxspool.redis_pools import (
     SentinelPool,
     WrongServerError,
 )
+from voxspool.redis_retries import AsyncTimedRetry, TimedRetry
 from voxspool.redis_urls import LEAST_TIMEOUT_S, UrlError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 C = TypeVar("C", redis.Redis, redis_asyncio.Redis)
@@ -250,34 +251,13 @@ def _late(url: str) -> redis.TimeoutError:
 
 def options(retries: int = RETRIES) -> dict[str, Any]:
     """Return the keyword arguments of a client's connection pool."""
-    return _OPTIONS | {"retry": Retry(_backoff(retries), retries)}
+    return _OPTIONS | {"retry": TimedRetry(_backoff(retries), retries)}
 
 
 def async_options(retries: int = RETRIES) -> dict[str, Any]:
     """Return the keyword arguments of an asyncio client's connection pool."""
-    # redis-py's own timeout uses asyncio.wait_for, which before Python 3.12 sometimes swallows a cancellation.
-    return _OPTIONS | {"socket_timeout": None, "retry": BoundedRetry(_backoff(retries), retries)}
-
-
-class BoundedRetry(AsyncRetry):
-    """Lets each try of a request take TIMEOUT_S at the longest.
-
-    A connection may be half-open: its other end is gone, and nothing says so. Then the next try uses another one.
-    """
-
-    async def call_with_retry(self, do: Callable[[], Awaitable[T]], *args: Any, **options: Any) -> T:  # noqa: ANN401 - redis-py's own signature
-        """Return the reply. Raises redis.ConnectionError or redis.TimeoutError after the last try."""
-
-        async def once() -> T:
-            task = asyncio.ensure_future(do())
-            try:
-                if not (await asyncio.wait({task}, timeout=TIMEOUT_S))[0]:
-                    raise redis.TimeoutError(f"no reply within {TIMEOUT_S:g} s")
-                return task.result()
-            finally:
-                task.cancel()
-
-        return await super().call_with_retry(once, *args, **options)
+    # AsyncTimedRetry has a timeout, and says why it is not this one.
+    return _OPTIONS | {"socket_timeout": None, "retry": AsyncTimedRetry(_backoff(retries), retries)}
 
 
 def has_answered(client: Any) -> bool:  # noqa: ANN401 - a plain or an asyncio client

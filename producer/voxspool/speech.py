@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, overload
 
@@ -133,7 +134,7 @@ class Speech:
         `cancelled` are yielded, not raised; if the job failed or was cancelled without such an entry,
         SpeechFailedError or SpeechCancelledError is raised.
         """
-        ack, answered = Acknowledgement(self.id), connection.has_answered(self._redis)
+        ack, answered = Acknowledgement(self.id), partial(connection.has_answered, self._redis)
         entries = read_entries(
             ack, self._url, EntryId.parse(after), timeout_s=timeout_s, on_wait=on_wait, answered=answered
         )

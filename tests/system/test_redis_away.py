@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -164,6 +165,19 @@ def test_the_time_limit_of_a_caller_ends_its_wait_for_redis(
     with pytest.warns(RedisAwayWarning), pytest.raises(DeadlineError, match="for 2 s; Redis does not answer"):
         asyncio.run(wait())
     assert db.hget(keys.control("a"), "state") == b"running", "the job goes on"
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["refused", "silent"])
+def test_the_time_limit_of_a_plain_caller_ends_its_wait_soon(away: Proxy, silent: bool) -> None:  # noqa: FBT001
+    with Client(away.url) as distant:
+        reader = threading.Timer(1, away.stall if silent else partial(leave, away))
+        waiting = distant.enqueue(SENTENCE)
+        reader.start()
+        began = time.monotonic()
+        with pytest.warns(RedisAwayWarning), pytest.raises(DeadlineError, match="Redis does not answer"):
+            waiting.wait(timeout_s=2)
+        assert time.monotonic() - began < SOON_S
+        away.flow()
 
 
 def test_a_reader_that_redis_never_answered_does_not_wait_for_it(away: Proxy) -> None:

@@ -16,9 +16,13 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import redis
 from redis import asyncio as redis_asyncio
 
+from voxspool.redis_retries import retrying_for
+
 T = TypeVar("T")
 R = TypeVar("R")
 
+RETRY_S: Final = 10.0
+"""How long a request is tried again, in seconds: as long as ten tries take where connections are refused."""
 REPLY_S: Final = 20.0
 """The longest wait for a reply in asyncio, with all tries of redis-py, in seconds; a plain client's is like it."""
 
@@ -29,6 +33,8 @@ class Call:
 
     send: Callable[[Any], Any]
     """Takes a client of redis-py. Returns the reply, or an awaitable of it if the client is an asyncio one."""
+    retry_s: float = RETRY_S
+    """How long the request is tried again, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,8 @@ async def run_async(dialogue: Dialogue[Any, R], client: redis_asyncio.Redis) -> 
 
 def _answer(talk: _Talk[Any, Any], call: Call, client: redis.Redis) -> None:
     try:
-        reply = call.send(client)
+        with retrying_for(call.retry_s):
+            reply = call.send(client)
     except redis.RedisError as error:
         talk.fail(error)
     else:
@@ -123,7 +130,8 @@ def _answer(talk: _Talk[Any, Any], call: Call, client: redis.Redis) -> None:
 
 async def _answer_async(talk: _Talk[Any, Any], call: Call, client: redis_asyncio.Redis) -> None:
     try:
-        reply = await _bounded(call.send(client))
+        with retrying_for(call.retry_s):
+            reply = await _bounded(call.send(client))
     except redis.RedisError as error:
         talk.fail(error)
     else:

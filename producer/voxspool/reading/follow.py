@@ -15,7 +15,7 @@ from voxspool.connection import has_ended, is_away
 from voxspool.errors import StreamError, UnknownJobError
 from voxspool.protocol import keys
 from voxspool.protocol.stream import START, Begin, End, EntryId, decode, position_after
-from voxspool.reading.dialogue import Call, Pause
+from voxspool.reading.dialogue import RETRY_S, Call, Pause
 from voxspool.reading.reader import (
     COUNT,
     Cursor,
@@ -50,23 +50,23 @@ def read_entries(
     *,
     timeout_s: float | None = None,
     on_wait: Callable[[JobState], None] | None = None,
-    answered: bool = False,
+    answered: Callable[[], bool] = lambda: False,
 ) -> Dialogue[Received, None]:
     """Yield the entries after an id as they come, to the terminal one, and note in `ack` how far they were read.
 
     `timeout_s` is the longest silence to accept, in seconds; None waits as long as the job lives. `on_wait` is called
     with the job's state after each second of silence. `url` is for warnings. Once Redis has answered (`answered`: it
-    has before), a Redis that is away is waited for, with a RedisAwayWarning.
+    has elsewhere), a Redis that is away is waited for, with a RedisAwayWarning.
     Raises UnknownJobError, StreamGapError, ProtocolError or DeadlineError.
     """
     cursor, watch, absence = Cursor(after), Watch(), Absence(url)
     heard = time.monotonic()
     while not cursor.closed:
-        silence_s = time.monotonic() - heard
+        left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - heard))
         try:
-            answer = yield from _ask_next(ack.job, cursor, block_ms(timeout_s, silence_s))
+            answer = yield from _ask_next(ack.job, cursor, left_s)
         except RedisError as error:
-            if not (answered and is_away(error)) or has_ended(url):
+            if not (is_away(error) and answered()) or has_ended(url):
                 raise
             absence.warn(error)
             away_too_long(ack.job, error, time.monotonic() - heard, timeout_s)
@@ -74,7 +74,7 @@ def read_entries(
             continue
         if answer is None:
             return
-        answered, (received, state) = True, answer
+        answered, (received, state) = (lambda: True), answer
         for one in received:
             yield one
             ack.pos = position_after(one.entry)
@@ -104,12 +104,15 @@ def await_job(job: str, wait_s: float) -> Dialogue[Never, None]:
             return
 
 
-def _ask_next(job: str, cursor: Cursor, block: int) -> Dialogue[Never, tuple[list[Received], JobState | None] | None]:
-    """Wait for the next entries. If none come, return the state of the job, too.
+def _ask_next(
+    job: str, cursor: Cursor, timeout_s: float | None
+) -> Dialogue[Never, tuple[list[Received], JobState | None] | None]:
+    """Wait for the next entries, `timeout_s` at the longest. If none come, return the state of the job, too.
 
     Return None if the job is over and the reader had its whole stream. Raises what `read_entries` raises.
     """
-    if received := cursor.take((yield Call(partial(_read, job, cursor.after, block)))):
+    retry_s = RETRY_S if timeout_s is None else min(RETRY_S, timeout_s)
+    if received := cursor.take((yield Call(partial(_read, job, cursor.after, block_ms(timeout_s, 0)), retry_s))):
         return received, None
     state = yield from ask_state(job)
     cursor.check_first(state.first_attempt)
