@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KNOWN = "a job with this id exists already"
 
 
-class Place(NamedTuple):
+class ChosenQueue(NamedTuple):
     """Where a job is."""
 
     queue: str
@@ -49,7 +49,7 @@ class Placer:
         """Return the live workers' cards, as they are now."""
         return self._enqueuer.live_workers()
 
-    def place(self, specs: Sequence[JobSpec], wait_s: float) -> list[Place]:
+    def place(self, specs: Sequence[JobSpec], wait_s: float) -> list[ChosenQueue]:
         """Enqueue speeches, waiting for room up to `wait_s` seconds; see Client.place_many."""
         live = self._live_for(specs)
         cloned = self._clones_for(specs, live)
@@ -60,7 +60,7 @@ class Placer:
         jobs = [(NewJob.speech(spec), queue) for spec, queue in zip(specs, queues, strict=True)]
         replies = self._enqueuer.put_many(jobs, wait_s)
         return [
-            Place(queue, chosen.why, new=True) if reply is Reply.ENQUEUED else self._known(spec, reply)
+            ChosenQueue(queue, chosen.why, new=True) if reply is Reply.ENQUEUED else self._known(spec, reply)
             for spec, queue, chosen, reply in zip(specs, queues, routes, replies, strict=True)
         ]
 
@@ -84,14 +84,14 @@ class Placer:
         else:
             self.place_chapter(found)
 
-    def _known(self, spec: JobSpec, reply: Reply) -> Place:
+    def _known(self, spec: JobSpec, reply: Reply) -> ChosenQueue:
         """Return where the job is that has this id already. Raises JobExistsError if it is another speech."""
         if reply is Reply.UNKNOWN:
             there = read_spec(self._redis, spec.id)
             reply = Reply.SAME if isinstance(there, JobSpec) and spec.says_the_same(there) else Reply.OTHER
         if reply is Reply.OTHER:
             raise taken(spec.id)
-        return Place(run(ask_state(spec.id), self._redis).queue, KNOWN, new=False)
+        return ChosenQueue(run(ask_state(spec.id), self._redis).queue, KNOWN, new=False)
 
     def _live_for(self, specs: Sequence[JobSpec]) -> list[WorkerCard]:
         """Return the cards that routing needs: read now if a voice must be checked, else at most RECENT_S ago."""

@@ -52,7 +52,8 @@ def test_a_live_job_has_the_stated_time() -> None:
 @pytest.mark.parametrize(("name", "default"), DEFAULTS.items())
 def test_its_default_is_stated(name: str, default: object) -> None:
     said = described()[name].rpartition("Default: ")[2]
-    value = f"`{default}`" if isinstance(default, str) else f"{default:,}" if isinstance(default, int) else str(default)
+    number = isinstance(default, int) and not isinstance(default, bool)
+    value = f"`{default}`" if isinstance(default, str) else f"{default:,}" if number else str(default)
     assert re.search(rf"(?<![\w.]){re.escape(value)}(?![\w])", said), said
 
 

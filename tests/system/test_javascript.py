@@ -119,6 +119,27 @@ def test_audio_arrives_while_the_job_is_spoken_and_is_complete_at_the_end(
     assert len(marks) == client.speech("long").status().segments
 
 
+def test_a_reader_in_the_middle_of_a_job_that_was_enqueued_again_stops(follow: Follow, db: redis.Redis) -> None:
+    """An attempt with `first` belongs to another speech: its samples must not continue those of the old one."""
+    db.hset(keys.control("again"), mapping={"state": "running", "attempt": 1})
+    add(db, "again", "1-1", begin(0))
+    with follow.start("again") as process:
+        assert process.stderr
+        assert process.stderr.readline().startswith(b"begin 1-1")
+        with db.pipeline() as restart:
+            restart.delete(keys.audio("again"))
+            restart.hset(keys.control("again"), mapping={"state": "ended", "past": 1})
+            data = encode_data(begin(0)).replace(b"{", b'{"first":2,', 1)
+            restart.xadd(keys.audio("again"), {"type": "begin", "pos": 0, "data": data}, id="2-1")
+            restart.execute()
+        add(db, "again", "2-2", Audio(0, samples(0, 100)))
+        add(db, "again", "2-3", End(100, 0.1, 1, None, None))
+        heard, said = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, heard) == (1, b"")
+    assert b"was enqueued again after entry 1-1" in said
+    assert follow.run("again")[:2] == (0, samples(0, 100)), "a new reader has the new speech"
+
+
 def test_reading_resumes_after_any_entry(follow: Follow, client: Client, start_worker: StartWorker) -> None:
     start_worker()
     speech = client.enqueue(TEXT)

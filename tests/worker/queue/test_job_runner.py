@@ -63,7 +63,7 @@ class GatedSpeech(SpeechJob):
     """A speech whose jobs wait for a gate, and check their cancel token while they wait."""
 
     def __init__(self, engine: ToneEngine, scheduler: Scheduler, metrics: Metrics, gate: threading.Event) -> None:
-        super().__init__(engine, scheduler, metrics)
+        super().__init__(engine, scheduler, metrics, None)  # type: ignore[arg-type] # no job here reuses segments
         self._gate = gate
 
     def speak(self, job, segments) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
