@@ -36,11 +36,12 @@ def read_regular(path: Path, max_bytes: int, *, follow_links: bool = True) -> by
         if error.errno in _NO_FILE:
             raise NotRegularFileError(error.errno, "it is not a regular file", str(path)) from error
         raise
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(descriptor)
+        raise NotRegularFileError(errno.EINVAL, "it is not a regular file", str(path))
     with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise NotRegularFileError(errno.EINVAL, "it is not a regular file", str(path))
         data = file.read(max_bytes + 1) if about.st_size <= max_bytes else b""
-        if about.st_size > max_bytes or len(data) > max_bytes:
-            raise NotRegularFileError(errno.EFBIG, f"it is longer than {max_bytes} bytes", str(path))
-        return data
+    if about.st_size > max_bytes or len(data) > max_bytes:
+        raise NotRegularFileError(errno.EFBIG, f"it is longer than {max_bytes} bytes", str(path))
+    return data

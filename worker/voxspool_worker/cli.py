@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import logging
 import math
+import os
 import platform
 import signal
 import sys
@@ -109,6 +110,7 @@ def run(
     connection.check(settings.redis_url)
 
     from voxspool_worker.monitoring import prometheus
+    from voxspool_worker.queue import forced_exit
     from voxspool_worker.queue.worker import SpeechWorker
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
@@ -134,11 +136,15 @@ def run(
     )
     if show:
         show(prometheus.Collector(worker.metrics.counts, worker.gauges))
+    forced_exit.end_after_second_signal()
     with connection.translated(settings.redis_url):
         exit_code = worker.work(burst=burst)
     for late in (signal.SIGINT, signal.SIGTERM):  # Python restores the default handlers before the process ends
         signal.signal(late, signal.SIG_IGN)
-    raise SystemExit(exit_code)
+    logging.shutdown()
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    os._exit(exit_code)  # Python would wait for threads of pools, and one may hang in a system call
 
 
 @main.command()
@@ -337,6 +343,4 @@ def _described(engine: Engine) -> str:
 
 def _cores() -> int:
     """Return the number of cores that this process may use."""
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

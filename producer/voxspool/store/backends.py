@@ -20,6 +20,7 @@ from voxspool.atomic_file import PartialFile
 from voxspool.errors import MissingExtraError, StoreError
 from voxspool.hints import missing
 from voxspool.private_files import make_private
+from voxspool.regular_file import NotRegularFileError, read_regular
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ _ELSEWHERE: Final = "or name another place with VOXSPOOL_STORE"
 class Backend(Protocol):
     """Objects under names like `ab/abcd.json`. Every method raises StoreError if the place cannot be used."""
 
-    def get(self, name: str) -> bytes | None:
-        """Return an object; None if there is none."""
+    def get(self, name: str, most_bytes: int) -> bytes | None:
+        """Return an object; None if there is none, and no bytes for anything but a file of at most `most_bytes`."""
         ...
 
     def size_bytes(self, name: str) -> int | None:
-        """Return the size of an object in bytes; None if there is none."""
+        """Return the size of an object in bytes; None if there is none, or if it is not a file."""
         ...
 
     def put(self, name: str, data: bytes) -> None:
@@ -119,17 +120,20 @@ class _FolderBackend:
         with self._usable("made"):
             make_private(self._root)
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str, most_bytes: int) -> bytes | None:
         with self._usable("read"):
             try:
-                return (self._root / name).read_bytes()
+                return read_regular(self._root / name, most_bytes)
             except FileNotFoundError:
                 return None
+            except NotRegularFileError:
+                return b""
 
     def size_bytes(self, name: str) -> int | None:
         with self._usable("read"):
             try:
-                return (self._root / name).stat().st_size
+                about = (self._root / name).stat()
+                return about.st_size if stat.S_ISREG(about.st_mode) else None
             except FileNotFoundError:
                 return None
 
@@ -213,9 +217,12 @@ class _ObjectBackend:
     def prepare(self) -> None:
         """Do nothing: users create buckets, and the first object creates its folder."""
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str, most_bytes: int) -> bytes | None:
         with self._usable("read"):
             try:
+                about = self._files.info(self._path(name))
+                if about["type"] != "file" or int(about["size"]) > most_bytes:
+                    return b""
                 found: bytes = self._files.cat_file(self._path(name))
             except FileNotFoundError:
                 return None
@@ -224,7 +231,8 @@ class _ObjectBackend:
     def size_bytes(self, name: str) -> int | None:
         with self._usable("read"):
             try:
-                return int(self._files.info(self._path(name))["size"])
+                about = self._files.info(self._path(name))
+                return int(about["size"]) if about["type"] == "file" else None
             except FileNotFoundError:
                 return None
 

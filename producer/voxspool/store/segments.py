@@ -25,6 +25,7 @@ import soundfile as sf
 from voxspool.errors import StoreError
 from voxspool.recordings import SoundSource
 from voxspool.store.backends import open_place
+from voxspool.store.bounded import BoundedBackend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,8 @@ _LONGEST_SAMPLES: Final = 3600 * 48_000
 """An hour at 48 kHz. A segment lasts seconds, so a record with more samples is damaged."""
 _BLOCK_SAMPLES: Final = 2**18
 """Samples that are decoded at once where only their number is wanted."""
+_MAX_JSON_BYTES: Final = 2**16
+"""Limit for a record, and for the object that makes a place a store, in bytes. A record has 500."""
 _MOST: Final = 2**63
 """Upper limit of every number in a record: a seed has 63 bits. The comparison also refuses NaN."""
 
@@ -101,7 +104,7 @@ class Store:
 
         Raises StoreError, and MissingExtraError for a URL whose library is not installed.
         """
-        self._place = open_place(place)
+        self._place = BoundedBackend(open_place(place))
         self.id = self._named() or self._made()
         """32 hexadecimal digits. A store has the same id on every machine."""
         self._place.tidy()
@@ -161,7 +164,7 @@ class Store:
         return stored
 
     def _find(self, key: str) -> _SegmentRecord | None:
-        data = self._place.get(_json_name(_checked(key)))
+        data = self._place.get(_json_name(_checked(key)), _MAX_JSON_BYTES)
         if data is None:
             self._assure()
             return None
@@ -175,7 +178,7 @@ class Store:
 
     def _flac(self, found: _SegmentRecord) -> bytes | None:
         """Return the FLAC file of a segment; None if it is not the one that was written."""
-        flac = self._place.get(found.audio_name)
+        flac = self._place.get(found.audio_name, found.flac_bytes)
         return flac if flac is not None and hashlib.sha256(flac).hexdigest() == found.stored.sha256 else None
 
     def _assure(self) -> None:
@@ -187,12 +190,12 @@ class Store:
 
     def _named(self) -> str | None:
         """Return the id of the store at this place; None if there is no store. Raises StoreError."""
-        data = self._place.get(_NAME)
+        data = self._place.get(_NAME, _MAX_JSON_BYTES)
         if data is None:
             return None
         if not _json_object(data):  # another process may be writing it, byte by byte
             time.sleep(self._place.settle_s)
-            data = self._place.get(_NAME) or b""
+            data = self._place.get(_NAME, _MAX_JSON_BYTES) or b""
         about = _json_object(data)
         named, version = about.get("id"), about.get("version")
         if isinstance(version, int) and version > _VERSION:

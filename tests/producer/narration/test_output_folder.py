@@ -330,3 +330,20 @@ def test_a_track_with_values_that_voxspool_never_writes_is_not_loaded(
     (path,) = (kept.path / ".voxspool" / "tracks").iterdir()
     path.write_text(changed_track(**changes))
     assert kept.load_track(3, "digest") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"speed": "fast"}, {"seed": 1.5}, {"engine": 3}, {"voice": 3}, {"chapters": ["1"]}, {"chapters": [True]},
+        {"voices": [[1, 2]]}, {"voices": [1]}, {"formats": ["exe"]}, {"formats": [3]}, {"verify": ["base"]},
+        {"more": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_of_other_types_are_refused(kept: OutputFolder, change: dict[str, object]) -> None:
+    path = kept.path / ".voxspool" / "recipe.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"recipe": about["recipe"] | change}))
+    with pytest.raises(BookError, match=r"recipe\.json cannot be read"):
+        kept.load()

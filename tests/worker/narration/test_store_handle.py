@@ -105,7 +105,7 @@ def test_a_handle_that_is_stopped_makes_no_further_attempt(obstacle: Path, monke
     before = set(threading.enumerate())
     handle = StoreHandle(obstacle / "store")
     handle.start()
-    (thread,) = set(threading.enumerate()) - before
+    (thread,) = (one for one in set(threading.enumerate()) - before if one.name == "store")
     handle.stop()
     thread.join(10)
     assert not thread.is_alive()
