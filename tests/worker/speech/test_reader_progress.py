@@ -13,7 +13,7 @@ from voxspool.reading import acknowledge
 from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason
 from voxspool_worker.jobs.execution import JobExecution
 from voxspool_worker.speech.publisher import LEASE_S, Publisher, Scripts
-from voxspool_worker.speech.reader_progress import RETURN_S, UNREAD, ReaderProgress
+from voxspool_worker.speech.reader_progress import LONG_GONE_S, RETURN_S, UNREAD, ReaderProgress
 
 if TYPE_CHECKING:
     import redis
@@ -243,6 +243,16 @@ def test_a_run_whose_readers_have_left_ends_before_it_speaks(db: redis.Redis) ->
     with pytest.raises(EndedEarlyError):
         progress.begin(wait)
     assert RETURN_S <= progress.now_s - began_s <= RETURN_S + 2
+
+
+def test_a_run_does_not_wait_for_readers_who_left_long_ago_by_a_steady_clock(db: redis.Redis) -> None:
+    progress = Progress(db, live_s=5)
+    report(db, 500)
+    move_report(db, -1000 * (5 + int(LONG_GONE_S) + 1))
+    with pytest.raises(EndedEarlyError):
+        progress.begin(progress.never, db.time()[0])
+    report(db, 500)
+    progress.begin(progress.never, db.time()[0])
 
 
 def test_an_acknowledgement_that_an_earlier_job_left_is_removed_at_the_first_attempt(db: redis.Redis) -> None:

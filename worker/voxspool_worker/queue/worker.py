@@ -127,7 +127,7 @@ class SpeechWorker:
         self._records = RqRecords(connect, self.name)
         queues = RqQueues(connect())
         self._capacity = Capacity(jobs, self._lifecycle.wake_up, rows=engine.rows)
-        pipeline = Pipeline(engine, connect(), self.name)
+        pipeline = Pipeline(engine, connect(), self.name, lambda: self._heartbeat.expired_by)
         self._outcomes = Outcomes(self._records, pipeline, self._capacity, self.metrics, self._lifecycle)
         self._segment_workers = SegmentWorkers(
             engine, self._scheduler, connect(), self._store_handle, self.metrics, self.name,

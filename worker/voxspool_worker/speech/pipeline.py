@@ -53,8 +53,12 @@ log = logging.getLogger(__name__)
 class Pipeline:
     """Runs jobs on their streams, for one engine. All job threads share it; it has no state of a single job."""
 
-    def __init__(self, engine: Engine, redis: Redis, worker: str) -> None:
-        """Load the scripts. `worker` is the name of the worker, which the status of its jobs shows."""
+    def __init__(self, engine: Engine, redis: Redis, worker: str, steady_s: Callable[[], float] = lambda: 0.0) -> None:
+        """Load the scripts. `worker` is the name of the worker, which the status of its jobs shows.
+
+        `steady_s` returns Redis's time in seconds if its clock is known to be steady, else 0.
+        """
+        self._steady_s = steady_s
         self._engine = engine
         self._worker = worker
         self._scripts = Scripts(redis)
@@ -129,7 +133,7 @@ class Pipeline:
         resume = self._begin(job, begin, self._facts(begin) | _requested(spec, len(segments)))
         if problem:
             raise problem
-        job.reader_progress.begin(job.token.stand_still)
+        job.reader_progress.begin(job.token.stand_still, self._steady_s())
         log.info("job.begin job=%s attempt=%d segments=%d voice=%s", spec.id, resume.attempt, len(segments), voice)
         job.first_pos = resume.pos
         return segments, resume

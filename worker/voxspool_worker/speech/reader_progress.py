@@ -31,6 +31,9 @@ RETURN_S: Final = 5.0
 
 A reader tries to connect every 2 s at the longest, and reports every second at the longest. The rest is for a slow one.
 """
+LONG_GONE_S: Final = 10.0
+"""How much longer than `live_s` a reader is silent that has left for certain, in seconds: longer than an outage of
+Redis that the heartbeat does not notice, and a reader's return after it."""
 UNREAD: Final = "nobody is reading it"
 """The name that a live job's cancelled entry gives for who cancelled it, when its readers have left."""
 
@@ -56,13 +59,15 @@ class ReaderProgress:
         self.pos = 0
         """The sample up to which the furthest reader has read."""
 
-    def begin(self, wait: Callable[[float], None]) -> None:
+    def begin(self, wait: Callable[[float], None], steady_s: float = 0.0) -> None:
         """Look for the first time, when the run has claimed the stream.
 
-        If the last report is older than `live_s` by Redis's clock, the readers have left, or that clock has jumped.
-        So wait for one more report before anything is spoken. `wait` waits some seconds, and may raise.
+        If the last report is older than `live_s` by Redis's clock, the readers have left, or that clock has jumped, or
+        Redis was away. So wait for one more report before anything is spoken. `wait` waits some seconds, and may raise.
+        `steady_s` is Redis's time if its clock is known to be steady, else 0: a report that is much too old by it shows
+        that the readers have left.
 
-        Raises EndedEarlyError if no report comes.
+        Raises EndedEarlyError if they have, and if no report comes.
         """
         if self._live_s is None:
             return
@@ -70,6 +75,8 @@ class ReaderProgress:
         self._looked_at = self._clock()
         self._patience_s = LONGEST_REPORT_S  # before the begin a reader cannot know how often it should report
         reported_ms = count_or_zero(self._report[1])
+        if reported_ms and steady_s - reported_ms / 1000 > self._live_s + LONG_GONE_S:
+            raise EndedEarlyError(Reason.CANCELLED, UNREAD)
         if reported_ms and now_ms - reported_ms > self._live_s * 1000:
             self._unread_s, self._patience_s = self._live_s, RETURN_S
         while self._unread_s:
