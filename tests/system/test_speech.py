@@ -21,6 +21,7 @@ from voxspool import (
     SpeechCancelledError,
     SpeechFailedError,
     StreamError,
+    StreamReplacedError,
     UnknownJobError,
     UnknownVoiceError,
 )
@@ -267,6 +268,27 @@ def test_a_running_job_stops_at_its_next_chunk(client: Client, start_worker: Sta
     assert samples_of(neighbour) == tone(SENTENCE), "another job on the same engine continues"
     assert speech.status().state == "cancelled"
     until(lambda: f"job.ended_early job={speech.id} reason=cancelled by=kim" in worker.said(), "the end in the log")
+
+
+def test_a_job_that_is_cancelled_and_enqueued_again_while_it_runs_is_never_mixed_with_the_old_one(
+    client: Client, start_worker: StartWorker, db: redis.Redis
+) -> None:
+    """Stop and play in quick succession under one id: each reader hears one text or a clear end."""
+    start_worker()
+    old = client.enqueue(SENTENCE * 5, id="again", voice="sine-live")
+    for number in range(8):
+        reader = old.chunks(timeout_s=20)
+        assert next(reader).pos == 0
+        assert old.cancel() == "asked"
+        text = SENTENCE * (1 + number % 3)
+        new = client.enqueue(text, id="again")
+        assert samples_of(new) == tone(text)
+        with pytest.raises((SpeechCancelledError, StreamReplacedError)):
+            list(reader)
+        client.speech("again").delete()
+        old = client.enqueue(SENTENCE * 5, id="again", voice="sine-live")
+    old.delete()
+    until(lambda: not [key for key in db.scan_iter() if b"again" in key], "every trace to be gone")
 
 
 def test_metadata_comes_back_in_the_begin_and_end_entries(client: Client, start_worker: StartWorker) -> None:

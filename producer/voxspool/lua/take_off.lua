@@ -8,6 +8,9 @@ local status, origin = unpack(redis.call('HMGET', KEYS[2], 'status', 'origin'))
 if redis.call('HGET', KEYS[1], 'state') ~= 'cancelled' then
   return 0
 end
+if status and not origin then
+  return 0 -- its queue is not known; the worker that takes it drops it, since its stream is closed
+end
 if status ~= 'started' then
   redis.call('EXPIRE', KEYS[1], ARGV[2])
 end

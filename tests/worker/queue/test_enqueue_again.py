@@ -170,6 +170,15 @@ def test_a_waiting_job_that_was_cancelled_can_be_enqueued_and_cancelled_again(db
     assert ids(db) == ["4-1", "4-2"]
 
 
+def test_a_waiting_job_without_a_queue_in_its_record_is_cancelled(db: redis.Redis, client: Client) -> None:
+    client.enqueue("One.", **OPTIONS)
+    db.hdel("rq:job:a", "origin")
+    assert client.speech("a").cancel() == "cancelled"
+    assert client.speech("a").status().state == "cancelled"
+    client.enqueue("One.", **OPTIONS)
+    assert waiting(db) == ["a"]
+
+
 def test_a_second_attempt_of_a_new_speech_still_names_the_first(db: redis.Redis, client: Client) -> None:
     client.enqueue("One.", **OPTIONS).cancel()
     speech = client.enqueue("One.", **OPTIONS)
