@@ -55,11 +55,12 @@ from voxspool.errors import (
 
 if TYPE_CHECKING:
     from voxspool.aio import AsyncClient, AsyncEnqueue, AsyncSpeech
-    from voxspool.client import Client, Overview, Placed, SpeechOptions
+    from voxspool.client import Client, Placed, SpeechOptions
     from voxspool.embedded import Embedded
     from voxspool.enqueuer import EvictionWarning
     from voxspool.job_list import ListedJob
     from voxspool.narration.jobs import NarrationJobs, NarrationRecord
+    from voxspool.overview import Overview
     from voxspool.protocol.jobs import JobSpec
     from voxspool.protocol.narration import ChapterSpec, Passage
     from voxspool.protocol.stream import Audio, Begin, Cancelled, End, EntryId, Failed, Mark
@@ -164,7 +165,7 @@ _HOMES = {
     "NarrationJobs": "narration.jobs",
     "NarrationRecord": "narration.jobs",
     "NoWorkerWarning": "reading.waiting",
-    "Overview": "client",
+    "Overview": "overview",
     "Passage": "protocol.narration",
     "Placed": "client",
     "QueuePlace": "reading.queue_place",

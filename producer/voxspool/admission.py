@@ -99,4 +99,4 @@ def _when_drained(jobs: float, serving: Iterable[WorkerCard]) -> int:
 
 def _bounded(seconds: float) -> int:
     """Return a waiting time, limited to 1 s to LONGEST_S; UNKNOWN_S for an estimate that is not positive."""
-    return min(LONGEST_S, max(1, round(seconds))) if seconds > 0 else UNKNOWN_S
+    return round(min(LONGEST_S, max(1, seconds))) if seconds > 0 else UNKNOWN_S

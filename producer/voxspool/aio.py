@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from redis import Redis as SyncRedis
     from typing_extensions import Unpack
 
-    from voxspool.client import Overview, SpeechOptions
+    from voxspool.client import SpeechOptions
     from voxspool.job_list import ListedJob
+    from voxspool.overview import Overview
     from voxspool.protocol.jobs import JobSpec
     from voxspool.protocol.stream import Entry
     from voxspool.protocol.voices import ClonedVoice

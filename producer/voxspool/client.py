@@ -6,25 +6,22 @@ Threads may share a client. A job that is enqueued twice under one id is one job
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar
 
 from redis import Redis
-from rq import Queue
-from rq.registry import StartedJobRegistry
 
-from voxspool import connection, workers
+from voxspool import connection
 from voxspool.errors import (
     InvalidJobError,
     RedisError,
-    UnknownJobError,
 )
 from voxspool.job_list import read_jobs
+from voxspool.overview import Overview, known_engines, read_overview
 from voxspool.placing import Placer
 from voxspool.protocol import keys, voices
-from voxspool.protocol.jobs import JobSpec, all_queue_names, queues_named
+from voxspool.protocol.jobs import JobSpec, queues_named
 from voxspool.protocol.voices import ClonedVoice
 from voxspool.reading import waiting
 from voxspool.reading.acknowledge import Reporter
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
 
     from voxspool.job_list import ListedJob
     from voxspool.protocol.jobs import Priority
-    from voxspool.reading.reader import JobState
     from voxspool.workers import WorkerCard
 
 S = TypeVar("S")
@@ -81,19 +77,6 @@ class Placed(Generic[S]):
     queue: str
     why: str
     """The rule that chose the queue, as text for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """The queues, the workers and the running jobs at one moment."""
-
-    queues: dict[str, int]
-    """Queue -> the number of waiting jobs; empty queues are left out."""
-    workers: list[WorkerCard]
-    """The live workers, by name."""
-    running: list[JobState]
-    paused: list[str]
-    """The names of the paused queues, sorted."""
 
 
 class Client:
@@ -277,22 +260,8 @@ class Client:
 
     def overview(self) -> Overview:
         """Return the queues, the live workers and the running jobs."""
-        live = self.workers()
-        names = all_queue_names(self._engines(live))
-        with connection.translated(self.url), self._redis.pipeline(transaction=False) as pipeline:
-            for name in names:
-                pipeline.llen(Queue.redis_queue_namespace_prefix + name)
-                pipeline.zrange(StartedJobRegistry.key_template.format(name), 0, -1)
-            replies = pipeline.execute()
-        waiting = {name: count for name, count in zip(names, replies[::2], strict=True) if count}
-        runs = [entry.decode(errors="replace") for entries in replies[1::2] for entry in entries]
-        ids = [run.rpartition(":")[0] for run in runs]
-        running: list[JobState] = []
-        for job in dict.fromkeys(ids):
-            # The job ended between the two reads, or it is not voxspool's: any program may write to Redis.
-            with contextlib.suppress(UnknownJobError, InvalidJobError):
-                running.append(self.speech(job).status())
-        return Overview(waiting, live, running, self.paused())
+        with connection.translated(self.url):
+            return read_overview(self._redis, lambda job: self.speech(job).status())
 
     def jobs(self, *kinds: str) -> list[ListedJob]:
         """Return the jobs that wait, run, failed (or were cancelled) and ended, each with its queue, age and reason.
@@ -344,8 +313,7 @@ class Client:
     def _engines(self, live: list[WorkerCard]) -> list[str]:
         """Return the engines that have queues: those that jobs may wait for, then others of the live workers."""
         with connection.translated(self.url):
-            known = workers.engines(self._redis)
-        return list(dict.fromkeys((*known, *sorted(card.engine for card in live))))
+            return known_engines(self._redis, live)[0]
 
     def _spec(self, text: str, options: SpeechOptions) -> JobSpec:
         """Return the job of a text with the options of `enqueue`."""

@@ -363,6 +363,10 @@ def _explained(url: str, error: redis.RedisError) -> str:
         return _refused(url, error)
     if isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
         return _unreachable(url, error)
+    if is_wrong_type(error):
+        return (
+            f"Redis at {where} has a key that another program overwrote; `voxspool status` names shared ones ({text})"
+        )
     if isinstance(error, redis.ResponseError):
         return f"Redis at {where} refused a command: {text}"
     return _no_redis(url, type(error).__name__)

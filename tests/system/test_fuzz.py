@@ -279,6 +279,33 @@ def test_a_key_of_another_type_does_not_stop_the_worker(key: str, spooler: Spool
     spooler.assert_it_continues(job)
 
 
+SPOILT: Final = (
+    "rq:queue:voxspool-auto-batch", "rq:wip:voxspool-tone-batch", "rq:finished:voxspool-tone-interactive",
+    "rq:failed:voxspool-tone-interactive", "rq:canceled:voxspool-tone-interactive", "rq:queues", "rq:workers",
+    "rq:workers:voxspool-tone-interactive", keys.PAUSED, keys.OPEN, keys.UNSERVED, keys.VOICES,
+    keys.narrating("tone"), keys.WORKERS, keys.worker("a-card"),
+)  # fmt: skip
+
+
+def test_spoilt_shared_keys_stop_nothing_else_and_are_named(spooler: Spooler) -> None:
+    for key in SPOILT:
+        kept = spooler.db.exists(key) and spooler.db.rename(key, f"kept:{key}")
+        spooler.db.set(key, "x")
+        speech = spooler.client.enqueue(TEXT, engine="tone", id=new())
+        assert b"".join(chunk.pcm for chunk in speech.chunks(timeout_s=20)) == tone(TEXT), key
+        until(lambda job=speech.id: spooler.db.hget(f"rq:job:{job}", "status") == b"finished", f"the end with {key}")
+        overview = spooler.client.overview()
+        spooler.client.pause("xtts") if key != keys.PAUSED else None
+        spooler.client.resume("xtts") if key != keys.PAUSED else None
+        if key in (keys.PAUSED, keys.WORKERS, "rq:queues") or ":queue:" in key or ":wip:" in key:
+            assert any(key in sentence for sentence in overview.spoilt), key
+        spooler.db.delete(key)
+        if kept:
+            spooler.db.rename(f"kept:{key}", key)
+    until(spooler.client.workers, "the card of the worker")
+    spooler.assert_it_continues()
+
+
 def test_after_a_cancel_or_a_timeout_the_text_is_in_no_key_but_its_job(spooler: Spooler) -> None:
     book, slow = spooler.client.enqueue(TEXT * 1000, engine="tone", id=new()), new()
     call = [TASK, None, [JobSpec(TEXT * 1000, id=slow, engine="tone").encode()], {}]

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from voxspool.client import Client, Overview
+    from voxspool.client import Client
+    from voxspool.overview import Overview
     from voxspool.reading.queue_place import QueuePlace
     from voxspool.workers import WorkerCard
 
@@ -188,6 +189,8 @@ def _show_all(overview: Overview, *, as_json: bool) -> None:
     print_table(console, "no waiting jobs", ("queue", "waiting"), waiting)
     for name in overview.paused:
         echo(f"{name} is paused; resume it with: voxspool resume {name}")
+    for sentence in overview.spoilt:
+        echo(f"{sentence}: another program wrote it; delete or rename this key")
     _show_workers(console, overview.workers)
     print_table(
         console,

@@ -45,7 +45,11 @@ if not over and (ended or there) then
 end
 
 -- The first write may need memory, so Redis at its memory limit refuses the whole script.
-redis.call('SADD', queues, queue)
+redis.call('LLEN', queue) -- raises an error for a key of another type, before anything is written
+local listed = redis.pcall('SADD', queues, queue)
+if type(listed) == 'table' and listed.err and not listed.err:find('WRONGTYPE') then -- RQ's tools alone need that set
+  return listed
+end
 if exists or state then
   origin = origin and origin ~= '' and origin or ARGV[2]
   local runs = redis.call('ZRANGE', 'rq:executions:' .. job, 0, -1)

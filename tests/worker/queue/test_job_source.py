@@ -23,6 +23,7 @@ from voxspool_worker.queue.capacity import Capacity
 from voxspool_worker.queue.job_source import JobSource
 from voxspool_worker.queue.lifecycle import Lifecycle
 from voxspool_worker.queue.outcomes import Outcomes
+from voxspool_worker.queue.spoilt_keys import SpoiltKeys
 from voxspool_worker.speech.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -49,11 +50,12 @@ class Source(JobSource):
         self.capacity = LimitedCapacity(jobs, self.lifecycle.wake_up)
         self.lost_claims: list[str] = []
         self.errors: list[Exception] = []
+        self.spoilt = SpoiltKeys()
         records = records_of(db)
         outcomes = Outcomes(records, Pipeline(ToneEngine(), db, "w"), self.capacity, Metrics(), self.lifecycle)
         super().__init__(
             "tone", records, lambda **_: db, self.capacity, outcomes, self.lifecycle,
-            lost_claim=self.lost_claims.append, redis_away=self.errors.append,
+            lost_claim=self.lost_claims.append, redis_away=self.errors.append, spoilt=self.spoilt,
         )  # fmt: skip
 
     def take(self) -> ClaimedJob | None:
@@ -229,3 +231,44 @@ def test_a_claim_whose_reply_was_lost_is_reported_by_its_name(db: redis.Redis, m
     assert source.take_id() is None
     assert source.lost_claims == names
     assert len(source.errors) == 1
+
+
+def test_a_spoilt_queue_is_logged_once_and_named_until_it_is_repaired(
+    db: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    source, key = Source(db), f"rq:queue:{QUEUE}"
+    db.set(key, "x")
+    for _ in range(3):
+        assert source.take_id() is None
+    assert source.spoilt.all == [f"{key} is a string, not a list"]
+    assert source.failing_since is None, "the other queues can be used"
+    assert len([line for line in caplog.messages if key in line]) == 1
+    db.delete(key)
+    enqueue(db, "first")
+    assert source.take_id() == "first"
+    assert source.spoilt.all == []
+    assert caplog.messages[-1].startswith(f"redis.repaired {key}")
+
+
+def test_claims_fail_if_no_queue_can_be_used_or_redis_refuses_them(
+    db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(db)
+    for queue in source.queues:
+        db.set(f"rq:wip:{queue}", "x")
+        put(db, queue, f"job-in-{queue}")
+    assert source.take_id() is None
+    assert source.failing_since
+    for queue in source.queues:
+        db.delete(f"rq:wip:{queue}")
+    assert source.take_id()
+    assert source.failing_since is None
+
+    def refuse(queues: list[str], name: str) -> None:
+        del queues, name
+        raise redis.ResponseError("refused")
+
+    monkeypatch.setattr(source._records, "claim", refuse)
+    assert source.take_id() is None
+    assert source.failing_since

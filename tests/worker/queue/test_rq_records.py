@@ -204,6 +204,40 @@ def test_a_record_of_runs_of_another_type_is_replaced(db: redis.Redis, records: 
     assert db.type(key) != b"hash"
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"rq:wip:{QUEUE}", f"rq:finished:{QUEUE}", "rq:executions:a-job", "rq:worker:a-worker:executions",
+        "rq:results:a-job",
+    ],
+)  # fmt: skip
+def test_a_run_goes_on_and_ends_although_a_key_that_lists_it_has_another_type(
+    db: redis.Redis, records: RqRecords, run: JobExecution, key: str
+) -> None:
+    hold(db, run)
+    db.delete(key)
+    db.set(key, "x")
+    assert records.renew_lease(run) == "ok"
+    assert records.finish(run, fetch(db, "a-job"), JobStatus.FINISHED, {}) == "done"
+    assert db.hget("rq:job:a-job", "status") == b"finished"
+    assert db.ttl("rq:job:a-job") > 0
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["rq:queues", "rq:executions:a-job", "rq:worker:a-worker:executions", keys.control("a-job")],
+)
+def test_a_job_is_put_back_although_a_key_beside_its_queue_has_another_type(
+    db: redis.Redis, records: RqRecords, run: JobExecution, key: str
+) -> None:
+    db.delete(key)
+    db.set(key, "x")
+    expire_lease(db, run)
+    assert records.requeue(run, Why.EXPIRED, expired_by=db.time()[0]) == "requeued"
+    assert waiting(db) == ["a-job"]
+    assert lease_s(db, run) is None
+
+
 # Leases
 
 

@@ -12,7 +12,9 @@
 -- ARGV  1 <job>:<execution>   2 <execution>   3 lease in seconds   4 lifetime of an open stream in seconds
 -- Returns "ok" | "lost" (another worker has put the job back into its queue) | "cancelled by <name>"
 local holder = redis.call('HGET', KEYS[4], 'holder')
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+local score = redis.pcall('ZSCORE', KEYS[1], ARGV[1])
+local spoilt = type(score) == 'table' and score.err -- a key of another type: the run goes on under its stream's lease
+if not score then
   local status = redis.call('HGET', KEYS[5], 'status')
   if holder == ARGV[2] and (status == 'canceled' or not status) then
     return 'cancelled by RQ'
@@ -22,9 +24,11 @@ end
 local time = redis.call('TIME')
 local lease = tonumber(ARGV[3])
 redis.call('EXPIRE', KEYS[2], lease + 60)
-redis.call('ZADD', KEYS[1], 'XX', time[1] + lease, ARGV[1])
+if not spoilt then
+  redis.call('ZADD', KEYS[1], 'XX', time[1] + lease, ARGV[1])
+end
 redis.call('HSET', KEYS[2], 'last_heartbeat', time[1])
-redis.call('ZADD', KEYS[3], 'XX', time[1] + lease + 60, ARGV[2])
+redis.pcall('ZADD', KEYS[3], 'XX', time[1] + lease + 60, ARGV[2])
 redis.call('EXPIRE', KEYS[3], lease + 60)
 if holder == ARGV[2] then
   redis.call('HSET', KEYS[4], 'lease_until', (time[1] + lease) * 1000)

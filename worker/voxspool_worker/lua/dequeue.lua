@@ -72,13 +72,13 @@ for i = 3, #KEYS do
     table.insert(waiting, i)
   end
 end
+local usable, pauses = has_type(KEYS[2], 'set')
 if #waiting == 0 then
   return {'none', spoilt}
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return {'suspended', spoilt}
 end
-local usable, pauses = has_type(KEYS[2], 'set')
 for _, i in ipairs(waiting) do
   local name = ARGV[i + 2]
   if usable and pauses and redis.call('SISMEMBER', KEYS[2], name) == 1 then

@@ -21,17 +21,20 @@ end
 if ARGV[5] == 'expired' and tonumber(score) > math.min(tonumber(redis.call('TIME')[1]), tonumber(ARGV[7])) then
   return 'alive'
 end
--- Commands that may fail (on a key of another type) come first: a failed script keeps the writes before the error.
-local holder, complete = unpack(redis.call('HMGET', KEYS[6], 'holder', 'marked_segments'))
-local status, deaths, died_at = unpack(redis.call('HMGET', KEYS[3], 'status', 'deaths', 'died_at'))
+-- A key of another type must not keep a job under an expired lease, nor lose it: a failed script keeps the writes before
+-- the error. What only lists the job for RQ's tools may fail; the queue itself is looked at first.
 redis.call('LLEN', KEYS[2])
+local of_stream = redis.pcall('HMGET', KEYS[6], 'holder', 'marked_segments')
+local holder, complete = of_stream[1], of_stream[2]
+local of_job = redis.pcall('HMGET', KEYS[3], 'status', 'deaths', 'died_at')
+local status, deaths, died_at = of_job[1], of_job[2], of_job[3]
 redis.call('ZREM', KEYS[1], ARGV[1])
-local worker = redis.call('HGET', KEYS[4], 'worker_name')
-if worker then
-  redis.call('SREM', 'rq:worker:' .. worker .. ':executions', ARGV[1])
+local worker = redis.pcall('HGET', KEYS[4], 'worker_name')
+if type(worker) == 'string' then
+  redis.pcall('SREM', 'rq:worker:' .. worker .. ':executions', ARGV[1])
 end
 redis.call('DEL', KEYS[4])
-redis.call('ZREM', KEYS[5], ARGV[3])
+redis.pcall('ZREM', KEYS[5], ARGV[3])
 if holder == ARGV[3] then
   redis.call('HDEL', KEYS[6], 'holder', 'lease_until')
 end
@@ -44,6 +47,6 @@ if ARGV[5] ~= 'returned' then
   redis.call('HSET', KEYS[3], 'deaths', before + 1, 'died_at', complete)
 end
 redis.call('HSET', KEYS[3], 'status', 'queued', 'worker_name', '', 'origin', ARGV[4])
-redis.call('SADD', KEYS[7], KEYS[2])
+redis.pcall('SADD', KEYS[7], KEYS[2])
 redis.call(ARGV[6] == '1' and 'RPUSH' or 'LPUSH', KEYS[2], ARGV[2])
 return 'requeued'

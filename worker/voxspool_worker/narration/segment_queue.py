@@ -6,10 +6,15 @@ so any number of workers may claim at once; a worker that dies loses only its le
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from redis.exceptions import ResponseError
+
+from voxspool.connection import is_wrong_type
 from voxspool.protocol import keys
 from voxspool_worker import lua
 
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from voxspool.store.segments import StoredSegment
+
+log = logging.getLogger(__name__)
 
 LEASE_S: Final = 9
 """Duration of the lease of a segment, in seconds: three intervals between renewals, as for the lease of a job."""
@@ -95,7 +102,12 @@ class SegmentQueue:
     def announce(self) -> bool:
         """Add the chapter to the list that other workers read. Return False if Redis has lost the queue."""
         redis = self._scripts.redis
-        redis.zadd(self._narrating, {self._job: redis.time()[0]}, nx=True)
+        try:
+            redis.zadd(self._narrating, {self._job: redis.time()[0]}, nx=True)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            log.error("segment_queue.spoilt key=%s: only this worker speaks the chapter", self._narrating)  # noqa: TRY400
         redis.expire(self._narrating, keys.POOL_TTL_S)
         return bool(redis.exists(self._keys[0]))
 
@@ -144,7 +156,8 @@ class SegmentQueue:
     def close(self) -> None:
         """Delete the queue if the chapter is over."""
         if self._scripts.close(keys=[*self._keys, keys.control(self._job)]):
-            self._scripts.redis.zrem(self._narrating, self._job)
+            with contextlib.suppress(ResponseError):  # a key of another type lists no chapter
+                self._scripts.redis.zrem(self._narrating, self._job)
 
     def _renew(self, lease_ms: int, holders: Mapping[int, str]) -> set[int]:
         """Set the leases of segments to end in `lease_ms`; 0 ends them."""

@@ -13,8 +13,9 @@ import time
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from voxspool.connection import is_wrong_type
 from voxspool_worker.narration.running_chapters import RunningChapters
 from voxspool_worker.narration.segment_queue import LEASE_S, SegmentClaim, SegmentScripts
 from voxspool_worker.narration.segment_speaker import ClaimedSegment, SegmentDroppedError, SegmentSpeaker
@@ -78,6 +79,8 @@ class SegmentWorkers:
         """Job -> its chapter and the holder of a claim whose reply is missing."""
         self._wake = threading.Event()
         self._closing = False
+        self._noted = ""
+        """The last error of Redis that was logged."""
 
     @property
     def busy(self) -> bool:
@@ -175,7 +178,13 @@ class SegmentWorkers:
             return None
         for chapter in self._chapters.in_order():
             holder = self._unanswered.setdefault(chapter.job, (chapter, uuid4().hex))[1]
-            claim = chapter.segment_queue.claim(holder, expired_by=self._expired_by(), alone=not before)
+            try:
+                claim = chapter.segment_queue.claim(holder, expired_by=self._expired_by(), alone=not before)
+            except ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                self._note(error)
+                claim = "other"  # another program wrote its keys: its own run fails, other chapters go on
             self._unanswered.pop(chapter.job, None)
             if isinstance(claim, SegmentClaim):
                 return self._hold(ClaimedSegment(chapter, claim, holder))
@@ -234,13 +243,18 @@ class SegmentWorkers:
         for held in held_segments:
             held.drop()
 
-    @staticmethod
-    def _safely(act: Callable[[], _Result]) -> _Result | None:
+    def _note(self, error: RedisError) -> None:
+        """Log an error of Redis; one about a key of another type only once, because it comes back every second."""
+        if not (is_wrong_type(error) and str(error) == self._noted):
+            log.warning("redis.away job=- error=%s", error)
+        self._noted = str(error)
+
+    def _safely(self, act: Callable[[], _Result]) -> _Result | None:
         """Call `act` and return its result; on an error, log it and return None, so that the thread continues."""
         try:
             return act()
         except RedisError as error:
-            log.warning("redis.away job=- error=%s", error)
+            self._note(error)
         except Exception:
             log.exception("segment.error")
         return None

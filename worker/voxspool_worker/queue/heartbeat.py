@@ -18,6 +18,7 @@ import redis.exceptions
 
 from voxspool_worker.jobs.cancellation import Reason
 from voxspool_worker.queue.redis_clock import RedisClock
+from voxspool_worker.queue.rq_queues import skipping_wrong_type
 from voxspool_worker.queue.rq_records import LOST, Why
 
 if TYPE_CHECKING:
@@ -140,7 +141,9 @@ class Heartbeat:
         self._requeue_released()
         self._requeue_lost_claims()
         for run, token in self._running():
-            reply = self._records.renew_lease(run)
+            reply = "ok"
+            with skipping_wrong_type():  # its stream's keys were replaced: its next entry fails, the other runs go on
+                reply = self._records.renew_lease(run)
             if reply == LOST:
                 token.end(Reason.LEASE_LOST)
             elif reply != "ok":

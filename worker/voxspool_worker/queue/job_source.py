@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from voxspool_worker.queue.lifecycle import Lifecycle
     from voxspool_worker.queue.outcomes import Outcomes
     from voxspool_worker.queue.rq_records import Claim, RqRecords
+    from voxspool_worker.queue.spoilt_keys import SpoiltKeys
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class JobSource:
         *,
         lost_claim: Callable[[str], None],
         redis_away: Callable[[Exception], None],
+        spoilt: SpoiltKeys,
     ) -> None:
         """Store the parts. `lost_claim` receives the name of a claim without a reply, `redis_away` errors of Redis."""
         self.queues = queue_names(engine)
@@ -61,6 +63,9 @@ class JobSource:
         self._lifecycle = lifecycle
         self._lost_claim = lost_claim
         self._redis_away = redis_away
+        self._spoilt = spoilt
+        self.failing_since: float | None = None
+        """Since when Redis has refused every claim, or none of the queues can be used, by the monotonic clock."""
         self._paused: frozenset[str] = frozenset()
         self._idle = threading.Event()
 
@@ -100,18 +105,30 @@ class JobSource:
         try:
             self._paused, self.suspended = frozenset(), False
             while (queues := self._open_queues()) and (claim := self._records.claim(queues, name)):
+                self._note_claim()
                 if claimed := self._read(claim):
                     return claimed
                 name = uuid4().hex
+            self._note_claim()
         except PausedError as error:
+            self._note_claim()
             self._paused = error.queues
         except SuspendedError:
+            self._note_claim()
             self.suspended = True
         except redis.exceptions.RedisError as error:
+            self.failing_since = self.failing_since or time.monotonic()
             self._lost_claim(name)
             self._redis_away(error)
             self._lifecycle.left.wait(WAIT_S)
         return None
+
+    def _note_claim(self) -> None:
+        """Note that Redis has answered a claim, and which keys it found to be of another type."""
+        spoilt = self._records.spoilt
+        self._spoilt.report("claim", spoilt)
+        usable = [queue for queue in self.queues if not any(f":{queue} is " in sentence for sentence in spoilt)]
+        self.failing_since = None if usable else self.failing_since or time.monotonic()
 
     def _read(self, claim: Claim) -> ClaimedJob | None:
         """Read a claimed job. If its hash cannot be read, or it has crashed workers, mark it failed and return None."""

@@ -20,6 +20,7 @@ from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, PRIORITIES, JobSpec, all_queue_names, priority_of, queue_name
 from voxspool_worker.queue.expiry import Expiry
 from voxspool_worker.queue.open_streams import OpenStreams
+from voxspool_worker.queue.rq_queues import skipping_wrong_type
 from voxspool_worker.queue.rq_records import Why
 from voxspool_worker.settings import DEFAULT_UNSERVED_S
 
@@ -61,6 +62,8 @@ class Recovery:
         self._queues = queues
         self._redis = redis
         self._open_streams = OpenStreams(redis)
+        self._problems: dict[str, str] = {}
+        """Queue or key -> the last problem with it."""
         self._on_rescue = on_rescue
         self._clock = clock
         self._unserved_since: dict[str, float] = {}
@@ -82,7 +85,9 @@ class Recovery:
         live = workers.live(self._redis)
         if self._is_late(began) or self._queues.time_s() > expired_by + 2 * MAX_ROUND_S:
             return  # the cards of live workers may have expired
-        paused: set[Any] = self._redis.smembers(keys.PAUSED)
+        paused: Any = ()
+        with skipping_wrong_type():
+            paused = self._redis.smembers(keys.PAUSED)
         for queue in self._unserved(engines, live):
             if queue.encode() not in paused:
                 self._try(lambda queue: self._move_to_auto(queue, live), queue)
@@ -99,16 +104,21 @@ class Recovery:
         try:
             return workers.engines(self._redis)
         except ResponseError as error:
-            log.error("rescue.refused key=%s error=%s", workers.RQ_QUEUES, error)  # noqa: TRY400 - Redis's text is enough
+            self._note(f"rescue.refused key={workers.RQ_QUEUES} error={error}", workers.RQ_QUEUES)
             return list(ENGINES)
 
-    @staticmethod
-    def _try(act: Callable[[str], None], queue: str) -> None:
+    def _try(self, act: Callable[[str], None], queue: str) -> None:
         """Call `act` and log a refusal by Redis: a corrupt key must not stop the recovery in other queues."""
         try:
             act(queue)
         except ResponseError as error:
-            log.error("rescue.refused queue=%s error=%s", queue, error)  # noqa: TRY400 - Redis's text is enough
+            self._note(f"rescue.refused queue={queue} error={error}", queue)
+
+    def _note(self, problem: str, place: str) -> None:
+        """Log a problem with a queue or a key, once until it changes: a round comes every two seconds."""
+        if self._problems.get(place) != problem:
+            log.error("%s", problem)
+        self._problems[place] = problem
 
     def _is_late(self, began: float) -> bool:
         """Return whether Redis was unavailable in this round: live workers may not have renewed their leases."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
@@ -120,16 +121,22 @@ class RqQueues:
     def enqueue_ready(self, queues: Sequence[str]) -> None:
         """Enqueue the jobs of these queues whose dependencies have ended, if a worker died before it did so."""
         for queue in queues:
-            Queue(queue, connection=self._redis, serializer=JSONSerializer).ready_job_registry.cleanup()
+            with skipping_wrong_type():
+                Queue(queue, connection=self._redis, serializer=JSONSerializer).ready_job_registry.cleanup()
 
     def remove_expired(self, queues: Sequence[str]) -> None:
         """Remove expired jobs from RQ's registries of these queues."""
         now_s: int = self._redis.time()[0]
         for queue in queues:
             for registry in (FinishedJobRegistry, FailedJobRegistry):
-                self._redis.zremrangebyscore(registry.key_template.format(queue), 1, now_s)  # below 1: kept for ever
+                self._remove_until(registry.key_template.format(queue), now_s)
             cancelled = CanceledJobRegistry.key_template.format(queue)  # holds times of cancellation, not of expiry
-            self._redis.zremrangebyscore(cancelled, 1, now_s - MAX_KEEP_S)
+            self._remove_until(cancelled, now_s - MAX_KEEP_S)
+
+    def _remove_until(self, key: str, end_s: int) -> None:
+        """Remove the jobs of a registry up to a time of Redis. Those with a score below 1 are kept for ever."""
+        with skipping_wrong_type():
+            self._redis.zremrangebyscore(key, 1, end_s)
 
     def remove_dead_workers(self, queues: Sequence[str]) -> None:
         """Remove workers whose card has expired from all lists of workers, those of these queues among them.
@@ -137,9 +144,22 @@ class RqQueues:
         Their sets of runs are deleted too: some would never expire.
         """
         for queue in queues:
-            clean_worker_registry(Queue(queue, connection=self._redis))
-        names: set[Any] = self._redis.smembers(keys.WORKERS)
-        for worker in (name.decode(errors="surrogateescape") for name in names):
+            with skipping_wrong_type():
+                clean_worker_registry(Queue(queue, connection=self._redis))
+        members: Any = ()
+        with skipping_wrong_type():
+            members = self._redis.smembers(keys.WORKERS)
+        for worker in (name.decode(errors="surrogateescape") for name in members):
             if not self._redis.exists(keys.worker(worker)):
                 self._redis.srem(keys.WORKERS, worker)
                 self._redis.delete(runs_key(worker))
+
+
+@contextlib.contextmanager
+def skipping_wrong_type() -> Iterator[None]:
+    """Leave the block if a key has another type: another program wrote it, and the other keys must be cleaned."""
+    try:
+        yield
+    except ResponseError as error:
+        if not is_wrong_type(error):
+            raise

@@ -47,15 +47,17 @@ class RqRegistration:
             "python_version": sys.version,
         }
 
-    def renew(self, card: Mapping[str, Any], state: WorkerStatus, statistics: Mapping[str, float]) -> None:
+    def renew(self, card: Mapping[str, Any], state: WorkerStatus, statistics: Mapping[str, float]) -> list[str]:
         """Write the card and RQ's record, renew their lifetimes, and add the worker to all lists.
+
+        Return the lists that have another type, each as a sentence.
 
         `statistics` are the fields of RQ's record that count the jobs and the working time in seconds.
         """
         offered = flat(card)
         record = {**self._birth, "last_heartbeat": utcformat(now()), "state": state.value, **statistics}
         every_worker, *by_queue = self._lists
-        self._card(
+        spoilt: list[bytes] = self._card(
             keys=[
                 keys.worker(self._worker), keys.WORKERS, worker_key(self._worker), every_worker,
                 runs_key(self._worker), *by_queue,
@@ -64,6 +66,7 @@ class RqRegistration:
                 self._worker, keys.WORKER_TTL_S, keys.WORKER_TTL_S + LEASE_S, len(offered), *offered, *flat(record),
             ],
         )  # fmt: skip
+        return [one.decode(errors="replace") for one in spoilt]
 
     def sign_off(self, redis: Redis) -> None:
         """Remove the card, and the worker from all lists, over this connection. RQ's record stays for DEATH_S."""

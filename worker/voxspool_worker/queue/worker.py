@@ -54,6 +54,7 @@ from voxspool_worker.queue.recovery import Recovery
 from voxspool_worker.queue.rq_queues import RqQueues
 from voxspool_worker.queue.rq_records import RqRecords, Why
 from voxspool_worker.queue.rq_registration import RqRegistration
+from voxspool_worker.queue.spoilt_keys import SpoiltKeys
 from voxspool_worker.retries import retry_while_redis_is_full
 from voxspool_worker.settings import DEFAULT_GRACE_S, DEFAULT_UNSERVED_S
 from voxspool_worker.speech.pipeline import Pipeline
@@ -144,10 +145,11 @@ class SpeechWorker:
             release=lambda run: self._heartbeat.release(run),  # noqa: PLW0108 - made below
             redis_away=self._redis_away,
         )
+        self._spoilt_keys = SpoiltKeys()
         self._source = JobSource(
             engine.name, self._records, connect, self._capacity, self._outcomes, self._lifecycle,
             lost_claim=lambda claim: self._heartbeat.lose_claim(claim),  # noqa: PLW0108 - made below
-            redis_away=self._redis_away,
+            redis_away=self._redis_away, spoilt=self._spoilt_keys,
         )  # fmt: skip
         self._heartbeat = Heartbeat(
             self._records,
@@ -307,7 +309,9 @@ class SpeechWorker:
         """Tell supervisors that the worker is healthy."""
         if self._health:
             jobs = f"{len(self._runner.running())} of {self._capacity.jobs} jobs"
-            self._health.write(jobs, self._heartbeat.last_beat)
+            spoilt = "".join(f"; {sentence}" for sentence in self._spoilt_keys.all)
+            answered = min(self._heartbeat.last_beat, self._source.failing_since or math.inf)
+            self._health.write(jobs + spoilt, answered)
 
     def _end_of_stall(self, stall: str) -> None:
         """End the process because a thread hangs: a supervisor starts it again, and its jobs are recovered."""
@@ -340,5 +344,6 @@ class SpeechWorker:
             queues=() if self._lifecycle.stopping else self._source.queues, warmup_rate=self._warmup_rate,
         )  # fmt: skip
         idle = WorkerStatus.SUSPENDED if self._source.suspended else WorkerStatus.IDLE
-        self._registration.renew(card, WorkerStatus.BUSY if gauges.running else idle, self._outcomes.statistics())
+        state = WorkerStatus.BUSY if gauges.running else idle
+        self._spoilt_keys.report("card", self._registration.renew(card, state, self._outcomes.statistics()))
         self.metrics.redis_here()
