@@ -56,8 +56,12 @@ def echo_json(value: Any) -> None:  # noqa: ANN401 - what json.dumps takes
 
 
 def json_line(value: Any) -> str:  # noqa: ANN401 - what json.dumps takes
-    """Return a value as one line of JSON, in printable ASCII."""
-    return json.dumps(value).replace("\x7f", "\\u007f")
+    """Return a value as one line of JSON, in printable ASCII. A number that JSON lacks, such as NaN, becomes null."""
+    try:
+        line = json.dumps(value, allow_nan=False)
+    except ValueError:
+        line = json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None))
+    return line.replace("\x7f", "\\u007f")
 
 
 def cell(text: object) -> Text:

@@ -94,6 +94,11 @@ def test_json_stays_json_in_printable_ascii(text: str) -> None:
     assert line.isprintable()
 
 
+def test_a_number_that_json_lacks_is_null() -> None:
+    line = json_line({"a": [float("nan"), 1.5], "b": float("inf"), "c": {"d": -float("inf")}})
+    assert line == '{"a": [null, 1.5], "b": null, "c": {"d": null}}'
+
+
 def test_no_log_record_warning_or_traceback_of_any_library_forges_a_line() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=False, timeout=60)
     said = done.stderr.decode()
