@@ -31,6 +31,8 @@ _CLOSED_WAITS_S: Final = (0.05, 0.1, 0.2, 0.4)
 LONGEST_S: Final = 60.0
 """The age from which a connection is made again before its next use, in seconds. A reader that writes nothing would not
 see that its server is no longer the primary."""
+IDLE_S: Final = 10.0
+"""How long a pool keeps a connection that it does not need, in seconds. It always keeps one."""
 _NO_PRIMARY: Final = re.compile(
     r"\bREADONLY\b|\bMASTERDOWN\b|\bNOREPLICAS\b|^UNBLOCKED |read only replica|Link with MASTER is down"
 )
@@ -78,7 +80,7 @@ def guard(client: redis.Redis | redis_asyncio.Redis, namespace: str = "") -> Non
 
 def open_connections() -> int:
     """Return the number of connections to Redis that this process holds through voxspool."""
-    return sum(bool(getattr(one, "is_connected", False)) for pool in list(_pools) for one in _connections(pool))
+    return sum(_is_open(one) for pool in list(_pools) for one in _connections(pool))
 
 
 def _guard(pool: Any, guarded: type, namespace: str) -> None:  # noqa: ANN401 - the plain and the asyncio pools share no class
@@ -101,6 +103,23 @@ def _connections(pool: Any) -> Iterator[Any]:  # noqa: ANN401 - see _guard
     """Yield the connections that a pool has made, those in use too."""
     for name in ("_available_connections", "_in_use_connections", "_connections"):
         yield from list(getattr(pool, name, ()))
+
+
+def _superfluous(pool: Any) -> list[Any]:  # noqa: ANN401 - see _guard
+    """Return the idle connections of a pool that are old, or that nobody has needed for a while.
+
+    A pool hands out the connection that was given back last, so those at the front of its list are needed least.
+    """
+    now = time.monotonic()
+    idle = [one for one in list(pool._available_connections) if _is_open(one)]  # noqa: SLF001 - redis-py has no other way
+    return [one for one in idle[:-1] if now - one.used_at > IDLE_S] + [
+        one for one in idle if now - one.connected_at > LONGEST_S
+    ]
+
+
+def _is_open(connection: Any) -> bool:  # noqa: ANN401 - see _guard
+    """Return whether a connection, plain or asyncio, is connected."""
+    return bool(getattr(connection, "_sock", None) or getattr(connection, "_reader", None))
 
 
 def _refusal(reply: object) -> redis.ResponseError | None:
@@ -133,12 +152,12 @@ class _GuardedConnection:
 
     owner: ClassVar[weakref.ref[Any]]
     key_prefix: ClassVar[str]
-    connected_at = 0.0
-    """When it was connected, by the monotonic clock."""
+    connected_at = used_at = 0.0
+    """When it was connected, and when it was last taken from its pool, by the monotonic clock."""
 
     def connect(self) -> None:
         """Connect, unless it is connected. Raises WrongServerError too."""
-        if not getattr(self, "_sock", None):
+        if not _is_open(self):
             self.connected_at = time.monotonic()
         super().connect()  # type: ignore[misc] # of the class that this is mixed into, as below
         _check_kind(self)
@@ -172,12 +191,12 @@ class _AsyncGuardedConnection:
 
     owner: ClassVar[weakref.ref[Any]]
     key_prefix: ClassVar[str]
-    connected_at = 0.0
-    """When it was connected, by the monotonic clock."""
+    connected_at = used_at = 0.0
+    """When it was connected, and when it was last taken from its pool, by the monotonic clock."""
 
     async def connect(self) -> None:
         """Connect, unless it is connected. Raises WrongServerError too."""
-        if not getattr(self, "_reader", None):
+        if not _is_open(self):
             self.connected_at = time.monotonic()
         await super().connect()  # type: ignore[misc]
         _check_kind(self)
@@ -232,15 +251,13 @@ class _Patient:
         return self._get_young(*args, **options)
 
     def _get_young(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
-        """Return a connection, after connecting it again if it is old."""
+        """Return a connection, after closing those that are old or not needed."""
+        this: Any = self
+        with this._lock:  # noqa: SLF001 - redis-py has no other way to keep other threads from taking them
+            for one in _superfluous(this):
+                one.disconnect()
         found = super().get_connection(*args, **options)  # type: ignore[misc]
-        if time.monotonic() - found.connected_at > LONGEST_S:
-            try:
-                found.disconnect()
-                found.connect()
-            except BaseException:
-                self.release(found)  # type: ignore[attr-defined] # of the class that this is mixed into
-                raise
+        found.used_at = time.monotonic()
         return found
 
 
@@ -267,15 +284,11 @@ class _AsyncPatient:
         return await self._get_young(*args, **options)
 
     async def _get_young(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
-        """Return a connection, after connecting it again if it is old."""
+        """Return a connection, after closing those that are old or not needed."""
+        for one in _superfluous(self):
+            await one.disconnect(nowait=True)  # returns without giving way to other tasks
         found = await super().get_connection(*args, **options)  # type: ignore[misc]
-        if time.monotonic() - found.connected_at > LONGEST_S:
-            try:
-                await found.disconnect()
-                await found.connect()
-            except BaseException:
-                await self.release(found)  # type: ignore[attr-defined] # of the class that this is mixed into
-                raise
+        found.used_at = time.monotonic()
         return found
 
 

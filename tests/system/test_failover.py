@@ -178,6 +178,11 @@ def test_a_write_in_a_script_or_a_transaction_is_sent_to_the_new_primary(pair: P
             pipeline.get("count")
             pipeline.incr("count")
             assert pipeline.execute() == [b"4", 5]
+        pair.fail_over()
+        with client.pipeline(transaction=True) as pipeline:  # a replica queues a script, and refuses it when it runs
+            write(keys=["count"], client=pipeline)
+            pipeline.get("count")
+            assert pipeline.execute() == [6, b"6"]
 
 
 def test_a_client_that_only_reads_leaves_an_isolated_server(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
