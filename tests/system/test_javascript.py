@@ -266,10 +266,10 @@ def test_it_comes_back_from_a_half_open_connection(
 def test_it_keeps_a_live_job_whose_reader_is_slow(
     follow: Follow, client: Client, db: redis.Redis, start_worker: StartWorker
 ) -> None:
-    start_worker()
     client.enqueue(TEXT * 100, id="live", voice="sine-live", live_s=1)
     with follow.start("live") as process:
-        assert process.stdout
+        until(lambda: db.exists(keys.acknowledged("live")), "a report of a job that waits")
+        start_worker()
         until(lambda: db.hget(keys.acknowledged("live"), "pos") not in (None, b"0"), "a report")
         stuck_at = time.monotonic() + 4
         until(lambda: time.monotonic() > stuck_at, "longer than it may be unread")  # nobody reads the pipe meanwhile
