@@ -177,7 +177,7 @@ def test_a_producer_whose_connection_is_cut_enqueues_once_and_its_cancels_take_e
     proxy = proxies()
     start_worker()
     with Client(settings=Settings(redis_url=proxy.url)) as client:
-        cuts = [proxy.at(b"\r\nEXEC\r\n", answered=answered) for answered in (False, True)]
+        cuts = [proxy.at(script("enqueue", "voxspool.lua"), answered=answered) for answered in (False, True)]
         texts = enqueue(client, 2, sentences=1)
         assert db.llen("rq:queue:voxspool-auto-interactive") <= 2
         texts |= dict.fromkeys(("stopped", "hurried"), SENTENCE * 9)

@@ -303,6 +303,11 @@ def test_spoilt_shared_keys_stop_nothing_else_and_are_named(spooler: Spooler) ->
         if kept:
             spooler.db.rename(f"kept:{key}", key)
     until(spooler.client.workers, "the card of the worker")
+    said = spooler.worker.said()
+    for key in SPOILT:
+        assert said.count(f"redis.spoilt {key} ") <= 1, "not one line for each look"
+    assert said.count("redis.spoilt ") > 0
+    assert said.count("rescue.refused ") < len(SPOILT)
     spooler.assert_it_continues()
 
 

@@ -89,6 +89,7 @@ class JobSource:
             self.turned = time.monotonic()
             self._lifecycle.wake_up.clear()
             if not self._capacity.wait_until_open():
+                self.failing_since = None  # nothing is claimed: what Redis would say is not known
                 continue
             if claimed := self._claim():
                 return claimed
