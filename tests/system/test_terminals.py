@@ -111,7 +111,7 @@ def test_status_is_a_list_in_40_columns(
 def test_status_is_a_table_in_80_columns(start_worker: StartWorker, terminal_environ: dict[str, str]) -> None:
     worker = start_worker()
     _, printed = on_a_terminal([sys.executable, "-m", "voxspool", "status"], terminal_environ, columns=80)
-    assert re.search(rf"^{worker.name} +tone +cpu +0/8 +0/8 +\S+ *$", printed, re.MULTILINE)
+    assert re.search(rf"^{worker.name} +tone +cpu +0/32 +0/8 +\S+ *$", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
