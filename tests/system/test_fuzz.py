@@ -173,8 +173,9 @@ def spooler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spooler]:
     server, log = RedisServer(tmp_path_factory.mktemp("redis")), tmp_path_factory.mktemp("worker") / "worker.log"
     server.start()
     command = [sys.executable, "-m", "voxspool_worker", "run", "--engine", "tone", "--redis", server.url]
+    env = clean_env() | {"VOXSPOOL_HEALTH_DIR": str(log.parent / "health")}
     with log.open("w") as out:
-        process = subprocess.Popen(command, stderr=out, stdout=out, text=True, env=clean_env())
+        process = subprocess.Popen(command, stderr=out, stdout=out, text=True, env=env)
     worker = WorkerProcess(process, log)
     try:
         until(lambda: "worker.ready" in worker.said(), "a worker")
@@ -287,6 +288,11 @@ SPOILT: Final = (
 )  # fmt: skip
 
 
+def health_of(spooler: Spooler) -> str:
+    """Return the health file of the worker."""
+    return "".join(path.read_text() for path in spooler.worker.log.parent.glob("health/*.worker"))
+
+
 def test_spoilt_shared_keys_stop_nothing_else_and_are_named(spooler: Spooler) -> None:
     for key in SPOILT:
         kept = spooler.db.exists(key) and spooler.db.rename(key, f"kept:{key}")
@@ -299,6 +305,8 @@ def test_spoilt_shared_keys_stop_nothing_else_and_are_named(spooler: Spooler) ->
         spooler.client.resume("xtts") if key != keys.PAUSED else None
         if key in (keys.PAUSED, keys.WORKERS, "rq:queues") or ":queue:" in key or ":wip:" in key:
             assert any(key in sentence for sentence in overview.spoilt), key
+        if key == "rq:workers":
+            until(lambda: "rq:workers is a string" in health_of(spooler), "the health file to name it", 10)
         spooler.db.delete(key)
         if kept:
             spooler.db.rename(f"kept:{key}", key)
