@@ -4,7 +4,8 @@
 
 If the text of a segment contains a word of WORDS, the engine fails in the way listed there. If it contains a word of
 SOUNDS, the audio of the segment is faulty in the way listed there. With JUMPING_CLOCK=1, the wall clock of the process
-jumps by a day every second, forwards or backwards.
+jumps by a day every second, forwards or backwards. With HOST_NAME, the process takes its machine for that host. With
+BROKEN_MACHINE=1, the process is killed in each segment of the voice sine-live.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import ctypes
 import datetime as dt
 import os
+import signal
+import socket
 import sys
 import threading
 import time
@@ -93,9 +96,23 @@ PREPARE_S = {"slow": 2.0, "deaf": None}
 """Voice -> duration of its preparation, in seconds; None: it never ends. The preparation ignores cancellation."""
 
 
-def main() -> None:
+def die_if_live(segment: SpeechSegment) -> None:
+    if segment.voice.name == "sine-live":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def change_machine() -> None:
+    """Change what this process sees of its machine, by the variables of the environment."""
+    if host := os.environ.pop("HOST_NAME", ""):
+        socket.gethostname = lambda: host
+    if os.environ.pop("BROKEN_MACHINE", ""):
+        WORDS[""] = die_if_live  # in every text
     if os.environ.pop("JUMPING_CLOCK", ""):
         jump()
+
+
+def main() -> None:
+    change_machine()
     from voxspool_worker.cli import main as cli
     from voxspool_worker.engines import tone
     from voxspool_worker.monitoring import watchdog

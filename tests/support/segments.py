@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from voxspool.protocol import keys, narration
 from voxspool.protocol.narration import ChapterSpec, Passage
 from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.jobs.standing import Standing
 from voxspool_worker.monitoring.metrics import Metrics
 from voxspool_worker.narration.running_chapters import RunningChapter
 from voxspool_worker.narration.segment_plan import plan_chapter
 from voxspool_worker.narration.segment_queue import SegmentQueue, SegmentScripts
 from voxspool_worker.narration.segment_workers import SegmentWorkers
+from voxspool_worker.speech.probation import Probation
 from voxspool_worker.speech.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -77,9 +79,11 @@ class NarrationProcess:
         self.arguments: dict[str, object] = {}
         """Job id -> argument of the job. The segment workers speak segments of these jobs only."""
         self.redis_is_new = False
+        self.standing = Standing("a-host")
         self.workers = SegmentWorkers(
-            self.engine, self.scheduler, db, store_handle, Metrics(), name,
-            argument_of=self.arguments.get, expired_by=lambda: 0.0 if self.redis_is_new else ANY_TIME,
+            self.engine, self.scheduler, db, store_handle, Metrics(), name, self.standing,
+            Probation(db, name, "tone", self.standing), argument_of=self.arguments.get,
+            expired_by=lambda: 0.0 if self.redis_is_new else ANY_TIME,
         )  # fmt: skip
 
     def start(self) -> SegmentWorkers:
@@ -119,7 +123,7 @@ def start_chapter(db: redis.Redis, spec: ChapterSpec, *, begun: int | None = Non
 
 def held_segments(db: redis.Redis, job: str) -> list[int]:
     """Return the segments of a chapter that are leased to a worker."""
-    return [int(name) for name in db.zrangebyscore(keys.unspoken(job), 1, "+inf")]
+    return sorted(int(name) for name in db.zrangebyscore(keys.unspoken(job), 1, "+inf"))
 
 
 def unclaimed_segments(db: redis.Redis, job: str) -> list[int]:

@@ -117,15 +117,15 @@ def test_a_worker_that_starts_right_after_a_jump_takes_no_job_from_a_live_one(
     assert rescues(speaking, starting) == 0
 
 
-def test_a_dead_workers_job_goes_on_though_the_clock_was_set_back_an_hour(
+def test_the_job_of_a_worker_that_stands_still_goes_on_though_the_clock_was_set_back_an_hour(
     client: Client, start_worker: StartWorker, db: redis.Redis, redis_server: FakeClockServer
 ) -> None:
-    dead = start_worker("tone", "--jobs", "1")
+    frozen = start_worker("tone", "--jobs", "1")
     client.enqueue(LONG_SENTENCE, id="a", voice=LIVE)
     await_spoken(db, ["a"], 0.5)
     start_worker("tone", "--jobs", "1")
     with everything_suspended(redis_server):
-        dead.kill()
+        freeze(frozen)
         redis_server.set_clock(-HOUR_S)
     check_jobs(db, whole({"a": LONG_SENTENCE}))
     assert attempt_of(db, "a") == 2

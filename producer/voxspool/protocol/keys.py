@@ -13,6 +13,9 @@ WORKERS = "voxspool:workers"
 WORKER_TTL_S = 9
 """Lifetime of a worker's description, in seconds. It is renewed every 3 s, so two lost heartbeats do no harm."""
 
+FRUITLESS_TTL_S = 3600
+"""Lifetime of the marks of workers that have completed nothing, after the last one was left, in seconds: one hour."""
+
 PAUSED = "voxspool:paused"
 """Set: the names of the paused queues, from which workers take no jobs. Lifetime: until the queues are resumed."""
 
@@ -108,6 +111,14 @@ def results(job: str) -> str:
 def worker(name: str) -> str:
     """Hash: a live worker's description (engine, device, voices, jobs). Lifetime: WORKER_TTL_S after a heartbeat."""
     return f"voxspool:worker:{name}"
+
+
+def fruitless(host: str, engine: str) -> str:
+    """Hash: worker of this host and engine that took a job and has completed nothing -> when, in seconds.
+
+    Lifetime: until a worker of them completes a segment, and FRUITLESS_TTL_S after the last change.
+    """
+    return f"voxspool:fruitless:{host}:{engine}"
 
 
 def clips(voice: str) -> str:

@@ -117,14 +117,10 @@ def test_every_key_is_documented() -> None:
         keys.conditioning_lock: "<key>",
     }
     public = {value for name, value in vars(keys).items() if callable(value) and not name.startswith("_")}
-    assert public == set(functions), "a new key belongs in docs/protocol.md"
-    for name in (
-        *(key(argument) for key, argument in functions.items()),
-        keys.WORKERS,
-        keys.VOICES,
-        keys.PAUSED,
-        keys.OPEN,
-    ):
+    assert public == {*functions, keys.fruitless}, "a new key belongs in docs/protocol.md"
+    fruitless = keys.fruitless("<host>", "<engine>")
+    names = [key(argument) for key, argument in functions.items()]
+    for name in (*names, fruitless, keys.WORKERS, keys.VOICES, keys.PAUSED, keys.OPEN):
         assert f"\n| `{name}` |" in text
     for ttl_s in (
         keys.WORKER_TTL_S,

@@ -12,6 +12,7 @@ import redis
 from tests.support.segments import ANY_TIME, expire_leases, held_segments, unclaimed_segments
 from voxspool import connection
 from voxspool.protocol import keys
+from voxspool_worker.jobs.standing import Neighbour, Standing
 from voxspool_worker.narration.segment_queue import (
     LEASE_S,
     MAX_SEGMENT_DEATHS,
@@ -42,10 +43,21 @@ def open_queue(db: redis.Redis, segments: int) -> SegmentQueue:
 
 
 def claim(
-    queue: SegmentQueue, holder: str = "", *, expired_by: float = ANY_TIME, alone: bool = True
+    queue: SegmentQueue,
+    holder: str = "",
+    *,
+    expired_by: float = ANY_TIME,
+    alone: bool = True,
+    standing: Standing | None = None,
 ) -> SegmentClaim | str:
     """Claim a segment as `holder`; without a name, as a worker that has no other."""
-    return queue.claim(holder or uuid4().hex, expired_by=expired_by, alone=alone)
+    return queue.claim(holder or uuid4().hex, expired_by=expired_by, alone=alone, standing=standing)
+
+
+def on(host: str, *, completed: bool = False, other_host: str = "") -> Standing:
+    """Return what is known of a worker on a host, and of one on another host that lives."""
+    others = (Neighbour(other_host, frozenset(["q"]), completed=True, process=""),) if other_host else ()
+    return Standing(host, completed, others)
 
 
 # Claims
@@ -133,14 +145,55 @@ def test_a_segment_in_which_too_many_workers_died_has_the_outcome_poison_and_its
 ) -> None:
     queue = open_queue(db, 3)
     for _ in range(2):
-        claim(queue)
+        claim(queue, standing=on("a-host"))
     expire_leases(db, "job", 0, 1)
     for deaths in range(1, MAX_SEGMENT_DEATHS):
-        assert claim(queue) == SegmentClaim(0, deaths)
+        assert claim(queue, standing=on("another-host")) == SegmentClaim(0, deaths)
         expire_leases(db, "job", 0)
     assert claim(queue) == SegmentClaim(1, 1), "0 is given up, its neighbour is not"
     assert queue.results(0) == [SegmentOutcome(0, "poison")]
     assert 0 < db.ttl(keys.results("job")) <= keys.POOL_TTL_S
+
+
+def deaths_until_poison(db: redis.Redis, *workers: Standing) -> int:
+    """Let one worker after another die of a segment, the last one again and again, until it is given up."""
+    queue = open_queue(db, 1)
+    for deaths in range(10):
+        if claim(queue, standing=workers[min(deaths, len(workers) - 1)]) == "none":
+            return deaths
+        expire_leases(db, "job", 0)
+    return 10
+
+
+@pytest.mark.parametrize(
+    ("workers", "deaths"),
+    [
+        ([on("a"), on("b")], 2),
+        ([on("a", completed=True), on("a")], 4),
+        ([on("a"), on("a", completed=True)], 2),
+        ([on("a"), on("a", completed=True, other_host="b")], 4),
+        ([on("a")], 4),
+    ],
+    ids=["two hosts", "the first death proves nothing", "one host that works", "another host lives", "no proof"],
+)
+def test_a_segment_is_given_up_when_it_and_not_a_machine_is_the_cause(
+    db: redis.Redis, workers: list[Standing], deaths: int
+) -> None:
+    assert deaths_until_poison(db, *workers) == deaths
+
+
+def test_a_worker_that_has_completed_nothing_takes_other_segments_before_one_that_two_of_its_host_died_of(
+    db: redis.Redis,
+) -> None:
+    queue = open_queue(db, 2)
+    for _ in range(2):
+        claim(queue, standing=on("a"))
+        expire_leases(db, "job", 0)
+    assert claim(queue, standing=on("a")) == SegmentClaim(1, 0)
+    assert claim(queue, standing=on("a"), alone=False) == "suspect"
+    assert claim(queue, standing=on("a")) == SegmentClaim(0, 2)
+    expire_leases(db, "job", 0, 1)
+    assert claim(queue, standing=on("a", completed=True)) == SegmentClaim(0, 3)
 
 
 def test_a_suspect_that_is_given_back_is_still_a_suspect_and_no_death_is_added(db: redis.Redis) -> None:

@@ -42,12 +42,13 @@ class Runner(JobRunner):
         self.gate.set()
         self.capacity = Capacity(2, lifecycle.wake_up)
         self.released: list[JobExecution] = []
+        self.completed = threading.Event()
         self.records = records_of(db)
         pipeline = Pipeline(engine, db, "w")
         super().__init__(
             pipeline, GatedSpeech(engine, self.scheduler, metrics, self.gate), None,  # type: ignore[arg-type] # no chapter here
             Outcomes(self.records, pipeline, self.capacity, metrics, lifecycle), self.capacity, metrics, lifecycle,
-            release=self.released.append, redis_away=lambda *_: None,
+            on_completed=self.completed.set, release=self.released.append, redis_away=lambda *_: None,
         )  # fmt: skip
 
     def begin(self, db: redis.Redis) -> ClaimedJob:
@@ -91,6 +92,7 @@ def test_a_job_is_spoken_and_its_place_is_free_again(db: redis.Redis, runner: Ru
     until(lambda: not runner.running())
     assert fetch(db, "a-job").get_status() is JobStatus.FINISHED
     assert db.hget(keys.control("a-job"), "state") == b"ended"
+    assert runner.completed.is_set()
     assert runner.capacity._running == {"interactive": 0, "batch": 0}
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 import zlib
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from rq.job import JobStatus
 from rq.suspension import resume, suspend
 
-from tests.support.queued_jobs import QUEUE, enqueue, put, records_of, waiting
+from tests.support.queued_jobs import QUEUE, enqueue, fetch, put, waiting
 from voxspool.protocol import keys, narration
 from voxspool.protocol.call import MAX_CALL_BYTES
 from voxspool.protocol.jobs import JobSpec
 from voxspool_worker.engines.tone import ToneEngine
+from voxspool_worker.jobs.standing import Neighbour, Standing
 from voxspool_worker.monitoring.metrics import Metrics
 from voxspool_worker.narration.chapter_job import MAX_CHAPTER_DEATHS
 from voxspool_worker.queue import capacity as capacity_module
@@ -23,8 +26,10 @@ from voxspool_worker.queue.capacity import Capacity
 from voxspool_worker.queue.job_source import JobSource
 from voxspool_worker.queue.lifecycle import Lifecycle
 from voxspool_worker.queue.outcomes import Outcomes
+from voxspool_worker.queue.rq_records import RqRecords
 from voxspool_worker.queue.spoilt_keys import SpoiltKeys
 from voxspool_worker.speech.pipeline import Pipeline
+from voxspool_worker.speech.probation import FIRST_WAIT_S, FREE_ENDS, Probation
 
 if TYPE_CHECKING:
     from voxspool_worker.queue.job_spec import ClaimedJob
@@ -51,11 +56,13 @@ class Source(JobSource):
         self.lost_claims: list[str] = []
         self.errors: list[Exception] = []
         self.spoilt = SpoiltKeys()
-        records = records_of(db)
+        self.standing = Standing("a-host")
+        self.probation = Probation(db, "a-worker", "tone", self.standing)
+        records = RqRecords(lambda **_: db, "a-worker", self.standing)
         outcomes = Outcomes(records, Pipeline(ToneEngine(), db, "w"), self.capacity, Metrics(), self.lifecycle)
         super().__init__(
-            "tone", records, lambda **_: db, self.capacity, outcomes, self.lifecycle,
-            lost_claim=self.lost_claims.append, redis_away=self.errors.append, spoilt=self.spoilt,
+            "tone", records, lambda **_: db, self.capacity, outcomes, self.lifecycle, self.standing,
+            self.probation, lost_claim=self.lost_claims.append, redis_away=self.errors.append, spoilt=self.spoilt,
         )  # fmt: skip
 
     def take(self) -> ClaimedJob | None:
@@ -161,8 +168,12 @@ BOMB = zlib.compress(b" " * (MAX_CALL_BYTES + 1))
     [
         ({"data": BOMB}, "invalid-job", "4,194,304 bytes of JSON"),
         ({"data": b"x" * 9 * 2**20}, "invalid-job", "the limit is 8388608"),
-        ({"data": BOMB, "deaths": "2", "died_at": "3"}, "poison", "2 workers in a row died in segment 3"),
-        ({"deaths": "2"}, "poison", "2 workers in a row"),
+        (
+            {"data": BOMB, "deaths": "2", "died_at": "3", "died_on": "a b"},
+            "poison",
+            "2 workers in a row died in segment 3",
+        ),
+        ({"deaths": "2", "died_on": "a b"}, "poison", "2 workers in a row"),
     ],
     ids=["expands", "large", "its deaths come first", "deaths"],
 )
@@ -194,7 +205,7 @@ def test_a_chapter_may_crash_more_workers_than_a_speech(
     source = Source(db)
     spec = narration.chapter("chapter", [narration.Passage("Hello.")], "0" * 32, engine="tone")
     call = json.dumps([narration.TASK, None, [spec.encode()], {}]).encode()
-    db.hset("rq:job:chapter", mapping={"status": "queued", "data": pack(call), "deaths": deaths})
+    db.hset("rq:job:chapter", mapping={"status": "queued", "data": pack(call), "deaths": deaths, "died_on": "a b"})
     db.rpush(f"rq:queue:{QUEUE}", "chapter")
     assert source.take_id() == taken
     assert not db.exists(keys.pool("chapter")), "it was not planned"
@@ -222,8 +233,8 @@ def test_a_claim_whose_reply_was_lost_is_reported_by_its_name(db: redis.Redis, m
     source = Source(db)
     names: list[str] = []
 
-    def lose(queues: list[str], name: str) -> None:
-        del queues
+    def lose(queues: list[str], name: str, **options: bool) -> None:
+        del queues, options
         names.append(name)
         raise redis.ConnectionError("gone")
 
@@ -265,10 +276,91 @@ def test_claims_fail_if_no_queue_can_be_used_or_redis_refuses_them(
     assert source.take_id()
     assert source.failing_since is None
 
-    def refuse(queues: list[str], name: str) -> None:
-        del queues, name
+    def refuse(queues: list[str], name: str, **options: bool) -> None:
+        del queues, name, options
         raise redis.ResponseError("refused")
 
     monkeypatch.setattr(source._records, "claim", refuse)
     assert source.take_id() is None
     assert source.failing_since
+
+
+# Jobs that workers died of
+
+
+def doubtful(db: redis.Redis, job: str, died_on: str = "a-host") -> None:
+    """Enqueue a job that two workers of a host died of."""
+    enqueue(db, job)
+    db.hset(f"rq:job:{job}", mapping={"deaths": 2, "died_at": 0, "died_on": died_on, "blamed": 0})
+
+
+def neighbour(host: str, *, completed: bool = True, queue: str = QUEUE) -> Neighbour:
+    return Neighbour(host, frozenset([queue]), completed, "")
+
+
+def test_a_worker_that_has_completed_nothing_takes_other_jobs_before_one_that_two_of_its_host_died_of(
+    db: redis.Redis,
+) -> None:
+    source = Source(db)
+    doubtful(db, "doubtful")
+    enqueue(db, "behind")
+    put(db, "voxspool-auto-batch", "elsewhere")
+    assert [source.take_id() for _ in range(4)] == ["behind", "elsewhere", "doubtful", None]
+
+
+def test_a_worker_that_has_completed_a_segment_takes_them_in_their_order(db: redis.Redis) -> None:
+    source = Source(db)
+    source.standing.completed = True
+    doubtful(db, "doubtful")
+    enqueue(db, "behind")
+    assert [source.take_id() for _ in range(3)] == ["doubtful", "behind", None]
+
+
+@pytest.mark.parametrize(
+    ("other", "completed", "left"),
+    [
+        (neighbour("another-host", completed=False), True, True),
+        (neighbour("a-host", completed=True), False, True),
+        (neighbour("a-host", completed=True), True, False),
+        (neighbour("a-host", completed=False), False, False),
+        (neighbour("another-host", queue="voxspool-piper-batch"), False, False),
+    ],
+)
+def test_such_a_job_is_left_to_a_worker_that_can_tell_more(
+    db: redis.Redis,
+    other: Neighbour,
+    completed: bool,  # noqa: FBT001
+    left: bool,  # noqa: FBT001
+) -> None:
+    source = Source(db)
+    source.standing.completed, source.standing.neighbours = completed, (other,)
+    doubtful(db, "doubtful")
+    assert source.take_id() == (None if left else "doubtful")
+    assert waiting(db) == (["doubtful"] if left else [])
+
+
+def test_jobs_that_another_host_or_enough_deaths_have_decided_about_are_taken_by_any_worker(db: redis.Redis) -> None:
+    source = Source(db)
+    source.standing.neighbours = (neighbour("another-host"),)
+    doubtful(db, "elsewhere", "another-host")
+    doubtful(db, "two-hosts", "a-host another-host")
+    doubtful(db, "blamed")
+    db.hset("rq:job:blamed", "blamed", 1)
+    doubtful(db, "enough")
+    db.hset("rq:job:enough", "deaths", 4)
+    assert source.take_id() == "elsewhere"
+    assert source.take_id() is None
+    assert {fetch(db, job).get_status() for job in ("two-hosts", "blamed", "enough")} == {JobStatus.FAILED}
+    assert waiting(db) == []
+
+
+def test_a_worker_on_probation_takes_nothing_until_its_wait_is_over(db: redis.Redis) -> None:
+    source = Source(db)
+    db.hset(keys.fruitless("a-host", "tone"), mapping={str(number): 1 for number in range(FREE_ENDS)})
+    source.probation.begin()
+    enqueue(db, "first")
+    wait_s = source.probation.wait_s
+    assert wait_s == pytest.approx(FIRST_WAIT_S, abs=1)
+    source.probation._clock = lambda: time.monotonic() + wait_s
+    assert source.take_id() == "first"
+    assert db.hexists(keys.fruitless("a-host", "tone"), "a-worker"), "it has taken a job and completed nothing"

@@ -20,10 +20,13 @@ from tests.support.queued_jobs import (
     waiting,
     write_card,
 )
+from tests.support.segments import chapter_of, start_chapter
 from voxspool import connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import JobSpec, all_queue_names, queue_name
 from voxspool.workers import live
+from voxspool_worker.monitoring.process_identity import own_process
+from voxspool_worker.narration.segment_queue import holder_prefix
 from voxspool_worker.queue.recovery import MAX_JOBS, MAX_ROUND_S, PATIENCE_S, Recovery, can_move
 from voxspool_worker.queue.rq_queues import RqQueues
 from voxspool_worker.queue.rq_records import ANY_TIME, RqRecords
@@ -155,6 +158,56 @@ def test_a_corrupt_registry_does_not_stop_the_rescue_in_other_queues(
     assert waiting(db, TONE) == ["lost"]
     assert rescued == ["rescued"]
     assert any(line.startswith(f"rescue.refused queue={AUTO} ") for line in caplog.messages)
+
+
+# Workers of this machine
+
+
+def register(db: redis.Redis, worker: str, process: str) -> None:
+    db.sadd(keys.WORKERS, worker)
+    db.hset(keys.worker(worker), "process", process)
+
+
+def gone_process() -> str:
+    """Return the name of a process of this machine that is gone: its id belongs to this one now."""
+    machine, pid, start = own_process().split(" ")
+    return f"{machine} {pid} {start}0"
+
+
+def test_the_jobs_and_segments_of_a_process_that_is_gone_go_back_though_their_leases_last(
+    db: redis.Redis, recovery: Recovery, rescued: list[str]
+) -> None:
+    runs = [claimed(db, queue, f"job-in-{queue}") for queue in (TONE, XTTS)]
+    chapter = start_chapter(db, chapter_of("chapter", ["One.", "Two."]))
+    for worker in ("a-dead-worker", "a-live-worker"):
+        assert chapter.segment_queue.claim(f"{holder_prefix(worker)}x", expired_by=0, alone=True)
+    register(db, "a-dead-worker", gone_process())
+    register(db, "a-live-worker", own_process())
+    recovery.rescue_from_gone()
+    assert rescued == [], "its process is not known yet"
+    recovery.find_neighbours()
+    recovery.rescue_from_gone()
+    recovery.rescue_from_gone()
+    assert len(rescued) == 2
+    for run in runs:
+        assert waiting(db, run.queue) == [run.job]
+        assert deaths(db, run.job) == 1
+    assert db.zrange(keys.unspoken("chapter"), 0, 0, withscores=True) == [(b"000000", 1.0)]
+    assert db.zscore(keys.unspoken("chapter"), "000001") > 1
+    assert db.smembers(keys.WORKERS) == {b"a-live-worker"}
+    assert db.keys(f"{keys.worker('*')}") == [keys.worker("a-live-worker").encode()]
+
+
+def test_the_jobs_of_a_process_that_lives_or_of_another_machine_wait_for_their_leases(
+    db: redis.Redis, recovery: Recovery, rescued: list[str]
+) -> None:
+    run = claimed(db, TONE, "spoken")
+    for process in (own_process(), gone_process().replace("/", "-elsewhere/", 1), "", "x y z", "\xff"):
+        register(db, "a-dead-worker", process)
+        recovery.find_neighbours()
+        recovery.rescue_from_gone()
+    assert lease_s(db, run)
+    assert rescued == []
 
 
 # Jobs that no worker of their engine will take

@@ -24,6 +24,8 @@ from tests.support.queued_jobs import (
 )
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import MAX_KEEP_S, queue_name
+from voxspool_worker.jobs.execution import JobExecution
+from voxspool_worker.jobs.standing import Neighbour, Standing
 from voxspool_worker.queue.rq_records import (
     LOST,
     PausedError,
@@ -36,8 +38,6 @@ from voxspool_worker.speech.publisher import LEASE_S
 
 if TYPE_CHECKING:
     import redis
-
-    from voxspool_worker.jobs.execution import JobExecution
 
 OTHER = "voxspool-tone-interactive"
 
@@ -407,6 +407,72 @@ def test_deaths_in_one_segment_add_up_and_a_completed_segment_resets_them(db: re
         records.requeue(run, Why.BROKEN)
         counts.append(deaths(db, "a-job"))
     assert counts == [1, 2, 1, 2]
+
+
+def on(host: str, *, completed: bool = False, other_host: str = "") -> Standing:
+    """Return what is known of a worker on a host, and of one on another host that lives."""
+    others = (Neighbour(other_host, frozenset([QUEUE]), completed=True, process=""),) if other_host else ()
+    return Standing(host, completed, others)
+
+
+@pytest.mark.parametrize(
+    ("workers", "died_on", "blamed"),
+    [
+        ([on("a"), on("b")], b"a b", b"0"),
+        ([on("a"), on("b"), on("a")], b"a b", b"0"),
+        ([on("a", completed=True), on("a")], b"a", b"0"),
+        ([on("a"), on("a", completed=True)], b"a", b"1"),
+        ([on("a"), on("a", completed=True, other_host="b")], b"a", b"0"),
+        ([on("a"), on("aa")], b"a aa", b"0"),
+    ],
+)
+def test_it_is_recorded_where_workers_died_and_whether_they_had_completed_anything(
+    db: redis.Redis, workers: list[Standing], died_on: bytes, blamed: bytes
+) -> None:
+    enqueue(db, "a-job")
+    for number, worker in enumerate(workers):
+        records = RqRecords(lambda **_: db, f"w{number}", worker)
+        expire_lease(db, run := claim(records, f"run-{number}").run)
+        assert records.requeue(run, Why.EXPIRED) == "requeued"
+    assert db.hmget("rq:job:a-job", "deaths", "died_on", "blamed") == [b"%d" % len(workers), died_on, blamed]
+    run = claim(records_of(db), "last").run
+    assert (run.deaths, run.died_on, run.blamed) == (len(workers), len(died_on.split()), blamed == b"1")
+
+
+def test_a_later_death_beside_other_jobs_proves_nothing(db: redis.Redis) -> None:
+    enqueue(db, "a-job")
+    for host in ("a", "b"):
+        records = RqRecords(lambda **_: db, "w", on(host, completed=True))
+        found = records.claim([QUEUE], f"run-{host}", alone=False)
+        assert found
+        records.requeue(found.run, Why.BROKEN)
+    assert db.hmget("rq:job:a-job", "deaths", "died_on", "blamed") == [b"2", b"a", b"0"]
+
+
+def test_a_completed_segment_clears_the_hosts_too(db: redis.Redis) -> None:
+    enqueue(db, "a-job")
+    for number, host in enumerate("aab"):
+        records = RqRecords(lambda **_: db, "w", on(host, completed=True))
+        run = claim(records, f"run-{number}").run
+        db.hset(keys.control("a-job"), "marked_segments", number // 2)
+        records.requeue(run, Why.BROKEN)
+    assert db.hmget("rq:job:a-job", "deaths", "died_on", "blamed") == [b"1", b"b", b"0"]
+
+
+@pytest.mark.parametrize(
+    ("run", "poison"),
+    [
+        (JobExecution("q", "j", "r", deaths=1, died_on=2, blamed=True), False),
+        (JobExecution("q", "j", "r", deaths=2, died_on=2), True),
+        (JobExecution("q", "j", "r", deaths=2, died_on=1), False),
+        (JobExecution("q", "j", "r", deaths=2, died_on=1, blamed=True), True),
+        (JobExecution("q", "j", "r", deaths=3, died_on=1), False),
+        (JobExecution("q", "j", "r", deaths=4, died_on=1), True),
+        (JobExecution("q", "j", "r", deaths=4), True),
+    ],
+)
+def test_a_job_is_poison_when_it_and_not_a_machine_is_the_cause(run: JobExecution, poison: bool) -> None:  # noqa: FBT001
+    assert run.is_poison(2) is poison
 
 
 def test_a_job_that_has_ended_does_not_go_back(db: redis.Redis, records: RqRecords, run: JobExecution) -> None:

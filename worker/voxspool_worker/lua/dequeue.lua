@@ -6,19 +6,26 @@
 -- be marked failed, but its fields are not sent.
 --
 -- KEYS  1 rq:suspended   2 voxspool:paused   3.. the queues, in the order in which to empty them
--- ARGV  1 execution   2 worker   3 lease in seconds   4 the time in RQ's format   5.. names of the queues, as in KEYS
+-- ARGV  1 execution   2 worker   3 lease in seconds   4 the time in RQ's format   5.. names of the queues, as in KEYS;
+--       then the host of the worker, "1" if the worker has completed a segment since it started, "1" if it runs no
+--       other job, and "1" to pass over doubtful jobs: at least two workers died of such a job, all on this host, and it
+--       is not known what of
 -- Returns {word, …, spoilt}; spoilt lists the keys of another type, each as "<key> is a <type>, not a <type>":
 --       {"job", number of the queue (from 0), job id, fields of the job's hash before the claim, why these fields are
 --         missing or '', spoilt}
 --       | {"suspended", spoilt}
---       | {"paused", numbers of queues (from 0), spoilt} (nothing was taken; these queues are paused and have jobs)
+--       | {"paused", numbers of queues (from 0), spoilt} (nothing was taken; these queues have jobs, but are paused, or
+--         have only doubtful jobs at their start)
 --       | {"again", spoilt} (many ids without a job were removed, and nothing was taken: call again)
 --       | {"none", spoilt} (no queue has a job)
 local MOST_REMOVED = 1000
 local MOST_ID_BYTES = 1000 -- an id of voxspool has at most 128
 local MOST_BYTES = 8 * 2^20 -- of a job's hash in memory: twice the longest call, uncompressed
 local MOST_FIELDS = 100 -- RQ writes some 40
+local MOST_PASSED_OVER = 32
+local POISON_DEATHS = 4 -- as many deaths on one host decide: see JobExecution.is_poison
 local spoilt, paused, removed = {}, {}, 0
+local host, completed, alone, passes_over = unpack(ARGV, 3 + #KEYS)
 
 local function has_type(key, wanted)
   local found = redis.call('TYPE', key).ok
@@ -53,7 +60,8 @@ local function claim(number, name, id)
   end
   local now, lease = redis.call('TIME')[1], tonumber(ARGV[3])
   redis.call('HSET', execution, 'id', ARGV[1], 'job_id', id, 'created_at', now, 'last_heartbeat', now,
-    'worker_name', ARGV[2])
+    'worker_name', ARGV[2], 'host', host or '', 'completed', completed or '',
+    'alone', alone or '')
   redis.call('EXPIRE', execution, lease + 60)
   redis.call('ZADD', executions, now + lease + 60, ARGV[1])
   redis.call('EXPIRE', executions, lease + 60)
@@ -63,6 +71,26 @@ local function claim(number, name, id)
     'worker_name', ARGV[2], 'origin', name)
   redis.call('PERSIST', job)
   return {'job', number, id, fields, problem, spoilt}
+end
+
+local function is_doubtful(id)
+  local deaths, died_on, blamed = unpack(redis.pcall('HMGET', 'rq:job:' .. id, 'deaths', 'died_on', 'blamed'))
+  deaths = tonumber(deaths) or 0 -- a key of another type gives an error, which has no deaths
+  return deaths >= 2 and deaths < POISON_DEATHS and died_on == host and blamed ~= '1'
+end
+
+local function pop(queue) -- returns an id, or false and whether jobs were passed over
+  if passes_over ~= '1' then
+    return redis.call('LPOP', queue), false
+  end
+  local first = redis.call('LRANGE', queue, 0, MOST_PASSED_OVER - 1)
+  for _, id in ipairs(first) do
+    if #id > MOST_ID_BYTES or not is_doubtful(id) then
+      redis.call('LREM', queue, 1, id)
+      return id, false
+    end
+  end
+  return false, #first > 0
 end
 
 local waiting = {}
@@ -84,7 +112,7 @@ for _, i in ipairs(waiting) do
   if usable and pauses and redis.call('SISMEMBER', KEYS[2], name) == 1 then
     table.insert(paused, i - 3)
   else
-    local id = redis.call('LPOP', KEYS[i])
+    local id, passed = pop(KEYS[i])
     while id do
       if #id <= MOST_ID_BYTES and redis.call('TYPE', 'rq:job:' .. id).ok == 'hash' then
         return claim(i - 3, name, id)
@@ -93,7 +121,10 @@ for _, i in ipairs(waiting) do
       if removed >= MOST_REMOVED then
         return {'again', spoilt}
       end
-      id = redis.call('LPOP', KEYS[i])
+      id, passed = pop(KEYS[i])
+    end
+    if passed then
+      table.insert(paused, i - 3)
     end
   end
 end

@@ -15,7 +15,7 @@ end
 if redis.call('ZREM', KEYS[2], ARGV[1]) == 0 then
   return ended == outcome and 1 or 0
 end
-redis.call('HDEL', KEYS[1], 'holder ' .. ARGV[1], 'claim ' .. ARGV[5])
+redis.call('HDEL', KEYS[1], 'holder ' .. ARGV[1], 'claim ' .. ARGV[5], 'by ' .. ARGV[1])
 redis.call('RPUSH', KEYS[3], ARGV[2])
 redis.call('EXPIRE', KEYS[3], ARGV[3])
 redis.call('HSET', KEYS[1], 'ended ' .. ARGV[1], outcome)

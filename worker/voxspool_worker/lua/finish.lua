@@ -40,7 +40,7 @@ redis.pcall('SREM', KEYS[5], ARGV[1])
 redis.call('HSET', KEYS[2], 'status', ARGV[4], 'ended_at', ARGV[5])
 if ARGV[4] ~= 'finished' then -- `rq requeue` keeps the hash: the next run tells by this that its end was recorded
   redis.call('HSET', KEYS[2], 'gave_up', redis.call('HGET', KEYS[9], 'attempt') or '')
-  redis.call('HDEL', KEYS[2], 'deaths', 'died_at')
+  redis.call('HDEL', KEYS[2], 'deaths', 'died_at', 'died_on', 'blamed')
 end
 redis.pcall('ZADD', KEYS[6], keep_s < 0 and keep_s or redis.call('TIME')[1] + keep_s, ARGV[2])
 redis.pcall('XADD', KEYS[7], 'MAXLEN', 10, '*', unpack(ARGV, 8))

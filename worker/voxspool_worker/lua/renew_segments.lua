@@ -9,7 +9,7 @@ local lease_ms, lost = tonumber(ARGV[1]), {}
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 local time = redis.call('TIME')
-local until_ms = lease_ms > 0 and time[1] * 1000 + lease_ms or 0
+local until_ms = lease_ms > 0 and time[1] * 1000 + math.floor(time[2] / 1000) + lease_ms or 0
 for i = 3, #ARGV, 2 do
   local index, holder = ARGV[i], ARGV[i + 1]
   if index == '' then

@@ -10,6 +10,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+from voxspool_worker.monitoring.process_identity import own_process
 from voxspool_worker.voices.catalog import VoiceBook, built_in
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def card_fields(
     engine: Engine, metrics: Metrics, gauges: Gauges, *, queues: Sequence[str], fallback_from: str, store: str,
-    warmup_rate: float | None,
+    warmup_rate: float | None, completed: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the fields of a card.
 
@@ -43,6 +44,8 @@ def card_fields(
         "rows_in_use": gauges.rows_in_use,
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "process": own_process(),
+        "completed": int(completed),
         "fallback_from": fallback_from,
         "jobs_ended": counts.jobs["ended", ""],
         "jobs_failed": counts.failed,

@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 from voxspool.connection import is_wrong_type
 from voxspool.protocol import keys
 from voxspool_worker import lua
+from voxspool_worker.jobs.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 LEASE_S: Final = 9
 """Duration of the lease of a segment, in seconds: three intervals between renewals, as for the lease of a job."""
 MAX_SEGMENT_DEATHS: Final = 2
-"""Number of workers that may die in a segment; it is then not spoken again, and its outcome is "poison"."""
+"""Number of workers that may die in a segment on two hosts; its outcome is then "poison". claim_segment.lua has the
+rule for one host."""
 PAGE: Final = 500
 """Largest number of segments, or of results, in one command."""
 OUTCOME_KINDS: Final = ("spoken", "found", "engine", "poison")
@@ -74,6 +76,7 @@ class SegmentScripts:
         self.claim = lua.load(redis, "claim_segment")
         self.renew = lua.load(redis, "renew_segments")
         self.end = lua.load(redis, "end_segment")
+        self.expire = lua.load(redis, "expire_segments")
         self.close = lua.load(redis, "close_pool")
 
 
@@ -111,17 +114,21 @@ class SegmentQueue:
         redis.expire(self._narrating, keys.POOL_TTL_S)
         return bool(redis.exists(self._keys[0]))
 
-    def claim(self, holder: str, *, expired_by: float, alone: bool) -> SegmentClaim | str:
+    def claim(
+        self, holder: str, *, expired_by: float, alone: bool, standing: Standing | None = None
+    ) -> SegmentClaim | str:
         """Lease the next segment to `holder` and return it, or return why not: `none`, `suspect`, `over` or `other`.
 
-        claim_segment.lua explains these words and the two conditions. After an error of Redis, claim again with
-        the same holder: a segment may be leased to it already.
+        claim_segment.lua explains these words and the conditions. After an error of Redis, claim again with the same
+        holder: a segment may be leased to it already. `standing` tells what to record of this worker if it dies; by
+        default nothing is known.
         """
+        standing = standing or Standing()
         reply: Any = self._scripts.claim(
             keys=[*self._keys, keys.control(self._job)],
             args=[
                 holder, LEASE_S * 1000, keys.POOL_TTL_S, self._digest, MAX_SEGMENT_DEATHS, int(expired_by * 1000),
-                int(alone),
+                int(alone), standing.host, int(standing.completed), standing.live_hosts,
             ],
         )  # fmt: skip
         word, *claim = reply
@@ -164,6 +171,18 @@ class SegmentQueue:
         held = [item for index, holder in holders.items() for item in (_name(index), holder)]
         lost: Any = self._scripts.renew(keys=self._keys[:2], args=[lease_ms, keys.POOL_TTL_S, *held])
         return {int(name) for name in lost}
+
+
+def holder_prefix(worker: str) -> str:
+    """Return the start of the name of each claim of a worker."""
+    return f"{worker}:"
+
+
+def expire_segments(scripts: SegmentScripts, engine: str, worker: str) -> int:
+    """Let the leases of all segments expire that a dead worker holds. Return their number."""
+    jobs = narrated_jobs(scripts.redis, engine)
+    held = [scripts.expire(keys=[keys.pool(job), keys.unspoken(job)], args=[holder_prefix(worker)]) for job in jobs]
+    return sum(map(int, held))
 
 
 def narrated_jobs(redis: Redis, engine: str) -> list[str]:

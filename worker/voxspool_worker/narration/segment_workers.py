@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from voxspool.connection import is_wrong_type
 from voxspool_worker.narration.running_chapters import RunningChapters
-from voxspool_worker.narration.segment_queue import LEASE_S, SegmentClaim, SegmentScripts
+from voxspool_worker.narration.segment_queue import LEASE_S, SegmentClaim, SegmentScripts, holder_prefix
 from voxspool_worker.narration.segment_speaker import ClaimedSegment, SegmentDroppedError, SegmentSpeaker
 from voxspool_worker.speech.scheduler import RESERVED_SHARE, EngineLostError
 
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from voxspool_worker.engines.base import Engine
+    from voxspool_worker.jobs.standing import Standing
     from voxspool_worker.narration.running_chapters import RunningChapter
     from voxspool_worker.narration.store_handle import StoreHandle
     from voxspool_worker.speech.observer import Observer
+    from voxspool_worker.speech.probation import Probation
     from voxspool_worker.speech.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class SegmentWorkers:
         store_handle: StoreHandle,
         observer: Observer,
         worker: str,
+        standing: Standing,
+        probation: Probation,
         *,
         argument_of: Callable[[str], object],
         expired_by: Callable[[], float],
@@ -67,6 +71,9 @@ class SegmentWorkers:
         self._stopping = threading.Event()
         self._speaker = SegmentSpeaker(engine, scheduler, store_handle, observer, worker, self._stopping)
         self._chapters = RunningChapters(engine, SegmentScripts(redis), store_handle, argument_of)
+        self._worker = worker
+        self._standing = standing
+        self._probation = probation
         self._rows = engine.rows
         self._store_handle = store_handle
         self._expired_by = expired_by
@@ -145,8 +152,11 @@ class SegmentWorkers:
         """Speak a segment and report its outcome, or give it back if it was dropped. Raises EngineLostError."""
         job, index, queue = held.chapter.job, held.claim.index, held.chapter.segment_queue
         try:
-            queue.end(self._speaker.speak(held), held.holder)
+            outcome = self._speaker.speak(held)
+            queue.end(outcome, held.holder)
             held.chapter.on_segment()
+            if outcome.kind == "spoken":
+                self._probation.completed()
         except EngineLostError:
             raise
         except SegmentDroppedError:
@@ -174,12 +184,17 @@ class SegmentWorkers:
         else is claimed while it is held, or while it waits for the other segments to end.
         """
         before = self._snapshot()
-        if self._closing or not self._store_handle.id or any(held.claim.deaths for held in before):
+        if self._closing or self._probation.wait_s or not self._store_handle.id:
+            return None
+        if any(held.claim.deaths for held in before):
             return None
         for chapter in self._chapters.in_order():
-            holder = self._unanswered.setdefault(chapter.job, (chapter, uuid4().hex))[1]
+            mine = holder_prefix(self._worker) + uuid4().hex
+            holder = self._unanswered.setdefault(chapter.job, (chapter, mine))[1]
             try:
-                claim = chapter.segment_queue.claim(holder, expired_by=self._expired_by(), alone=not before)
+                claim = chapter.segment_queue.claim(
+                    holder, expired_by=self._expired_by(), alone=not before, standing=self._standing
+                )
             except ResponseError as error:
                 if not is_wrong_type(error):
                     raise
@@ -187,6 +202,7 @@ class SegmentWorkers:
                 claim = "other"  # another program wrote its keys: its own run fails, other chapters go on
             self._unanswered.pop(chapter.job, None)
             if isinstance(claim, SegmentClaim):
+                self._probation.claimed()
                 return self._hold(ClaimedSegment(chapter, claim, holder))
             if claim == "suspect":
                 return None

@@ -2,6 +2,7 @@
 
     every 3 s    requeue jobs whose end could not be recorded, renew the lease of each run, renew the worker's card
     every 2 s    put back the jobs of workers that died (recovery), unless Redis's clock jumped (redis_clock)
+    every 0.25 s put back the jobs of workers of this machine whose processes are gone
     every 60 s   remove expired records from RQ's registries, enqueue dependent jobs that a dead worker left
 
 It has a thread and connections of its own. No error of Redis ends it.
@@ -36,6 +37,8 @@ BEAT_S: Final = 3.0
 """Interval between two renewals of the leases, in seconds: a third of LEASE_S."""
 RESCUE_S: Final = 2.0
 """Interval between two searches for jobs of dead workers, in seconds."""
+GONE_S: Final = 0.25
+"""Interval between two looks whether workers' processes on this machine are gone, in seconds. Redis is not asked."""
 CLEANUP_S: Final = 60.0
 """Interval between two removals of expired records from RQ's registries, in seconds."""
 LATE_S: Final = 1.5 * BEAT_S
@@ -123,7 +126,10 @@ class Heartbeat:
 
     def run(self) -> None:
         """Call `beat`, `rescue` and the cleanup at their intervals until `stop` is called: the body of the thread."""
-        intervals = {self.beat: BEAT_S, self.rescue: RESCUE_S, self._clean_up: CLEANUP_S}
+        intervals = {
+            self.beat: BEAT_S, self.rescue: RESCUE_S, self._recovery.rescue_from_gone: GONE_S,
+            self._clean_up: CLEANUP_S,
+        }  # fmt: skip
         due = dict.fromkeys(intervals, 0.0)
         self._last_beat = self._clock()
         while not self._stopped.wait(max(0.0, min(due.values()) - self._clock())):
@@ -161,7 +167,10 @@ class Heartbeat:
         The leases of all workers expire then, and the live workers renew theirs as soon as they can. This one does so
         at once.
         """
-        if self._compare_clocks():
+        jumped = self._compare_clocks()
+        self._recovery.find_neighbours()
+        self._recovery.rescue_from_gone()
+        if jumped:
             self.beat()
         elif expired_by := self.expired_by:
             self._recovery.rescue(expired_by)

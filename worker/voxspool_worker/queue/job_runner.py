@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import redis.exceptions
 
 from voxspool.errors import InvalidJobError
+from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.narration import ChapterSpec
 from voxspool_worker.jobs.cancellation import CancelToken, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from voxspool.protocol.jobs import JobSpec
     from voxspool_worker.jobs.execution import JobExecution
     from voxspool_worker.monitoring.metrics import Metrics
     from voxspool_worker.narration.chapter_job import Narrator
@@ -58,6 +58,7 @@ class JobRunner:
         metrics: Metrics,
         lifecycle: Lifecycle,
         *,
+        on_completed: Callable[[], None],
         release: Callable[[JobExecution], None],
         redis_away: Callable[..., None],
     ) -> None:
@@ -69,6 +70,7 @@ class JobRunner:
         self._capacity = capacity
         self._metrics = metrics
         self._lifecycle = lifecycle
+        self._on_completed = on_completed
         self._release = release
         self._redis_away = redis_away
         self._running: dict[str, RunningJob] = {}
@@ -140,6 +142,8 @@ class JobRunner:
 
         def on_segment() -> None:
             self._capacity.clear_suspicion(run)
+            if isinstance(spec, JobSpec):  # the segments of a chapter may have been spoken elsewhere
+                self._on_completed()
 
         try:
             if isinstance(spec, ChapterSpec):

@@ -19,16 +19,18 @@ from voxspool_worker.queue.job_spec import check_deaths, decode_job, restore_job
 from voxspool_worker.queue.rq_records import PausedError, SuspendedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from redis import Redis
 
+    from voxspool_worker.jobs.standing import Standing
     from voxspool_worker.queue.capacity import Capacity
     from voxspool_worker.queue.job_spec import ClaimedJob
     from voxspool_worker.queue.lifecycle import Lifecycle
     from voxspool_worker.queue.outcomes import Outcomes
     from voxspool_worker.queue.rq_records import Claim, RqRecords
     from voxspool_worker.queue.spoilt_keys import SpoiltKeys
+    from voxspool_worker.speech.probation import Probation
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class JobSource:
         capacity: Capacity,
         outcomes: Outcomes,
         lifecycle: Lifecycle,
+        standing: Standing,
+        probation: Probation,
         *,
         lost_claim: Callable[[str], None],
         redis_away: Callable[[Exception], None],
@@ -61,6 +65,8 @@ class JobSource:
         self._capacity = capacity
         self._outcomes = outcomes
         self._lifecycle = lifecycle
+        self._standing = standing
+        self._probation = probation
         self._lost_claim = lost_claim
         self._redis_away = redis_away
         self._spoilt = spoilt
@@ -88,10 +94,13 @@ class JobSource:
         while not self._lifecycle.stopping:
             self.turned = time.monotonic()
             self._lifecycle.wake_up.clear()
+            if wait_s := self._probation.wait_s:
+                self._lifecycle.wake_up.wait(min(wait_s, WAIT_S))
+                continue
             if not self._capacity.wait_until_open():
                 self.failing_since = None  # nothing is claimed: what Redis would say is not known
                 continue
-            if claimed := self._claim():
+            if claimed := self._claim(alone=not running()):
                 return claimed
             if self._lifecycle.burst and not running():
                 return None
@@ -100,12 +109,13 @@ class JobSource:
             self._idle.clear()
         return None
 
-    def _claim(self) -> ClaimedJob | None:
+    def _claim(self, *, alone: bool) -> ClaimedJob | None:
         """Claim the next job that can be read. Return None if there is none, or Redis is not available."""
         name = uuid4().hex
         try:
             self._paused, self.suspended = frozenset(), False
-            while (queues := self._open_queues()) and (claim := self._records.claim(queues, name)):
+            while (queues := self._open_queues()) and (claim := self._claim_from(queues, name, alone=alone)):
+                self._probation.claimed()
                 self._note_claim()
                 if claimed := self._read(claim):
                     return claimed
@@ -130,6 +140,20 @@ class JobSource:
         self._spoilt.report("claim", spoilt)
         usable = [queue for queue in self.queues if not any(f":{queue} is " in sentence for sentence in spoilt)]
         self.failing_since = None if usable else self.failing_since or time.monotonic()
+
+    def _claim_from(self, queues: Sequence[str], name: str, *, alone: bool) -> Claim | None:
+        """Claim a job, and take a doubtful one only if no other waits and no better worker serves its queue.
+
+        Raises what `RqRecords.claim` raises.
+        """
+        doubtful = not self._standing.passes_over_doubtful_jobs
+        try:
+            return self._records.claim(queues, name, doubtful=doubtful, alone=alone)
+        except PausedError as error:
+            own = [queue for queue in error.queues if not self._standing.has_better_neighbour(queue)]
+            if doubtful or not own:
+                raise
+            return self._records.claim(own, name, alone=alone)
 
     def _read(self, claim: Claim) -> ClaimedJob | None:
         """Read a claimed job. If its hash cannot be read, or it has crashed workers, mark it failed and return None."""

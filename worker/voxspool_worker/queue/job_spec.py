@@ -67,7 +67,7 @@ def check_deaths(run: JobExecution, fields: Mapping[bytes, bytes]) -> None:
     Its data may be the cause, so that only their beginning is read, which tells a speech from a chapter.
     """
     is_chapter = narration.TASK.encode() in beginning(fields.get(b"data", b""), _FUNCTION_BYTES)
-    if run.deaths < (MAX_CHAPTER_DEATHS if is_chapter else MAX_DEATHS):
+    if not run.is_poison(MAX_CHAPTER_DEATHS if is_chapter else MAX_DEATHS):
         return
     segment = count_or_zero(fields.get(b"died_at"))
     raise RepeatedDeathsError(

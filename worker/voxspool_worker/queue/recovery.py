@@ -1,9 +1,10 @@
 """Recover the jobs of dead workers. Every live worker does this; no separate process is needed.
 
-A job whose lease has expired returns to the front of its queue, without using up a retry. A job that names no engine
-and waits in the queue of an engine without a live worker moves to the queue `auto`, where workers of other engines take
-it. Each decision is one script, so several workers together make it only once. A job is popped and claimed in one step
-(lua/dequeue.lua), so no job can be lost in between.
+A job whose lease has expired returns to the front of its queue, without using up a retry. If its worker was a process
+of this machine that is gone, the job returns at once. A job that names no engine and waits in the queue of an engine
+without a live worker moves to the queue `auto`, where workers of other engines take it. Each decision is one script, so
+several workers together make it only once. A job is popped and claimed in one step (lua/dequeue.lua), so no job can be
+lost in between.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from voxspool import workers
 from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, PRIORITIES, JobSpec, all_queue_names, priority_of, queue_name
+from voxspool_worker.monitoring.process_identity import is_gone
+from voxspool_worker.narration.segment_queue import SegmentScripts, expire_segments
 from voxspool_worker.queue.expiry import Expiry
 from voxspool_worker.queue.open_streams import OpenStreams
 from voxspool_worker.queue.rq_queues import skipping_wrong_type
-from voxspool_worker.queue.rq_records import Why
+from voxspool_worker.queue.rq_records import ANY_TIME, Why
 from voxspool_worker.settings import DEFAULT_UNSERVED_S
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from voxspool.workers import WorkerCard
+    from voxspool_worker.jobs.execution import JobExecution
+    from voxspool_worker.jobs.standing import Neighbour
     from voxspool_worker.queue.rq_queues import RqQueues
     from voxspool_worker.queue.rq_records import RqRecords
 
@@ -66,6 +71,9 @@ class Recovery:
         """Queue or key -> the last problem with it."""
         self._on_rescue = on_rescue
         self._clock = clock
+        self._segment_scripts = SegmentScripts(redis)
+        self.neighbours: dict[str, Neighbour] = {}
+        """The registered workers by name, as they were when they were last looked up."""
         self._unserved_since: dict[str, float] = {}
         self._first: dict[str, int] = {}
         """Queue -> position at which the next round begins: jobs that stay must not hide the jobs behind them."""
@@ -99,6 +107,26 @@ class Recovery:
         for job in self._queues.enqueue_due(queues, MAX_JOBS):
             log.info("job.due job=%s", job)
 
+    def find_neighbours(self) -> None:
+        """Look up all registered workers, so that `rescue_from_gone` need not ask Redis."""
+        self.neighbours = self._queues.neighbours()
+
+    def rescue_from_gone(self) -> None:
+        """Put back the jobs and segments of workers whose processes on this machine are gone.
+
+        This needs no lease to expire, so it is quick, and does not depend on a clock.
+        """
+        for worker in [name for name, one in self.neighbours.items() if is_gone(one.process)]:
+            log.warning("worker.died name=%s", worker)
+            engines = self._engines()
+            for run in self._queues.runs_of(worker, all_queue_names(engines)):
+                self._try(lambda _, run=run: self._put_back_run(run, Why.DIED), run.queue)  # type: ignore[misc] # mypy infers no lambda with a default
+            for engine in engines:
+                with skipping_wrong_type():
+                    expire_segments(self._segment_scripts, engine, worker)
+            self._queues.remove_worker(worker)
+            del self.neighbours[worker]
+
     def _engines(self) -> list[str]:
         """Return the engines whose queues are examined: voxspool's own if the set of queues is corrupt."""
         try:
@@ -131,9 +159,13 @@ class Recovery:
         if self._is_late(began):
             return
         for run in expired:
-            if self._records.requeue(run, Why.EXPIRED, expired_by=expired_by) == "requeued":
-                log.warning("job.rescued job=%s queue=%s", run.job, queue)
-                self._on_rescue()
+            self._put_back_run(run, Why.EXPIRED, expired_by)
+
+    def _put_back_run(self, run: JobExecution, why: Why, expired_by: float = ANY_TIME) -> None:
+        """Put back the job of a run, if nobody else does."""
+        if self._records.requeue(run, why, expired_by=expired_by) == "requeued":
+            log.warning("job.rescued job=%s queue=%s", run.job, run.queue)
+            self._on_rescue()
 
     def _settle(self, began: float, expired_by: float) -> None:
         """Close the open streams of jobs that RQ has lost, and put back jobs that lost their lease."""

@@ -19,6 +19,7 @@ from voxspool.protocol.call import MAX_CALL_BYTES, read_call
 from voxspool.protocol.jobs import MAX_KEEP_S
 from voxspool_worker import lua
 from voxspool_worker.jobs.execution import JobExecution
+from voxspool_worker.jobs.standing import Neighbour
 from voxspool_worker.queue.rq_keys import job_key, queue_key, runs_key, scheduled_key
 from voxspool_worker.speech.publisher import LEASE_S
 
@@ -146,13 +147,42 @@ class RqQueues:
         for queue in queues:
             with skipping_wrong_type():
                 clean_worker_registry(Queue(queue, connection=self._redis))
+        for worker in self._workers():
+            if not self._redis.exists(keys.worker(worker)):
+                self.remove_worker(worker)
+
+    def remove_worker(self, worker: str) -> None:
+        """Remove a dead worker, its card and its set of runs."""
+        self._redis.srem(keys.WORKERS, worker)
+        self._redis.delete(keys.worker(worker), runs_key(worker))
+
+    def neighbours(self) -> dict[str, Neighbour]:
+        """Return the registered workers that have a card, by name."""
+        names = self._workers()
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for worker in names:
+                pipeline.hmget(keys.worker(worker), "host", "queues", "completed", "process")
+            found = pipeline.execute(raise_on_error=False)
+        return {
+            worker: _neighbour(*fields)
+            for worker, fields in zip(names, found, strict=True)
+            if isinstance(fields, list) and any(fields)
+        }
+
+    def runs_of(self, worker: str, queues: Sequence[str]) -> list[JobExecution]:
+        """Return the runs of a worker: one for each of these queues, as Redis does not record in which a job was."""
         members: Any = ()
         with skipping_wrong_type():
-            members = self._redis.smembers(keys.WORKERS)
-        for worker in (name.decode(errors="surrogateescape") for name in members):
-            if not self._redis.exists(keys.worker(worker)):
-                self._redis.srem(keys.WORKERS, worker)
-                self._redis.delete(runs_key(worker))
+            members = self._redis.smembers(runs_key(worker))
+        runs = [entry.decode(errors="surrogateescape").rpartition(":") for entry in members]
+        return [JobExecution(queue, job, run) for job, _, run in runs for queue in queues]
+
+    def _workers(self) -> list[str]:
+        """Return the names of the registered workers."""
+        names: Any = ()
+        with skipping_wrong_type():
+            names = self._redis.smembers(keys.WORKERS)
+        return [name.decode(errors="surrogateescape") for name in names]
 
 
 @contextlib.contextmanager
@@ -163,3 +193,9 @@ def skipping_wrong_type() -> Iterator[None]:
     except ResponseError as error:
         if not is_wrong_type(error):
             raise
+
+
+def _neighbour(*fields: bytes | None) -> Neighbour:
+    """Read the fields of a card, which any program may have written."""
+    host, queues, completed, process = ((field or b"").decode(errors="replace") for field in fields)
+    return Neighbour("-".join(host.split()), frozenset(filter(None, queues.split(","))), completed == "1", process)

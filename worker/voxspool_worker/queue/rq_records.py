@@ -26,6 +26,7 @@ from voxspool.protocol.jobs import DEFAULT_KEEP_S, MAX_KEEP_S
 from voxspool.protocol.numbers import count_or_zero
 from voxspool_worker import lua
 from voxspool_worker.jobs.execution import JobExecution
+from voxspool_worker.jobs.standing import Standing
 from voxspool_worker.queue.rq_keys import flat, job_key, queue_key, runs_key
 from voxspool_worker.speech.publisher import LEASE_S
 
@@ -55,6 +56,8 @@ class Why(enum.Enum):
 
     EXPIRED = "expired"
     """Its lease expired: its worker died or was frozen. Counted as a death."""
+    DIED = "died"
+    """The process of its worker is gone, although its lease has not expired. Counted as a death."""
     BROKEN = "broken"
     """Its worker ends because its engine failed. Counted as a death."""
     RETURNED = "returned"
@@ -86,8 +89,10 @@ class Claim:
 class RqRecords:
     """The records of one worker's runs. Any thread may call it."""
 
-    def __init__(self, connect: Callable[..., Redis], worker: str) -> None:
+    def __init__(self, connect: Callable[..., Redis], worker: str, standing: Standing | None = None) -> None:
+        """Connect. `standing` tells what to record of this worker if it dies; by default nothing is known."""
         self._worker = worker
+        self._standing = standing or Standing()
         self._redis = connect()
         self.spoilt: frozenset[str] = frozenset()
         """Keys of another type that the last claim found, each as a sentence. Their queues are skipped."""
@@ -97,14 +102,17 @@ class RqRecords:
         self._requeue = lua.load(self._redis, "requeue")
         self._forget = lua.load(self._redis, "forget")
 
-    def claim(self, queues: Sequence[str], run: str) -> Claim | None:
+    def claim(self, queues: Sequence[str], run: str, *, doubtful: bool = True, alone: bool = True) -> Claim | None:
         """Claim the first job of the first queue that has one, for a run of this name. Return None if all are empty.
 
-        Raises SuspendedError, and PausedError if only paused queues have jobs.
+        Without `doubtful`, jobs that two workers of this host died of are passed over: see dequeue.lua. `alone` tells
+        whether this worker runs no other job, which matters if it dies.
+
+        Raises SuspendedError, and PausedError if only paused queues have jobs, or only doubtful jobs were found.
         """
         again = True
         while again:
-            word, *rest, spoilt = self._ask_for_a_job(queues, run)
+            word, *rest, spoilt = self._ask_for_a_job(queues, run, doubtful=doubtful, alone=alone)
             self.spoilt = frozenset(one.decode(errors="replace") for one in spoilt)
             again = word == b"again"
         if word == b"suspended":
@@ -120,18 +128,22 @@ class RqRecords:
         return Claim(
             JobExecution(
                 queues[index], name, run, count_or_zero(fields.get(b"deaths")),
+                died_on=len(set(fields.get(b"died_on", b"").split())), blamed=fields.get(b"blamed") == b"1",
                 gave_up=fields.get(b"gave_up", b"").decode(errors="replace"),
             ),
             fields,
             problem.decode(),
         )  # fmt: skip
 
-    def _ask_for_a_job(self, queues: Sequence[str], run: str) -> Any:  # noqa: ANN401 - a script's reply
+    def _ask_for_a_job(self, queues: Sequence[str], run: str, *, doubtful: bool, alone: bool) -> Any:  # noqa: ANN401 - a script's reply
         """Return the reply of dequeue.lua."""
         return self._dequeue(
             keys=[WORKERS_SUSPENDED, keys.PAUSED, *map(queue_key, queues)],
-            args=[run, self._worker, LEASE_S, utcformat(now()), *queues],
-        )
+            args=[
+                run, self._worker, LEASE_S, utcformat(now()), *queues, self._standing.host,
+                int(self._standing.completed), int(alone), int(not doubtful),
+            ],
+        )  # fmt: skip
 
     def renew_lease(self, run: JobExecution) -> str:
         """Renew the lease of a run. Return `ok`, LOST, or `cancelled by <who>`."""
@@ -225,7 +237,10 @@ class RqRecords:
                 run.lease_key, queue_key(to or run.queue), job_key(run.job), *run.record_keys,
                 keys.control(run.job), Queue.redis_queues_keys,
             ],
-            args=[run.composite, run.job, run.id, to or run.queue, why.value, int(last), int(expired_by)],
+            args=[
+                run.composite, run.job, run.id, to or run.queue, why.value, int(last), int(expired_by),
+                self._standing.live_hosts,
+            ],
         )  # fmt: skip
         return reply.decode()
 

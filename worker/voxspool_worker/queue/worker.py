@@ -25,6 +25,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -36,6 +37,7 @@ from rq.worker import WorkerStatus
 from voxspool.protocol.environment import DEFAULT_STORE
 from voxspool_worker.engines.warmup import warm_up
 from voxspool_worker.jobs.cancellation import EndedEarlyError
+from voxspool_worker.jobs.standing import Standing
 from voxspool_worker.monitoring.metrics import Gauges, Metrics
 from voxspool_worker.monitoring.watchdog import MemoryLimit, Watchdog, find_stall, resident_bytes
 from voxspool_worker.monitoring.worker_card import card_fields
@@ -58,6 +60,7 @@ from voxspool_worker.queue.spoilt_keys import SpoiltKeys
 from voxspool_worker.retries import retry_while_redis_is_full
 from voxspool_worker.settings import DEFAULT_GRACE_S, DEFAULT_UNSERVED_S
 from voxspool_worker.speech.pipeline import Pipeline
+from voxspool_worker.speech.probation import Probation
 from voxspool_worker.speech.scheduler import Scheduler
 from voxspool_worker.speech.speech_job import SpeechJob
 
@@ -125,14 +128,16 @@ class SpeechWorker:
             target=self._scheduler.run, args=(self._lifecycle.lose_engine,), name="engine", daemon=True
         )
         self._store_handle = StoreHandle(store)
-        self._records = RqRecords(connect, self.name)
+        self._standing = Standing("-".join(socket.gethostname().split()))
+        self._probation = Probation(connect(), self.name, engine.name, self._standing)
+        self._records = RqRecords(connect, self.name, self._standing)
         queues = RqQueues(connect())
         self._capacity = Capacity(jobs, self._lifecycle.wake_up, rows=engine.rows)
         pipeline = Pipeline(engine, connect(), self.name, lambda: self._heartbeat.expired_by)
         self._outcomes = Outcomes(self._records, pipeline, self._capacity, self.metrics, self._lifecycle)
         self._segment_workers = SegmentWorkers(
-            engine, self._scheduler, connect(), self._store_handle, self.metrics, self.name,
-            argument_of=queues.argument, expired_by=lambda: self._heartbeat.expired_by,
+            engine, self._scheduler, connect(), self._store_handle, self.metrics, self.name, self._standing,
+            self._probation, argument_of=queues.argument, expired_by=lambda: self._heartbeat.expired_by,
         )  # fmt: skip
         self._runner = JobRunner(
             pipeline,
@@ -142,19 +147,22 @@ class SpeechWorker:
             self._capacity,
             self.metrics,
             self._lifecycle,
+            on_completed=self._probation.completed,
             release=lambda run: self._heartbeat.release(run),  # noqa: PLW0108 - made below
             redis_away=self._redis_away,
         )
         self._spoilt_keys = SpoiltKeys()
         self._source = JobSource(
-            engine.name, self._records, connect, self._capacity, self._outcomes, self._lifecycle,
+            engine.name, self._records, connect, self._capacity, self._outcomes, self._lifecycle, self._standing,
+            self._probation,
             lost_claim=lambda claim: self._heartbeat.lose_claim(claim),  # noqa: PLW0108 - made below
             redis_away=self._redis_away, spoilt=self._spoilt_keys,
         )  # fmt: skip
+        self._recovery = Recovery(self._records, queues, connect(), self.metrics.job_rescued, unserved_s=unserved_s)
         self._heartbeat = Heartbeat(
             self._records,
             queues,
-            Recovery(self._records, queues, connect(), self.metrics.job_rescued, unserved_s=unserved_s),
+            self._recovery,
             self._source.queues,
             lambda: [(one.run, one.token) for one in self._runner.running()],
             renew_card=self._renew_card,
@@ -201,6 +209,8 @@ class SpeechWorker:
         warmed = warm_up(self._engine)
         self._warmup_rate = warmed.speech_rate
         memory = MemoryLimit(self._memory_limit_bytes, resident_bytes)
+        self._probation.begin()
+        self._recovery.find_neighbours()
         with contextlib.suppress(EndedEarlyError):  # a signal came while Redis had no memory for the registration
             retry_while_redis_is_full(self._renew_card, self._lifecycle.wait_for_memory, f"name={self.name}")
         self._commands.start()
@@ -258,7 +268,7 @@ class SpeechWorker:
         if not engine_lost:  # otherwise the leases of segments expire, which counts as a death
             self._segment_workers.give_back(deadline)
         stuck = self._runner.wait_until_back(deadline)
-        records = RqRecords(lambda **_: self._connect(retries=0), self.name)
+        records = RqRecords(lambda **_: self._connect(retries=0), self.name, self._standing)
         try:
             for run in stuck:
                 said = records.requeue(run, Why.BROKEN if engine_lost else Why.RETURNED)
@@ -273,6 +283,8 @@ class SpeechWorker:
         try:
             with contextlib.closing(self._connect(retries=0)) as client:
                 self._registration.sign_off(client)
+                if not self._lifecycle.engine_lost:
+                    self._probation.leave(client)
         except redis.exceptions.RedisError as error:
             self._redis_away(error)
 
@@ -309,9 +321,10 @@ class SpeechWorker:
         """Tell supervisors that the worker is healthy."""
         if self._health:
             jobs = f"{len(self._runner.running())} of {self._capacity.jobs} jobs"
+            said = ", ".join(filter(None, (jobs, self._probation.said)))
             spoilt = "".join(f"; {sentence}" for sentence in self._spoilt_keys.all)
             answered = min(self._heartbeat.last_beat, self._source.failing_since or math.inf)
-            self._health.write(jobs + spoilt, answered)
+            self._health.write(said + spoilt, answered)
 
     def _end_of_stall(self, stall: str) -> None:
         """End the process because a thread hangs: a supervisor starts it again, and its jobs are recovered."""
@@ -341,9 +354,13 @@ class SpeechWorker:
         gauges = self.gauges()
         card = card_fields(
             self._engine, self.metrics, gauges, fallback_from=self._fallback_from, store=self._store_handle.id,
-            queues=() if self._lifecycle.stopping else self._source.queues, warmup_rate=self._warmup_rate,
+            queues=() if self._lifecycle.stopping or self._probation.wait_s else self._source.queues,
+            warmup_rate=self._warmup_rate, completed=self._standing.completed,
         )  # fmt: skip
         idle = WorkerStatus.SUSPENDED if self._source.suspended else WorkerStatus.IDLE
         state = WorkerStatus.BUSY if gauges.running else idle
         self._spoilt_keys.report("card", self._registration.renew(card, state, self._outcomes.statistics()))
+        self._standing.neighbours = tuple(
+            neighbour for name, neighbour in self._recovery.neighbours.items() if name != self.name
+        )
         self.metrics.redis_here()
