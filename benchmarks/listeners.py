@@ -7,7 +7,7 @@ Each system is one worker with its defaults and a Redis of its own; while one is
 readers are threads of this process.
 
 *first audio* is the time from the call of `enqueue` to the first audio at a reader, in ms: of one job alone, of the
-median job of several that are enqueued together, and of a sentence that is enqueued while eight passages are spoken, to
+median job of several that are enqueued together, and of a sentence that is enqueued when eight passages have begun, for
 listeners or as batch work. *characters a second* is the text of eight passages that are enqueued together, divided by
 the time until the last has ended. *worker memory* is the resident memory of the worker after a round, in MB.
 """
@@ -64,6 +64,10 @@ class Listeners:
         self._worker = worker
         self._threads = ThreadPoolExecutor(MANY)
 
+    def warm_up(self) -> None:
+        """Speak two sentences at once, which loads what a worker loads when it is first needed."""
+        self._listen([SHORT, SHORT])
+
     def measure(self) -> Samples:
         """Return the samples of one round."""
         eight = self._listen([PASSAGE] * PASSAGES)
@@ -92,7 +96,7 @@ class Listeners:
     def _interrupt(self, priority: Priority) -> float:
         """Return the time to the first audio of a sentence, in ms, while passages of this priority are spoken."""
         passages = [self._client.enqueue(PASSAGE, priority=priority) for _ in range(PASSAGES)]
-        wait_for_audio(passages[0])
+        list(self._threads.map(wait_for_audio, passages))
         first_ms = self._listen([SHORT]).first_ms
         for speech in passages:
             speech.cancel()
@@ -133,7 +137,7 @@ def measure(rounds: int, before: Path | None) -> dict[str, object]:
             client = stack.enter_context(Client(settings=Settings(redis_url=testbed.url, engine="piper")))
             worker = testbed.start_worker(client, "piper", environ=environment(checkout), jobs=None)
             systems[who] = Listeners(client, worker)
-            systems[who].measure()  # not measured: voices are loaded, memory is allocated
+            systems[who].warm_up()
         machine = describe_machine(testbed)
         figures = alternate(rounds, {who: partial(system.measure) for who, system in systems.items()})
     return {
