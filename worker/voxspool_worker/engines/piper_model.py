@@ -81,8 +81,8 @@ class _FrugalSession:
     """A session that gives memory back to the system now and then.
 
     ONNX Runtime keeps what its longest runs needed, 1.1 MB per character of a sentence, and since every sentence has
-    another length, the pieces that it keeps do not fit: 96 sentences of 40 to 150 characters, most of them two at once, left 929 MB.
-    To give back after every run would cost 13 % of the speed.
+    another length, the pieces that it keeps do not fit: 96 sentences of 40 to 150 characters, many of them two at once,
+    left 929 MB. To give back after every run would cost 13 % of the speed.
     """
 
     def __init__(self, session: InferenceSession) -> None:
