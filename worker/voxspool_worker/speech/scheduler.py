@@ -6,8 +6,8 @@ This module knows segments and rows only. It imports no tensors and no Redis, so
                   Lane.get     ◄───────── chunks, errors
 
 The order is round-robin over jobs: the job with the fewest rows comes first, then the one that waited longest. Among
-interactive jobs without a row, one that has not begun comes before those whose listeners have audio left: its listener
-waits in silence. Interactive jobs come before batch jobs, and some rows are reserved for them, so that a book never
+interactive jobs without a row, one that has not begun comes before those that are being heard: its listener waits in
+silence. Interactive jobs come before batch jobs, and some rows are reserved for them, so that a book never
 fills the engine. A job gets no further row while its own thread is behind (a slow Redis), or while its reader is (if it
 has a window). Interactive work without end starves batch work: that is what its priority means.
 """
@@ -38,11 +38,11 @@ BACKLOG_CHUNKS: Final = 64
 BACKLOG_S: Final = 60.0
 """Nor while it has this much audio to publish, in seconds: 3 MB. A chunk of Piper may be half a minute long."""
 LEAD_S: Final = 2.0
-"""A listener with less audio than this, in seconds, may soon hear a gap: no job that has not begun overtakes the
-listener's. A segment of Piper takes at most a second on one core, and the job may have to wait for another's before."""
+"""A listener with less audio than this, in seconds, may soon hear a gap. A segment of Piper takes at most a second on
+one core, and the job may have to wait for another's before."""
 MAX_OVERTAKING: Final = 4
 """Jobs that have not begun overtake another until they have got this many times the length of its next segment, in
-characters: jobs that come without end do not keep it waiting for ever."""
+characters, or its length once if its listener may soon hear a gap. So jobs that come without end stop no other."""
 RESERVED_SHARE: Final = 4
 """One row in four is reserved for interactive work, if the engine has that many."""
 
@@ -150,9 +150,11 @@ class _Job:
         """Its place in the order of jobs: the smallest comes first."""
         return (self.gives_way, self.running, self.served)
 
-    def may_be_overtaken(self, now_s: float) -> bool:
-        """Return whether jobs that have not begun may come first: it has no row, and its listener has audio left."""
-        return not (self.new or self.batch or self.running) and self.lane.lead_s(now_s) >= LEAD_S
+    def overtaking_characters(self, now_s: float) -> int:
+        """Return how many characters of jobs that have not begun come first; 0 if it has a row, or nobody listens."""
+        if self.new or self.batch or self.running:
+            return 0
+        return len(self.waiting[0].text) * (MAX_OVERTAKING if self.lane.lead_s(now_s) >= LEAD_S else 1)
 
     def hold(self, rows: int) -> None:
         """Add to the rows that it has; a negative number takes them away."""
@@ -206,8 +208,7 @@ class Turns:
         """Return the job that gets the next row: the first in rank, or one that has not begun and may overtake it."""
         first = min(ready, key=lambda job: job.rank)
         new = [job for job in ready if job.new and not job.gives_way]
-        owed = MAX_OVERTAKING * len(first.waiting[0].text)
-        if not new or not first.may_be_overtaken(now_s) or self._new_characters >= owed:
+        if not new or self._new_characters >= first.overtaking_characters(now_s):
             self._new_characters = 0
             return first
         newcomer = min(new, key=lambda job: job.rank)
