@@ -281,10 +281,10 @@ class SpeechWorker:
     def _sign_off(self) -> None:
         """Remove the worker's names from Redis; if Redis is not available, they expire."""
         try:
-            with contextlib.closing(self._connect(retries=0)) as client:
-                self._registration.sign_off(client)
-                if not self._lifecycle.engine_lost:
-                    self._probation.leave(client)
+            client = self._connect(retries=0)  # not closed: the threads that wake the main thread may still wait on it
+            self._registration.sign_off(client)
+            if not self._lifecycle.engine_lost:
+                self._probation.leave(client)
         except redis.exceptions.RedisError as error:
             self._redis_away(error)
 
