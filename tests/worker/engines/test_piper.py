@@ -337,8 +337,10 @@ class RecordedSession:
 @pytest.mark.voice
 def test_memory_is_given_back_after_long_sentences_and_now_and_then() -> None:
     need_piper()
+    from onnxruntime import RunOptions
+
     session = RecordedSession()
-    frugal = piper_model._FrugalSession(session)  # type: ignore[arg-type]
+    frugal = piper_model._FrugalSession(session, RunOptions)  # type: ignore[arg-type]
     for length in (20, SHRINK_PHONEMES, SHRINK_PHONEMES + 1, *[20] * 14):
         frugal.run(None, {"input": np.zeros((1, length), np.int64)})
     assert [number for number, shrunk in enumerate(session.shrunk, 1) if shrunk] == [3, SHRINK_RUNS, 2 * SHRINK_RUNS]
