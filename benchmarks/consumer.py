@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from voxspool import connection
+from voxspool.connections import connection
 from voxspool.protocol.stream import Audio
 from voxspool.reading.dialogue import stream
 from voxspool.reading.follow import read_entries

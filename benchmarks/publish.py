@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.consumer import Consumer, consumers, start_reading
 from benchmarks.figures import OURS, Figure, Samples, alternate
-from voxspool import connection
+from voxspool.connections import connection
 from voxspool.protocol.jobs import JobSpec
 from voxspool.protocol.stream import Audio, Begin, End
 from voxspool_worker.jobs.execution import JobExecution

@@ -57,14 +57,14 @@ if TYPE_CHECKING:
     from voxspool.aio import AsyncClient, AsyncEnqueue, AsyncSpeech
     from voxspool.client import Client, Placed, SpeechOptions
     from voxspool.embedded import Embedded
-    from voxspool.enqueuer import EvictionWarning
-    from voxspool.job_list import ListedJob
     from voxspool.narration.jobs import NarrationJobs, NarrationRecord
-    from voxspool.overview import Overview
     from voxspool.protocol.jobs import JobSpec
     from voxspool.protocol.narration import ChapterSpec, Passage
     from voxspool.protocol.stream import Audio, Begin, Cancelled, End, EntryId, Failed, Mark
     from voxspool.protocol.voices import ClonedVoice, StoredClip
+    from voxspool.queue.enqueuer import EvictionWarning
+    from voxspool.queue.job_list import ListedJob
+    from voxspool.queue.overview import Overview
     from voxspool.reading.queue_place import QueuePlace
     from voxspool.reading.reader import JobState, Received
     from voxspool.reading.waiting import NoWorkerWarning, RedisAwayWarning
@@ -155,17 +155,17 @@ _HOMES = {
     "Embedded": "embedded",
     "End": "protocol.stream",
     "EntryId": "protocol.stream",
-    "EvictionWarning": "enqueuer",
+    "EvictionWarning": "queue.enqueuer",
     "Failed": "protocol.stream",
     "JobSpec": "protocol.jobs",
     "JobState": "reading.reader",
-    "ListedJob": "job_list",
+    "ListedJob": "queue.job_list",
     "Listener": "speech",
     "Mark": "protocol.stream",
     "NarrationJobs": "narration.jobs",
     "NarrationRecord": "narration.jobs",
     "NoWorkerWarning": "reading.waiting",
-    "Overview": "overview",
+    "Overview": "queue.overview",
     "Passage": "protocol.narration",
     "Placed": "client",
     "QueuePlace": "reading.queue_place",

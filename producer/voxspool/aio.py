@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from redis.asyncio import Redis
 
-from voxspool import connection
 from voxspool.client import Client, Placed
+from voxspool.connections import connection
 from voxspool.errors import RedisError
 from voxspool.loop_clients import LoopClients
 from voxspool.protocol.stream import START, End, EntryId
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from voxspool.client import SpeechOptions
-    from voxspool.job_list import ListedJob
-    from voxspool.overview import Overview
     from voxspool.protocol.jobs import JobSpec
     from voxspool.protocol.stream import Entry
     from voxspool.protocol.voices import ClonedVoice
+    from voxspool.queue.job_list import ListedJob
+    from voxspool.queue.overview import Overview
     from voxspool.reading.reader import JobState, Received
     from voxspool.settings import Settings
     from voxspool.speech import Chunk, Speech

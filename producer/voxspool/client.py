@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar
 
 from redis import Redis
 
-from voxspool import connection
+from voxspool.connections import connection
 from voxspool.errors import (
     InvalidJobError,
     RedisError,
 )
-from voxspool.job_list import read_jobs
-from voxspool.overview import Overview, known_engines, read_overview
-from voxspool.placing import Placer
 from voxspool.protocol import keys, voices
 from voxspool.protocol.jobs import JobSpec, queues_named
 from voxspool.protocol.voices import ClonedVoice
+from voxspool.queue.job_list import read_jobs
+from voxspool.queue.overview import Overview, known_engines, read_overview
+from voxspool.queue.placing import Placer
+from voxspool.queue.stored_voices import check_free, delete_voice, read_voices, store_voice
 from voxspool.reading import waiting
 from voxspool.reading.acknowledge import Reporter
 from voxspool.reading.dialogue import run
 from voxspool.settings import Settings
 from voxspool.speech import Speech
-from voxspool.stored_voices import check_free, delete_voice, read_voices, store_voice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from voxspool.job_list import ListedJob
     from voxspool.protocol.jobs import Priority
+    from voxspool.queue.job_list import ListedJob
     from voxspool.workers import WorkerCard
 
 S = TypeVar("S")

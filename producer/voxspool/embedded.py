@@ -27,7 +27,8 @@ from urllib.parse import quote, urlsplit
 
 import redis
 
-from voxspool import connection, hints, workers
+from voxspool import hints, workers
+from voxspool.connections import connection
 from voxspool.errors import EmbeddedError, MissingExtraError, RedisError, VoxspoolError
 from voxspool.protocol import environment, keys
 from voxspool.settings import Settings, child_environment

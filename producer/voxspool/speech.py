@@ -12,19 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, overload
 
-from voxspool import connection
-from voxspool.ending import cancel, delete
+from voxspool.connections import connection
 from voxspool.errors import RedisUnavailableError, UnknownJobError
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, JobSpec
 from voxspool.protocol.narration import ChapterSpec
 from voxspool.protocol.stream import START, Begin, End, EntryId
+from voxspool.queue.ending import cancel, delete
+from voxspool.queue.stored_job import read_spec
 from voxspool.reading import waiting
 from voxspool.reading.acknowledge import Acknowledgement, Reporter
 from voxspool.reading.dialogue import run, stream
 from voxspool.reading.follow import ask_end, ask_position, ask_state, await_job, read_entries
 from voxspool.reading.queue_place import QueuePlace, ask_queue_place
 from voxspool.reading.reader import JobState, Received, raise_for
-from voxspool.stored_job import read_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

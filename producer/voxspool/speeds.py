@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from voxspool.atomic_file import write_whole
-from voxspool.private_files import make_private
+from voxspool.files.atomic_file import write_whole
+from voxspool.files.private_files import make_private
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
-from voxspool.namespaces import plain
+from voxspool.connections.namespaces import plain
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, engine_of, is_engine_name
 from voxspool.protocol.languages import meant

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from redis.exceptions import NoPermissionError, ResponseError
 from rich.console import Console
 
-from voxspool import admission
-from voxspool.admission import Pressure
 from voxspool.cli.jobs import _show_workers
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import JobSpec
-from voxspool.routing import route
+from voxspool.queue import admission
+from voxspool.queue.admission import Pressure
+from voxspool.queue.routing import route
 from voxspool.workers import MAX_CARD_BYTES, read_cards
 
 if TYPE_CHECKING:

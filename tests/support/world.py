@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tests.support.processes import RedisServer, WorkerProcess, clean_env, until
-from voxspool import connection
+from voxspool.connections import connection
 from voxspool_worker.settings import DEFAULT_GRACE_S
 
 if TYPE_CHECKING:

@@ -16,9 +16,11 @@ from redis.retry import Retry
 from tests.support.processes import RedisServer, until
 from tests.support.proxy import Proxy
 from tests.support.reference import SENTENCE, passage, tone
-from voxspool import AsyncClient, Client, Settings, connection, redis_pools
+from voxspool import AsyncClient, Client, Settings
+from voxspool.connections import connection
+from voxspool.connections import pools as redis_pools
+from voxspool.connections.pools import NoPrimaryError
 from voxspool.protocol import keys
-from voxspool.redis_pools import NoPrimaryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,8 +22,10 @@ from redis import asyncio as redis_asyncio
 from tests.support.acl import PLAIN, PRECISE, GuardedRedis, denials
 from tests.support.processes import ROOT, clean_env, until
 from tests.support.reference import SENTENCE, passage, tone
-from voxspool import AsyncClient, Client, RedisError, Settings, SettingsError, UnknownJobError, connection, ending
+from voxspool import AsyncClient, Client, RedisError, Settings, SettingsError, UnknownJobError
+from voxspool.connections import connection
 from voxspool.protocol import keys
+from voxspool.queue import ending
 from voxspool_worker import lua
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from tests.support.oracle import Expected, check_jobs, whole
 from tests.support.processes import clean_env, until
 from tests.support.reference import SENTENCE, tone
 from voxspool import BusyError, DeadlineError, UnknownQueueError
-from voxspool.admission import MAX_WAITING
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import MAX_KEEP_S, JobSpec
+from voxspool.queue.admission import MAX_WAITING
 from voxspool_worker.engines.base import AudioChunk
 from voxspool_worker.engines.tone import ToneEngine
 from voxspool_worker.jobs.cancellation import CancelToken

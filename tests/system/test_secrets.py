@@ -14,7 +14,8 @@ from tests.support.acl import GuardedRedis
 from tests.support.processes import clean_env, until
 from tests.support.reference import SENTENCE, tone
 from tests.support.tls import Certificate, in_front_of
-from voxspool import RedisUnavailableError, connection
+from voxspool import RedisUnavailableError
+from voxspool.connections import connection
 from voxspool.protocol import keys
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import redis
 
 from tests.support.processes import RedisServer, clean_env, free_port, server_path, until
 from tests.support.reference import SENTENCE, passage, tone
-from voxspool import AsyncClient, Client, RedisUnavailableError, Settings, connection
+from voxspool import AsyncClient, Client, RedisUnavailableError, Settings
+from voxspool.connections import connection
 from voxspool.protocol import keys
 
 if TYPE_CHECKING:

@@ -18,8 +18,10 @@ from redis import asyncio as redis_asyncio
 from tests.support.processes import RedisServer, clean_env, until
 from tests.support.proxy import Link, Proxy
 from tests.support.reference import SENTENCE, tone
-from voxspool import AsyncClient, Client, EvictionWarning, RedisUnavailableError, Settings, connection, enqueuer
+from voxspool import AsyncClient, Client, EvictionWarning, RedisUnavailableError, Settings
+from voxspool.connections import connection
 from voxspool.protocol import keys
+from voxspool.queue import enqueuer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,7 +18,8 @@ import redis
 import soundfile as sf
 
 from tests.support.processes import ROOT, clean_env, until
-from voxspool import SpeechFailedError, UnknownVoiceError, VoiceError, VoiceExistsError, connection
+from voxspool import SpeechFailedError, UnknownVoiceError, VoiceError, VoiceExistsError
+from voxspool.connections import connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import queue_names
 from voxspool_worker.voices.catalog import VoiceBook, VoicePart, find
@@ -293,7 +294,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from voxspool import connection
+from voxspool.connections import connection
 from voxspool_worker.voices.conditioning_cache import ConditioningCache
 
 url, folder, log, gate = sys.argv[1], *map(Path, sys.argv[2:])

@@ -13,10 +13,11 @@ from rq.job import JobStatus
 from tests.support.processes import until
 from tests.support.queued_jobs import QUEUE, claim, deaths, enqueue, expire_lease, fetch, put, waiting
 from tests.support.segments import ANY_TIME, NarrationProcess, chapter_of, start_chapter
-from voxspool import Client, ending
+from voxspool import Client
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import queue_name
 from voxspool.protocol.stream import Audio, Begin, End, Mark
+from voxspool.queue import ending
 from voxspool.store.segments import Store
 from voxspool_worker.narration.running_chapters import RunningChapter
 from voxspool_worker.narration.segment_queue import SegmentQueue, SegmentScripts

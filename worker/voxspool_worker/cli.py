@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxspool import connection, hints, redis_urls
+from voxspool import hints
 from voxspool.amounts import counted, real_time
 from voxspool.command import CommandGroup, EngineName
+from voxspool.connections import connection
+from voxspool.connections import urls as redis_urls
 from voxspool.display import echo
 from voxspool.errors import MissingExtraError, StoreError, VoxspoolError
 from voxspool.store.backends import open_place

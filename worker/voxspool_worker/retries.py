@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from redis.exceptions import ResponseError
 
-from voxspool import connection
+from voxspool.connections import connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

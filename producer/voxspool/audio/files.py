@@ -8,9 +8,9 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from voxspool.atomic_file import PartialFile
 from voxspool.audio.encoding import DEFAULT_ENCODING, FORMATS, Encoder
 from voxspool.errors import OutputError
+from voxspool.files.atomic_file import PartialFile
 from voxspool.protocol.stream import SAMPLE_BYTES
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from voxspool.errors import UnknownJobError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from voxspool.job_list import ListedJob
+    from voxspool.queue.job_list import ListedJob
 
 
 @click.command()

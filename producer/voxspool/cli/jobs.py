@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from voxspool.client import Client
-    from voxspool.overview import Overview
+    from voxspool.queue.overview import Overview
     from voxspool.reading.queue_place import QueuePlace
     from voxspool.workers import WorkerCard
 

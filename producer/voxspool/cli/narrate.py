@@ -32,7 +32,7 @@ from voxspool.errors import (
 from voxspool.narration.options import ALWAYS, FORMATS, NarrationOptions, chosen, voices_of
 from voxspool.protocol.jobs import AUTO, MAX_SPEED, MIN_SPEED, JobSpec, queue_name
 from voxspool.protocol.voices import how_to_get
-from voxspool.routing import route
+from voxspool.queue.routing import route
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:

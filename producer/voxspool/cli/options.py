@@ -125,7 +125,7 @@ def settings(redis_url: str | None, *, private: bool = False) -> Settings:
     """
     if private and redis_url is not None:
         raise click.UsageError("--private and --redis exclude each other: --private starts a Redis of its own")
-    from voxspool import connection
+    from voxspool.connections import connection
 
     found = Settings.from_env()
     chosen = replace(found, redis_url=redis_url, redis_named=True) if redis_url is not None else found
@@ -136,8 +136,8 @@ def settings(redis_url: str | None, *, private: bool = False) -> Settings:
 
 def open_client(chosen: Settings) -> Client:
     """Return a client of a server that answers, accepts the login and is new enough. Raises RedisError."""
-    from voxspool import connection
     from voxspool.client import Client
+    from voxspool.connections import connection
 
     connection.check(chosen.redis_url)
     return Client(settings=chosen)

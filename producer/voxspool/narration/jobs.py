@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from voxspool import connection
+from voxspool.connections import connection
 from voxspool.errors import UnknownJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import JobSpec

@@ -28,11 +28,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from voxspool.atomic_file import PartialFile, write_whole
 from voxspool.errors import BookError
+from voxspool.files.atomic_file import PartialFile, write_whole
+from voxspool.files.regular_file import read_regular
 from voxspool.narration.options import NarrationOptions
 from voxspool.narration.track import Cue, Track
-from voxspool.regular_file import read_regular
 from voxspool.store.segments import StoredSegment
 
 if TYPE_CHECKING:

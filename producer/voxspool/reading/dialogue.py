@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import redis
 from redis import asyncio as redis_asyncio
 
-from voxspool.redis_retries import retrying_for
+from voxspool.connections.retries import retrying_for
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis.exceptions import RedisError
 
-from voxspool.connection import has_ended, is_away
+from voxspool.connections.connection import has_ended, is_away
 from voxspool.errors import StreamError, UnknownJobError
 from voxspool.protocol import keys
 from voxspool.protocol.stream import START, Begin, End, EntryId, decode, position_after

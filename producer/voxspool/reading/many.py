@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
-from voxspool.connection import has_ended, is_away
+from voxspool.connections.connection import has_ended, is_away
+from voxspool.connections.namespaces import plain
 from voxspool.errors import VoxspoolError
-from voxspool.namespaces import plain
 from voxspool.protocol import keys
 from voxspool.reading.dialogue import run
 from voxspool.reading.follow import AWAY_PAUSE_S, ask_more, ask_state

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from voxspool import workers
+from voxspool.connections.urls import shown
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import AUTO, ENGINES, engine_of
 from voxspool.reading.dialogue import Call
-from voxspool.redis_urls import shown
 from voxspool.suggestions import near
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
-from voxspool.atomic_file import PartialFile
 from voxspool.errors import MissingExtraError, StoreError
+from voxspool.files.atomic_file import PartialFile
+from voxspool.files.private_files import make_private
+from voxspool.files.regular_file import NotRegularFileError, read_regular
 from voxspool.hints import missing
-from voxspool.private_files import make_private
-from voxspool.regular_file import NotRegularFileError, read_regular
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:

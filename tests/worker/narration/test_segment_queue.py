@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from tests.support.segments import ANY_TIME, expire_leases, held_segments, unclaimed_segments
-from voxspool import connection
+from voxspool.connections import connection
 from voxspool.protocol import keys
 from voxspool_worker.jobs.standing import Neighbour, Standing
 from voxspool_worker.narration.segment_queue import (

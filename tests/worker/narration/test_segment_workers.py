@@ -23,7 +23,7 @@ from tests.support.segments import (
     start_chapter,
     unclaimed_segments,
 )
-from voxspool import connection
+from voxspool.connections import connection
 from voxspool.protocol import keys
 from voxspool_worker.engines.base import SegmentError
 from voxspool_worker.engines.tone import sine

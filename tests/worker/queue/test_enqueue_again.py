@@ -14,20 +14,12 @@ from rq.serializers import JSONSerializer
 from tests.support.lives import END, OPTIONS, begin, speak
 from tests.support.processes import until
 from tests.support.queued_jobs import QUEUE, claim, fetch, records_of, waiting
-from voxspool import (
-    AsyncClient,
-    Client,
-    JobExistsError,
-    NarrationJobs,
-    Passage,
-    StreamReplacedError,
-    UnknownJobError,
-    ending,
-)
+from voxspool import AsyncClient, Client, JobExistsError, NarrationJobs, Passage, StreamReplacedError, UnknownJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import TASK, JobSpec
 from voxspool.protocol.narration import chapter
 from voxspool.protocol.stream import Audio, Begin, Cancelled, End, Failed
+from voxspool.queue import ending
 from voxspool_worker.jobs.cancellation import EndedEarlyError, Reason
 from voxspool_worker.queue.rq_records import LOST
 from voxspool_worker.speech.publisher import ClosedError, Publisher, Scripts

@@ -11,7 +11,7 @@ import pytest
 from tests.support.processes import until
 from tests.support.queued_jobs import QUEUE, waiting
 from voxspool import AsyncClient, BusyError, Client, InvalidJobError, JobExistsError, JobSpec, Settings
-from voxspool.enqueuer import BATCH
+from voxspool.queue.enqueuer import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,15 +10,7 @@ import pytest
 from tests.support.lives import END, OPTIONS, begin, speak
 from tests.support.processes import until
 from tests.support.queued_jobs import QUEUE, claim, enqueue, fetch, records_of, waiting, write_card
-from voxspool import (
-    Client,
-    InvalidJobError,
-    ListedJob,
-    NarrationJobs,
-    Passage,
-    SpeechCancelledError,
-    UnknownJobError,
-)
+from voxspool import Client, InvalidJobError, ListedJob, NarrationJobs, Passage, SpeechCancelledError, UnknownJobError
 from voxspool.protocol import keys
 from voxspool.protocol.narration import chapter
 from voxspool.protocol.stream import Audio, Cancelled, End, Failed
@@ -239,7 +231,7 @@ def test_a_running_job_is_cancelled_before_it_is_deleted(db: redis.Redis, client
 def test_a_run_that_does_not_answer_can_write_nothing_after_the_deletion(
     db: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("voxspool.ending.STOP_S", 1)
+    monkeypatch.setattr("voxspool.queue.ending.STOP_S", 1)
     speech = client.enqueue("One.", **options(JOB))
     claimed, publisher = begin(db)
     speech.delete()

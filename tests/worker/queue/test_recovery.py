@@ -21,7 +21,7 @@ from tests.support.queued_jobs import (
     write_card,
 )
 from tests.support.segments import chapter_of, start_chapter
-from voxspool import connection
+from voxspool.connections import connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import JobSpec, all_queue_names, queue_name
 from voxspool.workers import live

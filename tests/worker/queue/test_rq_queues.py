@@ -24,7 +24,7 @@ from tests.support.queued_jobs import (
     records_of,
     waiting,
 )
-from voxspool import connection
+from voxspool.connections import connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import MAX_KEEP_S, TASK, JobSpec, queue_name
 from voxspool_worker.queue.rq_queues import RqQueues

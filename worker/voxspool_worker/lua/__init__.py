@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.commands.core import Script
 from redis.exceptions import NoScriptError
 
-from voxspool import namespaces
+from voxspool.connections import namespaces
 
 if TYPE_CHECKING:
     from redis import Redis

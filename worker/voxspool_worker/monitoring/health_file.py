@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from voxspool.atomic_file import write_whole
 from voxspool.errors import SettingsError
+from voxspool.files.atomic_file import write_whole
 from voxspool.protocol.numbers import count_or_zero
 
 if TYPE_CHECKING:

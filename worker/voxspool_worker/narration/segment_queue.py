@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from voxspool.connection import is_wrong_type
+from voxspool.connections.connection import is_wrong_type
 from voxspool.protocol import keys
 from voxspool_worker import lua
 from voxspool_worker.jobs.standing import Standing

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from redis.exceptions import RedisError, ResponseError
 
-from voxspool.connection import is_wrong_type
+from voxspool.connections.connection import is_wrong_type
 from voxspool_worker.narration.running_chapters import RunningChapters
 from voxspool_worker.narration.segment_queue import LEASE_S, SegmentClaim, SegmentScripts, holder_prefix
 from voxspool_worker.narration.segment_speaker import ClaimedSegment, SegmentDroppedError, SegmentSpeaker

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import redis.exceptions
 from rq.command import PUBSUB_CHANNEL_TEMPLATE, parse_payload
 
-from voxspool.namespaces import prefix_of, qualified
+from voxspool.connections.namespaces import prefix_of, qualified
 
 if TYPE_CHECKING:
     from collections.abc import Callable

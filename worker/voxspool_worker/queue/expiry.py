@@ -11,11 +11,11 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from voxspool import ending
 from voxspool.amounts import duration
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import DEFAULT_KEEP_S, MAX_KEEP_S
 from voxspool.protocol.numbers import count_or_zero
+from voxspool.queue import ending
 from voxspool_worker.queue.rq_keys import job_key, queue_key
 
 if TYPE_CHECKING:

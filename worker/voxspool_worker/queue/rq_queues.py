@@ -12,7 +12,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now, utcformat
 from rq.worker_registration import clean_worker_registry
 
-from voxspool.connection import is_wrong_type
+from voxspool.connections.connection import is_wrong_type
 from voxspool.errors import InvalidJobError
 from voxspool.protocol import keys
 from voxspool.protocol.call import MAX_CALL_BYTES, read_call

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from redis.exceptions import LockError, RedisError, ResponseError
 
-from voxspool.atomic_file import write_whole
-from voxspool.private_files import FILE_MODE, make_private
+from voxspool.files.atomic_file import write_whole
+from voxspool.files.private_files import FILE_MODE, make_private
+from voxspool.files.regular_file import read_regular
 from voxspool.protocol import keys
-from voxspool.regular_file import read_regular
 from voxspool_worker.voices.conditioning_format import MAX_VALUE_BYTES, decode
 
 if TYPE_CHECKING:

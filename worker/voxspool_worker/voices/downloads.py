@@ -27,8 +27,8 @@ from urllib.parse import quote, urljoin
 import psutil
 
 from voxspool import background
-from voxspool.atomic_file import PartialFile, partial_files
 from voxspool.errors import CatalogueError, OutputError, UnknownLanguageError, UnknownVoiceError
+from voxspool.files.atomic_file import PartialFile, partial_files
 from voxspool.protocol.voices import PIPER_NAME
 from voxspool.suggestions import did_you_mean
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from shutil import copyfileobj
 from typing import TYPE_CHECKING, Final
 
-from voxspool.atomic_file import PartialFile
 from voxspool.books.archive import Archive
 from voxspool.books.epub.package import open_package
 from voxspool.errors import BookError, OutputError
+from voxspool.files.atomic_file import PartialFile
 from voxspool.narration.exports.epub3 import (
     CSS,
     EPOCH,

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from voxspool.atomic_file import PartialFile
-from voxspool.private_files import FILE_MODE, make_private, tampering_fault
+from voxspool.files.atomic_file import PartialFile
+from voxspool.files.private_files import FILE_MODE, make_private, tampering_fault
 from voxspool_worker.engines.xtts.gpt import DecoderError
 
 if TYPE_CHECKING:

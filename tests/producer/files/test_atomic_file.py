@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from voxspool.atomic_file import PartialFile, partial_files, write_whole
+from voxspool.files.atomic_file import PartialFile, partial_files, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

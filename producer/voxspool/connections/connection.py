@@ -18,9 +18,10 @@ from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff, NoBacko
 from redis.connection import parse_url
 from redis.retry import Retry
 
-from voxspool import background, redis_pools, redis_urls
-from voxspool.errors import RedisError, RedisTooOldError, RedisUnavailableError
-from voxspool.redis_pools import (
+from voxspool import background
+from voxspool.connections import pools as redis_pools
+from voxspool.connections import urls as redis_urls
+from voxspool.connections.pools import (
     AsyncPatientPool,
     AsyncSentinelPool,
     NoPrimaryError,
@@ -28,8 +29,9 @@ from voxspool.redis_pools import (
     SentinelPool,
     WrongServerError,
 )
-from voxspool.redis_retries import AsyncTimedRetry, TimedRetry
-from voxspool.redis_urls import LEAST_TIMEOUT_S, UrlError, shown
+from voxspool.connections.retries import AsyncTimedRetry, TimedRetry
+from voxspool.connections.urls import LEAST_TIMEOUT_S, UrlError, shown
+from voxspool.errors import RedisError, RedisTooOldError, RedisUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from voxspool.private_files import make_private, tampering_fault
+from voxspool.files.private_files import make_private, tampering_fault
 
 if TYPE_CHECKING:
     from pathlib import Path

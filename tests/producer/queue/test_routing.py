@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voxspool.protocol.jobs import AUTO, ENGINES, PRIORITIES, JobSpec, Priority, queue_name, queue_names
-from voxspool.routing import SHORT_CHARS, TABLE, Route, route
+from voxspool.queue.routing import SHORT_CHARS, TABLE, Route, route
 from voxspool.workers import LAST, WorkerCard, is_mix
 
-DOCS = (Path(__file__).parents[2] / "docs" / "routing.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[3] / "docs" / "routing.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\d+) \| (.*) \| .* \| `(\{.*\})` with (?:nobody|`(.*)`) \| `(\w+)` \|$", DOCS, re.MULTILINE)
 VOICES: dict[str, dict[str, list[str]]] = json.loads(re.findall(r"```json\n(.*?)```", DOCS, re.DOTALL)[0])
 

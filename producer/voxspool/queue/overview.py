@@ -10,7 +10,7 @@ from rq import Queue
 from rq.registry import StartedJobRegistry
 
 from voxspool import workers
-from voxspool.connection import is_wrong_type
+from voxspool.connections.connection import is_wrong_type
 from voxspool.errors import InvalidJobError, RedisUnavailableError, UnknownJobError
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import ENGINES, all_queue_names

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rq.command import send_command
 
-from voxspool import namespaces
+from voxspool.connections import namespaces
 from voxspool.protocol import keys
 from voxspool.protocol.stream import Cancelled, encode_data
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from voxspool.enqueuer import Enqueuer, NewJob, Reply, taken
 from voxspool.errors import UnknownJobError, UnknownVoiceError
 from voxspool.protocol import voices
 from voxspool.protocol.jobs import AUTO, JobSpec, queue_name
+from voxspool.queue.enqueuer import Enqueuer, NewJob, Reply, taken
+from voxspool.queue.routing import route
+from voxspool.queue.stored_job import read_spec
+from voxspool.queue.stored_voices import read_voices
 from voxspool.reading.dialogue import run
 from voxspool.reading.follow import ask_state
-from voxspool.routing import route
-from voxspool.stored_job import read_spec
-from voxspool.stored_voices import read_voices
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:

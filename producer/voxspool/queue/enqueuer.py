@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 from rq.utils import now, utcformat
 
-from voxspool import admission, connection, workers
-from voxspool.admission import Busy, Pressure
-from voxspool.ending import script
+from voxspool import workers
+from voxspool.connections import connection
 from voxspool.errors import BusyError, JobExistsError
 from voxspool.protocol import keys, narration
 from voxspool.protocol.jobs import TASK
+from voxspool.queue import admission
+from voxspool.queue.admission import Busy, Pressure
+from voxspool.queue.ending import script
 from voxspool.reading.waiting import callers_level
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxspool import AsyncClient, Client, Settings, connection
-from voxspool.connection import check, connect, translated
+from voxspool import AsyncClient, Client, Settings
+from voxspool.connections import connection
+from voxspool.connections.connection import check, connect, translated
+from voxspool.connections.urls import shown
 from voxspool.errors import RedisError, RedisTooOldError, RedisUnavailableError
-from voxspool.redis_urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,7 @@ from redis import asyncio as redis_asyncio
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.sentinel import SentinelConnectionPool
 
-from voxspool.namespaces import NamedConnection
+from voxspool.connections.namespaces import NamedConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

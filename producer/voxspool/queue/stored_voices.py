@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from voxspool.ending import script
 from voxspool.errors import UnknownVoiceError, VoiceExistsError
 from voxspool.protocol import keys, voices
+from voxspool.queue.ending import script
 from voxspool.suggestions import did_you_mean
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from voxspool import WorkerCard
-from voxspool.admission import LONGEST_S, MAX_WAITING, MEMORY_SHARE, UNKNOWN_S, Pressure, turned_away
+from voxspool.queue.admission import LONGEST_S, MAX_WAITING, MEMORY_SHARE, UNKNOWN_S, Pressure, turned_away
 
 GB = 2**30
 

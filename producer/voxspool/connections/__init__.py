@@ -1,0 +1,1 @@
+"""Connections to Redis: one server, Sentinels, name spaces, and what happens after a failover."""
