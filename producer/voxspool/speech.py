@@ -304,7 +304,7 @@ class Speech:
         """
         with connection.translated(self._url):
             if not delete(self._redis, self.id, by):
-                raise UnknownJobError(f"there is no job {self.id!r}, or it has expired; nothing was deleted")
+                raise UnknownJobError(f"there is no job {self.id!r}, or it has expired")
 
     def queue_place(self) -> QueuePlace | None:
         """Return how many jobs are ahead of a waiting job, and an estimate of its wait; None if it does not wait."""

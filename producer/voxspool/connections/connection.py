@@ -14,9 +14,11 @@ import redis
 from redis import asyncio as redis_asyncio
 from redis.asyncio.connection import parse_url as parse_url_async
 from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff, NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError
 
 from voxspool import background
 from voxspool.connections import pools as redis_pools
@@ -391,6 +393,11 @@ def _unreachable(url: str, error: redis.RedisError) -> str:
         return (
             f"Redis at {where} accepts no more connections ({text}; {redis_pools.open_connections()} of them are of "
             "this process); raise its maxclients, or end programs that hold connections"
+        )
+    if isinstance(error, MasterNotFoundError | AsyncMasterNotFoundError):
+        return (
+            f"no Sentinel of {where} names a primary; start the Sentinels, or check their addresses and the name of "
+            "the service"
         )
     return (
         f"no Redis answers at {where} ({text}); start one, or name another with --redis or VOXSPOOL_REDIS_URL"

@@ -579,3 +579,13 @@ def test_the_address_of_a_programs_own_client_is_shown_without_its_password(made
 def test_a_value_that_is_not_a_factory_is_refused_with_what_to_pass(given: object) -> None:
     with pytest.raises(RedisError, match=r"redis= is .*it must be a function that returns a redis\.Redis"):
         Client(redis=given)  # type: ignore[arg-type]
+
+
+def test_sentinels_that_do_not_answer_are_one_short_line() -> None:
+    url = "redis+sentinel://:secret@127.0.0.1:1/speech?sentinel_password=secret"
+    with pytest.raises(RedisUnavailableError) as caught, Client(url) as client:
+        client.workers()
+    said = str(caught.value)
+    assert said.startswith("no Sentinel of redis+sentinel://:***@127.0.0.1:1/speech?sentinel_password=*** names a ")
+    assert "secret" not in said
+    assert len(said) < 250
