@@ -72,7 +72,7 @@ def check_deaths(run: JobExecution, fields: Mapping[bytes, bytes]) -> None:
     segment = count_or_zero(fields.get(b"died_at"))
     raise RepeatedDeathsError(
         f"{run.deaths} workers in a row died in segment {segment} of this speech, so it is not tried again; read their "
-        "logs, change the passage or the voice, and enqueue it under a new id"
+        "logs, change the passage or the voice, and enqueue it again"
     )
 
 

@@ -154,7 +154,7 @@ class Pipeline:
             raise SpeechGivenUpError(
                 "engine",
                 f"the speech began at {elsewhere.sample_rate} Hz, but the worker that continues it has {rate} Hz; "
-                "enqueue it under a new id, and name a voice",
+                "enqueue it again, and name a voice",
             ) from elsewhere
 
     def _pass_on(self, job: JobRun, error: Exception) -> None:
