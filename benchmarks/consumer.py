@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from voxspool.connections import connection
 from voxspool.protocol.stream import Audio
+from voxspool.reading.acknowledge import Acknowledgement
 from voxspool.reading.dialogue import stream
 from voxspool.reading.follow import read_entries
 
@@ -83,7 +84,7 @@ def consume(pipe: Connection, url: str) -> None:
             return
         redis.ping()  # connects before the measurement starts
         pipe.send("ready")
-        entries = stream(read_entries(job_id, url, timeout_s=60), redis)
+        entries = stream(read_entries(Acknowledgement(job_id), url, timeout_s=60), redis)
         pipe.send(
             [(time.monotonic_ns(), received.entry.pcm[:8]) for received in entries if isinstance(received.entry, Audio)]
         )

@@ -321,7 +321,7 @@ def test_spoilt_shared_keys_stop_nothing_else_and_are_named(spooler: Spooler) ->
 
 def test_after_a_cancel_or_a_timeout_the_text_is_in_no_key_but_its_job(spooler: Spooler) -> None:
     book, slow = spooler.client.enqueue(TEXT * 1000, engine="tone", id=new()), new()
-    call = [TASK, None, [JobSpec(TEXT * 1000, id=slow, engine="tone").encode()], {}]
+    call = [TASK, None, [JobSpec(TEXT * 1000, id=slow, engine="tone", voice="sine-live").encode()], {}]
     spooler.put(slow, {"status": "queued", "timeout": 1, "data": json.dumps(call)})
     until(lambda: book.status().segments_done, "the first segment")
     book.cancel()

@@ -347,7 +347,7 @@ def test_status_shows_progress_queues_workers_and_voices(client: Client, start_w
     overview = client.overview()
     assert overview.queues == {"voxspool-piper-batch": 1}
     (info,) = overview.workers
-    assert (info.name, info.engine, info.device, info.jobs) == (worker.name, "tone", "cpu", 8)
+    assert (info.name, info.engine, info.device, info.jobs) == (worker.name, "tone", "cpu", 32)
     (running,) = overview.running
     assert (running.id, running.state, running.engine, running.voice) == (speech.id, "running", "tone", "sine-live")
     assert running.spoken_s > 0

@@ -22,6 +22,7 @@ from voxspool import SpeechFailedError, UnknownVoiceError, VoiceError, VoiceExis
 from voxspool.connections import connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import queue_names
+from voxspool.queue.ending import script
 from voxspool_worker.voices.catalog import VoiceBook, VoicePart, find
 from voxspool_worker.voices.cloned import VoiceLibrary
 from voxspool_worker.voices.conditioning_cache import ConditioningCache
@@ -178,9 +179,9 @@ def test_a_voice_is_cloned_from_bytes_and_files_and_removed(client: Client, reco
 def test_adding_the_same_clips_again_after_a_lost_reply_changes_nothing(client: Client, db: redis.Redis) -> None:
     voice = client.add_voice("alice", [speech()])
     flacs = db.lrange(keys.clips("alice"), 0, -1)
-    script = client._add_voice_script
+    add = script(db, "add_voice")
     arguments = ["alice", "", voice.encode(), *flacs]
-    assert script(keys=[keys.VOICES, keys.clips("alice")], args=arguments) == b"added"
+    assert add(keys=[keys.VOICES, keys.clips("alice")], args=arguments) == b"added"
     assert db.lrange(keys.clips("alice"), 0, -1) == flacs
 
 
