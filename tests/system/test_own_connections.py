@@ -216,6 +216,6 @@ def test_error_messages_name_the_sentinel_service(sentinel_port: int) -> None:
     gone = redis.Sentinel([("127.0.0.1", free_port())])
     with (
         Client(settings=Settings(), redis=lambda: gone.master_for(SERVICE)) as client,
-        pytest.raises(RedisUnavailableError, match="no Redis answers at the Sentinel service speeches"),
+        pytest.raises(RedisUnavailableError, match="no Sentinel names a primary for the Sentinel service speeches"),
     ):
         client.workers()

@@ -396,7 +396,7 @@ def _unreachable(url: str, error: redis.RedisError) -> str:
         )
     if isinstance(error, MasterNotFoundError | AsyncMasterNotFoundError):
         return (
-            f"no Sentinel of {where} names a primary; start the Sentinels, or check their addresses and the name of "
+            f"no Sentinel names a primary for {where}; start the Sentinels, or check their addresses and the name of "
             "the service"
         )
     return (
