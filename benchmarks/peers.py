@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 LONG: Final = 5
 """Number of passages in a long text, which takes Piper seconds: about 3,500 characters."""
+BESIDE_S: Final = 1.0
+"""Time after which a sentence is requested beside 8 passages, in seconds: together they take Piper 7 s on two cores."""
 IDLE_CPU_S: Final = 0.05
 """A server is idle if it uses less CPU time than this, in seconds, within IDLE_S."""
 IDLE_S: Final = 0.5
@@ -135,11 +137,11 @@ def busy(passage: str, server: Server) -> Samples:
     texts = [fresh(passage) for _ in range(8)]
     before = time.monotonic()
     with ThreadPoolExecutor(len(texts)) as pool:
-        done = [*pool.map(partial(speak, server), texts)]
+        list(pool.map(partial(speak, server), texts))
     speed = sum(map(len, texts)) / (time.monotonic() - before)
     with ThreadPoolExecutor(len(texts)) as pool:
         running = [pool.submit(speak, server, fresh(passage)) for _ in texts]
-        time.sleep(min(done) / 1e3 + 0.1)  # the first of them has begun to speak, the last one has not ended
+        time.sleep(BESIDE_S)
         first_ms = speak(server, fresh(SENTENCE))
         for one in running:
             one.result()
