@@ -104,14 +104,13 @@ def measure(peers: list[str], folder: Path, rounds: int, passage: str, progress:
     }
 
 
-def speak(server: Server, text: str, begun: Callable[[], None] = lambda: None) -> float:
-    """Let a server speak a text to its end; return the time to the first audio, in ms. Call `begun` at that moment."""
+def speak(server: Server, text: str) -> float:
+    """Read the whole audio of a text from a server; return the time to the first audio, in ms."""
     before = time.monotonic()
     first_ms = 0.0
     for _ in server.speak(text):
         if not first_ms:
             first_ms = (time.monotonic() - before) * 1e3
-            begun()
     if not first_ms:
         raise StartError(f"{server.who} returned no audio")
     return first_ms
@@ -141,7 +140,7 @@ def busy(passage: str, server: Server) -> Samples:
     speed = sum(map(len, texts)) / (time.monotonic() - before)
     with ThreadPoolExecutor(len(texts)) as pool:
         running = [pool.submit(speak, server, fresh(passage)) for _ in texts]
-        time.sleep(BESIDE_S)
+        time.sleep(BESIDE_S)  # by then all passages are being spoken
         first_ms = speak(server, fresh(SENTENCE))
         for one in running:
             one.result()
@@ -161,7 +160,7 @@ def _cpu_when_idle(server: Server) -> float:
     """Wait until a server is idle and return its CPU time, in seconds."""
     seen, quiet = server.cpu_s(), 0
     while quiet < IDLE_TIMES:
-        time.sleep(IDLE_S)
+        time.sleep(IDLE_S)  # the interval over which CPU time is compared
         now = server.cpu_s()
         quiet = quiet + 1 if now - seen < IDLE_CPU_S else 0
         seen = now

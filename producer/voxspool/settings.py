@@ -62,22 +62,12 @@ class Settings:
             namespace=environment.namespace(environ),
             engine=engine,
             voice=environ.get(environment.VOICE) or None,
-            max_waiting=_positive(environ, environment.MAX_WAITING) or environment.DEFAULT_MAX_WAITING,
+            max_waiting=environment.positive(environ, environment.MAX_WAITING) or environment.DEFAULT_MAX_WAITING,
             pronunciations=Path(said).expanduser() if (said := environ.get(environment.PRONUNCIATIONS)) else None,
             cache_dir=Path(environ.get(environment.CACHE_DIR) or DEFAULT_CACHE_DIR),
             shell=environ.get("SHELL", ""),
             store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
         )
-
-
-def _positive(environ: Mapping[str, str], name: str) -> int | None:
-    """Return the whole number in a variable; None if it is not set. Raises SettingsError for anything else."""
-    value = environ.get(name)
-    if not value:
-        return None
-    if not (value.isascii() and value.isdigit() and int(value) > 0):
-        raise SettingsError(f"{name} is {value!r}; it must be a whole number, 1 or more")
-    return int(value)
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:

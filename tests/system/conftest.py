@@ -39,10 +39,13 @@ def pytest_report_header() -> str:
 
 @pytest.fixture
 def redis_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """Start a redis-server. An indirect parameter of the test sets its options."""
+    """Start a redis-server: of the class SERVER of the test's module, if there is one.
+
+    An indirect parameter of the test sets its options.
+    """
     folder = tmp_path / "redis"
     folder.mkdir()
-    server = RedisServer(folder, getattr(request, "param", ()))
+    server = getattr(request.module, "SERVER", RedisServer)(folder, getattr(request, "param", ()))
     server.start()
     yield server
     server.stop()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LONG_SENTENCE = "The keeper of the lighthouse counted every lamp " + "and every stair " * 8 + "before the night."
 """One segment of 193 characters: 11.6 s of tone, while which leases would expire if the clock were believed."""
+SERVER = FakeClockServer
 HOUR_S = 3600
 
 
@@ -38,16 +39,6 @@ HOUR_S = 3600
 def store(tmp_path: Path) -> Store:
     """Open the segment store that the workers of `start_worker` use."""
     return Store(tmp_path / "store")
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[FakeClockServer]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    server = FakeClockServer(folder)
-    server.start()
-    yield server
-    server.stop()
 
 
 def rescues(*workers: WorkerProcess) -> int:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.clocks import FakeClockServer
 from tests.support.faults import LIVE, Listeners, await_spoken
 from tests.support.processes import until
@@ -17,8 +15,7 @@ from voxspool.protocol import keys
 from voxspool_worker.speech.reader_progress import UNREAD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     import redis
 
@@ -27,17 +24,8 @@ if TYPE_CHECKING:
 
     StartWorker = Callable[..., WorkerProcess]
 
+SERVER = FakeClockServer
 HOUR_S = 3600
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[FakeClockServer]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    server = FakeClockServer(folder)
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_a_live_job_is_spoken_to_its_end_though_the_clock_jumps(

@@ -88,7 +88,7 @@ class Settings:
             redis_url=environment.redis_url(environ) or environment.DEFAULT_REDIS_URL,
             namespace=environment.namespace(environ),
             engine=environ.get(environment.WORKER_ENGINE) or "piper",
-            jobs=_positive(environ, environment.WORKER_JOBS) or DEFAULT_JOBS,
+            jobs=environment.positive(environ, environment.WORKER_JOBS) or DEFAULT_JOBS,
             piper_voices=_path(environ, environment.PIPER_VOICES),
             xtts_dir=_path(environ, environment.XTTS_DIR),
             device=_one_of(environ, environment.DEVICE, DEVICES),
@@ -96,8 +96,8 @@ class Settings:
             cache_dir=_path(environ, environment.CACHE_DIR) or DEFAULT_CACHE_DIR,
             store=environ.get(environment.STORE) or environment.DEFAULT_STORE,
             health_dir=_path(environ, environment.HEALTH_DIR),
-            memory_mb=_positive(environ, environment.WORKER_MEMORY_MB),
-            unserved_s=_positive(environ, environment.WORKER_UNSERVED_S) or DEFAULT_UNSERVED_S,
+            memory_mb=environment.positive(environ, environment.WORKER_MEMORY_MB),
+            unserved_s=environment.positive(environ, environment.WORKER_UNSERVED_S) or DEFAULT_UNSERVED_S,
             coqui_dir=_coqui_dir(environ),
             hub_dir=_hub_dir(environ),
             voices_dir=Path(environ.get("XDG_DATA_HOME") or DEFAULT_DATA_DIR) / VOICES_DIR,
@@ -164,13 +164,3 @@ def _one_of(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> 
     if value not in allowed:
         raise SettingsError(f"{name} is {value!r}; it must be {', '.join(allowed[:-1])} or {allowed[-1]}")
     return value
-
-
-def _positive(environ: Mapping[str, str], name: str) -> int | None:
-    """Return the number in a variable, 1 or more, or None if it is not set."""
-    value = environ.get(name)
-    if not value:
-        return None
-    if not (value.isascii() and value.isdigit() and int(value) > 0):
-        raise SettingsError(f"{name} is {value!r}; it must be a whole number, 1 or more")
-    return int(value)

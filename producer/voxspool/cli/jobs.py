@@ -173,7 +173,7 @@ def _number(value: float | None, unit: str) -> str:
 
 
 def _speed(real_time_factor: float | None) -> str:
-    """Return a speed as a multiple of real time; a dash if it was not measured."""
+    """Return a speed in multiples of real time, or a dash if it was not measured."""
     return real_time(1 / real_time_factor) if real_time_factor else "-"
 
 

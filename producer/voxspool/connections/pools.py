@@ -68,7 +68,7 @@ def no_primary(error: redis.RedisError) -> bool:
 
 
 def guard(client: redis.Redis | redis_asyncio.Redis, namespace: str = "") -> None:
-    """Let the pool of a program's own client drop its connections after a failover, as the pools of this module do.
+    """Make the pool of a program's own client drop its connections after a failover, as the pools of this module do.
 
     With a name space its connections put that before keys. Raises ValueError if the pool has another name space.
     """
@@ -84,7 +84,7 @@ def open_connections() -> int:
 
 
 def _guard(pool: Any, guarded: type, namespace: str) -> None:  # noqa: ANN401 - the plain and the asyncio pools share no class
-    """Give a pool a class of connections that watches the replies; also to the connections that it has already."""
+    """Replace the class of a pool's connections, existing ones too, by one that checks replies for a failover."""
     plain, prefix = pool.connection_class, f"{namespace}:" if namespace else ""
     _pools.add(pool)
     if issubclass(plain, guarded):
@@ -226,9 +226,9 @@ class _AsyncGuardedConnection:
 
 
 class _Patient:
-    """A mixin for pools that retries if Redis closes a new connection, as it does if it is restarted twice in a row.
+    """A mixin for pools: it retries to get a connection if Redis closes a new one, as after two restarts in a row.
 
-    redis-py retries commands, but not getting the connection for them. That sends no command, so retrying is safe.
+    redis-py retries commands, but not this step before them. The step sends no command, so retrying it is safe.
     """
 
     first: First | None = None

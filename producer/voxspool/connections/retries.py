@@ -29,7 +29,7 @@ _last_try_s: ContextVar[float] = ContextVar("last_try_s", default=math.inf)
 
 @contextlib.contextmanager
 def retrying_for(seconds: float) -> Iterator[None]:
-    """Let requests in the block be tried again only within so many seconds. A try that has begun goes on."""
+    """Limit the time, in seconds, in which requests of the block are retried. A try that has begun is not stopped."""
     token = _last_try_s.set(time.monotonic() + seconds)
     try:
         yield

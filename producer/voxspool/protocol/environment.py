@@ -84,6 +84,16 @@ def namespace(environ: Mapping[str, str]) -> str:
     return check_namespace(environ.get(NAMESPACE, ""))
 
 
+def positive(environ: Mapping[str, str], name: str) -> int | None:
+    """Return the whole number in a variable, 1 or more; None if it is not set. Raises SettingsError."""
+    value = environ.get(name)
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise SettingsError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+    return int(value)
+
+
 def check_namespace(name: str) -> str:
     """Return a name space. Raises SettingsError for a name that cannot be one."""
     if name and (not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name) or name in ("rq", "voxspool")):

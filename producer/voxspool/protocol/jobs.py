@@ -122,7 +122,7 @@ class JobSpec:
     window_s: int | None = None
     """How far the audio may be ahead of the reader, in seconds; None: the worker does not wait for the reader."""
     reuse: bool = False
-    """Whether segments that the segment store has are taken from it, and others are stored in it."""
+    """True: segments come from the segment store if it has them, and the others are stored in it."""
     meta: dict[str, Any] | None = dataclasses.field(default=None, hash=False)
     """Data of the producer, which comes back in the `begin` and `end` entries and in lists of jobs.
 

@@ -91,7 +91,7 @@ class Acknowledgement:
         self.postpone()
 
     def postpone(self) -> None:
-        """Let the next report be due after the interval."""
+        """Postpone the next report by the interval."""
         self._due = self._clock() + self._every_s
 
 
@@ -214,6 +214,6 @@ def _due(acks: list[Acknowledgement]) -> list[Acknowledgement]:
 
 
 def _postpone(acks: list[Acknowledgement]) -> None:
-    """Let the next reports of readers be due after their intervals."""
+    """Postpone the next report of each reader by its interval."""
     for ack in acks:
         ack.postpone()

@@ -32,7 +32,7 @@ class Call:
     """One request to Redis."""
 
     send: Callable[[Any], Any]
-    """Takes a client of redis-py. Returns the reply, or an awaitable of it if the client is an asyncio one."""
+    """Called with a client of redis-py. Its result is the reply, or an awaitable of it for an asyncio client."""
     retry_s: float = RETRY_S
     """How long the request is tried again, in seconds."""
 

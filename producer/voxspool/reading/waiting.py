@@ -47,7 +47,7 @@ class RedisAwayWarning(UserWarning):
 
 
 class Absence:
-    """Whether one reader has warned that Redis is away."""
+    """Warns once for a reader that Redis is away."""
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -1,4 +1,4 @@
-"""Give every access to a segment store a time limit: a dead mount or a remote store may never answer.
+"""A time limit for every access to a segment store: a dead mount or a remote store may never answer.
 
 An access runs in a thread of its own, because nothing can interrupt a system call that waits for a disk. If it does not
 return in time, the caller gets a StoreError, and so does everybody else until it returns: a store that hangs must not

@@ -18,6 +18,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from tests.support.manual_clock import ManualClock
 from tests.support.processes import until
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import LONGEST_REPORT_S
@@ -32,20 +33,12 @@ UNKNOWN = [None, None]
 """What Redis knows of a job that has not begun."""
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
-def test_a_report_is_due_after_each_interval_and_not_at_once(clock: Clock) -> None:
+def test_a_report_is_due_after_each_interval_and_not_at_once(clock: ManualClock) -> None:
     ack = Acknowledgement("a", clock)
     assert not ack.due, "a short job is over before anybody asks"
     clock.now_s += LONGEST_REPORT_S
@@ -58,7 +51,7 @@ def test_a_report_is_due_after_each_interval_and_not_at_once(clock: Clock) -> No
 
 @pytest.mark.parametrize(("live_s", "every_s"), [(b"1", 0.25), (b"2", 0.5), (b"60", 1.0), (None, 1.0)])
 def test_the_interval_follows_from_the_jobs_time_when_it_has_begun(
-    clock: Clock, live_s: bytes | None, every_s: float
+    clock: ManualClock, live_s: bytes | None, every_s: float
 ) -> None:
     ack = Acknowledgement("a", clock)
     ack.note(b"noted", UNKNOWN)
@@ -68,7 +61,7 @@ def test_the_interval_follows_from_the_jobs_time_when_it_has_begun(
 
 
 @pytest.mark.parametrize("said", [b"unasked", b"ended", b"failed", b"cancelled"])
-def test_no_report_is_due_for_a_job_that_does_not_ask_or_is_over(clock: Clock, said: bytes) -> None:
+def test_no_report_is_due_for_a_job_that_does_not_ask_or_is_over(clock: ManualClock, said: bytes) -> None:
     ack = Acknowledgement("a", clock)
     ack.note(said, [b"running", None])
     clock.now_s += 1000
@@ -115,7 +108,7 @@ class Pipeline:
         (ResponseError("The user executing the script can't run this command"), False),
     ],
 )
-def test_only_a_missing_right_ends_the_reports(clock: Clock, error: Exception, again: bool) -> None:  # noqa: FBT001
+def test_only_a_missing_right_ends_the_reports(clock: ManualClock, error: Exception, again: bool) -> None:  # noqa: FBT001
     ack = Acknowledgement("a", clock)
     clock.now_s += LONGEST_REPORT_S
     run(report([ack]), Pipeline([error, UNKNOWN]))  # type: ignore[arg-type] # all that a report needs of a client
@@ -126,7 +119,7 @@ def test_only_a_missing_right_ends_the_reports(clock: Clock, error: Exception, a
 @pytest.mark.parametrize(
     "error", [redis.ConnectionError("refused"), redis.TimeoutError("late"), AuthenticationError("changed")]
 )
-def test_reports_go_on_after_an_error_of_the_connection(clock: Clock, error: Exception) -> None:
+def test_reports_go_on_after_an_error_of_the_connection(clock: ManualClock, error: Exception) -> None:
     ack = Acknowledgement("a", clock)
     run(report([ack]), Pipeline(error))  # type: ignore[arg-type] # see above
     clock.now_s += LONGEST_REPORT_S

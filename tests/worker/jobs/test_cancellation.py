@@ -7,22 +7,10 @@ import threading
 
 import pytest
 
+from tests.support.manual_clock import ManualClock
 from voxspool_worker.jobs.cancellation import CancelToken, EndedEarlyError, Reason, RowClock
 
 DEADLINE_S = 3600.0
-
-
-class Clock:
-    """A clock that returns `now_s`."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def advance(self, passed_s: float) -> None:
-        self.now_s += passed_s
 
 
 def reason_of(token: CancelToken) -> Reason | None:
@@ -39,7 +27,7 @@ def test_a_job_continues_until_it_is_asked_to_end() -> None:
 
 
 def test_time_in_which_nothing_can_be_done_is_not_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
+    clock = ManualClock()
     token = CancelToken(10.0, clock)
     clock.now_s += 9
     monkeypatch.setattr(token._asked, "wait", clock.advance)
@@ -50,7 +38,7 @@ def test_time_in_which_nothing_can_be_done_is_not_used_up(monkeypatch: pytest.Mo
 
 
 def test_a_clock_that_several_stopped_runs_when_all_have_started_it() -> None:
-    clock = Clock()
+    clock = ManualClock()
     token = CancelToken(10.0, clock)
     clock.now_s += 4
     token.stop_clock()
@@ -67,7 +55,7 @@ def test_a_clock_that_several_stopped_runs_when_all_have_started_it() -> None:
 
 
 def test_a_job_whose_time_is_up_ends_although_its_clock_was_stopped_since() -> None:
-    clock = Clock()
+    clock = ManualClock()
     token = CancelToken(10.0, clock)
     clock.now_s += 11
     token.stop_clock()
@@ -78,7 +66,7 @@ def test_a_job_whose_time_is_up_ends_although_its_clock_was_stopped_since() -> N
 
 
 def test_a_job_uses_up_its_time_only_while_it_has_a_row() -> None:
-    clock = Clock()
+    clock = ManualClock()
     token = CancelToken(10.0, clock)
     clock.now_s += 1
     with RowClock(token) as rows:
@@ -97,7 +85,7 @@ def test_a_job_uses_up_its_time_only_while_it_has_a_row() -> None:
 
 
 def test_rows_that_are_freed_after_the_end_of_the_block_stop_no_clock() -> None:
-    clock = Clock()
+    clock = ManualClock()
     token = CancelToken(10.0, clock)
     with RowClock(token) as rows:
         rows.add(2)
@@ -136,7 +124,7 @@ def test_only_the_first_reason_counts() -> None:
 
 
 def test_a_job_times_out_at_its_deadline_and_not_before() -> None:
-    clock = Clock()
+    clock = ManualClock()
     token = CancelToken(5.0, clock)
     assert token.remaining_s == 5.0
     clock.now_s += 4.9
@@ -150,7 +138,7 @@ def test_a_job_times_out_at_its_deadline_and_not_before() -> None:
 
 
 def test_a_reason_that_was_set_before_the_deadline_counts() -> None:
-    clock = Clock()
+    clock = ManualClock()
     token = CancelToken(5.0, clock)
     token.end(Reason.HANDED_BACK)
     clock.now_s += 10.0
@@ -158,7 +146,7 @@ def test_a_reason_that_was_set_before_the_deadline_counts() -> None:
 
 
 def test_a_clock_that_jumps_forward_ends_a_job_and_one_that_jumps_back_does_not() -> None:
-    clock = Clock()
+    clock = ManualClock()
     token = CancelToken(5.0, clock)
     assert reason_of(token) is None
     clock.now_s -= 3600.0

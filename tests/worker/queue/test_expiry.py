@@ -18,29 +18,15 @@ from voxspool_worker.queue.rq_records import ANY_TIME
 if TYPE_CHECKING:
     import redis
 
+    from tests.support.manual_clock import ManualClock
     from voxspool import Speech
 
 LIMIT_S = 3600
 OPTIONS = {"id": "a", "engine": "tone", "priority": "batch"}
 
 
-class Clock:
-    """A monotonic clock of the test."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def recovery(db: redis.Redis, clock: Clock) -> Recovery:
+def recovery(db: redis.Redis, clock: ManualClock) -> Recovery:
     write_card(db, "piper", {"v": []})
     return Recovery(records_of(db), RqQueues(db), db, lambda: None, clock, unserved_s=LIMIT_S)
 
@@ -51,7 +37,7 @@ def speech(client: Client) -> Speech:
     return client.enqueue("One.", **OPTIONS)
 
 
-def let_pass(db: redis.Redis, clock: Clock, seconds: int) -> None:
+def let_pass(db: redis.Redis, clock: ManualClock, seconds: int) -> None:
     """Make it look as if time has passed: for the worker that looks, for the queue and for the job."""
     clock.now_s += seconds
     for queue, since in db.hgetall(keys.UNSERVED).items():
@@ -60,7 +46,7 @@ def let_pass(db: redis.Redis, clock: Clock, seconds: int) -> None:
 
 
 def test_a_job_ends_after_the_limit_and_its_stream_says_why(
-    db: redis.Redis, client: Client, clock: Clock, recovery: Recovery, speech: Speech
+    db: redis.Redis, client: Client, clock: ManualClock, recovery: Recovery, speech: Speech
 ) -> None:
     recovery.rescue(ANY_TIME)
     let_pass(db, clock, LIMIT_S - 60)
@@ -79,7 +65,7 @@ def test_a_job_ends_after_the_limit_and_its_stream_says_why(
 
 
 def test_a_job_that_was_enqueued_later_waits_its_own_time(
-    db: redis.Redis, clock: Clock, recovery: Recovery, client: Client
+    db: redis.Redis, clock: ManualClock, recovery: Recovery, client: Client
 ) -> None:
     recovery.rescue(ANY_TIME)
     let_pass(db, clock, 2 * LIMIT_S)
@@ -90,7 +76,7 @@ def test_a_job_that_was_enqueued_later_waits_its_own_time(
 
 
 @pytest.mark.usefixtures("speech")
-def test_a_worker_of_the_engine_starts_the_time_again(db: redis.Redis, clock: Clock, recovery: Recovery) -> None:
+def test_a_worker_of_the_engine_starts_the_time_again(db: redis.Redis, clock: ManualClock, recovery: Recovery) -> None:
     recovery.rescue(ANY_TIME)
     let_pass(db, clock, LIMIT_S - 60)
     write_card(db, "tone", {"sine": []})
@@ -104,7 +90,7 @@ def test_a_worker_of_the_engine_starts_the_time_again(db: redis.Redis, clock: Cl
 
 
 @pytest.mark.usefixtures("speech")
-def test_jobs_of_a_paused_queue_stay(db: redis.Redis, clock: Clock, recovery: Recovery) -> None:
+def test_jobs_of_a_paused_queue_stay(db: redis.Redis, clock: ManualClock, recovery: Recovery) -> None:
     db.sadd(keys.PAUSED, QUEUE)
     recovery.rescue(ANY_TIME)
     let_pass(db, clock, 2 * LIMIT_S)
@@ -114,7 +100,7 @@ def test_jobs_of_a_paused_queue_stay(db: redis.Redis, clock: Clock, recovery: Re
 
 @pytest.mark.usefixtures("speech")
 def test_a_worker_that_has_just_started_gives_the_others_time_to_load_their_models(
-    db: redis.Redis, clock: Clock, recovery: Recovery
+    db: redis.Redis, clock: ManualClock, recovery: Recovery
 ) -> None:
     recovery.rescue(ANY_TIME)
     let_pass(db, clock, 2 * LIMIT_S)
@@ -127,7 +113,7 @@ def test_a_worker_that_has_just_started_gives_the_others_time_to_load_their_mode
 
 
 def test_a_job_that_had_begun_ends_where_it_was(
-    db: redis.Redis, clock: Clock, recovery: Recovery, speech: Speech
+    db: redis.Redis, clock: ManualClock, recovery: Recovery, speech: Speech
 ) -> None:
     begin(db, QUEUE)
     assert waiting(db) == ["a"]
@@ -137,7 +123,7 @@ def test_a_job_that_had_begun_ends_where_it_was(
     assert [entry.type for _, entry in speech.entries()] == ["begin", "cancelled"]
 
 
-def test_ids_without_a_record_and_closed_jobs_do_no_harm(db: redis.Redis, client: Client, clock: Clock) -> None:
+def test_ids_without_a_record_and_closed_jobs_do_no_harm(db: redis.Redis, client: Client, clock: ManualClock) -> None:
     client.enqueue("One.", **OPTIONS)
     speak(db, END)
     db.rpush(f"rq:queue:{QUEUE}", "a", "nobody", b"\xff")

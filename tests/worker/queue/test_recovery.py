@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.manual_clock import ManualClock
 from tests.support.queued_jobs import (
     begin,
     deaths,
@@ -21,7 +21,6 @@ from tests.support.queued_jobs import (
     write_card,
 )
 from tests.support.segments import chapter_of, start_chapter
-from voxspool.connections import connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import JobSpec, all_queue_names, queue_name
 from voxspool.workers import live
@@ -32,7 +31,7 @@ from voxspool_worker.queue.rq_queues import RqQueues
 from voxspool_worker.queue.rq_records import ANY_TIME, RqRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import redis
 
@@ -42,21 +41,6 @@ if TYPE_CHECKING:
 AUTO, PIPER, TONE, XTTS = (queue_name(engine, "interactive") for engine in ("auto", "piper", "tone", "xtts"))
 
 
-class Clock:
-    """A clock of the test."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 @pytest.fixture
 def rescued() -> list[str]:
     """One entry for each call of `on_rescue`."""
@@ -64,15 +48,7 @@ def rescued() -> list[str]:
 
 
 @pytest.fixture
-def workers_client(db: redis.Redis, shared_redis_server: RedisServer) -> Iterator[redis.Redis]:
-    """A client as a worker has it: ids may have any bytes."""
-    del db  # it has emptied the server
-    with contextlib.closing(connection.connect(shared_redis_server.url)) as client:
-        yield client
-
-
-@pytest.fixture
-def recovery(workers_client: redis.Redis, clock: Clock, rescued: list[str]) -> Recovery:
+def recovery(workers_client: redis.Redis, clock: ManualClock, rescued: list[str]) -> Recovery:
     return recovery_of(workers_client, clock, lambda: rescued.append("rescued"))
 
 
@@ -128,7 +104,7 @@ def test_only_one_of_several_workers_puts_a_job_back(db: redis.Redis, recovery: 
     expire_lease(db, claimed(db, TONE, "lost"))
     again: list[str] = []
     recovery.rescue(ANY_TIME)
-    recovery_of(db, Clock(), lambda: again.append("rescued")).rescue(ANY_TIME)
+    recovery_of(db, ManualClock(), lambda: again.append("rescued")).rescue(ANY_TIME)
     assert (len(rescued), len(again)) == (1, 0)
     assert waiting(db, TONE) == ["lost"]
     assert deaths(db, "lost") == 1
@@ -224,7 +200,7 @@ def test_jobs_of_an_engine_do_not_move_while_it_has_a_live_worker(db: redis.Redi
     assert (waiting(db, XTTS), waiting(db, AUTO)) == ([], ["patient"])
 
 
-def test_batch_jobs_wait_for_a_restart_of_their_worker(db: redis.Redis, recovery: Recovery, clock: Clock) -> None:
+def test_batch_jobs_wait_for_a_restart_of_their_worker(db: redis.Redis, recovery: Recovery, clock: ManualClock) -> None:
     queue, auto = queue_name("xtts", "batch"), queue_name("auto", "batch")
     write_card(db, "tone", {"sine": []})
     put(db, queue, "book")

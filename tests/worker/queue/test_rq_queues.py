@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,6 @@ from tests.support.queued_jobs import (
     records_of,
     waiting,
 )
-from voxspool.connections import connection
 from voxspool.protocol import keys
 from voxspool.protocol.jobs import MAX_KEEP_S, TASK, JobSpec, queue_name
 from voxspool_worker.queue.rq_queues import RqQueues
@@ -32,21 +30,10 @@ from voxspool_worker.queue.rq_records import Why
 from voxspool_worker.speech.publisher import LEASE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import redis
 
-    from tests.support.processes import RedisServer
 
 AUTO, XTTS = (queue_name(engine, "interactive") for engine in ("auto", "xtts"))
-
-
-@pytest.fixture
-def workers_client(db: redis.Redis, shared_redis_server: RedisServer) -> Iterator[redis.Redis]:
-    """A client as a worker has it: ids may have any bytes."""
-    del db  # it has emptied the server
-    with contextlib.closing(connection.connect(shared_redis_server.url)) as client:
-        yield client
 
 
 @pytest.fixture

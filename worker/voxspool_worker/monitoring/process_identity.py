@@ -1,4 +1,4 @@
-"""Whether a worker's process on this machine is gone: seen at once, where a lease shows it only when it has expired.
+"""Find out at once that the process of a worker on this machine is gone; its leases show it only when they expire.
 
 A process is named by its machine, its id and its start. The machine is this boot of the system, and on Linux the
 namespace of process ids: in another container the same id is another process. The start tells whether the id was given

@@ -121,7 +121,7 @@ class _ChapterJob:
         return plan.segments
 
     def speak(self, job: JobRun, segments: Sequence[SpeechSegment]) -> None:
-        """Let segment workers speak the segments that the store lacks, and publish the marks of all."""
+        """Offer the segments that the store lacks to the segment workers, and publish the marks of all."""
         assert self._chapter, "the pipeline plans a job first"
         results = SegmentResults(self._chapter, self._narrator.store_handle.store(), job)
         missing = results.open(segments)

@@ -179,7 +179,7 @@ def holder_prefix(worker: str) -> str:
 
 
 def expire_segments(scripts: SegmentScripts, engine: str, worker: str) -> int:
-    """Let the leases of all segments expire that a dead worker holds. Return their number."""
+    """Expire the leases of all segments that a dead worker holds. Return their number."""
     jobs = narrated_jobs(scripts.redis, engine)
     held = [scripts.expire(keys=[keys.pool(job), keys.unspoken(job)], args=[holder_prefix(worker)]) for job in jobs]
     return sum(map(int, held))

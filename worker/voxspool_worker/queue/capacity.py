@@ -100,7 +100,7 @@ class Capacity:
             self._wake_up.set()
 
     def leave_batch_to_others(self) -> None:
-        """Take no batch work for LEAVE_BATCH_S."""
+        """Stop accepting batch work for LEAVE_BATCH_S seconds."""
         self._leave_batch_until = self._clock() + LEAVE_BATCH_S
 
     def _count(self, run: JobExecution, number: int, *, chapter: bool) -> None:

@@ -47,7 +47,7 @@ class Lifecycle:
         self.wake_up.set()
 
     def request_restart(self) -> None:
-        """Take no more jobs, and end after the running ones, to be started again."""
+        """Stop accepting jobs, and exit after the running ones with the code that asks for a restart."""
         self.restart = self.stopping = True
         self.wake_up.set()
 

@@ -86,7 +86,7 @@ POLL_JOBS_S: Final = 0.2
 
 
 class SpeechWorker:
-    """Takes jobs from the queues of one engine and speaks up to `jobs` of them at once.
+    """A worker process: it takes jobs from the queues of one engine and speaks up to `jobs` of them at once.
 
     The constructor is long because it is the only place that creates all parts and connects them.
     """
@@ -175,7 +175,7 @@ class SpeechWorker:
         self._registration = RqRegistration(connect(), self.name, self._source.queues)
 
     def work(self, *, burst: bool = False) -> int:
-        """Take and speak jobs until a signal arrives, or in `burst` mode until no job is left. Return the exit code.
+        """Run jobs until a signal arrives, or in `burst` mode until no job is left. Return the exit code.
 
         Raises RedisError if Redis is not available at the start.
         """
